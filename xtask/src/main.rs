@@ -1,0 +1,2 @@
+//! The commands of everyone who works on Keyfleet.
+fn main() {}
