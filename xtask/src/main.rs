@@ -1,2 +1,73 @@
-//! The commands of everyone who works on Keyfleet.
-fn main() {}
+//! `cargo xtask`: the one door to everything that developing Keyfleet takes.
+//!
+//! Each command is a module of its own; [`workplace`] says where things are kept, [`step`] runs what takes long.
+
+mod bench;
+mod codegen;
+mod demo;
+mod dev;
+mod image;
+mod kubernetes;
+mod prerequisites;
+mod step;
+mod target;
+mod test;
+mod workplace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Everything that developing Keyfleet takes, on a machine with Rust, Go and npm.
+///
+/// What a command needs and the machine lacks is installed (as root, where apt is) or named. All that is built or
+/// downloaded is kept in $CARGO_HOME/keyfleet (usually ~/.cargo/keyfleet), shared by all checkouts: delete it when
+/// you like.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// A real Kubernetes on this machine: bring it up, look at it, take it down
+    #[command(subcommand)]
+    Dev(dev::Command),
+    /// Build the container images, without a registry or a Docker daemon
+    Image(image::Arguments),
+    /// Write the files that are generated from the sources
+    Codegen(codegen::Arguments),
+    /// Check everything: what this says is what counts
+    Test(test::Arguments),
+    /// Show it working: a cluster, what runs on it, and the commands to look around
+    Demo(demo::Arguments),
+    /// Measure, and print figures with the command that makes them
+    #[command(subcommand)]
+    Bench(bench::Command),
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match keyfleet_local_kubernetes::inside::run(&arguments) {
+        Ok(false) => run(Arguments::parse().command),
+        other => other.map(|_| ExitCode::SUCCESS),
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Dev(command) => dev::run(command)?,
+        Command::Image(arguments) => image::run(&arguments)?,
+        Command::Codegen(arguments) => codegen::run(&arguments)?,
+        Command::Test(arguments) => return test::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments)?,
+        Command::Bench(command) => bench::run(&command)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

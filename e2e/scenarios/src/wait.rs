@@ -1,0 +1,26 @@
+//! Waiting for conditions: with a limit that only a fault can reach, never for a time.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// Asks until there is an answer. An error counts as "not yet", and is told if it stays.
+///
+/// # Errors
+/// There is none within three minutes.
+pub fn until<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    const LIMIT: Duration = Duration::from_secs(180);
+    let started = Instant::now();
+    loop {
+        let outcome = ask();
+        if let Ok(Some(answer)) = outcome {
+            return Ok(answer);
+        }
+        if started.elapsed() > LIMIT {
+            let last = outcome.err().map(|error| format!(": {error:#}")).unwrap_or_default();
+            bail!("after {} s still not: {what}{last}", LIMIT.as_secs());
+        }
+        sleep(Duration::from_millis(100));
+    }
+}

@@ -1,0 +1,10 @@
+//! What the ground promises to everything that stands on it: a Kubernetes that behaves as one in a data centre does, and
+//! leaves nothing behind.
+
+mod access;
+mod admission;
+mod blocks;
+mod charts;
+mod lifecycle;
+mod network;
+mod storage;

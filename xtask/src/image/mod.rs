@@ -1,0 +1,162 @@
+//! Container images: what there is, and how each is made.
+//!
+//! Program images are a base layer of Debian's C library and one layer with the program, stripped of what only debuggers
+//! read. They run as a user that is not root and hold no shell. The images of the local cluster itself hold one static
+//! program each.
+
+mod base;
+mod oci;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use keyfleet_local_kubernetes::config::PAUSE_IMAGE;
+
+use self::oci::{Image, Layer};
+use crate::step::{self, Step};
+use crate::workplace;
+
+/// A program of the workspace that has an image.
+struct Program {
+    /// The image's name after `keyfleet/`, and the program's.
+    name: &'static str,
+    description: &'static str,
+}
+
+const PROGRAMS: &[Program] = &[Program {
+    name: "probe",
+    description: "What scenarios run in pods: resolves names, serves and calls HTTP, writes its volume, shows its token",
+}];
+
+/// The tag of images that are built here: they are never pulled.
+const TAG: &str = "dev";
+
+/// Build the container images, without a registry or a Docker daemon
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The images to build (default: all of them)
+    #[arg(value_name = "IMAGE")]
+    names: Vec<String>,
+    /// Write the archives into this folder (default: the cache)
+    #[arg(long, value_name = "FOLDER")]
+    output: Option<PathBuf>,
+}
+
+/// An image that is built.
+pub(crate) struct Built {
+    /// The archive.
+    pub(crate) archive: PathBuf,
+    /// The full name.
+    pub(crate) name: String,
+    /// The digest of the manifest.
+    pub(crate) digest: String,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let folder = arguments.output.clone().unwrap_or_else(workplace::images);
+    let folder = std::path::absolute(folder)?;
+    for image in programs(&arguments.names, &folder)? {
+        println!("{}\t{}\t{}", image.name, image.digest, image.archive.display());
+    }
+    Ok(())
+}
+
+/// Builds all program images into the cache.
+pub(crate) fn all() -> Result<Vec<Built>> {
+    programs(&[], &workplace::images())
+}
+
+/// Builds the images of programs by name; none named means all.
+fn programs(names: &[String], folder: &Path) -> Result<Vec<Built>> {
+    for name in names {
+        if !PROGRAMS.iter().any(|program| program.name == name) {
+            let known: Vec<_> = PROGRAMS.iter().map(|program| program.name).collect();
+            bail!("there is no image {name:?}; there are: {}", known.join(", "));
+        }
+    }
+    let wanted: Vec<_> =
+        PROGRAMS.iter().filter(|program| names.is_empty() || names.iter().any(|name| name == program.name)).collect();
+    let binaries = compile()?;
+    let (base, packages) = base::layer()?;
+    let step = Step::begin("Writing images");
+    let mut built = Vec::new();
+    for program in wanted {
+        let mut layer = Layer::default();
+        let path = format!("usr/local/bin/{}", program.name);
+        layer.file(&path, stripped(&binaries.join(program.name))?, 0o755);
+        let labels = labels(program, &packages);
+        built.push(write(folder, &image(program.name, vec![base.clone(), layer], format!("/{path}"), labels))?);
+    }
+    step.done(&format!("{} in {}", built.len(), folder.display()));
+    Ok(built)
+}
+
+/// Builds the images that the local cluster itself is made of, from the programs in `bin`.
+pub(crate) fn of_cluster(bin: &Path) -> Result<Vec<PathBuf>> {
+    let key = bin.file_name().context("the programs are in a folder")?;
+    let folder = workplace::images().join(key);
+    let mut archives = Vec::new();
+    for (name, program) in [(PAUSE_IMAGE, "pause"), ("docker.io/keyfleet/dev-coredns:1", "coredns")] {
+        let archive = folder.join(format!("dev-{program}.tar"));
+        if !archive.exists() {
+            let mut layer = Layer::default();
+            layer.file(program, fs::read(bin.join(program))?, 0o755);
+            let mut image = image(program, vec![layer], format!("/{program}"), BTreeMap::new());
+            name.clone_into(&mut image.name);
+            image.write(&archive)?;
+        }
+        archives.push(archive);
+    }
+    Ok(archives)
+}
+
+fn image(name: &str, layers: Vec<Layer>, entrypoint: String, labels: BTreeMap<String, String>) -> Image {
+    let user = format!("{0}:{0}", base::USER);
+    Image { name: format!("docker.io/keyfleet/{name}:{TAG}"), layers, entrypoint: vec![entrypoint], user, labels }
+}
+
+fn write(folder: &Path, image: &Image) -> Result<Built> {
+    let file = image.name.rsplit('/').next().unwrap_or(&image.name).replace(':', "-");
+    let archive = folder.join(format!("{file}.tar"));
+    let digest = image.write(&archive)?;
+    Ok(Built { archive, name: image.name.clone(), digest })
+}
+
+fn labels(program: &Program, packages: &str) -> BTreeMap<String, String> {
+    let label = |name: &str, value: &str| (format!("org.opencontainers.image.{name}"), value.to_owned());
+    BTreeMap::from([
+        label("title", &format!("keyfleet/{}", program.name)),
+        label("description", program.description),
+        label("licenses", "Apache-2.0"),
+        label("vendor", "Keyfleet"),
+        label("version", env!("CARGO_PKG_VERSION")),
+        ("dev.keyfleet.base-packages".to_owned(), packages.to_owned()),
+    ])
+}
+
+/// Compiles the programs with the profile of the tests and returns the folder that they are in.
+fn compile() -> Result<PathBuf> {
+    let mut command = Command::new("cargo");
+    // The whole workspace: a part of it would build its dependencies with other features, and so build them twice.
+    command.args(["build", "--locked", "--workspace", "--bins"]).current_dir(workplace::checkout());
+    step::run("Compiling the programs", "compile-programs", &mut command)?;
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workplace::checkout().join("target"), PathBuf::from);
+    Ok(target.join("debug"))
+}
+
+fn stripped(program: &Path) -> Result<Vec<u8>> {
+    let copy = workplace::cache().join(format!("stripping-{}", std::process::id()));
+    let output = Command::new("strip")
+        .args(["--strip-all", "--remove-section=.note.gnu.build-id", "-o"])
+        .args([&copy, program])
+        .output()
+        .context("running strip, which comes with every C toolchain (Debian's package binutils)")?;
+    ensure!(output.status.success(), "strip: {}", String::from_utf8_lossy(&output.stderr).trim());
+    let content = fs::read(&copy)?;
+    fs::remove_file(copy)?;
+    Ok(content)
+}

@@ -1,0 +1,89 @@
+//! Builds the programs of the local cluster from their pinned sources.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use sha2::{Digest, Sha256};
+
+use crate::{prerequisites, step, workplace};
+
+/// The version that the components report; without it they say v0.0.0, and version checks go wrong.
+const VERSION: &str = "v1.34.4";
+
+/// Builds whatever of etcd, Kubernetes, CoreDNS, helm and versitygw is not built yet, and returns the folder that they are in.
+pub(crate) fn programs() -> Result<PathBuf> {
+    let sources = workplace::checkout().join("e2e/kubernetes");
+    // A folder for each state of the sources: two checkouts on different commits do not build in turns.
+    let folder = workplace::cache().join("kubernetes").join(&digest(&sources)?[..16]);
+    if folder.join("complete").exists() {
+        return Ok(folder);
+    }
+    prerequisites::require("go", "install Go 1.26 or newer from your system or from go.dev")?;
+    let (major, minor) = VERSION.trim_start_matches('v').split_once('.').context("a version has a dot")?;
+    let minor = minor.split('.').next().unwrap_or_default();
+    let version = |name: &str, value: &str| format!(" -X k8s.io/component-base/version.git{name}={value}");
+    let stamp =
+        ["-s -w".to_owned(), version("Version", VERSION), version("Major", major), version("Minor", minor)].concat();
+
+    let mut kubernetes = go(&sources, &folder);
+    kubernetes.args(["-tags=providerless", "-ldflags", &stamp, "./cmd/kubernetes"]);
+    step::run("Building etcd and Kubernetes (some 5 minutes the first time)", "build-kubernetes", &mut kubernetes)?;
+    let mut others = go(&sources, &folder);
+    others.args(["-ldflags", "-s -w", "./cmd/coredns", "./cmd/pause", "./cmd/volumes"]);
+    others.args(["helm.sh/helm/v3/cmd/helm", "github.com/versity/versitygw/cmd/versitygw"]);
+    step::run("Building CoreDNS, helm and versitygw (some 2 minutes the first time)", "build-others", &mut others)?;
+    fs::write(folder.join("complete"), "")?;
+    Ok(folder)
+}
+
+/// The development chain's program.
+pub(crate) fn chain() -> Result<PathBuf> {
+    let sources = workplace::checkout().join("e2e/chain");
+    let folder = workplace::cache().join("chain").join(&digest(&sources)?[..16]);
+    if !folder.join("node_modules").exists() {
+        prerequisites::require("npm", "install Node.js 20 or newer from your system or from nodejs.org")?;
+        fs::create_dir_all(&folder)?;
+        for file in ["package.json", "package-lock.json", ".npmrc"] {
+            fs::copy(sources.join(file), folder.join(file))?;
+        }
+        let mut command = Command::new("npm");
+        command.args(["ci", "--no-audit", "--no-fund", "--cache"]).arg(workplace::cache().join("npm"));
+        step::run("Installing the development chain", "install-chain", command.current_dir(&folder))?;
+    }
+    // The package's own entry is a script for Node; the program beside it, one for each platform, needs none.
+    let packages = fs::read_dir(folder.join("node_modules/@foundry-rs"))?.flatten();
+    let mut programs = packages.map(|package| package.path().join("bin/anvil"));
+    programs.find(|program| program.is_file()).context("the package has no program for this kind of machine")
+}
+
+fn go(sources: &Path, folder: &Path) -> Command {
+    let cache = workplace::cache().join("go");
+    let mut command = Command::new("go");
+    command.current_dir(sources).env("CGO_ENABLED", "0").env("GOCACHE", cache.join("build"));
+    command.env("GOMODCACHE", cache.join("mod")).env("GOFLAGS", "-mod=readonly -modcacherw -buildvcs=false");
+    command.args(["build", "-trimpath", "-o"]).arg(format!("{}/", folder.display()));
+    command
+}
+
+fn digest(sources: &Path) -> Result<String> {
+    let mut files = Vec::new();
+    collect(sources, &mut files)?;
+    ensure!(!files.is_empty(), "{} is empty", sources.display());
+    files.sort();
+    let mut digest = Sha256::new();
+    for file in files {
+        digest.update(file.strip_prefix(sources)?.as_os_str().as_encoded_bytes());
+        digest.update(Sha256::digest(fs::read(&file)?));
+    }
+    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
+        let path = entry?.path();
+        if path.is_dir() { collect(&path, files)? } else { files.push(path) }
+    }
+    Ok(())
+}

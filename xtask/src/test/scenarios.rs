@@ -1,0 +1,62 @@
+//! Gives the scenarios a cluster: one for all of them, or the person's own.
+
+use std::fs::{self, File};
+
+use anyhow::Result;
+use keyfleet_local_kubernetes::cluster;
+
+use super::Report;
+use super::binaries::TestBinary;
+use crate::target::{self, Wanted};
+use crate::{image, workplace};
+
+/// The name of the cluster that scenarios run on.
+const CLUSTER: &str = "test";
+
+/// Runs the scenarios' binaries on a cluster with the images of this checkout.
+pub(super) fn run(
+    binaries: &[TestBinary],
+    filter: Option<&str>,
+    keep: bool,
+    context: Option<&str>,
+    report: &mut Report,
+) -> Result<()> {
+    // Two runs on one machine take turns: they share the cluster's name, and the processors.
+    fs::create_dir_all(workplace::cache())?;
+    let turn = File::create(workplace::cache().join("scenarios.lock"))?;
+    turn.lock()?;
+
+    let images = image::all()?;
+    let mut environment = match context {
+        Some(context) => target::own(context, &images)?,
+        None => {
+            let (layout, access) = target::up(&Wanted { name: CLUSTER, nodes: 2, chain: true, images: &images })?;
+            let mut environment = access.environment();
+            let path = std::env::var("PATH").unwrap_or_default();
+            environment.push(("PATH", format!("{}:{path}", layout.at("bin").display())));
+            environment
+        }
+    };
+    let folders = workplace::cluster_folders(std::path::PathBuf::new());
+    environment.push(("KEYFLEET_XTASK", own_program()?));
+    environment.push(("KEYFLEET_CLUSTER_LOGS", folders.logs.display().to_string()));
+    // Scenarios mostly wait: more of them than processors run side by side.
+    environment.push(("RUST_TEST_THREADS", "4".to_owned()));
+    for binary in binaries {
+        binary.run(filter, &environment, report)?;
+    }
+    if context.is_none() && !keep {
+        report.check("cluster goes", || cluster::down(&target::layout(CLUSTER)?).map(drop));
+    } else if keep {
+        eprintln!(
+            "the cluster is kept: eval \"$(cargo xtask dev env --name {CLUSTER})\", and later cargo xtask dev down --name {CLUSTER}"
+        );
+    }
+    Ok(())
+}
+
+/// This program. Compiling may have put a new one in its place, which does as well.
+fn own_program() -> Result<String> {
+    let program = std::env::current_exe()?.display().to_string();
+    Ok(program.trim_end_matches(" (deleted)").to_owned())
+}

@@ -1,0 +1,33 @@
+//! Where the checkout is, and where everything is kept that is not part of it.
+
+use std::path::{Path, PathBuf};
+
+use keyfleet_local_kubernetes::layout::Folders;
+
+/// The checkout's root.
+pub(crate) fn checkout() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this package is a folder of the workspace")
+}
+
+/// The one folder of all caches: `$CARGO_HOME/keyfleet`. Cargo's own build folder is in it too (`.cargo/config.toml`).
+pub(crate) fn cache() -> PathBuf {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo")));
+    let cache = home.unwrap_or_else(|| PathBuf::from("/var/tmp/cargo")).join("keyfleet");
+    std::path::absolute(&cache).unwrap_or(cache)
+}
+
+/// The logs of steps; each run of a step replaces its log.
+pub(crate) fn logs() -> PathBuf {
+    cache().join("logs")
+}
+
+/// The archives of images.
+pub(crate) fn images() -> PathBuf {
+    cache().join("images")
+}
+
+/// The folders of the local clusters, whose programs are in `bin`.
+pub(crate) fn cluster_folders(bin: PathBuf) -> Folders {
+    Folders { clusters: cache().join("clusters"), logs: logs().join("clusters"), bin }
+}
