@@ -52,10 +52,10 @@ pub(crate) fn chain() -> Result<PathBuf> {
         command.args(["ci", "--no-audit", "--no-fund", "--cache"]).arg(workplace::cache().join("npm"));
         step::run("Installing the development chain", "install-chain", command.current_dir(&folder))?;
     }
-    // The package's own entry is a script for Node; the program beside it, one for each platform, needs none.
-    let packages = fs::read_dir(folder.join("node_modules/@foundry-rs"))?.flatten();
-    let mut programs = packages.map(|package| package.path().join("bin/anvil"));
-    programs.find(|program| program.is_file()).context("the package has no program for this kind of machine")
+    // The package for Linux on amd64, and not the one that chooses a platform: that is a script for Node.
+    let program = folder.join("node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil");
+    ensure!(program.is_file(), "the development chain's package has no program at {}", program.display());
+    Ok(program)
 }
 
 fn go(sources: &Path, folder: &Path) -> Command {

@@ -14,7 +14,7 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "probe")]
 enum Command {
-    /// Serve HTTP until told to end: /, /volume (GET, PUT), /resolve/NAME, /fetch?url=URL
+    /// Serve HTTP until told to end: /, /volume (GET, PUT), /resolve/NAME, /fetch?url=URL, /exit
     Serve {
         /// The address to listen on
         #[arg(long, default_value = "0.0.0.0:8080")]
@@ -48,11 +48,6 @@ enum Command {
         #[arg(default_value = "/var/run/secrets/kubernetes.io/serviceaccount/token")]
         file: PathBuf,
     },
-    /// End with an exit code, to see what becomes of the pod
-    Exit {
-        /// The exit code
-        code: u8,
-    },
 }
 
 fn main() -> ExitCode {
@@ -63,7 +58,6 @@ fn main() -> ExitCode {
             ask::fetch(&url, &authority, token.as_deref(), post.as_deref())
         }
         Command::Token { file } => ask::token(&file),
-        Command::Exit { code } => return ExitCode::from(code),
     };
     match outcome {
         Ok(answer) => {

@@ -26,6 +26,7 @@ pub(crate) fn run(listen: SocketAddr, volume: PathBuf) -> Result<()> {
             .route("/volume", get(read).put(write))
             .route("/resolve/{name}", get(resolve))
             .route("/fetch", get(fetch))
+            .route("/exit", get(exit))
             .with_state(volume);
         let listener = tokio::net::TcpListener::bind(listen).await.with_context(|| format!("listening on {listen}"))?;
         println!("serving on {listen}");
@@ -57,6 +58,11 @@ async fn write(State(volume): State<PathBuf>, body: String) -> Answer {
         file.sync_all()
     };
     put(&volume).map(|()| body.clone()).map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
+/// Ends at once and without an answer, as a program does that is killed.
+async fn exit() -> Answer {
+    std::process::exit(3)
 }
 
 async fn resolve(UrlPath(name): UrlPath<String>) -> Answer {

@@ -54,7 +54,7 @@ impl Layer {
                     archive.append_data(&mut header, path, content.as_slice())?;
                 }
                 Entry::Link { target } => {
-                    archive.append_link(&mut header(EntryType::Symlink, 0o777, 0), path, target)?
+                    archive.append_link(&mut header(EntryType::Symlink, 0o777, 0), path, target)?;
                 }
             }
         }

@@ -40,6 +40,7 @@ pub(super) fn run(
     let folders = workplace::cluster_folders(std::path::PathBuf::new());
     environment.push(("KEYFLEET_XTASK", own_program()?));
     environment.push(("KEYFLEET_CLUSTER_LOGS", folders.logs.display().to_string()));
+    environment.push(("RUST_LIB_BACKTRACE", "0".to_owned()));
     // Scenarios mostly wait: more of them than processors run side by side.
     environment.push(("RUST_TEST_THREADS", "4".to_owned()));
     for binary in binaries {
