@@ -1,12 +1,18 @@
 //! Where the checkout is, and where everything is kept that is not part of it.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use keyfleet_local_kubernetes::layout::Folders;
 
-/// The checkout's root.
+/// The checkout's root: where Cargo runs this from, which need not be where it was compiled.
 pub(crate) fn checkout() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this package is a folder of the workspace")
+    static CHECKOUT: OnceLock<PathBuf> = OnceLock::new();
+    CHECKOUT.get_or_init(|| {
+        let package =
+            std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+        package.parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
+    })
 }
 
 /// The one folder of all caches: `$CARGO_HOME/keyfleet`. Cargo's own build folder is in it too (`.cargo/config.toml`).

@@ -17,7 +17,8 @@ use crate::cluster::output;
 pub fn xtask(arguments: &[&str]) -> Result<Command> {
     let program = std::env::var_os("KEYFLEET_XTASK").context("run this with `cargo xtask test --only NAME`")?;
     let mut command = Command::new(program);
-    command.args(arguments);
+    // As `cargo xtask` would start it, and not as a part of this test.
+    command.args(arguments).env("CARGO_MANIFEST_DIR", concat!(env!("CARGO_MANIFEST_DIR"), "/../../xtask"));
     Ok(command)
 }
 

@@ -5,6 +5,7 @@ mod access;
 mod admission;
 mod blocks;
 mod charts;
+mod images;
 mod lifecycle;
 mod network;
 mod storage;
