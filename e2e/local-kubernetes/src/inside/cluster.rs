@@ -1,23 +1,26 @@
 //! The first process of a cluster: its network, its control plane, and what is beside it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::{sleep, spawn};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::mount::{MsFlags, mount};
 
 use super::supervise::{Component, Supervisor};
 use super::{forward, run_command};
 use crate::api::Api;
 use crate::cluster::Spec;
 use crate::config::{api_inside, inside_node};
-use crate::layout::{
-    API_PORT, CHAIN_PORT, CONTROL_PLANE, Layout, S3_ACCESS_KEY, S3_PORT, S3_SECRET_KEY, SERVICES, node_address,
-    node_pods,
-};
+use crate::layout::{API_PORT, CHAIN_PORT, CONTROL_PLANE, Layout, S3_ACCESS_KEY, S3_PORT, S3_SECRET_KEY, SERVICES};
 use crate::pki::Pki;
+
+/// The name of the control plane's network, for nodes.
+pub(super) const NETWORK: &str = "control-plane";
+/// The bridge that nodes are connected to.
+pub(super) const BRIDGE: &str = "keyfleet0";
 
 pub(super) fn run(spec: &Spec) -> Result<()> {
     let layout = &spec.layout;
@@ -26,10 +29,11 @@ pub(super) fn run(spec: &Spec) -> Result<()> {
     forward::start(&ports)?;
 
     run_command("ip", &["link", "set", "lo", "up"])?;
-    run_command("ip", &["link", "add", "keyfleet0", "type", "bridge"])?;
-    run_command("ip", &["addr", "add", &format!("{CONTROL_PLANE}/24"), "dev", "keyfleet0"])?;
-    run_command("ip", &["link", "set", "keyfleet0", "up"])?;
+    run_command("ip", &["link", "add", BRIDGE, "type", "bridge"])?;
+    run_command("ip", &["addr", "add", &format!("{CONTROL_PLANE}/24"), "dev", BRIDGE])?;
+    run_command("ip", &["link", "set", BRIDGE, "up"])?;
     fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
+    name_network()?;
 
     let supervisor = Supervisor::default();
     supervisor.start(etcd(layout))?;
@@ -39,8 +43,7 @@ pub(super) fn run(spec: &Spec) -> Result<()> {
         supervisor.start(chain(layout, program))?;
     }
     for index in 1..=spec.nodes {
-        let node = supervisor.start(node(layout, index)?)?;
-        attach(node, index)?;
+        supervisor.start(node(layout, index))?;
     }
     let (later, layout) = (supervisor.clone(), layout.clone());
     spawn(move || {
@@ -64,16 +67,13 @@ fn start_controllers(supervisor: &Supervisor, layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// Lays a cable from the bridge to a node that has just been started.
-fn attach(process: u32, index: u8) -> Result<()> {
-    let (here, pid) = (format!("node{index}"), process.to_string());
-    let own_network = fs::read_link("/proc/self/ns/net")?;
-    while fs::read_link(format!("/proc/{pid}/ns/net")).context("the node's process has ended")? == own_network {
-        sleep(Duration::from_millis(5));
-    }
-    run_command("ip", &["link", "add", &here, "type", "veth", "peer", "name", "eth0", "netns", &pid])?;
-    run_command("ip", &["link", "set", &here, "master", "keyfleet0", "up"])?;
-    run_command("ip", &["route", "add", &node_pods(index), "via", &node_address(index).to_string()])
+/// Gives this network a name by which nodes lay a cable to it: a node that starts again does so by itself.
+fn name_network() -> Result<()> {
+    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=0755")).context("mounting /run")?;
+    let name = Path::new("/run/netns").join(NETWORK);
+    fs::create_dir_all("/run/netns")?;
+    fs::write(&name, "")?;
+    mount(Some("/proc/self/ns/net"), &name, None::<&str>, MsFlags::MS_BIND, None::<&str>).context("naming the network")
 }
 
 fn component(layout: &Layout, name: &str, program: PathBuf, arguments: Vec<String>) -> Component {
@@ -198,22 +198,20 @@ fn s3(layout: &Layout) -> Result<Component> {
 
 /// Blocks are mined when somebody asks for one, so that a scenario decides when a boundary comes; with one slot in an
 /// epoch `finalized` follows `latest` at once.
-fn chain(layout: &Layout, program: &std::path::Path) -> Component {
+fn chain(layout: &Layout, program: &Path) -> Component {
     let arguments = ["--host", "0.0.0.0", "--port", "8545", "--slots-in-an-epoch", "1", "--no-mining", "--quiet"];
     component(layout, "chain", program.to_owned(), arguments.map(str::to_owned).to_vec())
 }
 
-fn node(layout: &Layout, index: u8) -> Result<Component> {
-    let exe = layout.at("bin/keyfleet-dev");
+fn node(layout: &Layout, index: u8) -> Component {
     let inner = ["inside-node".to_owned(), layout.root().to_string_lossy().into_owned(), index.to_string()];
-    let unshared = unshare(&exe, &inner);
-    let mut arguments = unshared.get_args().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>();
-    arguments.shrink_to_fit();
-    Ok(component(layout, &format!("node-{index}"), PathBuf::from(unshared.get_program()), arguments))
+    let unshared = unshare(&layout.at("bin/keyfleet-dev"), &inner);
+    let arguments = unshared.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+    component(layout, &format!("node-{index}"), unshared.get_program().into(), arguments)
 }
 
 /// The command that runs `exe` as the first process of new namespaces, all of which end with it.
-pub(crate) fn unshare(exe: &std::path::Path, arguments: &[String]) -> Command {
+pub(crate) fn unshare(exe: &Path, arguments: &[String]) -> Command {
     let mut command = Command::new("unshare");
     command
         .args(["--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child", "--"])

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::mount::{MsFlags, mount};
 
+use super::cluster::{BRIDGE, NETWORK};
 use super::run_command;
 use super::supervise::{Component, Supervisor};
 use crate::api::Api;
@@ -19,12 +20,13 @@ use crate::layout::{CONTROL_PLANE, Layout, node_address, node_name, node_pods};
 
 pub(super) fn run(spec: &Spec, index: u8) -> Result<()> {
     let layout = &spec.layout;
+    // First, while the control plane's network still has its name: the node's own `/run` will hide it.
+    join_network(index, spec.nodes)?;
     mount_folders(layout, index)?;
     cgroup::create(layout, index)?;
 
     let supervisor = Supervisor::default();
     supervisor.start(containerd(layout, index))?;
-    join_network(index, spec.nodes)?;
     // Before `watch`, which takes the end of every process for itself.
     import_images(spec)?;
     let (later, layout) = (supervisor.clone(), layout.clone());
@@ -72,12 +74,14 @@ fn bind(from: &Path, to: &Path) -> Result<()> {
         .with_context(|| format!("binding {} to {}", from.display(), to.display()))
 }
 
+/// Lays a cable to the control plane's bridge and makes this node's pods reachable from there.
 fn join_network(index: u8, nodes: u8) -> Result<()> {
+    let (address, far_end) = (node_address(index).to_string(), format!("node{index}"));
     run_command("ip", &["link", "set", "lo", "up"])?;
-    while !fs::read_to_string("/proc/net/dev")?.contains("eth0:") {
-        sleep(Duration::from_millis(5));
-    }
-    run_command("ip", &["addr", "add", &format!("{}/24", node_address(index)), "dev", "eth0"])?;
+    run_command("ip", &["link", "add", "eth0", "type", "veth", "peer", "name", &far_end, "netns", NETWORK])?;
+    run_command("ip", &["-netns", NETWORK, "link", "set", &far_end, "master", BRIDGE, "up"])?;
+    run_command("ip", &["-netns", NETWORK, "route", "replace", &node_pods(index), "via", &address])?;
+    run_command("ip", &["addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
     run_command("ip", &["link", "set", "eth0", "up"])?;
     run_command("ip", &["route", "add", "default", "via", &CONTROL_PLANE.to_string()])?;
     for other in (1..=nodes).filter(|other| *other != index) {

@@ -109,3 +109,52 @@ fn outermost(cluster: &Own) -> Result<String> {
     let wanted = format!("unshare .*inside-cluster .*/clusters/{}$", cluster.0);
     Ok(output(Command::new("pgrep").args(["--full", &wanted]))?.trim().to_owned())
 }
+
+#[test]
+fn what_is_killed_in_a_cluster_is_started_again() -> Result<()> {
+    let _alone = Cluster::alone()?;
+    let cluster = Own("mended");
+    cluster.down()?;
+    output(&mut xtask(&cluster.up()?)?)?;
+    cluster.kubectl(&["create", "configmap", "kept", "--from-literal=answer=42"])?;
+    let answers = |what: &str| {
+        wait::until(what, || {
+            let kept = cluster.kubectl(&["get", "configmap", "kept", "--output", "jsonpath={.data.answer}"])?;
+            Ok((kept == "42").then_some(()))
+        })
+    };
+    for component in ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "containerd", "kubelet"] {
+        killed(&cluster, &format!("/{component} --"))
+            .or_else(|_| killed(&cluster, &format!("{component} --")))
+            .with_context(|| format!("killing {component}"))?;
+        answers(&format!("the cluster answers after {component} was killed"))?;
+    }
+    // A whole node, with everything that ran on it: its pods run again afterwards.
+    let started = "jsonpath={.items[*].status.containerStatuses[*].restartCount}";
+    let pods = ["--namespace", "kube-system", "get", "pods"];
+    killed(&cluster, "keyfleet-dev inside-node")?;
+    wait::until("DNS runs again on the node that was killed", || {
+        let restarts = cluster.kubectl(&[&pods[..], &["--output", started]].concat())?;
+        let ready =
+            cluster.kubectl(&[&["wait", "nodes", "--all", "--for=condition=Ready", "--timeout=5s"][..]].concat())?;
+        Ok((restarts.trim() != "0" && !ready.is_empty()).then_some(()))
+    })?;
+    cluster.kubectl(&["--namespace", "kube-system", "rollout", "status", "daemonset/coredns", "--timeout=120s"])?;
+    Ok(())
+}
+
+/// Kills the processes of a cluster whose command line has `part` in it.
+fn killed(cluster: &Own, part: &str) -> Result<()> {
+    let listed = output(Command::new("pgrep").args(["--full", "--", part]))?;
+    let mut any = false;
+    for process in listed.lines() {
+        // Of this cluster alone: every process of it carries its folder in the environment.
+        let environment = std::fs::read(format!("/proc/{process}/environ")).unwrap_or_default();
+        if String::from_utf8_lossy(&environment).contains(&format!("/clusters/{}\0", cluster.0)) {
+            output(Command::new("kill").args(["-9", process]))?;
+            any = true;
+        }
+    }
+    ensure!(any, "no process of the cluster {} has {part:?} in its command line", cluster.0);
+    Ok(())
+}
