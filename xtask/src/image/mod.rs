@@ -139,9 +139,8 @@ fn labels(program: &Program, packages: &str) -> BTreeMap<String, String> {
 
 /// Compiles the programs with the profile of the tests and returns the folder that they are in.
 fn compile() -> Result<PathBuf> {
-    let mut command = Command::new("cargo");
     // The whole workspace: a part of it would build its dependencies with other features, and so build them twice.
-    command.args(["build", "--locked", "--workspace", "--bins"]).current_dir(workplace::checkout());
+    let mut command = workplace::cargo(&["build", "--locked", "--workspace", "--bins"]);
     step::run("Compiling the programs", "compile-programs", &mut command)?;
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workplace::checkout().join("target"), PathBuf::from);

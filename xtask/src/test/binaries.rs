@@ -35,14 +35,13 @@ pub(super) fn compile() -> Result<Vec<TestBinary>> {
     let log = step::log("compile-tests");
     let step = Step::begin(format!("Compiling the tests (log: {})", log.display()));
     fs::create_dir_all(workplace::logs())?;
-    let mut child = Command::new("cargo")
-        .args(["test", "--workspace", "--no-run", "--locked", "--message-format=json-render-diagnostics"])
-        .current_dir(workplace::checkout())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(File::create(&log)?)
-        .spawn()
-        .context("running cargo")?;
+    let mut child =
+        workplace::cargo(&["test", "--workspace", "--no-run", "--locked", "--message-format=json-render-diagnostics"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(File::create(&log)?)
+            .spawn()
+            .context("running cargo")?;
     let mut binaries = Vec::new();
     for line in BufReader::new(child.stdout.take().context("stdout was asked for")?).lines() {
         binaries.extend(TestBinary::of(&serde_json::from_str(&line?).context("cargo prints JSON")?)?);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use self::binaries::{Counts, TestBinary};
+use crate::workplace::cargo;
 use crate::{codegen, step, workplace};
 
 /// Check everything: what this says is what counts
@@ -179,12 +180,6 @@ fn wanted(all: Vec<TestBinary>, only: Option<&str>) -> Result<(Vec<TestBinary>, 
     Ok((found, Some(only)))
 }
 
-fn cargo(words: &[&str]) -> Command {
-    let mut command = Command::new("cargo");
-    command.args(words).current_dir(workplace::checkout());
-    command
-}
-
 fn format() -> Result<()> {
     step::run("Format of Rust", "format", &mut cargo(&["fmt", "--all", "--check"]))?;
     let mut gofmt = Command::new("sh");
@@ -209,7 +204,7 @@ fn examples() -> Result<()> {
 
 /// Where cargo-deny is installed; it is a large program and not needed for anything else.
 fn licences(report: &mut Report) {
-    let there = Command::new("cargo").args(["deny", "--version"]).output().is_ok_and(|output| output.status.success());
+    let there = cargo(&["deny", "--version"]).output().is_ok_and(|output| output.status.success());
     if !there {
         return report.skip("licences", "cargo-deny is not installed");
     }
