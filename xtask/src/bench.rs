@@ -1,12 +1,14 @@
 //! `cargo xtask bench`: figures, printed with what they were measured on.
 
 use std::collections::BTreeMap;
+use std::process::Command as Process;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use keyfleet_local_kubernetes::cluster;
 
 use crate::target::{self, Wanted};
+use crate::{pinned, workplace};
 
 /// Measure, and print figures with the command that makes them
 #[derive(clap::Subcommand)]
@@ -20,10 +22,18 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 2)]
         nodes: u8,
     },
+    /// What replication costs a commit, what it ships and how long a restore takes; beside it Litestream on SQLite
+    Litestream,
 }
 
 pub(crate) fn run(command: &Command) -> Result<()> {
-    let Command::Cluster { runs, nodes } = *command;
+    match *command {
+        Command::Cluster { runs, nodes } => cluster(runs, nodes),
+        Command::Litestream => litestream(),
+    }
+}
+
+fn cluster(runs: usize, nodes: u8) -> Result<()> {
     let mut figures: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for run in 0..=runs {
         let (layout, access) = target::up(&Wanted { name: "bench", nodes, chain: false, images: &[] })?;
@@ -44,14 +54,27 @@ pub(crate) fn run(command: &Command) -> Result<()> {
     for (_, seconds) in &mut rows {
         seconds.sort_by(f64::total_cmp);
     }
-    rows.sort_by(|a, b| {
-        (a.0 == "down", a.1[a.1.len() / 2])
-            .partial_cmp(&(b.0 == "down", b.1[b.1.len() / 2]))
-            .unwrap_or(std::cmp::Ordering::Equal)
-    });
+    // In the order in which the milestones are reached; going comes last.
+    rows.sort_by(|a, b| (a.0 == "down").cmp(&(b.0 == "down")).then(median(&a.1).total_cmp(&median(&b.1))));
     for (what, seconds) in rows {
-        let (min, median, max) = (seconds[0], seconds[seconds.len() / 2], seconds[seconds.len() - 1]);
-        println!("| {what} | {min:.2} | {median:.2} | {max:.2} |");
+        println!("| {what} | {:.2} | {:.2} | {:.2} |", seconds[0], median(&seconds), seconds[seconds.len() - 1]);
+    }
+    Ok(())
+}
+
+fn median(sorted: &[f64]) -> f64 {
+    sorted[sorted.len() / 2]
+}
+
+/// Programs of the crate measure; this builds what they need and says what they are to run beside.
+fn litestream() -> Result<()> {
+    let programs = pinned::kubernetes()?;
+    let beside = pinned::litestream()?;
+    for example in ["figures", "beside_litestream"] {
+        let mut measure: Process =
+            workplace::cargo(&["run", "--release", "--package", "keyfleet-litestream", "--example", example]);
+        measure.env("KEYFLEET_BIN", &programs).env("KEYFLEET_LITESTREAM", &beside);
+        ensure!(measure.status()?.success(), "measuring {example} failed");
     }
     Ok(())
 }

@@ -7,7 +7,8 @@ mod codegen;
 mod demo;
 mod dev;
 mod image;
-mod kubernetes;
+mod pinned;
+
 mod prerequisites;
 mod step;
 mod target;

@@ -10,7 +10,7 @@ use keyfleet_local_kubernetes::layout::Layout;
 
 use crate::image::{self, Built};
 use crate::step::{self, Step};
-use crate::{kubernetes, prerequisites, workplace};
+use crate::{pinned, prerequisites, workplace};
 
 /// What is asked of a local cluster.
 pub(crate) struct Wanted<'a> {
@@ -29,8 +29,8 @@ pub(crate) fn layout(name: &str) -> Result<Layout> {
 /// Brings a local cluster up, with everything that this takes on a bare machine.
 pub(crate) fn up(wanted: &Wanted<'_>) -> Result<(Layout, Access)> {
     prerequisites::for_cluster()?;
-    let bin = kubernetes::programs()?;
-    let chain = if wanted.chain { Some(kubernetes::chain()?) } else { None };
+    let bin = pinned::kubernetes()?;
+    let chain = if wanted.chain { Some(pinned::chain()?) } else { None };
     let mut images = image::of_cluster(&bin)?;
     images.extend(wanted.images.iter().map(|image| image.archive.clone()));
     let layout = Layout::new(&workplace::cluster_folders(bin), wanted.name)?;
@@ -38,7 +38,7 @@ pub(crate) fn up(wanted: &Wanted<'_>) -> Result<(Layout, Access)> {
     let step =
         Step::begin(format!("Cluster {} with {} nodes (logs: {})", wanted.name, wanted.nodes, layout.logs().display()));
     let was_up = matches!(cluster::state(&layout)?, cluster::State::Up(_));
-    let access = match cluster::up(&spec, &mut |what, _| step.note(what)) {
+    let access = match cluster::up(&spec, &mut |what| step.note(what)) {
         Ok(access) => access,
         Err(error) => {
             step.failed();

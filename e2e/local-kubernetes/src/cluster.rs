@@ -1,6 +1,5 @@
 //! The story of a cluster: up, status, down.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -18,7 +17,7 @@ use serde_json::{Value, json};
 use crate::api::Api;
 use crate::inside::cluster::unshare;
 use crate::inside::node::{OWN_FOLDERS, import_arguments};
-use crate::layout::{Layout, S3_ACCESS_KEY, S3_SECRET_KEY, node_name};
+use crate::layout::{Layout, S3_ACCESS_KEY, S3_SECRET_KEY};
 use crate::pki::Pki;
 use crate::{cgroup, config, traces};
 
@@ -47,7 +46,7 @@ pub struct Access {
     /// How many nodes it has.
     pub nodes: u8,
     /// Seconds from the start to each milestone, in the order in which they were reached.
-    pub milestones_s: BTreeMap<String, f64>,
+    pub milestones_s: Vec<(String, f64)>,
 }
 
 impl Access {
@@ -100,7 +99,7 @@ pub fn state(layout: &Layout) -> Result<State> {
 ///
 /// # Errors
 /// It does not come up; what was started is left for a look at its logs, until the next `up` or `down`.
-pub fn up(spec: &Spec, milestone: &mut dyn FnMut(&str, Duration)) -> Result<Access> {
+pub fn up(spec: &Spec, milestone: &mut dyn FnMut(&str)) -> Result<Access> {
     let layout = &spec.layout;
     ensure!((1..=9).contains(&spec.nodes), "a cluster has 1 to 9 nodes, not {}", spec.nodes);
     ensure!(nix::unistd::geteuid().is_root(), "namespaces of this kind need root: run this with sudo");
@@ -127,10 +126,10 @@ pub fn up(spec: &Spec, milestone: &mut dyn FnMut(&str, Duration)) -> Result<Acce
     }
 
     let started = Instant::now();
-    let mut milestones_s = BTreeMap::new();
+    let mut milestones_s = Vec::new();
     let mut reached = |what: &str| {
-        milestones_s.insert(what.to_owned(), started.elapsed().as_secs_f64());
-        milestone(what, started.elapsed());
+        milestones_s.push((what.to_owned(), started.elapsed().as_secs_f64()));
+        milestone(what);
     };
     let ports = start(spec)?;
     let server = format!("https://127.0.0.1:{}", ports[0]);
@@ -212,10 +211,7 @@ pub fn load_image(layout: &Layout, archive: &Path) -> Result<()> {
 }
 
 /// A command that runs inside node `index`'s namespaces.
-///
-/// # Errors
-/// The node does not run.
-pub fn in_node(layout: &Layout, index: u8, program: &str) -> Result<Command> {
+fn in_node(layout: &Layout, index: u8, program: &str) -> Result<Command> {
     let process = traces::node(layout, index)?.with_context(|| format!("node {index} does not run"))?;
     let mut command = Command::new("nsenter");
     command.args(["--target", &process.to_string(), "--net", "--mount", "--", program]);
@@ -378,9 +374,4 @@ fn await_until(layout: &Layout, what: &str, mut holds: impl FnMut() -> Result<bo
         }
         sleep(Duration::from_millis(50));
     }
-}
-
-/// The names of a cluster's nodes.
-pub fn node_names(layout: &Layout, nodes: u8) -> Vec<String> {
-    (1..=nodes).map(|index| node_name(&layout.name, index)).collect()
 }

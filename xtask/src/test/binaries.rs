@@ -28,6 +28,24 @@ pub(super) struct TestBinary {
     target: String,
     program: PathBuf,
     folder: PathBuf,
+    /// What it runs beside: `needs` under `[package.metadata.xtask]` of its manifest.
+    needs: Vec<String>,
+}
+
+/// The packages of the workspace by the path of their manifests.
+struct Packages(Value);
+
+impl Packages {
+    fn of_workspace() -> Result<Self> {
+        let output = workplace::cargo(&["metadata", "--no-deps", "--format-version=1", "--locked"]).output()?;
+        ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(Self(serde_json::from_slice(&output.stdout).context("cargo prints JSON")?))
+    }
+
+    fn by_manifest(&self, path: &str) -> Result<&Value> {
+        let mut packages = self.0["packages"].as_array().into_iter().flatten();
+        packages.find(|package| package["manifest_path"] == path).with_context(|| format!("{path} is of no package"))
+    }
 }
 
 /// Compiles all tests.
@@ -42,9 +60,10 @@ pub(super) fn compile() -> Result<Vec<TestBinary>> {
             .stderr(File::create(&log)?)
             .spawn()
             .context("running cargo")?;
+    let packages = Packages::of_workspace()?;
     let mut binaries = Vec::new();
     for line in BufReader::new(child.stdout.take().context("stdout was asked for")?).lines() {
-        binaries.extend(TestBinary::of(&serde_json::from_str(&line?).context("cargo prints JSON")?)?);
+        binaries.extend(TestBinary::of(&serde_json::from_str(&line?).context("cargo prints JSON")?, &packages)?);
     }
     if !child.wait()?.success() {
         step.failed();
@@ -60,20 +79,20 @@ pub(super) fn compile() -> Result<Vec<TestBinary>> {
 
 impl TestBinary {
     /// The binary that a message of Cargo announces, if it is one of tests.
-    fn of(message: &Value) -> Result<Option<Self>> {
+    fn of(message: &Value, packages: &Packages) -> Result<Option<Self>> {
         if message["reason"] != "compiler-artifact" || message["profile"]["test"] != true {
             return Ok(None);
         }
         let Some(program) = message["executable"].as_str() else { return Ok(None) };
-        let manifest = Path::new(message["manifest_path"].as_str().context("an artifact has a manifest")?);
-        let folder = manifest.parent().context("a manifest is in a folder")?;
-        let manifest = fs::read_to_string(manifest)?;
-        let name = manifest.lines().find_map(|line| line.strip_prefix("name = ")).context("a package has a name")?;
+        let manifest = message["manifest_path"].as_str().context("an artifact has a manifest")?;
+        let package = packages.by_manifest(manifest)?;
+        let needs = package["metadata"]["xtask"]["needs"].as_array().into_iter().flatten();
         Ok(Some(Self {
-            package: name.trim().trim_matches('"').to_owned(),
+            package: package["name"].as_str().context("a package has a name")?.to_owned(),
             target: message["target"]["name"].as_str().unwrap_or_default().to_owned(),
             program: program.into(),
-            folder: folder.to_owned(),
+            folder: Path::new(manifest).parent().context("a manifest is in a folder")?.to_owned(),
+            needs: needs.filter_map(Value::as_str).map(str::to_owned).collect(),
         }))
     }
 
@@ -82,9 +101,9 @@ impl TestBinary {
         self.package == "keyfleet-scenarios" && self.target != "keyfleet_scenarios"
     }
 
-    /// Whether the tests start programs of the local Kubernetes by themselves.
-    pub(super) fn needs_programs(&self) -> bool {
-        ["keyfleet-crds", "keyfleet-litestream"].contains(&self.package.as_str())
+    /// Whether the tests start programs of the local cluster (`kubernetes`) or the chain's (`chain`) by themselves.
+    pub(super) fn needs(&self, what: &str) -> bool {
+        self.needs.iter().any(|need| need == what)
     }
 
     /// Whether it has a test whose name contains `part`.

@@ -13,7 +13,7 @@ use anyhow::Result;
 
 use self::binaries::{Counts, TestBinary};
 use crate::workplace::cargo;
-use crate::{codegen, step, workplace};
+use crate::{codegen, pinned, step, workplace};
 
 /// Check everything: what this says is what counts
 ///
@@ -142,10 +142,14 @@ fn tests(arguments: &Arguments, report: &mut Report) -> Result<()> {
     report.tests("tests compile".to_owned(), Counts::default(), started.elapsed());
     let (wanted, filter) = wanted(compiled, arguments.only.as_deref())?;
     let (on_a_cluster, alone): (Vec<_>, Vec<_>) = wanted.into_iter().partition(TestBinary::needs_cluster);
-    // Some tests start a server of the local Kubernetes by itself: they are told where the programs are.
-    let programs =
-        if alone.iter().any(TestBinary::needs_programs) { Some(crate::kubernetes::programs()?) } else { None };
-    let environment: Vec<_> = programs.iter().map(|folder| ("KEYFLEET_BIN", folder.display().to_string())).collect();
+    // Some tests start servers by themselves: they are told where the programs are.
+    let mut environment = Vec::new();
+    if alone.iter().any(|binary| binary.needs("kubernetes")) {
+        environment.push(("KEYFLEET_BIN", pinned::kubernetes()?.display().to_string()));
+    }
+    if alone.iter().any(|binary| binary.needs("chain")) {
+        environment.push(("KEYFLEET_CHAIN_BIN", pinned::chain()?.display().to_string()));
+    }
     for binary in &alone {
         binary.run(filter, &environment, report)?;
     }

@@ -1,4 +1,4 @@
-//! Builds the programs of the local cluster from their pinned sources.
+//! Builds the programs of other projects from their pinned sources: the local cluster's, and what is measured beside ours.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::{prerequisites, step, workplace};
 const VERSION: &str = "v1.34.4";
 
 /// Builds whatever of etcd, Kubernetes, CoreDNS, helm and versitygw is not built yet, and returns the folder that they are in.
-pub(crate) fn programs() -> Result<PathBuf> {
+pub(crate) fn kubernetes() -> Result<PathBuf> {
     let sources = workplace::checkout().join("e2e/kubernetes");
     // A folder for each state of the sources: two checkouts on different commits do not build in turns.
     let folder = workplace::cache().join("kubernetes").join(&digest(&sources)?[..16]);
@@ -56,6 +56,21 @@ pub(crate) fn chain() -> Result<PathBuf> {
     let program = folder.join("node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil");
     ensure!(program.is_file(), "the development chain's package has no program at {}", program.display());
     Ok(program)
+}
+
+/// Litestream, and the writer of SQLite that it is measured with, in the folder that is returned.
+pub(crate) fn litestream() -> Result<PathBuf> {
+    let sources = workplace::checkout().join("e2e/litestream");
+    let folder = workplace::cache().join("litestream").join(&digest(&sources)?[..16]);
+    if !folder.join("complete").exists() {
+        prerequisites::require("go", "install Go 1.26 or newer from your system or from go.dev")?;
+        prerequisites::require("gcc", "SQLite is written in C: install a C compiler (Debian's package gcc)")?;
+        let mut command = go(&sources, &folder);
+        command.env("CGO_ENABLED", "1").args(["./cmd/load", "github.com/benbjohnson/litestream/cmd/litestream"]);
+        step::run("Building Litestream (some 3 minutes the first time)", "build-litestream", &mut command)?;
+        fs::write(folder.join("complete"), "")?;
+    }
+    Ok(folder)
 }
 
 fn go(sources: &Path, folder: &Path) -> Command {
