@@ -1,29 +1,32 @@
 //! What every node checks on every plan, whoever wrote it: the shape that the promises of a round rest on.
 //!
 //! The checks here need the plan alone. Those that need a node's memory (numbers that only rise, pins, the source that it
-//! keeps, prekey sets that were used) are made by [`crate::identifiers`] when it accepts the plan.
+//! keeps, prekey sets that were used) are made by [`x`] when it accepts the plan.
 
 use std::ops::Deref;
 
 use super::{Origin, Plan};
-use crate::identifiers::{EpochNumber, NodeIndex, Threshold};
+use crate::identifiers::{Digest, EpochNumber, NodeIndex, Threshold};
 
-/// A plan that every check of this module passed.
+/// A plan that every check of this module passed, with its digest.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ValidPlan(Plan);
+pub struct ValidPlan {
+    plan: Plan,
+    digest: Digest,
+}
 
 impl Deref for ValidPlan {
     type Target = Plan;
     fn deref(&self) -> &Plan {
-        &self.0
+        &self.plan
     }
 }
 
 impl ValidPlan {
-    /// The plan itself.
+    /// The plan's digest, computed once.
     #[must_use]
-    pub fn into_inner(self) -> Plan {
-        self.0
+    pub fn digest(&self) -> Digest {
+        self.digest
     }
 }
 
@@ -127,7 +130,7 @@ impl Plan {
         if phases.contains(&0) {
             return Err(PlanFault::ZeroDeadline);
         }
-        Ok(ValidPlan(self))
+        Ok(ValidPlan { digest: self.digest(), plan: self })
     }
 }
 
@@ -230,7 +233,7 @@ mod tests {
         assert_eq!(fault(|p| p.dealers.swap(0, 1)), PlanFault::NotAscending { list: "dealers" });
         assert_eq!(fault(|p| p.receivers[1] = p.receivers[0]), PlanFault::NotAscending { list: "receivers" });
         assert_eq!(fault(|p| p.expected.reverse()), PlanFault::NotAscending { list: "expected" });
-        assert!(matches!(fault(|p| p.receivers[0].identity = p.dealers[1].identity), PlanFault::IdentityConflict { .. }));
+        assert!(matches!(fault(|p| p.receivers[0].identity = p.dealers[2].identity), PlanFault::IdentityConflict { .. }));
         assert!(matches!(fault(|p| p.dealers.truncate(2)), PlanFault::TooFewDealers { dealers: 2, needed: 3 }));
         assert!(matches!(fault(|p| p.expected.push(NodeIndex::new(99).unwrap())), PlanFault::ExpectsStranger(_)));
         assert!(matches!(fault(|p| p.number = EpochNumber(7)), PlanFault::SourceNotOlder { .. }));
