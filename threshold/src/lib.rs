@@ -10,3 +10,5 @@ pub mod prekey;
 pub mod purpose;
 pub mod round;
 pub use encoding::DecodeError;
+pub mod coordination;
+pub mod serving;

@@ -1,7 +1,7 @@
 //! What every node checks on every plan, whoever wrote it: the shape that the promises of a round rest on.
 //!
 //! The checks here need the plan alone. Those that need a node's memory (numbers that only rise, pins, the source that it
-//! keeps, prekey sets that were used) are made by [`x`] when it accepts the plan.
+//! keeps, prekey sets that were used) are made by [`crate::round::Participant`] when it accepts the plan.
 
 use std::ops::Deref;
 

@@ -30,7 +30,7 @@ use super::state::{Attempt, PersistentState, SecretName, Verdict, by_plan};
 use super::transcript::{MessageFault, Transcript};
 
 /// One-time prekey sets kept on offer beside the last resort.
-pub const SETS_ON_OFFER: usize = 3;
+pub(super) const SETS_ON_OFFER: usize = 3;
 
 /// A node's part in its cluster's rounds.
 pub struct Participant {
@@ -487,7 +487,8 @@ impl Participant {
             let Some(transcript) = self.transcripts.get(number) else { continue };
             let receives = attempt.plan.receiver(self.state.index).is_some();
             let deals = attempt.is_open() && attempt.plan.slot_of(self.state.index).is_some();
-            let lacks_share = receives && !attempt.holds_share && !attempt.has_said(6) && !attempt.erased;
+            let given_up = attempt.vector.is_some() && attempt.has_said(6);
+            let lacks_share = receives && !attempt.holds_share && !given_up && !attempt.erased;
             if attempt.verdict == Some(Verdict::Failed) || !(lacks_share || deals) {
                 continue;
             }
