@@ -45,6 +45,8 @@ pub enum Decision {
     Activate {
         /// Its certificate, verified.
         certificate: Certificate,
+        /// The key that it verifies under: at genesis the new one.
+        public_key: G2,
         /// Who had prepared its share, with its public share.
         holders: BTreeMap<NodeIndex, G2>,
     },
@@ -238,7 +240,8 @@ fn close_certifying(view: &RoundView<'_>) -> Option<Decision> {
                     signature: signed.signature,
                 };
                 let holders = prepared.iter().map(|i| (*i, combined.vector.public_share(*i))).collect();
-                return Some(Decision::Activate { certificate, holders });
+                let public_key = combined.vector.constant();
+                return Some(Decision::Activate { certificate, public_key, holders });
             }
             Err(fault) => fault.valid,
         }

@@ -515,8 +515,8 @@ impl Participant {
     /// The vector of an epoch that this node knows, for peers that lack a reshare's source.
     #[must_use]
     pub fn vector(&self, digest: &Digest) -> Option<&VerificationVector> {
-        let vectors = self.state.attempts.values().filter_map(|attempt| attempt.vector.as_ref());
-        vectors.into_iter().find(|vector| vector.digest() == *digest)
+        let attempts = self.state.attempts.values();
+        attempts.flat_map(|a| a.vector.iter().chain(&a.source)).find(|vector| vector.digest() == *digest)
     }
 
     /// Destroys the secrets of an epoch that is no longer kept, and says so.
