@@ -36,6 +36,7 @@ pub struct Transcript {
     holds: BTreeMap<NodeIndex, Digest>,
     erased: Vec<NodeIndex>,
     wanted: BTreeSet<Digest>,
+    heard: BTreeSet<Digest>,
     culprits: BTreeMap<NodeIndex, Culprit>,
 }
 
@@ -123,6 +124,7 @@ impl Transcript {
             holds: BTreeMap::new(),
             erased: Vec::new(),
             wanted: BTreeSet::new(),
+            heard: BTreeSet::new(),
             culprits: BTreeMap::new(),
         };
         if let Some(source) = source {
@@ -152,6 +154,9 @@ impl Transcript {
         let digest = signed.digest();
         let named = self.plan.receivers.iter().find(|receiver| receiver.prekey_digest == digest);
         let receiver = named.ok_or(MessageFault::UnknownSet)?;
+        if self.prekeys.contains_key(&receiver.index) {
+            return Ok(());
+        }
         let set = signed.verify(&receiver.identity).ok_or(MessageFault::Forged(receiver.index))?;
         let fits = set.cluster == self.plan.cluster
             && set.node == receiver.index
@@ -179,11 +184,13 @@ impl Transcript {
         if message.plan != self.digest {
             return Err(MessageFault::OtherPlan);
         }
-        let sender = message.sender;
+        let (sender, digest) = (message.sender, message.digest());
+        if self.heard.contains(&digest) {
+            return Ok(());
+        }
         self.identity_for(sender, &message.body)
             .ok_or(MessageFault::NotItsPart(sender))
             .and_then(|identity| message.is_signed_by(&identity).then_some(()).ok_or(MessageFault::Forged(sender)))?;
-        let digest = message.digest();
         let first = match &message.body {
             Body::Dealing(dealing) => return self.hear_dealing(sender, digest, dealing),
             Body::Have { dealer, bundle } => self.haves.entry((sender, *dealer)).or_insert(*bundle) == bundle,
@@ -204,13 +211,15 @@ impl Transcript {
                 true
             }
         };
-        if first { Ok(()) } else { Err(self.equivocated(sender, vec![digest])) }
+        if first {
+            self.heard.insert(digest);
+            Ok(())
+        } else {
+            Err(self.equivocated(sender, vec![digest]))
+        }
     }
 
     fn hear_dealing(&mut self, dealer: NodeIndex, digest: Digest, dealing: &Dealing) -> Result<(), MessageFault> {
-        if self.bundles.contains_key(&digest) {
-            return Ok(());
-        }
         if self.plan.source().is_some() && self.source.is_none() {
             return Err(MessageFault::SourceUnknown);
         }
@@ -225,6 +234,7 @@ impl Transcript {
         let other = self.bundle_of(dealer).map(|(other, _)| other);
         // A second bundle is kept all the same: if it is the one that was frozen, it is the one that counts.
         self.bundles.insert(digest, (dealer, dealing.clone()));
+        self.heard.insert(digest);
         match other {
             Some(other) => Err(self.equivocated(dealer, vec![other, digest])),
             None => Ok(()),
@@ -232,15 +242,13 @@ impl Transcript {
     }
 
     fn hear_response(&mut self, sender: NodeIndex, digest: Digest, response: &Response) -> Result<(), MessageFault> {
-        if self.responses.contains_key(&digest) {
-            return Ok(());
-        }
         let known = self.responses.values().filter(|(from, _)| *from == sender).count();
         if known >= 2 && !self.wanted.contains(&digest) {
             return Err(MessageFault::Contradicts(sender));
         }
         let other = self.response_of(sender).map(|(other, _)| other);
         self.responses.insert(digest, (sender, response.clone()));
+        self.heard.insert(digest);
         match other {
             Some(other) => Err(self.equivocated(sender, vec![other, digest])),
             None => Ok(()),
