@@ -28,15 +28,27 @@ pub struct Settings {
     pub crash_per_10k: u32,
     /// Chance that the operator is restarted at a reconcile, in thousandths.
     pub operator_restart_permille: u32,
+    /// Chance per block that a node goes away for up to thirty blocks, in thousandths, while no more than n−t are away.
+    pub outage_permille: u32,
 }
 
 impl Settings {
     /// A network that delays and nothing else goes wrong.
-    pub const CALM: Self =
-        Self { loss_permille: 0, delay_max_ms: 200, crash_per_10k: 0, operator_restart_permille: 0 };
+    pub const CALM: Self = Self {
+        loss_permille: 0,
+        delay_max_ms: 200,
+        crash_per_10k: 0,
+        operator_restart_permille: 0,
+        outage_permille: 0,
+    };
     /// Everything goes wrong, seldom enough that rounds can succeed.
-    pub const ROUGH: Self =
-        Self { loss_permille: 100, delay_max_ms: 2_500, crash_per_10k: 60, operator_restart_permille: 30 };
+    pub const ROUGH: Self = Self {
+        loss_permille: 200,
+        delay_max_ms: 4_000,
+        crash_per_10k: 500,
+        operator_restart_permille: 50,
+        outage_permille: 80,
+    };
 }
 
 /// What the cluster shall be: the user's spec.
@@ -115,7 +127,7 @@ impl Fleet {
                 deadlines,
             },
             nodes: BTreeMap::new(),
-            api: Api { next_number: 1, ..Api::default() },
+            api: Api { next_number: 1, last_boundary: Some(Block(0)), ..Api::default() },
             block: Block(1),
             operator_up: true,
             operator: Operator::default(),
@@ -249,6 +261,7 @@ impl Fleet {
             Event::Block => {
                 self.block = Block(self.block.0 + 1);
                 self.schedule(BLOCK_MS, Event::Block);
+                self.outage();
                 None
             }
             Event::Reconcile => {
@@ -275,6 +288,21 @@ impl Fleet {
         let broken = invariants.check(self, touched);
         self.invariants = invariants;
         assert!(broken.is_none(), "{}", self.report(&format!("INVARIANT BROKEN: {}", broken.unwrap_or_default())));
+    }
+
+    /// Sends a random node away for a while, if the fleet can bear it.
+    fn outage(&mut self) {
+        if !self.chance(self.settings.outage_permille, 1_000) || self.api.active().is_none() {
+            return;
+        }
+        let away = self.spec.receivers.iter().filter(|index| !self.nodes[index].is_up()).count();
+        let at = usize::try_from(self.random(self.spec.receivers.len() as u64)).expect("small");
+        let index = self.spec.receivers[at];
+        if self.nodes[&index].is_up() && away + self.spec.threshold.count() < self.spec.receivers.len() {
+            self.take_down(index.value());
+            let away_ms = self.random(30 * BLOCK_MS);
+            self.schedule(away_ms, Event::Restart(index));
+        }
     }
 
     fn reconcile(&mut self) {
@@ -369,6 +397,14 @@ impl Fleet {
         }
     }
 
+    /// Asks every answering node for a signed message by its digest, as the operator does.
+    pub fn fetch_for_operator(&mut self, digest: &Digest) -> Option<Rc<Blob>> {
+        let lost = self.loses();
+        let peers = self.answering();
+        let found = || peers.iter().find_map(|peer| self.nodes[peer].disk.blobs.get(digest).cloned());
+        if lost { None } else { found() }
+    }
+
     fn find(&mut self, index: NodeIndex, digest: &Digest) -> Option<Rc<Blob>> {
         if let Some(blob) = self.nodes[&index].disk.blobs.get(digest) {
             return Some(blob.clone());
@@ -412,7 +448,7 @@ impl Fleet {
     ) {
         let Some(process) = self.nodes.get_mut(&index).and_then(|node| node.process.as_mut()) else { return };
         let outputs = input(process, &mut self.rng);
-        let idle = !outputs.commit && outputs.keep.is_empty() && outputs.create.is_empty();
+        let idle = !outputs.commit && outputs.create.is_empty() && outputs.destroy.is_empty();
         let crash_at = (!idle && self.chance(self.settings.crash_per_10k, 10_000)).then(|| self.rng.next_u32());
         let node = self.nodes.get_mut(&index).expect("it was just there");
         node.carry_out(outputs, crash_at);
@@ -443,6 +479,11 @@ impl Fleet {
         self.rng.next_u64() % below.max(1)
     }
 
+    /// Whether one delivery to the operator is lost.
+    pub fn loses(&mut self) -> bool {
+        self.chance(self.settings.loss_permille, 1_000)
+    }
+
     fn chance(&mut self, share: u32, of: u32) -> bool {
         share > 0 && self.rng.next_u32() % of < share
     }
@@ -456,14 +497,19 @@ impl Drop for Fleet {
     }
 }
 
-/// The seeds to run: `count` fixed ones, or the single one that `KEYFLEET_SIM_SEED` names.
+/// The seeds to run: `count` fixed ones, as many as `KEYFLEET_SIM_SEEDS` says, or the single one that
+/// `KEYFLEET_SIM_SEED` names.
 ///
 /// # Panics
-/// When the variable is not a number.
+/// When a variable is not a number.
 #[must_use]
 pub fn seeds(count: u64) -> Vec<u64> {
     match std::env::var("KEYFLEET_SIM_SEED") {
         Ok(seed) => vec![seed.parse().expect("KEYFLEET_SIM_SEED is a number")],
-        Err(_) => (1..=count).collect(),
+        Err(_) => {
+            let count = std::env::var("KEYFLEET_SIM_SEEDS")
+                .map_or(count, |count| count.parse().expect("KEYFLEET_SIM_SEEDS is a number"));
+            (1..=count).collect()
+        }
     }
 }

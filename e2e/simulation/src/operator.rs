@@ -11,7 +11,7 @@ use keyfleet_threshold::coordination::{
 };
 use keyfleet_threshold::identifiers::{Block, EpochNumber, NodeIndex};
 use keyfleet_threshold::plan::ValidPlan;
-use keyfleet_threshold::round::{Phase, RoundRecord, Transcript};
+use keyfleet_threshold::round::{Blob, Phase, RoundRecord, Transcript};
 
 use crate::api::{Api, Epoch};
 use crate::fleet::{Fleet, Spec};
@@ -68,7 +68,22 @@ impl Operator {
                     let _ = transcript.learn_prekeys(offer);
                 }
             }
+            let record = &fleet.api.epochs[&number].record;
+            let lists = record.dealers.iter().chain(&record.responses);
+            let named: Vec<_> = lists.flat_map(|list| list.iter().map(|(_, digest)| digest)).collect();
+            transcript.want(named.iter().copied());
+            for digest in named {
+                let known = transcript.bundle(&digest).is_some() || transcript.response(&digest).is_some();
+                if let (false, Some(blob)) = (known, fleet.fetch_for_operator(&digest)) {
+                    if let Blob::Message(message) = &*blob {
+                        let _ = transcript.hear(message);
+                    }
+                }
+            }
             for index in fleet.answering() {
+                if fleet.loses() {
+                    continue;
+                }
                 for ((of, ..), (_, message)) in &fleet.nodes[&index].published {
                     if *of == number {
                         // Faults are remembered as culprits where they are provable.

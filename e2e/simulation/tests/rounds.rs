@@ -34,9 +34,11 @@ fn random_fleets_in_a_rough_world_keep_their_key_through_changes_of_membership()
             change_membership(&mut fleet, &mut next_index);
             active = fleet.next_active(Some(active), 200);
         }
-        let key = fleet.api.public_key;
-        assert!(key.is_some(), "seed {seed}: the record names the public key");
-        assert!(fleet.holders(active).len() >= fleet.spec.threshold.count(), "seed {seed}: enough nodes hold the key");
+        assert!(fleet.api.public_key.is_some(), "seed {seed}: the record names the public key");
+        let needed = fleet.spec.threshold.count();
+        fleet.run_until("a threshold of running nodes holds the newest epoch", 60, |fleet| {
+            fleet.holders(active).len() >= needed
+        });
     }
 }
 
