@@ -90,13 +90,11 @@ impl Node {
             return self.first_start(cluster, rng);
         }
         let stored = self.disk.secrets.iter().map(|(name, bytes)| (*name, zeroizing(*bytes)));
-        let (process, orphans) = Participant::restore(self.identity_key(), &self.disk.state, stored)
+        let (process, outputs) = Participant::restore(self.identity_key(), &self.disk.state, stored)
             .unwrap_or_else(|fault| panic!("{}: its own state does not restore: {fault}", self.index));
-        for orphan in orphans {
-            self.disk.secrets.remove(&orphan);
-        }
         self.process = Some(process);
         self.seen.clear();
+        self.carry_out(outputs, None);
         self.publish();
     }
 

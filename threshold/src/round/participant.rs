@@ -217,8 +217,8 @@ impl Participant {
 
     /// A node that starts again, from its committed state and the secrets found in its homes.
     ///
-    /// Secrets that the state does not name are returned for destruction. A secret that it names and that is gone costs what
-    /// it opened: a share counts as not held, a prekey set is no longer offered.
+    /// The outputs destroy secrets that the state does not name. A secret that it names and that is gone costs what it
+    /// opened: a share counts as not held, a prekey set is no longer offered.
     ///
     /// # Errors
     /// When state or secrets are malformed: nothing is taken up.
@@ -226,13 +226,14 @@ impl Participant {
         identity: IdentityKey,
         state: &[u8],
         stored: impl IntoIterator<Item = (SecretName, Zeroizing<[u8; 32]>)>,
-    ) -> Result<(Self, Vec<SecretName>), RestoreFault> {
-        let mut state = PersistentState::decode(state)?;
+    ) -> Result<(Self, Outputs), RestoreFault> {
+        let stored_state = PersistentState::decode(state)?;
+        let mut state = stored_state.clone();
         let live = state.live_secrets();
-        let (mut secrets, mut orphans) = (Secrets::default(), Vec::new());
+        let (mut secrets, mut out) = (Secrets::default(), Outputs::default());
         for (name, bytes) in stored {
             if !live.contains(&name) {
-                orphans.push(name);
+                out.destroy.push(name);
                 continue;
             }
             match name {
@@ -264,7 +265,8 @@ impl Participant {
         for number in participant.state.attempts.keys().copied().collect::<Vec<_>>() {
             participant.open_transcript(number);
         }
-        Ok((participant, orphans))
+        out.commit = participant.state != stored_state;
+        Ok((participant, out))
     }
 
     /// Marks a node that was restored from a replica: it says nothing new in plans up to this block.
