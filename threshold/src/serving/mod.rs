@@ -7,7 +7,7 @@
 //!
 //! Every vector belongs to one epoch, and partials of two epochs never combine: callers pass them one epoch at a time.
 
-//pub mod derivation;
-//pub mod ibe;
+pub mod derivation;
+pub mod ibe;
 pub mod signature;
-//pub mod stream;
+pub mod stream;
