@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, Threshold};
 use keyfleet_threshold::plan::Deadlines;
-use keyfleet_threshold::round::{Blob, Outputs, Phase};
+use keyfleet_threshold::round::{Blob, Outputs, Phase, Verdict};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
@@ -354,24 +354,32 @@ impl Fleet {
         }
     }
 
-    /// The node reads every plan and record, oldest first.
+    /// The node reads every plan, oldest first, and then every record.
     fn follow_record(&mut self, index: NodeIndex) {
-        let numbers: Vec<_> = self.api.epochs.keys().copied().collect();
-        for number in numbers {
-            let epoch = &self.api.epochs[&number];
-            let (plan, record) = (epoch.plan.clone(), epoch.record.clone());
-            let Some(process) = &self.nodes[&index].process else { return };
-            let known = process.state().attempts.contains_key(&number);
-            if !known {
+        let epochs = self.api.epochs.iter();
+        let new: Vec<_> = epochs
+            .filter(|(number, epoch)| {
                 // A finished attempt that this node never saw concerns it only while it is kept.
-                if number <= process.state().highest || matches!(record.phase, Phase::Failed | Phase::Retired) {
-                    continue;
-                }
-                self.with(index, |process, rng| match process.accept((*plan).clone(), rng) {
-                    Ok(outputs) => outputs,
-                    Err(refusal) => panic!("an honest operator's plan is refused: {refusal}"),
-                });
-            }
+                let over = matches!(epoch.record.phase, Phase::Failed | Phase::Retired);
+                let process = self.nodes[&index].process.as_ref();
+                !over && process.is_some_and(|process| **number > process.state().highest)
+            })
+            .map(|(_, epoch)| (*epoch.plan).clone())
+            .collect();
+        for plan in new {
+            self.with(index, |process, rng| match process.accept(plan, rng) {
+                Ok(outputs) => outputs,
+                Err(refusal) => panic!("an honest operator's plan is refused: {refusal}"),
+            });
+        }
+        let Some(process) = &self.nodes[&index].process else { return };
+        let attempts = &process.state().attempts;
+        let records: Vec<_> = attempts
+            .iter()
+            .filter(|(_, attempt)| !attempt.erased && attempt.verdict != Some(Verdict::Failed))
+            .filter_map(|(number, _)| Some((*number, self.api.epochs.get(number)?.record.clone())))
+            .collect();
+        for (number, record) in records {
             if record.phase == Phase::Retired {
                 self.with(index, |process, _| process.retire(number).unwrap_or_default());
             } else {

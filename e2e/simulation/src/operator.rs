@@ -205,17 +205,17 @@ impl Operator {
                 fleet.log(format!("operator: epoch {number} confirmed"));
             }
         }
-        let epochs = &fleet.api.epochs;
         let activated: Vec<_> = fleet
             .api
             .served()
-            .map(|number| ActivatedEpoch { number, confirmed: epochs[&number].record.phase == Phase::Confirmed })
+            .map(|number| {
+                let epoch = &fleet.api.epochs[&number];
+                let confirmed = epoch.record.phase == Phase::Confirmed;
+                ActivatedEpoch { number, confirmed, source: epoch.plan.source().map(|source| source.number) }
+            })
             .collect();
-        let unconfirmed = epochs.values().filter(|epoch| {
-            !matches!(epoch.record.phase, Phase::Confirmed | Phase::Retired | Phase::Failed)
-        });
-        let sources: Vec<_> = unconfirmed.filter_map(|e| e.plan.source()).map(|source| source.number).collect();
-        let kept = kept(&activated, RETENTION, sources);
+        let under_way = fleet.api.open_round().and_then(|number| fleet.api.epochs[&number].plan.source());
+        let kept = kept(&activated, RETENTION, under_way.map(|source| source.number));
         for number in activated.iter().map(|epoch| epoch.number).filter(|number| !kept.contains(number)) {
             fleet.api.write(number, now, |record| record.phase = Phase::Retired);
         }

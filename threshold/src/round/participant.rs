@@ -316,6 +316,9 @@ impl Participant {
 
     /// A plan appeared. Accepting it again is no fault.
     ///
+    /// A node that returns accepts every plan of the record, oldest first, before it observes any: only then does it know
+    /// which epochs it still needs its last-resort prekeys for.
+    ///
     /// # Errors
     /// Why it is refused. Nothing has changed then.
     pub fn accept(&mut self, plan: Plan, rng: &mut impl CryptoRng) -> Result<Outputs, Refusal> {
