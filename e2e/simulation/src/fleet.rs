@@ -113,8 +113,7 @@ impl Fleet {
         let mut rng = ChaCha20Rng::seed_from_u64(seed);
         let mut cluster = [0; 16];
         rng.fill_bytes(&mut cluster);
-        let deadlines =
-            Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 };
+        let deadlines = Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 };
         let mut fleet = Self {
             seed,
             cluster: ClusterId(cluster),
@@ -222,7 +221,11 @@ impl Fleet {
     /// The processes that run and answer.
     #[must_use]
     pub fn answering(&self) -> BTreeSet<NodeIndex> {
-        self.nodes.values().filter(|node| node.is_up() && node.behaviour != Behaviour::Silent).map(|n| n.index).collect()
+        self.nodes
+            .values()
+            .filter(|node| node.is_up() && node.behaviour != Behaviour::Silent)
+            .map(|n| n.index)
+            .collect()
     }
 
     /// The nodes that hold their share of an epoch.
@@ -331,7 +334,7 @@ impl Fleet {
             for (key, digest) in published {
                 let node = &self.nodes[&index];
                 // An equivocator shows each peer one of its two faces.
-                let hidden = (key.1 >= 1_000) != ((index.value() % 2 == 0) && self.has_two_faces(from, key));
+                let hidden = (key.1 >= 1_000) != (index.value().is_multiple_of(2) && self.has_two_faces(from, key));
                 let known = node.seen.contains(&digest) || self.in_flight.contains(&(index, digest));
                 if known || hidden || self.chance(self.settings.loss_permille, 1_000) {
                     continue;
@@ -439,7 +442,8 @@ impl Fleet {
         let Some(process) = &node.process else { return };
         // Unless its plan is known the message comes too early; the peer's stream will bring it again.
         if process.state().attempts.values().any(|attempt| attempt.plan.digest() == message.plan) {
-            let lacks_source = process.transcript(key.0).is_some_and(keyfleet_threshold::round::Transcript::lacks_source);
+            let lacks_source =
+                process.transcript(key.0).is_some_and(keyfleet_threshold::round::Transcript::lacks_source);
             if !lacks_source {
                 node.seen.insert(digest);
             }

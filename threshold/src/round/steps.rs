@@ -341,7 +341,8 @@ impl Participant {
             attempt.verdict != Some(Verdict::Failed) && !attempt.erased && !attempt.holds_share && !attempt.has_said(6)
         };
         let needed: Vec<_> = self.state.attempts.values().filter(awaits_share).filter_map(set_of).collect();
-        let superseded = |set: PrekeySetNumber, secret: &PrekeySecret| set < held || (set == held && !secret.is_last_resort());
+        let superseded =
+            |set: PrekeySetNumber, secret: &PrekeySecret| set < held || (set == held && !secret.is_last_resort());
         self.drop_prekeys(|set, secret| superseded(set, secret) && !needed.contains(&set), out);
     }
 
@@ -371,8 +372,7 @@ impl Participant {
         for last_resort in (0..missing).map(|_| false).chain([true]) {
             let number = self.state.next_set;
             self.state.next_set = PrekeySetNumber(number.0 + 1);
-            let secret =
-                PrekeySecret::generate(self.state.cluster, self.state.index, number, last_resort, rng);
+            let secret = PrekeySecret::generate(self.state.cluster, self.state.index, number, last_resort, rng);
             self.state.offers.insert(number, secret.offer(slots_for(nodes), &self.identity));
             self.secrets.prekeys.insert(number, secret);
             out.create.push(SecretName::Prekeys(number));
