@@ -150,3 +150,38 @@ fn a_round_below_its_quorum_fails_with_its_reason_and_the_next_boundary_succeeds
     let next = fleet.next_active(Some(first), 40);
     fleet.run_until("all six hold the next epoch", 5, |fleet| fleet.holders(next).len() == 6);
 }
+
+/// Random liars, as many as the threshold allows, in a rough world: rounds may fail, and nothing may break. When the liars
+/// have turned honest and the world is calm, the next round succeeds with the same key.
+#[test]
+fn random_adversaries_in_a_rough_world_break_no_invariant_and_no_key() {
+    for seed in seeds(6) {
+        let n = 4 + u32::try_from(seed % 3).expect("small");
+        let threshold = u16::try_from(n / 2 + 1).expect("small");
+        let mut fleet = Fleet::new(seed, Settings::ROUGH, n, threshold, threshold);
+        let first = fleet.next_active(None, 200);
+        let key = fleet.api.public_key;
+        for _ in 0..3 {
+            for _ in 0..n - u32::from(threshold) {
+                let who = 1 + u32::try_from(fleet.random(n.into())).expect("small");
+                let other = index(1 + u32::try_from(fleet.random(n.into())).expect("small"));
+                let behaviour = match fleet.random(7) {
+                    0 => Behaviour::MuteDealer,
+                    1 => Behaviour::LyingDealer { victim: other },
+                    2 => Behaviour::ForeignConstant,
+                    3 => Behaviour::Equivocator,
+                    4 => Behaviour::FalseComplainer { accused: other },
+                    5 => Behaviour::Saboteur,
+                    _ => Behaviour::Silent,
+                };
+                fleet.behave(who, behaviour);
+            }
+            fleet.run_blocks(15);
+            (1..=n).for_each(|who| fleet.behave(who, Behaviour::Honest));
+        }
+        fleet.settings = Settings::CALM;
+        let before = fleet.api.active().max(Some(first));
+        fleet.next_active(before, 80);
+        assert!(fleet.api.public_key == key, "seed {seed}: it is the same key");
+    }
+}

@@ -386,7 +386,7 @@ fn plans_that_would_cost_the_key_are_refused_by_every_node() {
     };
     assert_eq!(refusal(&second_genesis_plan), Refusal::OtherPlan(EpochNumber(1)), "one plan per number");
     let genesis = |p: &mut Plan| {
-        p.origin = (*first).origin.clone();
+        p.origin = first.origin.clone();
         p.expected = p.receivers.iter().map(|receiver| receiver.index).collect();
     };
     assert_eq!(refusal(&genesis), Refusal::GenesisRefused, "never a second genesis");
