@@ -83,6 +83,9 @@ fn other_dealing<'a>(
 ) -> Option<(&'a Transcript, Dealing)> {
     let (number, _) = process.state().attempts.iter().find(|(_, attempt)| attempt.plan.digest() == message.plan)?;
     let transcript = process.transcript(*number)?;
+    if !transcript.missing_prekeys().is_empty() || transcript.lacks_source() {
+        return None;
+    }
     let source = transcript.plan().source().and_then(|source| process.share(source.number));
     let nonsense = SecretScalar::decode(&[7; 32]).ok()?;
     let constant = if foreign { Some(&nonsense) } else { source };

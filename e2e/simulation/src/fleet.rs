@@ -165,7 +165,13 @@ impl Fleet {
     /// Sets how a node behaves from now on.
     pub fn behave(&mut self, index: u32, behaviour: Behaviour) {
         self.log(format!("node {index} is now {behaviour:?}"));
-        self.node(index).behaviour = behaviour;
+        let node = self.node(index);
+        node.behaviour = behaviour;
+        if behaviour == Behaviour::Honest {
+            // From now on it says what it had meant to say.
+            node.published.clear();
+            node.publish();
+        }
     }
 
     /// Stops a node until [`Fleet::bring_up`]; its disk stays.

@@ -150,7 +150,7 @@ impl Node {
     }
 
     /// Lets others read the outboxes of the committed state, as the node's behaviour bends them.
-    fn publish(&mut self) {
+    pub(crate) fn publish(&mut self) {
         let Some(process) = &self.process else { return };
         let mut current = BTreeSet::new();
         for (number, attempt) in &process.state().attempts {
