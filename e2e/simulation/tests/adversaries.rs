@@ -93,6 +93,7 @@ fn a_receiver_that_prepares_another_vector_is_not_counted_and_its_nonsense_signa
     for seed in seeds(2) {
         let (fleet, number) = reshare_with(seed, 4, 3, &[(2, Behaviour::Saboteur)]);
         assert_eq!(offence(&fleet, number, 2), Some(Offence::ForeignVector), "seed {seed}");
+        assert_eq!(evidence(&fleet, number, 2), 1, "seed {seed}: the message that names the other vector");
         let certificate = fleet.api.epochs[&number].record.certificate.expect("an active epoch has one");
         let key = fleet.api.public_key.expect("the record names it");
         assert!(certificate.verify(&key), "seed {seed}");

@@ -119,13 +119,14 @@ pub fn culprits(view: &RoundView<'_>) -> Vec<Culprit> {
             let agreed = agreed(view.transcript, &judgement, &combined);
             for (index, named) in view.transcript.prepared() {
                 if *named != agreed {
-                    let offence = Offence::ForeignVector;
-                    all.entry(*index).or_insert(Culprit { index: *index, offence, evidence: Vec::new() });
+                    let evidence = view.transcript.said(*index, 4).into_iter().collect();
+                    all.entry(*index).or_insert(Culprit { index: *index, offence: Offence::ForeignVector, evidence });
                 }
             }
             let point = view.transcript.certificate_purpose(&agreed.0).point();
             for index in signature::culprits(&point, &combined.vector, view.transcript.partials()) {
-                all.entry(index).or_insert(Culprit { index, offence: Offence::BadPartial, evidence: Vec::new() });
+                let evidence = view.transcript.said(index, 5).into_iter().collect();
+                all.entry(index).or_insert(Culprit { index, offence: Offence::BadPartial, evidence });
             }
         }
     }

@@ -14,17 +14,20 @@
 //! redistribution for reshares; with BLS the known bias of the public key does no harm (Gurkan et al. 2021/005 §5).
 //!
 //! Start with [`Participant`], a node's side. [`Transcript`] is what anyone knows of a round, [`judgement`] the pure
-//! function from frozen fields to qualified dealers, [`PersistentState`] what must survive. The operator's side is
+//! function from frozen fields to qualified dealers, [`audit`] checks a finished round from outside, [`report`] is what a
+//! node tells the operator about itself, [`PersistentState`] is what must survive. The operator's side is
 //! [`crate::coordination`].
 //!
 //! Invariants, checked by the simulation after every event: one vector per number; one dealer set per number; the public
 //! key never changes; no number is both active and failed for anyone; any t shares of an active epoch sign.
 
+pub mod audit;
 pub mod dealing;
 pub mod judgement;
 mod message;
 mod participant;
 mod record;
+pub mod report;
 mod state;
 mod steps;
 #[cfg(test)]

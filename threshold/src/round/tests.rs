@@ -538,3 +538,50 @@ fn messages_of_strangers_and_of_other_plans_are_not_taken_up() {
     assert_eq!(transcript.culprits().count(), 0, "nobody is blamed for what anyone could have made up");
     assert_eq!(transcript.hear(&erased(2, 2, plan.digest())), Ok(()));
 }
+
+#[test]
+fn a_finished_round_is_checked_from_its_public_transcript() {
+    let mut table = Table::new();
+    let plan = table.genesis();
+    let record = table.nodes[&index(1)].records[&plan.number].clone();
+    let transcript = table.nodes[&index(1)].transcript(plan.number).unwrap();
+    let audit = audit::audit(transcript, &record).unwrap();
+    assert!(Some(audit.vector.constant()) == table.nodes[&index(2)].state.public_key);
+    assert_eq!((audit.prepared.len(), audit.culprits.len()), (4, 0));
+    let mut doctored = record.clone();
+    doctored.qualified = Some(vec![index(1), index(2), index(3)]);
+    assert_eq!(audit::audit(transcript, &doctored), Err(audit::AuditFault::Qualified));
+    let mut doctored = record.clone();
+    doctored.certificate =
+        record.certificate.map(|certificate| crate::purpose::Certificate { number: EpochNumber(2), ..certificate });
+    assert_eq!(audit::audit(transcript, &doctored), Err(audit::AuditFault::Certificate));
+    let empty = Transcript::new(plan, None);
+    let missing = audit::audit(&empty, &record).err();
+    assert!(
+        matches!(missing, Some(audit::AuditFault::Missing(digests)) if digests.len() == 8),
+        "4 bundles, 4 responses"
+    );
+}
+
+#[test]
+fn a_report_answers_its_challenge_under_the_pinned_key() {
+    let mut table = Table::new();
+    table.genesis();
+    let node = &table.nodes[&index(3)];
+    let bytes = node.report([7; 32]).encode();
+    let signed = report::SignedReport::decode(&bytes).unwrap();
+    let report = signed.verify(&identity(3).public(), &[7; 32]).expect("its own key and challenge");
+    assert_eq!(report.highest, EpochNumber(1));
+    assert_eq!(
+        (report.held.as_slice(), report.verdicts.as_slice()),
+        (&[EpochNumber(1)][..], &[(EpochNumber(1), true)][..])
+    );
+    assert_eq!(report.newest.map(|certificate| certificate.number), Some(EpochNumber(1)));
+    assert!(signed.verify(&identity(3).public(), &[8; 32]).is_none(), "an old report answers no new challenge");
+    assert!(signed.verify(&identity(2).public(), &[7; 32]).is_none(), "another node's key");
+    let mut changed = bytes;
+    changed[60] ^= 1;
+    let accepted =
+        report::SignedReport::decode(&changed).is_ok_and(|r| r.verify(&identity(3).public(), &[7; 32]).is_some());
+    assert!(!accepted, "a changed report must not verify");
+}

@@ -37,6 +37,7 @@ pub struct Transcript {
     erased: Vec<NodeIndex>,
     wanted: BTreeSet<Digest>,
     heard: BTreeSet<Digest>,
+    evidence: BTreeMap<(NodeIndex, u8, Option<NodeIndex>), Digest>,
     culprits: BTreeMap<NodeIndex, Culprit>,
 }
 
@@ -125,6 +126,7 @@ impl Transcript {
             erased: Vec::new(),
             wanted: BTreeSet::new(),
             heard: BTreeSet::new(),
+            evidence: BTreeMap::new(),
             culprits: BTreeMap::new(),
         };
         if let Some(source) = source {
@@ -211,12 +213,23 @@ impl Transcript {
                 true
             }
         };
+        let about = match &message.body {
+            Body::Have { dealer, .. } => Some(*dealer),
+            _ => None,
+        };
+        let earlier = *self.evidence.entry((sender, message.body.kind(), about)).or_insert(digest);
         if first {
             self.heard.insert(digest);
             Ok(())
         } else {
-            Err(self.equivocated(sender, vec![digest]))
+            Err(self.equivocated(sender, vec![earlier, digest]))
         }
+    }
+
+    /// The digest of the first message of this kind that `sender` said: evidence of what it names.
+    #[must_use]
+    pub fn said(&self, sender: NodeIndex, kind: u8) -> Option<Digest> {
+        self.evidence.get(&(sender, kind, None)).copied()
     }
 
     fn hear_dealing(&mut self, dealer: NodeIndex, digest: Digest, dealing: &Dealing) -> Result<(), MessageFault> {
