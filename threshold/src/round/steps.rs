@@ -105,7 +105,7 @@ impl Participant {
         }
     }
 
-    /// Verifying: opens its share of every frozen bundle; complains by revealing, unless the prekeys are its last resort.
+    /// Verifying: opens its share of every frozen bundle; complains by revealing, where that harms nobody else.
     fn verify(&self, round: &mut Round<'_>, out: &mut Outputs) {
         let me = self.state.index;
         let Round { number, attempt, transcript } = round;
@@ -127,7 +127,10 @@ impl Participant {
             .map(|(dealer, _)| dealer)
             .filter(|dealer| self.open_share(attempt, transcript, keys, *dealer).is_none())
             .collect();
-        let body = if keys.is_last_resort() && !bad.is_empty() {
+        // A key that opens a share of another round as well is never revealed: of a last resort, or of a set that a plan
+        // names again against the rules.
+        let opens_more = keys.is_last_resort() || attempt.reused.contains(&me);
+        let body = if opens_more && !bad.is_empty() {
             Body::Unable { dealers: bad }
         } else {
             let complaints = bad.iter().filter_map(|dealer| {

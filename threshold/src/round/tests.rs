@@ -585,3 +585,72 @@ fn a_report_answers_its_challenge_under_the_pinned_key() {
         report::SignedReport::decode(&changed).is_ok_and(|r| r.verify(&identity(3).public(), &[7; 32]).is_some());
     assert!(!accepted, "a changed report must not verify");
 }
+
+/// A share sealed to a last resort is bad. The keys of that set open shares of other rounds too, so nothing is revealed.
+#[test]
+fn a_last_resort_key_is_never_revealed_however_badly_a_dealer_cheats() {
+    let mut table = Table::new();
+    table.genesis();
+    let last_resort = table.nodes[&index(4)].offers().last().unwrap().clone();
+    let good = table.reshare_plan(2, 1);
+    let mut plan: Plan = (*good).clone();
+    plan.receivers[3].prekey_set = offer(&last_resort, &table.nodes[&index(4)]).number;
+    plan.receivers[3].prekey_digest = last_resort.digest();
+    let plan = plan.validate().unwrap();
+    let offers: Vec<_> = table.nodes.values().flat_map(|node| node.state.offers.values().cloned()).collect();
+    for node in table.nodes.values_mut() {
+        let _ = node.accept((*plan).clone(), &mut table.rng).unwrap();
+    }
+    offers.into_iter().for_each(|set| table.tell(&Blob::Prekeys(set)));
+    let honest = std::mem::take(&mut table.said);
+    for message in honest {
+        let said = match message.body {
+            Body::Dealing(mut dealing) if message.sender == index(1) => {
+                dealing.shares[3] = SealedShare::IMPOSSIBLE;
+                say(&plan, 1, Body::Dealing(dealing))
+            }
+            Body::Have { dealer, .. } if dealer == index(1) => continue,
+            _ => message,
+        };
+        table.said.push(said);
+    }
+    table.settle();
+    let transcript = table.nodes[&index(2)].transcript(plan.number).unwrap();
+    let record = RoundRecord::opened();
+    let view = RoundView { transcript, record: &record, opened: Block(0), now: Block(2), overdue: false };
+    let Some(Decision::FreezeDealers(dealers)) = decide(&view) else { panic!("the deadline has passed") };
+    assert_eq!(dealers.len(), 4, "the lie is not visible from outside");
+    let record = RoundRecord { phase: Phase::Verifying, dealers: Some(dealers), ..record };
+    table.observe(plan.number, &record);
+    let cheated = &table.nodes[&index(4)].state.attempts[&plan.number];
+    let unable = Body::Unable { dealers: vec![index(1)] };
+    assert!(
+        cheated.outbox.iter().any(|message| message.body == unable),
+        "it says that it is unable, and because of whom"
+    );
+    assert!(!cheated.has_said(3), "and reveals nothing");
+}
+
+/// Hostile bytes: whatever decodes is canonical, and nothing panics.
+#[test]
+fn changed_bundles_decode_to_themselves_or_not_at_all() {
+    use rand_core::Rng;
+    let (plan, _, offers) = genesis_with_prekeys();
+    let transcript = transcript(&plan, &offers);
+    let dealing = Dealing::deal(&plan, index(2), None, transcript.prekeys(), &DealerSeed::restore(&[1; 32]));
+    let bytes = say(&plan, 2, Body::Dealing(dealing)).encode();
+    let mut rng = ChaCha20Rng::seed_from_u64(14);
+    for _ in 0..2_000 {
+        let mut changed = bytes.clone();
+        for _ in 0..=rng.next_u32() % 3 {
+            let at = rng.next_u32() as usize % changed.len();
+            changed[at] = rng.next_u32().to_le_bytes()[0];
+        }
+        changed.truncate(changed.len() - (rng.next_u32() as usize % 8).saturating_sub(5));
+        if let Ok(message) = SignedMessage::decode(&changed) {
+            assert!(message.encode() == changed, "two encodings of one message");
+            let genuine = message.is_signed_by(&identity(2).public());
+            assert!(!genuine || changed == bytes, "a changed message verifies");
+        }
+    }
+}
