@@ -654,3 +654,50 @@ fn changed_bundles_decode_to_themselves_or_not_at_all() {
         }
     }
 }
+
+/// Frozen bytes, made by another program: a change here is a new version, not a new fixture.
+#[test]
+fn messages_and_digests_encode_as_the_fixtures_say() {
+    use crate::purpose::Purpose;
+    let fixtures: serde_json::Value = serde_json::from_str(include_str!("../../fixtures/round-v1.json")).unwrap();
+    let digest = |byte: u8| Digest([byte; 32]);
+    let plan = digest(0x11);
+    let complaint = Complaint { dealer: index(1), key: prekey::RevealedKey([6; 32]) };
+    let bodies = [
+        ("have", Body::Have { dealer: index(2), bundle: digest(0x22) }),
+        ("response", Body::Response(Response { dealers: digest(0x22), complaints: vec![complaint] })),
+        ("prepared", Body::Prepared { vector: digest(0x22), frozen: digest(0x23) }),
+        ("unable", Body::Unable { dealers: vec![index(1), index(4)] }),
+        ("holds", Body::Holds { vector: digest(0x22) }),
+        ("erased", Body::Erased),
+    ];
+    for (name, body) in bodies {
+        let message = SignedMessage::sign(plan, index(3), body, &identity(3));
+        let (bytes, fixture) = (message.encode(), &fixtures["messages"][name]);
+        assert_eq!(hex::encode(&bytes[..bytes.len() - 64]), fixture["unsigned"].as_str().unwrap(), "{name}");
+        assert_eq!(message.digest().to_string(), fixture["digest"].as_str().unwrap(), "{name}: digest");
+    }
+    let dealers = FrozenDigests::new(vec![(index(1), digest(0x31)), (index(3), digest(0x33))]).unwrap();
+    assert_eq!(dealers_digest(&plan, &dealers).to_string(), fixtures["dealersDigest"].as_str().unwrap());
+    let responses = FrozenDigests::new(vec![(index(2), digest(0x42))]).unwrap();
+    let frozen = crate::plan::Frozen { dealers, responses, qualified: vec![index(1), index(3)] };
+    assert_eq!(frozen.digest(&plan).to_string(), fixtures["frozenDigest"].as_str().unwrap());
+    let cluster = ClusterId(*b"0123456789abcdef");
+    let set = prekey::PrekeySet {
+        cluster,
+        node: index(3),
+        number: PrekeySetNumber(7),
+        last_resort: true,
+        slots: vec![[0x51; 32], [0x52; 32]],
+    };
+    assert_eq!(set.digest().to_string(), fixtures["prekeySet"]["digest"].as_str().unwrap());
+    let purposes = [
+        ("beacon", Purpose::beacon(7)),
+        ("signature", Purpose::signature("release", b"hello")),
+        ("certificate", Purpose::certificate(cluster, &plan, &digest(0x22), EpochNumber(8))),
+        ("possession", Purpose::possession(cluster, EpochNumber(8), &[0x61; 32])),
+    ];
+    for (name, purpose) in purposes {
+        assert_eq!(hex::encode(purpose.bytes()), fixtures["purposes"][name].as_str().unwrap(), "{name}");
+    }
+}
