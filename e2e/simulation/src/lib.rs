@@ -6,6 +6,7 @@
 //! and prints its seed; `KEYFLEET_SIM_SEED=<seed>` runs that one again.
 //!
 //! - [`Fleet`]: the world, and the verbs of a scenario ([`Fleet::run_until`], [`Fleet::take_down`], [`Fleet::lose`], …)
+//! - `network`: how nodes learn, across delays and losses
 //! - [`api`]: the API server as far as rounds see it: linearizable, write-once fields
 //! - [`node`]: a node's disk, process and crash points
 //! - [`operator`]: reconciles with the pure decisions
@@ -16,6 +17,7 @@ pub mod adversary;
 pub mod api;
 pub mod fleet;
 pub mod invariants;
+mod network;
 pub mod node;
 pub mod operator;
 

@@ -7,7 +7,8 @@ use rand_core::CryptoRng;
 
 use super::dealing::{DealerSeed, Dealing};
 use super::message::{Body, Complaint, Response, SignedMessage};
-use super::participant::{Blob, Notice, Outputs, Participant, SETS_ON_OFFER};
+use super::outputs::{Blob, Notice, Outputs};
+use super::participant::{Participant, SETS_ON_OFFER};
 use super::record::Phase;
 use super::state::{Attempt, SecretName, Verdict};
 use super::transcript::Transcript;
