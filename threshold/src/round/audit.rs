@@ -1,0 +1,82 @@
+//! Auditing a finished round from its public transcript: what `epoch verify` does, and anyone can.
+
+use super::judgement::CombineFault;
+use super::record::RoundRecord;
+use super::transcript::{Culprit, Transcript};
+use crate::identifiers::{Digest, NodeIndex};
+use crate::polynomial::VerificationVector;
+
+/// What the transcript proves about an active epoch.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Audit {
+    /// The epoch's verification vector, recomputed from the qualified bundles; its constant term is the public key.
+    pub vector: VerificationVector,
+    /// Who said that its share of exactly this vector was durable.
+    pub prepared: Vec<NodeIndex>,
+    /// Who provably broke the protocol.
+    pub culprits: Vec<Culprit>,
+}
+
+/// Why a record is not what its transcript makes of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuditFault {
+    /// The record is not that of an active epoch.
+    #[error("the record is not complete: the round has not become active")]
+    NotActive,
+    /// Messages that the record names are not in the transcript.
+    #[error("{} messages that the record names are missing from the transcript", .0.len())]
+    Missing(Vec<Digest>),
+    /// The qualified dealers do not follow from the frozen fields.
+    #[error("the record's qualified dealers do not follow from the signed messages")]
+    Qualified,
+    /// The frozen fields give no sharing of the expected key.
+    #[error(transparent)]
+    NoSharing(#[from] CombineFault),
+    /// The certificate names another plan, vector or number, or its signature is wrong.
+    #[error("the certificate does not certify this round under the cluster's key")]
+    Certificate,
+    /// Fewer receivers were prepared than the plan demands.
+    #[error("{prepared} receivers said that their share is durable, the plan demands {needed}")]
+    TooFewPrepared {
+        /// How many said so.
+        prepared: usize,
+        /// How many the plan demands.
+        needed: usize,
+    },
+}
+
+/// Recomputes a round from its transcript and compares it with its record.
+///
+/// # Errors
+/// The first contradiction found, or what is missing to decide.
+pub fn audit(transcript: &Transcript, record: &RoundRecord) -> Result<Audit, AuditFault> {
+    let (Some(dealers), Some(responses), Some(qualified), Some(certificate)) =
+        (&record.dealers, &record.responses, &record.qualified, &record.certificate)
+    else {
+        return Err(AuditFault::NotActive);
+    };
+    let judgement = transcript.judge(dealers, responses).map_err(AuditFault::Missing)?;
+    if judgement.frozen.qualified != *qualified {
+        return Err(AuditFault::Qualified);
+    }
+    let vector = judgement.combine(transcript)?.vector;
+    let plan = transcript.plan();
+    let certifies = certificate.cluster == plan.cluster
+        && certificate.number == plan.number
+        && certificate.plan == *transcript.plan_digest()
+        && certificate.vector == vector.digest()
+        && certificate.verify(&vector.constant());
+    if !certifies {
+        return Err(AuditFault::Certificate);
+    }
+    let agreed = (certificate.vector, judgement.frozen.digest(transcript.plan_digest()));
+    let prepared: Vec<_> =
+        transcript.prepared().iter().filter(|(_, named)| **named == agreed).map(|(index, _)| *index).collect();
+    if prepared.len() < plan.holders_needed() {
+        return Err(AuditFault::TooFewPrepared { prepared: prepared.len(), needed: plan.holders_needed() });
+    }
+    let mut culprits = judgement.culprits;
+    culprits.extend(transcript.culprits().cloned());
+    Ok(Audit { vector, prepared, culprits })
+}

@@ -1,0 +1,156 @@
+//! What a participant answers: what to carry out, what to fetch, what a person should hear of, and why it refuses.
+
+use super::judgement::CombineFault;
+use super::message::SignedMessage;
+use super::state::SecretName;
+use crate::encoding::DecodeError;
+use crate::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex};
+use crate::plan::PlanFault;
+use crate::polynomial::VerificationVector;
+use crate::prekey::SignedPrekeySet;
+
+/// What an input leads to. Carry it out from top to bottom.
+#[must_use]
+#[derive(Default, Debug)]
+pub struct Outputs {
+    /// First: make these secrets durable ([`super::Participant::expose`]).
+    pub create: Vec<SecretName>,
+    /// Then: keep these in the content-addressed file, which needs no replica.
+    pub keep: Vec<Blob>,
+    /// Then: commit [`super::Participant::state`], if set. Until that is durable, nothing below may happen.
+    pub commit: bool,
+    /// Then: let these be read by peers and operator.
+    pub say: Vec<SignedMessage>,
+    /// Last: destroy these secrets, in every home.
+    pub destroy: Vec<SecretName>,
+    /// What a person should hear of.
+    pub notices: Vec<Notice>,
+}
+
+/// Something content-addressed that nodes fetch from each other.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "blobs are moved once and kept behind their digest")]
+pub enum Blob {
+    /// A signed message of a round.
+    Message(SignedMessage),
+    /// A node's signed prekey set.
+    Prekeys(SignedPrekeySet),
+    /// The verification vector of an epoch.
+    Vector(VerificationVector),
+}
+
+impl Blob {
+    /// The digest under which the blob is asked for.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        match self {
+            Self::Message(message) => message.digest(),
+            Self::Prekeys(set) => set.digest(),
+            Self::Vector(vector) => vector.digest(),
+        }
+    }
+}
+
+/// Something that has to be fetched before a round can go on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Want {
+    /// The round that waits.
+    pub number: EpochNumber,
+    /// The digest of the blob.
+    pub digest: Digest,
+}
+
+/// Something that a person should hear of; the round goes on as well as it can.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Notice {
+    /// The plan names a one-time prekey set that an earlier plan named. The operator is at fault.
+    #[error("epoch {0}: the plan reuses a one-time prekey set of {1}; this node does not deal")]
+    PrekeysReused(EpochNumber, NodeIndex),
+    /// The record's qualified dealers do not follow from its other fields. The operator is at fault.
+    #[error("epoch {0}: the record's qualified dealers contradict the signed messages")]
+    RecordContradictsMessages(EpochNumber),
+    /// The frozen fields give no sharing.
+    #[error("epoch {0}: {1}")]
+    NoSharing(EpochNumber, CombineFault),
+    /// The record's certificate does not verify, or certifies something else. The operator is at fault.
+    #[error("epoch {0}: the record's certificate does not verify")]
+    BadCertificate(EpochNumber),
+    /// This node cannot obtain its share.
+    #[error("epoch {0}: this node cannot obtain its share; it takes the next one, or asks for repair")]
+    Unable(EpochNumber),
+}
+
+/// Why a plan is not accepted. Unless said otherwise the operator is at fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The plan is malformed.
+    #[error(transparent)]
+    Plan(#[from] PlanFault),
+    /// Another cluster's.
+    #[error("the plan is of cluster {0}")]
+    OtherCluster(ClusterId),
+    /// The number was used, or is below one that was.
+    #[error("number {number} is not above {highest}, the highest seen")]
+    NumberNotAbove {
+        /// The plan's number.
+        number: EpochNumber,
+        /// The highest number accepted so far.
+        highest: EpochNumber,
+    },
+    /// Another plan was accepted under this number.
+    #[error("another plan is known under number {0}")]
+    OtherPlan(EpochNumber),
+    /// The cluster has a key.
+    #[error("genesis is refused: this node has verified a certificate of the cluster's key")]
+    GenesisRefused,
+    /// The plan would keep another key than the cluster's.
+    #[error("the plan names another public key than the cluster's")]
+    PublicKey,
+    /// The plan names another identity under a pinned index.
+    #[error("the plan names another identity key for {0} than the pinned one")]
+    Identity(NodeIndex),
+    /// The plan names a prekey set at or below the highest accepted.
+    #[error("the prekey set that the plan names for {0} was used or superseded")]
+    Prekeys(NodeIndex),
+}
+
+/// The record says something else than before. Nothing it says is acted on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Contradiction {
+    /// The number is not known to this node.
+    #[error("no plan was accepted under number {0}")]
+    Unknown(EpochNumber),
+    /// A frozen field changed, or cannot belong to the plan.
+    #[error("epoch {0}: the frozen {1} changed, or cannot be of this plan")]
+    Frozen(EpochNumber, &'static str),
+    /// The verdict changed.
+    #[error("epoch {0}: the record's verdict is not the one that this node acted on")]
+    Verdict(EpochNumber),
+}
+
+/// Why an epoch is not retired.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RetireFault {
+    /// The epoch serves, or is the grace window's.
+    #[error("epoch {0} is active or the one before")]
+    StillServed(EpochNumber),
+    /// No newer epoch is proven to be held by at least its threshold of receivers.
+    #[error("no epoch newer than {0} is proven to be held by enough nodes")]
+    NewerNotProven(EpochNumber),
+}
+
+/// Why a stored state cannot be taken up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreFault {
+    /// The bytes are not a state.
+    #[error("the stored state: {0}")]
+    State(#[from] DecodeError),
+    /// A secret has the wrong length or form.
+    #[error("the stored secret {0:?} is malformed")]
+    Secret(SecretName),
+}
