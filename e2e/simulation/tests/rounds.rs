@@ -16,6 +16,26 @@ fn a_calm_fleet_makes_a_key_and_reshares_it_on_every_boundary() {
     assert_eq!(fleet.holders(EpochNumber(1)).len(), 0, "the first epoch is retired and its shares are gone");
 }
 
+/// Boundaries that were missed coalesce into one round, for the newest of them; the next comes at its own boundary.
+///
+/// seed: 003-32
+#[test]
+fn an_operator_away_over_two_boundaries_catches_up_with_exactly_one_round() {
+    let mut fleet = Fleet::new(3, Settings::CALM, 4, 3, 3);
+    let first = fleet.next_active(None, 30);
+    let second = fleet.next_active(Some(first), 30);
+    fleet.operator_up = false;
+    fleet.run_until("two boundaries pass", 30, |fleet| fleet.block.0 >= 32);
+    assert_eq!(fleet.api.active(), Some(second), "nothing is decided without an operator");
+    fleet.operator_up = true;
+    let third = fleet.next_active(Some(second), 5);
+    assert_eq!(third, EpochNumber(second.0 + 1));
+    assert_eq!(fleet.api.epochs[&third].plan.block.0, 30, "boundaries 20 and 30 are one round, for 30");
+    fleet.run_until("the next boundary is near", 10, |fleet| fleet.block.0 == 39);
+    assert_eq!(fleet.api.active(), Some(third), "there is no other round before the next boundary");
+    fleet.next_active(Some(third), 5);
+}
+
 /// Random n, t and minHolders; random changes of membership and threshold; messages lost and late; nodes dying between
 /// any two steps of storing, committing and saying; an operator that forgets everything now and then. After every event:
 /// one dealer set, one vector and one verdict per number, the same public key, shares that sign, no secret that outlives

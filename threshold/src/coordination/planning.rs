@@ -193,12 +193,17 @@ fn finish(
     Ok(plan.validate()?)
 }
 
-/// The lowest set above the one last named; when all are consumed, the last resort, again and again.
+/// The lowest one-time set above the one last named; when all are consumed, a last resort, again and again.
+///
+/// A node makes a new last resort with every set that it makes, so older ones lie between its one-time sets. They are passed
+/// over: whoever is sealed to one cannot complain.
 fn choose_prekeys(node: &NodeView) -> Option<Offer> {
     let above = |offer: &&Offer| node.named.is_none_or(|named| offer.number > named);
-    let fresh = node.offers.iter().filter(above).min_by_key(|offer| offer.number);
-    let again = || node.offers.iter().find(|offer| offer.last_resort && Some(offer.number) == node.named);
-    fresh.or_else(again).copied()
+    let one_time = node.offers.iter().filter(above).filter(|offer| !offer.last_resort);
+    let last_resorts = node.offers.iter().filter(|offer| offer.last_resort);
+    let not_below = last_resorts.filter(|offer| node.named.is_none_or(|named| offer.number >= named));
+    let lowest = |offer: &&Offer| offer.number;
+    one_time.min_by_key(lowest).or_else(|| not_below.min_by_key(lowest)).copied()
 }
 
 #[cfg(test)]
@@ -217,6 +222,12 @@ mod tests {
         for expected in [4, 5, 6, 6, 6] {
             let chosen = choose_prekeys(&node).unwrap().number.0;
             assert_eq!(chosen, expected, "after {:?}", node.named);
+            node.named = Some(PrekeySetNumber(chosen));
+        }
+        node.offers = vec![offer(6, true), offer(7, false), offer(8, true), offer(9, false), offer(10, true)];
+        for expected in [7, 9, 10, 10] {
+            let chosen = choose_prekeys(&node).unwrap().number.0;
+            assert_eq!(chosen, expected, "older last resorts between one-time sets are passed over");
             node.named = Some(PrekeySetNumber(chosen));
         }
         node.offers = vec![offer(4, false), offer(5, false)];

@@ -128,7 +128,11 @@ impl Neg for Scalar {
 
 /// A scalar that nobody else may learn: a share, a polynomial's coefficient, a transport key.
 ///
-/// Wiped when dropped, compared in constant time, never printed and never serialised implicitly.
+/// Wiped when dropped, compared in constant time, never printed and never serialised implicitly:
+///
+/// ```compile_fail
+/// println!("{:?}", keyfleet_threshold::curve::SecretScalar::zero());
+/// ```
 pub struct SecretScalar(pub(super) blst_fr);
 
 impl SecretScalar {

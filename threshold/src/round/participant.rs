@@ -30,7 +30,13 @@ use super::transcript::{MessageFault, Transcript};
 /// One-time prekey sets kept on offer beside the last resort.
 pub(super) const SETS_ON_OFFER: usize = 3;
 
-/// A node's part in its cluster's rounds.
+/// A node's part in its cluster's rounds. It holds secrets, so it cannot be printed:
+///
+/// ```compile_fail
+/// fn log(participant: &keyfleet_threshold::round::Participant) {
+///     println!("{participant:?}");
+/// }
+/// ```
 pub struct Participant {
     pub(super) identity: IdentityKey,
     pub(super) state: PersistentState,

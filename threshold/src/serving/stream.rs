@@ -86,7 +86,7 @@ impl Header {
         let encapsulation = Encapsulation::seal(&key, &identity.point(), public_key, rng);
         let header = Self { public_key: *public_key, identity: identity.0.to_vec(), encapsulation };
         let bytes = header.encode();
-        let stream = EncryptorBE32::new(&file_key(&key, &bytes).into(), &NONCE.into());
+        let stream = EncryptorBE32::new((&*file_key(&key, &bytes)).into(), &NONCE.into());
         Ok((header, Sealer { stream, header: bytes, chunk: 0 }))
     }
 
@@ -97,7 +97,7 @@ impl Header {
     pub fn open(&self, key: &IdentityKey) -> Result<Opener, StreamError> {
         let key = self.encapsulation.open(key)?;
         let header = self.encode();
-        let stream = DecryptorBE32::new(&file_key(&key, &header).into(), &NONCE.into());
+        let stream = DecryptorBE32::new((&*file_key(&key, &header)).into(), &NONCE.into());
         Ok(Opener { stream, header, chunk: 0 })
     }
 
@@ -131,10 +131,10 @@ impl Header {
 /// The key is used for one stream only, so the nonce's fixed part may be constant.
 const NONCE: [u8; 7] = [0; 7];
 
-fn file_key(key: &[u8; 32], header: &[u8]) -> [u8; 32] {
-    let mut out = [0; 32];
+fn file_key(key: &[u8; 32], header: &[u8]) -> Zeroizing<[u8; 32]> {
+    let mut out = Zeroizing::new([0; 32]);
     Hkdf::<Sha256>::new(Some(header), key)
-        .expand(b"KEYFLEET-V1-FILE-KEY", &mut out)
+        .expand(b"KEYFLEET-V1-FILE-KEY", out.as_mut())
         .expect("32 bytes are within HKDF's limit");
     out
 }
