@@ -15,16 +15,30 @@
 //! | who may write: terms, fencing, acknowledgement | [`tenure`] |
 //! | what happens to a local file at a start | [`start`] |
 //! | what a restore checks | [`chain`], [`restore`] |
-//! | what is deleted, and when | [`retention`] |
 //!
-//! `tenure`, `start`, `chain`, `retention::plan` and `format` are pure: the same code runs in the process and in
+//! `tenure`, `start`, `chain` and `format` are pure: the same code runs in the process and in
 //! the simulation.
 
+pub mod bucket;
 pub mod chain;
+pub mod database;
+pub mod discover;
 pub mod format;
 pub mod keys;
 pub mod keyspace;
+pub mod meta;
 pub mod position;
 pub mod recorder;
+pub mod restore;
 pub mod start;
 pub mod tenure;
+
+pub use database::{Ack, Database, Options};
+pub use position::Position;
+
+/// The wall clock, in milliseconds since the Unix epoch.
+#[must_use]
+pub fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

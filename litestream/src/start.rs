@@ -48,7 +48,7 @@ pub struct Noted {
 }
 
 /// See [`Local::intent`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Intent {
     /// Number of the opening.
     pub seq: Seq,
@@ -194,7 +194,7 @@ pub fn decide(local: Option<Local>, replica: Replica, floor: Option<Position>, a
 /// # Errors
 /// Says why not.
 pub fn includes(local: Local, head: Head) -> Result<(), Why> {
-    let Some(meta) = local.meta.filter(|meta| meta.term > Term(0)) else { return Err(Why::NotReplicated) };
+    let meta = local.meta.unwrap_or_default();
     // Our own opening, whose answer or whose first commit the crash took: the newest term before it counts.
     let own = local
         .intent
@@ -203,7 +203,9 @@ pub fn includes(local: Local, head: Head) -> Result<(), Why> {
         Some(intent) if meta.term < head.position.term => (intent.after_term, intent.after_commit),
         _ => (head.position.term, head.last_commit),
     };
-    if meta.term < term {
+    if meta.term < term && meta.term == Term(0) {
+        Err(Why::NotReplicated)
+    } else if meta.term < term {
         Err(Why::OlderTerm { local: meta.term, replica: term })
     } else if meta.term > term {
         Err(Why::NewerTerm { local: meta.term, replica: term })
@@ -270,6 +272,10 @@ mod tests {
         let opening = Head { is_opening: true, ..head(4, 10, 50) };
         assert_eq!(decide(Some(own), Replica::Present(opening), None, ONLINE), Decision::Keep);
         let strangers = Head { nonce: [8; 16], ..opening };
+        let fresh = Local { meta: None, noted: None, intent: Some(Intent { seq: Seq(1), nonce: [9; 16], ..Default::default() }) };
+        let first = Head { is_opening: true, ..head(1, 1, 0) };
+        let kept = decide(Some(fresh), Replica::Present(first), None, ONLINE);
+        assert_eq!(kept, Decision::Keep, "a file adopted into a new replica was lost to its own opening");
         assert!(matches!(decide(Some(own), Replica::Present(strangers), None, ONLINE), Decision::SetAside(_)));
     }
 
