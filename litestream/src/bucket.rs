@@ -457,11 +457,10 @@ impl Bucket {
         let status = error.raw_response().map_or(0, |response| response.status().as_u16());
         let kind = match (error, status, code) {
             (SdkError::TimeoutError(_), ..) => ErrorKind::Timeout,
-            (SdkError::ConstructionFailure(_), ..) => ErrorKind::Credentials,
-            (SdkError::DispatchFailure(failure), ..) if failure.is_timeout() => ErrorKind::Timeout,
-            (SdkError::DispatchFailure(failure), ..) if failure.is_other() || failure.is_user() => {
+            (SdkError::ConstructionFailure(_) | SdkError::DispatchFailure(_), ..) if lacks_credentials(error) => {
                 ErrorKind::Credentials
             }
+            (SdkError::DispatchFailure(failure), ..) if failure.is_timeout() => ErrorKind::Timeout,
             (SdkError::DispatchFailure(_), ..) => ErrorKind::Transport,
             (_, _, "NoSuchBucket") => ErrorKind::NoBucket,
             (_, _, "ExpiredToken" | "TokenRefreshRequired" | "RequestExpired") => ErrorKind::Credentials,
@@ -482,6 +481,18 @@ impl Bucket {
         };
         BucketError { kind, operation, key: format!("{}/{key}", self.location), what }
     }
+}
+
+/// Whether the request failed before it was made, for want of credentials.
+fn lacks_credentials(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<aws_credential_types::provider::error::CredentialsError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 enum Precondition<'a> {

@@ -285,7 +285,7 @@ impl Database {
     /// fenced.
     pub async fn close(self, timeout: Duration) -> Result<Option<Position>, NotDurable> {
         let (reply, finished) = oneshot::channel();
-        let last = match self.jobs.send(Job::Close { reply }).await {
+        let last = match self.jobs.send(Job::Last { reply }).await {
             Ok(()) => finished.await.unwrap_or_default(),
             Err(_) => self.shared.status().committed,
         };
@@ -296,6 +296,7 @@ impl Database {
         };
         self.shared.close();
         let _ = self.persist_position().await;
+        let _ = self.jobs.send(Job::Close).await;
         self.writer.join().await;
         outcome
     }

@@ -23,7 +23,9 @@ pub(super) enum Job {
     /// Enter a term and copy the file as its base.
     Base { term: Term, reply: oneshot::Sender<Result<SnapshotImage, redb::Error>> },
     Snapshot { done: Option<oneshot::Sender<()>> },
-    Close { reply: oneshot::Sender<CommitNo> },
+    /// Accept no more transactions; bases and snapshots are still taken.
+    Last { reply: oneshot::Sender<CommitNo> },
+    Close,
 }
 
 pub(super) struct Writer {
@@ -33,6 +35,7 @@ pub(super) struct Writer {
     meta: Meta,
     /// Whether commits belong to the term's own line (a term was opened by this process).
     linked: bool,
+    ended: bool,
     mode: CommitMode,
     path: PathBuf,
 }
@@ -47,7 +50,7 @@ impl Writer {
         path: PathBuf,
         mut jobs: mpsc::Receiver<Job>,
     ) -> std::io::Result<WriterHandle> {
-        let mut writer = Self { redb, tape, shared, meta, linked: false, mode, path };
+        let mut writer = Self { redb, tape, shared, meta, linked: false, ended: false, mode, path };
         let thread = thread::Builder::new().name("litestream-writer".into()).spawn(move || {
             while let Some(job) = jobs.blocking_recv() {
                 match job {
@@ -56,17 +59,11 @@ impl Writer {
                         let _ = reply.send(writer.base(term));
                     }
                     Job::Snapshot { done } => writer.snapshot(done),
-                    Job::Close { reply } => {
-                        jobs.close();
-                        // What was accepted before is finished first.
-                        while let Ok(job) = jobs.try_recv() {
-                            if let Job::Write(run) = job {
-                                run(&mut writer);
-                            }
-                        }
+                    Job::Last { reply } => {
+                        writer.ended = true;
                         let _ = reply.send(writer.meta.commit);
-                        break;
                     }
+                    Job::Close => break,
                 }
             }
         })?;
@@ -78,6 +75,9 @@ impl Writer {
         &mut self,
         transaction: impl FnOnce(&WriteTransaction) -> Result<T, E>,
     ) -> Result<(T, CommitNo), WriteError<E>> {
+        if self.ended {
+            return Err(WriteError::Closed);
+        }
         if let Some(seq) = self.shared.fenced() {
             return Err(WriteError::Fenced { seq });
         }
