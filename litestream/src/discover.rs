@@ -45,37 +45,57 @@ pub enum DiscoverError {
 /// # Errors
 /// [`DiscoverError`]; a bucket that does not exist is an error, not an absent replica.
 pub async fn discover(bucket: &Bucket, replica: &ReplicaName, now_ms: fn() -> u64) -> Result<Found, DiscoverError> {
-    let boundary = read_boundary(bucket).await?.map(|(boundary, _)| boundary);
-    let mut snapshots: Vec<_> =
-        bucket.list(keyspace::SNAPSHOTS, None).await?.iter().filter_map(|e| keyspace::parse_snapshot(&e.key)).collect();
-    snapshots.sort_unstable_by_key(|(seq, hash)| (*seq, hash.0));
-    let mut merged: Vec<_> =
-        bucket.list(keyspace::MERGED, None).await?.iter().filter_map(|e| keyspace::parse_merged(&e.key)).collect();
-    merged.sort_unstable_by_key(|(first, last, hash)| (*first, *last, hash.0));
-    // Numbers below the newest snapshot's need no listing.
-    let newest_snapshot = snapshots.last().map(|(seq, _)| *seq);
-    let start = boundary.max(newest_snapshot);
-    let after = start.map(keyspace::sequence);
-    let listed = bucket.list(keyspace::SEQUENCE, after.as_deref()).await?;
-    let listed = listed.iter().filter_map(|entry| keyspace::parse_sequence(&entry.key)).max();
-    let mut seq = start.max(listed).unwrap_or(Seq(1));
-    let known = start.max(listed).is_some();
+    loop {
+        let boundary = read_boundary(bucket).await?.map(|(boundary, _)| boundary);
+        let after = boundary.map(keyspace::sequence);
+        let listed = bucket.list(keyspace::SEQUENCE, after.as_deref()).await?;
+        let listed = boundary.max(listed.iter().filter_map(|entry| keyspace::parse_sequence(&entry.key)).max());
+        let head = climb(bucket, replica, listed, now_ms).await?;
+        // After the head: a base that a segment follows is in this listing, or somebody took it away.
+        let mut snapshots: Vec<_> = bucket
+            .list(keyspace::SNAPSHOTS, None)
+            .await?
+            .iter()
+            .filter_map(|entry| keyspace::parse_snapshot(&entry.key))
+            .collect();
+        snapshots.sort_unstable_by_key(|(seq, hash)| (*seq, hash.0));
+        if let Some((newest, _)) = snapshots.last()
+            && head.is_none_or(|(head, _)| head.position.seq < *newest)
+        {
+            // Either the replica grew while we looked, or its end is missing.
+            if bucket.get_start(&keyspace::sequence(*newest), 1).await?.is_none() {
+                return Err(ChainError::Missing { place: Place::Sequence(*newest) }.into());
+            }
+            continue;
+        }
+        let mut merged: Vec<_> =
+            bucket.list(keyspace::MERGED, None).await?.iter().filter_map(|e| keyspace::parse_merged(&e.key)).collect();
+        merged.sort_unstable_by_key(|(first, last, hash)| (*first, *last, hash.0));
+        let (head, seen_ms) = head.unzip();
+        return Ok(Found { head, snapshots, merged, boundary, seen_ms: seen_ms.unwrap_or_else(now_ms) });
+    }
+}
 
+/// From `known` (which a listing or the boundary names) upwards by key to the last number in use, and when the
+/// one after it was seen to be free.
+async fn climb(
+    bucket: &Bucket,
+    replica: &ReplicaName,
+    known: Option<Seq>,
+    now_ms: fn() -> u64,
+) -> Result<Option<(Head, u64)>, DiscoverError> {
+    let mut seq = known.unwrap_or(Seq(1));
     let Some(mut object) = bucket.get(&keyspace::sequence(seq)).await? else {
-        return if known {
-            Err(ChainError::Missing { place: Place::Sequence(seq) }.into())
-        } else {
-            Ok(Found { head: None, snapshots, merged, boundary, seen_ms: now_ms() })
+        return match known {
+            Some(seq) => Err(ChainError::Missing { place: Place::Sequence(seq) }.into()),
+            None => Ok(None),
         };
     };
     loop {
         let seen_ms = now_ms();
         match bucket.get(&keyspace::sequence(seq.next())).await? {
             Some(next) => (object, seq) = (next, seq.next()),
-            None => {
-                let head = Some(read_head(replica, seq, &object)?);
-                return Ok(Found { head, snapshots, merged, boundary, seen_ms });
-            }
+            None => return Ok(Some((read_head(replica, seq, &object)?, seen_ms))),
         }
     }
 }

@@ -12,7 +12,9 @@
 //!
 //! - The opening is `If-None-Match: *` on head + 1 and names the head's digest: a compare-and-swap on exactly
 //!   the state held.
-//! - Nothing is acknowledged before the base is in the bucket, and no segment leaves before it.
+//! - No segment leaves before the base is in the bucket, and nothing is acknowledged before a segment has
+//!   followed it. The base itself lies outside the sequence: a new owner that looked before it arrived opens the
+//!   next number without it, and only the segment's own compare-and-swap tells which of the two was first.
 //! - A failed or unanswered PUT is repeated with the same bytes. If the object then exists, it is read back:
 //!   our own bytes, with our own nonce, are a success whose answer was lost; anything else fences us.
 //! - A writer that proved its place longer ago than the idle grace reads the boundary before it acknowledges:
@@ -95,6 +97,13 @@ pub enum Answer {
 pub enum Event {
     /// The term is ours. The caller supplies a base next.
     Opened(Position),
+    /// The base is in the bucket. Nothing may be acknowledged yet: a segment must follow.
+    Based {
+        /// The opening's position, which it stands for.
+        position: Position,
+        /// Its last commit.
+        commit: CommitNo,
+    },
     /// Everything up to this commit is in the bucket, and may be acknowledged.
     Durable {
         /// The replica's state.
@@ -126,6 +135,8 @@ pub struct Tenure {
     time_ms: u64,
     file_len: u64,
     proven_ms: u64,
+    /// A segment has followed the base.
+    confirmed: bool,
     pending: VecDeque<Commit>,
     cuts: VecDeque<CommitNo>,
 }
@@ -136,6 +147,7 @@ enum State {
     NeedsBase,
     Basing(Flight),
     Shipping(Option<Flight>),
+    /// Lost, fenced or closed.
     Over,
 }
 
@@ -242,6 +254,7 @@ impl Tenure {
             time_ms,
             file_len: 0,
             proven_ms: seen_ms,
+            confirmed: false,
             pending: VecDeque::new(),
             cuts: VecDeque::new(),
         })
@@ -283,7 +296,7 @@ impl Tenure {
     /// Position and commit up to which everything is proven to be in the bucket.
     #[must_use]
     pub fn durable(&self) -> Option<(Position, CommitNo)> {
-        matches!(self.state, State::Shipping(_)).then_some((self.head, self.last_commit))
+        (self.confirmed && matches!(self.state, State::Shipping(_))).then_some((self.head, self.last_commit))
     }
 
     /// Takes the base: the file after commit `commit`, as one zstd frame.
@@ -469,10 +482,11 @@ impl Tenure {
                 self.last_commit = object.last_commit;
                 self.time_ms = object.time_ms;
                 self.state = State::Shipping(None);
-                Event::Durable { position: self.head, commit: self.last_commit, bytes: object.bytes.len() }
+                Event::Based { position: self.head, commit: self.last_commit }
             }
             State::Shipping(Some(Flight { object, sent_ms, .. })) => {
                 self.proven_ms = proof(sent_ms);
+                self.confirmed = true;
                 self.head = Position { term: self.head.term, seq: self.head.seq.next(), hash: object.digest };
                 self.last_commit = object.last_commit;
                 self.time_ms = object.time_ms;

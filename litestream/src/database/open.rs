@@ -147,26 +147,31 @@ async fn restore_newest(
         replace: stale.is_some(),
         ..restore::Options::default()
     };
-    match restore::restore(bucket, &options.replica, &options.keys, &options.path, &how).await {
-        Ok(restored) => {
-            if let (Some(why), Some(aside)) = (stale, &restored.moved_aside) {
-                tracing::warn!(?why, aside = %aside.display(), "the local file was not the newest state");
-                started.set_aside = Some((aside.clone(), format!("{why:?}")));
+    loop {
+        match restore::restore(bucket, &options.replica, &options.keys, &options.path, &how).await {
+            Ok(restored) => {
+                if let (Some(why), Some(aside)) = (stale, &restored.moved_aside) {
+                    tracing::warn!(?why, aside = %aside.display(), "the local file was not the newest state");
+                    started.set_aside = Some((aside.clone(), format!("{why:?}")));
+                }
+                let place = (Some(restored.head), restored.seen_ms);
+                started.restored = Some(restored);
+                return Ok(place);
             }
-            let place = (Some(restored.head), restored.seen_ms);
-            started.restored = Some(restored);
-            Ok(place)
+            // Bare openings, one after the other from the first number on: their writers died before a base, and
+            // nothing was ever acknowledged. With a segment anywhere, seq would be ahead of term.
+            Err(RestoreError::NoSnapshot { head, .. })
+                if stale.is_none() && options.floor.is_none() && head.seq.0 == head.term.0 =>
+            {
+                let found = discover(bucket, &options.replica, crate::now_ms).await?;
+                // Only the very head that had nothing may be followed by a beginning from nothing.
+                if found.head.is_some_and(|found| found.position == head) && found.snapshots.is_empty() {
+                    tracing::warn!(%head, "the replica was opened, but nothing was ever stored in it");
+                    return Ok((found.head, found.seen_ms));
+                }
+            }
+            Err(error) => return Err(error.into()),
         }
-        // Bare openings, one after the other from the first number on: their writers died before a base, and
-        // nothing was ever acknowledged. With a segment anywhere, seq would be ahead of term.
-        Err(RestoreError::NoSnapshot { head, .. })
-            if stale.is_none() && options.floor.is_none() && head.seq.0 == head.term.0 =>
-        {
-            tracing::warn!(%head, "the replica was opened, but nothing was ever stored in it");
-            let found = discover(bucket, &options.replica, crate::now_ms).await?;
-            Ok((found.head, found.seen_ms))
-        }
-        Err(error) => Err(error.into()),
     }
 }
 

@@ -364,6 +364,7 @@ impl<'u> Shipping<'u> {
         };
         let age = Duration::from_millis(crate::now_ms().saturating_sub(oldest_ms));
         if self.up.shared.is_awaited()
+            || self.tenure.durable().is_none()
             || age >= self.up.options.sync_interval
             || bytes >= self.up.options.segment_bytes
             || self.tenure.pending() > 0
@@ -400,24 +401,21 @@ impl<'u> Shipping<'u> {
                     bytes += size;
                 }
                 self.up.shared.release(bytes);
-                let base = self.segments == 0 && self.snapshot_commit == CommitNo(0);
-                if base {
-                    self.snapshot_commit = commit;
-                } else {
-                    self.segments += 1;
-                }
+                self.segments += 1;
                 self.up.shared.update(|status| {
                     status.phase = Phase::Shipping;
                     status.durable = Some((position, commit));
                     status.trouble = None;
-                    if base {
-                        status.snapshot = Some(position);
-                    }
                 });
                 self.note_due = true;
                 self.write_note(false);
                 self.send_snapshots(position, commit);
                 self.ask_for_snapshot(commit);
+                None
+            }
+            Event::Based { position, commit } => {
+                self.snapshot_commit = commit;
+                self.up.shared.update(|status| status.snapshot = Some(position));
                 None
             }
             Event::Fenced { seq } => {

@@ -140,6 +140,10 @@ impl Writer {
         self.tape.start();
         let image = self.copy(None)?;
         self.shared.open_queue();
+        // An empty transaction right behind the base: nothing in a term is acknowledged before an object of the
+        // sequence has followed its base.
+        let txn = self.begin()?;
+        self.commit(txn)?;
         Ok(image)
     }
 

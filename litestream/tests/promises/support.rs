@@ -30,6 +30,13 @@ pub(crate) fn options(path: &Path, location: Location) -> Options {
     options
 }
 
+/// Opens a database and waits until its base is in the bucket, so that every later commit is in a segment.
+pub(crate) async fn opened(options: Options) -> Database {
+    let database = Database::open(options).await.unwrap();
+    reach(&database, "shipping", |phase| *phase == Phase::Shipping).await;
+    database
+}
+
 pub(crate) const REMOTE: Ack = Ack::Remote { timeout: Duration::from_secs(30) };
 
 /// Writes one entry.
