@@ -30,6 +30,7 @@ pub mod meta;
 pub mod position;
 pub mod recorder;
 pub mod restore;
+pub mod retention;
 pub mod start;
 pub mod tenure;
 

@@ -6,4 +6,5 @@ mod faults;
 mod gateway;
 mod s3;
 mod support;
+mod sweep;
 mod wire;
