@@ -4,6 +4,7 @@
 
 mod faults;
 mod gateway;
+mod replay;
 mod s3;
 mod support;
 mod sweep;
