@@ -554,13 +554,12 @@ impl ErrorKind {
     #[must_use]
     pub fn is_transient(self) -> bool {
         match self {
-            Self::Conflict
-            | Self::Credentials
-            | Self::SlowDown
-            | Self::Timeout
-            | Self::Transport
-            | Self::Server => true,
-            Self::NoObject | Self::NoBucket | Self::Precondition | Self::Denied | Self::ClockSkew | Self::Other => false,
+            Self::Conflict | Self::Credentials | Self::SlowDown | Self::Timeout | Self::Transport | Self::Server => {
+                true
+            }
+            Self::NoObject | Self::NoBucket | Self::Precondition | Self::Denied | Self::ClockSkew | Self::Other => {
+                false
+            }
         }
     }
 

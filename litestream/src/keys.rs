@@ -244,8 +244,8 @@ impl KeyRing {
             wraps.push(Wrap { kind: WrapKind::KeyEncryptionKey, key_id: kek.id.clone(), data });
         }
         for recipient in &self.recipients {
-            let public = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(&recipient.public)
-                .map_err(|_| KeyError::Malformed)?;
+            let public =
+                <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(&recipient.public).map_err(|_| KeyError::Malformed)?;
             let (encapsulated, sealed) = hpke::single_shot_seal_with_rng::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
                 &OpModeS::Base,
                 &public,

@@ -21,18 +21,21 @@
 
 pub mod bucket;
 pub mod chain;
+pub mod config;
 pub mod database;
 pub mod discover;
 pub mod format;
 pub mod keys;
 pub mod keyspace;
 pub mod meta;
+pub mod metrics;
 pub mod position;
 pub mod recorder;
 pub mod restore;
 pub mod retention;
 pub mod start;
 pub mod tenure;
+pub mod verify;
 
 pub use database::{Ack, Database, Options};
 pub use position::Position;

@@ -45,9 +45,7 @@ pub fn read(database: &redb::Database) -> Result<Option<Meta>, redb::Error> {
         let text = format!("the position row has version {:?} and {} bytes", row.first(), row.len());
         return Err(redb::Error::Io(io::Error::new(io::ErrorKind::InvalidData, text)));
     }
-    let number = |at: usize| {
-        u64::from_be_bytes(row[1 + at * 8..9 + at * 8].try_into().expect("eight bytes"))
-    };
+    let number = |at: usize| u64::from_be_bytes(row[1 + at * 8..9 + at * 8].try_into().expect("eight bytes"));
     Ok(Some(Meta {
         term: Term(number(0)),
         commit: CommitNo(number(1)),
@@ -133,12 +131,7 @@ impl Note {
         let intent = self.intent.as_ref().and_then(|intent| {
             let mut nonce = [0; 16];
             hex::decode_to_slice(&intent.nonce, &mut nonce).ok()?;
-            Some(Intent {
-                seq: intent.seq,
-                nonce,
-                after_term: intent.after_term,
-                after_commit: intent.after_commit,
-            })
+            Some(Intent { seq: intent.seq, nonce, after_term: intent.after_term, after_commit: intent.after_commit })
         });
         Local { meta, noted: self.position.map(|position| Noted { position, commit: self.commit }), intent }
     }

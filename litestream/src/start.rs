@@ -196,9 +196,8 @@ pub fn decide(local: Option<Local>, replica: Replica, floor: Option<Position>, a
 pub fn includes(local: Local, head: Head) -> Result<(), Why> {
     let meta = local.meta.unwrap_or_default();
     // Our own opening, whose answer or whose first commit the crash took: the newest term before it counts.
-    let own = local
-        .intent
-        .filter(|intent| head.is_opening && intent.seq == head.position.seq && intent.nonce == head.nonce);
+    let own =
+        local.intent.filter(|intent| head.is_opening && intent.seq == head.position.seq && intent.nonce == head.nonce);
     let (term, commit) = match own {
         Some(intent) if meta.term < head.position.term => (intent.after_term, intent.after_commit),
         _ => (head.position.term, head.last_commit),
@@ -219,8 +218,8 @@ pub fn includes(local: Local, head: Head) -> Result<(), Why> {
 /// Whether the local file is known to include the floor.
 fn reaches(local: Local, floor: Position) -> bool {
     let (Some(meta), Some(noted)) = (local.meta, local.noted) else { return false };
-    let includes_noted = meta.term > noted.position.term
-        || (meta.term == noted.position.term && meta.linked >= noted.commit);
+    let includes_noted =
+        meta.term > noted.position.term || (meta.term == noted.position.term && meta.linked >= noted.commit);
     let above = noted.position.seq > floor.seq && noted.position.term >= floor.term;
     includes_noted && (above || noted.position == floor)
 }
@@ -272,7 +271,11 @@ mod tests {
         let opening = Head { is_opening: true, ..head(4, 10, 50) };
         assert_eq!(decide(Some(own), Replica::Present(opening), None, ONLINE), Decision::Keep);
         let strangers = Head { nonce: [8; 16], ..opening };
-        let fresh = Local { meta: None, noted: None, intent: Some(Intent { seq: Seq(1), nonce: [9; 16], ..Default::default() }) };
+        let fresh = Local {
+            meta: None,
+            noted: None,
+            intent: Some(Intent { seq: Seq(1), nonce: [9; 16], ..Default::default() }),
+        };
         let first = Head { is_opening: true, ..head(1, 1, 0) };
         let kept = decide(Some(fresh), Replica::Present(first), None, ONLINE);
         assert_eq!(kept, Decision::Keep, "a file adopted into a new replica was lost to its own opening");

@@ -217,10 +217,10 @@ impl Tenure {
         note: &[u8],
         rng: &mut impl CryptoRng,
     ) -> Result<Self, KeyError> {
-        let (before, last_commit, head_time) = head.map_or(
-            (Position { term: Term(0), seq: Seq(0), hash: Digest::NONE }, CommitNo(0), 0),
-            |head| (head.position, head.last_commit, head.time_ms),
-        );
+        let (before, last_commit, head_time) = head
+            .map_or((Position { term: Term(0), seq: Seq(0), hash: Digest::NONE }, CommitNo(0), 0), |head| {
+                (head.position, head.last_commit, head.time_ms)
+            });
         let term = Term(before.term.0 + 1);
         let key = TermKey::generate(rng);
         let wraps = keys.wrap(&key, settings.replica.as_str(), term, rng)?;
@@ -303,14 +303,7 @@ impl Tenure {
     ///
     /// # Panics
     /// When no base is needed.
-    pub fn base(
-        &mut self,
-        image: Vec<u8>,
-        file_len: u64,
-        commit: CommitNo,
-        time_ms: u64,
-        rng: &mut impl CryptoRng,
-    ) {
+    pub fn base(&mut self, image: Vec<u8>, file_len: u64, commit: CommitNo, time_ms: u64, rng: &mut impl CryptoRng) {
         assert!(self.needs_base(), "a base is supplied once, after the opening");
         self.file_len = file_len;
         let sealed = self.seal_snapshot(image, file_len, self.head, commit, time_ms, rng);

@@ -271,6 +271,12 @@ impl Database {
         uploader::probe(&self.shared, &self.bucket).await
     }
 
+    /// How far the bucket is behind, by what it has acknowledged. Sends nothing.
+    #[must_use]
+    pub fn lag(&self) -> Probe {
+        uploader::lag(&self.shared)
+    }
+
     /// Requests and bytes so far.
     #[must_use]
     pub fn bucket(&self) -> &Bucket {
@@ -289,11 +295,7 @@ impl Database {
             Ok(()) => finished.await.unwrap_or_default(),
             Err(_) => self.shared.status().committed,
         };
-        let outcome = if last == CommitNo(0) {
-            Ok(None)
-        } else {
-            self.wait_durable(last, timeout).await.map(Some)
-        };
+        let outcome = if last == CommitNo(0) { Ok(None) } else { self.wait_durable(last, timeout).await.map(Some) };
         self.shared.close();
         let _ = self.persist_position().await;
         let _ = self.jobs.send(Job::Close).await;

@@ -84,10 +84,7 @@ pub(super) async fn open(options: Options) -> Result<Database, OpenError> {
     start(options, bucket, rng, beginning, meta, started)
 }
 
-async fn look(
-    options: &Options,
-    bucket: &Bucket,
-) -> Result<(Option<Local>, Option<Found>, Decision), OpenError> {
+async fn look(options: &Options, bucket: &Bucket) -> Result<(Option<Local>, Option<Found>, Decision), OpenError> {
     let local = read_local(options)?;
     let (found, replica) = match discover(bucket, &options.replica, crate::now_ms).await {
         Ok(found) => {
@@ -122,10 +119,8 @@ fn read_local(options: &Options) -> Result<Option<Local>, OpenError> {
         Ok(_) => {}
     }
     let storage = |error: redb::Error| OpenError::Storage { path: path.clone(), error };
-    let mut database = redb::Builder::new()
-        .set_cache_size(options.cache_bytes)
-        .open(path)
-        .map_err(|error| storage(error.into()))?;
+    let mut database =
+        redb::Builder::new().set_cache_size(options.cache_bytes).open(path).map_err(|error| storage(error.into()))?;
     if options.compact {
         // Only here: while nothing is recorded.
         database.compact().map_err(|error| storage(error.into()))?;
@@ -229,15 +224,8 @@ fn start(
     let note = Note::read(&path);
     let shared = Arc::new(Shared::new(options.queue_bytes, phase, meta.term, &note, meta.commit));
     let (jobs, inbox) = mpsc::channel(options.mailbox.max(1));
-    let writer = Writer::spawn(
-        Arc::clone(&redb),
-        tape,
-        Arc::clone(&shared),
-        meta,
-        options.commit_mode,
-        path.clone(),
-        inbox,
-    )?;
+    let writer =
+        Writer::spawn(Arc::clone(&redb), tape, Arc::clone(&shared), meta, options.commit_mode, path.clone(), inbox)?;
     let uploader =
         Uploader { options, bucket: bucket.clone(), shared: Arc::clone(&shared), jobs: jobs.downgrade(), rng };
     tokio::spawn(uploader.run(beginning));

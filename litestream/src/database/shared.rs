@@ -77,6 +77,8 @@ struct Queue {
     open: bool,
     overflowed: bool,
     oldest_ms: Option<u64>,
+    /// When the oldest commit that is not acknowledged was made; survives a closed chain.
+    unacknowledged_ms: Option<u64>,
 }
 
 pub(super) struct Shared {
@@ -174,20 +176,27 @@ impl Shared {
 
     /// Begins to queue: everything from here on belongs to the chain whose base was just copied.
     pub(super) fn open_queue(&self) {
-        *self.lock() = Queue { open: true, ..Queue::default() };
+        let mut queue = self.lock();
+        let unacknowledged_ms = queue.unacknowledged_ms;
+        *queue = Queue { open: true, unacknowledged_ms, ..Queue::default() };
     }
 
     /// Queues what the writer made. False when there is no chain, or just no longer: the recorder may rest.
     pub(super) fn push(&self, item: Item) -> bool {
         let mut queue = self.lock();
         if !queue.open {
+            if let Item::Commit(commit) = &item {
+                queue.unacknowledged_ms.get_or_insert(commit.time_ms);
+            }
             return false;
         }
         if let Item::Commit(commit) = &item {
             queue.bytes += commit.size();
             queue.oldest_ms.get_or_insert(commit.time_ms);
+            queue.unacknowledged_ms.get_or_insert(commit.time_ms);
             if queue.bytes > self.queue_bytes {
-                *queue = Queue { overflowed: true, ..Queue::default() };
+                let unacknowledged_ms = queue.unacknowledged_ms;
+                *queue = Queue { overflowed: true, unacknowledged_ms, ..Queue::default() };
                 drop(queue);
                 self.wake.notify_one();
                 return false;
@@ -216,9 +225,16 @@ impl Shared {
         (queue.bytes, queue.oldest_ms)
     }
 
+    /// When the oldest commit that is not acknowledged was made, in milliseconds since the Unix epoch.
+    pub(super) fn unacknowledged_ms(&self) -> Option<u64> {
+        self.lock().unacknowledged_ms
+    }
+
     /// Commits of this size were acknowledged.
-    pub(super) fn release(&self, bytes: usize) {
+    /// `next_ms` is when the oldest commit on its way was made.
+    pub(super) fn release(&self, bytes: usize, next_ms: Option<u64>) {
         let mut queue = self.lock();
+        queue.unacknowledged_ms = next_ms.or(queue.oldest_ms);
         queue.bytes = queue.bytes.saturating_sub(bytes);
     }
 

@@ -177,7 +177,8 @@ impl Uploader {
     }
 
     fn prepare(&mut self, head: Option<Head>, seen_ms: u64) -> Result<Tenure, String> {
-        prepare(&self.options, head, seen_ms, self.shared.note(), None, &mut self.rng).map_err(|error| error.to_string())
+        prepare(&self.options, head, seen_ms, self.shared.note(), None, &mut self.rng)
+            .map_err(|error| error.to_string())
     }
 
     fn note_trouble(&self, failures: u32, error: &BucketError) {
@@ -234,11 +235,7 @@ pub(super) fn prepare(
 ///
 /// # Errors
 /// The failure of the request; the tenure will ask for the same again.
-pub(super) async fn step(
-    bucket: &Bucket,
-    tenure: &mut Tenure,
-    rng: &mut StdRng,
-) -> Result<Option<Event>, BucketError> {
+pub(super) async fn step(bucket: &Bucket, tenure: &mut Tenure, rng: &mut StdRng) -> Result<Option<Event>, BucketError> {
     let Some(request) = tenure.request(crate::now_ms(), rng) else { return Ok(None) };
     let answer = match &request {
         Request::Create { key, bytes } => bucket.create(key, bytes).await.map(|created| match created {
@@ -290,7 +287,7 @@ struct Shipping<'u> {
     up: &'u mut Uploader,
     tenure: Tenure,
     /// Sizes of commits on their way, in order.
-    sizes: std::collections::VecDeque<(CommitNo, usize)>,
+    sizes: std::collections::VecDeque<(CommitNo, usize, u64)>,
     snapshots: Vec<SnapshotImage>,
     failures: u32,
     last_snapshot: Instant,
@@ -377,7 +374,7 @@ impl<'u> Shipping<'u> {
         for item in self.up.shared.drain() {
             match item {
                 Item::Commit(commit) => {
-                    self.sizes.push_back((commit.number, commit.size()));
+                    self.sizes.push_back((commit.number, commit.size(), commit.time_ms));
                     self.tenure.offer(Commit { ops: coalesce(commit.ops), ..commit });
                 }
                 Item::Snapshot(image) => {
@@ -397,10 +394,10 @@ impl<'u> Shipping<'u> {
         match event? {
             Event::Durable { position, commit, .. } => {
                 let mut bytes = 0;
-                while let Some((_, size)) = self.sizes.pop_front_if(|(number, _)| *number <= commit) {
+                while let Some((_, size, _)) = self.sizes.pop_front_if(|(number, ..)| *number <= commit) {
                     bytes += size;
                 }
-                self.up.shared.release(bytes);
+                self.up.shared.release(bytes, self.sizes.front().map(|(_, _, time_ms)| *time_ms));
                 self.segments += 1;
                 self.up.shared.update(|status| {
                     status.phase = Phase::Shipping;
@@ -472,14 +469,8 @@ impl<'u> Shipping<'u> {
                     continue;
                 }
             };
-            let sealed = self.tenure.seal_snapshot(
-                frame,
-                image.file_len,
-                position,
-                commit,
-                image.time_ms,
-                &mut self.up.rng,
-            );
+            let sealed =
+                self.tenure.seal_snapshot(frame, image.file_len, position, commit, image.time_ms, &mut self.up.rng);
             let (bucket, shared) = (self.up.bucket.clone(), Arc::clone(&self.up.shared));
             tokio::spawn(async move {
                 if send_snapshot(&bucket, &shared, &sealed).await {
@@ -536,21 +527,26 @@ async fn send_snapshot(bucket: &Bucket, shared: &Shared, sealed: &Sealed) -> boo
 
 /// Reads the durable position's object back.
 pub(super) async fn probe(shared: &Shared, bucket: &Bucket) -> Result<Probe, ProbeError> {
-    let status = shared.status();
-    let (_, oldest_ms) = shared.backlog();
-    let durable_commit = status.durable.map_or(CommitNo(0), |(_, commit)| commit);
-    if let Some((position, _)) = status.durable {
+    let probe = lag(shared);
+    if let Some(position) = probe.position {
         let object = bucket.get(&keyspace::sequence(position.seq)).await?;
         if object.is_none_or(|object| Digest::of(&object) != position.hash) {
             return Err(ProbeError::Mismatch(position));
         }
     }
+    Ok(probe)
+}
+
+/// What is not acknowledged yet. Every acknowledgement is the bucket's.
+pub(super) fn lag(shared: &Shared) -> Probe {
+    let status = shared.status();
+    let durable_commit = status.durable.map_or(CommitNo(0), |(_, commit)| commit);
     let lag_commits = status.committed.0.saturating_sub(durable_commit.0);
-    let lag_ms = match oldest_ms {
+    let lag_ms = match shared.unacknowledged_ms() {
         Some(oldest_ms) if lag_commits > 0 => crate::now_ms().saturating_sub(oldest_ms),
         _ => 0,
     };
-    Ok(Probe { position: status.durable.map(|(position, _)| position), lag_commits, lag_ms })
+    Probe { position: status.durable.map(|(position, _)| position), lag_commits, lag_ms }
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {

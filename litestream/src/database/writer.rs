@@ -21,10 +21,17 @@ use crate::start::Meta;
 pub(super) enum Job {
     Write(Box<dyn FnOnce(&mut Writer) + Send>),
     /// Enter a term and copy the file as its base.
-    Base { term: Term, reply: oneshot::Sender<Result<SnapshotImage, redb::Error>> },
-    Snapshot { done: Option<oneshot::Sender<()>> },
+    Base {
+        term: Term,
+        reply: oneshot::Sender<Result<SnapshotImage, redb::Error>>,
+    },
+    Snapshot {
+        done: Option<oneshot::Sender<()>>,
+    },
     /// Accept no more transactions; bases and snapshots are still taken.
-    Last { reply: oneshot::Sender<CommitNo> },
+    Last {
+        reply: oneshot::Sender<CommitNo>,
+    },
     Close,
 }
 

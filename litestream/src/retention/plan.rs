@@ -139,8 +139,7 @@ mod tests {
 
     #[test]
     fn levels_keep_single_points_beyond_the_window() {
-        let rules =
-            Rules { window_ms: DAY, levels: vec![Level { every_ms: 7 * DAY, keep: 3 }], ..Rules::default() };
+        let rules = Rules { window_ms: DAY, levels: vec![Level { every_ms: 7 * DAY, keep: 3 }], ..Rules::default() };
         let decision = decide(&daily(0..30), None, 29 * DAY, &rules);
         assert!(decision.kept.contains(&Seq(1401)) && decision.kept.contains(&Seq(2101)), "{:?}", decision.kept);
         assert!(!decision.kept.contains(&Seq(701)), "a fourth week was kept");

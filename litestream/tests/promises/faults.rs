@@ -7,10 +7,10 @@ use keyfleet_litestream::bucket::ErrorKind;
 use keyfleet_litestream::chain::ChainError;
 use keyfleet_litestream::database::{Database, OpenError, Phase, WriteError};
 use keyfleet_litestream::format::seal::ObjectError;
+use keyfleet_litestream::keyspace;
 use keyfleet_litestream::position::{Position, Seq};
 use keyfleet_litestream::restore::{self, RestoreError};
 use keyfleet_litestream::start::Refusal;
-use keyfleet_litestream::keyspace;
 
 use crate::s3::{Fault, Server};
 use crate::support::{REMOTE, entries, opened, options, put, reach, restore, restore_with, value};

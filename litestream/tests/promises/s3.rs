@@ -108,9 +108,8 @@ impl Server {
                     }
                 });
                 tokio::spawn(async move {
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(socket), answer)
-                        .await;
+                    let _ =
+                        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), answer).await;
                     Ok::<_, Infallible>(())
                 });
             }
@@ -280,8 +279,11 @@ impl S3 for Server {
                 return Err(S3Error::new(S3ErrorCode::PreconditionFailed));
             }
             state.next_version += 1;
-            let version =
-                Version { id: format!("v{}", state.next_version), bytes: Some(bytes.into()), stored: SystemTime::now() };
+            let version = Version {
+                id: format!("v{}", state.next_version),
+                bytes: Some(bytes.into()),
+                stored: SystemTime::now(),
+            };
             let versioned = state.versioned;
             let versions = state.objects.entry(req.input.key.clone()).or_default();
             if !versioned {
@@ -334,10 +336,7 @@ impl S3 for Server {
         }))
     }
 
-    async fn list_objects_v2(
-        &self,
-        req: S3Request<ListObjectsV2Input>,
-    ) -> S3Result<S3Response<ListObjectsV2Output>> {
+    async fn list_objects_v2(&self, req: S3Request<ListObjectsV2Input>) -> S3Result<S3Response<ListObjectsV2Output>> {
         let prefix = req.input.prefix.unwrap_or_default();
         let fault = self.admit("LIST", &prefix)?;
         let after = req.input.continuation_token.or(req.input.start_after).unwrap_or_default();

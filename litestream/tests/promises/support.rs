@@ -5,12 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keyfleet_litestream::Ack;
 use keyfleet_litestream::bucket::Location;
 use keyfleet_litestream::database::{Database, Options, Phase, Receipt, WriteError};
 use keyfleet_litestream::format::ReplicaName;
 use keyfleet_litestream::keys::{KeyEncryptionKey, KeyRing};
 use keyfleet_litestream::restore::{self, RestoreError, Restored};
-use keyfleet_litestream::Ack;
 use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
 pub(crate) const TABLE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("entries");
