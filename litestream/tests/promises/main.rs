@@ -15,6 +15,7 @@ mod formats;
 mod gateway;
 mod replay;
 mod s3;
+mod simulation;
 mod support;
 mod sweep;
 mod wire;
