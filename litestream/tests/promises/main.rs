@@ -13,6 +13,7 @@ mod cli;
 mod faults;
 mod formats;
 mod gateway;
+mod kill;
 mod replay;
 mod s3;
 mod simulation;
