@@ -107,6 +107,7 @@ impl Drop for Secret {
 struct Snapshot {
     interval: Option<Span>,
     segments: Option<u64>,
+    merge_segments: Option<u64>,
 }
 
 #[derive(Clone, Deserialize)]
@@ -227,6 +228,9 @@ impl DbFile {
         }
         if let Some(segments) = own.segments.or(snapshot.segments) {
             options.snapshot_segments = segments.max(1);
+        }
+        if let Some(segments) = own.merge_segments.or(snapshot.merge_segments) {
+            options.merge_segments = segments;
         }
         if let Some(interval) = sync_interval {
             options.sync_interval = interval.0;

@@ -299,7 +299,15 @@ async fn fetch(
             continue;
         }
         let pin = if options.pin { Pin::set(bucket, seq).await } else { None };
-        let outcome = follow(bucket, replica, keys, file, options, &found, head, (seq, hash)).await;
+        let mut outcome = follow(bucket, replica, keys, file, options, &found, head, (seq, hash)).await;
+        if let Err(RestoreError::Chain(error)) = &outcome
+            && !found.merged.is_empty()
+        {
+            // A merged segment only saves requests: the segments themselves decide.
+            tracing::info!(%error, "trying without merged segments");
+            let single = Found { merged: Vec::new(), ..found.clone() };
+            outcome = follow(bucket, replica, keys, file, options, &single, head, (seq, hash)).await;
+        }
         if let Some(pin) = pin {
             pin.release(bucket).await;
         }

@@ -21,6 +21,7 @@
 //!   its number may have been used by a successor and collected since.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use rand::CryptoRng;
 
@@ -66,7 +67,7 @@ pub enum Request {
         /// Key under the prefix.
         key: String,
         /// The object.
-        bytes: std::sync::Arc<[u8]>,
+        bytes: Arc<[u8]>,
     },
     /// GET of an object that exists although we did not hear that we made it.
     ReadBack {
@@ -122,12 +123,91 @@ pub enum Event {
     },
 }
 
+/// Seals what travels beside the sequence of a term: it needs no turn, and may be used on another thread.
+#[derive(Clone, Debug)]
+pub struct Sealer {
+    replica: ReplicaName,
+    key: Arc<TermKey>,
+    wraps: Arc<[Wrap]>,
+}
+
+impl Sealer {
+    /// Seals a snapshot, which stands for `covered`, a position that was reported durable with exactly `commit`
+    /// as its last. `image` is the file as one zstd frame.
+    pub fn snapshot(
+        &self,
+        image: Vec<u8>,
+        file_len: u64,
+        covered: Position,
+        commit: CommitNo,
+        time_ms: u64,
+        rng: &mut impl CryptoRng,
+    ) -> Sealed {
+        let header = Header {
+            first_commit: commit,
+            last_commit: commit,
+            time_ms,
+            covers: covered.hash,
+            file_len,
+            wraps: self.wraps.to_vec(),
+            ..self.header(Kind::Snapshot, covered.term, covered.seq)
+        };
+        seal::seal_compressed(&self.key, header, file_len, image, rng)
+    }
+
+    /// Seals one object that does what a run of segments did, from the one numbered `first`, which names `prev`,
+    /// to `last`. `commit` has the operations of all of them and the number and time of the last.
+    #[expect(clippy::too_many_arguments, reason = "each is a field of the header")]
+    pub fn merged(
+        &self,
+        first: Seq,
+        prev: Digest,
+        last: Position,
+        first_commit: CommitNo,
+        commit: &Commit,
+        file_len: u64,
+        rng: &mut impl CryptoRng,
+    ) -> Sealed {
+        let header = Header {
+            first_seq: first,
+            first_commit,
+            last_commit: commit.number,
+            time_ms: commit.time_ms,
+            prev,
+            covers: last.hash,
+            file_len,
+            ..self.header(Kind::Merged, last.term, last.seq)
+        };
+        seal::seal(&self.key, header, &encode_commits(std::slice::from_ref(commit)), rng)
+    }
+
+    /// A header with everything zero that not every kind has.
+    fn header(&self, kind: Kind, term: Term, seq: Seq) -> Header {
+        Header {
+            kind,
+            replica: self.replica.clone(),
+            term,
+            seq,
+            first_seq: seq,
+            first_commit: CommitNo(0),
+            last_commit: CommitNo(0),
+            time_ms: 0,
+            prev: Digest::NONE,
+            covers: Digest::NONE,
+            nonce: [0; 16],
+            salt: [0; 32],
+            file_len: 0,
+            plain_len: 0,
+            wraps: Vec::new(),
+        }
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Tenure {
     settings: Settings,
-    key: TermKey,
-    wraps: Vec<Wrap>,
+    sealer: Sealer,
     state: State,
     /// Newest object that is proven ours; before the opening, the head that was found.
     head: Position,
@@ -165,7 +245,7 @@ struct Flight {
 #[derive(Clone, Debug)]
 struct Object {
     key: String,
-    bytes: std::sync::Arc<[u8]>,
+    bytes: Arc<[u8]>,
     digest: Digest,
     last_commit: CommitNo,
     time_ms: u64,
@@ -225,29 +305,20 @@ impl Tenure {
         let key = TermKey::generate(rng);
         let wraps = keys.wrap(&key, settings.replica.as_str(), term, rng)?;
         let time_ms = seen_ms.max(head_time);
+        let sealer = Sealer { replica: settings.replica.clone(), key: Arc::new(key), wraps: wraps.into() };
         let header = Header {
-            kind: Kind::Opening,
-            replica: settings.replica.clone(),
-            term,
-            seq: before.seq.next(),
-            first_seq: before.seq.next(),
             first_commit: last_commit,
             last_commit,
             time_ms,
             prev: before.hash,
-            covers: Digest::NONE,
-            nonce: [0; 16],
-            salt: [0; 32],
-            file_len: 0,
-            plain_len: 0,
-            wraps: wraps.clone(),
+            wraps: sealer.wraps.to_vec(),
+            ..sealer.header(Kind::Opening, term, before.seq.next())
         };
-        let sealed = seal::seal(&key, header, note, rng);
+        let sealed = seal::seal(&sealer.key, header, note, rng);
         let flight = Flight::new(keyspace::sequence(before.seq.next()), sealed);
         Ok(Self {
             settings,
-            key,
-            wraps,
+            sealer,
             state: State::Opening(flight),
             head: Position { term, ..before },
             last_commit,
@@ -306,39 +377,21 @@ impl Tenure {
     pub fn base(&mut self, image: Vec<u8>, file_len: u64, commit: CommitNo, time_ms: u64, rng: &mut impl CryptoRng) {
         assert!(self.needs_base(), "a base is supplied once, after the opening");
         self.file_len = file_len;
-        let sealed = self.seal_snapshot(image, file_len, self.head, commit, time_ms, rng);
+        let time_ms = time_ms.max(self.time_ms);
+        let sealed = self.sealer.snapshot(image, file_len, self.head, commit, time_ms, rng);
         self.state = State::Basing(Flight::new(keyspace::snapshot(self.head.seq, self.head.hash), sealed));
     }
 
-    /// Seals a later snapshot, which stands for `covered`, a position that was reported durable with exactly
-    /// `commit`. It travels beside the sequence.
-    pub fn seal_snapshot(
-        &self,
-        image: Vec<u8>,
-        file_len: u64,
-        covered: Position,
-        commit: CommitNo,
-        time_ms: u64,
-        rng: &mut impl CryptoRng,
-    ) -> Sealed {
-        let header = Header {
-            kind: Kind::Snapshot,
-            replica: self.settings.replica.clone(),
-            term: covered.term,
-            seq: covered.seq,
-            first_seq: covered.seq,
-            first_commit: commit,
-            last_commit: commit,
-            time_ms: time_ms.max(self.time_ms),
-            prev: Digest::NONE,
-            covers: covered.hash,
-            nonce: [0; 16],
-            salt: [0; 32],
-            file_len,
-            plain_len: 0,
-            wraps: self.wraps.clone(),
-        };
-        seal::seal_compressed(&self.key, header, file_len, image, rng)
+    /// What seals snapshots and merged segments of this term.
+    #[must_use]
+    pub fn sealer(&self) -> Sealer {
+        self.sealer.clone()
+    }
+
+    /// Length of the database file after what was made into segments so far, in bytes.
+    #[must_use]
+    pub fn file_len(&self) -> u64 {
+        self.file_len
     }
 
     /// Queues a commit that redb has made. Numbers rise by one.
@@ -384,23 +437,14 @@ impl Tenure {
             }
             let seq = self.head.seq.next();
             let header = Header {
-                kind: Kind::Segment,
-                replica: self.settings.replica.clone(),
-                term: self.head.term,
-                seq,
-                first_seq: seq,
                 first_commit: first.number,
                 last_commit: last.number,
                 time_ms: last.time_ms.max(self.time_ms),
                 prev: self.head.hash,
-                covers: Digest::NONE,
-                nonce: [0; 16],
-                salt: [0; 32],
                 file_len: self.file_len,
-                plain_len: 0,
-                wraps: Vec::new(),
+                ..self.sealer.header(Kind::Segment, self.head.term, seq)
             };
-            let sealed = seal::seal(&self.key, header, &encode_commits(&commits), rng);
+            let sealed = seal::seal(&self.sealer.key, header, &encode_commits(&commits), rng);
             *flight = Some(Flight::new(keyspace::sequence(seq), sealed));
         }
         match &mut self.state {

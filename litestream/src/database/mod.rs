@@ -77,6 +77,8 @@ pub struct Options {
     pub snapshot_interval: Duration,
     /// A snapshot is taken after so many segments, which bounds the time of a restore.
     pub snapshot_segments: u64,
+    /// So many segments are sent once more as one object, which makes restores shorter; below 2: none is.
+    pub merge_segments: u64,
     /// A segment takes commits until it holds this much, in bytes before compression.
     pub segment_bytes: usize,
     /// Commits that wait for the bucket may hold this much memory, in bytes; beyond it the chain is closed.
@@ -107,6 +109,7 @@ impl Options {
             sync_interval: Duration::from_secs(1),
             snapshot_interval: Duration::from_secs(3600),
             snapshot_segments: 400,
+            merge_segments: 32,
             segment_bytes: 4 << 20,
             queue_bytes: 64 << 20,
             idle_grace: Duration::from_secs(300),

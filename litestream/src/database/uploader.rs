@@ -14,10 +14,10 @@ use super::{Options, Probe, ProbeError};
 use crate::bucket::{Bucket, BucketError, Created};
 use crate::discover::{DiscoverError, discover};
 use crate::format::payload::coalesce;
-use crate::format::{Commit, Sealed};
+use crate::format::{Commit, Op, Sealed};
 use crate::keyspace;
 use crate::meta::Note;
-use crate::position::{CommitNo, Digest, Position};
+use crate::position::{CommitNo, Digest, Position, Seq};
 use crate::start::{Intent, Local, Meta, includes};
 use crate::tenure::{Answer, Event, Head, Request, Settings, Tenure};
 
@@ -289,6 +289,7 @@ struct Shipping<'u> {
     /// Sizes of commits on their way, in order.
     sizes: std::collections::VecDeque<(CommitNo, usize, u64)>,
     snapshots: Vec<SnapshotImage>,
+    merge: Merge,
     failures: u32,
     last_snapshot: Instant,
     segments: u64,
@@ -305,6 +306,7 @@ impl<'u> Shipping<'u> {
             tenure,
             sizes: std::collections::VecDeque::new(),
             snapshots: Vec::new(),
+            merge: Merge::default(),
             failures: 0,
             last_snapshot: Instant::now(),
             segments: 0,
@@ -375,7 +377,11 @@ impl<'u> Shipping<'u> {
             match item {
                 Item::Commit(commit) => {
                     self.sizes.push_back((commit.number, commit.size(), commit.time_ms));
-                    self.tenure.offer(Commit { ops: coalesce(commit.ops), ..commit });
+                    let commit = Commit { ops: coalesce(commit.ops), ..commit };
+                    if self.up.options.merge_segments > 1 {
+                        self.merge.waiting.push_back(commit.clone());
+                    }
+                    self.tenure.offer(commit);
                 }
                 Item::Snapshot(image) => {
                     self.tenure.cut_after(image.commit);
@@ -406,11 +412,13 @@ impl<'u> Shipping<'u> {
                 });
                 self.note_due = true;
                 self.write_note(false);
+                self.merge_segments(position, commit);
                 self.send_snapshots(position, commit);
                 self.ask_for_snapshot(commit);
                 None
             }
             Event::Based { position, commit } => {
+                self.merge.last = Some(position);
                 self.snapshot_commit = commit;
                 self.up.shared.update(|status| status.snapshot = Some(position));
                 None
@@ -462,18 +470,20 @@ impl<'u> Shipping<'u> {
             self.last_snapshot = Instant::now();
             self.segments = 0;
             self.snapshot_commit = commit;
-            let frame = match image.compress() {
-                Ok(frame) => frame,
-                Err(error) => {
-                    tracing::error!(%error, "the copy of the file could not be read");
-                    continue;
-                }
-            };
-            let sealed =
-                self.tenure.seal_snapshot(frame, image.file_len, position, commit, image.time_ms, &mut self.up.rng);
+            let (sealer, runtime) = (self.tenure.sealer(), tokio::runtime::Handle::current());
             let (bucket, shared) = (self.up.bucket.clone(), Arc::clone(&self.up.shared));
-            tokio::spawn(async move {
-                if send_snapshot(&bucket, &shared, &sealed).await {
+            tokio::task::spawn_blocking(move || {
+                let frame = match image.compress() {
+                    Ok(frame) => frame,
+                    Err(error) => {
+                        tracing::error!(%error, "the copy of the file could not be read");
+                        return;
+                    }
+                };
+                let mut rng: StdRng = rand::make_rng();
+                let sealed = sealer.snapshot(frame, image.file_len, position, commit, image.time_ms, &mut rng);
+                let key = keyspace::snapshot(position.seq, position.hash);
+                if runtime.block_on(send_beside(&bucket, &shared, &key, &sealed)) {
                     shared.update(|status| status.snapshot = Some(position));
                     if let Some(done) = image.done.take() {
                         let _ = done.send(());
@@ -481,6 +491,32 @@ impl<'u> Shipping<'u> {
                 }
             });
         }
+    }
+
+    /// Collects what was shipped, and sends it once more as one object when there is enough of it: a restore then
+    /// needs one GET where it needed many.
+    fn merge_segments(&mut self, position: Position, commit: CommitNo) {
+        let options = &self.up.options;
+        if options.merge_segments < 2 {
+            return;
+        }
+        if !self.merge.take(position, commit) {
+            return;
+        }
+        if self.merge.segments < options.merge_segments && self.merge.bytes < options.segment_bytes {
+            return;
+        }
+        let file_len = self.tenure.file_len();
+        let Some(run) = self.merge.finish().filter(|run| run.segments > 1) else { return };
+        let (sealer, runtime) = (self.tenure.sealer(), tokio::runtime::Handle::current());
+        let (bucket, shared) = (self.up.bucket.clone(), Arc::clone(&self.up.shared));
+        tokio::task::spawn_blocking(move || {
+            let merged = Commit { number: run.last_commit, time_ms: run.time_ms, ops: coalesce(run.ops) };
+            let mut rng: StdRng = rand::make_rng();
+            let sealed = sealer.merged(run.first, run.prev, position, run.first_commit, &merged, file_len, &mut rng);
+            let key = keyspace::merged(run.first, position.seq, position.hash);
+            runtime.block_on(send_beside(&bucket, &shared, &key, &sealed));
+        });
     }
 
     /// Until something is due.
@@ -507,17 +543,71 @@ impl<'u> Shipping<'u> {
     }
 }
 
-/// PUTs a snapshot, as patiently as a read. One that fails is not missed: the next will do.
-async fn send_snapshot(bucket: &Bucket, shared: &Shared, sealed: &Sealed) -> bool {
-    let key = keyspace::snapshot(sealed.header.seq, sealed.header.covers);
+/// Segments that were shipped and may be merged.
+#[derive(Default)]
+struct Merge {
+    /// Commits that are offered and not yet acknowledged.
+    waiting: std::collections::VecDeque<Commit>,
+    /// The position before the next segment.
+    last: Option<Position>,
+    run: Option<Run>,
+    segments: u64,
+    bytes: usize,
+}
+
+/// A run of segments.
+struct Run {
+    first: Seq,
+    prev: Digest,
+    first_commit: CommitNo,
+    last_commit: CommitNo,
+    time_ms: u64,
+    ops: Vec<Op>,
+    segments: u64,
+}
+
+impl Merge {
+    /// Adds the segment at `position`. False when there is nothing before it to name.
+    fn take(&mut self, position: Position, commit: CommitNo) -> bool {
+        let Some(before) = self.last.replace(position) else {
+            self.waiting.clear();
+            return false;
+        };
+        while let Some(next) = self.waiting.pop_front_if(|next| next.number <= commit) {
+            self.bytes += next.size();
+            let run = self.run.get_or_insert_with(|| Run {
+                first: position.seq,
+                prev: before.hash,
+                first_commit: next.number,
+                last_commit: next.number,
+                time_ms: 0,
+                ops: Vec::new(),
+                segments: 0,
+            });
+            (run.last_commit, run.time_ms) = (next.number, next.time_ms.max(run.time_ms));
+            run.ops.extend(next.ops);
+        }
+        self.segments += 1;
+        true
+    }
+
+    fn finish(&mut self) -> Option<Run> {
+        let segments = std::mem::take(&mut self.segments);
+        self.bytes = 0;
+        self.run.take().map(|run| Run { segments, ..run })
+    }
+}
+
+/// PUTs what travels beside the sequence, as patiently as a read. One that fails is not missed: the next will do.
+async fn send_beside(bucket: &Bucket, shared: &Shared, key: &str, sealed: &Sealed) -> bool {
     for failures in 1..=bucket.patience().reads {
-        match bucket.create(&key, &sealed.bytes).await {
+        match bucket.create(key, &sealed.bytes).await {
             Ok(_) => return true,
             Err(error) if error.kind.is_transient() && !shared.is_closing() => {
                 sleep(bucket.patience().pause_after(failures)).await;
             }
             Err(error) => {
-                tracing::warn!(%error, "a snapshot could not be stored");
+                tracing::warn!(%error, "{key} could not be stored");
                 return false;
             }
         }

@@ -352,6 +352,39 @@ async fn commits_made_while_a_put_is_in_flight_share_the_next_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn merged_segments_shorten_a_restore_and_a_broken_one_costs_nothing_but_time() {
+    let server = Server::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut merging = options(&folder.path().join("state.redb"), server.location("p"));
+    merging.merge_segments = 8;
+    let database = opened(merging).await;
+    for key in 0..40 {
+        put(&database, REMOTE, key, value(key, 500)).await.unwrap();
+    }
+    let position = database.close(Duration::from_secs(30)).await.unwrap().unwrap();
+    let merged = || server.keys().into_iter().filter(|key| key.contains("/merged/")).collect::<Vec<_>>();
+    for _ in 0..500 {
+        if merged().len() >= 5 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let to = folder.path().join("short.redb");
+    let short = restore(server.location("p"), &to).await.unwrap();
+    assert_eq!((short.position, entries(&to).len()), (position, 40));
+    assert!(short.objects < 15, "a restore of 41 segments read {} objects", short.objects);
+
+    let key = merged().remove(1);
+    let mut bytes = server.peek(&key).unwrap().to_vec();
+    *bytes.last_mut().unwrap() ^= 1;
+    server.poke(&key, bytes);
+    let to = folder.path().join("long.redb");
+    let long = restore(server.location("p"), &to).await.unwrap();
+    assert_eq!((long.position, entries(&to).len()), (position, 40));
+    assert!(long.objects > 40, "the broken merged segment was used");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_writers_that_start_at_once_never_both_acknowledge_in_one_term() {
     let server = Server::start().await;
     let folder = tempfile::tempdir().unwrap();

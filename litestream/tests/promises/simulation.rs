@@ -298,7 +298,7 @@ impl World {
                     let volume = &self.volumes[machine];
                     let frame = zstd::bulk::compress(&volume.image, 1).unwrap();
                     let len = volume.image.len() as u64;
-                    let sealed = tenure.seal_snapshot(frame, len, position, commit, now_ms, &mut self.rng);
+                    let sealed = tenure.sealer().snapshot(frame, len, position, commit, now_ms, &mut self.rng);
                     let key = keyspace::snapshot(position.seq, position.hash);
                     self.bucket.create(&key, &sealed.bytes, self.now_ms);
                     self.say(format!("machine {machine}: snapshot at seq {}", position.seq));
@@ -660,7 +660,7 @@ fn trace_an_idle_zombie_wakes_after_its_next_number_was_collected() {
         let (position, commit) = tenure.durable().unwrap();
         let frame = zstd::bulk::compress(&volume.image, 1).unwrap();
         let len = volume.image.len() as u64;
-        let sealed = tenure.seal_snapshot(frame, len, position, commit, world.now_ms, &mut world.rng);
+        let sealed = tenure.sealer().snapshot(frame, len, position, commit, world.now_ms, &mut world.rng);
         let key = keyspace::snapshot(position.seq, position.hash);
         world.bucket.create(&key, &sealed.bytes, world.now_ms);
         for _ in 0..3 {
