@@ -56,7 +56,7 @@ impl StorageBackend for Memory {
 #[derive(Clone, Debug, Default)]
 struct CutAtSync {
     file: Memory,
-    tape: Arc<Mutex<Option<Tape<CutAtSync>>>>,
+    tape: Arc<Mutex<Option<Tape<Self>>>>,
     log: Arc<Mutex<Log>>,
 }
 
@@ -129,7 +129,7 @@ fn record(mode: Mode, seed: u64) -> (Vec<Cut>, Vec<u8>) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let under = CutAtSync::default();
     // A small cache makes redb write pages in the middle of transactions as well.
-    let cache = if seed % 2 == 0 { 400 << 10 } else { 64 << 20 };
+    let cache = if seed.is_multiple_of(2) { 400 << 10 } else { 64 << 20 };
     let mut model = Contents::new();
     let mut savepoint = None;
     for _session in 0..2 {

@@ -176,7 +176,7 @@ impl World {
         }
     }
 
-    fn say(&mut self, what: String) {
+    fn say(&mut self, what: impl std::fmt::Display) {
         self.trace.push(format!("{:>9} {what}", self.now_ms));
     }
 
@@ -196,13 +196,13 @@ impl World {
             7..9 if !self.processes.is_empty() => {
                 let index = self.rng.random_range(0..self.processes.len());
                 let gone = self.processes.remove(index);
-                self.say(format!("machine {}: killed", gone.machine));
+                self.say(format_args!("machine {}: killed", gone.machine));
             }
             9 => {
                 let machine = self.rng.random_range(0..self.volumes.len());
                 if !self.processes.iter().any(|process| process.machine == machine) {
                     self.volumes[machine] = Volume::default();
-                    self.say(format!("machine {machine}: volume lost"));
+                    self.say(format_args!("machine {machine}: volume lost"));
                 }
             }
             10 => {
@@ -210,18 +210,17 @@ impl World {
                 let (from, to) = (self.rng.random_range(0..3), self.rng.random_range(0..3));
                 if !self.processes.iter().any(|process| process.machine == to) {
                     self.volumes[to] = self.volumes[from].clone();
-                    self.say(format!("machine {to}: volume replaced by a copy of machine {from}'s"));
+                    self.say(format_args!("machine {to}: volume replaced by a copy of machine {from}'s"));
                 }
             }
             11..14 => self.collect(),
-            14..18 => {
-                if !self.late.is_empty() {
-                    let index = self.rng.random_range(0..self.late.len());
-                    let (key, bytes) = self.late.remove(index);
-                    let made = self.bucket.create(&key, &bytes, self.now_ms);
-                    self.say(format!("a late PUT of {key} arrives: {made}"));
-                }
+            14..18 if !self.late.is_empty() => {
+                let index = self.rng.random_range(0..self.late.len());
+                let (key, bytes) = self.late.remove(index);
+                let made = self.bucket.create(&key, &bytes, self.now_ms);
+                self.say(format_args!("a late PUT of {key} arrives: {made}"));
             }
+            14..18 => {}
             _ if !self.processes.is_empty() => {
                 let index = self.rng.random_range(0..self.processes.len());
                 self.advance(index);
@@ -242,7 +241,7 @@ impl World {
         }
         let skew_ms = self.rng.random_range(0..500_000);
         self.processes.push(Process { machine, skew_ms, doing: Doing::Looking });
-        self.say(format!("machine {machine}: starts"));
+        self.say(format_args!("machine {machine}: starts"));
     }
 
     fn advance(&mut self, index: usize) {
@@ -260,7 +259,7 @@ impl World {
             },
             Doing::Opening(mut tenure) => match self.exchange(&mut tenure, now_ms) {
                 Some(Event::Opened(position)) => {
-                    self.say(format!("machine {machine}: opened term {} at seq {}", position.term, position.seq));
+                    self.say(format_args!("machine {machine}: opened term {} at seq {}", position.term, position.seq));
                     let volume = &mut self.volumes[machine];
                     let commit = volume.meta.commit.next();
                     let time_ms = now_ms.max(volume.meta.time_ms);
@@ -273,7 +272,7 @@ impl World {
                     Doing::Running(tenure)
                 }
                 Some(Event::Lost) => {
-                    self.say(format!("machine {machine}: lost the race for a term"));
+                    self.say(format_args!("machine {machine}: lost the race for a term"));
                     Doing::Looking
                 }
                 _ => Doing::Opening(tenure),
@@ -286,7 +285,7 @@ impl World {
                     Some(Event::Durable { position, commit, .. }) => self.acknowledge(machine, position, commit),
                     Some(Event::Fenced { seq }) => {
                         self.fenced += 1;
-                        self.say(format!("machine {machine}: fenced at seq {seq}"));
+                        self.say(format_args!("machine {machine}: fenced at seq {seq}"));
                         return;
                     }
                     _ => {}
@@ -301,7 +300,7 @@ impl World {
                     let sealed = tenure.sealer().snapshot(frame, len, position, commit, now_ms, &mut self.rng);
                     let key = keyspace::snapshot(position.seq, position.hash);
                     self.bucket.create(&key, &sealed.bytes, self.now_ms);
-                    self.say(format!("machine {machine}: snapshot at seq {}", position.seq));
+                    self.say(format_args!("machine {machine}: snapshot at seq {}", position.seq));
                 }
                 Doing::Running(tenure)
             }
@@ -322,7 +321,7 @@ impl World {
         let replica = if silent { Replica::Silent } else { head.map_or(Replica::Absent, Replica::Present) };
         let allow = Allow { unproven: true, new_replica: false };
         let decision = decide(local, replica, self.floor, allow);
-        self.say(format!("machine {machine}: {decision:?}"));
+        self.say(format_args!("machine {machine}: {decision:?}"));
         match decision {
             Decision::Create | Decision::Keep => Some(self.open(machine, head, now_ms)),
             Decision::Restore | Decision::SetAside(_) => Some(Doing::Fetching(head.expect("present"), now_ms)),
@@ -342,7 +341,7 @@ impl World {
                     }
                 }
                 let Restored { image, position, commit, time_ms } = restored;
-                self.say(format!("machine {machine}: restored {}:{}", position.term, position.seq));
+                self.say(format_args!("machine {machine}: restored {}:{}", position.term, position.seq));
                 self.volumes[machine] = Volume {
                     image,
                     meta: Meta { term: position.term, commit, linked: commit, time_ms },
@@ -396,7 +395,7 @@ impl World {
         let answer = match request {
             _ if fault == 0 => Answer::Unknown,
             Request::Create { key, bytes } if fault == 1 => {
-                self.say(format!("PUT {key} is late"));
+                self.say(format_args!("PUT {key} is late"));
                 self.late.push((key, bytes.to_vec()));
                 Answer::Unknown
             }
@@ -416,7 +415,7 @@ impl World {
 
     fn acknowledge(&mut self, machine: usize, position: Position, commit: CommitNo) {
         self.acknowledgements += 1;
-        self.say(format!("machine {machine}: acknowledged {}:{} (commit {commit})", position.term, position.seq));
+        self.say(format_args!("machine {machine}: acknowledged {}:{} (commit {commit})", position.term, position.seq));
         if let Some(other) = self.numbers.insert(position.seq, position)
             && other != position
         {
@@ -475,7 +474,7 @@ impl World {
         let gone = before - self.bucket.objects.len();
         self.collected += gone as u64;
         if gone > 0 {
-            self.say(format!("retention: {gone} objects below {limit} deleted"));
+            self.say(format_args!("retention: {gone} objects below {limit} deleted"));
         }
     }
 
