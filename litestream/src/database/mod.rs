@@ -262,8 +262,8 @@ impl Database {
     /// Writes the durable position into the note beside the file at once, rather than within a second: to be
     /// called before a floor is raised to it.
     pub async fn persist_position(&self) -> Result<(), std::io::Error> {
-        let (path, note) = (self.path.clone(), self.shared.note());
-        tokio::task::spawn_blocking(move || note.write(&path)).await.map_err(std::io::Error::other)?
+        let (path, shared) = (self.path.clone(), Arc::clone(&self.shared));
+        tokio::task::spawn_blocking(move || shared.note(&path).write(&path)).await.map_err(std::io::Error::other)?
     }
 
     /// Asks the bucket itself how far it is: reads the durable position's object back and compares.

@@ -15,8 +15,9 @@ use super::{Database, OpenError, Options};
 use crate::bucket::Bucket;
 use crate::chain::check_floor;
 use crate::discover::{DiscoverError, Found, discover};
+use crate::keyspace;
 use crate::meta::{self, Note};
-use crate::position::{Position, Term};
+use crate::position::{Digest, Position, Term};
 use crate::recorder::Recorder;
 use crate::restore::{self, RestoreError, Restored};
 use crate::start::{Decision, Local, Meta, Replica, Why, decide};
@@ -55,11 +56,11 @@ pub(super) async fn open(options: Options) -> Result<Database, OpenError> {
             Decision::SetAside(why) => restore_newest(&options, &bucket, Some(why), &mut started).await?,
             Decision::Restore => restore_newest(&options, &bucket, None, &mut started).await?,
         };
-        if let (Decision::Keep, Some(floor), Some(head)) = (decision, options.floor, head)
-            && let Err(error) = check_floor(head.position, floor, None)
-            && options.override_floor.is_none()
+        if let (Decision::Keep, Some(floor), Some(head), None) =
+            (decision, options.floor, head, &options.override_floor)
         {
-            return Err(error.into());
+            let object = bucket.get(&keyspace::sequence(floor.seq)).await.map_err(DiscoverError::from)?;
+            check_floor(head.position, floor, object.as_deref().map(Digest::of))?;
         }
         let note = Note { intent: None, ..Note::read(&options.path) };
         let tenure = prepare(&options, head, seen_ms, note, options.override_floor.as_deref(), &mut rng)?;
@@ -221,8 +222,7 @@ fn start(
     let meta = Meta { commit: meta.commit.max(own.commit), time_ms: meta.time_ms.max(own.time_ms), ..own };
 
     let phase = if matches!(beginning, Beginning::Opened(_)) { Phase::Basing } else { Phase::Unproven };
-    let note = Note::read(&path);
-    let shared = Arc::new(Shared::new(options.queue_bytes, phase, meta.term, &note, meta.commit));
+    let shared = Arc::new(Shared::new(options.queue_bytes, phase, meta.term, meta.commit));
     let (jobs, inbox) = mpsc::channel(options.mailbox.max(1));
     let writer =
         Writer::spawn(Arc::clone(&redb), tape, Arc::clone(&shared), meta, options.commit_mode, path.clone(), inbox)?;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -87,7 +88,6 @@ pub(super) struct Shared {
     pub(super) wake: Notify,
     waiters: AtomicUsize,
     status: watch::Sender<Status>,
-    overridden: Option<String>,
     closing: watch::Sender<bool>,
 }
 
@@ -98,7 +98,7 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub(super) fn new(queue_bytes: usize, phase: Phase, term: Term, note: &Note, committed: CommitNo) -> Self {
+    pub(super) fn new(queue_bytes: usize, phase: Phase, term: Term, committed: CommitNo) -> Self {
         let status = Status {
             phase,
             term,
@@ -115,7 +115,6 @@ impl Shared {
             wake: Notify::new(),
             waiters: AtomicUsize::new(0),
             status: watch::Sender::new(status),
-            overridden: note.overridden.clone(),
             closing: watch::Sender::new(false),
         }
     }
@@ -163,15 +162,14 @@ impl Shared {
         let _ = self.closing.subscribe().wait_for(|closing| *closing).await;
     }
 
-    /// The note that tells a later start how far this file is.
-    pub(super) fn note(&self) -> Note {
-        let status = self.status.borrow();
-        Note {
-            position: status.durable.map(|(position, _)| position),
-            commit: status.durable.map_or(CommitNo(0), |(_, commit)| commit),
-            intent: None,
-            overridden: self.overridden.clone(),
+    /// The note that tells a later start how far the file at `path` is: what was written there, and what became
+    /// known since. An intent stands until something in its term is durable.
+    pub(super) fn note(&self, path: &Path) -> Note {
+        let mut note = Note::read(path);
+        if let Some((position, commit)) = self.status.borrow().durable {
+            note = Note { position: Some(position), commit, intent: None, ..note };
         }
+        note
     }
 
     /// Begins to queue: everything from here on belongs to the chain whose base was just copied.

@@ -1,6 +1,5 @@
 //! The uploader: drives the tenure against the bucket, one request of the sequence at a time.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,7 +65,7 @@ impl Uploader {
                 End::Closed | End::Over => break,
             }
         }
-        let _ = self.shared.note().write(&self.options.path);
+        let _ = self.shared.note(&self.options.path).write(&self.options.path);
     }
 
     /// From the base of a term until something ends it.
@@ -177,7 +176,7 @@ impl Uploader {
     }
 
     fn prepare(&mut self, head: Option<Head>, seen_ms: u64) -> Result<Tenure, String> {
-        prepare(&self.options, head, seen_ms, self.shared.note(), None, &mut self.rng)
+        prepare(&self.options, head, seen_ms, self.shared.note(&self.options.path), None, &mut self.rng)
             .map_err(|error| error.to_string())
     }
 
@@ -439,9 +438,9 @@ impl<'u> Shipping<'u> {
         }
         self.noted = Instant::now();
         self.note_due = false;
-        let (note, path): (Note, PathBuf) = (self.up.shared.note(), self.up.options.path.clone());
+        let (shared, path) = (Arc::clone(&self.up.shared), self.up.options.path.clone());
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = note.write(&path) {
+            if let Err(error) = shared.note(&path).write(&path) {
                 tracing::warn!(%error, "the note beside the database could not be written");
             }
         });

@@ -57,6 +57,7 @@ impl Writer {
         path: PathBuf,
         mut jobs: mpsc::Receiver<Job>,
     ) -> std::io::Result<WriterHandle> {
+        let handle = Arc::clone(&shared);
         let mut writer = Self { redb, tape, shared, meta, linked: false, ended: false, mode, path };
         let thread = thread::Builder::new().name("litestream-writer".into()).spawn(move || {
             while let Some(job) = jobs.blocking_recv() {
@@ -74,7 +75,7 @@ impl Writer {
                 }
             }
         })?;
-        Ok(WriterHandle(Mutex::new(Some(thread))))
+        Ok(WriterHandle { thread: Mutex::new(Some(thread)), shared: handle })
     }
 
     /// One transaction from begin to commit to cut.
@@ -184,15 +185,25 @@ impl SnapshotImage {
     }
 }
 
-/// The writer's thread.
+/// The writer's thread. When the last database that holds it is dropped, the uploader ends as well, once it has
+/// shipped what it can.
 #[derive(Debug)]
-pub(super) struct WriterHandle(Mutex<Option<thread::JoinHandle<()>>>);
+pub(super) struct WriterHandle {
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
+    shared: Arc<Shared>,
+}
 
 impl WriterHandle {
     pub(super) async fn join(&self) {
-        let thread = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
+    }
+}
+
+impl Drop for WriterHandle {
+    fn drop(&mut self) {
+        self.shared.close();
     }
 }

@@ -6,11 +6,12 @@ use keyfleet_litestream::bucket::{Created, Location};
 use keyfleet_litestream::database::{Database, Phase, WriteError};
 use keyfleet_litestream::position::{Position, Seq};
 use keyfleet_litestream::restore::{self, RestoreError, Target};
+use keyfleet_litestream::retention::{self, Rules};
 use keyfleet_litestream::{Ack, keyspace};
 
 use crate::gateway::Gateway;
 use crate::s3::{self, Server};
-use crate::support::{REMOTE, entries, options, put, reach, restore, restore_with, value};
+use crate::support::{REMOTE, entries, opened, options, put, reach, restore, restore_with, value};
 
 /// Runs a promise against both servers.
 macro_rules! on_both_servers {
@@ -41,6 +42,7 @@ on_both_servers! {
     every_point_in_time_can_be_restored;
     no_replica_is_a_proven_answer_of_its_own;
     a_closed_database_is_opened_again_under_a_new_term;
+    retention_takes_what_is_not_needed_and_nothing_else;
 }
 
 async fn what_was_acknowledged_is_restored_on_a_new_machine(location: Location) {
@@ -145,6 +147,31 @@ async fn every_point_in_time_can_be_restored(location: Location) {
     let error = restore_with(location, &folder.path().join("x"), ahead).await.unwrap_err();
     assert!(matches!(error, RestoreError::Ahead { .. }), "{error}");
     assert!(!folder.path().join("x").exists(), "a refused restore left a file");
+}
+
+async fn retention_takes_what_is_not_needed_and_nothing_else(location: Location) {
+    let folder = tempfile::tempdir().unwrap();
+    let database = opened(options(&folder.path().join("state.redb"), location.clone())).await;
+    for key in 0..9 {
+        put(&database, REMOTE, key, value(key, 300)).await.unwrap();
+        if key % 3 == 2 {
+            database.snapshot(Duration::from_secs(30)).await.unwrap();
+        }
+    }
+    let bucket = s3::bucket(location.clone()).await;
+    let none = Rules { window_ms: 0, levels: Vec::new(), keep_at_least: 1, grace_ms: 0, pin_expiry_ms: 60_000 };
+    // The clock is ahead of the snapshots' own times by a second.
+    let later = || keyfleet_litestream::now_ms() + 1000;
+    let raised = retention::run(&bucket, &none, later(), false).await.unwrap();
+    assert!(raised.deleted.is_empty(), "deleted before the boundary was raised: {:?}", raised.deleted);
+    let swept = retention::run(&bucket, &none, later(), false).await.unwrap();
+    assert!(swept.deleted.len() > 6, "{:?}", swept.deleted);
+    let again = retention::run(&bucket, &none, later(), false).await.unwrap();
+    assert!(again.deleted.is_empty(), "what was deleted is still there: {:?}", again.deleted);
+    let position = put(&database, REMOTE, 9, value(9, 300)).await.unwrap().position.unwrap();
+    let to = folder.path().join("restored.redb");
+    assert_eq!(restore(location, &to).await.unwrap().position, position);
+    assert_eq!(entries(&to).len(), 10);
 }
 
 async fn no_replica_is_a_proven_answer_of_its_own(location: Location) {
