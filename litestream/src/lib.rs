@@ -11,7 +11,7 @@
 //! | To learn about | read |
 //! |---|---|
 //! | what is copied, and when | [`recorder`] |
-//! | the objects in the bucket | [`format`], [`keyspace`], [`keys`] |
+//! | the objects in the bucket | [`mod@format`], [`keyspace`], [`keys`] |
 //! | who may write: terms, fencing, acknowledgement | [`tenure`] |
 //! | what happens to a local file at a start | [`start`] |
 //! | what a restore checks | [`chain`], [`restore`] |

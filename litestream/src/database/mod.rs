@@ -6,7 +6,7 @@
 //!    └────────── Ack::Local: after commit ── Ack::Remote: after ─┘
 //! ```
 //!
-//! [`open`] decides what the local file is worth, `writer` owns the transactions, `uploader` drives the
+//! `open` decides what the local file is worth, `writer` owns the transactions, `uploader` drives the
 //! [`crate::tenure::Tenure`], `shared` is what they have in common.
 
 mod open;
