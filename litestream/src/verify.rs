@@ -79,6 +79,8 @@ pub struct Verified {
     pub terms: Vec<Term>,
     /// What does not hold, in words. Empty means that everything does.
     pub findings: Vec<String>,
+    /// What is odd and harms nothing.
+    pub remarks: Vec<String>,
 }
 
 /// Downloads and checks everything: every snapshot opens, every object of the sequence follows the one before
@@ -161,9 +163,9 @@ pub async fn verify(
         }
         for at in anchored.iter().copied().filter(|(covered, _)| *covered == seq) {
             if at.1 != digest {
-                verified.findings.push(format!(
-                    "the snapshot that covers seq {seq} is of another history (harmless; retention collects it)"
-                ));
+                verified
+                    .remarks
+                    .push(format!("the snapshot that covers seq {seq} is of another history; retention collects it"));
                 continue;
             }
             // From here on its own term can be followed, whatever happened before.

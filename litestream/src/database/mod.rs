@@ -27,7 +27,7 @@ use crate::discover::DiscoverError;
 use crate::format::header::ReplicaName;
 use crate::keys::{KeyError, KeyRing};
 use crate::position::{CommitNo, Position, Seq};
-use crate::restore::{RestoreError, Restored};
+use crate::restore::RestoreError;
 use crate::start::{Allow, Refusal};
 
 pub use open::Started;
@@ -405,6 +405,3 @@ pub enum OpenError {
     #[error("no term could be opened: {0}")]
     Opening(String),
 }
-
-/// What a start restored, if it did.
-pub type RestoredFile = Restored;

@@ -8,6 +8,7 @@ use keyfleet_litestream::chain::ChainError;
 use keyfleet_litestream::database::{Database, OpenError, Phase, WriteError};
 use keyfleet_litestream::format::seal::ObjectError;
 use keyfleet_litestream::keyspace;
+use keyfleet_litestream::metrics::Metrics;
 use keyfleet_litestream::position::{Position, Seq};
 use keyfleet_litestream::restore::{self, RestoreError};
 use keyfleet_litestream::start::Refusal;
@@ -315,10 +316,26 @@ async fn an_idle_database_sends_no_request_and_none_lists_in_steady_state() {
     }
     assert_eq!((server.requests("LIST"), server.requests("GET")), (lists, gets), "steady state reads or lists");
     assert_eq!(server.requests("PUT"), puts + 19, "more than one PUT for a commit that was waited for");
+    // Metrics ask the bucket once for every position, and not again.
+    let metrics = Metrics::default();
+    metrics.collect(&database).await;
+    let page = metrics.page();
+    let durable = database.durable_position().unwrap().0.seq;
+    assert!(page.lines().any(|line| line.contains("durable_seq{") && line.ends_with(&format!(" {durable}"))), "{page}");
+    assert!(page.lines().any(|line| line.contains("confirmed{") && line.ends_with(" 1")), "{page}");
+    let gets = gets + 1;
+    metrics.collect(&database).await;
     let puts = server.requests("PUT");
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let after = (server.requests("LIST"), server.requests("GET"), server.requests("PUT"));
     assert_eq!(after, (lists, gets, puts), "an idle database sent requests");
+    // What was acknowledged and is gone shows in the metrics, whatever the process itself believes.
+    put(&database, REMOTE, 99, value(99, 100)).await.unwrap();
+    let position = database.durable_position().unwrap().0;
+    server.remove(&format!("p/{}", keyspace::sequence(position.seq)));
+    metrics.collect(&database).await;
+    let page = metrics.page();
+    assert!(page.lines().any(|line| line.contains("confirmed{") && line.ends_with(" 0")), "{page}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -65,7 +65,13 @@ fn binary() -> PathBuf {
              run this through `cargo xtask test --only litestream`, which builds versitygw and sets it"
         )
     });
-    PathBuf::from(folder).join("versitygw")
+    let binary = PathBuf::from(folder).join("versitygw");
+    assert!(
+        binary.exists(),
+        "{} does not exist: `cargo xtask test --only litestream` builds it and sets KEYFLEET_BIN",
+        binary.display()
+    );
+    binary
 }
 
 impl Drop for Gateway {

@@ -39,7 +39,10 @@ on_both_servers! {
     of_many_creators_of_one_key_exactly_one_wins;
     /// seed: 001-09
     a_new_owner_fences_the_old_one_and_the_old_volume_is_set_aside;
+    /// seed: 001-05
     every_point_in_time_can_be_restored;
+    /// seed: 001-07
+    several_databases_in_one_process_do_not_mix;
     no_replica_is_a_proven_answer_of_its_own;
     a_closed_database_is_opened_again_under_a_new_term;
     retention_takes_what_is_not_needed_and_nothing_else;
@@ -172,6 +175,27 @@ async fn retention_takes_what_is_not_needed_and_nothing_else(location: Location)
     let to = folder.path().join("restored.redb");
     assert_eq!(restore(location, &to).await.unwrap().position, position);
     assert_eq!(entries(&to).len(), 10);
+}
+
+async fn several_databases_in_one_process_do_not_mix(location: Location) {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |index: u64| Location { prefix: format!("{}/{index}", location.prefix), ..location.clone() };
+    let mut databases = Vec::new();
+    for index in 0..3 {
+        let path = folder.path().join(format!("{index}.redb"));
+        databases.push(Database::open(options(&path, place(index))).await.unwrap());
+    }
+    for key in 0..30 {
+        put(&databases[key as usize % 3], Ack::Local, key, value(key, 200)).await.unwrap();
+    }
+    for (index, database) in (0..).zip(databases) {
+        let position = database.close(Duration::from_secs(30)).await.unwrap();
+        let to = folder.path().join(format!("restored-{index}.redb"));
+        assert_eq!(Some(restore(place(index), &to).await.unwrap().position), position);
+        let found: Vec<u64> = entries(&to).into_keys().collect();
+        let expected: Vec<u64> = (0..30).filter(|key| key % 3 == index).collect();
+        assert_eq!(found, expected, "database {index} has another one's entries");
+    }
 }
 
 async fn no_replica_is_a_proven_answer_of_its_own(location: Location) {
