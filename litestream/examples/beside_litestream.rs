@@ -1,7 +1,7 @@
 //! Litestream itself beside the figures of `figures`: SQLite with the same records, the same S3 server, the same run of
 //! `cargo xtask bench litestream`, which builds Litestream and names its folder in `KEYFLEET_LITESTREAM`.
 
-#![allow(dead_code, clippy::unwrap_used, clippy::cast_precision_loss)]
+#![allow(dead_code, clippy::unwrap_used, clippy::cast_precision_loss, clippy::cast_possible_truncation)]
 
 #[path = "../tests/promises/gateway.rs"]
 mod gateway;
