@@ -64,8 +64,15 @@ async fn measure(gateway: &gateway::Gateway, folder: &Path, sync_interval: &str)
     .unwrap();
     let bucket = s3::bucket(location).await;
 
+    // A bundle of authorities in the environment is for other servers: this one speaks plain HTTP, and Litestream's client
+    // takes none.
+    let litestream = || {
+        let mut command = Command::new(program("litestream"));
+        command.env_remove("AWS_CA_BUNDLE");
+        command
+    };
     let log = std::fs::File::create(folder.join(format!("{prefix}.log"))).unwrap();
-    let replicate = Command::new(program("litestream"))
+    let replicate = litestream()
         .args(["replicate", "-config"])
         .arg(&config)
         .stdin(Stdio::null())
@@ -98,7 +105,7 @@ async fn measure(gateway: &gateway::Gateway, folder: &Path, sync_interval: &str)
     );
     for round in 0..3 {
         let began = Instant::now();
-        let restored = Command::new(program("litestream"))
+        let restored = litestream()
             .args(["restore", "-config"])
             .arg(&config)
             .arg("-o")
