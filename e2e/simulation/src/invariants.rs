@@ -1,0 +1,177 @@
+//! What must hold after every event, whatever was lost, delayed, restarted or lied about.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use keyfleet_threshold::curve::G2;
+use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
+use keyfleet_threshold::plan::Frozen;
+use keyfleet_threshold::purpose::Purpose;
+use keyfleet_threshold::round::{Body, Participant, PersistentState, SecretName, SignedMessage, Verdict};
+use keyfleet_threshold::serving::signature;
+
+use crate::adversary::Behaviour;
+use crate::fleet::Fleet;
+use crate::node::Node;
+
+/// What the checks remember from one event to the next.
+#[derive(Default)]
+pub struct Invariants {
+    public_key: Option<G2>,
+    vectors: BTreeMap<EpochNumber, Digest>,
+    frozen: BTreeMap<EpochNumber, Frozen>,
+    verdicts: BTreeMap<(NodeIndex, EpochNumber), Verdict>,
+    said: BTreeMap<(NodeIndex, EpochNumber, u8, Option<NodeIndex>), Digest>,
+    signed: BTreeMap<EpochNumber, BTreeSet<NodeIndex>>,
+    durable: BTreeMap<NodeIndex, BTreeSet<Digest>>,
+}
+
+impl Invariants {
+    /// Checks everything that the event could have changed: the node it touched, and the epochs that are served.
+    pub fn check(&mut self, fleet: &Fleet, touched: Option<NodeIndex>) -> Option<String> {
+        let result = (|| {
+            if let Some(node) = touched.map(|index| &fleet.nodes[&index]) {
+                if let (Some(process), Behaviour::Honest) = (&node.process, node.behaviour) {
+                    self.invariant_public_key_never_changes(process.state())?;
+                    self.invariant_one_vector_and_one_frozen_record_per_number(process.state())?;
+                    self.invariant_one_verdict_per_number(process.state())?;
+                    self.invariant_nothing_is_said_twice_differently(node)?;
+                    invariant_secrets_of_ended_rounds_are_gone(node, process)?;
+                    self.invariant_only_durable_words_are_read(node)?;
+                    self.invariant_shares_sign(fleet, process.state())?;
+                }
+            }
+            Ok(())
+        })();
+        result.err()
+    }
+
+    fn invariant_public_key_never_changes(&mut self, state: &PersistentState) -> Result<(), String> {
+        let Some(key) = state.public_key else { return Ok(()) };
+        let first = *self.public_key.get_or_insert(key);
+        ensure(first == key, || format!("node {} believes in another public key", state.index))
+    }
+
+    fn invariant_one_vector_and_one_frozen_record_per_number(&mut self, state: &PersistentState) -> Result<(), String> {
+        for (number, attempt) in &state.attempts {
+            if let Some(frozen) = &attempt.frozen {
+                let first = self.frozen.entry(*number).or_insert_with(|| frozen.clone());
+                ensure(first == frozen, || format!("epoch {number}: node {} froze another record", state.index))?;
+            }
+            if let Some(vector) = &attempt.vector {
+                let digest = vector.digest();
+                let first = *self.vectors.entry(*number).or_insert(digest);
+                ensure(first == digest, || format!("epoch {number}: node {} has another vector", state.index))?;
+            }
+            if let Some(certificate) = attempt.certificate() {
+                let first = *self.vectors.entry(*number).or_insert(certificate.vector);
+                ensure(first == certificate.vector, || format!("epoch {number}: certificate of another vector"))?;
+                ensure(certificate.plan == attempt.plan.digest(), || format!("epoch {number}: foreign certificate"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn invariant_one_verdict_per_number(&mut self, state: &PersistentState) -> Result<(), String> {
+        for (number, attempt) in &state.attempts {
+            let Some(verdict) = attempt.verdict else { continue };
+            let first = *self.verdicts.entry((state.index, *number)).or_insert(verdict);
+            let same = matches!(
+                (&first, &verdict),
+                (Verdict::Failed, Verdict::Failed) | (Verdict::Active(_), Verdict::Active(_))
+            );
+            ensure(same, || format!("epoch {number}: node {} changed its verdict", state.index))?;
+        }
+        Ok(())
+    }
+
+    /// A restart says the same words again; it never says others.
+    fn invariant_nothing_is_said_twice_differently(&mut self, node: &Node) -> Result<(), String> {
+        for ((number, ..), (digest, message)) in &node.published {
+            let about = match &message.body {
+                Body::Have { dealer, .. } => Some(*dealer),
+                _ => None,
+            };
+            let key = (node.index, *number, message.body.kind(), about);
+            let first = *self.said.entry(key).or_insert(*digest);
+            ensure(first == *digest, || {
+                format!("epoch {number}: node {} said two different messages of kind {}", node.index, key.2)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Whatever others may read is in the committed state: a crash takes back nothing that was said.
+    fn invariant_only_durable_words_are_read(&mut self, node: &Node) -> Result<(), String> {
+        let read: BTreeSet<_> = node.published.values().map(|(digest, _)| *digest).collect();
+        if self.durable.get(&node.index) == Some(&read) {
+            return Ok(());
+        }
+        let durable = PersistentState::decode(&node.disk.state).map_err(|fault| fault.to_string())?;
+        let process = node.process.as_ref().map(Participant::state);
+        ensure(process == Some(&durable), || format!("node {} works on what is not committed", node.index))?;
+        let outboxes = durable.attempts.values().flat_map(|attempt| attempt.outbox.iter());
+        let said: BTreeSet<_> = outboxes.map(SignedMessage::digest).collect();
+        ensure(read.is_subset(&said), || format!("node {} let others read what was not durable", node.index))?;
+        self.durable.insert(node.index, read);
+        Ok(())
+    }
+
+    /// Every held share of a certified epoch lies on its vector, and any t of them sign for the one public key.
+    fn invariant_shares_sign(&mut self, fleet: &Fleet, state: &PersistentState) -> Result<(), String> {
+        for (number, attempt) in &state.attempts {
+            let (Some(_), Some(vector)) = (attempt.certificate(), &attempt.vector) else { continue };
+            let holders: BTreeSet<_> = fleet
+                .holders(*number)
+                .into_iter()
+                .filter(|index| fleet.nodes[index].behaviour == Behaviour::Honest)
+                .collect();
+            if self.signed.get(number) == Some(&holders) {
+                continue;
+            }
+            let purpose = Purpose::signature("simulation", &number.0.to_be_bytes());
+            let partials: BTreeMap<_, _> = holders
+                .iter()
+                .filter_map(|index| {
+                    let share = fleet.nodes[index].process.as_ref()?.share(*number)?;
+                    Some((*index, signature::sign(&purpose, share)))
+                })
+                .collect();
+            let wrong = signature::culprits(&purpose.point(), vector, &partials);
+            ensure(wrong.is_empty(), || format!("epoch {number}: shares of {wrong:?} are not on the vector"))?;
+            if partials.len() >= vector.threshold().count() {
+                // With all shares on the vector, the lowest t and the highest t stand for any t.
+                let low = signature::combine(&purpose.point(), vector, &partials).map_err(|fault| fault.to_string())?;
+                let high: BTreeMap<_, _> =
+                    partials.iter().rev().take(vector.threshold().count()).map(|(i, p)| (*i, *p)).collect();
+                let high = signature::combine(&purpose.point(), vector, &high).map_err(|fault| fault.to_string())?;
+                ensure(low.signature == high.signature, || format!("epoch {number}: two subsets sign differently"))?;
+            }
+            self.signed.insert(*number, holders);
+        }
+        Ok(())
+    }
+}
+
+/// A secret on disk is named by the ledger, and the ledger names none of a failed, ended or retired round.
+fn invariant_secrets_of_ended_rounds_are_gone(node: &Node, process: &Participant) -> Result<(), String> {
+    let state = process.state();
+    let live = state.live_secrets();
+    for name in node.disk.secrets.keys() {
+        ensure(live.contains(name), || format!("node {} keeps {name:?}, which nothing needs", node.index))?;
+    }
+    for name in &live {
+        ensure(node.disk.secrets.contains_key(name), || format!("node {} lost {name:?}", node.index))?;
+    }
+    for (number, attempt) in &state.attempts {
+        let ended = attempt.verdict == Some(Verdict::Failed) || attempt.erased;
+        let share = node.disk.secrets.contains_key(&SecretName::Share(*number));
+        ensure(!(ended && share), || format!("node {} keeps the share of ended epoch {number}", node.index))?;
+        let seed = node.disk.secrets.contains_key(&SecretName::DealerSeed(*number));
+        ensure(!(attempt.verdict.is_some() && seed), || format!("node {} keeps the seed of {number}", node.index))?;
+    }
+    Ok(())
+}
+
+fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(otherwise()) }
+}

@@ -1,0 +1,84 @@
+//! Genesis and reshares: calm worlds, and random fleets in rough ones.
+
+use keyfleet_simulation::{Fleet, Settings, seeds};
+use keyfleet_threshold::identifiers::{EpochNumber, NodeIndex, Threshold};
+
+#[test]
+fn a_calm_fleet_makes_a_key_and_reshares_it_on_every_boundary() {
+    let mut fleet = Fleet::new(1, Settings::CALM, 4, 3, 3);
+    let mut active = None;
+    for _ in 0..6 {
+        active = Some(fleet.next_active(active, 30));
+    }
+    assert!(fleet.api.epochs.values().all(|epoch| epoch.reason.is_empty()), "no attempt fails in a calm world");
+    let newest = active.expect("six epochs became active");
+    fleet.run_until("every node holds the newest epoch", 5, |fleet| fleet.holders(newest).len() == 4);
+    assert_eq!(fleet.holders(EpochNumber(1)).len(), 0, "the first epoch is retired and its shares are gone");
+}
+
+/// Random n, t and minHolders; random changes of membership and threshold; messages lost and late; nodes dying between
+/// any two steps of storing, committing and saying; an operator that forgets everything now and then. After every event:
+/// one dealer set, one vector and one verdict per number, the same public key, shares that sign, no secret that outlives
+/// its round, nothing said before it is durable, nothing said twice differently.
+///
+/// seed: 003-56, 003-61, 004-22
+#[test]
+fn random_fleets_in_a_rough_world_keep_their_key_through_changes_of_membership() {
+    for seed in seeds(12) {
+        let n = 3 + u32::try_from(seed % 4).expect("small");
+        let mut fleet = Fleet::new(seed, Settings::ROUGH, n, 2, 2);
+        choose_thresholds(&mut fleet);
+        let mut active = fleet.next_active(None, 200);
+        let mut next_index = n + 1;
+        for _ in 0..4 {
+            change_membership(&mut fleet, &mut next_index);
+            active = fleet.next_active(Some(active), 200);
+        }
+        assert!(fleet.api.public_key.is_some(), "seed {seed}: the record names the public key");
+        let needed = fleet.spec.threshold.count();
+        fleet.run_until("a threshold of running nodes holds the newest epoch", 60, |fleet| {
+            fleet.holders(active).len() >= needed
+        });
+    }
+}
+
+/// seed: 004-22
+#[test]
+fn a_seed_reproduces_a_run_event_by_event() {
+    let run = || {
+        let mut fleet = Fleet::new(77, Settings::ROUGH, 4, 3, 3);
+        let first = fleet.next_active(None, 200);
+        fleet.next_active(Some(first), 200);
+        fleet.lines().to_vec()
+    };
+    assert_eq!(run(), run(), "the same seed must give the same events");
+}
+
+/// Any threshold and minHolders that the present receivers allow.
+fn choose_thresholds(fleet: &mut Fleet) {
+    let n = fleet.spec.receivers.len() as u64;
+    let lowest = n / 2 + 1;
+    let threshold = lowest + fleet.random(n - lowest);
+    let min_holders = threshold + fleet.random(n - threshold);
+    fleet.spec.threshold = Threshold(u16::try_from(threshold).expect("small"));
+    fleet.spec.min_holders = u16::try_from(min_holders).expect("small");
+}
+
+/// Adds a node, removes one, replaces one, or only lets the boundary come.
+fn change_membership(fleet: &mut Fleet, next_index: &mut u32) {
+    let choice = fleet.random(4);
+    let victim = usize::try_from(fleet.random(fleet.spec.receivers.len() as u64)).expect("small");
+    if choice >= 2 && fleet.spec.receivers.len() > 3 || choice == 3 {
+        let gone = fleet.spec.receivers.remove(victim);
+        fleet.log(format!("the user removes {gone}"));
+    }
+    if choice == 1 || choice == 3 {
+        let added: NodeIndex = fleet.add_node(*next_index);
+        fleet.log(format!("the user adds {added}"));
+        *next_index += 1;
+        fleet.spec.receivers.push(added);
+    }
+    choose_thresholds(fleet);
+    // A new node offers its first prekeys before a plan can name them.
+    fleet.run_blocks(1);
+}

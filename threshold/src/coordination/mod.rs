@@ -1,0 +1,19 @@
+//! The operator's side of a round, without Kubernetes: what to write next, given what is known.
+//!
+//! It lives in this crate because it is the other half of the protocol: closing a phase, judging responses and combining a
+//! certificate use the same transcript and the same pure functions as the nodes, and the simulator must run exactly the
+//! code that the operator runs. Nothing here sees a secret; the operator's crate maps its objects to these plain types and
+//! carries out the answers.
+//!
+//! - [`closing`]: when a phase closes and what is then frozen
+//! - [`planning`]: which source, which dealers, which prekey sets: the next plan
+//! - [`retention`]: which epochs are kept, confirmed and retired
+//! - [`boundary`]: at which blocks rounds start
+
+pub mod boundary;
+pub mod closing;
+pub mod planning;
+pub mod retention;
+
+pub use closing::{Decision, FailReason, RoundView, decide};
+pub use planning::{FleetView, KeptEpoch, NodeView, Offer, PlanningFault};

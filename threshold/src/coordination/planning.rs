@@ -1,0 +1,229 @@
+//! Planning a round: which epoch to deal on, who deals, which prekey set each receiver gets.
+
+use std::collections::BTreeSet;
+
+use crate::curve::G2;
+use crate::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeySetNumber, Threshold};
+use crate::identity::IdentityPublicKey;
+use crate::plan::{Deadlines, Member, Origin, Plan, PlanFault, PlanVersion, Receiver, Source, ValidPlan};
+
+/// What a plan is made from.
+#[derive(Clone, Debug)]
+pub struct FleetView {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The reserved number.
+    pub number: EpochNumber,
+    /// The boundary, or the current block of an immediate round.
+    pub block: Block,
+    /// The threshold that the new epoch shall have.
+    pub threshold: Threshold,
+    /// How many must have stored their share.
+    pub min_holders: u16,
+    /// How long each phase may last.
+    pub deadlines: Deadlines,
+    /// Digest of the approved roster, if there is one.
+    pub roster: Option<Digest>,
+    /// The nodes that shall hold the key, ascending.
+    pub receivers: Vec<NodeView>,
+    /// The nodes that are connected, whoever they are.
+    pub connected: BTreeSet<NodeIndex>,
+    /// Dealers to leave out while enough others remain: they cheated in the attempt before, or someone cannot use their shares.
+    pub avoid: BTreeSet<NodeIndex>,
+}
+
+/// A node as the operator sees it.
+#[derive(Clone, Debug)]
+pub struct NodeView {
+    /// Its index.
+    pub index: NodeIndex,
+    /// Its pinned identity.
+    pub identity: IdentityPublicKey,
+    /// The prekey sets it last offered.
+    pub offers: Vec<Offer>,
+    /// The highest of its sets that any plan named.
+    pub named: Option<PrekeySetNumber>,
+}
+
+/// A prekey set on offer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Offer {
+    /// Its number.
+    pub number: PrekeySetNumber,
+    /// Its digest.
+    pub digest: Digest,
+    /// Whether it may be named again.
+    pub last_resort: bool,
+}
+
+/// A kept epoch, as a possible source.
+#[derive(Clone, Debug)]
+pub struct KeptEpoch {
+    /// Its number.
+    pub number: EpochNumber,
+    /// Its plan.
+    pub plan: ValidPlan,
+    /// The digest of its vector.
+    pub vector: Digest,
+    /// The cluster's public key.
+    pub public_key: G2,
+    /// Receivers that said they hold their share.
+    pub holders: BTreeSet<NodeIndex>,
+}
+
+/// Why no plan can be made now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanningFault {
+    /// A node has not offered a prekey set that may be named.
+    #[error("{0} has no prekey set on offer; it must have been connected once")]
+    NoPrekeys(NodeIndex),
+    /// At genesis every node must be there.
+    #[error("genesis waits for {0}")]
+    GenesisWaitsFor(NodeIndex),
+    /// No kept epoch has enough answering holders.
+    #[error("no kept epoch has {needed} answering holders (the active one has {answering})")]
+    NoSource {
+        /// How many the active epoch needs.
+        needed: usize,
+        /// How many of its holders answer.
+        answering: usize,
+    },
+    /// The plan is not one that nodes accept.
+    #[error(transparent)]
+    Plan(#[from] PlanFault),
+}
+
+/// The plan of a genesis: every node deals, receives and is expected.
+///
+/// # Errors
+/// Why it has to wait.
+pub fn genesis(view: &FleetView) -> Result<ValidPlan, PlanningFault> {
+    if let Some(absent) = view.receivers.iter().find(|node| !view.connected.contains(&node.index)) {
+        return Err(PlanningFault::GenesisWaitsFor(absent.index));
+    }
+    let dealers = view.receivers.iter().map(|node| Member { index: node.index, identity: node.identity }).collect();
+    let expected = view.receivers.iter().map(|node| node.index).collect();
+    finish(view, Origin::Genesis, dealers, expected)
+}
+
+/// The plan of a reshare on `source`.
+///
+/// # Errors
+/// Why it cannot be made.
+pub fn reshare(view: &FleetView, source: &KeptEpoch) -> Result<ValidPlan, PlanningFault> {
+    let needed = source.plan.threshold.count();
+    let able = |index: &NodeIndex| view.connected.contains(index) && source.holders.contains(index);
+    let members = || source.plan.receivers.iter().map(|r| Member { index: r.index, identity: r.identity });
+    let trusted: Vec<_> = members().filter(|dealer| !view.avoid.contains(&dealer.index)).collect();
+    let enough = trusted.iter().filter(|dealer| able(&dealer.index)).count() >= needed;
+    let dealers: Vec<_> = if enough { trusted } else { members().collect() };
+    let mut expected: Vec<_> = dealers.iter().map(|dealer| dealer.index).filter(able).collect();
+    expected.extend(view.receivers.iter().map(|node| node.index).filter(|index| view.connected.contains(index)));
+    expected.sort_unstable();
+    expected.dedup();
+    let origin = Origin::Reshare {
+        source: Source {
+            number: source.number,
+            plan: source.plan.digest(),
+            vector: source.vector,
+            threshold: source.plan.threshold,
+        },
+        public_key: source.public_key,
+    };
+    finish(view, origin, dealers, expected)
+}
+
+/// The epoch to deal on: the active one, unless it starves and an older kept one does not.
+///
+/// `kept` ascends, the active epoch last. `starved` says that for a whole interval the active epoch could not supply its
+/// threshold of answering dealers.
+///
+/// # Errors
+/// When no kept epoch can supply its dealers; the active one is waited for until it has starved a whole interval.
+pub fn choose_source<'a>(
+    kept: &'a [KeptEpoch],
+    connected: &BTreeSet<NodeIndex>,
+    culprits: &BTreeSet<NodeIndex>,
+    starved: bool,
+) -> Result<&'a KeptEpoch, PlanningFault> {
+    let answering = |epoch: &KeptEpoch| epoch.holders.intersection(connected).filter(|i| !culprits.contains(i)).count();
+    let supplies = |epoch: &&KeptEpoch| answering(epoch) >= epoch.plan.threshold.count();
+    let active = kept.last();
+    let none = || PlanningFault::NoSource {
+        needed: active.map_or(0, |epoch| epoch.plan.threshold.count()),
+        answering: active.map_or(0, answering),
+    };
+    match active.filter(|epoch| supplies(epoch)) {
+        Some(active) => Ok(active),
+        None if starved => kept.iter().rev().find(supplies).ok_or_else(none),
+        None => Err(none()),
+    }
+}
+
+fn finish(
+    view: &FleetView,
+    origin: Origin,
+    dealers: Vec<Member>,
+    expected: Vec<NodeIndex>,
+) -> Result<ValidPlan, PlanningFault> {
+    let receiver = |node: &NodeView| {
+        let offer = choose_prekeys(node).ok_or(PlanningFault::NoPrekeys(node.index))?;
+        Ok::<_, PlanningFault>(Receiver {
+            index: node.index,
+            identity: node.identity,
+            prekey_set: offer.number,
+            prekey_digest: offer.digest,
+        })
+    };
+    let plan = Plan {
+        version: PlanVersion::V1,
+        cluster: view.cluster,
+        number: view.number,
+        origin,
+        block: view.block,
+        threshold: view.threshold,
+        min_holders: view.min_holders,
+        dealers,
+        receivers: view.receivers.iter().map(receiver).collect::<Result<_, _>>()?,
+        expected,
+        deadlines: view.deadlines,
+        roster: view.roster,
+    };
+    Ok(plan.validate()?)
+}
+
+/// The lowest set above the one last named; when all are consumed, the last resort, again and again.
+fn choose_prekeys(node: &NodeView) -> Option<Offer> {
+    let above = |offer: &&Offer| node.named.is_none_or(|named| offer.number > named);
+    let fresh = node.offers.iter().filter(above).min_by_key(|offer| offer.number);
+    let again = || node.offers.iter().find(|offer| offer.last_resort && Some(offer.number) == node.named);
+    fresh.or_else(again).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(number: u64, last_resort: bool) -> Offer {
+        Offer { number: PrekeySetNumber(number), digest: Digest([0; 32]), last_resort }
+    }
+
+    #[test]
+    fn prekey_sets_are_named_in_order_and_the_last_resort_again_and_again() {
+        let offers = vec![offer(4, false), offer(5, false), offer(6, true)];
+        let mut node = NodeView {
+            index: NodeIndex::new(1).unwrap(),
+            identity: IdentityPublicKey([0; 32]),
+            offers,
+            named: None,
+        };
+        for expected in [4, 5, 6, 6, 6] {
+            let chosen = choose_prekeys(&node).unwrap().number.0;
+            assert_eq!(chosen, expected, "after {:?}", node.named);
+            node.named = Some(PrekeySetNumber(chosen));
+        }
+        node.offers = vec![offer(4, false), offer(5, false)];
+        assert_eq!(choose_prekeys(&node), None, "a one-time set is never named twice");
+    }
+}

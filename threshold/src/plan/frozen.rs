@@ -1,0 +1,115 @@
+//! What the record fixes while a round runs, each field once: the dealers, the responses, the qualified.
+//!
+//! Bundles and responses are named by digest, so a record stays small at a hundred nodes and everyone can check what the
+//! digests stand for against signed messages.
+
+use super::ValidPlan;
+use crate::encoding::{DecodeError, Reader, Writer};
+use crate::identifiers::{Digest, NodeIndex};
+
+/// A list of (node, digest of what it said), ascending by index.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct FrozenDigests(Vec<(NodeIndex, Digest)>);
+
+impl FrozenDigests {
+    /// Wraps a list.
+    ///
+    /// # Errors
+    /// Gives the list back when it does not ascend without repetition.
+    pub fn new(list: Vec<(NodeIndex, Digest)>) -> Result<Self, Vec<(NodeIndex, Digest)>> {
+        if list.is_sorted_by(|a, b| a.0 < b.0) { Ok(Self(list)) } else { Err(list) }
+    }
+
+    /// The pairs, ascending.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (NodeIndex, Digest)> {
+        self.0.iter().copied()
+    }
+
+    /// What `index` said, if it is listed.
+    #[must_use]
+    pub fn get(&self, index: NodeIndex) -> Option<Digest> {
+        self.0.binary_search_by_key(&index, |(listed, _)| *listed).ok().map(|at| self.0[at].1)
+    }
+
+    /// How many are listed.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether none is listed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn write(&self, out: &mut Writer) {
+        out.list(&self.0, |out, (index, digest)| {
+            out.index(*index).digest(digest);
+        });
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'_>, field: &'static str) -> Result<Self, DecodeError> {
+        let list = reader.list(field, |reader| Ok((reader.index(field)?, reader.digest(field)?)))?;
+        Self::new(list).map_err(|_| DecodeError::Invalid { field })
+    }
+}
+
+/// The digest that responses name: which dealers were frozen, in which plan.
+#[must_use]
+pub fn dealers_digest(plan: &Digest, dealers: &FrozenDigests) -> Digest {
+    let mut out = Writer::default();
+    out.digest(plan);
+    dealers.write(&mut out);
+    Digest::of("KEYFLEET-V1-DEALERS", &[&out.finish()])
+}
+
+/// All frozen fields of a round.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Frozen {
+    /// The dealers whose bundles count, with the bundles' digests.
+    pub dealers: FrozenDigests,
+    /// The receivers whose responses count, with the responses' digests.
+    pub responses: FrozenDigests,
+    /// The dealers that qualified, ascending: what the responses make of the dealers.
+    pub qualified: Vec<NodeIndex>,
+}
+
+impl Frozen {
+    /// The digest that `Prepared` messages name.
+    #[must_use]
+    pub fn digest(&self, plan: &Digest) -> Digest {
+        let mut out = Writer::default();
+        out.digest(plan);
+        self.write(&mut out);
+        Digest::of("KEYFLEET-V1-FROZEN", &[&out.finish()])
+    }
+
+    pub(crate) fn write(&self, out: &mut Writer) {
+        self.dealers.write(out);
+        self.responses.write(out);
+        out.list(&self.qualified, |out, index| {
+            out.index(*index);
+        });
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            dealers: FrozenDigests::read(reader, "dealers")?,
+            responses: FrozenDigests::read(reader, "responses")?,
+            qualified: reader.list("qualified", |reader| reader.index("qualified"))?,
+        })
+    }
+}
+
+/// Whether a frozen list of dealers can be one of this plan: known dealers only, and enough of them.
+#[must_use]
+pub fn dealers_fit(plan: &ValidPlan, dealers: &FrozenDigests) -> bool {
+    dealers.len() >= plan.dealers_needed() && dealers.iter().all(|(dealer, _)| plan.slot_of(dealer).is_some())
+}
+
+/// Whether a frozen list of responses can be one of this plan: receivers only.
+#[must_use]
+pub fn responses_fit(plan: &ValidPlan, responses: &FrozenDigests) -> bool {
+    responses.iter().all(|(receiver, _)| plan.receiver(receiver).is_some())
+}

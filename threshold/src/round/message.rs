@@ -1,0 +1,261 @@
+//! What nodes say in a round. Every message is signed under the sender's pinned identity and bound to the plan's digest.
+//!
+//! A [`SignedMessage`] is whatever the network brought; [`Transcript::hear`](super::Transcript::hear) checks it. A
+//! message's digest covers sender, plan and content but not the signature, so a second signature over the same content is
+//! not a second message.
+
+use crate::curve::{G1, Scalar};
+use crate::encoding::{DecodeError, Reader, Writer};
+use crate::identifiers::{Digest, NodeIndex};
+use crate::identity::{IdentityKey, IdentityPublicKey, Signature};
+use crate::prekey::{RevealedKey, SealedShare};
+
+use super::dealing::{Dealing, Proof};
+use crate::polynomial::VerificationVector;
+
+/// The content of a message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a bundle is rare and large, and sits behind a reference where it is kept")]
+pub enum Body {
+    /// Dealing: a dealer's bundle.
+    Dealing(Dealing),
+    /// Freezing: a receiver has a valid-looking bundle.
+    Have {
+        /// The bundle's dealer.
+        dealer: NodeIndex,
+        /// The bundle's digest.
+        bundle: Digest,
+    },
+    /// Verifying: what a receiver found in the frozen bundles.
+    Response(Response),
+    /// Preparing: the receiver's share is durable.
+    Prepared {
+        /// Digest of the epoch's verification vector.
+        vector: Digest,
+        /// Digest of all frozen fields.
+        frozen: Digest,
+    },
+    /// Certifying: a partial signature with the new share over the certificate's purpose.
+    Partial(G1),
+    /// The receiver cannot obtain its share: its keys are gone, or it was cheated under its last-resort prekeys.
+    Unable {
+        /// Dealers whose shares it could not use; empty when its own keys are gone.
+        dealers: Vec<NodeIndex>,
+    },
+    /// After activation: the receiver holds its share of the epoch.
+    Holds {
+        /// Digest of the epoch's verification vector.
+        vector: Digest,
+    },
+    /// After retirement: the node has destroyed its secrets of the epoch.
+    Erased,
+}
+
+/// A receiver's answer to the frozen bundles: complaints, or none.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Response {
+    /// Digest of the frozen dealers that were checked ([`crate::plan::frozen::dealers_digest`]).
+    pub dealers: Digest,
+    /// The complaints, ascending by dealer; none means that every share was good.
+    pub complaints: Vec<Complaint>,
+}
+
+/// A complaint reveals the receiver's key for the dealer's slot, so that anyone opens the share and judges.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Complaint {
+    /// The accused.
+    pub dealer: NodeIndex,
+    /// The receiver's key for the dealer's slot.
+    pub key: RevealedKey,
+}
+
+impl Body {
+    /// The number that stands for the kind in encodings. 9 and 10 are kept for share repair.
+    #[must_use]
+    pub fn kind(&self) -> u8 {
+        match self {
+            Self::Dealing(_) => 1,
+            Self::Have { .. } => 2,
+            Self::Response(_) => 3,
+            Self::Prepared { .. } => 4,
+            Self::Partial(_) => 5,
+            Self::Unable { .. } => 6,
+            Self::Holds { .. } => 7,
+            Self::Erased => 8,
+        }
+    }
+
+    fn write(&self, out: &mut Writer) {
+        out.u8(self.kind());
+        match self {
+            Self::Dealing(dealing) => {
+                dealing.vector.write(out);
+                out.option(dealing.proof.as_ref(), |out, proof| {
+                    out.raw(&proof.commitment.encode()).raw(&proof.response.encode());
+                });
+                out.list(&dealing.shares, |out, share| {
+                    out.raw(&share.encapsulated).raw(&share.ciphertext);
+                });
+            }
+            Self::Have { dealer, bundle } => {
+                out.index(*dealer).digest(bundle);
+            }
+            Self::Response(response) => {
+                out.digest(&response.dealers).list(&response.complaints, |out, complaint| {
+                    out.index(complaint.dealer).raw(&complaint.key.0);
+                });
+            }
+            Self::Prepared { vector, frozen } => {
+                out.digest(vector).digest(frozen);
+            }
+            Self::Partial(signature) => {
+                out.raw(&signature.encode());
+            }
+            Self::Unable { dealers } => {
+                out.list(dealers, |out, dealer| {
+                    out.index(*dealer);
+                });
+            }
+            Self::Holds { vector } => {
+                out.digest(vector);
+            }
+            Self::Erased => {}
+        }
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(match reader.u8("message kind")? {
+            1 => Self::Dealing(Dealing {
+                vector: VerificationVector::read(reader)?,
+                proof: reader.option("proof", |reader| {
+                    let commitment = reader.g2("proof commitment")?;
+                    let response: Scalar = reader.scalar("proof response")?;
+                    Ok(Proof { commitment, response })
+                })?,
+                shares: reader.list("shares", |reader| {
+                    let encapsulated = reader.array("encapsulated key")?;
+                    Ok(SealedShare { encapsulated, ciphertext: reader.array("sealed share")? })
+                })?,
+            }),
+            2 => Self::Have { dealer: reader.index("dealer")?, bundle: reader.digest("bundle digest")? },
+            3 => Self::Response(Response {
+                dealers: reader.digest("dealers digest")?,
+                complaints: reader.list("complaints", |reader| {
+                    let dealer = reader.index("accused dealer")?;
+                    Ok(Complaint { dealer, key: RevealedKey(reader.array("revealed key")?) })
+                })?,
+            }),
+            4 => Self::Prepared { vector: reader.digest("vector digest")?, frozen: reader.digest("frozen digest")? },
+            5 => Self::Partial(reader.g1("partial signature")?),
+            6 => Self::Unable { dealers: reader.list("dealers", |reader| reader.index("dealer"))? },
+            7 => Self::Holds { vector: reader.digest("vector digest")? },
+            8 => Self::Erased,
+            _ => return Err(DecodeError::Invalid { field: "message kind" }),
+        })
+    }
+}
+
+/// A message as it travels; unchecked until a [`Transcript`](super::Transcript) hears it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SignedMessage {
+    /// Digest of the round's plan.
+    pub plan: Digest,
+    /// Who claims to say this.
+    pub sender: NodeIndex,
+    /// What is said.
+    pub body: Body,
+    signature: Signature,
+}
+
+impl SignedMessage {
+    /// Signs `body` as `sender` in the round of the plan with digest `plan`.
+    #[must_use]
+    pub fn sign(plan: Digest, sender: NodeIndex, body: Body, identity: &IdentityKey) -> Self {
+        let unsigned = Self { plan, sender, body, signature: Signature([0; 64]) };
+        let signature = identity.sign(&unsigned.digest());
+        Self { signature, ..unsigned }
+    }
+
+    /// Whether `identity` signed this message.
+    #[must_use]
+    pub fn is_signed_by(&self, identity: &IdentityPublicKey) -> bool {
+        identity.verifies(&self.digest(), &self.signature)
+    }
+
+    /// The digest by which the record, evidence and peers name this message.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        let mut out = Writer::default();
+        self.write_signed(&mut out);
+        Digest::of("KEYFLEET-V1-MESSAGE", &[&out.finish()])
+    }
+
+    /// The canonical bytes: plan digest, u32 sender, u8 kind, the body's fields, then the signature.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::default();
+        self.write(&mut out);
+        out.finish()
+    }
+
+    /// Decodes canonical bytes, checking every point but no signature.
+    ///
+    /// # Errors
+    /// When the bytes are not exactly one message.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        Reader::whole(bytes, Self::read)
+    }
+
+    fn write_signed(&self, out: &mut Writer) {
+        out.digest(&self.plan).index(self.sender);
+        self.body.write(out);
+    }
+
+    pub(crate) fn write(&self, out: &mut Writer) {
+        self.write_signed(out);
+        out.raw(&self.signature.0);
+    }
+
+    pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let plan = reader.digest("plan digest")?;
+        let sender = reader.index("sender")?;
+        let body = Body::read(reader)?;
+        Ok(Self { plan, sender, body, signature: Signature(reader.array("signature")?) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::curve::HashDomain;
+
+    #[test]
+    fn every_kind_survives_its_encoding_and_no_bit_is_unsigned() {
+        let identity = IdentityKey::from_seed(&[5; 32]);
+        let index = |i| NodeIndex::new(i).unwrap();
+        let digest = Digest([0x22; 32]);
+        let bodies = [
+            Body::Have { dealer: index(2), bundle: digest },
+            Body::Response(Response {
+                dealers: digest,
+                complaints: vec![Complaint { dealer: index(1), key: RevealedKey([6; 32]) }],
+            }),
+            Body::Prepared { vector: digest, frozen: digest },
+            Body::Partial(G1::hash(b"partial", HashDomain::Signature)),
+            Body::Unable { dealers: vec![index(1), index(4)] },
+            Body::Holds { vector: digest },
+            Body::Erased,
+        ];
+        for body in bodies {
+            let message = SignedMessage::sign(Digest([0x11; 32]), index(3), body, &identity);
+            let bytes = message.encode();
+            assert_eq!(SignedMessage::decode(&bytes).unwrap(), message);
+            for position in 0..bytes.len() {
+                let mut changed = bytes.clone();
+                changed[position] ^= 1;
+                let accepted = SignedMessage::decode(&changed).is_ok_and(|m| m.is_signed_by(&identity.public()));
+                assert!(!accepted, "kind {}: a change in byte {position} went unnoticed", message.body.kind());
+            }
+        }
+    }
+}

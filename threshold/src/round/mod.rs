@@ -1,0 +1,38 @@
+//! One round: n nodes make a key, or hand a key on to new shares, and end it on the same sharing or not at all.
+//!
+//! | Phase | Nodes say | The record then fixes |
+//! |---|---|---|
+//! | Dealing | dealers: a [`Dealing`](dealing) of their secret | |
+//! | Freezing | receivers: `Have` for each bundle that looks valid | `dealers`: those with n−t+1 `Have`s |
+//! | Verifying | receivers: a [`Response`], with complaints that reveal a key | `responses`, and `qualified` as follows from them |
+//! | Preparing | receivers: `Prepared`, once the share is durable | |
+//! | Certifying | receivers: a partial signature with the new share | the certificate: active |
+//! | Active | receivers: `Holds`; after retirement `Erased` | |
+//!
+//! Messages travel on channels that need no secrecy (shares are sealed to prekeys) and need not be reliable (everything is
+//! content-addressed and said again on request). The mathematics is joint Feldman sharing for genesis and Desmedt–Jajodia
+//! redistribution for reshares; with BLS the known bias of the public key does no harm (Gurkan et al. 2021/005 §5).
+//!
+//! Start with [`Participant`], a node's side. [`Transcript`] is what anyone knows of a round, [`judgement`] the pure
+//! function from frozen fields to qualified dealers, [`PersistentState`] what must survive. The operator's side is
+//! [`crate::coordination`].
+//!
+//! Invariants, checked by the simulation after every event: one vector per number; one dealer set per number; the public
+//! key never changes; no number is both active and failed for anyone; any t shares of an active epoch sign.
+
+pub mod dealing;
+pub mod judgement;
+mod message;
+mod participant;
+mod record;
+mod state;
+mod steps;
+mod transcript;
+
+pub use dealing::{DealerSeed, Dealing, DealingFault, Proof};
+pub use judgement::{CombineFault, Combined, Judgement};
+pub use message::{Body, Complaint, Response, SignedMessage};
+pub use participant::{Blob, Contradiction, Notice, Outputs, Participant, Refusal, RestoreFault, RetireFault, Want};
+pub use record::{Phase, RoundRecord};
+pub use state::{Attempt, PersistentState, SecretName, Verdict};
+pub use transcript::{Culprit, MessageFault, Offence, Transcript};

@@ -1,0 +1,598 @@
+//! A node's side of every round: a synchronous machine, fed with plans, records and what peers say.
+//!
+//! # How to drive it
+//! - inputs: [`Participant::accept`] a plan, [`Participant::observe`] its record, [`Participant::learn`] what peers sent,
+//!   [`Participant::retire`] an epoch. Any order, any repetition: inputs are facts, not commands.
+//! - outputs: each input answers with [`Outputs`], to be carried out in the order of its fields. Nothing in `say` may leave
+//!   before everything above it is durable.
+//! - [`Participant::wants`] lists what has to be fetched before the machine can go on: first from the node's own files, then
+//!   from peers.
+//! - after a restart: [`Participant::restore`], serve the outboxes again, and feed the same facts.
+
+use std::collections::BTreeMap;
+
+use rand_core::CryptoRng;
+use zeroize::Zeroizing;
+
+use crate::curve::SecretScalar;
+use crate::encoding::DecodeError;
+use crate::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex, PrekeySetNumber};
+use crate::identity::IdentityKey;
+use crate::plan::{Origin, Plan, PlanFault, ValidPlan, frozen};
+use crate::polynomial::VerificationVector;
+use crate::prekey::{PrekeySecret, SignedPrekeySet};
+
+use super::dealing::DealerSeed;
+use super::judgement::CombineFault;
+use super::message::SignedMessage;
+use super::record::{Phase, RoundRecord};
+use super::state::{Attempt, PersistentState, SecretName, Verdict, by_plan};
+use super::transcript::{MessageFault, Transcript};
+
+/// One-time prekey sets kept on offer beside the last resort.
+pub(super) const SETS_ON_OFFER: usize = 3;
+
+/// A node's part in its cluster's rounds.
+pub struct Participant {
+    pub(super) identity: IdentityKey,
+    pub(super) state: PersistentState,
+    pub(super) secrets: Secrets,
+    pub(super) transcripts: BTreeMap<EpochNumber, Transcript>,
+    pub(super) records: BTreeMap<EpochNumber, RoundRecord>,
+}
+
+/// The secrets of a participant, each wiped when dropped.
+#[derive(Default)]
+pub(super) struct Secrets {
+    pub(super) prekeys: BTreeMap<PrekeySetNumber, PrekeySecret>,
+    pub(super) seeds: BTreeMap<EpochNumber, DealerSeed>,
+    pub(super) shares: BTreeMap<EpochNumber, SecretScalar>,
+}
+
+/// What an input leads to. Carry it out from top to bottom.
+#[must_use]
+#[derive(Default, Debug)]
+pub struct Outputs {
+    /// First: make these secrets durable ([`Participant::expose`]).
+    pub create: Vec<SecretName>,
+    /// Then: keep these in the content-addressed file, which needs no replica.
+    pub keep: Vec<Blob>,
+    /// Then: commit [`Participant::state`], if set. Until that is durable, nothing below may happen.
+    pub commit: bool,
+    /// Then: let these be read by peers and operator.
+    pub say: Vec<SignedMessage>,
+    /// Last: destroy these secrets, in every home.
+    pub destroy: Vec<SecretName>,
+    /// What a person should hear of.
+    pub notices: Vec<Notice>,
+}
+
+/// Something content-addressed that nodes fetch from each other.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "blobs are moved once and kept behind their digest")]
+pub enum Blob {
+    /// A signed message of a round.
+    Message(SignedMessage),
+    /// A node's signed prekey set.
+    Prekeys(SignedPrekeySet),
+    /// The verification vector of an epoch.
+    Vector(VerificationVector),
+}
+
+impl Blob {
+    /// The digest under which the blob is asked for.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        match self {
+            Self::Message(message) => message.digest(),
+            Self::Prekeys(set) => set.digest(),
+            Self::Vector(vector) => vector.digest(),
+        }
+    }
+}
+
+/// Something that has to be fetched before a round can go on.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Want {
+    /// The round that waits.
+    pub number: EpochNumber,
+    /// The digest of the blob.
+    pub digest: Digest,
+}
+
+/// Something that a person should hear of; the round goes on as well as it can.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Notice {
+    /// The plan names a one-time prekey set that an earlier plan named. The operator is at fault.
+    #[error("epoch {0}: the plan reuses a one-time prekey set of {1}; this node does not deal")]
+    PrekeysReused(EpochNumber, NodeIndex),
+    /// The record's qualified dealers do not follow from its other fields. The operator is at fault.
+    #[error("epoch {0}: the record's qualified dealers contradict the signed messages")]
+    RecordContradictsMessages(EpochNumber),
+    /// The frozen fields give no sharing.
+    #[error("epoch {0}: {1}")]
+    NoSharing(EpochNumber, CombineFault),
+    /// The record's certificate does not verify, or certifies something else. The operator is at fault.
+    #[error("epoch {0}: the record's certificate does not verify")]
+    BadCertificate(EpochNumber),
+    /// This node cannot obtain its share.
+    #[error("epoch {0}: this node cannot obtain its share; it takes the next one, or asks for repair")]
+    Unable(EpochNumber),
+}
+
+/// Why a plan is not accepted. Unless said otherwise the operator is at fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The plan is malformed.
+    #[error(transparent)]
+    Plan(#[from] PlanFault),
+    /// Another cluster's.
+    #[error("the plan is of cluster {0}")]
+    OtherCluster(ClusterId),
+    /// The number was used, or is below one that was.
+    #[error("number {number} is not above {highest}, the highest seen")]
+    NumberNotAbove {
+        /// The plan's number.
+        number: EpochNumber,
+        /// The highest number accepted so far.
+        highest: EpochNumber,
+    },
+    /// Another plan was accepted under this number.
+    #[error("another plan is known under number {0}")]
+    OtherPlan(EpochNumber),
+    /// The cluster has a key.
+    #[error("genesis is refused: this node has verified a certificate of the cluster's key")]
+    GenesisRefused,
+    /// The plan would keep another key than the cluster's.
+    #[error("the plan names another public key than the cluster's")]
+    PublicKey,
+    /// The plan names another identity under a pinned index.
+    #[error("the plan names another identity key for {0} than the pinned one")]
+    Identity(NodeIndex),
+    /// The plan names a prekey set at or below the highest accepted.
+    #[error("the prekey set that the plan names for {0} was used or superseded")]
+    Prekeys(NodeIndex),
+}
+
+/// The record says something else than before. Nothing it says is acted on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Contradiction {
+    /// The number is not known to this node.
+    #[error("no plan was accepted under number {0}")]
+    Unknown(EpochNumber),
+    /// A frozen field changed, or cannot belong to the plan.
+    #[error("epoch {0}: the frozen {1} changed, or cannot be of this plan")]
+    Frozen(EpochNumber, &'static str),
+    /// The verdict changed.
+    #[error("epoch {0}: the record's verdict is not the one that this node acted on")]
+    Verdict(EpochNumber),
+}
+
+/// Why an epoch is not retired.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RetireFault {
+    /// The epoch serves, or is the grace window's.
+    #[error("epoch {0} is active or the one before")]
+    StillServed(EpochNumber),
+    /// No newer epoch is proven to be held by at least its threshold of receivers.
+    #[error("no epoch newer than {0} is proven to be held by enough nodes")]
+    NewerNotProven(EpochNumber),
+}
+
+/// Why a stored state cannot be taken up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreFault {
+    /// The bytes are not a state.
+    #[error("the stored state: {0}")]
+    State(#[from] DecodeError),
+    /// A secret has the wrong length or form.
+    #[error("the stored secret {0:?} is malformed")]
+    Secret(SecretName),
+}
+
+impl Participant {
+    /// A node that has never taken part. Carry out the outputs: they make its first prekey sets.
+    pub fn new(
+        cluster: ClusterId,
+        index: NodeIndex,
+        identity: IdentityKey,
+        rng: &mut impl CryptoRng,
+    ) -> (Self, Outputs) {
+        let mut participant = Self {
+            identity,
+            state: PersistentState::new(cluster, index),
+            secrets: Secrets::default(),
+            transcripts: BTreeMap::new(),
+            records: BTreeMap::new(),
+        };
+        let mut out = Outputs::default();
+        participant.top_up(4, rng, &mut out);
+        (participant, out)
+    }
+
+    /// A node that starts again, from its committed state and the secrets found in its homes.
+    ///
+    /// The outputs destroy secrets that the state does not name. A secret that it names and that is gone costs what it
+    /// opened: a share counts as not held, a prekey set is no longer offered.
+    ///
+    /// # Errors
+    /// When state or secrets are malformed: nothing is taken up.
+    pub fn restore(
+        identity: IdentityKey,
+        state: &[u8],
+        stored: impl IntoIterator<Item = (SecretName, Zeroizing<[u8; 32]>)>,
+    ) -> Result<(Self, Outputs), RestoreFault> {
+        let stored_state = PersistentState::decode(state)?;
+        let mut state = stored_state.clone();
+        let live = state.live_secrets();
+        let (mut secrets, mut out) = (Secrets::default(), Outputs::default());
+        for (name, bytes) in stored {
+            if !live.contains(&name) {
+                out.destroy.push(name);
+                continue;
+            }
+            match name {
+                SecretName::Prekeys(number) => {
+                    let offer = state.offers.get(&number).and_then(|offer| offer.verify(&identity.public()));
+                    let offer = offer.ok_or(RestoreFault::Secret(name))?;
+                    let secret = PrekeySecret::restore(state.cluster, state.index, number, offer.last_resort, &bytes);
+                    secrets.prekeys.insert(number, secret);
+                }
+                SecretName::DealerSeed(number) => {
+                    secrets.seeds.insert(number, DealerSeed::restore(&bytes));
+                }
+                SecretName::Share(number) => {
+                    let share = SecretScalar::decode(&bytes).map_err(|_| RestoreFault::Secret(name))?;
+                    let vector = state.attempts.get(&number).and_then(|attempt| attempt.vector.as_ref());
+                    if !vector.is_some_and(|vector| vector.matches(state.index, &share)) {
+                        return Err(RestoreFault::Secret(name));
+                    }
+                    secrets.shares.insert(number, share);
+                }
+            }
+        }
+        state.offers.retain(|number, _| secrets.prekeys.contains_key(number));
+        for (number, attempt) in &mut state.attempts {
+            attempt.holds_share &= secrets.shares.contains_key(number);
+        }
+        let mut participant =
+            Self { identity, state, secrets, transcripts: BTreeMap::new(), records: BTreeMap::new() };
+        for number in participant.state.attempts.keys().copied().collect::<Vec<_>>() {
+            participant.open_transcript(number);
+        }
+        out.commit = participant.state != stored_state;
+        Ok((participant, out))
+    }
+
+    /// Marks a node that was restored from a replica: it says nothing new in plans up to this block.
+    pub fn abstain_through(&mut self, block: crate::identifiers::Block) -> Outputs {
+        self.state.abstain_through = self.state.abstain_through.max(Some(block));
+        Outputs { commit: true, ..Outputs::default() }
+    }
+
+    /// What has to survive.
+    #[must_use]
+    pub fn state(&self) -> &PersistentState {
+        &self.state
+    }
+
+    /// The bytes of a secret that [`Outputs::create`] names: for sealing, and for nothing else.
+    #[must_use]
+    pub fn expose(&self, name: SecretName) -> Option<Zeroizing<[u8; 32]>> {
+        match name {
+            SecretName::Prekeys(number) => self.secrets.prekeys.get(&number).map(|s| Zeroizing::new(*s.expose_seed())),
+            SecretName::DealerSeed(number) => self.secrets.seeds.get(&number).map(|s| Zeroizing::new(*s.expose())),
+            SecretName::Share(number) => self.secrets.shares.get(&number).map(SecretScalar::expose),
+        }
+    }
+
+    /// The share of an epoch, for serving.
+    #[must_use]
+    pub fn share(&self, number: EpochNumber) -> Option<&SecretScalar> {
+        self.secrets.shares.get(&number)
+    }
+
+    /// What was heard in a round, for status and for peers that ask.
+    #[must_use]
+    pub fn transcript(&self, number: EpochNumber) -> Option<&Transcript> {
+        self.transcripts.get(&number)
+    }
+
+    /// The prekey sets on offer, ascending: those that no plan has named yet, and the last resort.
+    pub fn offers(&self) -> impl Iterator<Item = &SignedPrekeySet> {
+        let used = self.state.accepted_sets.get(&self.state.index).copied();
+        let secrets = &self.secrets.prekeys;
+        self.state.offers.iter().filter_map(move |(number, offer)| {
+            let fresh = used.is_none_or(|used| *number > used);
+            let last_resort = Some(*number) == used && secrets.get(number).is_some_and(PrekeySecret::is_last_resort);
+            (fresh || last_resort).then_some(offer)
+        })
+    }
+
+    /// A plan appeared. Accepting it again is no fault.
+    ///
+    /// # Errors
+    /// Why it is refused. Nothing has changed then.
+    pub fn accept(&mut self, plan: Plan, rng: &mut impl CryptoRng) -> Result<Outputs, Refusal> {
+        let plan = plan.validate()?;
+        let number = plan.number;
+        if let Some(known) = self.state.attempts.get(&number) {
+            let same = known.plan.digest() == plan.digest();
+            return if same { Ok(Outputs::default()) } else { Err(Refusal::OtherPlan(number)) };
+        }
+        let reused = self.check_against_memory(&plan)?;
+        let mut out = Outputs { commit: true, ..Outputs::default() };
+        self.state.highest = number;
+        for (index, identity) in members(&plan) {
+            self.state.pins.insert(index, identity);
+        }
+        for receiver in &plan.receivers {
+            self.state.accepted_sets.insert(receiver.index, receiver.prekey_set);
+        }
+        let abstain = self.state.abstain_through.is_some_and(|through| plan.block <= through);
+        let nodes = plan.receivers.len().max(plan.dealers.len());
+        self.state.attempts.insert(number, Attempt::new(plan, reused, abstain));
+        self.open_transcript(number);
+        self.top_up(nodes, rng, &mut out);
+        self.advance(number, rng, &mut out);
+        Ok(out)
+    }
+
+    fn check_against_memory(&self, plan: &ValidPlan) -> Result<Vec<NodeIndex>, Refusal> {
+        if plan.cluster != self.state.cluster {
+            return Err(Refusal::OtherCluster(plan.cluster));
+        }
+        if plan.number <= self.state.highest {
+            return Err(Refusal::NumberNotAbove { number: plan.number, highest: self.state.highest });
+        }
+        match (&plan.origin, self.state.public_key) {
+            (Origin::Genesis, Some(_)) => return Err(Refusal::GenesisRefused),
+            (Origin::Reshare { public_key, .. }, Some(known)) if *public_key != known => {
+                return Err(Refusal::PublicKey);
+            }
+            _ => {}
+        }
+        let me = (self.state.index, self.identity.public());
+        for (index, identity) in members(plan) {
+            let pinned = if index == me.0 { Some(&me.1) } else { self.state.pins.get(&index) };
+            if pinned.is_some_and(|pinned| *pinned != identity) {
+                return Err(Refusal::Identity(index));
+            }
+        }
+        let mut reused = Vec::new();
+        for receiver in &plan.receivers {
+            match self.state.accepted_sets.get(&receiver.index) {
+                Some(accepted) if receiver.prekey_set < *accepted => return Err(Refusal::Prekeys(receiver.index)),
+                Some(accepted) if receiver.prekey_set == *accepted => reused.push(receiver.index),
+                _ => {}
+            }
+        }
+        Ok(reused)
+    }
+
+    /// The record of a round, as read from the API server.
+    ///
+    /// # Errors
+    /// When it contradicts what this node has seen or done; the node does not act on it.
+    pub fn observe(
+        &mut self,
+        number: EpochNumber,
+        record: &RoundRecord,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Outputs, Contradiction> {
+        let attempt = self.state.attempts.get_mut(&number).ok_or(Contradiction::Unknown(number))?;
+        let mut out = Outputs::default();
+        match (&attempt.verdict, record.phase) {
+            (Some(Verdict::Failed), Phase::Active | Phase::Confirmed | Phase::Retired)
+            | (Some(Verdict::Active(_)), Phase::Failed) => return Err(Contradiction::Verdict(number)),
+            (Some(Verdict::Failed), _) => return Ok(out),
+            _ => {}
+        }
+        if let Some(dealers) = &record.dealers {
+            let fits = frozen::dealers_fit(&attempt.plan, dealers);
+            if !fits || attempt.dealers.as_ref().is_some_and(|known| known != dealers) {
+                return Err(Contradiction::Frozen(number, "dealers"));
+            }
+        }
+        let full = match (&record.dealers, &record.responses, &record.qualified) {
+            (Some(dealers), Some(responses), Some(qualified)) => {
+                let full = frozen::Frozen {
+                    dealers: dealers.clone(),
+                    responses: responses.clone(),
+                    qualified: qualified.clone(),
+                };
+                let fits = frozen::responses_fit(&attempt.plan, responses);
+                if !fits || attempt.frozen.as_ref().is_some_and(|known| *known != full) {
+                    return Err(Contradiction::Frozen(number, "responses"));
+                }
+                Some(full)
+            }
+            _ => None,
+        };
+        if let (None, Some(dealers)) = (&attempt.dealers, &record.dealers) {
+            attempt.dealers = Some(dealers.clone());
+            out.commit = true;
+        }
+        if let (None, Some(full)) = (&attempt.frozen, full) {
+            attempt.frozen = Some(full);
+            out.commit = true;
+        }
+        if record.phase == Phase::Failed {
+            self.fail(number, &mut out);
+            return Ok(out);
+        }
+        self.records.insert(number, record.clone());
+        self.open_wants(number);
+        self.advance(number, rng, &mut out);
+        Ok(out)
+    }
+
+    /// Something that a peer, or one's own file, holds.
+    ///
+    /// # Errors
+    /// When it is not taken up; see [`MessageFault`] for who is at fault.
+    pub fn learn(&mut self, blob: &Blob, rng: &mut impl CryptoRng) -> Result<Outputs, MessageFault> {
+        let mut out = Outputs::default();
+        match blob {
+            Blob::Message(message) => {
+                let number = by_plan(&self.state.attempts, &message.plan).ok_or(MessageFault::OtherPlan)?;
+                let transcript = self.transcripts.get_mut(&number).ok_or(MessageFault::OtherPlan)?;
+                let heard = transcript.hear(message);
+                let kept = matches!(message.body.kind(), 1 | 3);
+                if kept && (heard.is_ok() || matches!(heard, Err(MessageFault::Contradicts(_)))) {
+                    out.keep.push(blob.clone());
+                }
+                // A contradiction is remembered as evidence; the round goes on with what was kept.
+                self.advance(number, rng, &mut out);
+                if out.keep.is_empty() && out.say.is_empty() && !out.commit {
+                    heard?;
+                }
+            }
+            Blob::Prekeys(set) => {
+                let digest = set.digest();
+                for number in self.waiting_for(|transcript| transcript.missing_prekeys().contains(&digest)) {
+                    let transcript = self.transcripts.get_mut(&number).ok_or(MessageFault::UnknownSet)?;
+                    transcript.learn_prekeys(set)?;
+                    out.keep = vec![blob.clone()];
+                    self.advance(number, rng, &mut out);
+                }
+            }
+            Blob::Vector(vector) => {
+                for number in self.waiting_for(Transcript::lacks_source) {
+                    if self.transcripts.get_mut(&number).is_some_and(|t| t.learn_source(vector.clone())) {
+                        if let Some(attempt) = self.state.attempts.get_mut(&number) {
+                            attempt.source = Some(vector.clone());
+                            out.commit = true;
+                        }
+                        self.advance(number, rng, &mut out);
+                    }
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    fn waiting_for(&self, waits: impl Fn(&Transcript) -> bool) -> Vec<EpochNumber> {
+        self.transcripts.iter().filter(|(_, transcript)| waits(transcript)).map(|(number, _)| *number).collect()
+    }
+
+    /// What has to be fetched before open rounds, or the share of an active epoch, can go on.
+    #[must_use]
+    pub fn wants(&self) -> Vec<Want> {
+        let mut wants = Vec::new();
+        for (number, attempt) in &self.state.attempts {
+            let Some(transcript) = self.transcripts.get(number) else { continue };
+            let receives = attempt.plan.receiver(self.state.index).is_some();
+            let deals = attempt.is_open() && attempt.plan.slot_of(self.state.index).is_some();
+            let given_up = attempt.vector.is_some() && attempt.has_said(6);
+            let lacks_share = receives && !attempt.holds_share && !given_up && !attempt.erased;
+            if attempt.verdict == Some(Verdict::Failed) || !(lacks_share || deals) {
+                continue;
+            }
+            let mut digests = Vec::new();
+            if let (true, Some(source)) = (transcript.lacks_source(), attempt.plan.source()) {
+                digests.push(source.vector);
+            }
+            if deals && attempt.dealers.is_none() && !attempt.has_said(1) {
+                digests.extend(transcript.missing_prekeys());
+            }
+            if let Some(dealers) = &attempt.dealers {
+                digests.extend(dealers.iter().map(|(_, d)| d).filter(|d| transcript.bundle(d).is_none()));
+            }
+            if let Some(Err(missing)) = attempt.frozen.as_ref().map(|f| transcript.judge(&f.dealers, &f.responses)) {
+                digests.extend(missing);
+            }
+            digests.sort_unstable();
+            digests.dedup();
+            wants.extend(digests.into_iter().map(|digest| Want { number: *number, digest }));
+        }
+        wants
+    }
+
+    /// The vector of an epoch that this node knows, for peers that lack a reshare's source.
+    #[must_use]
+    pub fn vector(&self, digest: &Digest) -> Option<&VerificationVector> {
+        let attempts = self.state.attempts.values();
+        attempts.flat_map(|a| a.vector.iter().chain(&a.source)).find(|vector| vector.digest() == *digest)
+    }
+
+    /// Destroys the secrets of an epoch that is no longer kept, and says so.
+    ///
+    /// The node acts only below its newest certified epoch and the one before (a removed node: below the newest), and only
+    /// when the possession messages that it heard show that a newer epoch is held by at least its threshold of nodes.
+    ///
+    /// # Errors
+    /// Why the epoch is kept. Nothing has changed then.
+    pub fn retire(&mut self, number: EpochNumber) -> Result<Outputs, RetireFault> {
+        let me = self.state.index;
+        let certified: Vec<_> =
+            self.state.attempts.iter().rev().filter(|(_, attempt)| attempt.certificate().is_some()).collect();
+        let (newest, before) = (certified.first(), certified.get(1).map(|(number, _)| **number));
+        let removed = newest.is_some_and(|(_, attempt)| attempt.plan.receiver(me).is_none());
+        let limit = if removed { newest.map(|(number, _)| **number) } else { before };
+        if limit.is_none_or(|limit| number >= limit) {
+            return Err(RetireFault::StillServed(number));
+        }
+        let proven = certified.iter().take_while(|(newer, _)| **newer > number).any(|(newer, attempt)| {
+            let vector = attempt.certificate().map(|certificate| certificate.vector);
+            let holders = self.transcripts.get(newer).map_or(0, |transcript| {
+                transcript.holds().values().filter(|held| Some(**held) == vector).count()
+            });
+            holders >= attempt.plan.threshold.count()
+        });
+        if !proven {
+            return Err(RetireFault::NewerNotProven(number));
+        }
+        let mut out = Outputs::default();
+        self.erase(number, &mut out);
+        Ok(out)
+    }
+
+    pub(super) fn open_transcript(&mut self, number: EpochNumber) {
+        let Some(attempt) = self.state.attempts.get(&number) else { return };
+        if attempt.verdict == Some(Verdict::Failed) || attempt.erased {
+            return;
+        }
+        let known = || {
+            let source = attempt.plan.source()?;
+            self.state.attempts.get(&source.number)?.vector.clone()
+        };
+        let source = attempt.source.clone().or_else(known);
+        let mut transcript = Transcript::new(attempt.plan.clone(), source);
+        for message in &attempt.outbox {
+            // One's own words were checked when they were said.
+            let _ = transcript.hear(message);
+        }
+        self.transcripts.insert(number, transcript);
+        if let Some(attempt) = self.state.attempts.get_mut(&number) {
+            attempt.source = self.transcripts.get(&number).and_then(|transcript| transcript.source().cloned());
+        }
+        for offer in self.state.offers.values() {
+            if let Some(transcript) = self.transcripts.get_mut(&number) {
+                // Most offers are not the one that the plan names.
+                let _ = transcript.learn_prekeys(offer);
+            }
+        }
+        self.open_wants(number);
+    }
+
+    fn open_wants(&mut self, number: EpochNumber) {
+        if let (Some(attempt), Some(transcript)) =
+            (self.state.attempts.get(&number), self.transcripts.get_mut(&number))
+        {
+            transcript.want(attempt.dealers.iter().flat_map(|list| list.iter().map(|(_, digest)| digest)));
+            let responses = attempt.frozen.iter().flat_map(|frozen| frozen.responses.iter());
+            transcript.want(responses.map(|(_, digest)| digest));
+        }
+    }
+}
+
+fn members(plan: &Plan) -> impl Iterator<Item = (NodeIndex, crate::identity::IdentityPublicKey)> {
+    let dealers = plan.dealers.iter().map(|dealer| (dealer.index, dealer.identity));
+    dealers.chain(plan.receivers.iter().map(|receiver| (receiver.index, receiver.identity)))
+}

@@ -1,0 +1,49 @@
+//! The record of a round: the status of its `KeyEpoch`, which the operator writes and every node reads for itself.
+
+use crate::identifiers::NodeIndex;
+use crate::plan::FrozenDigests;
+use crate::purpose::Certificate;
+
+/// Where a round stands.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Phase {
+    /// Dealers deal, receivers say what they have.
+    Dealing,
+    /// The dealers are frozen; receivers check their bundles.
+    Verifying,
+    /// Responses and qualified dealers are frozen; receivers store their shares.
+    Preparing,
+    /// Enough receivers are prepared; they sign the certificate.
+    Certifying,
+    /// The certificate is there: the epoch serves.
+    Active,
+    /// Enough receivers hold it that losing any n−t of them loses nothing.
+    Confirmed,
+    /// Its secrets are to be destroyed.
+    Retired,
+    /// The attempt came to nothing.
+    Failed,
+}
+
+/// What the record says of a round beside its plan. Each `Option` is written once.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RoundRecord {
+    /// Where the round stands.
+    pub phase: Phase,
+    /// The frozen dealers with their bundles' digests.
+    pub dealers: Option<FrozenDigests>,
+    /// The frozen responses' digests.
+    pub responses: Option<FrozenDigests>,
+    /// The dealers that qualified.
+    pub qualified: Option<Vec<NodeIndex>>,
+    /// The certificate of an active epoch.
+    pub certificate: Option<Certificate>,
+}
+
+impl RoundRecord {
+    /// The record of a round that has just been opened.
+    #[must_use]
+    pub fn opened() -> Self {
+        Self { phase: Phase::Dealing, dealers: None, responses: None, qualified: None, certificate: None }
+    }
+}

@@ -1,0 +1,300 @@
+//! Everything of a round's protocol that a node must not forget, in one struct with the reason for each field.
+//!
+//! Secrets are not in it: it names them ([`PersistentState::live_secrets`], the ledger), and the node seals each on its
+//! own, so that destroying one key destroys one secret and no copy of this state brings it back.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::curve::G2;
+use crate::encoding::{DecodeError, Reader, Writer};
+use crate::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeySetNumber};
+use crate::identity::IdentityPublicKey;
+use crate::plan::{Frozen, FrozenDigests, Plan, ValidPlan};
+use crate::polynomial::VerificationVector;
+use crate::prekey::SignedPrekeySet;
+use crate::purpose::Certificate;
+
+use super::message::SignedMessage;
+
+/// The memory of one node. Commit it whole whenever [`super::Outputs::commit`] says so.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PersistentState {
+    /// Whose cluster: plans of another are refused.
+    pub cluster: ClusterId,
+    /// Which node: decides its role in a plan.
+    pub index: NodeIndex,
+    /// The highest number ever accepted: a number at or below it is never accepted again, so no attempt can be replayed.
+    pub highest: EpochNumber,
+    /// The public key once a certificate was verified under it: it never changes, and Genesis is refused from then on.
+    pub public_key: Option<G2>,
+    /// The newest epoch that serves and whose share this node holds.
+    pub active: Option<EpochNumber>,
+    /// The identity pinned to each index: a changed one is refused.
+    pub pins: BTreeMap<NodeIndex, IdentityPublicKey>,
+    /// The highest prekey set accepted per receiver: sealing to a set twice would let one complaint open two rounds.
+    pub accepted_sets: BTreeMap<NodeIndex, PrekeySetNumber>,
+    /// The number of the next prekey set: numbers are never given twice.
+    pub next_set: PrekeySetNumber,
+    /// Own prekey sets whose secrets are alive, as they are offered.
+    pub offers: BTreeMap<PrekeySetNumber, SignedPrekeySet>,
+    /// Plans at or below this block, not seen before, are followed without dealing or certifying: set when the node was
+    /// restored from a replica, which may have forgotten what it said in them.
+    pub abstain_through: Option<Block>,
+    /// Every attempt that is under way or kept, and the newest retired ones.
+    pub attempts: BTreeMap<EpochNumber, Attempt>,
+}
+
+/// What a node remembers of one attempt.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Attempt {
+    /// The first plan seen under the number; any other is refused.
+    pub plan: ValidPlan,
+    /// The source's vector, against which bundles and late bundles are judged.
+    pub source: Option<VerificationVector>,
+    /// Receivers whose prekey set this plan names again: allowed for a last resort only, which is seen when the set is.
+    pub reused: Vec<NodeIndex>,
+    /// Whether to say nothing that another life of this node may have said otherwise.
+    pub abstain: bool,
+    /// The first frozen dealers seen; any other are refused.
+    pub dealers: Option<FrozenDigests>,
+    /// The first full set of frozen fields seen; any other is refused.
+    pub frozen: Option<Frozen>,
+    /// The one vector that this node computed, and signs.
+    pub vector: Option<VerificationVector>,
+    /// Whether the share is in the node's hands (it is sealed on its own, under this number).
+    pub holds_share: bool,
+    /// Active or Failed, once: the node never acts on the other.
+    pub verdict: Option<Verdict>,
+    /// Whether the epoch's secrets were destroyed on retirement.
+    pub erased: bool,
+    /// Everything said in this attempt, in order: said again, word for word, after a restart.
+    pub outbox: Vec<SignedMessage>,
+}
+
+/// How an attempt ended for this node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// With this certificate.
+    Active(Certificate),
+    /// Without one.
+    Failed,
+}
+
+/// Names a secret that the node seals on its own.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum SecretName {
+    /// The seed of an own prekey set.
+    Prekeys(PrekeySetNumber),
+    /// The seed of an own dealing.
+    DealerSeed(EpochNumber),
+    /// The share of an epoch.
+    Share(EpochNumber),
+}
+
+impl PersistentState {
+    /// The state of a node that has never taken part.
+    #[must_use]
+    pub fn new(cluster: ClusterId, index: NodeIndex) -> Self {
+        Self {
+            cluster,
+            index,
+            highest: EpochNumber(0),
+            public_key: None,
+            active: None,
+            pins: BTreeMap::new(),
+            accepted_sets: BTreeMap::new(),
+            next_set: PrekeySetNumber(1),
+            offers: BTreeMap::new(),
+            abstain_through: None,
+            attempts: BTreeMap::new(),
+        }
+    }
+
+    /// The ledger: every secret that this state expects to be alive. A start destroys all others.
+    #[must_use]
+    pub fn live_secrets(&self) -> BTreeSet<SecretName> {
+        let mut live: BTreeSet<_> = self.offers.keys().copied().map(SecretName::Prekeys).collect();
+        for (number, attempt) in &self.attempts {
+            if attempt.holds_share {
+                live.insert(SecretName::Share(*number));
+            }
+            if attempt.verdict.is_none() && attempt.has_dealt(self.index) {
+                live.insert(SecretName::DealerSeed(*number));
+            }
+        }
+        live
+    }
+
+    /// The newest epoch known to be active, whether or not this node holds a share of it.
+    #[must_use]
+    pub fn newest_certified(&self) -> Option<&Certificate> {
+        self.attempts.values().rev().find_map(Attempt::certificate)
+    }
+
+    /// The canonical bytes. They hold no secret, yet belong under the node's seal like everything else in its file.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Writer::default();
+        out.u16(1).raw(&self.cluster.0).index(self.index).epoch(self.highest);
+        out.option(self.public_key.as_ref(), |out, key| {
+            out.raw(&key.encode());
+        });
+        out.option(self.active.as_ref(), |out, number| {
+            out.epoch(*number);
+        });
+        let pins: Vec<_> = self.pins.iter().collect();
+        out.list(&pins, |out, (index, identity)| {
+            out.index(**index).raw(&identity.0);
+        });
+        let sets: Vec<_> = self.accepted_sets.iter().collect();
+        out.list(&sets, |out, (index, number)| {
+            out.index(**index).u64(number.0);
+        });
+        out.u64(self.next_set.0);
+        let offers: Vec<_> = self.offers.iter().collect();
+        out.list(&offers, |out, (number, offer)| {
+            out.u64(number.0);
+            offer.write(out);
+        });
+        out.option(self.abstain_through.as_ref(), |out, block| {
+            out.u64(block.0);
+        });
+        let attempts: Vec<_> = self.attempts.values().collect();
+        out.list(&attempts, |out, attempt| attempt.write(out));
+        out.finish()
+    }
+
+    /// Decodes what [`PersistentState::encode`] wrote.
+    ///
+    /// # Errors
+    /// When the bytes are not exactly one state of a known version.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        Reader::whole(bytes, |reader| {
+            if reader.u16("state version")? != 1 {
+                return Err(DecodeError::Invalid { field: "state version" });
+            }
+            Ok(Self {
+                cluster: reader.cluster()?,
+                index: reader.index("index")?,
+                highest: reader.epoch("highest")?,
+                public_key: reader.option("public key", |reader| reader.g2("public key"))?,
+                active: reader.option("active", |reader| reader.epoch("active"))?,
+                pins: reader
+                    .list("pins", |reader| Ok((reader.index("pin")?, IdentityPublicKey(reader.array("pin")?))))?
+                    .into_iter()
+                    .collect(),
+                accepted_sets: reader
+                    .list("accepted sets", |reader| Ok((reader.index("set")?, reader.set_number()?)))?
+                    .into_iter()
+                    .collect(),
+                next_set: reader.set_number()?,
+                offers: reader
+                    .list("offers", |reader| Ok((reader.set_number()?, SignedPrekeySet::read(reader)?)))?
+                    .into_iter()
+                    .collect(),
+                abstain_through: reader.option("abstain", |reader| reader.block("abstain"))?,
+                attempts: reader
+                    .list("attempts", Attempt::read)?
+                    .into_iter()
+                    .map(|attempt| (attempt.plan.number, attempt))
+                    .collect(),
+            })
+        })
+    }
+}
+
+impl Attempt {
+    pub(super) fn new(plan: ValidPlan, reused: Vec<NodeIndex>, abstain: bool) -> Self {
+        Self {
+            plan,
+            source: None,
+            reused,
+            abstain,
+            dealers: None,
+            frozen: None,
+            vector: None,
+            holds_share: false,
+            verdict: None,
+            erased: false,
+            outbox: Vec::new(),
+        }
+    }
+
+    /// The certificate, once the attempt became an active epoch.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&Certificate> {
+        match &self.verdict {
+            Some(Verdict::Active(certificate)) => Some(certificate),
+            _ => None,
+        }
+    }
+
+    /// Whether the attempt has neither succeeded nor failed.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.verdict.is_none()
+    }
+
+    /// Whether the outbox holds a message of this kind.
+    pub(super) fn has_said(&self, kind: u8) -> bool {
+        self.outbox.iter().any(|message| message.body.kind() == kind)
+    }
+
+    fn has_dealt(&self, index: NodeIndex) -> bool {
+        self.plan.slot_of(index).is_some() && self.has_said(1)
+    }
+
+    fn write(&self, out: &mut Writer) {
+        self.plan.write(out);
+        out.option(self.source.as_ref(), |out, vector| vector.write(out));
+        out.list(&self.reused, |out, index| {
+            out.index(*index);
+        });
+        out.u8(self.abstain.into());
+        out.option(self.dealers.as_ref(), |out, dealers| dealers.write(out));
+        out.option(self.frozen.as_ref(), |out, frozen| frozen.write(out));
+        out.option(self.vector.as_ref(), |out, vector| vector.write(out));
+        out.u8(self.holds_share.into());
+        match &self.verdict {
+            None => {
+                out.u8(0);
+            }
+            Some(Verdict::Failed) => {
+                out.u8(1);
+            }
+            Some(Verdict::Active(certificate)) => {
+                out.u8(2);
+                certificate.write(out);
+            }
+        }
+        out.u8(self.erased.into());
+        out.list(&self.outbox, |out, message| message.write(out));
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            plan: Plan::read(reader)?.validate().map_err(|_| DecodeError::Invalid { field: "plan" })?,
+            source: reader.option("source", VerificationVector::read)?,
+            reused: reader.list("reused", |reader| reader.index("reused"))?,
+            abstain: reader.bool("abstain")?,
+            dealers: reader.option("dealers", |reader| FrozenDigests::read(reader, "dealers"))?,
+            frozen: reader.option("frozen", Frozen::read)?,
+            vector: reader.option("vector", VerificationVector::read)?,
+            holds_share: reader.bool("holds share")?,
+            verdict: match reader.u8("verdict")? {
+                0 => None,
+                1 => Some(Verdict::Failed),
+                2 => Some(Verdict::Active(Certificate::read(reader)?)),
+                _ => return Err(DecodeError::Invalid { field: "verdict" }),
+            },
+            erased: reader.bool("erased")?,
+            outbox: reader.list("outbox", SignedMessage::read)?,
+        })
+    }
+}
+
+/// The digest of an attempt's plan, by which peers' messages find it.
+pub(super) fn by_plan(attempts: &BTreeMap<EpochNumber, Attempt>, plan: &Digest) -> Option<EpochNumber> {
+    // Newest first: messages of the round under way are by far the most frequent.
+    attempts.iter().rev().find(|(_, attempt)| attempt.plan.digest() == *plan).map(|(number, _)| *number)
+}

@@ -1,0 +1,414 @@
+//! What a participant does once it knows enough: one step per phase, each done at most once.
+//!
+//! Every step first asks whether it is due, so that facts may arrive in any order: a node that was away runs them all at
+//! once, a node that restarted finds what it had said in its outbox and goes on after it.
+
+use rand_core::CryptoRng;
+
+use super::dealing::{DealerSeed, Dealing};
+use super::message::{Body, Complaint, Response, SignedMessage};
+use super::participant::{Blob, Notice, Outputs, Participant, SETS_ON_OFFER};
+use super::record::Phase;
+use super::state::{Attempt, SecretName, Verdict};
+use super::transcript::Transcript;
+use crate::identifiers::{EpochNumber, NodeIndex, PrekeySetNumber};
+use crate::plan::Origin;
+use crate::plan::frozen::dealers_digest;
+use crate::prekey::{PrekeySecret, slots_for};
+use crate::purpose::Certificate;
+
+/// How many retired epochs stay listed, so that late observers still read `Erased`.
+const ERASED_LISTED: usize = 8;
+
+impl Participant {
+    /// Runs every step of a round that is due.
+    pub(super) fn advance(&mut self, number: EpochNumber, rng: &mut impl CryptoRng, out: &mut Outputs) {
+        let (Some(mut attempt), Some(mut transcript)) =
+            (self.state.attempts.remove(&number), self.transcripts.remove(&number))
+        else {
+            return;
+        };
+        let mut round = Round { number, attempt: &mut attempt, transcript: &mut transcript };
+        self.deal(&mut round, rng, out);
+        self.witness(&mut round, out);
+        self.verify(&mut round, out);
+        self.prepare(&mut round, out);
+        self.certify(&mut round, out);
+        let activated = self.activate(&mut round, out);
+        let holds = self.hold(&mut round, out);
+        self.state.attempts.insert(number, attempt);
+        self.transcripts.insert(number, transcript);
+        if activated {
+            self.settle_below(number, out);
+        }
+        if holds {
+            self.drop_prekeys_through(number, out);
+        }
+    }
+
+    /// Dealing: one bundle, from a seed that is durable before it.
+    fn deal(&mut self, round: &mut Round<'_>, rng: &mut impl CryptoRng, out: &mut Outputs) {
+        let me = self.state.index;
+        let Round { number, attempt, transcript } = round;
+        let due = attempt.is_open() && attempt.dealers.is_none() && !attempt.abstain && !attempt.has_said(1);
+        if !due || attempt.plan.slot_of(me).is_none() {
+            return;
+        }
+        if transcript.lacks_source() || !transcript.missing_prekeys().is_empty() {
+            return;
+        }
+        let once_only = |index: &&NodeIndex| !transcript.prekeys().get(index).is_some_and(|set| set.last_resort);
+        if let Some(reused) = attempt.reused.iter().find(once_only) {
+            out.notices.push(Notice::PrekeysReused(*number, *reused));
+            attempt.abstain = true;
+            out.commit = true;
+            return;
+        }
+        let constant = match &attempt.plan.origin {
+            Origin::Genesis => None,
+            Origin::Reshare { source, .. } => {
+                // Only an epoch that this node has seen certified, and exactly the one that the plan names.
+                let held = self.state.attempts.get(&source.number).and_then(Attempt::certificate);
+                if !held.is_some_and(|held| held.plan == source.plan && held.vector == source.vector) {
+                    return;
+                }
+                let Some(share) = self.secrets.shares.get(&source.number) else { return };
+                Some(share.duplicate())
+            }
+        };
+        let seed = self.secrets.seeds.entry(*number).or_insert_with(|| {
+            out.create.push(SecretName::DealerSeed(*number));
+            DealerSeed::random(rng)
+        });
+        let dealing = Dealing::deal(&attempt.plan, me, constant.as_ref(), transcript.prekeys(), seed);
+        self.say(round, Body::Dealing(dealing), out);
+    }
+
+    /// Freezing: says which bundles it has. The first of a dealer is the only one it vouches for.
+    fn witness(&self, round: &mut Round<'_>, out: &mut Outputs) {
+        let attempt = &round.attempt;
+        if !attempt.is_open() || attempt.dealers.is_some() || attempt.plan.receiver(self.state.index).is_none() {
+            return;
+        }
+        let vouched = |dealer: NodeIndex| {
+            attempt.outbox.iter().any(|said| matches!(said.body, Body::Have { dealer: d, .. } if d == dealer))
+        };
+        let fresh: Vec<_> = attempt
+            .plan
+            .dealers
+            .iter()
+            .filter(|dealer| !vouched(dealer.index))
+            .filter_map(|dealer| round.transcript.bundle_of(dealer.index).map(|(digest, _)| (dealer.index, digest)))
+            .collect();
+        for (dealer, bundle) in fresh {
+            self.say(round, Body::Have { dealer, bundle }, out);
+        }
+    }
+
+    /// Verifying: opens its share of every frozen bundle; complains by revealing, unless the prekeys are its last resort.
+    fn verify(&self, round: &mut Round<'_>, out: &mut Outputs) {
+        let me = self.state.index;
+        let Round { number, attempt, transcript } = round;
+        let Some(dealers) = &attempt.dealers else { return };
+        let due = attempt.is_open() && attempt.frozen.is_none() && !attempt.has_said(3) && !attempt.has_said(6);
+        if !due || attempt.plan.receiver(me).is_none() {
+            return;
+        }
+        if dealers.iter().any(|(_, digest)| transcript.bundle(&digest).is_none()) {
+            return;
+        }
+        let Some(keys) = self.own_prekeys(attempt) else {
+            out.notices.push(Notice::Unable(*number));
+            self.say(round, Body::Unable { dealers: Vec::new() }, out);
+            return;
+        };
+        let bad: Vec<_> = dealers
+            .iter()
+            .map(|(dealer, _)| dealer)
+            .filter(|dealer| self.open_share(attempt, transcript, keys, *dealer).is_none())
+            .collect();
+        let body = if keys.is_last_resort() && !bad.is_empty() {
+            Body::Unable { dealers: bad }
+        } else {
+            let complaints = bad.iter().filter_map(|dealer| {
+                let slot = attempt.plan.slot_of(*dealer)?;
+                Some(Complaint { dealer: *dealer, key: keys.slot_key(slot).reveal() })
+            });
+            Body::Response(Response {
+                dealers: dealers_digest(transcript.plan_digest(), dealers),
+                complaints: complaints.collect(),
+            })
+        };
+        self.say(round, body, out);
+    }
+
+    /// Preparing, and catching up later: the vector from the frozen fields alone, then the share.
+    fn prepare(&mut self, round: &mut Round<'_>, out: &mut Outputs) {
+        let me = self.state.index;
+        let Round { number, attempt, transcript } = round;
+        let Some(frozen) = &attempt.frozen else { return };
+        let receives = attempt.plan.receiver(me).is_some();
+        let done = attempt.vector.is_some() && (attempt.holds_share || !receives || attempt.has_said(6));
+        if attempt.verdict == Some(Verdict::Failed) || attempt.erased || done {
+            return;
+        }
+        let Ok(judgement) = transcript.judge(&frozen.dealers, &frozen.responses) else { return };
+        if judgement.frozen != *frozen {
+            out.notices.push(Notice::RecordContradictsMessages(*number));
+            return;
+        }
+        let combined = match judgement.combine(transcript) {
+            Ok(combined) => combined,
+            Err(fault) => {
+                out.notices.push(Notice::NoSharing(*number, fault));
+                return;
+            }
+        };
+        let (vector_digest, frozen_digest) = (combined.vector.digest(), frozen.digest(transcript.plan_digest()));
+        if attempt.certificate().is_some_and(|certificate| certificate.vector != vector_digest) {
+            out.notices.push(Notice::BadCertificate(*number));
+            return;
+        }
+        attempt.vector = Some(combined.vector.clone());
+        out.commit = true;
+        if !receives {
+            return;
+        }
+        let share = match self.own_prekeys(attempt) {
+            None => Err(Vec::new()),
+            Some(keys) => combined.share(me, |dealer| self.open_share(attempt, transcript, keys, dealer)),
+        };
+        match share {
+            Ok(share) => {
+                self.secrets.shares.insert(*number, share);
+                attempt.holds_share = true;
+                out.create.push(SecretName::Share(*number));
+                if attempt.is_open() && !attempt.abstain {
+                    self.say(round, Body::Prepared { vector: vector_digest, frozen: frozen_digest }, out);
+                }
+                let set = round.attempt.plan.receiver(me).map(|receiver| receiver.prekey_set);
+                self.drop_prekeys(|number, secret| Some(number) == set && !secret.is_last_resort(), out);
+            }
+            Err(dealers) => {
+                if !attempt.has_said(6) {
+                    out.notices.push(Notice::Unable(*number));
+                    self.say(round, Body::Unable { dealers }, out);
+                }
+            }
+        }
+    }
+
+    /// Certifying: signs with the new share, once the record asks and enough receivers named the same vector and fields.
+    fn certify(&self, round: &mut Round<'_>, out: &mut Outputs) {
+        let Round { number, attempt, transcript } = round;
+        let asked = self.records.get(number).is_some_and(|record| record.phase == Phase::Certifying);
+        if !asked || !attempt.is_open() || attempt.abstain || attempt.has_said(5) {
+            return;
+        }
+        let (Some(vector), Some(frozen), Some(share)) =
+            (&attempt.vector, &attempt.frozen, self.secrets.shares.get(number))
+        else {
+            return;
+        };
+        let agreed = (vector.digest(), frozen.digest(transcript.plan_digest()));
+        if transcript.prepared().values().filter(|named| **named == agreed).count() < attempt.plan.holders_needed() {
+            return;
+        }
+        let partial = transcript.certificate_purpose(&agreed.0).point().times_secret(share);
+        self.say(round, Body::Partial(partial), out);
+    }
+
+    /// Active: the certificate decides, and decides once.
+    fn activate(&mut self, round: &mut Round<'_>, out: &mut Outputs) -> bool {
+        let Round { number, attempt, transcript } = round;
+        let Some(certificate) = self.records.get(number).and_then(|record| record.certificate) else { return false };
+        if !attempt.is_open() {
+            return false;
+        }
+        let vector = attempt.vector.as_ref();
+        let expected = self.state.public_key.or(attempt.plan.expected_public_key());
+        let Some(public_key) = expected.or(vector.map(crate::polynomial::VerificationVector::constant)) else {
+            return false;
+        };
+        let names_this_round = certificate
+            == Certificate {
+                cluster: self.state.cluster,
+                number: *number,
+                plan: *transcript.plan_digest(),
+                vector: vector.map_or(certificate.vector, crate::polynomial::VerificationVector::digest),
+                signature: certificate.signature,
+            };
+        if !names_this_round || !certificate.verify(&public_key) {
+            out.notices.push(Notice::BadCertificate(*number));
+            return false;
+        }
+        attempt.verdict = Some(Verdict::Active(certificate));
+        self.state.public_key = Some(public_key);
+        out.commit = true;
+        true
+    }
+
+    /// Holds the share of an active epoch: the pointer moves, and possession is said.
+    fn hold(&mut self, round: &mut Round<'_>, out: &mut Outputs) -> bool {
+        let Round { number, attempt, .. } = round;
+        let Some(certificate) = attempt.certificate() else { return false };
+        if !attempt.holds_share || attempt.has_said(7) || attempt.erased {
+            return false;
+        }
+        let vector = certificate.vector;
+        self.state.active = self.state.active.max(Some(*number));
+        self.say(round, Body::Holds { vector }, out);
+        true
+    }
+
+    /// On activation of `number`: every open attempt below counts as failed, and all dealer seeds up to it die.
+    fn settle_below(&mut self, number: EpochNumber, out: &mut Outputs) {
+        let open: Vec<_> =
+            self.state.attempts.range(..number).filter(|(_, attempt)| attempt.is_open()).map(|(n, _)| *n).collect();
+        for failed in open {
+            self.fail(failed, out);
+        }
+        let seeds: Vec<_> = self.secrets.seeds.range(..=number).map(|(number, _)| *number).collect();
+        for seed in seeds {
+            self.secrets.seeds.remove(&seed);
+            out.destroy.push(SecretName::DealerSeed(seed));
+        }
+        // Numbers at or below the highest are refused anyway, so a failed attempt need not be listed for ever.
+        self.state.attempts.retain(|n, attempt| *n >= number || attempt.verdict != Some(Verdict::Failed));
+        let erased: Vec<_> = self.state.attempts.iter().filter(|(_, a)| a.erased).map(|(n, _)| *n).collect();
+        for old in erased.iter().rev().skip(ERASED_LISTED) {
+            self.state.attempts.remove(old);
+        }
+        let attempts = &self.state.attempts;
+        self.transcripts.retain(|n, _| attempts.contains_key(n));
+        self.records.retain(|n, _| attempts.contains_key(n));
+    }
+
+    /// The verdict Failed: what the attempt held is destroyed, and the prekey set that it named.
+    pub(super) fn fail(&mut self, number: EpochNumber, out: &mut Outputs) {
+        let me = self.state.index;
+        let Some(attempt) = self.state.attempts.get_mut(&number).filter(|attempt| attempt.is_open()) else { return };
+        attempt.verdict = Some(Verdict::Failed);
+        attempt.holds_share = false;
+        attempt.outbox.clear();
+        out.commit = true;
+        let set = attempt.plan.receiver(me).map(|receiver| receiver.prekey_set);
+        if self.secrets.shares.remove(&number).is_some() {
+            out.destroy.push(SecretName::Share(number));
+        }
+        if self.secrets.seeds.remove(&number).is_some() {
+            out.destroy.push(SecretName::DealerSeed(number));
+        }
+        self.transcripts.remove(&number);
+        self.records.remove(&number);
+        self.drop_prekeys(|number, secret| Some(number) == set && !secret.is_last_resort(), out);
+    }
+
+    /// Retirement: the share is destroyed and its destruction said.
+    pub(super) fn erase(&mut self, number: EpochNumber, out: &mut Outputs) {
+        let Some(mut attempt) = self.state.attempts.remove(&number) else { return };
+        if self.secrets.shares.remove(&number).is_some() {
+            out.destroy.push(SecretName::Share(number));
+        }
+        if !attempt.erased {
+            let held = attempt.has_said(7);
+            attempt.holds_share = false;
+            attempt.erased = true;
+            attempt.outbox.clear();
+            attempt.dealers = None;
+            attempt.frozen = None;
+            attempt.source = None;
+            out.commit = true;
+            if let (true, Some(mut transcript)) = (held, self.transcripts.remove(&number)) {
+                let mut round = Round { number, attempt: &mut attempt, transcript: &mut transcript };
+                self.say(&mut round, Body::Erased, out);
+            }
+        }
+        self.transcripts.remove(&number);
+        self.state.attempts.insert(number, attempt);
+    }
+
+    /// A share of an active epoch is held: its prekeys and all older ones have done their duty, the last resort included.
+    fn drop_prekeys_through(&mut self, number: EpochNumber, out: &mut Outputs) {
+        let me = self.state.index;
+        let attempt = self.state.attempts.get(&number);
+        if let Some(receiver) = attempt.and_then(|attempt| attempt.plan.receiver(me)).copied() {
+            self.drop_prekeys(|set, _| set <= receiver.prekey_set, out);
+        }
+    }
+
+    fn drop_prekeys(&mut self, dead: impl Fn(PrekeySetNumber, &PrekeySecret) -> bool, out: &mut Outputs) {
+        let dead: Vec<_> =
+            self.secrets.prekeys.iter().filter(|(n, secret)| dead(**n, secret)).map(|(n, _)| *n).collect();
+        for number in dead {
+            self.secrets.prekeys.remove(&number);
+            self.state.offers.remove(&number);
+            out.destroy.push(SecretName::Prekeys(number));
+            out.commit = true;
+        }
+    }
+
+    /// Keeps three one-time sets on offer, and above them one last resort.
+    pub(super) fn top_up(&mut self, nodes: usize, rng: &mut impl CryptoRng, out: &mut Outputs) {
+        let fresh: Vec<_> = self.offers().map(crate::prekey::SignedPrekeySet::digest).collect();
+        let used = self.state.accepted_sets.get(&self.state.index).copied();
+        let unused = |number: &PrekeySetNumber| used.is_none_or(|used| *number > used);
+        let one_time = self.secrets.prekeys.iter().filter(|(n, secret)| unused(n) && !secret.is_last_resort()).count();
+        let last_resort = self.secrets.prekeys.iter().any(|(n, secret)| unused(n) && secret.is_last_resort());
+        let missing = SETS_ON_OFFER.saturating_sub(one_time);
+        if missing == 0 && last_resort && !fresh.is_empty() {
+            return;
+        }
+        // The last resort must be the newest: a set below it could no longer be named once it was used.
+        for last_resort in (0..missing).map(|_| false).chain([true]) {
+            let number = self.state.next_set;
+            self.state.next_set = PrekeySetNumber(number.0 + 1);
+            let secret =
+                PrekeySecret::generate(self.state.cluster, self.state.index, number, last_resort, rng);
+            self.state.offers.insert(number, secret.offer(slots_for(nodes), &self.identity));
+            self.secrets.prekeys.insert(number, secret);
+            out.create.push(SecretName::Prekeys(number));
+        }
+        out.commit = true;
+    }
+
+    /// The secret half of the set that the plan names for this node, if it is still alive.
+    fn own_prekeys(&self, attempt: &Attempt) -> Option<&PrekeySecret> {
+        let receiver = attempt.plan.receiver(self.state.index)?;
+        let offered = self.state.offers.get(&receiver.prekey_set)?;
+        let keys = self.secrets.prekeys.get(&receiver.prekey_set)?;
+        (offered.digest() == receiver.prekey_digest).then_some(keys)
+    }
+
+    fn open_share(
+        &self,
+        attempt: &Attempt,
+        transcript: &Transcript,
+        keys: &PrekeySecret,
+        dealer: NodeIndex,
+    ) -> Option<crate::curve::SecretScalar> {
+        let bundle = transcript.bundle(&attempt.dealers.as_ref()?.get(dealer)?)?;
+        let slot = attempt.plan.slot_of(dealer)?;
+        bundle.open(&attempt.plan, transcript.plan_digest(), dealer, self.state.index, &keys.slot_key(slot))
+    }
+
+    /// Signs, records in the outbox, and hears itself.
+    fn say(&self, round: &mut Round<'_>, body: Body, out: &mut Outputs) {
+        let message = SignedMessage::sign(*round.transcript.plan_digest(), self.state.index, body, &self.identity);
+        // One's own words contradict nothing: each step speaks once.
+        let _ = round.transcript.hear(&message);
+        if matches!(message.body, Body::Dealing(_) | Body::Response(_)) {
+            out.keep.push(Blob::Message(message.clone()));
+        }
+        round.attempt.outbox.push(message.clone());
+        out.say.push(message);
+        out.commit = true;
+    }
+}
+
+/// The round that a step works on, taken out of the participant's maps for as long as it lasts.
+struct Round<'a> {
+    number: EpochNumber,
+    attempt: &'a mut Attempt,
+    transcript: &'a mut Transcript,
+}
