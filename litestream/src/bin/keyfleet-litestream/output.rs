@@ -1,0 +1,78 @@
+//! Answers for people and for programs, progress, and failures with their exit codes.
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use keyfleet_litestream::chain::ChainError;
+use keyfleet_litestream::restore::{Progress, RestoreError};
+use serde::Serialize;
+
+/// Prints an answer: as JSON on request, otherwise by `text`.
+pub(crate) fn answer<T: Serialize>(json: bool, value: &T, text: impl FnOnce(&T) -> String) {
+    if json {
+        println!("{}", serde_json::to_string_pretty(value).expect("answers are plain data"));
+    } else {
+        println!("{}", text(value));
+    }
+}
+
+/// A bar on a terminal, nothing elsewhere.
+pub(crate) fn progress(what: &'static str) -> Option<Progress> {
+    if !std::io::stderr().is_terminal() {
+        return None;
+    }
+    let style = ProgressStyle::with_template("{msg} [{bar:40}] {pos}/{len} objects, {eta} left")
+        .expect("the template is fixed")
+        .progress_chars("=> ");
+    let bar = ProgressBar::new(0).with_style(style).with_message(what);
+    Some(Arc::new(move |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+        if done == total {
+            bar.finish_and_clear();
+        }
+    }))
+}
+
+/// Milliseconds since the Unix epoch, for people.
+pub(crate) fn time(ms: u64) -> String {
+    i64::try_from(ms)
+        .ok()
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+        .map_or_else(|| format!("{ms} ms"), |time| time.to_string())
+}
+
+/// Why the program ends with another code than 0.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    #[error("{0}")]
+    Broken(String),
+    #[error(transparent)]
+    Other(#[from] Box<dyn std::error::Error>),
+}
+
+impl Failure {
+    pub(crate) fn other(error: impl std::error::Error + 'static) -> Self {
+        Self::Other(Box::new(error))
+    }
+
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Usage(_) => 2,
+            Self::Restore(RestoreError::NoReplica) => 3,
+            Self::Restore(
+                RestoreError::ReplicaVanished(_)
+                | RestoreError::Chain(ChainError::BelowFloor { .. } | ChainError::ForkedBelowFloor { .. }),
+            ) => 4,
+            Self::Restore(RestoreError::Chain(_) | RestoreError::Integrity(_) | RestoreError::Length { .. })
+            | Self::Broken(_) => 5,
+            Self::Restore(_) | Self::Other(_) => 1,
+        })
+    }
+}

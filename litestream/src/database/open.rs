@@ -1,0 +1,233 @@
+//! Opening: look at the file and at the bucket, decide, restore if need be, open a term, start the two workers.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use redb::backends::FileBackend;
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+
+use super::shared::{Phase, Shared};
+use super::uploader::{Beginning, Uploader, prepare, step};
+use super::writer::Writer;
+use super::{Database, OpenError, Options};
+use crate::bucket::Bucket;
+use crate::chain::check_floor;
+use crate::discover::{DiscoverError, Found, discover};
+use crate::meta::{self, Note};
+use crate::position::{Position, Term};
+use crate::recorder::Recorder;
+use crate::restore::{self, RestoreError, Restored};
+use crate::start::{Decision, Local, Meta, Replica, Why, decide};
+use crate::tenure::{Event, Head, Tenure};
+
+/// What a start found and did.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Started {
+    /// What was restored.
+    pub restored: Option<Restored>,
+    /// A local file that was not the newest state, where it is now, and why.
+    pub set_aside: Option<(PathBuf, String)>,
+    /// The term opened; none while the replica has not answered.
+    pub term: Option<Term>,
+    /// The opening's position.
+    pub opening: Option<Position>,
+}
+
+pub(super) async fn open(options: Options) -> Result<Database, OpenError> {
+    let bucket = Bucket::connect(options.location.clone(), options.patience).await;
+    let mut rng: rand::rngs::StdRng = rand::make_rng();
+    let mut started = Started::default();
+    // A term that was lost to another writer means: look again, restore again, try again.
+    let (beginning, meta) = loop {
+        let (local, found, decision) = look(&options, &bucket).await?;
+        let (head, seen_ms) = match decision {
+            Decision::Refuse(refusal) => return Err(refusal.into()),
+            Decision::KeepUnproven => {
+                let local = local.expect("only a local file is kept");
+                break (Beginning::Unproven(local), local.meta.unwrap_or_default());
+            }
+            Decision::Create | Decision::Keep => {
+                let found = found.expect("decided on what was found");
+                (found.head, found.seen_ms)
+            }
+            Decision::SetAside(why) => restore_newest(&options, &bucket, Some(why), &mut started).await?,
+            Decision::Restore => restore_newest(&options, &bucket, None, &mut started).await?,
+        };
+        if let (Decision::Keep, Some(floor), Some(head)) = (decision, options.floor, head)
+            && let Err(error) = check_floor(head.position, floor, None)
+            && options.override_floor.is_none()
+        {
+            return Err(error.into());
+        }
+        let note = Note { intent: None, ..Note::read(&options.path) };
+        let tenure = prepare(&options, head, seen_ms, note, options.override_floor.as_deref(), &mut rng)?;
+        if let Some((tenure, position)) = make_opening(&options, &bucket, tenure, &mut rng).await? {
+            started.term = Some(position.term);
+            started.opening = Some(position);
+            let after = local.and_then(|local| local.meta).unwrap_or_default();
+            let head_commit = head.map(|head| head.last_commit).unwrap_or_default();
+            // Numbers never repeat, whatever was set aside.
+            let commit = after.commit.max(head_commit);
+            let restored_ms = head.map_or(0, |head: Head| head.time_ms);
+            break (
+                Beginning::Opened(Box::new(tenure)),
+                Meta { commit, time_ms: after.time_ms.max(restored_ms), ..after },
+            );
+        }
+        // What this start restored is in the bucket; what was there before is set aside by the next round.
+        if started.restored.is_some() {
+            std::fs::remove_file(&options.path)?;
+        }
+    };
+    start(options, bucket, rng, beginning, meta, started)
+}
+
+async fn look(options: &Options, bucket: &Bucket) -> Result<(Option<Local>, Option<Found>, Decision), OpenError> {
+    let local = read_local(options)?;
+    let (found, replica) = match discover(bucket, &options.replica, crate::now_ms).await {
+        Ok(found) => {
+            let replica = found.head.map_or(Replica::Absent, Replica::Present);
+            (Some(found), replica)
+        }
+        Err(DiscoverError::Bucket(error)) if error.kind.is_transient() => {
+            tracing::warn!(%error, "the replica does not answer");
+            if !options.allow.unproven || local.is_none() {
+                return Err(DiscoverError::Bucket(error).into());
+            }
+            (None, Replica::Silent)
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let decision = decide(local, replica, options.floor, options.allow);
+    tracing::info!(?decision, path = %options.path.display(), "start");
+    Ok((local, found, decision))
+}
+
+/// Opens the local file for a moment, repairs it if need be, and reads what it says about itself.
+fn read_local(options: &Options) -> Result<Option<Local>, OpenError> {
+    let path = &options.path;
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+        // redb would make a new database of an empty file.
+        Ok(metadata) if metadata.len() == 0 => {
+            restore::set_aside(path, "empty")?;
+            return Ok(None);
+        }
+        Ok(_) => {}
+    }
+    let storage = |error: redb::Error| OpenError::Storage { path: path.clone(), error };
+    let mut database =
+        redb::Builder::new().set_cache_size(options.cache_bytes).open(path).map_err(|error| storage(error.into()))?;
+    if options.compact {
+        // Only here: while nothing is recorded.
+        database.compact().map_err(|error| storage(error.into()))?;
+    }
+    let meta = meta::read(&database).map_err(storage)?;
+    Ok(Some(Note::read(path).local(meta)))
+}
+
+/// Restores, moving a stale file aside only once there is another to take its name.
+async fn restore_newest(
+    options: &Options,
+    bucket: &Bucket,
+    stale: Option<Why>,
+    started: &mut Started,
+) -> Result<(Option<Head>, u64), OpenError> {
+    let how = restore::Options {
+        floor: options.floor,
+        override_floor: options.override_floor.clone(),
+        replace: stale.is_some(),
+        ..restore::Options::default()
+    };
+    loop {
+        match restore::restore(bucket, &options.replica, &options.keys, &options.path, &how).await {
+            Ok(restored) => {
+                if let (Some(why), Some(aside)) = (stale, &restored.moved_aside) {
+                    tracing::warn!(?why, aside = %aside.display(), "the local file was not the newest state");
+                    started.set_aside = Some((aside.clone(), format!("{why:?}")));
+                }
+                let place = (Some(restored.head), restored.seen_ms);
+                started.restored = Some(restored);
+                return Ok(place);
+            }
+            // Bare openings, one after the other from the first number on: their writers died before a base, and
+            // nothing was ever acknowledged. With a segment anywhere, seq would be ahead of term.
+            Err(RestoreError::NoSnapshot { head, .. })
+                if stale.is_none() && options.floor.is_none() && head.seq.0 == head.term.0 =>
+            {
+                let found = discover(bucket, &options.replica, crate::now_ms).await?;
+                // Only the very head that had nothing may be followed by a beginning from nothing.
+                if found.head.is_some_and(|found| found.position == head) && found.snapshots.is_empty() {
+                    tracing::warn!(%head, "the replica was opened, but nothing was ever stored in it");
+                    return Ok((found.head, found.seen_ms));
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Makes the opening; none when another writer was first.
+async fn make_opening(
+    options: &Options,
+    bucket: &Bucket,
+    mut tenure: Tenure,
+    rng: &mut rand::rngs::StdRng,
+) -> Result<Option<(Tenure, Position)>, OpenError> {
+    let mut failures = 0;
+    let began = Instant::now();
+    loop {
+        match step(bucket, &mut tenure, rng).await {
+            Ok(Some(Event::Opened(position))) => return Ok(Some((tenure, position))),
+            Ok(Some(Event::Lost)) => {
+                tracing::info!("another writer opened a term first");
+                return Ok(None);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                failures += 1;
+                let patience = options.patience;
+                if !error.kind.is_transient() || failures >= patience.reads {
+                    return Err(OpenError::Opening(format!("{error} (after {:?})", began.elapsed())));
+                }
+                sleep(patience.pause_after(failures)).await;
+            }
+        }
+    }
+}
+
+fn start(
+    options: Options,
+    bucket: Bucket,
+    rng: rand::rngs::StdRng,
+    beginning: Beginning,
+    meta: Meta,
+    started: Started,
+) -> Result<Database, OpenError> {
+    let path = options.path.clone();
+    let storage = |error: redb::Error| OpenError::Storage { path: path.clone(), error };
+    let file = std::fs::File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
+    let (recorder, tape) = Recorder::new(FileBackend::new(file).map_err(|error| storage(error.into()))?);
+    let redb = redb::Builder::new()
+        .set_cache_size(options.cache_bytes)
+        .create_with_backend(recorder)
+        .map_err(|error| storage(error.into()))?;
+    let redb = Arc::new(redb);
+    // A restored file knows its own row; the head may know a higher number.
+    let own = meta::read(&redb).map_err(storage)?.unwrap_or_default();
+    let meta = Meta { commit: meta.commit.max(own.commit), time_ms: meta.time_ms.max(own.time_ms), ..own };
+
+    let phase = if matches!(beginning, Beginning::Opened(_)) { Phase::Basing } else { Phase::Unproven };
+    let note = Note::read(&path);
+    let shared = Arc::new(Shared::new(options.queue_bytes, phase, meta.term, &note, meta.commit));
+    let (jobs, inbox) = mpsc::channel(options.mailbox.max(1));
+    let writer =
+        Writer::spawn(Arc::clone(&redb), tape, Arc::clone(&shared), meta, options.commit_mode, path.clone(), inbox)?;
+    let uploader =
+        Uploader { options, bucket: bucket.clone(), shared: Arc::clone(&shared), jobs: jobs.downgrade(), rng };
+    tokio::spawn(uploader.run(beginning));
+    Ok(Database { redb, writer: Arc::new(writer), jobs, shared, bucket, path, started: Arc::new(started) })
+}

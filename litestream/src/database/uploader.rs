@@ -1,0 +1,554 @@
+//! The uploader: drives the tenure against the bucket, one request of the sequence at a time.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::shared::{Item, Phase, Shared, SnapshotImage};
+use super::writer::Job;
+use super::{Options, Probe, ProbeError};
+use crate::bucket::{Bucket, BucketError, Created};
+use crate::discover::{DiscoverError, discover};
+use crate::format::payload::coalesce;
+use crate::format::{Commit, Sealed};
+use crate::keyspace;
+use crate::meta::Note;
+use crate::position::{CommitNo, Digest, Position};
+use crate::start::{Intent, Local, Meta, includes};
+use crate::tenure::{Answer, Event, Head, Request, Settings, Tenure};
+
+/// What the uploader begins with.
+pub(super) enum Beginning {
+    /// A term was opened; its base is due.
+    Opened(Box<Tenure>),
+    /// The replica did not answer: prove the local file first.
+    Unproven(Local),
+}
+
+pub(super) struct Uploader {
+    pub(super) options: Options,
+    pub(super) bucket: Bucket,
+    pub(super) shared: Arc<Shared>,
+    pub(super) jobs: mpsc::WeakSender<Job>,
+    pub(super) rng: StdRng,
+}
+
+/// Why a stretch of work ended.
+enum End {
+    /// The queue overflowed.
+    Overflow,
+    /// The database is closing.
+    Closed,
+    /// Another writer took over, or the writer is gone.
+    Over,
+}
+
+impl Uploader {
+    pub(super) async fn run(mut self, beginning: Beginning) {
+        let mut tenure = match beginning {
+            Beginning::Opened(tenure) => Some(*tenure),
+            Beginning::Unproven(local) => self.reopen(Some(local)).await,
+        };
+        while let Some(current) = tenure.take() {
+            match self.hold(current).await {
+                End::Overflow => {
+                    self.shared.update(|status| {
+                        status.phase = Phase::ChainClosed;
+                        status.closed_chains += 1;
+                    });
+                    tracing::warn!("the queue is full: the chain is closed; a new term and a base follow");
+                    tenure = self.reopen(None).await;
+                }
+                End::Closed | End::Over => break,
+            }
+        }
+        let _ = self.shared.note().write(&self.options.path);
+    }
+
+    /// From the base of a term until something ends it.
+    async fn hold(&mut self, mut tenure: Tenure) -> End {
+        self.shared.update(|status| {
+            status.term = tenure.term();
+            status.phase = Phase::Basing;
+        });
+        let (reply, answer) = oneshot::channel();
+        let Some(jobs) = self.jobs.upgrade() else { return End::Over };
+        if jobs.send(Job::Base { term: tenure.term(), reply }).await.is_err() {
+            return End::Closed;
+        }
+        drop(jobs);
+        let image = match answer.await {
+            Ok(Ok(image)) => image,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the base could not be taken: the store failed");
+                self.shared.update(|status| status.phase = Phase::Refused(format!("the store failed: {error}")));
+                return End::Over;
+            }
+            Err(_) => return End::Closed,
+        };
+        let Some((image, frame)) = compress(image).await else { return End::Over };
+        tenure.base(frame, image.file_len, image.commit, image.time_ms, &mut self.rng);
+        Shipping::new(self, tenure).run().await
+    }
+
+    /// Finds out whether the file is still the newest state, and opens a new term if so.
+    ///
+    /// `local` is what the file said at a start without the replica; none when this process held the last term,
+    /// so that the file's line is the term's own.
+    async fn reopen(&mut self, local: Option<Local>) -> Option<Tenure> {
+        let mut failures = 0;
+        loop {
+            if self.shared.is_closing() {
+                return None;
+            }
+            match self.try_reopen(local).await {
+                Ok(tenure) => return tenure,
+                Err(error) => {
+                    failures += 1;
+                    if let DiscoverError::Bucket(error) = &error {
+                        self.note_trouble(failures, error);
+                    } else {
+                        tracing::error!(%error, "the replica does not fit together");
+                        self.shared.update(|status| status.phase = Phase::Refused(error.to_string()));
+                        return None;
+                    }
+                    self.pause(failures).await;
+                }
+            }
+        }
+    }
+
+    async fn try_reopen(&mut self, local: Option<Local>) -> Result<Option<Tenure>, DiscoverError> {
+        loop {
+            let found = discover(&self.bucket, &self.options.replica, crate::now_ms).await?;
+            let status = self.shared.status();
+            let verdict = match (local, found.head) {
+                (Some(Local { meta: Some(Meta { term, .. }), .. }), None) if term.0 > 0 => {
+                    Err("the replica is gone, although the local file was replicated".to_owned())
+                }
+                (None, None) => Err("the replica is gone".to_owned()),
+                (Some(_), None) => Ok(()),
+                (Some(local), Some(head)) => includes(local, head).map_err(|why| format!("{why:?}")),
+                (None, Some(head)) if head.position.term == status.term => Ok(()),
+                (None, Some(head)) => Err(format!("term {} was opened meanwhile", head.position.term)),
+            };
+            if let Err(why) = verdict {
+                tracing::error!(why, "the local file is not the newest state: nothing more is acknowledged");
+                self.shared.update(|status| {
+                    status.phase = match found.head {
+                        Some(head) => Phase::Fenced { seq: head.position.seq },
+                        None => Phase::Refused(why),
+                    };
+                });
+                return Ok(None);
+            }
+            let mut tenure = match self.prepare(found.head, found.seen_ms) {
+                Ok(tenure) => tenure,
+                Err(error) => {
+                    self.shared.update(|status| status.phase = Phase::Refused(error));
+                    return Ok(None);
+                }
+            };
+            let mut failures = 0;
+            loop {
+                match step(&self.bucket, &mut tenure, &mut self.rng).await {
+                    Ok(Some(Event::Opened(_))) => {
+                        self.shared.update(|status| status.trouble = None);
+                        return Ok(Some(tenure));
+                    }
+                    // Look again: the next look says whether it was a stranger.
+                    Ok(Some(Event::Lost)) => break,
+                    Ok(_) => {}
+                    Err(error) => {
+                        failures += 1;
+                        self.note_trouble(failures, &error);
+                        self.pause(failures).await;
+                        if self.shared.is_closing() {
+                            return Ok(None);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn prepare(&mut self, head: Option<Head>, seen_ms: u64) -> Result<Tenure, String> {
+        prepare(&self.options, head, seen_ms, self.shared.note(), None, &mut self.rng)
+            .map_err(|error| error.to_string())
+    }
+
+    fn note_trouble(&self, failures: u32, error: &BucketError) {
+        if failures == 1 || failures.is_power_of_two() {
+            tracing::warn!(%error, failures, "the bucket does not take what we have");
+        }
+        self.shared.update(|status| {
+            status.trouble = Some((failures, error.kind, error.to_string()));
+            match status.errors.iter_mut().find(|(kind, _)| *kind == error.kind) {
+                Some((_, count)) => *count += 1,
+                None => status.errors.push((error.kind, 1)),
+            }
+        });
+    }
+
+    async fn pause(&self, failures: u32) {
+        tokio::select! {
+            () = sleep(self.bucket.patience().pause_after(failures)) => {}
+            () = self.shared.closed() => {}
+        }
+    }
+}
+
+/// Builds the opening and writes its intent beside the file, before it leaves.
+pub(super) fn prepare(
+    options: &Options,
+    head: Option<Head>,
+    seen_ms: u64,
+    mut note: Note,
+    overridden: Option<&str>,
+    rng: &mut StdRng,
+) -> Result<Tenure, super::OpenError> {
+    let settings = Settings {
+        replica: options.replica.clone(),
+        idle_grace_ms: millis(options.idle_grace),
+        segment_bytes: options.segment_bytes,
+    };
+    let by = serde_json::json!({
+        "pid": std::process::id(),
+        "host": std::env::var("HOSTNAME").unwrap_or_default(),
+        "overridden": overridden,
+    });
+    let tenure = Tenure::open(settings, head, &options.keys, seen_ms, by.to_string().as_bytes(), rng)?;
+    if let Some((seq, nonce)) = tenure.intent() {
+        let (after_term, after_commit) =
+            head.map_or_else(Default::default, |head| (head.position.term, head.last_commit));
+        note.intent = Some(Intent { seq, nonce, after_term, after_commit }.into());
+        note.write(&options.path)?;
+    }
+    Ok(tenure)
+}
+
+/// Makes the tenure's next request and hands it the answer.
+///
+/// # Errors
+/// The failure of the request; the tenure will ask for the same again.
+pub(super) async fn step(bucket: &Bucket, tenure: &mut Tenure, rng: &mut StdRng) -> Result<Option<Event>, BucketError> {
+    let Some(request) = tenure.request(crate::now_ms(), rng) else { return Ok(None) };
+    let answer = match &request {
+        Request::Create { key, bytes } => bucket.create(key, bytes).await.map(|created| match created {
+            Created::Yes => Answer::Created,
+            Created::Exists => Answer::Exists,
+        }),
+        Request::ReadBack { key } => {
+            bucket.get_once(key, None).await.map(|found| Answer::Object(found.map(|(bytes, _)| bytes)))
+        }
+        Request::ReadBoundary => match bucket.get_once(keyspace::BOUNDARY, None).await {
+            Ok(None) => Ok(Answer::Boundary(None)),
+            Ok(Some((bytes, _))) => match crate::discover::parse_boundary(&bytes) {
+                Ok(boundary) => Ok(Answer::Boundary(Some(boundary))),
+                Err(error) => {
+                    tracing::error!(%error, "the boundary cannot be read; nothing is acknowledged");
+                    Ok(Answer::Unknown)
+                }
+            },
+            Err(error) => Err(error),
+        },
+    };
+    match answer {
+        Ok(answer) => Ok(tenure.answer(answer, crate::now_ms())),
+        Err(error) => {
+            tenure.answer(Answer::Unknown, crate::now_ms());
+            Err(error)
+        }
+    }
+}
+
+/// Compresses a copy of the file off the runtime's threads.
+async fn compress(mut image: SnapshotImage) -> Option<(SnapshotImage, Vec<u8>)> {
+    let done = tokio::task::spawn_blocking(move || {
+        let frame = image.compress();
+        (image, frame)
+    });
+    match done.await {
+        Ok((image, Ok(frame))) => Some((image, frame)),
+        Ok((_, Err(error))) => {
+            tracing::error!(%error, "the copy of the file could not be read");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// A held term: base, then segments, with snapshots beside them.
+struct Shipping<'u> {
+    up: &'u mut Uploader,
+    tenure: Tenure,
+    /// Sizes of commits on their way, in order.
+    sizes: std::collections::VecDeque<(CommitNo, usize, u64)>,
+    snapshots: Vec<SnapshotImage>,
+    failures: u32,
+    last_snapshot: Instant,
+    segments: u64,
+    asked_for_snapshot: bool,
+    snapshot_commit: CommitNo,
+    noted: Instant,
+    note_due: bool,
+}
+
+impl<'u> Shipping<'u> {
+    fn new(up: &'u mut Uploader, tenure: Tenure) -> Self {
+        Self {
+            up,
+            tenure,
+            sizes: std::collections::VecDeque::new(),
+            snapshots: Vec::new(),
+            failures: 0,
+            last_snapshot: Instant::now(),
+            segments: 0,
+            asked_for_snapshot: false,
+            snapshot_commit: CommitNo(0),
+            noted: Instant::now(),
+            note_due: true,
+        }
+    }
+
+    async fn run(mut self) -> End {
+        loop {
+            if self.up.shared.overflowed() {
+                self.tenure.close();
+                return End::Overflow;
+            }
+            self.take();
+            if self.tenure.durable().is_some() && self.tenure.is_idle() {
+                if self.up.shared.is_closing() {
+                    return End::Closed;
+                }
+                self.wait().await;
+                continue;
+            }
+            match step(&self.up.bucket, &mut self.tenure, &mut self.up.rng).await {
+                Ok(event) => {
+                    if event.is_some() && self.failures > 0 {
+                        self.failures = 0;
+                        self.up.shared.update(|status| status.trouble = None);
+                    }
+                    if let Some(end) = self.heard(event) {
+                        return end;
+                    }
+                }
+                Err(error) => {
+                    self.failures += 1;
+                    self.up.note_trouble(self.failures, &error);
+                    if self.up.shared.is_closing() {
+                        // `close` waited as long as its caller wanted; what is left stays local.
+                        return End::Closed;
+                    }
+                    self.pause().await;
+                }
+            }
+        }
+    }
+
+    /// Moves what is due from the queue into the tenure.
+    fn take(&mut self) {
+        let (bytes, oldest_ms) = self.up.shared.backlog();
+        let Some(oldest_ms) = oldest_ms else {
+            self.take_all();
+            return;
+        };
+        let age = Duration::from_millis(crate::now_ms().saturating_sub(oldest_ms));
+        if self.up.shared.is_awaited()
+            || self.tenure.durable().is_none()
+            || age >= self.up.options.sync_interval
+            || bytes >= self.up.options.segment_bytes
+            || self.tenure.pending() > 0
+        {
+            self.take_all();
+        }
+    }
+
+    fn take_all(&mut self) {
+        for item in self.up.shared.drain() {
+            match item {
+                Item::Commit(commit) => {
+                    self.sizes.push_back((commit.number, commit.size(), commit.time_ms));
+                    self.tenure.offer(Commit { ops: coalesce(commit.ops), ..commit });
+                }
+                Item::Snapshot(image) => {
+                    self.tenure.cut_after(image.commit);
+                    self.snapshots.push(image);
+                }
+            }
+        }
+        if let Some((position, commit)) = self.tenure.durable()
+            && self.tenure.pending() == 0
+        {
+            self.send_snapshots(position, commit);
+        }
+    }
+
+    fn heard(&mut self, event: Option<Event>) -> Option<End> {
+        match event? {
+            Event::Durable { position, commit, .. } => {
+                let mut bytes = 0;
+                while let Some((_, size, _)) = self.sizes.pop_front_if(|(number, ..)| *number <= commit) {
+                    bytes += size;
+                }
+                self.up.shared.release(bytes, self.sizes.front().map(|(_, _, time_ms)| *time_ms));
+                self.segments += 1;
+                self.up.shared.update(|status| {
+                    status.phase = Phase::Shipping;
+                    status.durable = Some((position, commit));
+                    status.trouble = None;
+                });
+                self.note_due = true;
+                self.write_note(false);
+                self.send_snapshots(position, commit);
+                self.ask_for_snapshot(commit);
+                None
+            }
+            Event::Based { position, commit } => {
+                self.snapshot_commit = commit;
+                self.up.shared.update(|status| status.snapshot = Some(position));
+                None
+            }
+            Event::Fenced { seq } => {
+                tracing::error!(%seq, "another writer took over: nothing more is acknowledged");
+                self.up.shared.update(|status| status.phase = Phase::Fenced { seq });
+                Some(End::Over)
+            }
+            Event::Opened(_) | Event::Lost => None,
+        }
+    }
+
+    /// At most once a second: the note is a lower bound, and a sync of the disk is not free.
+    fn write_note(&mut self, now: bool) {
+        if !self.note_due || (!now && self.noted.elapsed() < Duration::from_secs(1)) {
+            return;
+        }
+        self.noted = Instant::now();
+        self.note_due = false;
+        let (note, path): (Note, PathBuf) = (self.up.shared.note(), self.up.options.path.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = note.write(&path) {
+                tracing::warn!(%error, "the note beside the database could not be written");
+            }
+        });
+    }
+
+    fn ask_for_snapshot(&mut self, commit: CommitNo) {
+        let due = self.segments >= self.up.options.snapshot_segments
+            || (self.last_snapshot.elapsed() >= self.up.options.snapshot_interval && commit > self.snapshot_commit);
+        if !due || self.asked_for_snapshot {
+            return;
+        }
+        if let Some(jobs) = self.up.jobs.upgrade()
+            && jobs.try_send(Job::Snapshot { done: None }).is_ok()
+        {
+            self.asked_for_snapshot = true;
+        }
+    }
+
+    /// Seals and sends the snapshots that stand for exactly this position. They travel beside the sequence.
+    fn send_snapshots(&mut self, position: Position, commit: CommitNo) {
+        let (due, later) = std::mem::take(&mut self.snapshots).into_iter().partition(|image| image.commit <= commit);
+        self.snapshots = later;
+        let due: Vec<SnapshotImage> = due;
+        for mut image in due.into_iter().filter(|image| image.commit == commit) {
+            self.asked_for_snapshot = false;
+            self.last_snapshot = Instant::now();
+            self.segments = 0;
+            self.snapshot_commit = commit;
+            let frame = match image.compress() {
+                Ok(frame) => frame,
+                Err(error) => {
+                    tracing::error!(%error, "the copy of the file could not be read");
+                    continue;
+                }
+            };
+            let sealed =
+                self.tenure.seal_snapshot(frame, image.file_len, position, commit, image.time_ms, &mut self.up.rng);
+            let (bucket, shared) = (self.up.bucket.clone(), Arc::clone(&self.up.shared));
+            tokio::spawn(async move {
+                if send_snapshot(&bucket, &shared, &sealed).await {
+                    shared.update(|status| status.snapshot = Some(position));
+                    if let Some(done) = image.done.take() {
+                        let _ = done.send(());
+                    }
+                }
+            });
+        }
+    }
+
+    /// Until something is due.
+    async fn wait(&mut self) {
+        let (_, oldest_ms) = self.up.shared.backlog();
+        let note_at = self.note_due.then(|| self.noted + Duration::from_secs(1));
+        let sync_at = oldest_ms.map(|oldest_ms| {
+            let age = Duration::from_millis(crate::now_ms().saturating_sub(oldest_ms));
+            Instant::now() + self.up.options.sync_interval.saturating_sub(age)
+        });
+        let wake_at = [note_at, sync_at].into_iter().flatten().min();
+        tokio::select! {
+            () = self.up.shared.wake.notified() => {}
+            () = async { sleep_until(wake_at.expect("guarded")).await }, if wake_at.is_some() => {}
+        }
+        self.write_note(false);
+    }
+
+    async fn pause(&self) {
+        tokio::select! {
+            () = sleep(self.up.bucket.patience().pause_after(self.failures)) => {}
+            () = self.up.shared.closed() => {}
+        }
+    }
+}
+
+/// PUTs a snapshot, as patiently as a read. One that fails is not missed: the next will do.
+async fn send_snapshot(bucket: &Bucket, shared: &Shared, sealed: &Sealed) -> bool {
+    let key = keyspace::snapshot(sealed.header.seq, sealed.header.covers);
+    for failures in 1..=bucket.patience().reads {
+        match bucket.create(&key, &sealed.bytes).await {
+            Ok(_) => return true,
+            Err(error) if error.kind.is_transient() && !shared.is_closing() => {
+                sleep(bucket.patience().pause_after(failures)).await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a snapshot could not be stored");
+                return false;
+            }
+        }
+    }
+    false
+}
+
+/// Reads the durable position's object back.
+pub(super) async fn probe(shared: &Shared, bucket: &Bucket) -> Result<Probe, ProbeError> {
+    let probe = lag(shared);
+    if let Some(position) = probe.position {
+        let object = bucket.get(&keyspace::sequence(position.seq)).await?;
+        if object.is_none_or(|object| Digest::of(&object) != position.hash) {
+            return Err(ProbeError::Mismatch(position));
+        }
+    }
+    Ok(probe)
+}
+
+/// What is not acknowledged yet. Every acknowledgement is the bucket's.
+pub(super) fn lag(shared: &Shared) -> Probe {
+    let status = shared.status();
+    let durable_commit = status.durable.map_or(CommitNo(0), |(_, commit)| commit);
+    let lag_commits = status.committed.0.saturating_sub(durable_commit.0);
+    let lag_ms = match shared.unacknowledged_ms() {
+        Some(oldest_ms) if lag_commits > 0 => crate::now_ms().saturating_sub(oldest_ms),
+        _ => 0,
+    };
+    Probe { position: status.durable.map(|(position, _)| position), lag_commits, lag_ms }
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,198 @@
+//! The single writer: a thread that runs transactions one after the other and cuts the tape after each.
+
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use redb::{Durability, WriteTransaction};
+use tokio::sync::{mpsc, oneshot};
+
+use super::shared::{Item, Shared, SnapshotImage};
+use super::{CommitMode, WriteError};
+use crate::format::Commit;
+use crate::meta;
+use crate::position::{CommitNo, Term};
+use crate::recorder::Tape;
+use crate::start::Meta;
+
+pub(super) enum Job {
+    Write(Box<dyn FnOnce(&mut Writer) + Send>),
+    /// Enter a term and copy the file as its base.
+    Base {
+        term: Term,
+        reply: oneshot::Sender<Result<SnapshotImage, redb::Error>>,
+    },
+    Snapshot {
+        done: Option<oneshot::Sender<()>>,
+    },
+    /// Accept no more transactions; bases and snapshots are still taken.
+    Last {
+        reply: oneshot::Sender<CommitNo>,
+    },
+    Close,
+}
+
+pub(super) struct Writer {
+    redb: Arc<redb::Database>,
+    tape: Tape,
+    shared: Arc<Shared>,
+    meta: Meta,
+    /// Whether commits belong to the term's own line (a term was opened by this process).
+    linked: bool,
+    ended: bool,
+    mode: CommitMode,
+    path: PathBuf,
+}
+
+impl Writer {
+    pub(super) fn spawn(
+        redb: Arc<redb::Database>,
+        tape: Tape,
+        shared: Arc<Shared>,
+        meta: Meta,
+        mode: CommitMode,
+        path: PathBuf,
+        mut jobs: mpsc::Receiver<Job>,
+    ) -> std::io::Result<WriterHandle> {
+        let mut writer = Self { redb, tape, shared, meta, linked: false, ended: false, mode, path };
+        let thread = thread::Builder::new().name("litestream-writer".into()).spawn(move || {
+            while let Some(job) = jobs.blocking_recv() {
+                match job {
+                    Job::Write(run) => run(&mut writer),
+                    Job::Base { term, reply } => {
+                        let _ = reply.send(writer.base(term));
+                    }
+                    Job::Snapshot { done } => writer.snapshot(done),
+                    Job::Last { reply } => {
+                        writer.ended = true;
+                        let _ = reply.send(writer.meta.commit);
+                    }
+                    Job::Close => break,
+                }
+            }
+        })?;
+        Ok(WriterHandle(Mutex::new(Some(thread))))
+    }
+
+    /// One transaction from begin to commit to cut.
+    pub(super) fn transact<T, E>(
+        &mut self,
+        transaction: impl FnOnce(&WriteTransaction) -> Result<T, E>,
+    ) -> Result<(T, CommitNo), WriteError<E>> {
+        if self.ended {
+            return Err(WriteError::Closed);
+        }
+        if let Some(seq) = self.shared.fenced() {
+            return Err(WriteError::Fenced { seq });
+        }
+        let txn = self.begin().map_err(WriteError::Storage)?;
+        // The transaction is aborted as a whole, so what a panic left behind in it is never seen.
+        let value = match catch_unwind(AssertUnwindSafe(|| transaction(&txn))) {
+            Ok(Ok(value)) => value,
+            Ok(Err(rejected)) => {
+                txn.abort().map_err(|error| WriteError::Storage(error.into()))?;
+                return Err(WriteError::Rejected(rejected));
+            }
+            Err(_panic) => {
+                txn.abort().map_err(|error| WriteError::Storage(error.into()))?;
+                return Err(WriteError::Panicked);
+            }
+        };
+        let commit = self.commit(txn).map_err(WriteError::Storage)?;
+        Ok((value, commit))
+    }
+
+    fn begin(&self) -> Result<WriteTransaction, redb::Error> {
+        let mut txn = self.redb.begin_write()?;
+        txn.set_durability(Durability::Immediate)?;
+        match self.mode {
+            CommitMode::OnePhase => {}
+            CommitMode::TwoPhase => txn.set_two_phase_commit(true),
+            CommitMode::QuickRepair => txn.set_quick_repair(true),
+        }
+        Ok(txn)
+    }
+
+    fn commit(&mut self, txn: WriteTransaction) -> Result<CommitNo, redb::Error> {
+        let commit = self.meta.commit.next();
+        // The clock may step back; the chain's does not.
+        let time_ms = crate::now_ms().max(self.meta.time_ms);
+        let linked = if self.linked { commit } else { self.meta.linked };
+        let next = Meta { term: self.meta.term, commit, linked, time_ms };
+        meta::write(&txn, next)?;
+        txn.commit()?;
+        self.meta = next;
+        self.shared.update(|status| status.committed = commit);
+        let ops = self.tape.cut();
+        if !self.shared.push(Item::Commit(Commit { number: commit, time_ms, ops })) {
+            // No chain takes it: the next one begins with a base.
+            self.tape.stop();
+        }
+        Ok(commit)
+    }
+
+    /// Enters `term`: says so in the file, then copies the file. From here on everything is recorded.
+    fn base(&mut self, term: Term) -> Result<SnapshotImage, redb::Error> {
+        self.tape.stop();
+        let txn = self.begin()?;
+        let before = (self.meta.term, self.linked);
+        (self.meta.term, self.linked) = (term, true);
+        if let Err(error) = self.commit(txn) {
+            (self.meta.term, self.linked) = before;
+            return Err(error);
+        }
+        self.tape.start();
+        let image = self.copy(None)?;
+        self.shared.open_queue();
+        // An empty transaction right behind the base: nothing in a term is acknowledged before an object of the
+        // sequence has followed its base.
+        let txn = self.begin()?;
+        self.commit(txn)?;
+        Ok(image)
+    }
+
+    fn snapshot(&mut self, done: Option<oneshot::Sender<()>>) {
+        match self.copy(done) {
+            // Without a chain there is nothing that it could stand for; the next base does its work.
+            Ok(image) => drop(self.shared.push(Item::Snapshot(image))),
+            Err(error) => tracing::error!(%error, "the file could not be copied for a snapshot"),
+        }
+    }
+
+    /// Copies the file between two transactions, into a file without a name in the same folder.
+    fn copy(&self, done: Option<oneshot::Sender<()>>) -> Result<SnapshotImage, redb::Error> {
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let file = tempfile::tempfile_in(folder.unwrap_or(std::path::Path::new(".")))?;
+        let mut out = BufWriter::with_capacity(1 << 20, &file);
+        let file_len = self.tape.copy_file(&mut out)?;
+        out.flush()?;
+        drop(out);
+        Ok(SnapshotImage { file, file_len, commit: self.meta.commit, time_ms: self.meta.time_ms, done })
+    }
+}
+
+impl SnapshotImage {
+    /// Compresses the copy. Slow; not for the writer's thread.
+    pub(super) fn compress(&mut self) -> std::io::Result<Vec<u8>> {
+        use std::io::Seek as _;
+        self.file.rewind()?;
+        let mut source: &File = &self.file;
+        zstd::stream::encode_all(&mut source, crate::format::seal::ZSTD_LEVEL)
+    }
+}
+
+/// The writer's thread.
+#[derive(Debug)]
+pub(super) struct WriterHandle(Mutex<Option<thread::JoinHandle<()>>>);
+
+impl WriterHandle {
+    pub(super) async fn join(&self) {
+        let thread = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+}

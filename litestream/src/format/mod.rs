@@ -1,0 +1,18 @@
+//! The objects of a replica, byte by byte (`docs/formats.md`, "Replica objects").
+//!
+//! | Kind | Key in the bucket | Says |
+//! |---|---|---|
+//! | opening | `seq/<seq>` | a writer's term begins here |
+//! | segment | `seq/<seq>` | these commits follow |
+//! | snapshot | `snap/<covered seq>-<hash>` | the whole file at that point |
+//! | merged | `merged/<first>-<last>-<hash>` | the same as a run of segments, in one object |
+//!
+//! [`header`] is the clear, authenticated part; [`payload`] the content; [`seal`] binds the two.
+
+pub mod header;
+pub mod payload;
+pub mod seal;
+
+pub use header::{Header, Kind, ReplicaName};
+pub use payload::{Commit, Op};
+pub use seal::{ObjectError, Sealed};

@@ -1,0 +1,181 @@
+//! What segments carry: commits, each a list of operations on the file in the order in which redb made them.
+
+use crate::format::header::Reader;
+use crate::format::seal::ObjectError;
+use crate::position::CommitNo;
+
+/// One operation on the database file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// The file was cut or grown to this many bytes; new bytes read as zero.
+    SetLen(u64),
+    /// These bytes were written at this offset.
+    Write(u64, Vec<u8>),
+}
+
+/// Everything that one commit did to the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// Number of the transaction.
+    pub number: CommitNo,
+    /// When it was made, in milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    /// In order.
+    pub ops: Vec<Op>,
+}
+
+impl Commit {
+    /// Memory held by the operations, in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.ops.iter().map(|op| if let Op::Write(_, bytes) = op { bytes.len() + 32 } else { 32 }).sum()
+    }
+}
+
+/// Drops writes that a later write of the same offset and length replaces, when no change of length is between.
+#[must_use]
+pub fn coalesce(ops: Vec<Op>) -> Vec<Op> {
+    let mut last = std::collections::HashMap::new();
+    let mut lengths = 0_u32;
+    let mut keys = Vec::with_capacity(ops.len());
+    for (index, op) in ops.iter().enumerate() {
+        keys.push(match op {
+            Op::SetLen(_) => {
+                lengths += 1;
+                None
+            }
+            Op::Write(offset, bytes) => {
+                let key = (lengths, *offset, bytes.len());
+                last.insert(key, index);
+                Some(key)
+            }
+        });
+    }
+    let kept = |index: usize| keys[index].is_none_or(|key| last[&key] == index);
+    ops.into_iter().enumerate().filter(|(index, _)| kept(*index)).map(|(_, op)| op).collect()
+}
+
+/// The payload of a segment.
+///
+/// # Panics
+/// When one write is longer than 4 GiB, which redb does not make.
+#[must_use]
+pub fn encode_commits(commits: &[Commit]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(commits.iter().map(|commit| commit.size() + 20).sum());
+    for commit in commits {
+        out.extend(commit.number.0.to_be_bytes());
+        out.extend(commit.time_ms.to_be_bytes());
+        out.extend(u32::try_from(commit.ops.len()).expect("fewer than 2^32 operations").to_be_bytes());
+        for op in &commit.ops {
+            match op {
+                Op::SetLen(len) => {
+                    out.push(0);
+                    out.extend(len.to_be_bytes());
+                }
+                Op::Write(offset, bytes) => {
+                    out.push(1);
+                    out.extend(offset.to_be_bytes());
+                    out.extend(u32::try_from(bytes.len()).expect("redb writes far less than 4 GiB").to_be_bytes());
+                    out.extend(bytes);
+                }
+            }
+        }
+    }
+    out
+}
+
+/// Reads the payload of a segment.
+///
+/// # Errors
+/// [`ObjectError`] when it is cut short or has an unknown operation.
+pub fn decode_commits(bytes: &[u8]) -> Result<Vec<Commit>, ObjectError> {
+    let mut read = Reader { bytes, at: 0 };
+    let mut commits = Vec::new();
+    while !read.is_done() {
+        let (number, time_ms, count) = (CommitNo(read.u64()?), read.u64()?, read.u32()?);
+        let mut ops = Vec::new();
+        for _ in 0..count {
+            ops.push(match read.u8()? {
+                0 => Op::SetLen(read.u64()?),
+                1 => {
+                    let (offset, len) = (read.u64()?, read.u32()? as usize);
+                    Op::Write(offset, read.take(len)?.to_vec())
+                }
+                other => return Err(ObjectError::Op(other)),
+            });
+        }
+        commits.push(Commit { number, time_ms, ops });
+    }
+    Ok(commits)
+}
+
+/// Applies operations to an image in memory.
+///
+/// # Errors
+/// [`ObjectError::Op`] never; [`ObjectError::TooLarge`] when an offset does not fit this machine's memory.
+pub fn apply(image: &mut Vec<u8>, ops: &[Op]) -> Result<(), ObjectError> {
+    let fit = |n: u64| usize::try_from(n).map_err(|_| ObjectError::TooLarge(n));
+    for op in ops {
+        match op {
+            Op::SetLen(len) => image.resize(fit(*len)?, 0),
+            Op::Write(offset, bytes) => {
+                let start = fit(*offset)?;
+                let end = start.checked_add(bytes.len()).ok_or(ObjectError::TooLarge(*offset))?;
+                if image.len() < end {
+                    image.resize(end, 0);
+                }
+                image[start..end].copy_from_slice(bytes);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn coalescing_changes_no_byte_of_the_result_even_around_shrink_and_grow() {
+        let ops = vec![
+            Op::Write(0, vec![1; 4]),
+            Op::Write(2, vec![2; 4]),
+            Op::Write(0, vec![3; 4]),
+            Op::SetLen(3),
+            Op::SetLen(8),
+            Op::Write(0, vec![4; 4]),
+            Op::Write(0, vec![5; 4]),
+        ];
+        let (mut full, mut short) = (Vec::new(), Vec::new());
+        apply(&mut full, &ops).unwrap();
+        let coalesced = coalesce(ops.clone());
+        apply(&mut short, &coalesced).unwrap();
+        assert!(coalesced.len() < ops.len(), "nothing was coalesced");
+        assert_eq!(full, short);
+    }
+
+    #[test]
+    fn coalescing_keeps_the_later_of_overlapping_writes_of_other_lengths() {
+        // The first write is replaced by the third; the second overlaps both and must lose to the third only.
+        let ops = vec![Op::Write(0, vec![1; 8]), Op::Write(4, vec![2; 2]), Op::Write(0, vec![3; 8])];
+        let (mut full, mut short) = (Vec::new(), Vec::new());
+        apply(&mut full, &ops).unwrap();
+        apply(&mut short, &coalesce(ops)).unwrap();
+        assert_eq!(full, short);
+    }
+
+    #[test]
+    fn a_payload_survives_and_a_cut_one_is_refused() {
+        let commits = vec![
+            Commit { number: CommitNo(7), time_ms: 1, ops: vec![Op::SetLen(9), Op::Write(3, vec![1, 2])] },
+            Commit { number: CommitNo(8), time_ms: 2, ops: vec![] },
+        ];
+        let bytes = encode_commits(&commits);
+        assert_eq!(decode_commits(&bytes).unwrap(), commits);
+        for cut in 1..bytes.len() {
+            if cut != bytes.len() - 20 {
+                assert!(decode_commits(&bytes[..cut]).is_err(), "a payload cut at {cut} was accepted");
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Sealing and opening objects: `header ‖ AES-256-GCM(zstd(payload))`.
+//!
+//! The key of an object is derived from the term's key, 32 random bytes and the digest of the whole header, so
+//! it is used once; the nonce is therefore zero. The header is the associated data as well: no field can be
+//! changed, and no object can be moved to another place, database or term.
+
+use aes_gcm::aead::{Aead as _, AeadInOut as _, KeyInit as _, Payload};
+use aes_gcm::{Aes256Gcm, Nonce};
+use rand::CryptoRng;
+use zeroize::Zeroizing;
+
+use crate::format::header::Header;
+use crate::keys::{KeyError, TermKey};
+use crate::position::{Digest, Seq, Term};
+
+/// Level at which payloads are compressed: small enough to stay off the commit's critical path.
+pub const ZSTD_LEVEL: i32 = 3;
+
+/// A finished object, ready for the bucket.
+#[derive(Clone, Debug)]
+pub struct Sealed {
+    /// Its clear part.
+    pub header: Header,
+    /// All of it.
+    pub bytes: Vec<u8>,
+    /// Digest of `bytes`: the link of the chain.
+    pub digest: Digest,
+}
+
+/// Compresses and seals a payload. `header.salt`, `header.nonce` and `header.plain_len` are filled in here.
+pub fn seal(key: &TermKey, header: Header, payload: &[u8], rng: &mut impl CryptoRng) -> Sealed {
+    let compressed = zstd::bulk::compress(payload, ZSTD_LEVEL).expect("compression into a growing buffer succeeds");
+    seal_compressed(key, header, payload.len() as u64, compressed, rng)
+}
+
+/// Seals a payload that is already a zstd frame.
+pub fn seal_compressed(
+    key: &TermKey,
+    mut header: Header,
+    plain_len: u64,
+    mut body: Vec<u8>,
+    rng: &mut impl CryptoRng,
+) -> Sealed {
+    rng.fill_bytes(&mut header.salt);
+    rng.fill_bytes(&mut header.nonce);
+    header.plain_len = plain_len;
+    let mut bytes = header.encode();
+    cipher(key, &header, &bytes)
+        .encrypt_in_place(&Nonce::default(), &bytes, &mut body)
+        .expect("an object is within AES-GCM's limit of 64 GiB");
+    bytes.append(&mut body);
+    let digest = Digest::of(&bytes);
+    Sealed { header, bytes, digest }
+}
+
+/// Opens an object and returns its payload, which the seal proves to be the writer's.
+///
+/// # Errors
+/// [`ObjectError::Seal`] when the object or the key is not what it should be; others when it is malformed.
+pub fn open(key: &TermKey, object: &[u8]) -> Result<Zeroizing<Vec<u8>>, ObjectError> {
+    let compressed = open_compressed(key, object)?;
+    let (header, _) = Header::decode(object)?;
+    let plain_len = usize::try_from(header.plain_len).map_err(|_| ObjectError::TooLarge(header.plain_len))?;
+    let plain = zstd::bulk::decompress(&compressed, plain_len).map_err(|_| ObjectError::Compression)?;
+    if plain.len() != plain_len {
+        return Err(ObjectError::Compression);
+    }
+    Ok(Zeroizing::new(plain))
+}
+
+/// Opens an object and returns its payload as the zstd frame it is, for payloads too large to hold twice.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_compressed(key: &TermKey, object: &[u8]) -> Result<Vec<u8>, ObjectError> {
+    let (header, len) = Header::decode(object)?;
+    let (clear, sealed) = object.split_at(len);
+    cipher(key, &header, clear)
+        .decrypt(&Nonce::default(), Payload { msg: sealed, aad: clear })
+        .map_err(|_| ObjectError::Seal { term: header.term, seq: header.seq })
+}
+
+fn cipher(key: &TermKey, header: &Header, encoded: &[u8]) -> Aes256Gcm {
+    let key = key.object_key(&header.salt, &Digest::of(encoded).0);
+    Aes256Gcm::new(&(*key).into())
+}
+
+/// Why an object is refused. None of these is repaired by trying again: the object is wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ObjectError {
+    /// Not a replica object at all.
+    #[error("not a replica object: the first four bytes are not `KFLS`")]
+    Magic,
+    /// Written by another version.
+    #[error("format version {0} is not known to this version (which knows {VERSION})", VERSION = crate::format::header::VERSION)]
+    Version(u8),
+    /// An unknown kind.
+    #[error("unknown kind of object {0}")]
+    Kind(u8),
+    /// An unknown kind of wrap.
+    #[error("unknown kind of key wrap {0}")]
+    WrapKind(u8),
+    /// Pages of a redb file format that is not ours.
+    #[error("pages of redb file format {0}; this version replays format {FORMAT}", FORMAT = crate::format::header::REDB_FILE_FORMAT)]
+    RedbFormat(u16),
+    /// A header that claims an impossible length.
+    #[error("a header of {0} bytes is not possible")]
+    HeaderLength(usize),
+    /// Cut short.
+    #[error("torn: {have} bytes where at least {need} are needed")]
+    Truncated {
+        /// Bytes there.
+        have: usize,
+        /// Bytes needed.
+        need: usize,
+    },
+    /// Fields that decode but are not what an encoder writes.
+    #[error("header is not in canonical form")]
+    NotCanonical,
+    /// A replica name out of bounds.
+    #[error("replica name `{0}` must have 1 to 255 bytes and no control characters")]
+    Name(String),
+    /// An unknown operation in a payload.
+    #[error("unknown operation {0} in a payload")]
+    Op(u8),
+    /// The seal does not hold.
+    #[error("the seal of term {term}, seq {seq} does not hold: torn, altered, or sealed under another key")]
+    Seal {
+        /// Claimed term.
+        term: Term,
+        /// Claimed number.
+        seq: Seq,
+    },
+    /// The payload does not decompress to the length the header names.
+    #[error("the payload does not decompress to the length that the header names")]
+    Compression,
+    /// Too large for this machine.
+    #[error("{0} bytes do not fit this machine's memory")]
+    TooLarge(u64),
+    /// The key of the term could not be had.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}

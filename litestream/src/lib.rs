@@ -1,0 +1,48 @@
+//! Litestream for redb: every commit in S3, provably restorable.
+//!
+//! ```text
+//!  writer ──transaction──▶ redb ──write──▶ recorder ──▶ file
+//!    │                                        │ cut per commit
+//!    │◀─ acknowledged when durable ─ uploader ◀┘  seal, chain, PUT if-none-match
+//! ```
+//!
+//! Start at [`Database`]: open one, write through it, ask for [`Ack::Remote`] where an answer must not be lost.
+//!
+//! | To learn about | read |
+//! |---|---|
+//! | what is copied, and when | [`recorder`] |
+//! | the objects in the bucket | [`format`], [`keyspace`], [`keys`] |
+//! | who may write: terms, fencing, acknowledgement | [`tenure`] |
+//! | what happens to a local file at a start | [`start`] |
+//! | what a restore checks | [`chain`], [`restore`] |
+//!
+//! `tenure`, `start`, `chain` and `format` are pure: the same code runs in the process and in
+//! the simulation.
+
+pub mod bucket;
+pub mod chain;
+pub mod config;
+pub mod database;
+pub mod discover;
+pub mod format;
+pub mod keys;
+pub mod keyspace;
+pub mod meta;
+pub mod metrics;
+pub mod position;
+pub mod recorder;
+pub mod restore;
+pub mod retention;
+pub mod start;
+pub mod tenure;
+pub mod verify;
+
+pub use database::{Ack, Database, Options};
+pub use position::Position;
+
+/// The wall clock, in milliseconds since the Unix epoch.
+#[must_use]
+pub fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

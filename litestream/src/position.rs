@@ -1,0 +1,161 @@
+//! Names for places in a replica: terms, sequence numbers, commits and digests.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+/// One writer's tenure. Rises with every opening, never reused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Term(pub u64);
+
+/// The number of an object in the shared sequence of openings and segments. The first is 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Seq(pub u64);
+
+impl Seq {
+    /// The number after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+/// The number of a write transaction of one database; continues across terms.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CommitNo(pub u64);
+
+impl CommitNo {
+    /// The number after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+macro_rules! display_number {
+    ($($name:ident),*) => {$(
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    )*};
+}
+display_number!(Term, Seq, CommitNo);
+
+/// SHA-256 of a whole object, as it lies in the bucket.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// What stands in the place of a predecessor that does not exist.
+    pub const NONE: Self = Self([0; 32]);
+
+    /// The digest of `bytes`.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}…", hex::encode(&self.0[..4]))
+    }
+}
+
+impl FromStr for Digest {
+    type Err = ParsePositionError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut out = [0; 32];
+        hex::decode_to_slice(text, &mut out).map_err(|_| ParsePositionError::Hash(text.into()))?;
+        Ok(Self(out))
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A state of the replica: the term it belongs to, the last object it includes and that object's digest.
+///
+/// Written `TERM:SEQ:HASH`. Positions are ordered by `seq`; two with the same `seq` and different hashes are
+/// two histories, of which one is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Position {
+    /// Term of the content.
+    pub term: Term,
+    /// Last sequence number included.
+    pub seq: Seq,
+    /// Digest of the object with that number.
+    pub hash: Digest,
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.term, self.seq, self.hash)
+    }
+}
+
+impl FromStr for Position {
+    type Err = ParsePositionError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parts = text.split(':');
+        let (Some(term), Some(seq), Some(hash), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+            return Err(ParsePositionError::Shape(text.into()));
+        };
+        let number = |part: &str| part.parse::<u64>().map_err(|_| ParsePositionError::Number(part.into()));
+        Ok(Self { term: Term(number(term)?), seq: Seq(number(seq)?), hash: hash.parse()? })
+    }
+}
+
+/// Why a text is not a [`Position`].
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ParsePositionError {
+    /// Not three parts.
+    #[error("`{0}` is not TERM:SEQ:HASH (for example 3:1042:9f…, with 64 hexadecimal digits)")]
+    Shape(String),
+    /// A part that should be a number.
+    #[error("`{0}` is not a number")]
+    Number(String),
+    /// A part that should be a digest.
+    #[error("`{0}` is not a SHA-256 digest of 64 hexadecimal digits")]
+    Hash(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_survives_its_text_form() {
+        let position = Position { term: Term(3), seq: Seq(1042), hash: Digest::of(b"object") };
+        assert_eq!(position.to_string().parse(), Ok(position));
+    }
+
+    #[test]
+    fn a_malformed_position_is_refused_with_the_part_that_is_wrong() {
+        assert!(matches!("3:1042".parse::<Position>(), Err(ParsePositionError::Shape(_))));
+        assert!(matches!("3:x:00".parse::<Position>(), Err(ParsePositionError::Number(part)) if part == "x"));
+        assert!(matches!("3:4:00".parse::<Position>(), Err(ParsePositionError::Hash(_))));
+    }
+}

@@ -1,0 +1,668 @@
+//! Restoring a file from the bucket.
+//!
+//! ```text
+//! look ─▶ choose a snapshot ─▶ pin ─▶ GET in parallel ─▶ chain ─▶ scratch file ─▶ redb's check ─▶ name
+//! ```
+//!
+//! The file gets its name last. Before that every link of the chain was verified, redb walked the whole file,
+//! and the file's own row named exactly the commit that the chain ends with.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use serde::Serialize;
+
+use crate::bucket::{Bucket, BucketError};
+use crate::chain::{ChainError, Place, Walk, check_floor};
+use crate::discover::{DiscoverError, Found, discover, read_boundary};
+use crate::format::header::{self, Header, ReplicaName};
+use crate::format::{Commit, Op};
+use crate::keys::KeyRing;
+use crate::meta::{self, Note};
+use crate::position::{CommitNo, Digest, Position, Seq};
+use crate::tenure::Head;
+
+/// Which state to restore.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// The newest.
+    #[default]
+    Newest,
+    /// The state after this object of the sequence.
+    Seq(Seq),
+    /// The last commit made at or before this time, in milliseconds since the Unix epoch.
+    Time(u64),
+}
+
+/// Called with objects done and objects in all.
+pub type Progress = Arc<dyn Fn(u64, u64) + Send + Sync>;
+
+/// How to restore.
+#[derive(Clone)]
+pub struct Options {
+    /// Which state.
+    pub target: Target,
+    /// Nothing older than this is accepted.
+    pub floor: Option<Position>,
+    /// Accept an older one all the same, and say why: it is written into the note beside the file.
+    pub override_floor: Option<String>,
+    /// GETs at once.
+    pub parallelism: usize,
+    /// Where there is a file already, move it aside rather than refuse.
+    pub replace: bool,
+    /// Protect what is needed from retention meanwhile. Needs the right to PUT.
+    pub pin: bool,
+    /// Begin with no snapshot that covers more than this.
+    pub begin_at_most: Option<Seq>,
+    /// Told about every object.
+    pub progress: Option<Progress>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            target: Target::Newest,
+            floor: None,
+            override_floor: None,
+            parallelism: 16,
+            replace: false,
+            pin: true,
+            begin_at_most: None,
+            progress: None,
+        }
+    }
+}
+
+/// What was restored.
+#[derive(Clone, Debug, Serialize)]
+pub struct Restored {
+    /// The replica's position. After a restore to a time within an object, the one before that object.
+    pub position: Position,
+    /// Last commit in the file.
+    pub commit: CommitNo,
+    /// Its time, in milliseconds since the Unix epoch.
+    pub time_ms: u64,
+    /// Length of the file, in bytes.
+    pub file_len: u64,
+    /// Key of the snapshot that it began with.
+    pub snapshot: String,
+    /// Objects read.
+    pub objects: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Newer snapshots that could not be used, and why.
+    pub skipped: Vec<String>,
+    /// The floor that was overridden.
+    pub overridden: Option<String>,
+    /// A file that was in the way and was moved aside.
+    pub moved_aside: Option<PathBuf>,
+    /// The newest object at that time.
+    #[serde(skip)]
+    pub head: Head,
+    /// When the number after it was seen to be free.
+    #[serde(skip)]
+    pub seen_ms: u64,
+}
+
+/// Restores `path` from the bucket.
+///
+/// # Errors
+/// [`RestoreError::NoReplica`] only when that is proven. On any error `path` is as it was.
+pub async fn restore(
+    bucket: &Bucket,
+    replica: &ReplicaName,
+    keys: &KeyRing,
+    path: &Path,
+    options: &Options,
+) -> Result<Restored, RestoreError> {
+    if !options.replace && path.exists() {
+        return Err(RestoreError::TargetExists(path.into()));
+    }
+    let scratch = meta::beside(path, &format!(".restoring-{}", hex::encode(rand::random::<[u8; 6]>())));
+    let guard = Scratch(scratch.clone());
+    let mut restored = fetch(bucket, replica, keys, &scratch, options).await?;
+    check_file(&scratch, &restored)?;
+    if path.exists() {
+        let aside = set_aside(path, "replaced")?;
+        restored.moved_aside = Some(aside);
+    }
+    let note = Note {
+        position: Some(restored.position),
+        commit: restored.commit,
+        intent: None,
+        overridden: restored.overridden.clone(),
+    };
+    note.write(path)?;
+    fs::rename(&scratch, path)?;
+    meta::sync_folder(path)?;
+    std::mem::forget(guard);
+    Ok(restored)
+}
+
+/// One table of a restored file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TableSummary {
+    /// Its name.
+    pub name: String,
+    /// How many entries it has.
+    pub entries: u64,
+    /// Bytes of keys and values.
+    pub stored_bytes: u64,
+}
+
+/// What a drill restored.
+#[derive(Clone, Debug)]
+pub struct Drilled {
+    /// From the newest snapshot.
+    pub newest: Restored,
+    /// From the oldest snapshot that leads to the same state, object by object; none when there is only one.
+    pub other_route: Option<Restored>,
+    /// The tables, the same by both routes.
+    pub tables: Vec<TableSummary>,
+}
+
+/// Restores to scratch files by two routes and compares what they hold: byte for byte before redb opened them,
+/// and table for table after.
+///
+/// # Errors
+/// As [`restore`]; [`RestoreError::Integrity`] when the routes differ.
+pub async fn drill(
+    bucket: &Bucket,
+    replica: &ReplicaName,
+    keys: &KeyRing,
+    progress: Option<Progress>,
+) -> Result<Drilled, RestoreError> {
+    let folder = tempfile::tempdir()?;
+    let (first, second) = (folder.path().join("newest"), folder.path().join("other"));
+    let newest = fetch(bucket, replica, keys, &first, &Options { progress, ..Options::default() }).await?;
+    // A later commit must not look like a difference.
+    let target = Target::Seq(newest.position.seq);
+    let oldest = oldest_of_term(bucket, replica, &newest).await?;
+    let other_route = match oldest {
+        Some(seq) => {
+            let how = Options { target, begin_at_most: Some(seq), ..Options::default() };
+            Some(fetch(bucket, replica, keys, &second, &how).await?)
+        }
+        None => None,
+    };
+    if other_route.is_some() && !same_bytes(&first, &second)? {
+        return Err(RestoreError::Integrity("two routes to the same state gave different files".into()));
+    }
+    check_file(&first, &newest)?;
+    let tables = tables(&first)?;
+    if let Some(other) = &other_route {
+        check_file(&second, other)?;
+        if self::tables(&second)? != tables {
+            return Err(RestoreError::Integrity("two routes to the same state gave different tables".into()));
+        }
+    }
+    Ok(Drilled { newest, other_route, tables })
+}
+
+/// The oldest snapshot of the term that a restore ended in, other than the one it began with.
+async fn oldest_of_term(
+    bucket: &Bucket,
+    replica: &ReplicaName,
+    newest: &Restored,
+) -> Result<Option<Seq>, RestoreError> {
+    let found = discover(bucket, replica, crate::now_ms).await?;
+    for (seq, hash) in found.snapshots {
+        let key = crate::keyspace::snapshot(seq, hash);
+        if key == newest.snapshot || found.boundary.is_some_and(|boundary| seq < boundary) {
+            continue;
+        }
+        let Some(start) = bucket.get_start(&key, header::MAX_LEN).await? else { continue };
+        if Header::decode(&start).is_ok_and(|(header, _)| header.term == newest.position.term)
+            && seq < newest.position.seq
+        {
+            return Ok(Some(seq));
+        }
+    }
+    Ok(None)
+}
+
+fn same_bytes(one: &Path, other: &Path) -> io::Result<bool> {
+    use std::io::Read as _;
+    let (mut one, mut other) = (File::open(one)?, File::open(other)?);
+    if one.metadata()?.len() != other.metadata()?.len() {
+        return Ok(false);
+    }
+    let (mut left, mut right) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    loop {
+        let read = one.read(&mut left)?;
+        if read == 0 {
+            return Ok(true);
+        }
+        other.read_exact(&mut right[..read])?;
+        if left[..read] != right[..read] {
+            return Ok(false);
+        }
+    }
+}
+
+fn tables(path: &Path) -> Result<Vec<TableSummary>, RestoreError> {
+    use redb::{ReadableDatabase as _, ReadableTableMetadata as _, TableHandle as _};
+    let read = || -> Result<Vec<TableSummary>, redb::Error> {
+        let txn = redb::Database::open(path)?.begin_read()?;
+        let mut tables = Vec::new();
+        for handle in txn.list_tables()? {
+            let name = handle.name().to_owned();
+            let table = txn.open_untyped_table(handle)?;
+            tables.push(TableSummary { name, entries: table.len()?, stored_bytes: table.stats()?.stored_bytes() });
+        }
+        Ok(tables)
+    };
+    read().map_err(|error| RestoreError::Integrity(error.to_string()))
+}
+
+/// Moves a file out of the way, never deleting it: `<file>.<why>-<time>`.
+///
+/// # Errors
+/// The file system's.
+pub fn set_aside(path: &Path, why: &str) -> io::Result<PathBuf> {
+    let aside = meta::beside(path, &format!(".{why}-{}-{}", crate::now_ms(), hex::encode(rand::random::<[u8; 3]>())));
+    fs::rename(path, &aside)?;
+    let note = Note::path(path);
+    if note.exists() {
+        fs::rename(note, Note::path(&aside))?;
+    }
+    meta::sync_folder(path)?;
+    Ok(aside)
+}
+
+/// Downloads and checks one state into `file`, which must not exist. `check_file` is still due.
+async fn fetch(
+    bucket: &Bucket,
+    replica: &ReplicaName,
+    keys: &KeyRing,
+    file: &Path,
+    options: &Options,
+) -> Result<Restored, RestoreError> {
+    let found = discover(bucket, replica, crate::now_ms).await?;
+    let Some(head) = found.head else {
+        return Err(match options.floor {
+            Some(floor) => RestoreError::ReplicaVanished(floor),
+            None => RestoreError::NoReplica,
+        });
+    };
+    let mut skipped = Vec::new();
+    let mut first_error = None;
+    for (seq, hash) in found.snapshots.iter().rev().copied() {
+        let key = crate::keyspace::snapshot(seq, hash);
+        if options.begin_at_most.is_some_and(|most| seq > most)
+            || !may_begin_with(bucket, &key, seq, options.target).await?
+        {
+            continue;
+        }
+        let pin = if options.pin { Pin::set(bucket, seq).await } else { None };
+        let outcome = follow(bucket, replica, keys, file, options, &found, head, (seq, hash)).await;
+        if let Some(pin) = pin {
+            pin.release(bucket).await;
+        }
+        match outcome {
+            Ok(restored) => return Ok(Restored { skipped, ..restored }),
+            // The floor is not moved by an older snapshot, nor the server by asking for one.
+            Err(error @ RestoreError::Chain(ChainError::BelowFloor { .. } | ChainError::ForkedBelowFloor { .. })) => {
+                return Err(first_error.unwrap_or(error));
+            }
+            Err(error @ RestoreError::Chain(_)) => {
+                tracing::warn!(%error, snapshot = key, "snapshot cannot be used, trying the one before it");
+                skipped.push(format!("{key}: {error}"));
+                first_error.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(first_error.unwrap_or(RestoreError::NoSnapshot { head: head.position, target: options.target }))
+}
+
+async fn may_begin_with(bucket: &Bucket, key: &str, seq: Seq, target: Target) -> Result<bool, RestoreError> {
+    Ok(match target {
+        Target::Newest => true,
+        Target::Seq(target) => seq <= target,
+        Target::Time(time_ms) => {
+            let Some(start) = bucket.get_start(key, header::MAX_LEN).await? else { return Ok(false) };
+            Header::decode(&start).is_ok_and(|(header, _)| header.time_ms <= time_ms)
+        }
+    })
+}
+
+/// From one snapshot to the target.
+#[expect(clippy::too_many_arguments, reason = "one call, in one place")]
+async fn follow(
+    bucket: &Bucket,
+    replica: &ReplicaName,
+    keys: &KeyRing,
+    file: &Path,
+    options: &Options,
+    found: &Found,
+    head: Head,
+    (seq, hash): (Seq, Digest),
+) -> Result<Restored, RestoreError> {
+    let place = Place::Snapshot(seq);
+    let key = crate::keyspace::snapshot(seq, hash);
+    let object = bucket.get(&key).await?.ok_or(ChainError::Missing { place })?;
+    let (mut walk, image) = Walk::begin(replica, keys, (seq, hash), &object)?;
+    let mut bytes = object.len() as u64;
+    drop(object);
+    let mut image_file = Image::create(file, &image, walk.file_len()).await?;
+    drop(image);
+    if seq == head.position.seq && hash != head.position.hash {
+        return Err(
+            ChainError::BrokenLink { place: Place::Sequence(seq), expected: hash, found: head.position.hash }.into()
+        );
+    }
+
+    let last = match options.target {
+        Target::Seq(target) if target > head.position.seq => {
+            return Err(RestoreError::Ahead { target, head: head.position });
+        }
+        Target::Seq(target) => target,
+        Target::Newest | Target::Time(_) => head.position.seq,
+    };
+    let steps = plan(seq, last, &found.merged, options.target);
+    let total = steps.len() as u64 + 1;
+    let report = |done: u64| {
+        if let Some(progress) = &options.progress {
+            progress(done, total);
+        }
+    };
+    report(1);
+    let mut objects = stream::iter(steps.into_iter().map(|step| async move {
+        let got = bucket.get(&step.key()).await?;
+        Ok::<_, BucketError>((step, got))
+    }))
+    .buffered(options.parallelism.max(1));
+    let mut done = 1;
+    let mut partial = None;
+    let mut floor_seen = options.floor.filter(|floor| floor.seq == seq).map(|_| hash);
+    while let Some((step, object)) = objects.try_next().await? {
+        let object = object.ok_or(ChainError::Missing { place: step.place() })?;
+        bytes += object.len() as u64;
+        let before = (walk.state(), walk.last_commit(), walk.time_ms());
+        let commits = match step {
+            Step::One(_) => walk.step(&object)?,
+            Step::Merged(_, last, hash) => walk.step_merged(last, hash, &object)?,
+        };
+        if options.floor.is_some_and(|floor| floor.seq == walk.link().0) {
+            floor_seen = Some(walk.link().1);
+        }
+        done += 1;
+        report(done);
+        if let Target::Time(time_ms) = options.target {
+            let due: Vec<Commit> = commits.iter().take_while(|commit| commit.time_ms <= time_ms).cloned().collect();
+            let cut = due.len() < commits.len();
+            if cut {
+                let (commit, time) = due.last().map_or((before.1, before.2), |last| (last.number, last.time_ms));
+                partial = Some((before.0, commit, time));
+            }
+            image_file.apply(&due)?;
+            if cut {
+                break;
+            }
+        } else {
+            image_file.apply(&commits)?;
+        }
+    }
+    drop(objects);
+    if let Some(floor) = options.floor
+        && floor_seen.is_none()
+        && floor.seq < seq
+        && let Some(object) = bucket.get(&crate::keyspace::sequence(floor.seq)).await?
+    {
+        floor_seen = Some(Digest::of(&object));
+    }
+    let (position, commit, time_ms) = partial.unwrap_or((walk.state(), walk.last_commit(), walk.time_ms()));
+    let overridden = match options.floor.map(|floor| check_floor(position, floor, floor_seen)) {
+        Some(Err(error)) => match &options.override_floor {
+            Some(reason) => Some(format!("{reason} ({error})")),
+            None => return Err(error.into()),
+        },
+        Some(Ok(())) | None => None,
+    };
+    let file_len = image_file.finish((partial.is_none()).then(|| walk.file_len()))?;
+    Ok(Restored {
+        position,
+        commit,
+        time_ms,
+        file_len,
+        snapshot: key,
+        objects: done,
+        bytes,
+        skipped: Vec::new(),
+        overridden,
+        moved_aside: None,
+        head,
+        seen_ms: found.seen_ms,
+    })
+}
+
+/// One object to get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    One(Seq),
+    Merged(Seq, Seq, Digest),
+}
+
+impl Step {
+    fn key(self) -> String {
+        match self {
+            Self::One(seq) => crate::keyspace::sequence(seq),
+            Self::Merged(first, last, hash) => crate::keyspace::merged(first, last, hash),
+        }
+    }
+
+    fn place(self) -> Place {
+        match self {
+            Self::One(seq) => Place::Sequence(seq),
+            Self::Merged(first, last, _) => Place::Merged(first, last),
+        }
+    }
+}
+
+/// The fewest objects from `after` to `last`. Merged segments hold no times within, so a restore to a time goes
+/// by single ones.
+fn plan(after: Seq, last: Seq, merged: &[(Seq, Seq, Digest)], target: Target) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let mut at = after;
+    while at < last {
+        let longest = merged
+            .iter()
+            .filter(|(first, end, _)| *first == at.next() && *end <= last && !matches!(target, Target::Time(_)))
+            .max_by_key(|(_, end, _)| *end);
+        match longest {
+            Some((first, end, hash)) => {
+                steps.push(Step::Merged(*first, *end, *hash));
+                at = *end;
+            }
+            None => {
+                at = at.next();
+                steps.push(Step::One(at));
+            }
+        }
+    }
+    steps
+}
+
+/// The scratch file while it is built.
+struct Image {
+    file: File,
+}
+
+impl Image {
+    async fn create(path: &Path, frame: &[u8], file_len: u64) -> Result<Self, RestoreError> {
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+        let mut out = BufWriter::with_capacity(1 << 20, &file);
+        zstd::stream::copy_decode(frame, &mut out)?;
+        out.flush()?;
+        drop(out);
+        if file.metadata()?.len() != file_len {
+            return Err(RestoreError::Length { expected: file_len, found: file.metadata()?.len() });
+        }
+        tokio::task::yield_now().await;
+        Ok(Self { file })
+    }
+
+    fn apply(&mut self, commits: &[Commit]) -> io::Result<()> {
+        for op in commits.iter().flat_map(|commit| &commit.ops) {
+            match op {
+                Op::SetLen(len) => self.file.set_len(*len)?,
+                Op::Write(offset, bytes) => self.file.write_all_at(bytes, *offset)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self, expected: Option<u64>) -> Result<u64, RestoreError> {
+        self.file.sync_all()?;
+        let found = self.file.metadata()?.len();
+        match expected {
+            Some(expected) if expected != found => Err(RestoreError::Length { expected, found }),
+            _ => Ok(found),
+        }
+    }
+}
+
+/// Lets redb walk the whole file, and compares the file's own row with the end of the chain.
+fn check_file(path: &Path, restored: &Restored) -> Result<(), RestoreError> {
+    if fs::metadata(path)?.len() == 0 {
+        // redb would make a new database of it.
+        return Err(RestoreError::Length { expected: restored.file_len, found: 0 });
+    }
+    let integrity = |error: redb::Error| RestoreError::Integrity(error.to_string());
+    let mut database = redb::Builder::new().open(path).map_err(|error| integrity(error.into()))?;
+    if !database.check_integrity().map_err(|error| integrity(error.into()))? {
+        return Err(RestoreError::Integrity("redb found it necessary to repair the file".into()));
+    }
+    let found = meta::read(&database).map_err(integrity)?;
+    match found {
+        Some(meta) if meta.commit == restored.commit && meta.term == restored.position.term => Ok(()),
+        found => Err(RestoreError::Integrity(format!(
+            "the chain ends with term {}, commit {}, the file says {:?}",
+            restored.position.term, restored.commit, found
+        ))),
+    }
+}
+
+/// Keeps retention away from everything at or above a number.
+struct Pin(String);
+
+impl Pin {
+    async fn set(bucket: &Bucket, lowest: Seq) -> Option<Self> {
+        let key = crate::keyspace::pin(crate::now_ms(), lowest, rand::random());
+        match bucket.create(&key, b"restore\n").await {
+            // What was below the boundary before the pin may be on its way out; the chain check notices.
+            Ok(_) => {
+                if let Ok(Some((boundary, _))) = read_boundary(bucket).await
+                    && boundary > lowest
+                {
+                    tracing::info!(%boundary, %lowest, "restoring from below the boundary");
+                }
+                Some(Self(key))
+            }
+            Err(error) => {
+                tracing::info!(%error, "no pin could be set; retention's grace must suffice");
+                None
+            }
+        }
+    }
+
+    async fn release(self, bucket: &Bucket) {
+        // Writers may not delete; a pin expires then.
+        if let Err(error) = bucket.delete(&self.0, None).await {
+            tracing::debug!(%error, "the pin stays until it expires");
+        }
+    }
+}
+
+/// Deletes a scratch file unless it got its name.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Why nothing was restored.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// Proven: there is no replica.
+    #[error("there is no replica")]
+    NoReplica,
+    /// There must be one.
+    #[error("there is no replica, although {0} is known to have been acknowledged")]
+    ReplicaVanished(Position),
+    /// A replica without a usable start.
+    #[error("the replica ends at {head}, but no snapshot to begin with is there for {target:?}")]
+    NoSnapshot {
+        /// Its end.
+        head: Position,
+        /// What was asked for.
+        target: Target,
+    },
+    /// A number that does not exist yet.
+    #[error("seq {target} was asked for, the replica ends at {head}")]
+    Ahead {
+        /// What was asked for.
+        target: Seq,
+        /// The end.
+        head: Position,
+    },
+    /// There is a file.
+    #[error("{} exists: name another target, or ask for it to be moved aside", .0.display())]
+    TargetExists(PathBuf),
+    /// The chain is broken, or older than the floor.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// The bucket does not answer, or says no.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    /// What is there does not fit together.
+    #[error(transparent)]
+    Discover(DiscoverError),
+    /// The rebuilt file is no whole database.
+    #[error("the restored file does not pass its check: {0}")]
+    Integrity(String),
+    /// The rebuilt file has another length than the chain says.
+    #[error("the restored file has {found} bytes, the chain says {expected}")]
+    Length {
+        /// By the chain.
+        expected: u64,
+        /// On disk.
+        found: u64,
+    },
+    /// The local disk.
+    #[error("local file: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl From<DiscoverError> for RestoreError {
+    fn from(error: DiscoverError) -> Self {
+        match error {
+            DiscoverError::Bucket(error) => Self::Bucket(error),
+            DiscoverError::Chain(error) => Self::Chain(error),
+            other => Self::Discover(other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_takes_the_longest_merged_segments_that_fit_and_none_for_a_time() {
+        let hash = Digest::of(b"m");
+        let merged = [(Seq(3), Seq(5), hash), (Seq(3), Seq(8), hash), (Seq(9), Seq(20), hash)];
+        let newest = plan(Seq(2), Seq(10), &merged, Target::Newest);
+        assert_eq!(newest, [Step::Merged(Seq(3), Seq(8), hash), Step::One(Seq(9)), Step::One(Seq(10))]);
+        assert_eq!(plan(Seq(2), Seq(10), &merged, Target::Time(1)).len(), 8);
+        assert!(plan(Seq(2), Seq(2), &merged, Target::Newest).is_empty());
+    }
+}

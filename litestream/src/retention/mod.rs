@@ -1,0 +1,155 @@
+//! Retention: what may go, and taking it away.
+//!
+//! Runs under an identity of its own, with the right to delete and without any key. [`plan`] decides from names,
+//! times and rules; [`run`] carries it out in an order that needs no clocks to be safe against restores:
+//! the boundary is raised, then the pins are read, then what lay below the boundary *before this run* is deleted.
+
+pub mod plan;
+
+use serde::Serialize;
+
+use crate::bucket::{Bucket, BucketError, Created, Entry};
+use crate::chain::{ChainError, Place};
+use crate::discover::{DiscoverError, read_boundary};
+use crate::format::header::{self, Header};
+use crate::keyspace;
+use crate::position::{Digest, Seq};
+
+pub use plan::{Level, Rules};
+
+/// What a run did, or would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Swept {
+    /// The boundary after the run.
+    pub boundary: Option<Seq>,
+    /// Restore points kept: numbers covered by snapshots.
+    pub kept: Vec<Seq>,
+    /// Keys deleted, all their versions included.
+    pub deleted: Vec<String>,
+    /// Why a snapshot is no restore point.
+    pub unusable: Vec<String>,
+}
+
+/// One run. With `dry_run`, says what it would do.
+///
+/// # Errors
+/// [`SweepError`]; what was deleted until then is not needed by any kept restore point either.
+pub async fn run(bucket: &Bucket, rules: &Rules, now_ms: u64, dry_run: bool) -> Result<Swept, SweepError> {
+    let mut swept = Swept::default();
+    let before = read_boundary(bucket).await?;
+    let raised_ms = match &before {
+        Some(_) => bucket.list(keyspace::BOUNDARY, None).await?.first().map_or(now_ms, |entry| entry.stored_ms),
+        None => now_ms,
+    };
+    let snapshots = usable_snapshots(bucket, &mut swept).await?;
+    let old = before.as_ref().map(|(boundary, _)| *boundary);
+    let decision = plan::decide(&snapshots, old, now_ms, rules);
+    swept.kept.clone_from(&decision.kept);
+    swept.boundary = decision.boundary;
+
+    if let Some(boundary) = decision.boundary.filter(|new| old.is_none_or(|old| *new > old))
+        && !dry_run
+    {
+        let etag = before.as_ref().and_then(|(_, etag)| etag.as_deref());
+        let text = format!("{boundary}\n");
+        if bucket.replace(keyspace::BOUNDARY, text.as_bytes(), etag).await? == Created::Exists {
+            return Err(SweepError::Overtaken);
+        }
+    }
+    // Only what lay below the boundary before this run, and for long enough that a restore without a pin ended.
+    let Some(old) = old.filter(|_| now_ms.saturating_sub(raised_ms) >= rules.grace_ms) else { return Ok(swept) };
+    let pins = bucket.list(keyspace::PINS, None).await?;
+    let live = pins.iter().filter_map(|entry| keyspace::parse_pin(&entry.key).map(|pin| (entry, pin)));
+    let limit = live
+        .filter(|(entry, _)| now_ms.saturating_sub(entry.stored_ms) < rules.pin_expiry_ms)
+        .map(|(_, (_, lowest))| lowest)
+        .chain([old])
+        .min()
+        .expect("the boundary is one of them");
+
+    let is_old = |entry: &Entry| now_ms.saturating_sub(entry.stored_ms) >= rules.grace_ms;
+    for folder in [keyspace::SEQUENCE, keyspace::SNAPSHOTS, keyspace::MERGED, keyspace::PINS] {
+        let entries = list_all(bucket, folder).await?;
+        let mut keys: Vec<&str> = Vec::new();
+        for entry in &entries {
+            let goes = match folder {
+                keyspace::SEQUENCE => keyspace::parse_sequence(&entry.key).is_some_and(|seq| seq < limit),
+                keyspace::SNAPSHOTS => keyspace::parse_snapshot(&entry.key)
+                    .is_some_and(|(seq, _)| seq < limit && !decision.kept.contains(&seq)),
+                keyspace::MERGED => keyspace::parse_merged(&entry.key).is_some_and(|(first, ..)| first < limit),
+                _ => now_ms.saturating_sub(entry.stored_ms) >= rules.pin_expiry_ms,
+            };
+            // Every version must be old: one that was written a moment ago belongs to a writer that must notice.
+            if goes && is_old(entry) && !keys.contains(&entry.key.as_str()) {
+                keys.push(&entry.key);
+            }
+        }
+        for key in keys {
+            let versions: Vec<&Entry> = entries.iter().filter(|entry| entry.key == key).collect();
+            if !versions.iter().all(|version| is_old(version)) {
+                continue;
+            }
+            if !dry_run {
+                for version in &versions {
+                    bucket.delete(key, version.version.as_deref()).await?;
+                }
+            }
+            swept.deleted.push(key.to_owned());
+        }
+    }
+    Ok(swept)
+}
+
+/// Every version and marker where the server knows them, every object where it does not.
+async fn list_all(bucket: &Bucket, folder: &str) -> Result<Vec<Entry>, BucketError> {
+    match bucket.list_versions(folder).await {
+        Ok(entries) if !entries.is_empty() => Ok(entries),
+        Ok(_) | Err(_) => bucket.list(folder, None).await,
+    }
+}
+
+/// Snapshots that a restore can begin with: whole headers, of the right place, on the chain that is there.
+async fn usable_snapshots(bucket: &Bucket, swept: &mut Swept) -> Result<Vec<plan::Snapshot>, SweepError> {
+    let mut usable = Vec::new();
+    for entry in bucket.list(keyspace::SNAPSHOTS, None).await? {
+        let Some((seq, hash)) = keyspace::parse_snapshot(&entry.key) else { continue };
+        let start = bucket.get_start(&entry.key, header::MAX_LEN).await?.unwrap_or_default();
+        let header = match Header::decode(&start) {
+            Ok((header, _)) if header.seq == seq && header.covers == hash => header,
+            Ok((header, _)) => {
+                let place = Place::Snapshot(seq);
+                let error = ChainError::Misplaced { place, found: header.kind, found_seq: header.seq };
+                swept.unusable.push(format!("{}: {error}", entry.key));
+                continue;
+            }
+            Err(error) => {
+                swept.unusable.push(format!("{}: {error}", entry.key));
+                continue;
+            }
+        };
+        // A writer that was overtaken may have stored a snapshot of a history that is not the replica's.
+        match bucket.get(&keyspace::sequence(seq)).await? {
+            Some(object) if Digest::of(&object) != hash => {
+                swept.unusable.push(format!("{}: another object has that number", entry.key));
+            }
+            found => usable.push(plan::Snapshot { seq, time_ms: header.time_ms, anchored: found.is_some() }),
+        }
+    }
+    usable.sort_unstable_by_key(|snapshot| snapshot.seq);
+    Ok(usable)
+}
+
+/// Why a run stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SweepError {
+    /// The bucket does not answer, or says no.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    /// The boundary cannot be read.
+    #[error(transparent)]
+    Discover(#[from] DiscoverError),
+    /// Another run raised the boundary at the same time.
+    #[error("another run is under way: the boundary changed meanwhile")]
+    Overtaken,
+}

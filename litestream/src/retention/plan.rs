@@ -1,0 +1,184 @@
+//! The decision what to keep: pure.
+
+use serde::{Deserialize, Serialize};
+
+use crate::position::Seq;
+
+/// Rules of retention. Times in milliseconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rules {
+    /// Every point in time this far back can be restored.
+    pub window_ms: u64,
+    /// Beyond the window, single restore points: for example one a day for a month.
+    pub levels: Vec<Level>,
+    /// Never fewer restore points than this.
+    pub keep_at_least: usize,
+    /// Nothing younger than this is deleted, and nothing sooner than this after the boundary was raised above
+    /// it. Must be longer than any writer's idle grace.
+    pub grace_ms: u64,
+    /// A restore's pin counts this long.
+    pub pin_expiry_ms: u64,
+}
+
+/// One snapshot for every `every_ms`, for the last `keep` such stretches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Level {
+    /// Length of a stretch.
+    pub every_ms: u64,
+    /// How many.
+    pub keep: u64,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        const HOUR: u64 = 3_600_000;
+        Self {
+            window_ms: 24 * HOUR,
+            levels: vec![Level { every_ms: 24 * HOUR, keep: 7 }],
+            keep_at_least: 2,
+            grace_ms: HOUR,
+            pin_expiry_ms: 6 * HOUR,
+        }
+    }
+}
+
+/// A snapshot that a restore can begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Last number covered.
+    pub seq: Seq,
+    /// Time of its state.
+    pub time_ms: u64,
+    /// The object of that number is still there, so that everything after it may be, too.
+    pub anchored: bool,
+}
+
+/// What to keep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Everything numbered at or above this stays.
+    pub boundary: Option<Seq>,
+    /// Snapshots that stay, by number covered.
+    pub kept: Vec<Seq>,
+}
+
+/// Decides. `snapshots` are in ascending order.
+#[must_use]
+pub fn decide(snapshots: &[Snapshot], boundary: Option<Seq>, now_ms: u64, rules: &Rules) -> Decision {
+    let from_ms = now_ms.saturating_sub(rules.window_ms);
+    // Where the window begins: its points are restored from here, object by object.
+    let anchored = || snapshots.iter().filter(|snapshot| snapshot.anchored);
+    let anchor = anchored().rev().find(|snapshot| snapshot.time_ms <= from_ms).or_else(|| anchored().next());
+    let least = anchored().rev().nth(rules.keep_at_least.saturating_sub(1)).or_else(|| anchored().next());
+    let proposed = anchor.map(|anchor| least.map_or(anchor.seq, |least| anchor.seq.min(least.seq)));
+    // It never falls.
+    let boundary = boundary.max(proposed);
+
+    let mut kept: Vec<Seq> = Vec::new();
+    for snapshot in snapshots {
+        let in_window = boundary.is_none_or(|boundary| snapshot.seq >= boundary);
+        if in_window || rules.levels.iter().any(|level| represents(*snapshot, snapshots, *level, now_ms)) {
+            kept.push(snapshot.seq);
+        }
+    }
+    kept.dedup();
+    Decision { boundary, kept }
+}
+
+/// Whether a snapshot is the first of one of a level's stretches. Stretches are counted from the Unix epoch, so
+/// that the choice is the same on every run.
+fn represents(snapshot: Snapshot, all: &[Snapshot], level: Level, now_ms: u64) -> bool {
+    if level.every_ms == 0 {
+        return false;
+    }
+    let stretch = |time_ms: u64| time_ms / level.every_ms;
+    let own = stretch(snapshot.time_ms);
+    let first = all.iter().find(|other| stretch(other.time_ms) == own);
+    first == Some(&snapshot) && stretch(now_ms).saturating_sub(own) < level.keep
+}
+
+/// No kept restore point within the window, nor the newest, needs anything below the boundary.
+///
+/// # Panics
+/// When the decision breaks that.
+pub fn invariant_keeps_what_is_needed(snapshots: &[Snapshot], decision: &Decision, now_ms: u64, rules: &Rules) {
+    let Some(boundary) = decision.boundary else { return };
+    let anchored: Vec<_> = snapshots.iter().filter(|snapshot| snapshot.anchored).collect();
+    if let Some(newest) = anchored.last() {
+        assert!(newest.seq >= boundary && decision.kept.contains(&newest.seq), "the newest snapshot would go");
+    }
+    let from_ms = now_ms.saturating_sub(rules.window_ms);
+    let first = anchored.iter().rev().find(|snapshot| snapshot.time_ms <= from_ms);
+    if let Some(first) = first {
+        assert!(first.seq >= boundary && decision.kept.contains(&first.seq), "the window's beginning would go");
+    }
+    assert!(
+        anchored.iter().rev().take(rules.keep_at_least).all(|snapshot| decision.kept.contains(&snapshot.seq)),
+        "fewer restore points than promised would stay"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{RngExt as _, SeedableRng as _};
+
+    const DAY: u64 = 86_400_000;
+
+    fn daily(days: std::ops::Range<u64>) -> Vec<Snapshot> {
+        days.map(|day| Snapshot { seq: Seq(day * 100 + 1), time_ms: day * DAY, anchored: true }).collect()
+    }
+
+    #[test]
+    fn the_window_keeps_the_snapshot_before_its_beginning() {
+        let rules = Rules { window_ms: 3 * DAY, levels: Vec::new(), ..Rules::default() };
+        let decision = decide(&daily(0..10), None, 9 * DAY + 5, &rules);
+        assert_eq!(decision.boundary, Some(Seq(601)), "a point three days back needs the snapshot of day 6");
+        assert_eq!(decision.kept.first(), Some(&Seq(601)));
+    }
+
+    #[test]
+    fn levels_keep_single_points_beyond_the_window() {
+        let rules = Rules { window_ms: DAY, levels: vec![Level { every_ms: 7 * DAY, keep: 3 }], ..Rules::default() };
+        let decision = decide(&daily(0..30), None, 29 * DAY, &rules);
+        assert!(decision.kept.contains(&Seq(1401)) && decision.kept.contains(&Seq(2101)), "{:?}", decision.kept);
+        assert!(!decision.kept.contains(&Seq(701)), "a fourth week was kept");
+    }
+
+    #[test]
+    fn the_boundary_never_falls_and_a_lone_snapshot_never_goes() {
+        let rules = Rules::default();
+        let decision = decide(&daily(0..3), Some(Seq(250)), 100 * DAY, &rules);
+        assert_eq!(decision.boundary, Some(Seq(250)));
+        let decision = decide(&daily(0..1), None, 1000 * DAY, &rules);
+        assert_eq!((decision.boundary, decision.kept), (Some(Seq(1)), vec![Seq(1)]));
+        assert_eq!(decide(&[], None, 5, &rules), Decision { boundary: None, kept: Vec::new() });
+    }
+
+    #[test]
+    fn no_random_history_loses_what_a_kept_point_needs() {
+        for seed in 0..500 {
+            let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+            let rules = Rules {
+                window_ms: rng.random_range(0..20) * DAY / 4,
+                keep_at_least: rng.random_range(1..4),
+                levels: vec![Level { every_ms: DAY, keep: rng.random_range(0..9) }],
+                ..Rules::default()
+            };
+            let (mut seq, mut time_ms, mut boundary, mut snapshots) = (1, 0, None, Vec::new());
+            for _ in 0..40 {
+                seq += rng.random_range(1..50);
+                time_ms += rng.random_range(1..DAY);
+                snapshots.push(Snapshot { seq: Seq(seq), time_ms, anchored: true });
+                let decision = decide(&snapshots, boundary, time_ms + 1, &rules);
+                invariant_keeps_what_is_needed(&snapshots, &decision, time_ms + 1, &rules);
+                assert!(decision.boundary >= boundary, "seed {seed}: the boundary fell");
+                boundary = decision.boundary;
+                for snapshot in &mut snapshots {
+                    snapshot.anchored &= boundary.is_none_or(|boundary| snapshot.seq >= boundary);
+                }
+                snapshots.retain(|snapshot| decision.kept.contains(&snapshot.seq));
+            }
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! What to do with a local file when a process starts: a pure decision.
+//!
+//! | local file | replica | then |
+//! |---|---|---|
+//! | none | proven absent, no floor | create |
+//! | none | present | restore (at or above the floor) |
+//! | never replicated | proven absent, no floor | keep, and begin a replica |
+//! | its term is the newest and it includes the head | present | keep, and open a new term |
+//! | anything else | present | set aside, restore |
+//! | at or above the floor | silent | keep, read-mostly, when the caller allows it |
+//! | anything else | silent, or absent below a floor | refuse |
+
+use crate::position::{CommitNo, Position, Seq, Term};
+use crate::tenure::Head;
+
+/// What the local file says about itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Local {
+    /// Its newest row of {term, commit}; none in a file that was never written through this library.
+    pub meta: Option<Meta>,
+    /// The last position it is known to include, from the note beside it.
+    pub noted: Option<Noted>,
+    /// An opening that this volume's last process was about to make, and the head it was to follow.
+    pub intent: Option<Intent>,
+}
+
+/// The row that every transaction writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// Term whose chain the file belongs to.
+    pub term: Term,
+    /// Number of the transaction.
+    pub commit: CommitNo,
+    /// Last transaction that belongs to the term's own line. Later ones were made by a process that could not
+    /// reach the replica: they may fork off a longer line, so they prove nothing about the head.
+    pub linked: CommitNo,
+    /// Time of the transaction, in milliseconds since the Unix epoch.
+    pub time_ms: u64,
+}
+
+/// A position acknowledged by the replica, and the commit it stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Noted {
+    /// The position.
+    pub position: Position,
+    /// Its last commit.
+    pub commit: CommitNo,
+}
+
+/// See [`Local::intent`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Intent {
+    /// Number of the opening.
+    pub seq: Seq,
+    /// Its nonce.
+    pub nonce: [u8; 16],
+    /// Term of the head it was to follow.
+    pub after_term: Term,
+    /// Last commit of that head.
+    pub after_commit: CommitNo,
+}
+
+/// What the bucket said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Replica {
+    /// Every place where something would be was looked at, and nothing is there.
+    Absent,
+    /// There is a replica, and this is its head.
+    Present(Head),
+    /// No usable answer.
+    Silent,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// A new database and a new replica.
+    Create,
+    /// Restore into an empty place.
+    Restore,
+    /// Go on with the local file, under a new term.
+    Keep,
+    /// Move the local file aside, then restore.
+    SetAside(Why),
+    /// Go on with the local file; the replica is asked again before the first remote acknowledgement.
+    KeepUnproven,
+    /// Do nothing: a person must look.
+    Refuse(Refusal),
+}
+
+/// Why a local file is not the newest state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It was never part of this replica.
+    NotReplicated,
+    /// Another writer opened a term since.
+    OlderTerm {
+        /// The file's.
+        local: Term,
+        /// The replica's.
+        replica: Term,
+    },
+    /// It lacks commits that the replica has.
+    Behind {
+        /// The file's last linked commit.
+        local: CommitNo,
+        /// The replica's last commit.
+        replica: CommitNo,
+    },
+    /// It belongs to a later term than the replica: the replica was rolled back, or is another one.
+    NewerTerm {
+        /// The file's.
+        local: Term,
+        /// The replica's.
+        replica: Term,
+    },
+}
+
+/// Why a start is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// There must be a replica, and there is none.
+    #[error("there is no replica, but {0} is known to have been acknowledged: look for the right bucket and prefix")]
+    ReplicaVanished(Position),
+    /// The file was replicated before, and there is no replica.
+    #[error(
+        "the local file was replicated in term {0}, and there is no replica: look for the right bucket and prefix, \
+         or allow a new replica explicitly"
+    )]
+    ReplicaVanishedUnderFile(Term),
+    /// The replica does not answer and there is nothing local to go on with.
+    #[error("the replica does not answer, and there is no local file to go on with")]
+    NothingLocal,
+    /// The replica does not answer, and the caller does not want to go on without it.
+    #[error("the replica does not answer, and opening without it was not asked for")]
+    NotAllowed,
+    /// The replica does not answer and the local file may be too old.
+    #[error("the replica does not answer, and the local file is not known to be at or above the floor {0}")]
+    LocalBelowFloor(Position),
+    /// The replica ends in an earlier term than the local file.
+    #[error(
+        "the local file belongs to term {local}, the replica ends in term {replica}: the replica was rolled back, or \
+         this is another one; set the file aside yourself if the replica is right"
+    )]
+    ReplicaOlder {
+        /// The file's.
+        local: Term,
+        /// The replica's.
+        replica: Term,
+    },
+}
+
+/// What the caller allows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Allow {
+    /// Open on local state when the replica does not answer.
+    pub unproven: bool,
+    /// Begin a new replica for a file that was replicated before.
+    pub new_replica: bool,
+}
+
+/// Decides. `local` is none when there is no file.
+#[must_use]
+pub fn decide(local: Option<Local>, replica: Replica, floor: Option<Position>, allow: Allow) -> Decision {
+    match (local, replica) {
+        (None, Replica::Silent) => Decision::Refuse(Refusal::NothingLocal),
+        (None, Replica::Present(_)) => Decision::Restore,
+        (_, Replica::Absent) if floor.is_some() => {
+            Decision::Refuse(Refusal::ReplicaVanished(floor.expect("just seen")))
+        }
+        (None, Replica::Absent) => Decision::Create,
+        (Some(local), Replica::Absent) => match local.meta {
+            Some(meta) if meta.term > Term(0) && !allow.new_replica => {
+                Decision::Refuse(Refusal::ReplicaVanishedUnderFile(meta.term))
+            }
+            _ => Decision::Keep,
+        },
+        (Some(_), Replica::Silent) if !allow.unproven => Decision::Refuse(Refusal::NotAllowed),
+        (Some(local), Replica::Silent) => match floor {
+            Some(floor) if !reaches(local, floor) => Decision::Refuse(Refusal::LocalBelowFloor(floor)),
+            _ => Decision::KeepUnproven,
+        },
+        (Some(local), Replica::Present(head)) => match includes(local, head) {
+            Ok(()) => Decision::Keep,
+            Err(Why::NewerTerm { local, replica }) => Decision::Refuse(Refusal::ReplicaOlder { local, replica }),
+            Err(why) => Decision::SetAside(why),
+        },
+    }
+}
+
+/// Whether the local file's term is the replica's newest and the file includes the head.
+///
+/// # Errors
+/// Says why not.
+pub fn includes(local: Local, head: Head) -> Result<(), Why> {
+    let meta = local.meta.unwrap_or_default();
+    // Our own opening, whose answer or whose first commit the crash took: the newest term before it counts.
+    let own =
+        local.intent.filter(|intent| head.is_opening && intent.seq == head.position.seq && intent.nonce == head.nonce);
+    let (term, commit) = match own {
+        Some(intent) if meta.term < head.position.term => (intent.after_term, intent.after_commit),
+        _ => (head.position.term, head.last_commit),
+    };
+    if meta.term < term && meta.term == Term(0) {
+        Err(Why::NotReplicated)
+    } else if meta.term < term {
+        Err(Why::OlderTerm { local: meta.term, replica: term })
+    } else if meta.term > term {
+        Err(Why::NewerTerm { local: meta.term, replica: term })
+    } else if meta.linked < commit {
+        Err(Why::Behind { local: meta.linked, replica: commit })
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether the local file is known to include the floor.
+fn reaches(local: Local, floor: Position) -> bool {
+    let (Some(meta), Some(noted)) = (local.meta, local.noted) else { return false };
+    let includes_noted =
+        meta.term > noted.position.term || (meta.term == noted.position.term && meta.linked >= noted.commit);
+    let above = noted.position.seq > floor.seq && noted.position.term >= floor.term;
+    includes_noted && (above || noted.position == floor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::position::Digest;
+
+    fn at(term: u64, seq: u64) -> Position {
+        Position { term: Term(term), seq: Seq(seq), hash: Digest::of(&seq.to_be_bytes()) }
+    }
+
+    fn head(term: u64, seq: u64, commit: u64) -> Head {
+        let last_commit = CommitNo(commit);
+        Head { position: at(term, seq), is_opening: false, nonce: [9; 16], last_commit, time_ms: 0 }
+    }
+
+    fn local(term: u64, commit: u64, linked: u64) -> Local {
+        let meta = Meta { term: Term(term), commit: CommitNo(commit), linked: CommitNo(linked), time_ms: 0 };
+        Local { meta: Some(meta), noted: None, intent: None }
+    }
+
+    const ONLINE: Allow = Allow { unproven: false, new_replica: false };
+    const OFFLINE: Allow = Allow { unproven: true, new_replica: false };
+
+    #[test]
+    fn a_file_is_kept_only_when_its_term_is_the_newest_and_it_includes_the_head() {
+        let decide = |l, h| decide(Some(l), Replica::Present(h), None, ONLINE);
+        assert_eq!(decide(local(3, 50, 50), head(3, 9, 50)), Decision::Keep);
+        assert_eq!(decide(local(3, 70, 70), head(3, 9, 50)), Decision::Keep, "local commits not yet shipped");
+        assert!(matches!(decide(local(3, 49, 49), head(3, 9, 50)), Decision::SetAside(Why::Behind { .. })));
+        assert!(matches!(decide(local(2, 900, 900), head(3, 9, 50)), Decision::SetAside(Why::OlderTerm { .. })));
+        assert!(matches!(decide(local(4, 900, 900), head(3, 9, 50)), Decision::Refuse(Refusal::ReplicaOlder { .. })));
+    }
+
+    #[test]
+    fn commits_made_without_the_replica_prove_nothing_about_its_head() {
+        // A volume rolled back to commit 40 worked on alone to 90; the replica has another 50.
+        let decision = decide(Some(local(3, 90, 40)), Replica::Present(head(3, 9, 50)), None, ONLINE);
+        assert!(matches!(decision, Decision::SetAside(Why::Behind { .. })), "a fork was kept: {decision:?}");
+    }
+
+    #[test]
+    fn our_own_opening_whose_answer_was_lost_is_no_strangers() {
+        let mut own = local(3, 50, 50);
+        let intent = Intent { seq: Seq(10), nonce: [9; 16], after_term: Term(3), after_commit: CommitNo(50) };
+        own.intent = Some(intent);
+        let opening = Head { is_opening: true, ..head(4, 10, 50) };
+        assert_eq!(decide(Some(own), Replica::Present(opening), None, ONLINE), Decision::Keep);
+        let strangers = Head { nonce: [8; 16], ..opening };
+        let fresh = Local {
+            meta: None,
+            noted: None,
+            intent: Some(Intent { seq: Seq(1), nonce: [9; 16], ..Default::default() }),
+        };
+        let first = Head { is_opening: true, ..head(1, 1, 0) };
+        let kept = decide(Some(fresh), Replica::Present(first), None, ONLINE);
+        assert_eq!(kept, Decision::Keep, "a file adopted into a new replica was lost to its own opening");
+        assert!(matches!(decide(Some(own), Replica::Present(strangers), None, ONLINE), Decision::SetAside(_)));
+    }
+
+    #[test]
+    fn an_absent_replica_is_accepted_only_where_nothing_says_that_there_was_one() {
+        assert_eq!(decide(None, Replica::Absent, None, ONLINE), Decision::Create);
+        let refused = decide(None, Replica::Absent, Some(at(1, 4)), ONLINE);
+        assert_eq!(refused, Decision::Refuse(Refusal::ReplicaVanished(at(1, 4))));
+        let refused = decide(Some(local(2, 5, 5)), Replica::Absent, None, ONLINE);
+        assert_eq!(refused, Decision::Refuse(Refusal::ReplicaVanishedUnderFile(Term(2))));
+        let fresh = Local { meta: None, noted: None, intent: None };
+        assert_eq!(decide(Some(fresh), Replica::Absent, None, ONLINE), Decision::Keep);
+    }
+
+    #[test]
+    fn a_silent_replica_never_lets_a_file_below_the_floor_serve() {
+        let mut file = local(3, 60, 60);
+        file.noted = Some(Noted { position: at(3, 9), commit: CommitNo(50) });
+        let decide = |local, floor| decide(local, Replica::Silent, floor, OFFLINE);
+        assert_eq!(decide(Some(file), Some(at(3, 9))), Decision::KeepUnproven);
+        assert_eq!(decide(Some(file), Some(at(3, 7))), Decision::KeepUnproven);
+        assert_eq!(decide(Some(file), None), Decision::KeepUnproven);
+        assert_eq!(decide(Some(file), Some(at(3, 11))), Decision::Refuse(Refusal::LocalBelowFloor(at(3, 11))));
+        let rolled_back = Local { noted: file.noted, ..local(3, 40, 40) };
+        assert!(matches!(decide(Some(rolled_back), Some(at(3, 9))), Decision::Refuse(_)), "the note outlived its file");
+        assert_eq!(decide(None, Some(at(3, 9))), Decision::Refuse(Refusal::NothingLocal));
+    }
+}
