@@ -190,11 +190,6 @@ impl<'a> Reader<'a> {
         if self.bool(field)? { read(self).map(Some) } else { Ok(None) }
     }
 
-    pub(crate) fn bytes(&mut self, field: &'static str) -> Result<&'a [u8], DecodeError> {
-        let length = self.u32(field)? as usize;
-        self.slice(field, length)
-    }
-
     pub(crate) fn index(&mut self, field: &'static str) -> Result<NodeIndex, DecodeError> {
         NodeIndex::new(self.u32(field)?).ok_or(DecodeError::Invalid { field })
     }

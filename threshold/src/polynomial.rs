@@ -187,9 +187,10 @@ mod tests {
         let polynomial = Polynomial::random(secret.duplicate(), Threshold(3), &mut rng);
         for set in [[1u32, 2, 3], [1, 3, 7], [2, 40, 65_536]] {
             let indices = set.map(index);
-            let sum = indices.iter().zip(lagrange_at_zero(&indices)).fold(SecretScalar::zero(), |sum, (i, lambda)| {
-                sum.plus(&polynomial.share_of(*i).scaled(&lambda))
-            });
+            let sum = indices
+                .iter()
+                .zip(lagrange_at_zero(&indices))
+                .fold(SecretScalar::zero(), |sum, (i, lambda)| sum.plus(&polynomial.share_of(*i).scaled(&lambda)));
             assert!(bool::from(sum.ct_eq(&secret)), "the set {set:?} must interpolate to the secret");
         }
     }

@@ -9,8 +9,8 @@
 
 use hkdf::Hkdf;
 use hpke::kem::X25519HkdfSha256;
-use hpke::{Kem as _, OpModeR, OpModeS, Serializable};
 use hpke::{Deserializable, aead::ChaCha20Poly1305, kdf::HkdfSha256};
+use hpke::{Kem as _, OpModeR, OpModeS, Serializable};
 use rand_core::CryptoRng;
 use sha2::Sha256;
 use zeroize::{Zeroize, Zeroizing};

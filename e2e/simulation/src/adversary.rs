@@ -91,12 +91,7 @@ fn other_dealing<'a>(
     Some((transcript, dealing))
 }
 
-fn accuse(
-    process: &Participant,
-    message: &SignedMessage,
-    response: &Response,
-    accused: NodeIndex,
-) -> Option<Response> {
+fn accuse(process: &Participant, message: &SignedMessage, response: &Response, accused: NodeIndex) -> Option<Response> {
     let state = process.state();
     let attempt = state.attempts.values().find(|attempt| attempt.plan.digest() == message.plan)?;
     let receiver = attempt.plan.receiver(message.sender)?;

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, Threshold};
 use keyfleet_threshold::plan::Deadlines;
-use keyfleet_threshold::round::{Blob, Outputs, Phase};
+use keyfleet_threshold::round::{Blob, Outputs, Phase, Verdict};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
@@ -113,8 +113,7 @@ impl Fleet {
         let mut rng = ChaCha20Rng::seed_from_u64(seed);
         let mut cluster = [0; 16];
         rng.fill_bytes(&mut cluster);
-        let deadlines =
-            Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 };
+        let deadlines = Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 };
         let mut fleet = Self {
             seed,
             cluster: ClusterId(cluster),
@@ -222,7 +221,11 @@ impl Fleet {
     /// The processes that run and answer.
     #[must_use]
     pub fn answering(&self) -> BTreeSet<NodeIndex> {
-        self.nodes.values().filter(|node| node.is_up() && node.behaviour != Behaviour::Silent).map(|n| n.index).collect()
+        self.nodes
+            .values()
+            .filter(|node| node.is_up() && node.behaviour != Behaviour::Silent)
+            .map(|n| n.index)
+            .collect()
     }
 
     /// The nodes that hold their share of an epoch.
@@ -331,7 +334,7 @@ impl Fleet {
             for (key, digest) in published {
                 let node = &self.nodes[&index];
                 // An equivocator shows each peer one of its two faces.
-                let hidden = (key.1 >= 1_000) != ((index.value() % 2 == 0) && self.has_two_faces(from, key));
+                let hidden = (key.1 >= 1_000) != (index.value().is_multiple_of(2) && self.has_two_faces(from, key));
                 let known = node.seen.contains(&digest) || self.in_flight.contains(&(index, digest));
                 if known || hidden || self.chance(self.settings.loss_permille, 1_000) {
                     continue;
@@ -354,24 +357,32 @@ impl Fleet {
         }
     }
 
-    /// The node reads every plan and record, oldest first.
+    /// The node reads every plan, oldest first, and then every record.
     fn follow_record(&mut self, index: NodeIndex) {
-        let numbers: Vec<_> = self.api.epochs.keys().copied().collect();
-        for number in numbers {
-            let epoch = &self.api.epochs[&number];
-            let (plan, record) = (epoch.plan.clone(), epoch.record.clone());
-            let Some(process) = &self.nodes[&index].process else { return };
-            let known = process.state().attempts.contains_key(&number);
-            if !known {
+        let epochs = self.api.epochs.iter();
+        let new: Vec<_> = epochs
+            .filter(|(number, epoch)| {
                 // A finished attempt that this node never saw concerns it only while it is kept.
-                if number <= process.state().highest || matches!(record.phase, Phase::Failed | Phase::Retired) {
-                    continue;
-                }
-                self.with(index, |process, rng| match process.accept((*plan).clone(), rng) {
-                    Ok(outputs) => outputs,
-                    Err(refusal) => panic!("an honest operator's plan is refused: {refusal}"),
-                });
-            }
+                let over = matches!(epoch.record.phase, Phase::Failed | Phase::Retired);
+                let process = self.nodes[&index].process.as_ref();
+                !over && process.is_some_and(|process| **number > process.state().highest)
+            })
+            .map(|(_, epoch)| (*epoch.plan).clone())
+            .collect();
+        for plan in new {
+            self.with(index, |process, rng| match process.accept(plan, rng) {
+                Ok(outputs) => outputs,
+                Err(refusal) => panic!("an honest operator's plan is refused: {refusal}"),
+            });
+        }
+        let Some(process) = &self.nodes[&index].process else { return };
+        let attempts = &process.state().attempts;
+        let records: Vec<_> = attempts
+            .iter()
+            .filter(|(_, attempt)| !attempt.erased && attempt.verdict != Some(Verdict::Failed))
+            .filter_map(|(number, _)| Some((*number, self.api.epochs.get(number)?.record.clone())))
+            .collect();
+        for (number, record) in records {
             if record.phase == Phase::Retired {
                 self.with(index, |process, _| process.retire(number).unwrap_or_default());
             } else {
@@ -431,7 +442,8 @@ impl Fleet {
         let Some(process) = &node.process else { return };
         // Unless its plan is known the message comes too early; the peer's stream will bring it again.
         if process.state().attempts.values().any(|attempt| attempt.plan.digest() == message.plan) {
-            let lacks_source = process.transcript(key.0).is_some_and(keyfleet_threshold::round::Transcript::lacks_source);
+            let lacks_source =
+                process.transcript(key.0).is_some_and(keyfleet_threshold::round::Transcript::lacks_source);
             if !lacks_source {
                 node.seen.insert(digest);
             }

@@ -29,16 +29,16 @@ impl Invariants {
     /// Checks everything that the event could have changed: the node it touched, and the epochs that are served.
     pub fn check(&mut self, fleet: &Fleet, touched: Option<NodeIndex>) -> Option<String> {
         let result = (|| {
-            if let Some(node) = touched.map(|index| &fleet.nodes[&index]) {
-                if let (Some(process), Behaviour::Honest) = (&node.process, node.behaviour) {
-                    self.invariant_public_key_never_changes(process.state())?;
-                    self.invariant_one_vector_and_one_frozen_record_per_number(process.state())?;
-                    self.invariant_one_verdict_per_number(process.state())?;
-                    self.invariant_nothing_is_said_twice_differently(node)?;
-                    invariant_secrets_of_ended_rounds_are_gone(node, process)?;
-                    self.invariant_only_durable_words_are_read(node)?;
-                    self.invariant_shares_sign(fleet, process.state())?;
-                }
+            if let Some(node) = touched.map(|index| &fleet.nodes[&index])
+                && let (Some(process), Behaviour::Honest) = (&node.process, node.behaviour)
+            {
+                self.invariant_public_key_never_changes(process.state())?;
+                self.invariant_one_vector_and_one_frozen_record_per_number(process.state())?;
+                self.invariant_one_verdict_per_number(process.state())?;
+                self.invariant_nothing_is_said_twice_differently(node)?;
+                invariant_secrets_of_ended_rounds_are_gone(node, process)?;
+                self.invariant_only_durable_words_are_read(node)?;
+                self.invariant_shares_sign(fleet, process.state())?;
             }
             Ok(())
         })();
@@ -106,10 +106,11 @@ impl Invariants {
         if self.durable.get(&node.index) == Some(&read) {
             return Ok(());
         }
-        let durable = PersistentState::decode(&node.disk.state).map_err(|fault| fault.to_string())?;
-        let process = node.process.as_ref().map(Participant::state);
-        ensure(process == Some(&durable), || format!("node {} works on what is not committed", node.index))?;
-        let outboxes = durable.attempts.values().flat_map(|attempt| attempt.outbox.iter());
+        // Equal bytes are an equal state, and cheaper to compare; that they decode is shown by every restart.
+        let Some(state) = node.process.as_ref().map(Participant::state) else { return Ok(()) };
+        let committed = state.encode() == node.disk.state;
+        ensure(committed, || format!("node {} works on what is not committed", node.index))?;
+        let outboxes = state.attempts.values().flat_map(|attempt| attempt.outbox.iter());
         let said: BTreeSet<_> = outboxes.map(SignedMessage::digest).collect();
         ensure(read.is_subset(&said), || format!("node {} let others read what was not durable", node.index))?;
         self.durable.insert(node.index, read);

@@ -171,7 +171,8 @@ impl Node {
                 }
             }
         }
-        let kept = |key: &(EpochNumber, usize, u8)| current.contains(key) || current.contains(&(key.0, key.1 % 1_000, key.2));
+        let kept =
+            |key: &(EpochNumber, usize, u8)| current.contains(key) || current.contains(&(key.0, key.1 % 1_000, key.2));
         self.published.retain(|key, _| kept(key));
     }
 

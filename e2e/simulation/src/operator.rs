@@ -52,15 +52,14 @@ impl Operator {
             .collect();
         self.transcripts.retain(|number, _| alive.iter().any(|(n, _)| n == number));
         for (number, plan) in alive {
-            let transcript =
-                self.transcripts.entry(number).or_insert_with(|| Transcript::new(plan.clone(), None));
+            let transcript = self.transcripts.entry(number).or_insert_with(|| Transcript::new(plan.clone(), None));
             for index in fleet.answering() {
                 let node = &fleet.nodes[&index];
                 let Some(process) = &node.process else { continue };
-                if let (true, Some(source)) = (transcript.lacks_source(), plan.source()) {
-                    if let Some(vector) = process.vector(&source.vector) {
-                        transcript.learn_source(vector.clone());
-                    }
+                if let (true, Some(source)) = (transcript.lacks_source(), plan.source())
+                    && let Some(vector) = process.vector(&source.vector)
+                {
+                    transcript.learn_source(vector.clone());
                 }
             }
             for offers in fleet.api.offers.values() {
@@ -74,10 +73,10 @@ impl Operator {
             transcript.want(named.iter().copied());
             for digest in named {
                 let known = transcript.bundle(&digest).is_some() || transcript.response(&digest).is_some();
-                if let (false, Some(blob)) = (known, fleet.fetch_for_operator(&digest)) {
-                    if let Blob::Message(message) = &*blob {
-                        let _ = transcript.hear(message);
-                    }
+                if let (false, Some(blob)) = (known, fleet.fetch_for_operator(&digest))
+                    && let Blob::Message(message) = &*blob
+                {
+                    let _ = transcript.hear(message);
                 }
             }
             for index in fleet.answering() {
@@ -150,7 +149,10 @@ impl Operator {
         let node_view = |index: &NodeIndex| NodeView {
             index: *index,
             identity: api.pins[index],
-            offers: api.offers.get(index).map_or(Vec::new(), |offers| offers.iter().filter_map(|o| offer(o, api, *index)).collect()),
+            offers: api
+                .offers
+                .get(index)
+                .map_or(Vec::new(), |offers| offers.iter().filter_map(|o| offer(o, api, *index)).collect()),
             named: api.named.get(index).copied(),
         };
         let connected = fleet.answering();
@@ -205,17 +207,17 @@ impl Operator {
                 fleet.log(format!("operator: epoch {number} confirmed"));
             }
         }
-        let epochs = &fleet.api.epochs;
         let activated: Vec<_> = fleet
             .api
             .served()
-            .map(|number| ActivatedEpoch { number, confirmed: epochs[&number].record.phase == Phase::Confirmed })
+            .map(|number| {
+                let epoch = &fleet.api.epochs[&number];
+                let confirmed = epoch.record.phase == Phase::Confirmed;
+                ActivatedEpoch { number, confirmed, source: epoch.plan.source().map(|source| source.number) }
+            })
             .collect();
-        let unconfirmed = epochs.values().filter(|epoch| {
-            !matches!(epoch.record.phase, Phase::Confirmed | Phase::Retired | Phase::Failed)
-        });
-        let sources: Vec<_> = unconfirmed.filter_map(|e| e.plan.source()).map(|source| source.number).collect();
-        let kept = kept(&activated, RETENTION, sources);
+        let under_way = fleet.api.open_round().and_then(|number| fleet.api.epochs[&number].plan.source());
+        let kept = kept(&activated, RETENTION, under_way.map(|source| source.number));
         for number in activated.iter().map(|epoch| epoch.number).filter(|number| !kept.contains(number)) {
             fleet.api.write(number, now, |record| record.phase = Phase::Retired);
         }
@@ -245,13 +247,8 @@ fn open(fleet: &mut Fleet, plan: ValidPlan) {
         fleet.api.named.insert(receiver.index, receiver.prekey_set);
     }
     fleet.api.next_number = number.0 + 1;
-    let epoch = Epoch {
-        plan,
-        record: RoundRecord::opened(),
-        opened: fleet.block,
-        reason: String::new(),
-        culprits: Vec::new(),
-    };
+    let epoch =
+        Epoch { plan, record: RoundRecord::opened(), opened: fleet.block, reason: String::new(), culprits: Vec::new() };
     fleet.api.epochs.insert(number, epoch);
 }
 

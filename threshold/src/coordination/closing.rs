@@ -29,6 +29,7 @@ pub struct RoundView<'a> {
 
 /// What to write.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one decision exists at a time, for as long as it is carried out")]
 pub enum Decision {
     /// Freeze the dealers and go on to Verifying.
     FreezeDealers(FrozenDigests),
@@ -147,8 +148,7 @@ fn close_dealing(view: &RoundView<'_>) -> Option<Decision> {
         .map(|(dealt, _)| *dealt)
         .collect();
     let expected: BTreeSet<_> = plan.expected.iter().copied().collect();
-    let witnesses: BTreeSet<_> =
-        expected.iter().copied().filter(|index| plan.receiver(*index).is_some()).collect();
+    let witnesses: BTreeSet<_> = expected.iter().copied().filter(|index| plan.receiver(*index).is_some()).collect();
     let complete = expected
         .iter()
         .filter(|dealer| plan.slot_of(**dealer).is_some() && !equivocal.contains(dealer))

@@ -212,12 +212,8 @@ mod tests {
     #[test]
     fn prekey_sets_are_named_in_order_and_the_last_resort_again_and_again() {
         let offers = vec![offer(4, false), offer(5, false), offer(6, true)];
-        let mut node = NodeView {
-            index: NodeIndex::new(1).unwrap(),
-            identity: IdentityPublicKey([0; 32]),
-            offers,
-            named: None,
-        };
+        let mut node =
+            NodeView { index: NodeIndex::new(1).unwrap(), identity: IdentityPublicKey([0; 32]), offers, named: None };
         for expected in [4, 5, 6, 6, 6] {
             let chosen = choose_prekeys(&node).unwrap().number.0;
             assert_eq!(chosen, expected, "after {:?}", node.named);

@@ -11,20 +11,25 @@ pub struct ActivatedEpoch {
     pub number: EpochNumber,
     /// Whether it was confirmed.
     pub confirmed: bool,
+    /// The epoch it was dealt on; none at genesis.
+    pub source: Option<EpochNumber>,
 }
 
-/// The epochs that are kept, of `activated` in ascending order: the active one, the one before it (the grace window), the
-/// newest `retention` confirmed ones, and `source`, on which a round or an unconfirmed epoch rests.
+/// The epochs that are kept, of `activated` (not yet retired) in ascending order: the active one, the one before it (the
+/// grace window), the newest `retention` confirmed ones, the source of the round under way, and where an epoch had to be
+/// dealt on an older one than its predecessor, that source until it is confirmed itself.
 #[must_use]
 pub fn kept(
     activated: &[ActivatedEpoch],
     retention: usize,
-    source: impl IntoIterator<Item = EpochNumber>,
+    source_under_way: Option<EpochNumber>,
 ) -> BTreeSet<EpochNumber> {
     let newest_two = activated.iter().rev().take(2);
     let confirmed = activated.iter().rev().filter(|epoch| epoch.confirmed).take(retention);
     let mut kept: BTreeSet<_> = newest_two.chain(confirmed).map(|epoch| epoch.number).collect();
-    kept.extend(source.into_iter().filter(|number| activated.iter().any(|epoch| epoch.number == *number)));
+    let fallbacks = activated.windows(2).filter(|pair| !pair[1].confirmed && pair[1].source != Some(pair[0].number));
+    kept.extend(fallbacks.filter_map(|pair| pair[1].source).chain(source_under_way));
+    kept.retain(|number| activated.iter().any(|epoch| epoch.number == *number));
     kept
 }
 
@@ -40,7 +45,12 @@ mod tests {
     use super::*;
 
     fn epochs(list: &[(u64, bool)]) -> Vec<ActivatedEpoch> {
-        list.iter().map(|(n, confirmed)| ActivatedEpoch { number: EpochNumber(*n), confirmed: *confirmed }).collect()
+        let mut source = None;
+        let epoch = |(n, confirmed): &(u64, bool)| {
+            let number = EpochNumber(*n);
+            ActivatedEpoch { number, confirmed: *confirmed, source: source.replace(number) }
+        };
+        list.iter().map(epoch).collect()
     }
 
     fn numbers(kept: &BTreeSet<EpochNumber>) -> Vec<u64> {
@@ -50,9 +60,18 @@ mod tests {
     #[test]
     fn the_newest_confirmed_epochs_outlive_any_number_of_unconfirmed_ones() {
         let steady = epochs(&[(1, true), (2, true), (3, true), (4, true)]);
-        assert_eq!(numbers(&kept(&steady, 2, [])), [3, 4]);
+        assert_eq!(numbers(&kept(&steady, 2, None)), [3, 4]);
         let shaky = epochs(&[(1, true), (2, true), (3, false), (5, false), (9, false)]);
-        assert_eq!(numbers(&kept(&shaky, 2, [])), [1, 2, 5, 9], "two confirmed ones stay, however old");
-        assert_eq!(numbers(&kept(&shaky, 1, [EpochNumber(3)])), [2, 3, 5, 9], "the source of a round stays");
+        assert_eq!(numbers(&kept(&shaky, 2, None)), [1, 2, 5, 9], "two confirmed ones stay, however old");
+        assert_eq!(numbers(&kept(&shaky, 1, Some(EpochNumber(3)))), [2, 3, 5, 9], "the source of a round stays");
+    }
+
+    #[test]
+    fn a_source_that_was_fallen_back_on_is_kept_until_its_epoch_is_confirmed() {
+        let mut list = epochs(&[(1, false), (2, false), (3, false), (4, false)]);
+        list[2].source = Some(EpochNumber(1));
+        assert_eq!(numbers(&kept(&list, 2, None)), [1, 3, 4], "epoch 3 rests on epoch 1, past its predecessor");
+        list[2].confirmed = true;
+        assert_eq!(numbers(&kept(&list, 2, None)), [3, 4]);
     }
 }

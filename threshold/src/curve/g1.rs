@@ -2,8 +2,8 @@
 
 use blst::{
     BLST_ERROR, MultiPoint, blst_hash_to_g1, blst_p1, blst_p1_add_or_double_affine, blst_p1_affine,
-    blst_p1_affine_compress, blst_p1_affine_generator, blst_p1_affine_in_g1, blst_p1_affine_is_inf, blst_p1_from_affine,
-    blst_p1_mult, blst_p1_to_affine, blst_p1_uncompress, blst_sign_pk_in_g2,
+    blst_p1_affine_compress, blst_p1_affine_generator, blst_p1_affine_in_g1, blst_p1_affine_is_inf,
+    blst_p1_from_affine, blst_p1_mult, blst_p1_to_affine, blst_p1_uncompress, blst_sign_pk_in_g2,
 };
 
 use super::{CurveError, Scalar, SecretScalar};
@@ -55,15 +55,7 @@ impl G1 {
         let mut out = blst_p1::default();
         // SAFETY: reads `message` and `tag` by their lengths and no augmentation; writes one point.
         unsafe {
-            blst_hash_to_g1(
-                &raw mut out,
-                message.as_ptr(),
-                message.len(),
-                tag.as_ptr(),
-                tag.len(),
-                [].as_ptr(),
-                0,
-            );
+            blst_hash_to_g1(&raw mut out, message.as_ptr(), message.len(), tag.as_ptr(), tag.len(), [].as_ptr(), 0);
         }
         Self(affine(&out))
     }
@@ -211,7 +203,7 @@ mod tests {
     #[test]
     fn sum_of_products_agrees_with_one_at_a_time() {
         for count in [1usize, 2, 3, 7, 40, 70] {
-            let points: Vec<_> = (0..count).map(|i| G1::hash(&[i as u8], HashDomain::Signature)).collect();
+            let points: Vec<_> = (0..count).map(|i| G1::hash(&i.to_be_bytes(), HashDomain::Signature)).collect();
             let scalars: Vec<_> = (0..count as u64).map(|i| -Scalar::from_u64(i * i + 1)).collect();
             let mut expected = points[0].times(&scalars[0]);
             for (point, scalar) in points.iter().zip(&scalars).skip(1) {

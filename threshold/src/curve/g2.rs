@@ -166,8 +166,7 @@ mod tests {
 
     #[test]
     fn evaluation_at_small_indices_agrees_with_powers() {
-        let coefficients: Vec<_> =
-            (1..9u64).map(|i| G2::generator().times(&Scalar::from_u64(i * 1_000_003))).collect();
+        let coefficients: Vec<_> = (1..9u64).map(|i| G2::generator().times(&Scalar::from_u64(i * 1_000_003))).collect();
         for index in [1u32, 2, 3, 7, 100, 65_535, u32::MAX] {
             let mut power = Scalar::one();
             let mut powers = Vec::new();

@@ -268,8 +268,7 @@ pub(crate) mod tests {
     /// Frozen bytes: a change here is a new plan version, not a new fixture.
     #[test]
     fn plans_encode_as_the_fixtures_say() {
-        let fixtures: serde_json::Value =
-            serde_json::from_str(include_str!("../../fixtures/plan-v1.json")).unwrap();
+        let fixtures: serde_json::Value = serde_json::from_str(include_str!("../../fixtures/plan-v1.json")).unwrap();
         for (name, plan) in [("reshare", example()), ("genesis", genesis_example())] {
             let fixture = &fixtures[name];
             assert_eq!(hex::encode(plan.encode()), fixture["encoding"].as_str().unwrap(), "{name}: encoding");

@@ -233,7 +233,10 @@ mod tests {
         assert_eq!(fault(|p| p.dealers.swap(0, 1)), PlanFault::NotAscending { list: "dealers" });
         assert_eq!(fault(|p| p.receivers[1] = p.receivers[0]), PlanFault::NotAscending { list: "receivers" });
         assert_eq!(fault(|p| p.expected.reverse()), PlanFault::NotAscending { list: "expected" });
-        assert!(matches!(fault(|p| p.receivers[0].identity = p.dealers[2].identity), PlanFault::IdentityConflict { .. }));
+        assert!(matches!(
+            fault(|p| p.receivers[0].identity = p.dealers[2].identity),
+            PlanFault::IdentityConflict { .. }
+        ));
         assert!(matches!(fault(|p| p.dealers.truncate(2)), PlanFault::TooFewDealers { dealers: 2, needed: 3 }));
         assert!(matches!(fault(|p| p.expected.push(NodeIndex::new(99).unwrap())), PlanFault::ExpectsStranger(_)));
         assert!(matches!(fault(|p| p.number = EpochNumber(7)), PlanFault::SourceNotOlder { .. }));

@@ -193,13 +193,7 @@ impl Dealing {
 }
 
 impl Proof {
-    fn prove(
-        plan: &Digest,
-        dealer: NodeIndex,
-        secret: &SecretScalar,
-        public: &G2,
-        rng: &mut impl CryptoRng,
-    ) -> Self {
+    fn prove(plan: &Digest, dealer: NodeIndex, secret: &SecretScalar, public: &G2, rng: &mut impl CryptoRng) -> Self {
         let nonce = SecretScalar::random(rng);
         let commitment = G2::of_secret(&nonce);
         let challenge = challenge(plan, dealer, public, &commitment);

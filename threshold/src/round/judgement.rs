@@ -86,12 +86,7 @@ pub(super) fn judge(transcript: &Transcript, dealers: &FrozenDigests, responses:
 }
 
 /// Whether the revealed key is the slot's and opens a share that is not the committed one.
-fn is_justified(
-    transcript: &Transcript,
-    dealers: &FrozenDigests,
-    receiver: NodeIndex,
-    complaint: &Complaint,
-) -> bool {
+fn is_justified(transcript: &Transcript, dealers: &FrozenDigests, receiver: NodeIndex, complaint: &Complaint) -> bool {
     let plan = transcript.plan();
     let parts = plan.slot_of(complaint.dealer).and_then(|slot| {
         let set = transcript.prekeys().get(&receiver)?;

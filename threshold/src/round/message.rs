@@ -15,7 +15,6 @@ use crate::polynomial::VerificationVector;
 
 /// The content of a message.
 #[derive(Clone, PartialEq, Eq, Debug)]
-#[expect(clippy::large_enum_variant, reason = "a bundle is rare and large, and sits behind a reference where it is kept")]
 pub enum Body {
     /// Dealing: a dealer's bundle.
     Dealing(Dealing),

@@ -27,6 +27,8 @@ mod participant;
 mod record;
 mod state;
 mod steps;
+#[cfg(test)]
+mod tests;
 mod transcript;
 
 pub use dealing::{DealerSeed, Dealing, DealingFault, Proof};

@@ -260,8 +260,7 @@ impl Participant {
         for (number, attempt) in &mut state.attempts {
             attempt.holds_share &= secrets.shares.contains_key(number);
         }
-        let mut participant =
-            Self { identity, state, secrets, transcripts: BTreeMap::new(), records: BTreeMap::new() };
+        let mut participant = Self { identity, state, secrets, transcripts: BTreeMap::new(), records: BTreeMap::new() };
         for number in participant.state.attempts.keys().copied().collect::<Vec<_>>() {
             participant.open_transcript(number);
         }
@@ -315,6 +314,9 @@ impl Participant {
     }
 
     /// A plan appeared. Accepting it again is no fault.
+    ///
+    /// A node that returns accepts every plan of the record, oldest first, before it observes any: only then does it know
+    /// which epochs it still needs its last-resort prekeys for.
     ///
     /// # Errors
     /// Why it is refused. Nothing has changed then.
@@ -540,9 +542,10 @@ impl Participant {
         }
         let proven = certified.iter().take_while(|(newer, _)| **newer > number).any(|(newer, attempt)| {
             let vector = attempt.certificate().map(|certificate| certificate.vector);
-            let holders = self.transcripts.get(newer).map_or(0, |transcript| {
-                transcript.holds().values().filter(|held| Some(**held) == vector).count()
-            });
+            let holders = self
+                .transcripts
+                .get(newer)
+                .map_or(0, |transcript| transcript.holds().values().filter(|held| Some(**held) == vector).count());
             holders >= attempt.plan.threshold.count()
         });
         if !proven {
@@ -582,8 +585,7 @@ impl Participant {
     }
 
     fn open_wants(&mut self, number: EpochNumber) {
-        if let (Some(attempt), Some(transcript)) =
-            (self.state.attempts.get(&number), self.transcripts.get_mut(&number))
+        if let (Some(attempt), Some(transcript)) = (self.state.attempts.get(&number), self.transcripts.get_mut(&number))
         {
             transcript.want(attempt.dealers.iter().flat_map(|list| list.iter().map(|(_, digest)| digest)));
             let responses = attempt.frozen.iter().flat_map(|frozen| frozen.responses.iter());

@@ -328,13 +328,22 @@ impl Participant {
         self.state.attempts.insert(number, attempt);
     }
 
-    /// A share of an active epoch is held: its prekeys and all older ones have done their duty, the last resort included.
+    /// A share of an active epoch is held: its prekeys and all older ones have done their duty, with two exceptions.
+    ///
+    /// Sets with which this node still has to open a share of another epoch stay: a node that returns would otherwise open
+    /// the oldest epoch sealed to its last resort and burn the key to the newest. And a last resort stays until a plan named
+    /// a newer set: the next plan may be written before the operator has read the new offers, and names it once more.
     fn drop_prekeys_through(&mut self, number: EpochNumber, out: &mut Outputs) {
         let me = self.state.index;
-        let attempt = self.state.attempts.get(&number);
-        if let Some(receiver) = attempt.and_then(|attempt| attempt.plan.receiver(me)).copied() {
-            self.drop_prekeys(|set, _| set <= receiver.prekey_set, out);
-        }
+        let set_of = |attempt: &Attempt| attempt.plan.receiver(me).map(|receiver| receiver.prekey_set);
+        let Some(held) = self.state.attempts.get(&number).and_then(set_of) else { return };
+        let awaits_share = |attempt: &&Attempt| {
+            attempt.verdict != Some(Verdict::Failed) && !attempt.erased && !attempt.holds_share && !attempt.has_said(6)
+        };
+        let needed: Vec<_> = self.state.attempts.values().filter(awaits_share).filter_map(set_of).collect();
+        let superseded =
+            |set: PrekeySetNumber, secret: &PrekeySecret| set < held || (set == held && !secret.is_last_resort());
+        self.drop_prekeys(|set, secret| superseded(set, secret) && !needed.contains(&set), out);
     }
 
     fn drop_prekeys(&mut self, dead: impl Fn(PrekeySetNumber, &PrekeySecret) -> bool, out: &mut Outputs) {
@@ -363,8 +372,7 @@ impl Participant {
         for last_resort in (0..missing).map(|_| false).chain([true]) {
             let number = self.state.next_set;
             self.state.next_set = PrekeySetNumber(number.0 + 1);
-            let secret =
-                PrekeySecret::generate(self.state.cluster, self.state.index, number, last_resort, rng);
+            let secret = PrekeySecret::generate(self.state.cluster, self.state.index, number, last_resort, rng);
             self.state.offers.insert(number, secret.offer(slots_for(nodes), &self.identity));
             self.secrets.prekeys.insert(number, secret);
             out.create.push(SecretName::Prekeys(number));

@@ -92,9 +92,8 @@ impl EncryptedKey {
                 return Ok((combined, Vec::new()));
             }
         }
-        let wrong = |(index, answer): &(&NodeIndex, &Self)| {
-            !answer.verify(identity, transport, &vector.public_share(**index))
-        };
+        let wrong =
+            |(index, answer): &(&NodeIndex, &Self)| !answer.verify(identity, transport, &vector.public_share(**index));
         let culprits: Vec<_> = answers.iter().filter(wrong).map(|(index, _)| *index).collect();
         let good: BTreeMap<_, _> =
             answers.iter().filter(|(i, _)| !culprits.contains(i)).map(|(i, answer)| (*i, *answer)).collect();
@@ -162,8 +161,7 @@ mod tests {
         let mut answers = BTreeMap::new();
         for i in 1..6 {
             let index = NodeIndex::new(i).unwrap();
-            let answer =
-                EncryptedKey::derive(identity, &transport.public(), &polynomial.share_of(index), &mut rng);
+            let answer = EncryptedKey::derive(identity, &transport.public(), &polynomial.share_of(index), &mut rng);
             let answer = EncryptedKey::decode(&answer.encode()).unwrap();
             assert!(answer.verify(identity, &transport.public(), &vector.public_share(index)));
             assert!(!answer.verify(Identity(b"tenant/8"), &transport.public(), &vector.public_share(index)));
@@ -172,8 +170,7 @@ mod tests {
         let liar = NodeIndex::new(2).unwrap();
         let other = TransportKey::random(&mut rng);
         answers.insert(liar, EncryptedKey::derive(identity, &other.public(), &polynomial.share_of(liar), &mut rng));
-        let (combined, culprits) =
-            EncryptedKey::combine(identity, &transport.public(), &vector, &answers).unwrap();
+        let (combined, culprits) = EncryptedKey::combine(identity, &transport.public(), &vector, &answers).unwrap();
         assert_eq!(culprits, [liar], "an answer under another transport key is named");
         let key = combined.open(identity, &transport, &vector.constant()).unwrap();
         let expected = identity.point().times_secret(polynomial.constant());

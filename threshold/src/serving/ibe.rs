@@ -137,10 +137,10 @@ fn h3(sigma: &[u8], message: &[u8]) -> SecretScalar {
         let mut candidate: Zeroizing<[u8; 32]> =
             Zeroizing::new(Sha256::new().chain_update(i.to_le_bytes()).chain_update(inner).finalize().into());
         candidate[0] >>= 1;
-        if let Ok(scalar) = SecretScalar::decode(&candidate) {
-            if !bool::from(scalar.ct_eq(&SecretScalar::zero())) {
-                return scalar;
-            }
+        if let Ok(scalar) = SecretScalar::decode(&candidate)
+            && !bool::from(scalar.ct_eq(&SecretScalar::zero()))
+        {
+            return scalar;
         }
     }
     // One try in ten fails: sixty-five thousand in a row do not.

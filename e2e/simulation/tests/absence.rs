@@ -1,0 +1,100 @@
+//! Nodes that are away for long, and nodes that never come back.
+
+use keyfleet_simulation::{Behaviour, Fleet, Settings};
+use keyfleet_threshold::identifiers::NodeIndex;
+
+fn index(i: u32) -> NodeIndex {
+    NodeIndex::new(i).expect("indices start at one")
+}
+
+/// Four nodes, threshold three. Node 4 goes away and a hundred epochs pass without it, sealed to its last-resort prekeys all
+/// the same. It returns in the moment in which node 3 is lost for good: only with its share of the newest epoch do three
+/// nodes remain, and it has to get that share from bundles that others keep. Then a fifth node takes the place of the third.
+///
+/// seed: 003-46
+#[test]
+fn a_node_away_for_a_hundred_rounds_returns_as_another_is_lost_and_the_key_survives() {
+    let mut fleet = Fleet::new(4, Settings::CALM, 4, 3, 3);
+    fleet.spec.interval_blocks = 2.try_into().expect("two is not zero");
+    let mut active = fleet.next_active(None, 30);
+    let key = fleet.api.public_key;
+    fleet.run_until("everyone holds it", 5, |fleet| fleet.holders(active).len() == 4);
+    fleet.take_down(4);
+    for _ in 0..100 {
+        active = fleet.next_active(Some(active), 30);
+    }
+    fleet.run_blocks(1);
+    assert_eq!(fleet.holders(active).len(), 3, "node 4 was away for all of it");
+
+    fleet.lose(3);
+    fleet.bring_up(4);
+    fleet.run_until("node 4 has its share of the newest epoch", 1, |fleet| fleet.holders(active).contains(&index(4)));
+
+    let fifth = fleet.add_node(5);
+    fleet.spec.receivers = vec![index(1), index(2), index(4), fifth];
+    fleet.run_blocks(1);
+    let next = fleet.next_active(Some(active), 30);
+    fleet.run_until("four nodes hold the key again", 5, |fleet| fleet.holders(next).len() == 4);
+    assert!(fleet.api.public_key == key, "it is the same key");
+}
+
+/// A node that was away for one round has the new epoch's share within a few polls of its return, without another round.
+#[test]
+fn a_node_that_missed_a_round_catches_up_without_another() {
+    let mut fleet = Fleet::new(5, Settings::CALM, 4, 3, 3);
+    let first = fleet.next_active(None, 30);
+    fleet.run_until("everyone holds it", 5, |fleet| fleet.holders(first).len() == 4);
+    fleet.take_down(2);
+    let second = fleet.next_active(Some(first), 30);
+    fleet.run_blocks(1);
+    fleet.bring_up(2);
+    fleet.run_until("node 2 has its share", 1, |fleet| fleet.holders(second).contains(&index(2)));
+    assert_eq!(fleet.api.active(), Some(second), "no other round was needed");
+}
+
+/// A dealer cheats a node that is away. On its return it cannot reveal a last-resort key; it says that it is unable, and
+/// that dealer is left out of the next plan, which gives the node its share.
+#[test]
+fn a_dealer_that_cheats_an_absent_node_is_left_out_of_the_next_plan() {
+    let mut fleet = Fleet::new(6, Settings::CALM, 5, 3, 3);
+    let mut active = fleet.next_active(None, 30);
+    fleet.run_until("everyone holds it", 5, |fleet| fleet.holders(active).len() == 5);
+    fleet.take_down(4);
+    // Its three one-time sets are consumed, and then its last resort is named.
+    for _ in 0..5 {
+        active = fleet.next_active(Some(active), 30);
+    }
+    fleet.behave(1, Behaviour::LyingDealer { victim: index(4) });
+    active = fleet.next_active(Some(active), 30);
+    fleet.run_blocks(1);
+    fleet.bring_up(4);
+    fleet.run_blocks(2);
+    assert!(!fleet.holders(active).contains(&index(4)), "the cheated node cannot have its share of this epoch");
+    let next = fleet.next_active(Some(active), 30);
+    let dealers = &fleet.api.epochs[&next].plan.dealers;
+    assert!(dealers.iter().all(|dealer| dealer.index != index(1)), "the cheat does not deal: {dealers:?}");
+    fleet.run_until("the node has its share", 3, |fleet| fleet.holders(next).contains(&index(4)));
+}
+
+/// The active epoch can no longer supply a threshold of dealers: after a whole interval an older kept epoch is dealt on.
+#[test]
+fn when_the_active_epoch_starves_an_older_kept_one_is_the_source() {
+    // Six nodes, threshold four; the next epoch moves to nodes 1, 2, 3, 7, 8, 9, of which then three are lost.
+    let mut fleet = Fleet::new(7, Settings::CALM, 6, 4, 4);
+    let first = fleet.next_active(None, 30);
+    fleet.run_until("everyone holds it", 5, |fleet| fleet.holders(first).len() == 6);
+    let old = fleet.spec.receivers.clone();
+    let new: Vec<_> = (7..10).map(|i| fleet.add_node(i)).collect();
+    fleet.spec.receivers = [&old[..3], &new[..]].concat();
+    fleet.run_blocks(1);
+    let second = fleet.next_active(Some(first), 30);
+    let key = fleet.api.public_key;
+    for lost in 7..10 {
+        fleet.lose(lost);
+    }
+    fleet.spec.receivers = old;
+    let third = fleet.next_active(Some(second), 60);
+    let source = fleet.api.epochs[&third].plan.source().map(|source| source.number);
+    assert_eq!(source, Some(first), "only the first epoch still has four answering holders");
+    assert!(fleet.api.public_key == key, "it is the same key");
+}

@@ -1,0 +1,152 @@
+//! Nodes that lie, stay mute or say two things: left out and named with evidence, while the round succeeds.
+
+use keyfleet_simulation::{Behaviour, Fleet, Settings, seeds};
+use keyfleet_threshold::identifiers::{EpochNumber, NodeIndex};
+use keyfleet_threshold::round::{DealingFault, Offence, Phase};
+
+fn index(i: u32) -> NodeIndex {
+    NodeIndex::new(i).expect("indices start at one")
+}
+
+/// A fleet of `n` whose first epoch is active; then the given nodes turn, and one more epoch becomes active.
+fn reshare_with(seed: u64, n: u32, threshold: u16, adversaries: &[(u32, Behaviour)]) -> (Fleet, EpochNumber) {
+    let mut fleet = Fleet::new(seed, Settings::CALM, n, threshold, threshold);
+    let first = fleet.next_active(None, 30);
+    fleet.run_until("everyone holds the first epoch", 5, |fleet| fleet.holders(first).len() == n as usize);
+    for (who, behaviour) in adversaries {
+        fleet.behave(*who, *behaviour);
+    }
+    let next = fleet.next_active(Some(first), 60);
+    fleet.run_blocks(2);
+    (fleet, next)
+}
+
+fn qualified(fleet: &Fleet, number: EpochNumber) -> Vec<u32> {
+    let qualified = fleet.api.epochs[&number].record.qualified.as_ref().expect("an active epoch has qualified dealers");
+    qualified.iter().map(|dealer| dealer.value()).collect()
+}
+
+/// The offence of which the record accuses `who`, which must come with evidence where messages prove it.
+fn offence(fleet: &Fleet, number: EpochNumber, who: u32) -> Option<Offence> {
+    let culprits = &fleet.api.epochs[&number].culprits;
+    culprits.iter().find(|culprit| culprit.index == index(who)).map(|culprit| culprit.offence)
+}
+
+fn evidence(fleet: &Fleet, number: EpochNumber, who: u32) -> usize {
+    let culprits = &fleet.api.epochs[&number].culprits;
+    culprits.iter().find(|culprit| culprit.index == index(who)).map_or(0, |culprit| culprit.evidence.len())
+}
+
+#[test]
+fn a_dealer_that_seals_a_bad_share_is_left_out_and_named_by_a_complaint_that_anyone_can_judge() {
+    for seed in seeds(3) {
+        let (fleet, number) = reshare_with(seed, 5, 3, &[(2, Behaviour::LyingDealer { victim: index(4) })]);
+        assert_eq!(qualified(&fleet, number), [1, 3, 4, 5], "seed {seed}: the liar must not qualify");
+        assert_eq!(offence(&fleet, number, 2), Some(Offence::BadShare(index(4))), "seed {seed}");
+        assert_eq!(evidence(&fleet, number, 2), 2, "seed {seed}: the bundle and the complaint");
+        assert_eq!(fleet.holders(number).len(), 5, "seed {seed}: the victim has its share, and so has the liar");
+    }
+}
+
+#[test]
+fn a_mute_dealer_costs_one_deadline_and_nothing_else() {
+    for seed in seeds(3) {
+        let (fleet, number) = reshare_with(seed, 4, 3, &[(3, Behaviour::MuteDealer)]);
+        assert_eq!(number, EpochNumber(2), "seed {seed}: the first attempt succeeds");
+        assert_eq!(qualified(&fleet, number), [1, 2, 4], "seed {seed}");
+        assert_eq!(fleet.holders(number).len(), 4, "seed {seed}: a mute dealer is still a receiver");
+    }
+}
+
+#[test]
+fn a_dealer_that_signs_two_bundles_is_left_out_and_both_are_the_evidence() {
+    for seed in seeds(4) {
+        let (fleet, number) = reshare_with(seed, 5, 3, &[(1, Behaviour::Equivocator)]);
+        assert_eq!(qualified(&fleet, number), [2, 3, 4, 5], "seed {seed}");
+        assert_eq!(offence(&fleet, number, 1), Some(Offence::Equivocation), "seed {seed}");
+        assert_eq!(evidence(&fleet, number, 1), 2, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_dealer_that_deals_something_else_than_its_share_is_named_by_everyone() {
+    for seed in seeds(2) {
+        let (fleet, number) = reshare_with(seed, 4, 3, &[(4, Behaviour::ForeignConstant)]);
+        assert_eq!(qualified(&fleet, number), [1, 2, 3], "seed {seed}");
+        let expected = Offence::BadBundle(DealingFault::NotItsShare);
+        assert_eq!(offence(&fleet, number, 4), Some(expected), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_false_complaint_harms_its_author_alone() {
+    for seed in seeds(3) {
+        let (fleet, number) = reshare_with(seed, 4, 3, &[(4, Behaviour::FalseComplainer { accused: index(1) })]);
+        assert_eq!(qualified(&fleet, number), [1, 2, 3, 4], "seed {seed}: the accused stays");
+        assert_eq!(offence(&fleet, number, 4), Some(Offence::FalseComplaint(index(1))), "seed {seed}");
+        assert_eq!(offence(&fleet, number, 1), None, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_receiver_that_prepares_another_vector_is_not_counted_and_its_nonsense_signature_stops_nothing() {
+    for seed in seeds(2) {
+        let (fleet, number) = reshare_with(seed, 4, 3, &[(2, Behaviour::Saboteur)]);
+        assert_eq!(offence(&fleet, number, 2), Some(Offence::ForeignVector), "seed {seed}");
+        let certificate = fleet.api.epochs[&number].record.certificate.expect("an active epoch has one");
+        let key = fleet.api.public_key.expect("the record names it");
+        assert!(certificate.verify(&key), "seed {seed}");
+    }
+}
+
+/// At most n−t nodes may be corrupt for liveness: with exactly that many of different kinds the round still succeeds.
+#[test]
+fn as_many_adversaries_as_are_allowed_at_once_do_not_stop_a_round() {
+    for seed in seeds(3) {
+        let adversaries = [
+            (1, Behaviour::LyingDealer { victim: index(6) }),
+            (3, Behaviour::Silent),
+            (5, Behaviour::FalseComplainer { accused: index(2) }),
+        ];
+        let (fleet, number) = reshare_with(seed, 7, 4, &adversaries);
+        let qualified = qualified(&fleet, number);
+        assert!([2, 4, 6, 7].iter().all(|honest| qualified.contains(honest)), "seed {seed}: {qualified:?}");
+        assert!(!qualified.contains(&1) && !qualified.contains(&3), "seed {seed}: {qualified:?}");
+    }
+}
+
+#[test]
+fn a_genesis_succeeds_beside_a_lying_and_a_mute_dealer() {
+    for seed in seeds(3) {
+        let mut fleet = Fleet::new(seed, Settings::CALM, 5, 3, 3);
+        fleet.behave(2, Behaviour::LyingDealer { victim: index(5) });
+        fleet.behave(3, Behaviour::MuteDealer);
+        let number = fleet.next_active(None, 40);
+        assert_eq!(qualified(&fleet, number), [1, 4, 5], "seed {seed}");
+        assert_eq!(offence(&fleet, number, 2), Some(Offence::BadShare(index(5))), "seed {seed}");
+    }
+}
+
+/// seed: 003-30, 004-02
+#[test]
+fn a_round_below_its_quorum_fails_with_its_reason_and_the_next_boundary_succeeds_unaided() {
+    let mut fleet = Fleet::new(1, Settings::CALM, 6, 4, 5);
+    let first = fleet.next_active(None, 30);
+    fleet.run_until("everyone holds it", 5, |fleet| fleet.holders(first).len() == 6);
+    fleet.take_down(5);
+    fleet.take_down(6);
+    fleet.run_until("an attempt fails", 40, |fleet| {
+        fleet.api.epochs.values().any(|epoch| epoch.record.phase == Phase::Failed)
+    });
+    let failed = fleet.api.epochs.values().find(|epoch| epoch.record.phase == Phase::Failed).expect("just seen");
+    assert_eq!(failed.reason, "4 receivers stored their share by the deadline, 5 are needed");
+    let failed = failed.plan.number;
+    assert_eq!(fleet.api.active(), Some(first), "the previous epoch serves throughout");
+    assert_eq!(fleet.holders(first).len(), 4, "on every node that is up");
+    fleet.run_blocks(1);
+    assert_eq!(fleet.holders(failed).len(), 0, "what the failed attempt held is destroyed");
+    fleet.bring_up(5);
+    fleet.bring_up(6);
+    let next = fleet.next_active(Some(first), 40);
+    fleet.run_until("all six hold the next epoch", 5, |fleet| fleet.holders(next).len() == 6);
+}
