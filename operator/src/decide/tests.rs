@@ -10,7 +10,7 @@ mod table;
 use model::Model;
 
 /// How many seeds each property runs over.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 30;
 
 fn seeds() -> Vec<u64> {
     match std::env::var("KEYFLEET_SEED") {
