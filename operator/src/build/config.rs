@@ -56,7 +56,8 @@ pub fn config_map(fleet: &Fleet<'_>, node: &KmsNode) -> ConfigMap {
 /// SHA-256 of what a pod was made from: a difference is why it is rolled.
 #[must_use]
 pub fn digest(fleet: &Fleet<'_>, index: u32) -> String {
-    Sha256::digest(render(fleet, index)).iter().map(|byte| format!("{byte:02x}")).collect()
+    let template = serde_json::to_string(&fleet.cluster.spec.pod_template).expect("a template is plain data");
+    Sha256::digest(render(fleet, index) + &template + fleet.image).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn render(fleet: &Fleet<'_>, index: u32) -> String {
