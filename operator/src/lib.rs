@@ -7,6 +7,7 @@
 //! - [`heard`]: what nodes say, behind the trait that their streams are followed by
 //! - [`controllers`]: the shell on the API server
 //! - [`metrics`]: what can be measured, and the HTTP endpoints
+//! - [`manifests`]: its rights, and the policies that confine them
 //! - [`leader`]: which of several operators writes
 
 pub mod blocks;
@@ -15,5 +16,6 @@ pub mod controllers;
 pub mod decide;
 pub mod heard;
 pub mod leader;
+pub mod manifests;
 pub mod metrics;
 pub mod round;

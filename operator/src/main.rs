@@ -46,7 +46,11 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
     let logs = tracing_subscriber::fmt().with_env_filter(filter);
-    if arguments.plain_logs { logs.init() } else { logs.json().init() }
+    if arguments.plain_logs {
+        logs.init()
+    } else {
+        logs.json().init()
+    }
     match run(arguments).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

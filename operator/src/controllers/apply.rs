@@ -82,7 +82,8 @@ mod tests {
     #[test]
     fn defaults_are_no_difference_and_every_change_is_one() {
         let wanted = json!({ "spec": { "ports": [{ "port": 1 }], "selector": { "a": "b" } } });
-        let live = json!({ "spec": { "ports": [{ "port": 1, "protocol": "TCP" }], "selector": { "a": "b" }, "type": "X" } });
+        let live =
+            json!({ "spec": { "ports": [{ "port": 1, "protocol": "TCP" }], "selector": { "a": "b" }, "type": "X" } });
         assert!(holds(&live, &wanted));
         for (pointer, value) in [
             ("/spec/selector/a", json!("c")),

@@ -55,7 +55,9 @@ impl Hand<'_> {
             Action::SetEpochFinalizer { number, present } => {
                 set_finalizer(&epochs, &names::epoch(self.name, number), labels::EPOCH_FINALIZER, present).await
             }
-            Action::DeleteEpoch { number } => gone(epochs.delete(&names::epoch(self.name, number), &DeleteParams::default()).await),
+            Action::DeleteEpoch { number } => {
+                gone(epochs.delete(&names::epoch(self.name, number), &DeleteParams::default()).await)
+            }
             Action::CreateNode(spec) => {
                 let index = spec.index;
                 let mut node = KmsNode::new(&names::node(self.name, index), *spec);
@@ -118,10 +120,7 @@ impl Hand<'_> {
         Ok(())
     }
 
-    fn labels<const N: usize>(
-        &self,
-        more: [(&str, String); N],
-    ) -> std::collections::BTreeMap<String, String> {
+    fn labels<const N: usize>(&self, more: [(&str, String); N]) -> std::collections::BTreeMap<String, String> {
         let own = [
             (labels::APP_NAME, "keyfleet".to_owned()),
             (labels::MANAGED_BY, labels::FIELD_MANAGER.to_owned()),

@@ -210,7 +210,13 @@ fn event(action: &Write, cluster: &KmsCluster) -> Option<Event> {
         Write::CreateEpoch(plan) => (
             EventType::Normal,
             "RoundStarted",
-            format!("attempt {} for block {}: {:?} among {} nodes", plan.number, plan.block, plan.kind, plan.receivers.len()),
+            format!(
+                "attempt {} for block {}: {:?} among {} nodes",
+                plan.number,
+                plan.block,
+                plan.kind,
+                plan.receivers.len()
+            ),
         ),
         Write::CreateNode(node) => (EventType::Normal, "NodeCreated", format!("node {} was made", node.index)),
         Write::UpdateNode { spec, .. } if spec.removed => {

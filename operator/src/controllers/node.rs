@@ -43,9 +43,11 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsNode>>, context: Arc<Con
     let pod = pods.get_opt(&node.name_any()).await?;
 
     // A KmsNode without a live KmsCluster has no Pod; neither has one that is being deleted or has erased itself.
-    let erased = node.status.as_ref().and_then(|status| status.erasure).is_some_and(|erasure| {
-        erasure == keyfleet_crds::cluster::status::Erasure::Proven
-    });
+    let erased = node
+        .status
+        .as_ref()
+        .and_then(|status| status.erasure)
+        .is_some_and(|erasure| erasure == keyfleet_crds::cluster::status::Erasure::Proven);
     let Some(cluster) = live.filter(|_| node.metadata.deletion_timestamp.is_none() && !erased) else {
         if let Some(pod) = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none() && is_ours(pod, node)) {
             pods.delete(&pod.name_any(), &DeleteParams::default()).await?;
@@ -144,9 +146,7 @@ async fn status(
         }
         after.worker = Some(worker);
     }
-    after.image = pod
-        .and_then(|pod| pod.spec.as_ref()?.containers.first()?.image.clone())
-        .or(after.image);
+    after.image = pod.and_then(|pod| pod.spec.as_ref()?.containers.first()?.image.clone()).or(after.image);
     if let Some(claim) = claim {
         let name = claim.spec.as_ref().and_then(|spec| spec.volume_name.clone());
         let known = after.volume.as_ref().filter(|volume| volume.name == name).and_then(|volume| volume.handle.clone());
@@ -210,7 +210,9 @@ fn conditions_of(node: &KmsNode, pod: Option<&Pod>) -> Vec<(NodeCondition, Optio
                 condition.message.as_deref().unwrap_or("no reason is given")
             ),
         ),
-        None => (NodeCondition::Placed, Some(true), Reason::AsExpected, "the node has a worker, or gets one".to_owned()),
+        None => {
+            (NodeCondition::Placed, Some(true), Reason::AsExpected, "the node has a worker, or gets one".to_owned())
+        }
     };
     vec![ready, pinned, placed]
 }

@@ -125,10 +125,9 @@ fn epoch(epoch: &KeyEpoch) -> Epoch {
 fn recorded(map: Option<&ConfigMap>) -> Recorded {
     let Some(map) = map else { return Recorded::Absent };
     match Record::from_data(map.data.as_ref().unwrap_or(&BTreeMap::new())) {
-        Ok(record) => Recorded::Present {
-            resource_version: map.resource_version().unwrap_or_default(),
-            record: Box::new(record),
-        },
+        Ok(record) => {
+            Recorded::Present { resource_version: map.resource_version().unwrap_or_default(), record: Box::new(record) }
+        }
         Err(error) => Recorded::Unreadable(error.to_string()),
     }
 }
