@@ -47,9 +47,9 @@ async fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
     let logs = tracing_subscriber::fmt().with_env_filter(filter);
     if arguments.plain_logs {
-        logs.init()
+        logs.init();
     } else {
-        logs.json().init()
+        logs.json().init();
     }
     match run(arguments).await {
         Ok(()) => ExitCode::SUCCESS,

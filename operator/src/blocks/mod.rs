@@ -1,7 +1,7 @@
 //! Where blocks come from.
 //!
 //! - [`clock`]: arithmetic on the Unix epoch
-//! - [`ethereum`]: JSON-RPC
+//! - [`mod@ethereum`]: a chain, asked by JSON-RPC
 //! - [`tracker`]: which answers are believed; the only place that decides so
 //!
 //! A source that is down, goes backwards, jumps far ahead or answers nonsense gives a [`BlockFault`], which becomes a

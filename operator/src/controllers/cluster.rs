@@ -190,8 +190,13 @@ fn pace(state: &State, cluster: &KmsCluster, wrote: bool, now: jiff::Timestamp) 
     if wrote || report::is_busy(state) {
         return BUSY;
     }
+    // Who has come back is heard from the nodes, not from the API server.
+    let confirmed =
+        |status: &keyfleet_crds::KeyEpochStatus| status.phase == Some(keyfleet_crds::epoch::Phase::Confirmed);
+    let unconfirmed = state.active().is_some_and(|(_, epoch)| !epoch.status.as_ref().is_some_and(confirmed));
     match &cluster.spec.schedule.source {
         Source { ethereum: Some(_), .. } => ASK_CHAIN,
+        _ if unconfirmed => ASK_CHAIN,
         Source { clock, .. } => {
             let block_ms = clock.as_ref().map_or(12_000, |clock| clock.block_ms);
             let next = state.cluster.status.next_boundary.and_then(|next| clock::begins_at(next, block_ms));

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
-use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, labels};
+use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, labels, names};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::events::{Recorder, Reporter};
@@ -147,12 +147,22 @@ pub async fn run(context: Arc<Context>) {
         .for_each(async |result| log("KmsCluster", result));
     let nodes = Controller::new(context.api::<DeserializeGuard<KmsNode>>(), of())
         .with_config(config())
+        .watches(context.api::<DeserializeGuard<KmsCluster>>(), of(), |cluster| nodes_of(&cluster))
         .owns(context.api::<Pod>(), ours())
         .owns(context.api::<ConfigMap>(), ours())
         .shutdown_on_signal()
         .run(node::reconcile, on_error, context.clone())
         .for_each(async |result| log("KmsNode", result));
     tokio::join!(clusters, nodes);
+}
+
+/// A cluster's nodes, which it may keep from having pods.
+fn nodes_of(cluster: &DeserializeGuard<KmsCluster>) -> Vec<ObjectRef<DeserializeGuard<KmsNode>>> {
+    let Ok(cluster) = &cluster.0 else { return Vec::new() };
+    let status = cluster.status.as_ref();
+    let (name, namespace) = (cluster.name_any(), cluster.namespace().unwrap_or_default());
+    let node = |index| ObjectRef::new(&names::node(&name, index)).within(&namespace);
+    status.into_iter().flat_map(|status| &status.node_summary).map(|summary| node(summary.index)).collect()
 }
 
 fn by_label<K>(object: &impl ResourceExt) -> Option<ObjectRef<DeserializeGuard<K>>>
@@ -164,6 +174,7 @@ where
     Some(ObjectRef::new(name).within(&object.namespace()?))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the controller hands them over by value")]
 fn on_error<K>(object: Arc<DeserializeGuard<K>>, failure: &Failure, context: Arc<Context>) -> Action
 where
     K: kube::Resource<DynamicType = ()>,

@@ -16,6 +16,9 @@ use crate::blocks::BlockFault;
 use crate::decide::State;
 use crate::decide::state::{Cluster, Epoch, Heard, Node, Recorded};
 
+/// So many seconds a deletion waits for pods to end.
+const STOP_SECONDS_MAX: i64 = 300;
+
 /// What was read of one cluster.
 pub(super) struct Read {
     pub(super) cluster: KmsCluster,
@@ -58,6 +61,7 @@ pub(super) fn observe(
         epochs: epochs.map(|epoch| (epoch.spec.number, self::epoch(epoch))).collect(),
         record: recorded(read.record.as_ref()),
         volumes: read.claims.iter().map(|claim| (claim.name_any(), id_of(claim))).collect::<BTreeMap<_, _>>(),
+        stopped: read.pods.is_empty() || waited_long_enough(&read.cluster, now),
         cluster,
         heard,
         block,
@@ -65,6 +69,12 @@ pub(super) fn observe(
         starved_since,
         now,
     }
+}
+
+/// A pod on a worker that is gone may never end; its volume keeps what it did not flush.
+fn waited_long_enough(cluster: &KmsCluster, now: jiff::Timestamp) -> bool {
+    let since = cluster.metadata.deletion_timestamp.as_ref();
+    since.is_some_and(|since| now.as_second() - since.0.as_second() >= STOP_SECONDS_MAX)
 }
 
 fn node(node: &KmsNode, pod: Option<&Pod>) -> Node {

@@ -21,7 +21,8 @@ pub fn actions(state: &State) -> Vec<Action> {
                 return vec![release];
             }
             let write = record::write(state, &membership::members(state), id);
-            write.into_iter().chain([release]).collect()
+            // Pods flush what they have when they are stopped; the cluster goes when they are gone.
+            write.into_iter().chain(state.stopped.then_some(release)).collect()
         }
         DeletionPolicy::Destroy => destroy(state, release),
     }

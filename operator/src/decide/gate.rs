@@ -42,10 +42,9 @@ pub fn record(state: &State) -> Result<(), Stop> {
 /// What is waited for.
 pub fn reports(state: &State) -> Result<(), Stop> {
     record(state)?;
-    let Some((number, active)) = state.active() else { return Ok(()) };
-    let needed = active.spec.threshold as usize;
-    let answered =
-        active.spec.receivers.iter().filter(|receiver| state.heard.highest.contains_key(&receiver.index)).count();
+    let Some(newest) = state.newest_certified() else { return Ok(()) };
+    let (number, needed) = (newest.number, newest.threshold as usize);
+    let answered = newest.receivers.iter().filter(|node| state.heard.highest.contains_key(&node.index)).count();
     if answered >= needed {
         return Ok(());
     }
@@ -98,18 +97,18 @@ fn earlier_life(state: &State) -> Result<(), Stop> {
                 ));
             }
             let expected = cluster.spec.expected_public_key;
-            if let (Some(expected), Some(found)) = (expected, record.public_key) {
-                if expected != found {
-                    return Err(Stop::person(
-                        Reason::ExpectedKeyNotFound,
-                        format!(
-                            "spec.expectedPublicKey begins with {}, the fleet found here has a key that begins with {}: \
-                             correct the field, or restore the right fleet",
-                            expected.fingerprint(),
-                            found.fingerprint()
-                        ),
-                    ));
-                }
+            if let (Some(expected), Some(found)) = (expected, record.public_key)
+                && expected != found
+            {
+                return Err(Stop::person(
+                    Reason::ExpectedKeyNotFound,
+                    format!(
+                        "spec.expectedPublicKey begins with {}, the fleet found here has a key that begins with {}: \
+                         correct the field, or restore the right fleet",
+                        expected.fingerprint(),
+                        found.fingerprint()
+                    ),
+                ));
             }
         }
         Recorded::Absent => {

@@ -6,9 +6,9 @@ use keyfleet_crds::record::{CertifiedEpoch, Record, RecordedNode, RecordedRoster
 use keyfleet_crds::values::ClusterId;
 use keyfleet_crds::{KeyEpochStatus, KmsClusterStatus};
 
-use super::Action;
 use super::membership::{Members, known_pin};
 use super::state::{Epoch, Recorded, State};
+use super::{Action, gate};
 
 /// A cluster without an id: the record's, or a new one.
 #[must_use]
@@ -36,6 +36,8 @@ pub fn restore(state: &State) -> Option<Action> {
     if after != state.cluster.status {
         return Some(Action::update_cluster(state, after));
     }
+    // Like every write to a KeyEpoch: only once the nodes that hold the key have said that nothing is newer.
+    gate::reports(state).ok()?;
     restore_epoch(state, record.epoch.as_ref()?)
 }
 

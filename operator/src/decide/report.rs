@@ -9,7 +9,7 @@ use keyfleet_crds::cluster::status::{Erasure, NodeSummary, RemovedNode};
 use keyfleet_crds::conditions::{self, ClusterCondition, Reason};
 use keyfleet_crds::labels;
 
-use super::gate::Stop;
+use super::gate::{self, Stop};
 use super::state::State;
 use super::{Action, Waiting, membership, rounds};
 use crate::round;
@@ -101,7 +101,10 @@ fn phase(state: &State, facts: &Facts<'_>) -> (Phase, String) {
         let reason = facts.waiting.map(ToString::to_string);
         return match state.open() {
             Some((number, _)) => (Phase::Genesis, format!("attempt {number} generates the key")),
-            None => (Phase::Starting, reason.unwrap_or_else(|| "the nodes are being started".into())),
+            None => {
+                let stop = facts.stop.map(|stop| stop.message.clone());
+                (Phase::Starting, stop.or(reason).unwrap_or_else(|| "the nodes are being started".into()))
+            }
         };
     }
     if !facts.serves() {
@@ -335,7 +338,8 @@ fn count(of: usize) -> u32 {
 /// Whether a round is under way, for the pace of reconciles.
 #[must_use]
 pub fn is_busy(state: &State) -> bool {
-    state.cluster.status.reservation.is_some()
+    gate::reports(state).is_err()
+        || state.cluster.status.reservation.is_some()
         || state.epochs.values().any(|epoch| round::is_open(epoch.status.as_ref()))
         || rounds::due(state, &membership::members(state), state.last_block).is_some()
 }

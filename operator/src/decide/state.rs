@@ -25,6 +25,8 @@ pub struct State {
     pub record: Recorded,
     /// Volume claims labelled with this cluster's name, each with the cluster id in its label.
     pub volumes: BTreeMap<String, String>,
+    /// Whether no pod of the cluster is left, or a deletion has waited for them as long as it may.
+    pub stopped: bool,
     /// What nodes said to this process.
     pub heard: Heard,
     /// The newest block that counts, or why none is known.
@@ -173,6 +175,14 @@ impl State {
             Recorded::Present { record, .. } => Some(record),
             Recorded::Absent | Recorded::Unreadable(_) => None,
         }
+    }
+
+    /// The plan of the newest epoch that is known to be certified, by its own object or by the record.
+    #[must_use]
+    pub fn newest_certified(&self) -> Option<&KeyEpochSpec> {
+        let active = self.active().map(|(_, epoch)| &epoch.spec);
+        let recorded = self.recorded().and_then(|record| record.epoch.as_ref()).map(|epoch| &epoch.plan);
+        active.into_iter().chain(recorded).max_by_key(|plan| plan.number)
     }
 
     /// Whether anything shows that a key was ever made.

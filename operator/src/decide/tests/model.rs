@@ -226,6 +226,7 @@ impl Model {
                 }
             },
             volumes: BTreeMap::new(),
+            stopped: true,
             heard,
             block: Ok(self.block),
             last_block: self.block,
