@@ -188,7 +188,8 @@ async fn one_apply_makes_every_object_and_an_idle_cluster_costs_no_writes() {
     let mut after = operator.versions().await;
     let mut before = before;
     // The second apply itself may note its time on the KmsCluster.
-    (before.remove("KmsCluster/keys"), after.remove("KmsCluster/keys"));
+    before.remove("KmsCluster/keys");
+    after.remove("KmsCluster/keys");
     assert_eq!(before, after, "an idle cluster was written to");
     let status = operator.status().await;
     assert_eq!((status.threshold, status.nodes, status.next_index), (Some(3), Some(4), Some(5)));
