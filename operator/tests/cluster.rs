@@ -193,6 +193,7 @@ async fn one_apply_makes_every_object_and_an_idle_cluster_costs_no_writes() {
     assert_eq!(before, after, "an idle cluster was written to");
     let status = operator.status().await;
     assert_eq!((status.threshold, status.nodes, status.next_index), (Some(3), Some(4), Some(5)));
+    assert_eq!(status.image.as_deref(), Some("keyfleet/node:test"), "the image is fixed when the cluster is made");
     let ready = status.conditions.iter().find(|condition| condition.type_ == ClusterCondition::Ready.as_str());
     assert_eq!(ready.map(|condition| condition.status.as_str()), Some("False"), "no node has spoken yet");
     assert!(operator.api::<KeyEpoch>().list(&ListParams::default()).await.unwrap().items.is_empty());

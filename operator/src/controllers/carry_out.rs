@@ -17,6 +17,7 @@ pub(super) struct Hand<'a> {
     pub(super) namespace: &'a str,
     pub(super) name: &'a str,
     pub(super) id: Option<ClusterId>,
+    pub(super) node_image: &'a str,
 }
 
 impl Hand<'_> {
@@ -33,6 +34,8 @@ impl Hand<'_> {
             }
             Action::MintClusterId { resource_version, mut status } => {
                 status.cluster_id = Some(ClusterId(rand::random()));
+                // Fixed here: an operator that brings a newer image changes no pod of clusters that are there.
+                status.image.get_or_insert_with(|| self.node_image.to_owned());
                 self.replace_status(&clusters, resource_version, *status).await
             }
             Action::UpdateCluster { resource_version, status } => {

@@ -68,7 +68,9 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
     }
 
     // Apply: decisions first, then the objects that follow from them.
-    let hand = Hand { client: &context.client, cluster: &read.cluster, namespace: &namespace, name: &name, id };
+    let node_image = context.options.node_image.as_str();
+    let hand =
+        Hand { client: &context.client, cluster: &read.cluster, namespace: &namespace, name: &name, id, node_image };
     let mut wrote = !decisions.actions.is_empty();
     for action in decisions.actions {
         let event = event(&action, &read.cluster);
