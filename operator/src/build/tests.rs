@@ -1,0 +1,113 @@
+//! Golden files: what is made of the smallest and of the full sample. `KEYFLEET_GOLDEN=write cargo test -p keyfleet-operator`
+//! rewrites them; read the difference before you commit it.
+
+use std::path::Path;
+
+use keyfleet_crds::values::ClusterId;
+use keyfleet_crds::{KmsCluster, KmsClusterStatus, KmsNode, KmsNodeSpec, names};
+use serde::Serialize;
+
+use super::{Fleet, access, config, network, pod, storage};
+
+fn sample(text: &str) -> KmsCluster {
+    let mut cluster: KmsCluster = serde_yaml::from_str(text).expect("a sample");
+    cluster.metadata.namespace = Some("prod".into());
+    cluster.metadata.uid = Some("00000000-0000-0000-0000-000000000001".into());
+    let id = ClusterId(*b"0123456789abcdef");
+    cluster.status = Some(KmsClusterStatus { cluster_id: Some(id), ..KmsClusterStatus::default() });
+    cluster
+}
+
+fn node(cluster: &KmsCluster, index: u32) -> KmsNode {
+    let name = cluster.metadata.name.clone().expect("a sample has a name");
+    let spec = KmsNodeSpec {
+        cluster_name: name.clone(),
+        cluster_id: ClusterId(*b"0123456789abcdef"),
+        index,
+        identity_key: None,
+        removed: false,
+        lost: false,
+    };
+    let mut node = KmsNode::new(&names::node(&name, index), spec);
+    node.metadata.uid = Some("00000000-0000-0000-0000-000000000002".into());
+    node
+}
+
+fn check(folder: &str, file: &str, object: &impl Serialize) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(folder).join(format!("{file}.yaml"));
+    let now = serde_yaml::to_string(object).expect("objects are plain data");
+    if std::env::var("KEYFLEET_GOLDEN").is_ok_and(|how| how == "write") {
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("the golden folder");
+        std::fs::write(&path, now).expect("a golden file");
+        return;
+    }
+    let before = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(
+        now,
+        before,
+        "{} differs; if that is meant: KEYFLEET_GOLDEN=write cargo test -p keyfleet-operator",
+        path.display()
+    );
+}
+
+#[test]
+fn objects_are_as_the_golden_files_say() {
+    let samples = [
+        ("smallest", include_str!("../../../manifests/samples/smallest.yaml")),
+        ("full", include_str!("../../../manifests/samples/full.yaml")),
+    ];
+    for (folder, text) in samples {
+        let cluster = sample(text);
+        let fleet = Fleet::of(&cluster, "keyfleet/node:test").expect("a cluster with an id");
+        let node = node(&cluster, 2);
+        check(folder, "pod", &pod::pod(&fleet, &node));
+        check(folder, "config", &config::config_map(&fleet, &node));
+        check(folder, "claim", &storage::claim(&fleet, 2));
+        check(folder, "seal", &storage::seal(&fleet, 2));
+        check(folder, "headless-service", &network::headless_service(&fleet));
+        check(folder, "client-service", &network::client_service(&fleet));
+        check(folder, "disruption-budget", &network::disruption_budget(&fleet, [3, 5]));
+        check(folder, "network-policy", &network::network_policy(&fleet, "keyfleet-system"));
+        check(folder, "service-account", &access::service_account(&fleet, &node));
+        check(folder, "node-role", &access::node_role(&fleet, 2));
+        check(folder, "node-role-binding", &access::node_role_binding(&fleet, 2));
+        check(folder, "client-role", &access::client_role(&fleet));
+    }
+}
+
+/// During a change of threshold neither the old nor the new epoch loses its quorum to a drain.
+#[test]
+fn the_budget_keeps_the_higher_of_the_active_and_the_next_threshold() {
+    let cluster = sample(include_str!("../../../manifests/samples/smallest.yaml"));
+    let fleet = Fleet::of(&cluster, "image").unwrap();
+    for (thresholds, kept) in [(vec![3, 5], 5), (vec![5, 3], 5), (vec![], 3)] {
+        let spec = network::disruption_budget(&fleet, thresholds).spec.unwrap();
+        assert_eq!(serde_json::to_value(&spec.min_available).unwrap(), kept);
+        assert_eq!(spec.unhealthy_pod_eviction_policy.as_deref(), Some("AlwaysAllow"));
+        assert!(spec.max_unavailable.is_none(), "it allows no eviction at all without a scale of the owner");
+    }
+}
+
+/// A missing Secret must not keep a node from starting and saying so.
+#[test]
+fn every_secret_that_a_user_names_is_optional() {
+    let cluster = sample(include_str!("../../../manifests/samples/full.yaml"));
+    let fleet = Fleet::of(&cluster, "image").unwrap();
+    let json = serde_json::to_value(pod::pod(&fleet, &node(&cluster, 1))).unwrap();
+    let mut found = 0;
+    fn walk(json: &serde_json::Value, found: &mut usize) {
+        for key in ["secret", "secretKeyRef"] {
+            if let Some(reference) = json.get(key) {
+                *found += 1;
+                assert_eq!(reference["optional"], true, "{reference}");
+            }
+        }
+        match json {
+            serde_json::Value::Object(fields) => fields.values().for_each(|value| walk(value, found)),
+            serde_json::Value::Array(items) => items.iter().for_each(|value| walk(value, found)),
+            _ => {}
+        }
+    }
+    walk(&json, &mut found);
+    assert!(found >= 4, "the full sample names Secrets, {found} were seen");
+}

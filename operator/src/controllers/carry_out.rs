@@ -1,0 +1,171 @@
+//! One action, one write. A write that lost its race says so, and everything is read and decided again.
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use keyfleet_crds::values::ClusterId;
+use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, labels, names};
+use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+
+use super::Failure;
+use crate::decide::Action;
+
+/// The objects of one cluster, to be written to.
+pub(super) struct Hand<'a> {
+    pub(super) client: &'a Client,
+    pub(super) cluster: &'a KmsCluster,
+    pub(super) namespace: &'a str,
+    pub(super) name: &'a str,
+    pub(super) id: Option<ClusterId>,
+    pub(super) node_image: &'a str,
+}
+
+impl Hand<'_> {
+    /// Carries out one action.
+    pub(super) async fn carry_out(&self, action: Action) -> Result<(), Failure> {
+        let replace = PostParams { field_manager: Some(labels::FIELD_MANAGER.into()), ..PostParams::default() };
+        let clusters: Api<KmsCluster> = Api::namespaced(self.client.clone(), self.namespace);
+        let nodes: Api<KmsNode> = Api::namespaced(self.client.clone(), self.namespace);
+        let epochs: Api<KeyEpoch> = Api::namespaced(self.client.clone(), self.namespace);
+        let records: Api<ConfigMap> = Api::namespaced(self.client.clone(), self.namespace);
+        match action {
+            Action::SetClusterFinalizer { present } => {
+                set_finalizer(&clusters, self.name, labels::CLUSTER_FINALIZER, present).await
+            }
+            Action::MintClusterId { resource_version, mut status } => {
+                status.cluster_id = Some(ClusterId(rand::random()));
+                // Fixed here: an operator that brings a newer image changes no pod of clusters that are there.
+                status.image.get_or_insert_with(|| self.node_image.to_owned());
+                self.replace_status(&clusters, resource_version, *status).await
+            }
+            Action::UpdateCluster { resource_version, status } => {
+                self.replace_status(&clusters, resource_version, *status).await
+            }
+            Action::CreateEpoch(spec) => {
+                let number = spec.number;
+                let mut epoch = KeyEpoch::new(&names::epoch(self.name, number), *spec);
+                epoch.metadata.labels = Some(self.labels([(labels::EPOCH_NUMBER, number.to_string())]));
+                posted(epochs.create(&replace, &epoch).await)
+            }
+            Action::UpdateEpoch { number, resource_version, status } => {
+                let name = names::epoch(self.name, number);
+                let mut epoch = epochs.get(&name).await?;
+                epoch.metadata.resource_version = Some(resource_version);
+                epoch.status = Some(*status);
+                epochs.replace_status(&name, &replace, &epoch).await?;
+                Ok(())
+            }
+            Action::SetEpochFinalizer { number, present } => {
+                set_finalizer(&epochs, &names::epoch(self.name, number), labels::EPOCH_FINALIZER, present).await
+            }
+            Action::DeleteEpoch { number } => {
+                gone(epochs.delete(&names::epoch(self.name, number), &DeleteParams::default()).await)
+            }
+            Action::CreateNode(spec) => {
+                let index = spec.index;
+                let mut node = KmsNode::new(&names::node(self.name, index), *spec);
+                node.metadata.labels = Some(self.labels([(labels::NODE_INDEX, index.to_string())]));
+                node.metadata.finalizers = Some(vec![labels::NODE_FINALIZER.into()]);
+                posted(nodes.create(&replace, &node).await)
+            }
+            Action::UpdateNode { resource_version, spec } => {
+                let name = names::node(self.name, spec.index);
+                let mut node = nodes.get(&name).await?;
+                node.metadata.resource_version = Some(resource_version);
+                node.spec = *spec;
+                nodes.replace(&name, &replace, &node).await?;
+                Ok(())
+            }
+            Action::ReleaseNode { index } => {
+                set_finalizer(&nodes, &names::node(self.name, index), labels::NODE_FINALIZER, false).await
+            }
+            Action::DeleteNode { index } => {
+                let name = names::node(self.name, index);
+                set_finalizer(&nodes, &name, labels::NODE_FINALIZER, false).await?;
+                gone(nodes.delete(&name, &DeleteParams::default()).await)
+            }
+            Action::WriteRecord { resource_version, record } => {
+                let name = names::record(self.name);
+                let map = ConfigMap {
+                    metadata: ObjectMeta {
+                        name: Some(name.clone()),
+                        namespace: Some(self.namespace.into()),
+                        labels: Some(self.labels([])),
+                        resource_version: resource_version.clone(),
+                        ..ObjectMeta::default()
+                    },
+                    data: Some(record.to_data()),
+                    ..ConfigMap::default()
+                };
+                match resource_version {
+                    // Somebody else's record that appeared meanwhile is not overwritten: it is read and decided on.
+                    None => records.create(&replace, &map).await?,
+                    Some(_) => records.replace(&name, &replace, &map).await?,
+                };
+                Ok(())
+            }
+            Action::DeleteRecord => gone(records.delete(&names::record(self.name), &DeleteParams::default()).await),
+        }
+    }
+
+    async fn replace_status(
+        &self,
+        clusters: &Api<KmsCluster>,
+        resource_version: String,
+        status: keyfleet_crds::KmsClusterStatus,
+    ) -> Result<(), Failure> {
+        let mut cluster = self.cluster.clone();
+        cluster.metadata.resource_version = Some(resource_version);
+        cluster.metadata.managed_fields = None;
+        cluster.status = Some(status);
+        let replace = PostParams { field_manager: Some(labels::FIELD_MANAGER.into()), ..PostParams::default() };
+        clusters.replace_status(self.name, &replace, &cluster).await?;
+        Ok(())
+    }
+
+    fn labels<const N: usize>(&self, more: [(&str, String); N]) -> std::collections::BTreeMap<String, String> {
+        let own = [
+            (labels::APP_NAME, "keyfleet".to_owned()),
+            (labels::MANAGED_BY, labels::FIELD_MANAGER.to_owned()),
+            (labels::CLUSTER, self.name.to_owned()),
+        ];
+        let id = self.id.map(|id| (labels::CLUSTER_ID, id.to_string()));
+        own.into_iter().chain(id).chain(more).map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+}
+
+/// A number or index was reserved before: whoever posted first posted the same.
+fn posted<T>(answer: Result<T, kube::Error>) -> Result<(), Failure> {
+    match answer {
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        other => Ok(other.map(|_| ())?),
+    }
+}
+
+fn gone<T>(answer: Result<T, kube::Error>) -> Result<(), Failure> {
+    match answer {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => Ok(other.map(|_| ())?),
+    }
+}
+
+async fn set_finalizer<K>(api: &Api<K>, name: &str, finalizer: &str, present: bool) -> Result<(), Failure>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let Some(object) = api.get_opt(name).await? else { return Ok(()) };
+    let mut list: Vec<String> = object.finalizers().to_vec();
+    let there = list.iter().any(|one| one == finalizer);
+    if there == present {
+        return Ok(());
+    }
+    if present {
+        list.push(finalizer.to_owned());
+    } else {
+        list.retain(|one| one != finalizer);
+    }
+    // With the version read: two writers of one list must not lose each other's entries.
+    let patch = json!({ "metadata": { "resourceVersion": object.resource_version(), "finalizers": list } });
+    api.patch(name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    Ok(())
+}

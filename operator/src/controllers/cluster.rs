@@ -1,0 +1,260 @@
+//! The controller of `KmsCluster`s.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
+use keyfleet_crds::cluster::schedule::BlockSource as Source;
+use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, labels, names, wire};
+use kube::api::ListParams;
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::Action;
+use kube::runtime::events::{Event, EventType};
+use kube::{Api, Resource, ResourceExt};
+
+use super::carry_out::Hand;
+use super::observe::{Read, observe};
+use super::{Context, Failure, Memory, apply};
+use crate::blocks::clock::{self, Clock};
+use crate::blocks::ethereum::Ethereum;
+use crate::blocks::{BlockFault, BlockSource, Tracker};
+use crate::build::{Fleet, access, network};
+use crate::decide::state::Heard;
+use crate::decide::{self, Action as Write, State, report};
+use crate::heard::Target;
+use crate::heard::transcripts::Watched;
+use crate::round;
+
+/// How soon a round under way is looked at again: nodes' messages wake nobody.
+const BUSY: Duration = Duration::from_millis(500);
+/// How soon a cluster at rest is looked at again, at the latest.
+const IDLE: Duration = Duration::from_secs(60);
+/// How often a chain is asked.
+const ASK_CHAIN: Duration = Duration::from_secs(3);
+
+/// One reconcile.
+///
+/// # Errors
+/// What stopped it; the controller tries again.
+pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<Context>) -> Result<Action, Failure> {
+    let cluster = guarded.0.as_ref().map_err(|error| Failure::Malformed(error.error.clone()))?;
+    let namespace = cluster.namespace().unwrap_or_default();
+    let name = cluster.name_any();
+    let key = format!("KmsCluster/{namespace}/{name}");
+    let timer = context.metrics.reconcile("KmsCluster");
+
+    // Dereference.
+    let Some(read) = dereference(&context, &namespace, &name).await? else { return Ok(Action::await_change()) };
+    let mut memory = remembered(&context, &key);
+    let now = jiff::Timestamp::now();
+    let (block, last_block) = newest_block(&context, &read.cluster, &mut memory, now).await;
+    let id = read.cluster.status.as_ref().and_then(|status| status.cluster_id);
+    let heard = match id {
+        Some(id) => {
+            context.nodes.follow(id, targets(&read, &name, &namespace));
+            context.nodes.heard(id, watched(&read, last_block, now)).await
+        }
+        None => Heard::default(),
+    };
+
+    // Validate and decide.
+    let state = observe(&read, heard, block, last_block, memory.starved_since, now);
+    let decisions = decide::decide(&state);
+    memory.starved_since = decisions.starved.then(|| memory.starved_since.unwrap_or(last_block));
+    context.memory.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), memory);
+    if let Some(waiting) = &decisions.waiting {
+        tracing::info!(cluster = name, namespace, waiting, "a round is due and waits");
+    }
+
+    // Apply: decisions first, then the objects that follow from them.
+    let node_image = context.options.node_image.as_str();
+    let hand =
+        Hand { client: &context.client, cluster: &read.cluster, namespace: &namespace, name: &name, id, node_image };
+    let mut wrote = !decisions.actions.is_empty();
+    for action in decisions.actions {
+        let event = event(&action, &read.cluster);
+        tracing::debug!(cluster = name, namespace, ?action, "writes");
+        hand.carry_out(action).await?;
+        context.metrics.wrote("KmsCluster");
+        if let Some(event) = event {
+            publish(&context, &read.cluster, &event).await;
+        }
+    }
+    if let (Ok(fleet), false) = (Fleet::of(&read.cluster, &context.options.node_image), state.cluster.deleting) {
+        wrote |= apply_objects(&context, &fleet, &state).await?;
+    }
+    context.metrics.block(&namespace, &name, last_block);
+    context.succeeded(&key);
+    timer.done();
+    Ok(Action::requeue(pace(&state, &read.cluster, wrote, now)))
+}
+
+async fn dereference(context: &Context, namespace: &str, name: &str) -> Result<Option<Read>, Failure> {
+    let client = || context.client.clone();
+    let clusters: Api<KmsCluster> = Api::namespaced(client(), namespace);
+    let Some(cluster) = clusters.get_opt(name).await? else { return Ok(None) };
+    let ours = ListParams::default().labels(&format!("{}={name}", labels::CLUSTER));
+    let nodes: Api<KmsNode> = Api::namespaced(client(), namespace);
+    let epochs: Api<KeyEpoch> = Api::namespaced(client(), namespace);
+    let pods: Api<Pod> = Api::namespaced(client(), namespace);
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client(), namespace);
+    let records: Api<ConfigMap> = Api::namespaced(client(), namespace);
+    Ok(Some(Read {
+        cluster,
+        nodes: nodes.list(&ours).await?.items,
+        epochs: epochs.list(&ours).await?.items,
+        pods: pods.list(&ours).await?.items,
+        claims: claims.list(&ours).await?.items,
+        record: records.get_opt(&names::record(name)).await?,
+    }))
+}
+
+fn remembered(context: &Context, key: &str) -> Memory {
+    context.memory.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned().unwrap_or_default()
+}
+
+async fn newest_block(
+    context: &Context,
+    cluster: &KmsCluster,
+    memory: &mut Memory,
+    now: jiff::Timestamp,
+) -> (Result<u64, BlockFault>, u64) {
+    let restarted = memory.tracker.is_none();
+    let status = cluster.status.as_ref();
+    let recorded = status.and_then(|status| status.last_decision_block.max(status.last_processed_boundary));
+    let tracker = memory.tracker.get_or_insert_with(|| Tracker::from_record(recorded, now));
+    let answer = match &cluster.spec.schedule.source {
+        Source { ethereum: Some(chain), .. } => {
+            let urls = match (&chain.urls, &chain.urls_secret) {
+                (Some(urls), _) => urls.clone(),
+                (None, Some(secret)) => mounted_urls(&context.options.chains_folder.join(secret)),
+                (None, None) => Vec::new(),
+            };
+            Ethereum::new(urls, chain.chain_id, chain.finality, chain.confirmations).newest().await
+        }
+        Source { clock, .. } => {
+            let block_ms = clock.as_ref().map_or(12_000, |clock| clock.block_ms);
+            Clock { block_ms }.newest().await
+        }
+    };
+    let block = tracker.observe(answer, now, restarted);
+    (block, tracker.highest().unwrap_or(0))
+}
+
+/// The URLs in a mounted Secret. A missing one gives none, which the source reports as being down.
+fn mounted_urls(folder: &std::path::Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut files: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+    files.sort();
+    files.iter().filter_map(|file| std::fs::read_to_string(file).ok()).map(|url| url.trim().to_owned()).collect()
+}
+
+fn targets(read: &Read, name: &str, namespace: &str) -> BTreeMap<u32, Target> {
+    let target = |node: &KmsNode| {
+        let address = format!("{}:{}", names::node_host(name, node.spec.index, namespace), wire::ROUND_PORT);
+        Some((node.spec.index, Target { address, identity: node.spec.identity_key? }))
+    };
+    read.nodes.iter().filter_map(target).collect()
+}
+
+fn watched(read: &Read, block: u64, now: jiff::Timestamp) -> Vec<Watched> {
+    let cap = i64::from(read.cluster.spec.schedule.phase_timeout_seconds);
+    let overdue = |epoch: &KeyEpoch| {
+        let since = epoch.status.as_ref().filter(|status| round::is_open(Some(status))).and_then(round::entered);
+        since.is_some_and(|since| now.as_second() - since.0.as_second() >= cap)
+    };
+    let watched = |epoch: &KeyEpoch| Watched {
+        spec: epoch.spec.clone(),
+        status: epoch.status.clone(),
+        block,
+        overdue: overdue(epoch),
+    };
+    read.epochs.iter().map(watched).collect()
+}
+
+async fn apply_objects(context: &Context, fleet: &Fleet<'_>, state: &State) -> Result<bool, Failure> {
+    let client = &context.client;
+    let active = state.active().map(|(_, epoch)| epoch.spec.threshold);
+    let next = state.open().map(|(_, epoch)| epoch.spec.threshold);
+    let thresholds = active.into_iter().chain(next).chain([fleet.cluster.spec.effective_threshold()]);
+    let mut wrote = apply::apply(client, &network::headless_service(fleet)).await?;
+    wrote |= apply::apply(client, &network::client_service(fleet)).await?;
+    wrote |= apply::apply(client, &network::disruption_budget(fleet, thresholds)).await?;
+    wrote |= apply::apply(client, &access::client_role(fleet)).await?;
+    if let Some(policy) = network::network_policy(fleet, &context.options.namespace) {
+        wrote |= apply::apply(client, &policy).await?;
+    }
+    Ok(wrote)
+}
+
+fn pace(state: &State, cluster: &KmsCluster, wrote: bool, now: jiff::Timestamp) -> Duration {
+    if wrote || report::is_busy(state) {
+        return BUSY;
+    }
+    // Who has come back is heard from the nodes, not from the API server.
+    let confirmed =
+        |status: &keyfleet_crds::KeyEpochStatus| status.phase == Some(keyfleet_crds::epoch::Phase::Confirmed);
+    let unconfirmed = state.active().is_some_and(|(_, epoch)| !epoch.status.as_ref().is_some_and(confirmed));
+    match &cluster.spec.schedule.source {
+        Source { ethereum: Some(_), .. } => ASK_CHAIN,
+        _ if unconfirmed => ASK_CHAIN,
+        Source { clock, .. } => {
+            let block_ms = clock.as_ref().map_or(12_000, |clock| clock.block_ms);
+            let next = state.cluster.status.next_boundary.and_then(|next| clock::begins_at(next, block_ms));
+            let wait = next.map(|next| next.as_millisecond() - now.as_millisecond());
+            let wait = wait.and_then(|ms| u64::try_from(ms).ok()).map(|ms| Duration::from_millis(ms + 50));
+            wait.unwrap_or(IDLE).clamp(BUSY, IDLE)
+        }
+    }
+}
+
+/// What people are told of a write.
+fn event(action: &Write, cluster: &KmsCluster) -> Option<Event> {
+    let before = cluster.status.as_ref();
+    let (type_, reason, note) = match action {
+        Write::MintClusterId { .. } => (EventType::Normal, "ClusterCreated", "a cluster id was minted".to_owned()),
+        Write::CreateEpoch(plan) => (
+            EventType::Normal,
+            "RoundStarted",
+            format!(
+                "attempt {} for block {}: {:?} among {} nodes",
+                plan.number,
+                plan.block,
+                plan.kind,
+                plan.receivers.len()
+            ),
+        ),
+        Write::CreateNode(node) => (EventType::Normal, "NodeCreated", format!("node {} was made", node.index)),
+        Write::UpdateNode { spec, .. } if spec.removed => {
+            (EventType::Normal, "NodeRemoved", format!("node {} is being let go", spec.index))
+        }
+        Write::UpdateNode { spec, .. } => {
+            (EventType::Normal, "IdentityPinned", format!("the identity of node {} is pinned", spec.index))
+        }
+        Write::UpdateEpoch { number, status, .. } => match (&status.phase, &status.failure) {
+            (Some(keyfleet_crds::epoch::Phase::Active), _) => {
+                (EventType::Normal, "EpochActive", format!("epoch {number} is active"))
+            }
+            (_, Some(failure)) => (EventType::Warning, "RoundFailed", format!("attempt {number}: {}", failure.message)),
+            _ => return None,
+        },
+        Write::UpdateCluster { status, .. } => {
+            let blocked = Some(keyfleet_crds::cluster::Phase::Blocked);
+            if status.phase != blocked || before.is_some_and(|before| before.phase == blocked) {
+                return None;
+            }
+            (EventType::Warning, "Blocked", status.reason.clone().unwrap_or_default())
+        }
+        _ => return None,
+    };
+    let note = Some(note.chars().take(1000).collect());
+    Some(Event { type_, reason: reason.into(), note, action: "Reconcile".into(), secondary: None })
+}
+
+async fn publish(context: &Context, cluster: &KmsCluster, event: &Event) {
+    // Events are a courtesy: a refused one changes nothing.
+    if let Err(error) = context.recorder.publish(event, &cluster.object_ref(&())).await {
+        tracing::warn!(%error, "an event could not be published");
+    }
+}

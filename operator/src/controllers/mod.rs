@@ -1,0 +1,195 @@
+//! The controllers: the thin shell around [`crate::decide`] and [`crate::build`].
+//!
+//! | Controller | Watches | Does |
+//! |---|---|---|
+//! | [`cluster`] | `KmsCluster`; its `KmsNode`s, `KeyEpoch`s, record, Services | decides on members and rounds; Services, budget, policy, status |
+//! | [`node`] | `KmsNode`; its Pod and ConfigMap | volume claim, seal, account, Role, Pod, status |
+//!
+//! Rounds are decided with their cluster, not by a controller of their own: one round at a time is a decision of the
+//! cluster, and each `KeyEpoch` that changes wakes it. Each reconcile has five steps: dereference (client), validate (pure),
+//! build (pure), apply (client), status.
+
+pub mod apply;
+mod carry_out;
+pub mod cluster;
+pub mod node;
+mod observe;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, labels, names};
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::{Action, Config};
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::{Controller, watcher};
+use kube::{Api, Client, ResourceExt};
+
+use crate::blocks::Tracker;
+use crate::heard::Nodes;
+use crate::metrics::Metrics;
+
+/// Reconciles of one controller that run at once.
+const CONCURRENCY: u16 = 8;
+/// The longest wait after failures.
+const BACK_OFF_MAX: Duration = Duration::from_secs(300);
+
+/// Why a reconcile ended early.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The API server refused or did not answer.
+    #[error("the API server: {0}")]
+    Api(#[from] kube::Error),
+    /// The object is not what its schema says; it waits for a change.
+    #[error("the object cannot be read: {0}; correct it")]
+    Malformed(String),
+}
+
+impl Failure {
+    /// Whether a write lost its race: read and decide again, at once.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Api(kube::Error::Api(status)) if status.code == 409)
+    }
+
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Api(_) if self.is_conflict() => "conflict",
+            Self::Api(_) => "api",
+            Self::Malformed(_) => "malformed",
+        }
+    }
+}
+
+/// Where the operator works and with what.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Its own namespace.
+    pub namespace: String,
+    /// The only namespace that it watches; all when `None`.
+    pub watch_namespace: Option<String>,
+    /// The node image that it brings.
+    pub node_image: String,
+    /// Where Secrets with chain URLs are mounted, a folder each.
+    pub chains_folder: std::path::PathBuf,
+}
+
+/// What reconciles share.
+pub struct Context {
+    pub(crate) client: Client,
+    pub(crate) options: Options,
+    pub(crate) nodes: Arc<dyn Nodes>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) recorder: Recorder,
+    failures: Mutex<HashMap<String, u32>>,
+    pub(crate) memory: Mutex<HashMap<String, Memory>>,
+}
+
+/// What this process remembers of a cluster. All of it can be gathered again.
+#[derive(Clone, Default)]
+pub(crate) struct Memory {
+    pub(crate) tracker: Option<Tracker>,
+    pub(crate) starved_since: Option<u64>,
+}
+
+impl Context {
+    /// A context for [`run`].
+    #[must_use]
+    pub fn new(client: Client, options: Options, nodes: Arc<dyn Nodes>, metrics: Arc<Metrics>) -> Arc<Self> {
+        let reporter = Reporter { controller: labels::FIELD_MANAGER.into(), instance: None };
+        let recorder = Recorder::new(client.clone(), reporter);
+        let (failures, memory) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { client, options, nodes, metrics, recorder, failures, memory })
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        match &self.options.watch_namespace {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace),
+            None => Api::all(self.client.clone()),
+        }
+    }
+
+    fn succeeded(&self, key: &str) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+
+    /// The wait after one more failure of this object: a second, doubled each time.
+    fn failed(&self, key: String) -> Duration {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = failures.entry(key).or_default();
+        *count = count.saturating_add(1);
+        Duration::from_secs(2_u64.saturating_pow(count.saturating_sub(1).min(20))).min(BACK_OFF_MAX)
+    }
+}
+
+/// Runs the controllers until the process is told to stop.
+pub async fn run(context: Arc<Context>) {
+    let of = || watcher::Config::default().any_semantic();
+    let ours = || of().labels(labels::CLUSTER);
+    let config = || Config::default().concurrency(CONCURRENCY);
+    let clusters = Controller::new(context.api::<DeserializeGuard<KmsCluster>>(), of())
+        .with_config(config())
+        .watches(context.api::<DeserializeGuard<KmsNode>>(), of(), |node| by_label(&node))
+        .watches(context.api::<DeserializeGuard<KeyEpoch>>(), of(), |epoch| by_label(&epoch))
+        .watches(context.api::<ConfigMap>(), ours(), |map| by_label(&map))
+        .watches(context.api::<Pod>(), ours(), |pod| by_label(&pod))
+        .shutdown_on_signal()
+        .run(cluster::reconcile, on_error, context.clone())
+        .for_each(async |result| log("KmsCluster", result));
+    let nodes = Controller::new(context.api::<DeserializeGuard<KmsNode>>(), of())
+        .with_config(config())
+        .watches(context.api::<DeserializeGuard<KmsCluster>>(), of(), |cluster| nodes_of(&cluster))
+        .owns(context.api::<Pod>(), ours())
+        .owns(context.api::<ConfigMap>(), ours())
+        .shutdown_on_signal()
+        .run(node::reconcile, on_error, context.clone())
+        .for_each(async |result| log("KmsNode", result));
+    tokio::join!(clusters, nodes);
+}
+
+/// A cluster's nodes, which it may keep from having pods.
+fn nodes_of(cluster: &DeserializeGuard<KmsCluster>) -> Vec<ObjectRef<DeserializeGuard<KmsNode>>> {
+    let Ok(cluster) = &cluster.0 else { return Vec::new() };
+    let status = cluster.status.as_ref();
+    let (name, namespace) = (cluster.name_any(), cluster.namespace().unwrap_or_default());
+    let node = |index| ObjectRef::new(&names::node(&name, index)).within(&namespace);
+    status.into_iter().flat_map(|status| &status.node_summary).map(|summary| node(summary.index)).collect()
+}
+
+fn by_label<K>(object: &impl ResourceExt) -> Option<ObjectRef<DeserializeGuard<K>>>
+where
+    K: kube::Resource<DynamicType = ()>,
+    DeserializeGuard<K>: kube::Resource<DynamicType = ()>,
+{
+    let name = object.labels().get(labels::CLUSTER)?;
+    Some(ObjectRef::new(name).within(&object.namespace()?))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the controller hands them over by value")]
+fn on_error<K>(object: Arc<DeserializeGuard<K>>, failure: &Failure, context: Arc<Context>) -> Action
+where
+    K: kube::Resource<DynamicType = ()>,
+    DeserializeGuard<K>: ResourceExt,
+{
+    context.metrics.failed(&K::kind(&()), failure.label());
+    if matches!(failure, Failure::Malformed(_)) {
+        return Action::await_change();
+    }
+    let key = format!("{}/{}/{}", K::kind(&()), object.namespace().unwrap_or_default(), object.name_any());
+    Action::requeue(if failure.is_conflict() { Duration::from_millis(200) } else { context.failed(key) })
+}
+
+fn log<O: std::fmt::Debug, A, E: std::fmt::Display>(kind: &str, result: Result<(O, A), E>) {
+    if let Err(error) = result {
+        tracing::warn!(kind, %error, "a reconcile failed; it is tried again");
+    }
+}

@@ -1,0 +1,231 @@
+//! The controller of `KmsNode`s: the objects of one node, and its Pod while there is a live cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use keyfleet_crds::conditions::{self, NodeCondition, Reason};
+use keyfleet_crds::node::Volume;
+use keyfleet_crds::{KmsCluster, KmsNode, KmsNodeStatus, labels, names};
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::Action;
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+
+use super::{Context, Failure, apply};
+use crate::build::{Fleet, access, config, pod, storage};
+
+/// How soon a node at rest is looked at again.
+const IDLE: Duration = Duration::from_secs(300);
+
+/// One reconcile.
+///
+/// # Errors
+/// What stopped it; the controller tries again.
+pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsNode>>, context: Arc<Context>) -> Result<Action, Failure> {
+    let node = guarded.0.as_ref().map_err(|error| Failure::Malformed(error.error.clone()))?;
+    let namespace = node.namespace().unwrap_or_default();
+    let key = format!("KmsNode/{namespace}/{}", node.name_any());
+    let timer = context.metrics.reconcile("KmsNode");
+    let client = &context.client;
+
+    // Dereference.
+    let clusters: Api<KmsCluster> = Api::namespaced(client.clone(), &namespace);
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &namespace);
+    let cluster = clusters.get_opt(&node.spec.cluster_name).await?;
+    let live = cluster.filter(|cluster| {
+        let id = cluster.status.as_ref().and_then(|status| status.cluster_id);
+        cluster.metadata.deletion_timestamp.is_none() && id == Some(node.spec.cluster_id)
+    });
+    let pod = pods.get_opt(&node.name_any()).await?;
+
+    // A KmsNode without a live KmsCluster has no Pod; neither has one that is being deleted or has erased itself.
+    let erased = node
+        .status
+        .as_ref()
+        .and_then(|status| status.erasure)
+        .is_some_and(|erasure| erasure == keyfleet_crds::cluster::status::Erasure::Proven);
+    let Some(cluster) = live.filter(|_| node.metadata.deletion_timestamp.is_none() && !erased) else {
+        if let Some(pod) = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none() && is_ours(pod, node)) {
+            pods.delete(&pod.name_any(), &DeleteParams::default()).await?;
+            context.metrics.wrote("KmsNode");
+        }
+        return Ok(Action::await_change());
+    };
+
+    // Validate and build.
+    let Ok(fleet) = Fleet::of(&cluster, &context.options.node_image) else { return Ok(Action::await_change()) };
+    let index = node.spec.index;
+
+    // Apply: the account first, the Pod last.
+    let mut wrote = apply::apply(client, &access::service_account(&fleet, node)).await?;
+    wrote |= apply::apply(client, &access::node_role(&fleet, index)).await?;
+    wrote |= apply::apply(client, &access::node_role_binding(&fleet, index)).await?;
+    wrote |= apply::apply(client, &config::config_map(&fleet, node)).await?;
+    let claim = claims.get_opt(&names::volume_claim(fleet.name, index)).await?;
+    match &claim {
+        None => {
+            apply::create(client, &storage::claim(&fleet, index)).await?;
+            // What is there already answers 409 and shows nothing: the operator cannot read a seal.
+            apply::create(client, &storage::seal(&fleet, index)).await?;
+            wrote = true;
+        }
+        Some(claim) => wrote |= grow(&claims, &fleet, claim).await?,
+    }
+    match &pod {
+        // The seal may have been lost while the volume stayed.
+        None => {
+            apply::create(client, &storage::seal(&fleet, index)).await?;
+            wrote |= apply::create(client, &pod::pod(&fleet, node)).await?;
+        }
+        Some(pod) if is_over(pod) && pod.metadata.deletion_timestamp.is_none() => {
+            // Never by force: a second pod of an index must not come to be while the first may run.
+            pods.delete(&pod.name_any(), &DeleteParams::default()).await?;
+            wrote = true;
+        }
+        Some(_) => {}
+    }
+
+    // Status.
+    let before = node.status.clone().unwrap_or_default();
+    let after = status(client, node, pod.as_ref(), claim.as_ref()).await;
+    if after != before {
+        write_status(client, &namespace, node, &after).await?;
+        wrote = true;
+    }
+    if wrote {
+        context.metrics.wrote("KmsNode");
+    }
+    context.succeeded(&key);
+    timer.done();
+    Ok(Action::requeue(IDLE))
+}
+
+/// A Pod of this name that another owner controls is left alone.
+fn is_ours(pod: &Pod, node: &KmsNode) -> bool {
+    pod.owner_references().iter().any(|owner| Some(&owner.uid) == node.metadata.uid.as_ref())
+}
+
+fn is_over(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Failed" | "Succeeded"))
+}
+
+/// Volumes grow with the spec; they never shrink, which the kind's own rule says.
+async fn grow(
+    claims: &Api<PersistentVolumeClaim>,
+    fleet: &Fleet<'_>,
+    claim: &PersistentVolumeClaim,
+) -> Result<bool, Failure> {
+    let wanted = &fleet.cluster.spec.storage.size;
+    let requests = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref());
+    if requests.and_then(|requests| requests.get("storage")).is_some_and(|size| size.0 == *wanted) {
+        return Ok(false);
+    }
+    let patch = json!({ "spec": { "resources": { "requests": { "storage": wanted } } } });
+    claims.patch(&claim.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await?;
+    Ok(true)
+}
+
+async fn status(
+    client: &Client,
+    node: &KmsNode,
+    pod: Option<&Pod>,
+    claim: Option<&PersistentVolumeClaim>,
+) -> KmsNodeStatus {
+    let mut after = node.status.clone().unwrap_or_default();
+    after.observed_generation = node.metadata.generation;
+    if let Some(worker) = pod.and_then(|pod| pod.spec.as_ref()?.node_name.clone()) {
+        if after.worker.as_ref() != Some(&worker) {
+            // An operator for one namespace may not read workers: then the zone is not known.
+            let found = Api::<Node>::all(client.clone()).get_opt(&worker).await.ok().flatten();
+            after.zone = found.and_then(|node| node.labels().get("topology.kubernetes.io/zone").cloned());
+        }
+        after.worker = Some(worker);
+    }
+    after.image = pod.and_then(|pod| pod.spec.as_ref()?.containers.first()?.image.clone()).or(after.image);
+    if let Some(claim) = claim {
+        let name = claim.spec.as_ref().and_then(|spec| spec.volume_name.clone());
+        let known = after.volume.as_ref().filter(|volume| volume.name == name).and_then(|volume| volume.handle.clone());
+        let handle = match (&name, known) {
+            (_, Some(handle)) => Some(handle),
+            (Some(name), None) => {
+                let volume = Api::<PersistentVolume>::all(client.clone()).get_opt(name).await.ok().flatten();
+                volume.and_then(|volume| Some(volume.spec?.csi?.volume_handle))
+            }
+            (None, None) => None,
+        };
+        after.volume = Some(Volume { claim: claim.name_any(), name, handle });
+    }
+    let now = Time(jiff::Timestamp::now());
+    for (type_, truth, reason, message) in conditions_of(node, pod) {
+        let new = conditions::condition(type_.as_str(), truth, reason, message, node.metadata.generation, now.clone());
+        conditions::set(&mut after.conditions, new);
+    }
+    after
+}
+
+fn conditions_of(node: &KmsNode, pod: Option<&Pod>) -> Vec<(NodeCondition, Option<bool>, Reason, String)> {
+    let pod_conditions = pod.and_then(|pod| pod.status.as_ref()?.conditions.clone()).unwrap_or_default();
+    let is = |type_: &str, status: &str| pod_conditions.iter().find(|one| one.type_ == type_ && one.status == status);
+    let name = node.name_any();
+    let ready = match is("Ready", "True") {
+        Some(_) => (NodeCondition::Ready, Some(true), Reason::AsExpected, "the node serves".to_owned()),
+        None => {
+            let message = format!("the pod is not ready: kubectl describe pod {name}");
+            (NodeCondition::Ready, Some(false), Reason::Starting, message)
+        }
+    };
+    let offered = node.status.as_ref().and_then(|status| status.node.as_ref()?.offer.as_ref()).map(|offer| offer.key);
+    let pinned = match (node.spec.identity_key, offered) {
+        (None, _) => (
+            NodeCondition::IdentityPinned,
+            Some(false),
+            Reason::IdentityMissing,
+            "the node has not offered an identity key yet".to_owned(),
+        ),
+        (Some(pin), Some(shown)) if pin != shown => (
+            NodeCondition::IdentityPinned,
+            Some(false),
+            Reason::IdentityLost,
+            format!(
+                "the node shows another identity key than the pinned one: its key material is lost. Replace it by naming \
+                 index {} in the KmsCluster's removeNodes",
+                node.spec.index
+            ),
+        ),
+        _ => (NodeCondition::IdentityPinned, Some(true), Reason::AsExpected, "the identity is pinned".to_owned()),
+    };
+    let placed = match is("PodScheduled", "False") {
+        Some(condition) => (
+            NodeCondition::Placed,
+            Some(false),
+            Reason::Unschedulable,
+            format!(
+                "no worker takes the pod: {}. If its worker is gone for good, taint it with \
+                 node.kubernetes.io/out-of-service, or replace the node by removeNodes",
+                condition.message.as_deref().unwrap_or("no reason is given")
+            ),
+        ),
+        None => {
+            (NodeCondition::Placed, Some(true), Reason::AsExpected, "the node has a worker, or gets one".to_owned())
+        }
+    };
+    vec![ready, pinned, placed]
+}
+
+/// A merge patch of the operator's part: `status.node` is the node's own, and is not in it.
+async fn write_status(client: &Client, namespace: &str, node: &KmsNode, after: &KmsNodeStatus) -> Result<(), Failure> {
+    let nodes: Api<KmsNode> = Api::namespaced(client.clone(), namespace);
+    let mut status = serde_json::to_value(after).map_err(kube::Error::SerdeError)?;
+    if let Some(fields) = status.as_object_mut() {
+        fields.remove("node");
+    }
+    let patch = json!({ "metadata": { "resourceVersion": node.resource_version() }, "status": status });
+    let parameters = PatchParams { field_manager: Some(labels::FIELD_MANAGER.into()), ..PatchParams::default() };
+    nodes.patch_status(&node.name_any(), &parameters, &Patch::Merge(&patch)).await?;
+    Ok(())
+}

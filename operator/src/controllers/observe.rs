@@ -1,0 +1,164 @@
+//! From objects as they were read to the [`State`] that decisions rest on. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
+use keyfleet_crds::record::Record;
+use keyfleet_crds::values::{ClusterId, IdentityKey};
+use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, labels, names};
+use keyfleet_threshold::coordination::Offer;
+use keyfleet_threshold::identifiers::Digest;
+use keyfleet_threshold::identity::{IdentityPublicKey, Signature};
+use keyfleet_threshold::prekey::SignedPrekeySet;
+use kube::ResourceExt;
+
+use crate::blocks::BlockFault;
+use crate::decide::State;
+use crate::decide::state::{Cluster, Epoch, Heard, Node, Recorded};
+
+/// So many seconds a deletion waits for pods to end.
+const STOP_SECONDS_MAX: i64 = 300;
+
+/// What was read of one cluster.
+pub(super) struct Read {
+    pub(super) cluster: KmsCluster,
+    pub(super) nodes: Vec<KmsNode>,
+    pub(super) epochs: Vec<KeyEpoch>,
+    pub(super) pods: Vec<Pod>,
+    pub(super) claims: Vec<PersistentVolumeClaim>,
+    pub(super) record: Option<ConfigMap>,
+}
+
+/// The state, but for what nodes said.
+pub(super) fn observe(
+    read: &Read,
+    heard: Heard,
+    block: Result<u64, BlockFault>,
+    last_block: u64,
+    starved_since: Option<u64>,
+    now: jiff::Timestamp,
+) -> State {
+    let name = read.cluster.name_any();
+    let status = read.cluster.status.clone().unwrap_or_default();
+    let cluster = Cluster {
+        generation: read.cluster.metadata.generation.unwrap_or(0),
+        resource_version: read.cluster.resource_version().unwrap_or_default(),
+        deleting: read.cluster.metadata.deletion_timestamp.is_some(),
+        finalizer: has_finalizer(&read.cluster, labels::CLUSTER_FINALIZER),
+        reshare_request: read.cluster.annotations().get(labels::RESHARE_REQUEST).cloned(),
+        spec: read.cluster.spec.clone(),
+        status,
+        name: name.clone(),
+    };
+    let nodes = read.nodes.iter().filter(|node| node.spec.cluster_name == name).map(|node| {
+        let pod = read.pods.iter().find(|pod| pod.name_any() == node.name_any());
+        (node.spec.index, self::node(node, pod))
+    });
+    let epochs = read.epochs.iter().filter(|epoch| epoch.name_any() == names::epoch(&name, epoch.spec.number));
+    let id_of = |claim: &PersistentVolumeClaim| claim.labels().get(labels::CLUSTER_ID).cloned().unwrap_or_default();
+    State {
+        nodes: nodes.collect(),
+        epochs: epochs.map(|epoch| (epoch.spec.number, self::epoch(epoch))).collect(),
+        record: recorded(read.record.as_ref()),
+        volumes: read.claims.iter().map(|claim| (claim.name_any(), id_of(claim))).collect::<BTreeMap<_, _>>(),
+        stopped: read.pods.is_empty() || waited_long_enough(&read.cluster, now),
+        cluster,
+        heard,
+        block,
+        last_block,
+        starved_since,
+        now,
+    }
+}
+
+/// A pod on a worker that is gone may never end; its volume keeps what it did not flush.
+fn waited_long_enough(cluster: &KmsCluster, now: jiff::Timestamp) -> bool {
+    let since = cluster.metadata.deletion_timestamp.as_ref();
+    since.is_some_and(|since| now.as_second() - since.0.as_second() >= STOP_SECONDS_MAX)
+}
+
+fn node(node: &KmsNode, pod: Option<&Pod>) -> Node {
+    let report = node.status.as_ref().and_then(|status| status.node.as_ref());
+    let offered = report.and_then(|report| report.offer.as_ref()).map(|offer| (offer.key, Signature(offer.proof.0)));
+    let offered = offered.filter(|(key, proof)| is_offer(node.spec.cluster_id, node.spec.index, *key, proof));
+    let pin = node.spec.identity_key.map(|key| IdentityPublicKey(key.0));
+    let sets = report.map(|report| report.prekey_sets.as_slice()).unwrap_or_default();
+    let offers = sets.iter().filter_map(|set| {
+        let signed = SignedPrekeySet::decode(&set.signed.0).ok()?;
+        let checked = signed.verify(&pin?)?;
+        let own = checked.node.value() == node.spec.index && checked.cluster.0 == node.spec.cluster_id.0;
+        let offer = Offer { number: checked.number, digest: signed.digest(), last_resort: checked.last_resort };
+        own.then_some(offer)
+    });
+    let status = node.status.as_ref();
+    let pod_status = pod.and_then(|pod| pod.status.as_ref());
+    let conditions = pod_status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    Node {
+        resource_version: node.resource_version().unwrap_or_default(),
+        deleting: node.metadata.deletion_timestamp.is_some(),
+        spec: node.spec.clone(),
+        offered: offered.map(|(key, _)| key),
+        offers: offers.collect(),
+        ready: conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"),
+        problems: report
+            .map(|report| report.problems.iter().map(|one| (one.reason.clone(), one.message.clone())).collect())
+            .unwrap_or_default(),
+        worker: pod.and_then(|pod| pod.spec.as_ref()?.node_name.clone()),
+        zone: status.and_then(|status| status.zone.clone()),
+        volume_handle: status.and_then(|status| status.volume.as_ref()?.handle.clone()),
+        position: report.and_then(|report| report.replication.as_ref()).map(|at| keyfleet_crds::record::Position {
+            term: at.term,
+            sequence: at.sequence,
+            hash: at.hash,
+        }),
+        erased: status.and_then(|status| status.erasure) == Some(keyfleet_crds::cluster::status::Erasure::Proven),
+        plan_versions: report.map(|report| report.plan_versions.clone()).unwrap_or_default(),
+    }
+}
+
+/// Whether the key signed itself for exactly this index of this cluster: SHA-256 over `KEYFLEET-V1-OFFER`, a zero byte,
+/// cluster id, index (u32, big-endian) and key, signed as every digest is.
+fn is_offer(cluster: ClusterId, index: u32, key: IdentityKey, proof: &Signature) -> bool {
+    let digest = Digest::of("KEYFLEET-V1-OFFER", &[&cluster.0, &index.to_be_bytes(), &key.0]);
+    IdentityPublicKey(key.0).verifies(&digest, proof)
+}
+
+fn epoch(epoch: &KeyEpoch) -> Epoch {
+    Epoch {
+        resource_version: epoch.resource_version().unwrap_or_default(),
+        finalizer: has_finalizer(epoch, labels::EPOCH_FINALIZER),
+        spec: epoch.spec.clone(),
+        status: epoch.status.clone(),
+    }
+}
+
+fn recorded(map: Option<&ConfigMap>) -> Recorded {
+    let Some(map) = map else { return Recorded::Absent };
+    match Record::from_data(map.data.as_ref().unwrap_or(&BTreeMap::new())) {
+        Ok(record) => {
+            Recorded::Present { resource_version: map.resource_version().unwrap_or_default(), record: Box::new(record) }
+        }
+        Err(error) => Recorded::Unreadable(error.to_string()),
+    }
+}
+
+fn has_finalizer(object: &impl ResourceExt, finalizer: &str) -> bool {
+    object.finalizers().iter().any(|one| one == finalizer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_offered_for_another_index_or_cluster_is_not_pinned() {
+        let identity = keyfleet_threshold::identity::IdentityKey::from_seed(&[7; 32]);
+        let (cluster, key) = (ClusterId([1; 16]), IdentityKey(identity.public().0));
+        let digest = Digest::of("KEYFLEET-V1-OFFER", &[&cluster.0, &3_u32.to_be_bytes(), &key.0]);
+        let proof = identity.sign(&digest);
+        assert!(is_offer(cluster, 3, key, &proof));
+        assert!(!is_offer(cluster, 4, key, &proof), "another index");
+        assert!(!is_offer(ClusterId([2; 16]), 3, key, &proof), "another cluster");
+        assert!(!is_offer(cluster, 3, IdentityKey([9; 32]), &proof), "another key");
+    }
+}

@@ -1,0 +1,345 @@
+//! What people read of a cluster: phase, conditions, summary. Computed anew each time and written when it differs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use keyfleet_crds::KmsClusterStatus;
+use keyfleet_crds::cluster::Phase;
+use keyfleet_crds::cluster::status::{Erasure, NodeSummary, RemovedNode};
+use keyfleet_crds::conditions::{self, ClusterCondition, Reason};
+use keyfleet_crds::labels;
+
+use super::gate::{self, Stop};
+use super::state::State;
+use super::{Action, Waiting, membership, rounds};
+use crate::round;
+
+/// The most removed nodes that a status lists: the newest.
+const REMOVED_MAX: usize = 100;
+
+/// The write of the report, if it says anything new.
+#[must_use]
+pub fn action(state: &State, stop: Option<&Stop>, waiting: Option<&Waiting>) -> Vec<Action> {
+    let after = status(state, stop, waiting);
+    if after == state.cluster.status { Vec::new() } else { vec![Action::update_cluster(state, after)] }
+}
+
+/// The status with the report in it; what is written by compare-and-swap stays as it is.
+#[must_use]
+pub fn status(state: &State, stop: Option<&Stop>, waiting: Option<&Waiting>) -> KmsClusterStatus {
+    let (cluster, spec) = (&state.cluster, &state.cluster.spec);
+    let facts = Facts::of(state, stop, waiting);
+    let mut after = cluster.status.clone();
+    after.observed_generation = Some(cluster.generation);
+    after.threshold = Some(spec.effective_threshold());
+    after.min_holders = Some(spec.effective_min_holders());
+    after.nodes = Some(count(state.nodes.values().filter(|node| !node.spec.removed).count()));
+    after.ready_nodes = Some(count(facts.ready.len()));
+    after.ready = Some(format!("{}/{}", facts.ready.len(), spec.nodes));
+    after.selector = Some(labels::node_selector(&cluster.name));
+    after.next_boundary = next_boundary(state);
+    after.node_summary = summary(state);
+    after.removed_nodes = removed(state, &facts.members);
+    let (phase, reason) = phase(state, &facts);
+    after.phase = Some(phase);
+    after.reason = Some(reason);
+    let now = Time(state.now);
+    for (type_, truth, reason, message) in conditions_of(state, &facts) {
+        let new = conditions::condition(type_.as_str(), truth, reason, message, Some(cluster.generation), now.clone());
+        conditions::set(&mut after.conditions, new);
+    }
+    after
+}
+
+struct Facts<'a> {
+    members: membership::Members,
+    ready: BTreeSet<u32>,
+    needed: usize,
+    has_key: bool,
+    stop: Option<&'a Stop>,
+    waiting: Option<&'a Waiting>,
+}
+
+impl<'a> Facts<'a> {
+    fn of(state: &State, stop: Option<&'a Stop>, waiting: Option<&'a Waiting>) -> Self {
+        let active = state.active();
+        let ready = state.nodes.iter().filter(|(_, node)| node.ready);
+        let receives = |index: &u32| {
+            active.is_none_or(|(_, epoch)| epoch.spec.receivers.iter().any(|receiver| receiver.index == *index))
+        };
+        Self {
+            members: membership::members(state),
+            ready: ready.map(|(index, _)| *index).filter(receives).collect(),
+            needed: active.map_or(state.cluster.spec.effective_threshold(), |(_, epoch)| epoch.spec.threshold) as usize,
+            has_key: active.is_some(),
+            stop,
+            waiting,
+        }
+    }
+
+    fn serves(&self) -> bool {
+        self.has_key && self.ready.len() >= self.needed
+    }
+
+    fn changing(&self, state: &State) -> bool {
+        let receivers = state.active().map(|(_, epoch)| epoch.spec.receivers.iter().map(|r| r.index).collect());
+        self.members.missing > 0 || receivers.is_some_and(|receivers: BTreeSet<u32>| receivers != self.members.stay)
+    }
+}
+
+fn phase(state: &State, facts: &Facts<'_>) -> (Phase, String) {
+    if state.cluster.deleting {
+        return (Phase::Deleting, "the KmsCluster is being deleted".into());
+    }
+    if let Some(stop) = facts.stop.filter(|stop| stop.needs_person) {
+        return (Phase::Blocked, stop.message.clone());
+    }
+    if state.cluster.spec.paused {
+        return (Phase::Paused, "spec.paused is set; nodes serve on. Set it to false to go on".into());
+    }
+    if !facts.has_key {
+        let reason = facts.waiting.map(ToString::to_string);
+        return match state.open() {
+            Some((number, _)) => (Phase::Genesis, format!("attempt {number} generates the key")),
+            None => {
+                let stop = facts.stop.map(|stop| stop.message.clone());
+                (Phase::Starting, stop.or(reason).unwrap_or_else(|| "the nodes are being started".into()))
+            }
+        };
+    }
+    if !facts.serves() {
+        return (Phase::Unavailable, unavailable(state, facts));
+    }
+    if let Some(stop) = facts.stop {
+        return (Phase::Degraded, stop.message.clone());
+    }
+    if facts.changing(state) {
+        return (Phase::Changing, "nodes are being added, removed or replaced".into());
+    }
+    if let Some((_, message)) = degraded(state, facts) {
+        return (Phase::Degraded, message);
+    }
+    (Phase::Ready, "the fleet serves".into())
+}
+
+fn unavailable(state: &State, facts: &Facts<'_>) -> String {
+    let down: Vec<String> = facts
+        .members
+        .stay
+        .iter()
+        .filter(|index| !facts.ready.contains(index))
+        .map(|index| keyfleet_crds::names::node(&state.cluster.name, *index))
+        .collect();
+    format!(
+        "{} of the {} nodes that are needed are ready; not ready: {}. Look at these pods: kubectl describe pod {}",
+        facts.ready.len(),
+        facts.needed,
+        down.join(", "),
+        down.join(" ")
+    )
+}
+
+/// What needs a look although the fleet serves.
+fn degraded(state: &State, facts: &Facts<'_>) -> Option<(Reason, String)> {
+    if let Some(stop) = facts.stop.filter(|stop| stop.reason != Reason::Paused) {
+        return Some((stop.reason, stop.message.clone()));
+    }
+    if let Some((index, (reason, message))) =
+        state.nodes.iter().find_map(|(index, node)| Some((index, node.problems.first()?)))
+    {
+        let known = Reason::ALL.iter().copied().find(|known| known.as_str() == reason).unwrap_or(Reason::Unknown);
+        return Some((known, format!("node {index}: {message}")));
+    }
+    let failures = state.cluster.status.failures_in_row.unwrap_or(0);
+    if failures > 0 {
+        let last = state.epochs.values().rev().find_map(|epoch| epoch.status.as_ref()?.failure.as_ref());
+        let why = last.map_or_else(String::new, |failure| format!(": {}", failure.message));
+        return Some((Reason::RoundFailed, format!("{failures} rounds in a row failed{why}")));
+    }
+    if let Some(waiting @ (Waiting::Planning(_) | Waiting::Convert(_) | Waiting::VersionsDiffer)) = facts.waiting {
+        let reason =
+            if matches!(waiting, Waiting::VersionsDiffer) { Reason::VersionsDiffer } else { Reason::NodesDown };
+        return Some((reason, format!("a round is due and waits: {waiting}")));
+    }
+    let down = facts.members.stay.iter().find(|index| state.nodes.get(index).is_some_and(|node| !node.ready));
+    down.filter(|_| facts.has_key && !facts.changing(state)).map(|index| {
+        let pod = keyfleet_crds::names::node(&state.cluster.name, *index);
+        (Reason::NodesDown, format!("node {index} is not ready: kubectl describe pod {pod}"))
+    })
+}
+
+type Said = (ClusterCondition, Option<bool>, Reason, String);
+
+fn conditions_of(state: &State, facts: &Facts<'_>) -> Vec<Said> {
+    use ClusterCondition as Is;
+    let serves = facts.serves();
+    let (_, why) = phase(state, facts);
+    let key = state.has_key();
+    let mut said: Vec<Said> = Vec::new();
+    said.push(match (serves, facts.has_key) {
+        (true, _) => (Is::Ready, Some(true), Reason::AsExpected, "an epoch is active and enough nodes serve it".into()),
+        (false, true) => (Is::Ready, Some(false), Reason::NodesDown, unavailable(state, facts)),
+        (false, false) => {
+            let reason = facts.stop.map_or(Reason::Starting, |stop| stop.reason);
+            (Is::Ready, Some(false), reason, why)
+        }
+    });
+    let progress = match state.open() {
+        Some(_) if !facts.has_key => Some((Reason::Genesis, "the key is being generated")),
+        _ if !key => Some((Reason::Starting, "nodes are being started")),
+        _ if facts.changing(state) => Some((Reason::Scaling, "nodes are being added, removed or replaced")),
+        _ => None,
+    };
+    said.push(match progress {
+        Some((reason, message)) => (Is::Progressing, Some(true), reason, message.into()),
+        None => (Is::Progressing, Some(false), Reason::AsExpected, "nothing is under way but routine reshares".into()),
+    });
+    said.push(match degraded(state, facts) {
+        Some((reason, message)) => (Is::Degraded, Some(true), reason, message),
+        None => (Is::Degraded, Some(false), Reason::AsExpected, "nothing needs a look".into()),
+    });
+    let failures = state.cluster.status.failures_in_row.unwrap_or(0);
+    said.push(match (facts.has_key, failures) {
+        (false, _) => (Is::EpochCurrent, Some(false), Reason::Starting, "there is no epoch yet".into()),
+        (true, 0) => (Is::EpochCurrent, Some(true), Reason::AsExpected, "the last round that was due succeeded".into()),
+        (true, _) => (
+            Is::EpochCurrent,
+            Some(false),
+            Reason::RoundFailed,
+            "the epoch before serves; the round is tried again".into(),
+        ),
+    });
+    said.push(replicated(state));
+    said.push(recoverable(state));
+    said.push(placement(state, facts));
+    let spare = facts.ready.len().checked_sub(facts.needed);
+    said.push(match spare {
+        Some(0) if facts.has_key => (
+            Is::QuorumAtRisk,
+            Some(true),
+            Reason::NodesDown,
+            format!(
+                "exactly {} nodes serve: one more away stops the fleet. {}",
+                facts.needed,
+                unavailable(state, facts)
+            ),
+        ),
+        _ => (Is::QuorumAtRisk, Some(false), Reason::AsExpected, "a node may be away".into()),
+    });
+    said.push(match (facts.has_key, spare) {
+        (true, None) => (Is::QuorumLost, Some(true), Reason::NodesDown, unavailable(state, facts)),
+        _ => (Is::QuorumLost, Some(false), Reason::AsExpected, "enough nodes serve, or there is no key yet".into()),
+    });
+    said
+}
+
+fn replicated(state: &State) -> Said {
+    let is = ClusterCondition::Replicated;
+    if state.cluster.spec.replication.is_none() {
+        let message = "spec.replication is not set: a node that loses its volume depends on the other nodes alone";
+        return (is, Some(false), Reason::NotConfigured, message.into());
+    }
+    let behind: Vec<u32> =
+        state.nodes.iter().filter(|(_, node)| node.position.is_none()).map(|(index, _)| *index).collect();
+    if behind.is_empty() {
+        return (is, Some(true), Reason::AsExpected, "every node's state has reached the bucket".into());
+    }
+    (is, Some(false), Reason::ReplicaUnavailable, format!("nodes {behind:?} have not reached the bucket yet"))
+}
+
+fn recoverable(state: &State) -> Said {
+    let is = ClusterCondition::Recoverable;
+    if state.cluster.spec.recovery.is_none() {
+        let message = "spec.recovery names no recipients: the loss of the whole cluster would lose the key for good";
+        return (is, Some(false), Reason::NoRecipients, message.into());
+    }
+    let (active, recoverable) = (state.cluster.status.active_epoch, state.cluster.status.recoverable_epoch);
+    if active.is_some() && active == recoverable {
+        return (is, Some(true), Reason::AsExpected, "the active epoch lies sealed to the recovery recipients".into());
+    }
+    (
+        is,
+        Some(false),
+        Reason::ReplicaUnavailable,
+        "the active epoch is not sealed to the recovery recipients yet".into(),
+    )
+}
+
+fn placement(state: &State, facts: &Facts<'_>) -> Said {
+    let is = ClusterCondition::PlacementAtRisk;
+    let nodes: Vec<_> = facts.members.stay.iter().filter_map(|index| state.nodes.get(index)).collect();
+    let spare = nodes.len().saturating_sub(facts.needed);
+    for (what, of) in [
+        ("worker", nodes.iter().filter_map(|node| node.worker.as_deref()).collect::<Vec<_>>()),
+        ("zone", nodes.iter().filter_map(|node| node.zone.as_deref()).collect()),
+    ] {
+        let mut at: BTreeMap<&str, usize> = BTreeMap::new();
+        of.into_iter().for_each(|place| *at.entry(place).or_default() += 1);
+        if let Some((place, held)) = at.into_iter().find(|(_, held)| *held >= facts.needed || *held > spare) {
+            let risk = if held >= facts.needed { "open the key" } else { "stop the fleet when it fails" };
+            let message = format!("{what} {place} holds {held} nodes, enough to {risk}: add a {what} and move pods");
+            return (is, Some(true), Reason::Unschedulable, message);
+        }
+    }
+    (is, Some(false), Reason::AsExpected, "no worker and no zone holds enough nodes to open the key or stop it".into())
+}
+
+fn summary(state: &State) -> Vec<NodeSummary> {
+    let epoch = |index: &u32| {
+        let held = state
+            .served()
+            .filter(|(_, epoch)| epoch.status.as_ref().is_some_and(|status| status.possessors.contains(index)));
+        held.map(|(number, _)| number).last()
+    };
+    state
+        .nodes
+        .iter()
+        .map(|(index, node)| NodeSummary {
+            index: *index,
+            ready: node.ready,
+            epoch: epoch(index),
+            worker: node.worker.clone(),
+            zone: node.zone.clone(),
+            problem: node.problems.first().map(|(reason, message)| format!("{reason}: {message}")),
+        })
+        .collect()
+}
+
+fn removed(state: &State, members: &membership::Members) -> Vec<RemovedNode> {
+    let mut list: BTreeMap<u32, RemovedNode> =
+        state.cluster.status.removed_nodes.iter().map(|node| (node.index, node.clone())).collect();
+    for (index, lost) in &members.leave {
+        let node = state.nodes.get(index);
+        let erasure = match node {
+            Some(node) if node.erased => Erasure::Proven,
+            _ if *lost => Erasure::Unproven,
+            _ => Erasure::Pending,
+        };
+        let without = state.served().find(|(_, epoch)| !epoch.spec.receivers.iter().any(|r| r.index == *index));
+        let entry = list.entry(*index).or_insert(RemovedNode { index: *index, erasure, since_epoch: None });
+        entry.erasure = erasure;
+        entry.since_epoch = entry.since_epoch.or(without.map(|(number, _)| number));
+    }
+    let skip = list.len().saturating_sub(REMOVED_MAX);
+    list.into_values().skip(skip).collect()
+}
+
+fn next_boundary(state: &State) -> Option<u64> {
+    let interval = u64::from(state.cluster.spec.schedule.interval_blocks);
+    let last = state.cluster.status.last_processed_boundary?;
+    // A round that is due and waits is shown as what it is: the boundary that was passed.
+    Some(last.saturating_add(interval))
+}
+
+fn count(of: usize) -> u32 {
+    u32::try_from(of).unwrap_or(u32::MAX)
+}
+
+/// Whether a round is under way, for the pace of reconciles.
+#[must_use]
+pub fn is_busy(state: &State) -> bool {
+    gate::reports(state).is_err()
+        || state.cluster.status.reservation.is_some()
+        || state.epochs.values().any(|epoch| round::is_open(epoch.status.as_ref()))
+        || rounds::due(state, &membership::members(state), state.last_block).is_some()
+}

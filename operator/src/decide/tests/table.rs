@@ -1,0 +1,163 @@
+//! What each situation leads to.
+
+use keyfleet_crds::conditions::Reason;
+
+use super::super::rounds::{Trigger, back_off_blocks, due};
+use super::super::state::{Recorded, State};
+use super::super::{Action, decide, gate, membership};
+use super::model::Model;
+
+/// A fleet of four with an active epoch, at rest.
+fn steady() -> (Model, State) {
+    let mut model = Model::calm(9);
+    model.settle();
+    let state = model.state(0);
+    (model, state)
+}
+
+fn starts(state: &State) -> bool {
+    decide(state).actions.iter().any(|action| match action {
+        Action::UpdateCluster { status, .. } => status.reservation.is_some(),
+        Action::CreateEpoch(_) => true,
+        _ => false,
+    })
+}
+
+#[test]
+fn only_a_boundary_a_changed_spec_or_a_request_starts_a_round() {
+    let (model, state) = steady();
+    let members = membership::members(&state);
+    let last = state.cluster.status.last_processed_boundary.unwrap();
+    assert_eq!(due(&state, &members, last + model.interval() - 1), None, "between boundaries");
+    let boundary = last + model.interval();
+    assert_eq!(due(&state, &members, boundary), Some(Trigger::Boundary(boundary)));
+    assert_eq!(due(&state, &members, last), None, "a boundary that was processed");
+    let mut asked = state.clone();
+    asked.cluster.reshare_request = Some("now".into());
+    assert_eq!(due(&asked, &members, last + 1), Some(Trigger::Request));
+    asked.cluster.status.answered_reshare_request = Some("now".into());
+    assert_eq!(due(&asked, &members, last + 1), None, "a request is answered once");
+    let mut smaller = state;
+    smaller.cluster.spec.nodes = 3;
+    let members = membership::members(&smaller);
+    assert_eq!(due(&smaller, &members, last + 1), Some(Trigger::Change));
+}
+
+#[test]
+fn what_forbids_a_round_says_why_and_what_to_do_and_starts_none() {
+    let (model, steady) = steady();
+    let boundary = steady.cluster.status.last_processed_boundary.unwrap() + model.interval();
+    let due = State { block: Ok(boundary), last_block: boundary, ..steady };
+    assert!(starts(&due), "nothing forbids it");
+    type Change = fn(&mut State);
+    let cases: [(&str, Change, Reason, &str); 5] = [
+        ("paused", |state| state.cluster.spec.paused = true, Reason::Paused, "Set it to false"),
+        (
+            "a process that has heard nobody",
+            |state| state.heard.highest.clear(),
+            Reason::AwaitingReports,
+            "look at the nodes' pods",
+        ),
+        (
+            "a node that proves a higher number",
+            |state| {
+                state.heard.highest.insert(2, 4_000);
+            },
+            Reason::RecordRolledBack,
+            "Restore a newer backup",
+        ),
+        (
+            "a source that went back",
+            |state| state.block = Err(crate::blocks::BlockFault::Reversed { before: 9, now: 3 }),
+            Reason::BlockSourceReversed,
+            "check the endpoint",
+        ),
+        (
+            "a record that cannot be read",
+            |state| state.record = Recorded::Unreadable("it is empty".into()),
+            Reason::EarlierLifeFound,
+            "Until then nothing is decided",
+        ),
+    ];
+    for (what, change, reason, advice) in cases {
+        let mut state = due.clone();
+        change(&mut state);
+        let stop = gate::start(&state).expect_err(what);
+        assert_eq!(stop.reason, reason, "{what}");
+        assert!(stop.message.contains(advice), "{what}: {}", stop.message);
+        assert!(!starts(&state), "{what}: a round was started");
+    }
+}
+
+#[test]
+fn genesis_is_refused_where_anything_of_an_earlier_life_is_left() {
+    let (_, with_key) = steady();
+    let mut model = Model::calm(10);
+    let mut fresh = model.state(0);
+    fresh.cluster.finalizer = true;
+    fresh.volumes.insert("keys-1-state".into(), "00112233445566778899aabbccddeeff".into());
+    let stop = gate::start(&fresh).unwrap_err();
+    assert_eq!(stop.reason, Reason::EarlierLifeFound);
+    assert!(stop.message.contains("00112233445566778899aabbccddeeff"), "it says which id: {}", stop.message);
+    assert!(stop.needs_person);
+    fresh.volumes.clear();
+    fresh.cluster.spec.expected_public_key = with_key.cluster.status.public_key;
+    assert_eq!(gate::start(&fresh).unwrap_err().reason, Reason::ExpectedKeyNotFound);
+    // With the record of that life it is adopted, not made anew.
+    fresh.record = with_key.record;
+    let actions = decide(&fresh).actions;
+    let [Action::UpdateCluster { status, .. }] = &actions[..] else { panic!("{actions:?}") };
+    assert_eq!(status.cluster_id, with_key.cluster.status.cluster_id);
+    assert_eq!(status.public_key, with_key.cluster.status.public_key);
+    assert!(status.next_number >= with_key.cluster.status.next_number, "numbers go on above the record's");
+}
+
+#[test]
+fn scale_down_drops_the_highest_and_a_replacement_takes_a_new_index() {
+    let (_, state) = steady();
+    let mut smaller = state.clone();
+    smaller.cluster.spec.nodes = 3;
+    let members = membership::members(&smaller);
+    assert_eq!((members.stay.into_iter().collect::<Vec<_>>(), members.missing), (vec![1, 2, 3], 0));
+    let mut replaced = state;
+    replaced.cluster.spec.remove_nodes = vec![keyfleet_crds::cluster::RemoveNode { index: 2, lost: true }];
+    let members = membership::members(&replaced);
+    assert_eq!(members.stay.iter().copied().collect::<Vec<_>>(), [1, 3, 4]);
+    assert_eq!((members.missing, members.leave.get(&2)), (1, Some(&true)));
+    let actions = decide(&replaced).actions;
+    let [Action::UpdateCluster { status, .. }] = &actions[..] else { panic!("{actions:?}") };
+    assert_eq!(status.next_index, Some(6), "index 5 is taken before its KmsNode is made");
+}
+
+#[test]
+fn a_deleted_node_comes_back_with_its_index_and_pin() {
+    let (_, mut state) = steady();
+    let pin = state.nodes[&2].spec.identity_key;
+    assert!(pin.is_some());
+    state.nodes.remove(&2);
+    let created = decide(&state).actions.into_iter().find_map(|action| match action {
+        Action::CreateNode(spec) => Some(*spec),
+        _ => None,
+    });
+    let spec = created.expect("the node comes back");
+    assert_eq!((spec.index, spec.identity_key), (2, pin));
+}
+
+#[test]
+fn the_pin_of_an_index_that_a_plan_names_is_the_plans_whatever_is_offered() {
+    let (_, mut state) = steady();
+    let node = state.nodes.get_mut(&2).unwrap();
+    let pin = node.spec.identity_key.take();
+    node.offered = Some(keyfleet_crds::values::IdentityKey([99; 32]));
+    let pinned = decide(&state).actions.into_iter().find_map(|action| match action {
+        Action::UpdateNode { spec, .. } if spec.index == 2 => Some(spec.identity_key),
+        _ => None,
+    });
+    assert_eq!(pinned, Some(pin), "a stranger was pinned under an index that holds a share");
+}
+
+#[test]
+fn back_off_doubles_and_stops_at_four_intervals() {
+    let waits: Vec<u64> = (1..=8).map(|failures| back_off_blocks(failures, 10)).collect();
+    assert_eq!(waits, [2, 4, 8, 16, 32, 40, 40, 40]);
+}
