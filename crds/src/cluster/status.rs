@@ -1,0 +1,242 @@
+//! What the operator reports of a cluster.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::values::{ClusterId, Digest, PublicKey};
+
+/// What the operator reports. The live block height is a metric, not a field: an idle fleet costs no writes.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct KmsClusterStatus {
+    /// The `metadata.generation` that this status answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// What the fleet is doing, in a word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    /// Why, and what to do next where there is something to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2048))]
+    pub reason: Option<String>,
+    /// The cluster's id: 16 random bytes, minted once, that survive every restore. Written once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<ClusterId>,
+    /// The fleet's public key, a compressed point of BLS12-381's G2 (96 bytes). Written once, at the end of genesis.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<PublicKey>,
+    /// The public key's first 16 digits, for tables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub key_fingerprint: Option<String>,
+    /// How many nodes together can use the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold: Option<u32>,
+    /// How many nodes must have stored their share before a reshare becomes active.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_holders: Option<u32>,
+    /// How many `KmsNode`s the fleet has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<u32>,
+    /// How many of them serve the active epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_nodes: Option<u32>,
+    /// Both as text, like `3/4`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16))]
+    pub ready: Option<String>,
+    /// The label selector of the nodes' pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub selector: Option<String>,
+    /// The number of the active epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active_epoch: Option<u64>,
+    /// The newest boundary for which a round was decided on. Only rises.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_processed_boundary: Option<u64>,
+    /// The block of the next round.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_boundary: Option<u64>,
+    /// The block at which the operator last decided something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_decision_block: Option<u64>,
+    /// The number that the next attempt takes. Only rises.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_number: Option<u64>,
+    /// The index that the next node takes. Only rises.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_index: Option<u64>,
+    /// The round under way: its number was taken before its `KeyEpoch` was made, so that two operators cannot start two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reservation: Option<Reservation>,
+    /// Rounds that failed since one last succeeded; the next try waits longer the more they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failures_in_row: Option<u32>,
+    /// The block before which no new attempt is made, after failures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_at_block: Option<u64>,
+    /// The nodes in short.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 200))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["index".into()]))]
+    pub node_summary: Vec<NodeSummary>,
+    /// Nodes that were removed, the newest 100, and what is known of their secrets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 100))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["index".into()]))]
+    pub removed_nodes: Vec<RemovedNode>,
+    /// The node image in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub image: Option<String>,
+    /// Where a rotation of the key-encryption key stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_encryption: Option<KeyEncryptionStatus>,
+    /// The highest roster sequence that any node has accepted, in membership mode `Approved`. Only rises.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roster_sequence: Option<u64>,
+    /// The digest of that roster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roster_digest: Option<Digest>,
+    /// The newest epoch whose live keys lie sealed to all recovery recipients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recoverable_epoch: Option<u64>,
+    /// A rebuild of this record from the nodes' reports, after the API server's data went back in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rebuild: Option<Rebuild>,
+    /// The value of the annotation `keyfleet.dev/reshare` that was last answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub answered_reshare_request: Option<String>,
+    /// The conditions: `Ready`, `Progressing`, `Degraded`, `EpochCurrent`, `Replicated`, `Recoverable`, `PlacementAtRisk`,
+    /// `QuorumAtRisk`, `QuorumLost`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// What a fleet is doing.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Nodes are being made; there is no key yet.
+    Starting,
+    /// The key is being generated.
+    Genesis,
+    /// The fleet serves.
+    Ready,
+    /// The fleet serves, and nodes are being added, removed or replaced.
+    Changing,
+    /// The fleet serves, and something needs a look.
+    Degraded,
+    /// Too few nodes are up: nothing is served.
+    Unavailable,
+    /// Nothing is decided until someone has answered what `reason` asks.
+    Blocked,
+    /// `spec.paused` is set.
+    Paused,
+    /// The object is being deleted.
+    Deleting,
+}
+
+/// The round under way.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Reservation {
+    /// The number that its `KeyEpoch` has or will have.
+    pub number: u64,
+    /// The boundary it is for; absent for rounds that start at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boundary: Option<u64>,
+    /// The block at which it was decided.
+    pub block: u64,
+    /// The generation of the spec it was decided by.
+    pub generation: i64,
+}
+
+/// One node in short.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeSummary {
+    /// Its index.
+    pub index: u32,
+    /// Whether it serves the active epoch.
+    pub ready: bool,
+    /// The newest epoch it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// The worker it runs on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub worker: Option<String>,
+    /// The worker's zone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub zone: Option<String>,
+    /// What is wrong, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub problem: Option<String>,
+}
+
+/// A node that was removed.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct RemovedNode {
+    /// Its index, which no other node will have.
+    pub index: u32,
+    /// What is known of its secrets.
+    pub erasure: Erasure,
+    /// The first epoch without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_epoch: Option<u64>,
+}
+
+/// What is known of a removed node's secrets.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Erasure {
+    /// The node still holds them, until the first epoch without it is confirmed and an interval has passed.
+    Pending,
+    /// The node has signed that it destroyed them.
+    Proven,
+    /// The node was lost: its seal was deleted for it, and its volume is in nobody's hands. Destroy the volume.
+    SealDeleted,
+    /// The node was lost, and nothing is known.
+    Unproven,
+}
+
+/// Where a rotation of the key-encryption key stands.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct KeyEncryptionStatus {
+    /// The id that every node wraps under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub active_id: Option<String>,
+    /// Ids that some node's data still need: keep these in `previous`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 63)))]
+    pub needed_ids: Vec<String>,
+}
+
+/// A rebuild of the record from the nodes' reports.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Rebuild {
+    /// The highest number that a node reported.
+    pub highest_reported: u64,
+    /// The newest certified epoch found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u64>,
+    /// How many of its receivers have reported.
+    pub reports: u32,
+    /// How many are needed.
+    pub needed: u32,
+    /// When it was found necessary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
+}

@@ -1,0 +1,273 @@
+//! Condition types and reasons, and how a condition is set.
+//!
+//! Conditions are `metav1.Condition`s with `observedGeneration`; in the schema they are a map keyed by type, so that two
+//! writers never overwrite each other's.
+
+use std::fmt;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$word_doc:meta])* $word:ident,)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[non_exhaustive]
+        pub enum $name {
+            $($(#[$word_doc])* $word,)+
+        }
+
+        impl $name {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$word,)+];
+
+            /// As it is written in objects.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$word => stringify!($word),)+
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+words! {
+    /// Condition types of a `KmsCluster`.
+    ClusterCondition {
+        /// The fleet serves: an epoch is active and at least threshold nodes answer. Stays True through routine reshares.
+        Ready,
+        /// Something asked for is under way: genesis, scale, replacement, roll-out.
+        Progressing,
+        /// The fleet serves, but something needs a look.
+        Degraded,
+        /// The active epoch is the one that the last boundary asked for.
+        EpochCurrent,
+        /// Every node's state is replicated as far as it should be.
+        Replicated,
+        /// The loss of the whole cluster would not lose the key.
+        Recoverable,
+        /// One worker or zone holds enough nodes to open the key, or to stop the fleet.
+        PlacementAtRisk,
+        /// One more node away stops the fleet.
+        QuorumAtRisk,
+        /// Fewer than threshold nodes can serve.
+        QuorumLost,
+    }
+}
+
+words! {
+    /// Condition types of a `KmsNode`.
+    NodeCondition {
+        /// The node serves the newest active epoch it has heard of.
+        Ready,
+        /// The node's identity key is pinned, and it is the one that the node shows.
+        IdentityPinned,
+        /// The node's secrets can be opened: its key-encryption key is there and right, and no live key is missing.
+        Sealed,
+        /// The node's state has reached its replica.
+        Replicated,
+        /// The node has a worker to run on, and its volume can follow.
+        Placed,
+        /// A removed node has proven that its secrets are destroyed.
+        Erased,
+    }
+}
+
+words! {
+    /// Condition types of a `KeyEpoch`.
+    EpochCondition {
+        /// The round goes on: its current phase can still reach its quorum.
+        Progressing,
+        /// The epoch serves, or has served.
+        Active,
+        /// Enough receivers hold their share that older epochs may be retired.
+        Confirmed,
+        /// Every node has said that it destroyed its secrets of this epoch.
+        Erased,
+    }
+}
+
+words! {
+    /// Why a condition is what it is.
+    Reason {
+        /// As it should be.
+        AsExpected,
+        /// Not known yet.
+        Unknown,
+        /// The object is being set up.
+        Starting,
+        /// `spec.paused` is set.
+        Paused,
+        /// The object is being deleted.
+        Deleting,
+        /// A genesis round runs.
+        Genesis,
+        /// A reshare runs.
+        Resharing,
+        /// Nodes are added or removed.
+        Scaling,
+        /// A node is replaced.
+        Replacing,
+        /// Pods are changed one at a time.
+        RollingOut,
+        /// The spec asks for something that cannot be done.
+        SpecInvalid,
+        /// Too few nodes are up.
+        NodesDown,
+        /// A worker is gone; its node waits for a decision.
+        WorkerLost,
+        /// A node's pod cannot be scheduled.
+        Unschedulable,
+        /// A node's volume cannot be had.
+        VolumeUnavailable,
+        /// The last round failed.
+        RoundFailed,
+        /// Too few dealers qualified.
+        TooFewDealers,
+        /// Too few receivers stored their share in time.
+        TooFewHolders,
+        /// The certificate could not be combined.
+        CertificateMissing,
+        /// The round was given up for a newer one.
+        Superseded,
+        /// Boundaries were missed and are made up for by one round.
+        CatchingUp,
+        /// The block source does not answer.
+        BlockSourceDown,
+        /// The block source went back below a height that it had told.
+        BlockSourceReversed,
+        /// The block source jumped implausibly far ahead.
+        BlockSourceJumped,
+        /// The block source answers for another chain, or nonsense.
+        BlockSourceWrong,
+        /// The key-encryption key's Secret, file or variable is not there.
+        KeyEncryptionKeyMissing,
+        /// The key-encryption key has the wrong length or opens nothing.
+        KeyEncryptionKeyWrong,
+        /// The key-encryption key lies in the same etcd as what it seals.
+        KeyEncryptionKeyInCluster,
+        /// A node's two homes of key material differed and were reconciled.
+        SealRolledBack,
+        /// Key material that should exist is in neither home.
+        SealKeysLost,
+        /// A node shows another identity key than the pinned one.
+        IdentityLost,
+        /// The node has not offered an identity key yet.
+        IdentityMissing,
+        /// No replication is configured.
+        NotConfigured,
+        /// The bucket does not exist.
+        BucketMissing,
+        /// The replica's store does not answer, or not in time.
+        ReplicaUnavailable,
+        /// The store refuses the credentials.
+        CredentialsRefused,
+        /// The store does not honour conditional writes.
+        ConditionalWritesMissing,
+        /// The bucket holds this name's mark of another cluster id.
+        NameTaken,
+        /// A record, volume or replica of an earlier life exists, so no key is generated.
+        EarlierLifeFound,
+        /// `spec.expectedPublicKey` is set, and no fleet with that key is found.
+        ExpectedKeyNotFound,
+        /// The API server's record is older than what nodes prove.
+        RecordRolledBack,
+        /// Not enough nodes have reported yet to decide anything.
+        AwaitingReports,
+        /// No recovery recipients are configured.
+        NoRecipients,
+        /// A TLS Secret is missing or unusable; the node's own certificate serves.
+        CertificateUnusable,
+        /// The roster does not approve what the spec asks for.
+        NotApproved,
+        /// A node runs a version that knows no common plan version with the others.
+        VersionsDiffer,
+        /// A removed node was let go as lost: nothing proves that its secrets are gone.
+        ErasureUnproven,
+    }
+}
+
+/// Sets `new` in `conditions` by its type, keeping `lastTransitionTime` where the status stays. Returns whether anything
+/// but times changed, which is when a status is worth writing.
+pub fn set(conditions: &mut Vec<Condition>, mut new: Condition) -> bool {
+    let Some(old) = conditions.iter_mut().find(|condition| condition.type_ == new.type_) else {
+        conditions.push(new);
+        conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
+        return true;
+    };
+    if old.status == new.status {
+        new.last_transition_time = old.last_transition_time.clone();
+    }
+    let changed = *old != new;
+    *old = new;
+    changed
+}
+
+/// A condition. `truth` of `None` is `Unknown`. The message says what is, and the next step where there is one.
+#[must_use]
+pub fn condition(
+    type_: &str,
+    truth: Option<bool>,
+    reason: Reason,
+    message: impl Into<String>,
+    observed_generation: Option<i64>,
+    now: Time,
+) -> Condition {
+    let status = match truth {
+        Some(true) => "True",
+        Some(false) => "False",
+        None => "Unknown",
+    };
+    Condition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_string(),
+        message: message.into(),
+        observed_generation,
+        last_transition_time: now,
+    }
+}
+
+/// Whether the condition of this type is `True`.
+#[must_use]
+pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
+    conditions.iter().any(|condition| condition.type_ == type_ && condition.status == "True")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> Time {
+        Time(k8s_openapi::jiff::Timestamp::from_second(second).unwrap())
+    }
+
+    fn ready(truth: bool, message: &str, second: i64) -> Condition {
+        condition(ClusterCondition::Ready.as_str(), Some(truth), Reason::AsExpected, message, Some(1), at(second))
+    }
+
+    #[test]
+    fn the_transition_time_moves_with_the_status_and_with_nothing_else() {
+        let mut conditions = Vec::new();
+        assert!(set(&mut conditions, ready(true, "serves", 1)));
+        assert!(!set(&mut conditions, ready(true, "serves", 2)), "the same again is no reason to write");
+        assert!(set(&mut conditions, ready(true, "serves epoch 2", 3)), "another message is");
+        assert_eq!(conditions[0].last_transition_time, at(1));
+        assert!(set(&mut conditions, ready(false, "down", 4)));
+        assert_eq!((conditions.len(), &conditions[0].last_transition_time), (1, &at(4)));
+    }
+
+    #[test]
+    fn reasons_are_what_the_api_server_accepts() {
+        for reason in Reason::ALL {
+            let text = reason.as_str();
+            assert!(text.chars().all(|c| c.is_ascii_alphanumeric()), "{text}");
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! `KeyEpoch`: one attempt at a DKG or reshare. Its spec is the plan; its status the agreement record.
+//!
+//! - [`status`]: the record
+
+pub mod status;
+
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use crate::cluster::schedule::Deadlines as ClusterDeadlines;
+use crate::rules::{only_rises, written_once};
+use crate::values::{ClusterId, Digest, IdentityKey, PublicKey};
+pub use status::{KeyEpochStatus, Phase};
+
+/// The highest `planVersion` that this release writes.
+pub const PLAN_VERSION: u16 = 1;
+
+/// One attempt at a round. Its spec is the plan: immutable, complete, without defaults.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[kube(
+    group = "keyfleet.dev",
+    version = "v1alpha1",
+    kind = "KeyEpoch",
+    plural = "keyepochs",
+    namespaced,
+    status = "KeyEpochStatus",
+    shortname = "ke",
+    category = "keyfleet",
+    derive = "PartialEq",
+    doc = "One attempt to generate or reshare a fleet's key, and the record of what its nodes agreed on. Made by the operator; \
+           to be read, not written.",
+    printcolumn(name = "Number", type_ = "integer", json_path = ".spec.number"),
+    printcolumn(name = "Kind", type_ = "string", json_path = ".spec.kind"),
+    printcolumn(name = "Block", type_ = "integer", json_path = ".spec.block"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Threshold", type_ = "integer", json_path = ".spec.threshold"),
+    printcolumn(name = "Holders", type_ = "string", json_path = ".status.held", description = "Nodes that hold their share"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.failure.reason"),
+    printcolumn(name = "Vector", type_ = "string", json_path = ".status.vectorDigest", priority = "1"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new(
+        "self.metadata.name.matches('-[1-9][0-9]{0,15}$') \
+         && int(self.metadata.name.substring(self.metadata.name.lastIndexOf('-') + 1)) == self.spec.number"
+    ).message(
+        "metadata.name does not end in the epoch's number: KeyEpochs are made by the operator. To start a round, annotate the \
+         KmsCluster with keyfleet.dev/reshare"
+    ),
+    validation = Rule::new("self.spec == oldSelf.spec").message(
+        "a KeyEpoch's spec never changes: every message of the round is bound to it. To start a round, annotate the KmsCluster \
+         with keyfleet.dev/reshare"
+    ),
+    validation = written_once("status.dealers", "nodes compute their shares from exactly this set"),
+    validation = written_once("status.responses", "who qualified is computed from exactly these"),
+    validation = written_once("status.qualified", "nodes compute their shares from exactly these dealers"),
+    validation = written_once("status.holders", "the public shares belong to the certified vector"),
+    validation = written_once("status.vectorDigest", "it names the one polynomial of this epoch"),
+    validation = written_once("status.certificate", "it proves the one polynomial of this epoch"),
+    validation = only_rises("status.phaseBlock", "deadlines count from it"),
+    validation = Rule::new(
+        "!has(oldSelf.status) || !has(oldSelf.status.phase) || (has(self.status) && has(self.status.phase))"
+    ).message("status.phase cannot be removed: a round's verdict stands"),
+    validation = Rule::new(
+        "!has(oldSelf.status) || !has(oldSelf.status.phase) || !has(self.status) || !has(self.status.phase) \
+         || self.status.phase == oldSelf.status.phase || (!(oldSelf.status.phase in ['Failed', 'Retired']) \
+         && {'Dealing': 1, 'Verifying': 2, 'Preparing': 3, 'Certifying': 4, 'Failed': 5, 'Active': 6, 'Confirmed': 7, \
+         'Retired': 8}[self.status.phase] > {'Dealing': 1, 'Verifying': 2, 'Preparing': 3, 'Certifying': 4, 'Failed': 5, \
+         'Active': 6, 'Confirmed': 7, 'Retired': 8}[oldSelf.status.phase])"
+    ).message(
+        "status.phase only moves forward (Dealing, Verifying, Preparing, Certifying, then Active, Confirmed, Retired), and a \
+         round that Failed or Retired stays so: its secrets are destroyed"
+    ),
+    validation = Rule::new(
+        "!has(self.status) || !has(self.status.phase) || !(self.status.phase in ['Active', 'Confirmed', 'Retired']) \
+         || (has(self.status.dealers) && has(self.status.responses) && has(self.status.qualified) \
+         && has(self.status.holders) && has(self.status.vectorDigest) && has(self.status.certificate))"
+    ).message(
+        "an epoch is Active only with dealers, responses, qualified, holders, vectorDigest and certificate in its status: write \
+         them first"
+    ),
+)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new(
+    "self.kind == 'Genesis' ? !has(self.source) && !has(self.oldThreshold) && !has(self.expectedPublicKey) \
+     : has(self.source) && has(self.oldThreshold) && has(self.expectedPublicKey)"
+).message("a Reshare has source, oldThreshold and expectedPublicKey; a Genesis has none of them"))]
+#[x_kube(validation = Rule::new("2 * self.threshold > self.receivers.size()").message(
+    "threshold is not more than half of the receivers"
+))]
+#[x_kube(validation = Rule::new("self.threshold <= self.minHolders && self.minHolders <= self.receivers.size()").message(
+    "minHolders is not between threshold and the number of receivers"
+))]
+#[x_kube(validation = Rule::new("self.kind != 'Genesis' || self.dealers.size() == self.receivers.size()").message(
+    "at genesis every receiver deals"
+))]
+#[x_kube(validation = Rule::new("!has(self.source) || self.source.number < self.number").message(
+    "source.number is not below number: a round starts from an earlier epoch"
+))]
+#[x_kube(validation = Rule::new(
+    "self.dealers.map(dealer, dealer.index).isSorted() && self.receivers.map(receiver, receiver.index).isSorted() \
+     && self.expected.isSorted()"
+).message("dealers, receivers and expected ascend by index: their order is part of the plan's digest"))]
+pub struct KeyEpochSpec {
+    /// Which fields the plan's encoding holds. The operator writes the highest version that all nodes know; nodes refuse one
+    /// they do not know.
+    #[schemars(range(min = 1, max = 65_535))]
+    pub plan_version: u16,
+    /// The cluster's id.
+    pub cluster_id: ClusterId,
+    /// The attempt's number: above every number before it, failed attempts included.
+    #[schemars(range(min = 1, max = 9_007_199_254_740_991_u64))]
+    pub number: u64,
+    /// Whether a key is generated or reshared.
+    pub kind: RoundKind,
+    /// The block for which the round was started: a boundary, or the current block of a round that starts at once.
+    #[schemars(range(max = 9_007_199_254_740_991_u64))]
+    pub block: u64,
+    /// The epoch whose shares are dealt on. Reshare only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+    /// The source's threshold: so many dealers must qualify. Reshare only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2, max = 100))]
+    pub old_threshold: Option<u32>,
+    /// How many receivers together will be able to use the key.
+    #[schemars(range(min = 2, max = 100))]
+    pub threshold: u32,
+    /// How many receivers must have stored their share before the epoch may become active. At genesis all must.
+    #[schemars(range(min = 2, max = 100))]
+    pub min_holders: u32,
+    /// Who may deal, ascending by index. A dealer's position is its slot in the receivers' prekey sets.
+    #[schemars(length(min = 1, max = 100))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["index".into()]))]
+    pub dealers: Vec<Dealer>,
+    /// Who gets a share, ascending by index; nodes that are away included.
+    #[schemars(length(min = 3, max = 100))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["index".into()]))]
+    pub receivers: Vec<Receiver>,
+    /// Indexes of those whom phases wait for, ascending: at genesis all, otherwise who was connected.
+    #[schemars(length(max = 200))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub expected: Vec<u32>,
+    /// How long each phase lasts at most, in blocks.
+    pub deadlines: Deadlines,
+    /// The fleet's public key, which the round must not change. Reshare only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_public_key: Option<PublicKey>,
+    /// The digest of the approved roster, in membership mode `Approved`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roster_digest: Option<Digest>,
+}
+
+/// What a round does.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum RoundKind {
+    /// Generates a key.
+    Genesis,
+    /// Shares the key anew.
+    Reshare,
+}
+
+/// The epoch whose shares are dealt on.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Source {
+    /// Its number.
+    #[schemars(range(min = 1, max = 9_007_199_254_740_991_u64))]
+    pub number: u64,
+    /// Its plan digest.
+    pub plan_digest: Digest,
+    /// The digest of its verification vector.
+    pub vector_digest: Digest,
+}
+
+/// A node that may deal.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Dealer {
+    /// Its index.
+    #[schemars(range(min = 1, max = 4_294_967_295_u32))]
+    pub index: u32,
+    /// Its pinned identity key.
+    pub identity_key: IdentityKey,
+}
+
+/// A node that gets a share.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Receiver {
+    /// Its index.
+    #[schemars(range(min = 1, max = 4_294_967_295_u32))]
+    pub index: u32,
+    /// Its pinned identity key.
+    pub identity_key: IdentityKey,
+    /// The number of the prekey set that its shares are sealed to.
+    #[schemars(range(max = 9_007_199_254_740_991_u64))]
+    pub prekey_set: u64,
+    /// That set's digest.
+    pub prekey_digest: Digest,
+}
+
+/// How long each phase lasts at most, in blocks from the block at which it was opened. All are written out.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Deadlines {
+    /// Blocks for dealing, freezing included.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub dealing_blocks: u32,
+    /// Blocks for verifying.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub verifying_blocks: u32,
+    /// Blocks for preparing.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub preparing_blocks: u32,
+    /// Blocks for certifying.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub certifying_blocks: u32,
+}
+
+impl From<ClusterDeadlines> for Deadlines {
+    fn from(cluster: ClusterDeadlines) -> Self {
+        let ClusterDeadlines { dealing_blocks, verifying_blocks, preparing_blocks, certifying_blocks } = cluster;
+        Self { dealing_blocks, verifying_blocks, preparing_blocks, certifying_blocks }
+    }
+}

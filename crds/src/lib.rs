@@ -1,0 +1,41 @@
+//! Keyfleet's kinds, and everything else that operator, node and command line must spell alike.
+//!
+//! | Kind | Short | Written by | Is |
+//! |---|---|---|---|
+//! | [`KmsCluster`](cluster::KmsCluster) | `kmsc` | people; its status by the operator | one fleet |
+//! | [`KmsNode`](node::KmsNode) | `kmsn` | the operator; `status.node` by the node | one node |
+//! | [`KeyEpoch`](epoch::KeyEpoch) | `ke` | the operator | one round's agreement record |
+//!
+//! - [`cluster`], [`node`], [`epoch`]: the kinds, a folder each; CEL rules stand beside the fields
+//! - [`rules`]: the form of the rules that keep a field written once, or only rising
+//! - [`values`]: keys, digests and ids as they are written in objects
+//! - [`conditions`]: condition types and reasons, and how a condition is set
+//! - [`names`], [`labels`], [`wire`]: names of objects, labels and finalizers, ports and token audiences
+//! - [`record`]: the ConfigMap `<cluster>-record`
+//! - [`patterns`]: the `*` patterns of access rules
+//! - [`generate`]: the checked-in YAML and `docs/kinds.md`
+
+// `KubeSchema` copies each struct, `pub` included, into the body of a function.
+#![expect(unreachable_pub)]
+
+pub mod cluster;
+pub mod conditions;
+pub mod epoch;
+pub mod generate;
+pub mod labels;
+pub mod names;
+pub mod node;
+pub mod patterns;
+pub mod record;
+pub mod rules;
+pub mod values;
+pub mod wire;
+
+pub use cluster::{KmsCluster, KmsClusterSpec, KmsClusterStatus};
+pub use epoch::{KeyEpoch, KeyEpochSpec, KeyEpochStatus};
+pub use node::{KmsNode, KmsNodeSpec, KmsNodeStatus};
+
+/// The API group of all kinds.
+pub const GROUP: &str = "keyfleet.dev";
+/// Their version.
+pub const VERSION: &str = "v1alpha1";

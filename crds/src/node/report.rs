@@ -1,0 +1,161 @@
+//! `status.node`: what a node says of itself.
+//!
+//! Written with every new piece of key material, otherwise at most every ten minutes. The readable fields are for people and
+//! for scheduling; what others rely on is signed (`offer`, the prekey sets, `signedReport`).
+
+use k8s_openapi::ByteString;
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::values::{Digest, IdentityKey, IdentitySignature};
+
+/// What a node says of itself.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeReport {
+    /// The identity key that the node offers to be pinned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offer: Option<IdentityOffer>,
+    /// The prekey sets on offer, three or more: a plan names one, so that a share can be sealed to a node that is away.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["number".into()]))]
+    pub prekey_sets: Vec<PrekeySet>,
+    /// The epochs whose share it holds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["number".into()]))]
+    pub epochs: Vec<HeldEpoch>,
+    /// The epoch that it serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active_epoch: Option<u64>,
+    /// The highest attempt number it has ever seen. Only rises.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub highest_number: Option<u64>,
+    /// How far its state is replicated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication: Option<ReplicationPosition>,
+    /// The id of the key-encryption key that it wraps under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub key_encryption_id: Option<String>,
+    /// Ids of key-encryption keys that its data still need.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 63)))]
+    pub needed_key_encryption_ids: Vec<String>,
+    /// The highest roster sequence that it has accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roster_sequence: Option<u64>,
+    /// What it found wrong with what it was given.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["about".into()]))]
+    pub problems: Vec<Problem>,
+    /// The plan versions that it understands.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub plan_versions: Vec<u16>,
+    /// The node's version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub version: Option<String>,
+    /// The newest signed report, the same that opens its stream: what a rebuild of the record goes by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signed_report: Option<Signed>,
+}
+
+/// An identity key on offer.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct IdentityOffer {
+    /// The Ed25519 public key.
+    pub key: IdentityKey,
+    /// A signature of the key over cluster id, index and itself: the node has the private half.
+    pub proof: IdentitySignature,
+}
+
+/// A prekey set on offer.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct PrekeySet {
+    /// Its number; grows with every set.
+    pub number: u64,
+    /// Its digest, by which plans name it.
+    pub digest: Digest,
+    /// Whether plans may name it again and again, as the last one left.
+    #[serde(default)]
+    pub last_resort: bool,
+    /// The set's canonical bytes, signature included, base64.
+    #[schemars(with = "String", length(max = 16_384), extend("format" = "byte"))]
+    pub signed: ByteString,
+}
+
+/// An epoch whose share a node holds.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct HeldEpoch {
+    /// Its number.
+    pub number: u64,
+    /// Its plan digest.
+    pub plan_digest: Digest,
+    /// Its vector digest.
+    pub vector_digest: Digest,
+}
+
+/// How far a node's state is replicated.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplicationPosition {
+    /// The writer's term.
+    pub term: u64,
+    /// The newest sequence number that S3 acknowledged.
+    pub sequence: u64,
+    /// The hash of that object.
+    pub hash: Digest,
+}
+
+/// Something wrong with what a node was given.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Problem {
+    /// What it concerns.
+    pub about: ProblemAbout,
+    /// A condition reason, like `BucketMissing`.
+    #[schemars(length(min = 1, max = 64))]
+    pub reason: String,
+    /// What is wrong, and what to do.
+    #[schemars(length(max = 1024))]
+    pub message: String,
+}
+
+/// What a problem concerns.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum ProblemAbout {
+    /// The key-encryption key.
+    KeyEncryption,
+    /// The two homes of key material.
+    Seal,
+    /// Replication.
+    Replication,
+    /// Certificates.
+    Tls,
+    /// Token issuers.
+    Issuers,
+    /// The roster.
+    Roster,
+    /// Peers.
+    Peers,
+}
+
+/// Bytes and the node's signature over them, as `Round.Follow` sends them.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Signed {
+    /// The canonical bytes, base64.
+    #[schemars(with = "String", length(max = 65_536), extend("format" = "byte"))]
+    pub payload: ByteString,
+    /// The signature of the node's identity key.
+    pub signature: IdentitySignature,
+}
