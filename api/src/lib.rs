@@ -1,1 +1,14 @@
-//! x
+//! Keyfleet's gRPC interfaces, `keyfleet.v1`.
+//!
+//! - [`v1`]: messages, clients and servers, generated from `proto/keyfleet/v1` (`cargo xtask codegen`) and checked in; the
+//!   `.proto` files say lengths, limits, deadlines and codes
+//! - [`limits`]: the same limits for code
+
+/// Messages, clients and servers of `keyfleet.v1`.
+#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic, reason = "generated")]
+#[rustfmt::skip]
+pub mod v1 {
+    include!("generated/keyfleet.v1.rs");
+}
+
+pub mod limits;

@@ -2,9 +2,9 @@
 //!
 //! | Kind | Short | Written by | Is |
 //! |---|---|---|---|
-//! | [`KmsCluster`](cluster::KmsCluster) | `kmsc` | people; its status by the operator | one fleet |
-//! | [`KmsNode`](node::KmsNode) | `kmsn` | the operator; `status.node` by the node | one node |
-//! | [`KeyEpoch`](epoch::KeyEpoch) | `ke` | the operator | one round's agreement record |
+//! | [`KmsCluster`] | `kmsc` | people; its status by the operator | one fleet |
+//! | [`KmsNode`] | `kmsn` | the operator; `status.node` by the node | one node |
+//! | [`KeyEpoch`] | `ke` | the operator | one round's agreement record |
 //!
 //! - [`cluster`], [`node`], [`epoch`]: the kinds, a folder each; CEL rules stand beside the fields
 //! - [`rules`]: the form of the rules that keep a field written once, or only rising

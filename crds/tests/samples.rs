@@ -8,10 +8,13 @@ use serde_json::Value;
 
 fn samples() -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/samples");
-    let mut samples: Vec<_> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read_to_string(path).unwrap()))
+    let entries = std::fs::read_dir(folder).expect("manifests/samples is there");
+    let mut samples: Vec<(String, String)> = entries
+        .map(|entry| {
+            let entry = entry.expect("a readable folder");
+            let text = std::fs::read_to_string(entry.path()).expect("a readable sample");
+            (entry.file_name().to_string_lossy().into_owned(), text)
+        })
         .collect();
     samples.sort();
     assert!(samples.len() >= 2, "the samples are gone");
@@ -22,7 +25,9 @@ fn samples() -> Vec<(String, String)> {
 fn assert_within(path: &str, part: &Value, whole: &Value) {
     match part {
         Value::Object(fields) => {
-            fields.iter().for_each(|(key, value)| assert_within(&format!("{path}.{key}"), value, &whole[key]))
+            for (key, value) in fields {
+                assert_within(&format!("{path}.{key}"), value, &whole[key]);
+            }
         }
         Value::Array(items) => {
             items.iter().enumerate().for_each(|(at, item)| assert_within(&format!("{path}[{at}]"), item, &whole[at]));

@@ -113,9 +113,7 @@ fn rules(page: &mut String, path: &str, schema: &JSONSchemaProps) -> std::fmt::R
 
 fn collect(path: &str, schema: &JSONSchemaProps, root: bool, found: &mut Vec<(String, String)>) {
     for rule in schema.x_kubernetes_validations.iter().flatten() {
-        let text =
-            rule.message.clone().or_else(|| rule.message_expression.as_ref().map(|expression| plain(expression)));
-        found.push((path.to_owned(), text.unwrap_or_else(|| rule.rule.clone())));
+        found.push((path.to_owned(), rule.message.clone().unwrap_or_else(|| rule.rule.clone())));
     }
     if root {
         return;
@@ -129,17 +127,4 @@ fn collect(path: &str, schema: &JSONSchemaProps, root: bool, found: &mut Vec<(St
             found,
         );
     }
-}
-
-/// A computed message with `…` where it names values.
-fn plain(expression: &str) -> String {
-    let parts: Vec<&str> = expression.split('\'').collect();
-    parts
-        .chunks(2)
-        .map(|chunk| if chunk.len() == 2 { format!("{}{}", gap(chunk[0]), chunk[1]) } else { gap(chunk[0]).into() })
-        .collect()
-}
-
-fn gap(code: &str) -> &'static str {
-    if code.trim().is_empty() { "" } else { "…" }
 }

@@ -28,7 +28,7 @@ struct Server {
 static SERVER: OnceLock<Server> = OnceLock::new();
 
 /// A client of the shared server, the kinds applied, in a fresh namespace of that name.
-pub async fn namespace(name: &str) -> Client {
+pub(crate) async fn namespace(name: &str) -> Client {
     let server = SERVER.get_or_init(start);
     let mut config = Config::new(server.url.parse().expect("a URL made here"));
     config.accept_invalid_certs = true; // The server signs its own certificate, in a folder of ours.
@@ -118,7 +118,7 @@ fn start() -> Server {
 }
 
 /// `object` with the value at a JSON pointer replaced, inserted, or (by null) removed.
-pub fn with(object: &Value, pointer: &str, value: Value) -> Value {
+pub(crate) fn with(object: &Value, pointer: &str, value: Value) -> Value {
     let mut changed = object.clone();
     let (parent, key) = pointer.rsplit_once('/').expect("a pointer has a slash");
     let mut at = &mut changed;

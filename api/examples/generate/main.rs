@@ -1,0 +1,9 @@
+//! Generates `api/src/generated` from `api/proto`; `cargo xtask codegen` runs it.
+//!
+//! An example and not a build script, so that nobody who builds Keyfleet builds a protobuf compiler first.
+
+mod generation;
+
+fn main() -> std::io::Result<()> {
+    std::fs::write(generation::generated_file(), generation::generate())
+}

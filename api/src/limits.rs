@@ -1,0 +1,54 @@
+//! Limits of the interfaces, as the `.proto` files say them.
+
+/// Bytes of a gRPC message, either way.
+pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// Bytes of one item of a `Round` stream.
+pub const ITEM_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a signed payload: what is left of an item for it.
+pub const PAYLOAD_BYTES_MAX: usize = 60 << 10;
+/// Digests in one `Fetch`.
+pub const FETCH_DIGESTS_MAX: usize = 128;
+/// `Follow` streams of one peer.
+pub const FOLLOW_STREAMS_PER_PEER_MAX: usize = 4;
+/// `Fetch` calls of one peer at a time.
+pub const FETCH_CALLS_PER_PEER_MAX: usize = 8;
+/// Seconds between keep-alive pings of a `Follow` stream.
+pub const KEEP_ALIVE_SECONDS: u64 = 20;
+/// Bytes of an identity in `Derive`.
+pub const IDENTITY_BYTES_MAX: usize = 1_024;
+/// Bytes of a key name in `Sign`.
+pub const KEY_NAME_BYTES_MAX: usize = 256;
+/// Bytes of a message in `Sign`.
+pub const SIGNED_MESSAGE_BYTES_MAX: usize = 1_000_000;
+/// Verdicts in a report.
+pub const REPORTED_VERDICTS_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::v1::{
+        FollowItem, NamedMessage, OutboxRow, SignRequest, SignedMessage, follow_item, outbox_row, sign_request,
+    };
+    use prost::Message;
+
+    /// The largest bundle: a hundred nodes, threshold a hundred, 10 KB of commitments and 8 KB of sealed shares.
+    #[test]
+    fn the_largest_bundle_fits_a_payload() {
+        let bundle = 32 + 4 + 1 + (4 + 100 * 96) + (1 + 96 + 32) + (4 + 100 * 80);
+        assert!(bundle <= PAYLOAD_BYTES_MAX, "{bundle} bytes");
+    }
+
+    #[test]
+    fn the_largest_payload_fits_an_item_and_the_largest_message_a_request() {
+        let message = SignedMessage { kind: 1, payload: vec![0; PAYLOAD_BYTES_MAX], signature: vec![0; 64] };
+        let row = OutboxRow { position: u64::MAX, number: u64::MAX, said: Some(outbox_row::Said::Message(message)) };
+        let item = FollowItem { item: Some(follow_item::Item::Row(row)) };
+        assert!(item.encoded_len() <= ITEM_BYTES_MAX, "{} bytes", item.encoded_len());
+
+        let named =
+            NamedMessage { key_name: "k".repeat(KEY_NAME_BYTES_MAX), message: vec![0; SIGNED_MESSAGE_BYTES_MAX] };
+        let purpose = Some(sign_request::Purpose::Message(named));
+        let request = SignRequest { cluster_id: vec![0; 16], request_id: vec![0; 16], purpose, epoch: u64::MAX };
+        assert!(request.encoded_len() <= MESSAGE_BYTES_MAX, "{} bytes", request.encoded_len());
+    }
+}
