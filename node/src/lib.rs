@@ -1,0 +1,24 @@
+//! One key-management node: holds a share, takes part in rounds, serves callers.
+//!
+//! ```text
+//!   API server ──plans, records──▶ round ◀──Follow, Fetch── peers
+//!                                    │ outputs, top to bottom
+//!        homes (keys) ◀── store (state file ─▶ S3) ──▶ published ──▶ peers, operator
+//!                                    │ shares
+//!   callers ──token, request──▶ serving ──▶ answer, audit
+//! ```
+//!
+//! | To learn about | read |
+//! |---|---|
+//! | what a secret looks like at rest | [`seal`] |
+//! | the two homes of key material, and what a start makes of them | [`homes`] |
+//! | the state file and the file of bundles | [`store`] |
+//! | in which order a round's outputs become durable and are said | [`round`] |
+//! | who may connect, and how it is told | [`tls`] |
+//! | what callers may ask for, and what they get | [`serving`] |
+//! | the YAML file and the environment | [`config`] |
+
+pub mod homes;
+pub mod round;
+pub mod seal;
+pub mod store;

@@ -1,0 +1,101 @@
+//! What others may read of a node: made from the state that was committed last, never from the one in memory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use keyfleet_threshold::curve::{G2, SecretScalar};
+use keyfleet_threshold::identifiers::{Digest, EpochNumber};
+use keyfleet_threshold::polynomial::VerificationVector;
+use keyfleet_threshold::prekey::SignedPrekeySet;
+use keyfleet_threshold::purpose::Certificate;
+use keyfleet_threshold::round::{Blob, Participant, SignedMessage};
+
+/// What peers and operator read.
+#[derive(Clone, Default, Debug)]
+pub struct Published {
+    /// Everything said in attempts that are under way or kept, oldest attempt first.
+    pub messages: Vec<Arc<SignedMessage>>,
+    /// The prekey sets on offer.
+    pub offers: Vec<SignedPrekeySet>,
+    /// The vectors that this node knows.
+    pub vectors: Vec<VerificationVector>,
+    /// The highest number accepted.
+    pub highest: u64,
+    /// The newest epoch whose share this node holds.
+    pub active: Option<EpochNumber>,
+    /// The newest certificate that it has verified.
+    pub certificate: Option<Certificate>,
+    /// The cluster's public key, once a certificate was verified under it.
+    pub public_key: Option<G2>,
+}
+
+impl Published {
+    pub(super) fn of(participant: &Participant) -> Self {
+        let state = participant.state();
+        let attempts = state.attempts.values();
+        Self {
+            messages: attempts.clone().flat_map(|attempt| attempt.outbox.iter().cloned().map(Arc::new)).collect(),
+            offers: participant.offers().cloned().collect(),
+            vectors: attempts.flat_map(|attempt| attempt.vector.iter().chain(&attempt.source)).cloned().collect(),
+            highest: state.highest.0,
+            active: state.active,
+            certificate: state.newest_certified().copied(),
+            public_key: state.public_key,
+        }
+    }
+
+    /// What stands under a digest here.
+    #[must_use]
+    pub fn find(&self, digest: &Digest) -> Option<Blob> {
+        let message = self.messages.iter().find(|message| message.digest() == *digest);
+        let message = message.map(|message| Blob::Message(message.as_ref().clone()));
+        let offer = || self.offers.iter().find(|offer| offer.digest() == *digest).cloned().map(Blob::Prekeys);
+        let vector = || self.vectors.iter().find(|vector| vector.digest() == *digest).cloned().map(Blob::Vector);
+        message.or_else(offer).or_else(vector)
+    }
+}
+
+/// The shares that a node serves with: the active epoch's, and for a grace window the one's before.
+#[derive(Default)]
+pub struct Epochs(BTreeMap<EpochNumber, ServedEpoch>);
+
+/// An epoch that is served.
+pub struct ServedEpoch {
+    /// The node's share. Wiped when the last request that uses it is done.
+    pub share: SecretScalar,
+    /// The epoch's verification vector.
+    pub vector: VerificationVector,
+}
+
+/// How many epochs are served.
+const SERVED: usize = 2;
+
+impl Epochs {
+    pub(super) fn of(participant: &Participant) -> Self {
+        let state = participant.state();
+        let served = state.attempts.iter().rev().filter(|(_, attempt)| attempt.certificate().is_some() && !attempt.erased);
+        let served = served.take(SERVED).filter_map(|(number, attempt)| {
+            let (share, vector) = (participant.share(*number)?.duplicate(), attempt.vector.clone()?);
+            Some((*number, ServedEpoch { share, vector }))
+        });
+        Self(served.collect())
+    }
+
+    /// The newest epoch.
+    #[must_use]
+    pub fn newest(&self) -> Option<(EpochNumber, &ServedEpoch)> {
+        self.0.last_key_value().map(|(number, epoch)| (*number, epoch))
+    }
+
+    /// One epoch.
+    #[must_use]
+    pub fn get(&self, number: EpochNumber) -> Option<&ServedEpoch> {
+        self.0.get(&number)
+    }
+}
+
+impl std::fmt::Debug for Epochs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
