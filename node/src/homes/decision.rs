@@ -203,7 +203,7 @@ mod tests {
                 keep: vec![(data(7), Secret), (set(20), Secret)],
                 copy: vec![(Volume, data(7)), (Volume, set(20))],
                 destroy: vec![(Volume, data(5)), (Volume, set(3))],
-                findings: vec![rolled_back(Volume, &[data(7), set(20)], &[set(3), data(5)])],
+                findings: vec![rolled_back(Volume, &[set(20), data(7)], &[set(3), data(5)])],
                 ..none()
             },
             Case {

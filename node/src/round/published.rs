@@ -17,6 +17,8 @@ pub struct Published {
     pub messages: Vec<Arc<SignedMessage>>,
     /// The prekey sets on offer.
     pub offers: Vec<SignedPrekeySet>,
+    /// All own prekey sets that are alive: a plan may name one that is no longer on offer.
+    pub sets: Vec<SignedPrekeySet>,
     /// The vectors that this node knows.
     pub vectors: Vec<VerificationVector>,
     /// The highest number accepted.
@@ -36,6 +38,7 @@ impl Published {
         Self {
             messages: attempts.clone().flat_map(|attempt| attempt.outbox.iter().cloned().map(Arc::new)).collect(),
             offers: participant.offers().cloned().collect(),
+            sets: state.offers.values().cloned().collect(),
             vectors: attempts.flat_map(|attempt| attempt.vector.iter().chain(&attempt.source)).cloned().collect(),
             highest: state.highest.0,
             active: state.active,
@@ -49,7 +52,7 @@ impl Published {
     pub fn find(&self, digest: &Digest) -> Option<Blob> {
         let message = self.messages.iter().find(|message| message.digest() == *digest);
         let message = message.map(|message| Blob::Message(message.as_ref().clone()));
-        let offer = || self.offers.iter().find(|offer| offer.digest() == *digest).cloned().map(Blob::Prekeys);
+        let offer = || self.sets.iter().find(|offer| offer.digest() == *digest).cloned().map(Blob::Prekeys);
         let vector = || self.vectors.iter().find(|vector| vector.digest() == *digest).cloned().map(Blob::Vector);
         message.or_else(offer).or_else(vector)
     }

@@ -29,6 +29,11 @@ pub(crate) fn index(index: u32) -> NodeIndex {
     NodeIndex::new(index).unwrap()
 }
 
+/// A folder in memory where there is one: the tests sync thousands of times, and are about order, not about disks.
+fn scratch() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// A Secret in memory that answers as the API server does.
 #[derive(Default)]
 pub(crate) struct MemorySecret {
@@ -88,7 +93,7 @@ impl TestNode {
     pub(crate) fn new(number: u32) -> Self {
         Self {
             index: index(number),
-            folder: tempfile::tempdir().unwrap(),
+            folder: scratch(),
             secret: Arc::default(),
             driver: None,
             said: BTreeMap::new(),
@@ -145,6 +150,13 @@ impl TestNode {
     pub(crate) fn readable(&self) -> (Vec<Arc<SignedMessage>>, Vec<SignedPrekeySet>) {
         let published = self.driver.as_ref().unwrap().memory().published().borrow().clone();
         (published.messages.clone(), published.offers.clone())
+    }
+
+    /// What a peer would get for a digest.
+    fn find(&self, digest: &Digest) -> Option<Blob> {
+        let memory = self.driver.as_ref()?.memory();
+        let published = memory.published().borrow().find(digest);
+        published.or_else(|| memory.bundles().get(digest).unwrap())
     }
 
     /// Checks that a node never says two things where it may say one.
@@ -296,7 +308,12 @@ impl Operator {
             .iter()
             .map(|node| (node.index, node.driver.as_ref().unwrap().identity(), node.readable().1))
             .collect();
-        let mut round = self.plan(members);
+        let round = self.plan(members);
+        self.finish(nodes, round).await
+    }
+
+    /// Runs a planned round to its end.
+    pub(crate) async fn finish(&mut self, nodes: &mut [TestNode], mut round: Round) -> Round {
         for _ in 0..400 {
             for node in nodes.iter_mut() {
                 // Plans and records are read again and again, as a watch delivers them.
@@ -330,11 +347,18 @@ async fn gossip(nodes: &mut [TestNode], round: &mut Round) {
             let _ = round.transcript.hear(message);
         }
     }
-    for node in nodes {
+    for node in nodes.iter_mut() {
         for (from, blob) in &all {
             if *from != node.index && !node.heard.contains(&blob.digest()) {
                 let _ = node.feed(&Input::Blob(blob.clone())).await;
                 node.heard.insert(blob.digest());
+            }
+        }
+    }
+    for at in 0..nodes.len() {
+        for want in nodes[at].driver.as_ref().unwrap().wants() {
+            if let Some(blob) = nodes.iter().find_map(|node| node.find(&want.digest)) {
+                let _ = nodes[at].feed(&Input::Blob(blob)).await;
             }
         }
     }
