@@ -22,3 +22,4 @@ pub mod homes;
 pub mod round;
 pub mod seal;
 pub mod store;
+pub mod tls;
