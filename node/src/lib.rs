@@ -18,6 +18,7 @@
 //! | what callers may ask for, and what they get | [`serving`] |
 //! | the YAML file and the environment | [`config`] |
 
+pub mod config;
 pub mod homes;
 pub mod round;
 pub mod seal;

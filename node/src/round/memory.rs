@@ -28,6 +28,7 @@ use crate::seal::{KeyMaterial, KeyName};
 use crate::store::bundles::BundleFile;
 use crate::store::{RoundCommit, Store, StoreFault};
 
+use super::outbox::Outbox;
 use super::published::{Epochs, Published};
 
 /// A step of the order, once it is done.
@@ -70,6 +71,7 @@ pub struct Memory {
     store: Store,
     bundles: BundleFile,
     ledger: Ledger,
+    outbox: Outbox,
     node_key: KeyMaterial,
     published: watch::Sender<Arc<Published>>,
     served: watch::Sender<Arc<Epochs>>,
@@ -88,6 +90,7 @@ impl Memory {
         store: Store,
         bundles: BundleFile,
         ledger: Option<Ledger>,
+        outbox: Outbox,
         node_key: KeyMaterial,
     ) -> Self {
         Self {
@@ -95,6 +98,7 @@ impl Memory {
             store,
             bundles,
             ledger: ledger.unwrap_or_default(),
+            outbox,
             node_key,
             published: watch::Sender::new(Arc::default()),
             served: watch::Sender::new(Arc::default()),
@@ -161,7 +165,7 @@ impl Memory {
         if outputs.commit || self.floor_is_due {
             self.commit(participant, outputs).await?;
             self.serve(participant);
-            self.published.send_replace(Arc::new(Published::of(participant)));
+            self.published.send_replace(Arc::new(Published::of(participant, self.outbox.clone())));
             self.done(Step::Said)?;
         }
         self.destroy(participant, outputs).await?;
@@ -192,7 +196,9 @@ impl Memory {
             SecretName::Share(epoch) => Some(*epoch),
             _ => None,
         });
+        let outbox = self.outbox.after(participant);
         let commit = RoundCommit {
+            outbox: outbox.clone(),
             state: participant.state().encode(),
             ledger: ledger.clone(),
             shares: shares.collect(),
@@ -200,6 +206,7 @@ impl Memory {
         };
         let commit = self.store.commit_round(commit, &self.node_key).await?;
         self.ledger = ledger;
+        self.outbox = outbox;
         self.floor_is_due |= outputs.say.iter().any(|message| raises_floor(&message.body));
         self.done(Step::Commit)?;
         let position = self.store.backing().acknowledged(commit).await?;

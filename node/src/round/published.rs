@@ -10,11 +10,15 @@ use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::purpose::Certificate;
 use keyfleet_threshold::round::{Blob, Participant, SignedMessage};
 
+use super::outbox::Outbox;
+
 /// What peers and operator read.
 #[derive(Clone, Default, Debug)]
 pub struct Published {
     /// Everything said in attempts that are under way or kept, oldest attempt first.
     pub messages: Vec<Arc<SignedMessage>>,
+    /// The same and the prekey sets on offer, by position.
+    pub outbox: Option<Arc<Outbox>>,
     /// The prekey sets on offer.
     pub offers: Vec<SignedPrekeySet>,
     /// All own prekey sets that are alive: a plan may name one that is no longer on offer.
@@ -32,11 +36,12 @@ pub struct Published {
 }
 
 impl Published {
-    pub(super) fn of(participant: &Participant) -> Self {
+    pub(super) fn of(participant: &Participant, outbox: Outbox) -> Self {
         let state = participant.state();
         let attempts = state.attempts.values();
         Self {
             messages: attempts.clone().flat_map(|attempt| attempt.outbox.iter().cloned().map(Arc::new)).collect(),
+            outbox: Some(Arc::new(outbox)),
             offers: participant.offers().cloned().collect(),
             sets: state.offers.values().cloned().collect(),
             vectors: attempts.flat_map(|attempt| attempt.vector.iter().chain(&attempt.source)).cloned().collect(),

@@ -14,6 +14,7 @@ use crate::store::bundles::BundleFile;
 use crate::store::{Backing, Store, StoreFault};
 
 use super::memory::Memory;
+use super::outbox::Outbox;
 
 /// What a node is made of.
 pub struct Parts {
@@ -101,7 +102,9 @@ pub async fn start(parts: Parts) -> Result<Started, StartFault> {
         tracing::warn!(%finding, "found at the start");
     }
     let restored = store.backing().was_restored();
-    let memory = Memory::new(homes, store, parts.bundles, ledger, node_key);
+    let outbox = if restored { None } else { store.outbox()? };
+    let outbox = outbox.unwrap_or_else(Outbox::begin);
+    let memory = Memory::new(homes, store, parts.bundles, ledger, outbox, node_key);
     memory.serve(&participant);
     Ok(Started { participant, identity: public, memory, outputs, findings, restored })
 }

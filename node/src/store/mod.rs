@@ -5,6 +5,7 @@
 //! | `meta` | `schema`, `owner` | u32; cluster id and u32 node. Plain, so that a newer file is refused before a key is needed |
 //! | `state` | `participant` | everything that rounds must not forget: pointer, attempts, outboxes, verdicts, pins. Sealed |
 //! | `state` | `ledger` | [`Ledger`]. Sealed |
+//! | `outbox` | u64 position | u64 attempt, digest; `next` and lineage are in `meta` |
 //! | `shares` | u64 epoch | the share, sealed under the epoch's own data key |
 //! | `access` | `rules`, `keys/<issuer>` | what was last seen of rules and issuers' keys. Sealed |
 //! | `counters` | name | u64, only rising |
@@ -17,13 +18,14 @@ pub mod backing;
 pub mod bundles;
 pub mod journal;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use keyfleet_threshold::identifiers::{ClusterId, EpochNumber, NodeIndex};
+use keyfleet_threshold::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex};
 use redb::{ReadableTable as _, TableDefinition, TableError};
 use zeroize::Zeroizing;
 
 use crate::homes::ledger::{Ledger, MalformedLedger};
+use crate::round::outbox::{Outbox, OutboxRow};
 use crate::seal::row::CannotOpen;
 use crate::seal::{DataKey, KeyMaterial, Place};
 
@@ -35,6 +37,7 @@ pub const SCHEMA: u32 = 1;
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const STATE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("state");
 const SHARES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("shares");
+const OUTBOX: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("outbox");
 const ACCESS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("access");
 const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters");
 
@@ -93,6 +96,8 @@ pub struct Store {
 pub struct RoundCommit {
     /// The participant's state.
     pub state: Vec<u8>,
+    /// What is said from which position.
+    pub outbox: Outbox,
     /// Which keys live once this is committed.
     pub ledger: Ledger,
     /// New shares, each with the data key of its epoch.
@@ -134,6 +139,7 @@ impl Store {
                 // Readers need not ask whether a table is there.
                 txn.open_table(STATE)?;
                 txn.open_table(SHARES)?;
+                txn.open_table(OUTBOX)?;
                 txn.open_table(ACCESS)?;
                 txn.open_table(COUNTERS)?;
                 journal::create(txn)
@@ -171,6 +177,26 @@ impl Store {
     /// When it does not open.
     pub fn participant(&self, node_key: &KeyMaterial) -> Result<Option<Zeroizing<Vec<u8>>>, StoreFault> {
         self.open_row(STATE, "state", "participant", node_key)
+    }
+
+    /// The positions of what was said; `None` before the first commit.
+    ///
+    /// # Errors
+    /// When a row is malformed.
+    pub fn outbox(&self) -> Result<Option<Outbox>, StoreFault> {
+        let malformed = || StoreFault::Malformed("outbox");
+        let Some(meta) = self.row(META, "outbox")? else { return Ok(None) };
+        let (lineage, next) = meta.split_first_chunk().ok_or_else(malformed)?;
+        let next = u64::from_be_bytes(next.try_into().map_err(|_| malformed())?);
+        let txn = self.backing.begin_read()?;
+        let mut rows = BTreeMap::new();
+        for row in txn.open_table(OUTBOX).map_err(redb)?.iter().map_err(redb)? {
+            let (position, value) = row.map_err(redb)?;
+            let (number, digest) = value.value().split_first_chunk().ok_or_else(malformed)?;
+            let digest = Digest(digest.try_into().map_err(|_| malformed())?);
+            rows.insert(position.value(), OutboxRow { number: u64::from_be_bytes(*number), digest });
+        }
+        Ok(Some(Outbox { lineage: *lineage, next, rows }))
     }
 
     /// The share of an epoch, opened with its data key.
@@ -215,13 +241,22 @@ impl Store {
                 (epoch.0, DataKey(key).seal(&self.share_place(*epoch, &row), share.as_slice(), &mut rng))
             })
             .collect();
-        let held = commit.held;
+        let (held, outbox) = (commit.held, commit.outbox);
         drop(rng);
         self.backing
             .write(move |txn| {
                 let mut table = txn.open_table(STATE)?;
                 table.insert("participant", state.as_slice())?;
                 table.insert("ledger", ledger.as_slice())?;
+                let mut table = txn.open_table(META)?;
+                table.insert("outbox", [outbox.lineage.as_slice(), &outbox.next.to_be_bytes()].concat().as_slice())?;
+                let mut table = txn.open_table(OUTBOX)?;
+                table.retain(|position, _| outbox.rows.contains_key(&position))?;
+                for (position, row) in outbox.rows {
+                    if table.get(position)?.is_none() {
+                        table.insert(position, [row.number.to_be_bytes().as_slice(), &row.digest.0].concat().as_slice())?;
+                    }
+                }
                 let mut table = txn.open_table(SHARES)?;
                 for (epoch, sealed) in &shares {
                     table.insert(epoch, sealed.as_slice())?;
@@ -342,6 +377,7 @@ mod tests {
     fn commit(epoch: u64, share: u8, held: &[u64]) -> RoundCommit {
         RoundCommit {
             state: vec![1, 2, 3],
+            outbox: Outbox::begin(),
             ledger: Ledger { highest_epoch: epoch, ..Ledger::default() },
             shares: vec![(EpochNumber(epoch), KeyMaterial::new([epoch as u8; 32]), Zeroizing::new([share; 32]))],
             held: held.iter().map(|epoch| EpochNumber(*epoch)).collect(),
