@@ -22,5 +22,6 @@ pub mod config;
 pub mod homes;
 pub mod round;
 pub mod seal;
+pub mod serving;
 pub mod store;
 pub mod tls;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use keyfleet_threshold::curve::{G2, SecretScalar};
-use keyfleet_threshold::identifiers::{Digest, EpochNumber};
+use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::polynomial::VerificationVector;
 use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::purpose::Certificate;
@@ -73,6 +73,10 @@ pub struct ServedEpoch {
     pub share: SecretScalar,
     /// The epoch's verification vector.
     pub vector: VerificationVector,
+    /// Its certificate.
+    pub certificate: Certificate,
+    /// Its receivers, ascending.
+    pub receivers: Vec<NodeIndex>,
 }
 
 /// How many epochs are served.
@@ -84,7 +88,8 @@ impl Epochs {
         let served = state.attempts.iter().rev().filter(|(_, attempt)| attempt.certificate().is_some() && !attempt.erased);
         let served = served.take(SERVED).filter_map(|(number, attempt)| {
             let (share, vector) = (participant.share(*number)?.duplicate(), attempt.vector.clone()?);
-            Some((*number, ServedEpoch { share, vector }))
+            let receivers = attempt.plan.receivers.iter().map(|receiver| receiver.index).collect();
+            Some((*number, ServedEpoch { share, vector, certificate: *attempt.certificate()?, receivers }))
         });
         Self(served.collect())
     }
@@ -93,6 +98,11 @@ impl Epochs {
     #[must_use]
     pub fn newest(&self) -> Option<(EpochNumber, &ServedEpoch)> {
         self.0.last_key_value().map(|(number, epoch)| (*number, epoch))
+    }
+
+    /// All epochs, newest first.
+    pub fn iter(&self) -> impl Iterator<Item = (EpochNumber, &ServedEpoch)> {
+        self.0.iter().rev().map(|(number, epoch)| (*number, epoch))
     }
 
     /// One epoch.

@@ -54,7 +54,7 @@ async fn a_node_that_dies_after_any_step_says_the_same_again_and_keeps_no_dead_s
         deaths += u32::try_from(nodes[0].died_at.len()).unwrap();
         steps.extend(nodes[0].died_at.iter().copied());
         // Coprime to the number of steps, so that every kind of step is died after.
-        die_at += 23;
+        die_at += 11;
     }
     println!("died {deaths} times, after {steps:?}");
     assert_eq!(steps.len(), 7, "not every step was died after: {steps:?}");
