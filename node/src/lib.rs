@@ -19,6 +19,7 @@
 //! | the YAML file and the environment | [`config`] |
 
 pub mod config;
+pub mod grpc;
 pub mod homes;
 pub mod round;
 pub mod seal;

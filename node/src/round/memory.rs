@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use keyfleet_threshold::identifiers::Digest;
+use keyfleet_threshold::identity::IdentityKey;
 use keyfleet_threshold::round::{Blob, Body, Outputs, Participant, SecretName};
 use tokio::sync::watch;
 
@@ -137,6 +138,12 @@ impl Memory {
     #[must_use]
     pub fn bundles(&self) -> &BundleFile {
         &self.bundles
+    }
+
+    /// The node's identity key, for TLS and reports.
+    #[must_use]
+    pub fn identity_key(&self) -> Option<IdentityKey> {
+        self.homes.key(KeyName::Identity).map(|seed| IdentityKey::from_seed(seed.expose()))
     }
 
     /// The data key of the node's own rows.

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use keyfleet_threshold::curve::{G2, SecretScalar};
+use keyfleet_threshold::curve::SecretScalar;
 use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::polynomial::VerificationVector;
 use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::purpose::Certificate;
-use keyfleet_threshold::round::{Blob, Participant, SignedMessage};
+use keyfleet_threshold::round::{Blob, Participant, PersistentState, SignedMessage};
 
 use super::outbox::Outbox;
 
@@ -25,14 +25,8 @@ pub struct Published {
     pub sets: Vec<SignedPrekeySet>,
     /// The vectors that this node knows.
     pub vectors: Vec<VerificationVector>,
-    /// The highest number accepted.
-    pub highest: u64,
-    /// The newest epoch whose share this node holds.
-    pub active: Option<EpochNumber>,
-    /// The newest certificate that it has verified.
-    pub certificate: Option<Certificate>,
-    /// The cluster's public key, once a certificate was verified under it.
-    pub public_key: Option<G2>,
+    /// The state that was committed; `None` before the first commit of this process.
+    pub state: Option<Arc<PersistentState>>,
 }
 
 impl Published {
@@ -45,10 +39,7 @@ impl Published {
             offers: participant.offers().cloned().collect(),
             sets: state.offers.values().cloned().collect(),
             vectors: attempts.flat_map(|attempt| attempt.vector.iter().chain(&attempt.source)).cloned().collect(),
-            highest: state.highest.0,
-            active: state.active,
-            certificate: state.newest_certified().copied(),
-            public_key: state.public_key,
+            state: Some(Arc::new(state.clone())),
         }
     }
 

@@ -111,7 +111,7 @@ pub struct Service {
     owner: (ClusterId, NodeIndex),
     access: watch::Receiver<Arc<Access>>,
     served: watch::Receiver<Arc<Epochs>>,
-    tokens: Tokens,
+    tokens: Arc<Tokens>,
     store: Store,
     ledger: Ledger,
 }
@@ -123,7 +123,7 @@ impl Service {
         owner: (ClusterId, NodeIndex),
         access: watch::Receiver<Arc<Access>>,
         served: watch::Receiver<Arc<Epochs>>,
-        tokens: Tokens,
+        tokens: Arc<Tokens>,
         store: Store,
     ) -> Self {
         let ledger = Ledger::start(store.clone());
