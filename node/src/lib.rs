@@ -22,6 +22,7 @@ pub mod config;
 pub mod grpc;
 pub mod homes;
 pub mod round;
+pub mod runtime;
 pub mod seal;
 pub mod serving;
 pub mod store;

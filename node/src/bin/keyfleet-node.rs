@@ -1,1 +1,2 @@
+//! The node's process.
 fn main() {}

@@ -227,22 +227,8 @@ impl Store {
     /// # Errors
     /// When it was not committed.
     pub async fn commit_round(&self, commit: RoundCommit, node_key: &KeyMaterial) -> Result<CommitId, StoreFault> {
-        let mut rng = rand::rng();
-        let seal = |row: &'static str, value: &[u8], rng: &mut rand::rngs::ThreadRng| {
-            DataKey(node_key).seal(&self.node_place("state", row), value, rng)
-        };
-        let state = seal("participant", &commit.state, &mut rng);
-        let ledger = seal("ledger", &commit.ledger.encode(), &mut rng);
-        let shares: Vec<_> = commit
-            .shares
-            .iter()
-            .map(|(epoch, key, share)| {
-                let row = epoch.0.to_be_bytes();
-                (epoch.0, DataKey(key).seal(&self.share_place(*epoch, &row), share.as_slice(), &mut rng))
-            })
-            .collect();
+        let (state, ledger, shares) = self.seal_round(&commit, node_key);
         let (held, outbox) = (commit.held, commit.outbox);
-        drop(rng);
         self.backing
             .write(move |txn| {
                 let mut table = txn.open_table(STATE)?;
@@ -266,6 +252,19 @@ impl Store {
             })
             .await
             .map(|((), commit)| commit)
+    }
+
+    #[expect(clippy::type_complexity, reason = "three sealed parts of one transaction")]
+    fn seal_round(&self, commit: &RoundCommit, node_key: &KeyMaterial) -> (Vec<u8>, Vec<u8>, Vec<(u64, Vec<u8>)>) {
+        let rng = &mut rand::rng();
+        let state = DataKey(node_key).seal(&self.node_place("state", "participant"), &commit.state, rng);
+        let ledger = DataKey(node_key).seal(&self.node_place("state", "ledger"), &commit.ledger.encode(), rng);
+        let share = |(epoch, key, share): &(EpochNumber, KeyMaterial, Zeroizing<[u8; 32]>)| {
+            let row = epoch.0.to_be_bytes();
+            (epoch.0, DataKey(key).seal(&self.share_place(*epoch, &row), share.as_slice(), rng))
+        };
+        let shares = commit.shares.iter().map(share).collect();
+        (state, ledger, shares)
     }
 
     /// What was last seen of rules or of an issuer's keys.
