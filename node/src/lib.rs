@@ -16,14 +16,19 @@
 //! | in which order a round's outputs become durable and are said | [`round`] |
 //! | who may connect, and how it is told | [`tls`] |
 //! | what callers may ask for, and what they get | [`serving`] |
-//! | the YAML file and the environment | [`config`] |
+//! | the YAML file and the environment | [`config`], [`startup`] |
+//! | the gRPC services | [`grpc`] |
+//! | the tasks of a running node | [`runtime`] |
+//! | the pages for kubelet and people | [`http`] |
 
 pub mod config;
 pub mod grpc;
 pub mod homes;
+pub mod http;
 pub mod round;
 pub mod runtime;
 pub mod seal;
 pub mod serving;
+pub mod startup;
 pub mod store;
 pub mod tls;

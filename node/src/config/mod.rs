@@ -29,6 +29,8 @@ pub struct Config {
     pub listen: Listen,
     /// Where the state file is replicated; `None`: nowhere.
     pub replication: Option<Replication>,
+    /// A folder in the place of the seal Secret, for development outside Kubernetes.
+    pub second_home: Option<PathBuf>,
 }
 
 /// Where a key-encryption key comes from.
@@ -93,6 +95,7 @@ struct File {
     #[serde(default)]
     listen: Listen,
     replication: Option<Replication>,
+    second_home: Option<PathBuf>,
 }
 
 /// What is wrong with the file.
@@ -125,7 +128,9 @@ pub enum ConfigFault {
 #[non_exhaustive]
 pub enum KeyFault {
     /// It is not there.
-    #[error("KeyEncryptionKeyMissing: key `{id}`: {place} {why}; create it with 32 random bytes, written as 64 hexadecimal digits")]
+    #[error(
+        "KeyEncryptionKeyMissing: key `{id}`: {place} {why}; create it with 32 random bytes, written as 64 hexadecimal digits"
+    )]
     Missing {
         /// The key's name.
         id: String,
@@ -135,7 +140,9 @@ pub enum KeyFault {
         why: String,
     },
     /// It is not 32 bytes.
-    #[error("KeyEncryptionKeyMalformed: key `{id}`: {place} holds {found} bytes; 64 hexadecimal digits (or 32 raw bytes in a file) are needed")]
+    #[error(
+        "KeyEncryptionKeyMalformed: key `{id}`: {place} holds {found} bytes; 64 hexadecimal digits (or 32 raw bytes in a file) are needed"
+    )]
     Malformed {
         /// The key's name.
         id: String,
@@ -155,8 +162,7 @@ impl Config {
     /// # Errors
     /// What is wrong, and where.
     pub fn read(path: &Path) -> Result<Self, ConfigFault> {
-        let text =
-            std::fs::read_to_string(path).map_err(|error| ConfigFault::Read { path: path.to_owned(), error })?;
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigFault::Read { path: path.to_owned(), error })?;
         Self::parse(&text)
     }
 
@@ -191,6 +197,7 @@ impl Config {
             key_encryption: file.key_encryption,
             listen: file.listen,
             replication: file.replication,
+            second_home: file.second_home,
         })
     }
 

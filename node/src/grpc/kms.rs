@@ -95,7 +95,8 @@ impl Kms for KmsApi {
         limited("identity", asked.identity.len(), 1, IDENTITY_BYTES_MAX)?;
         let transport = <[u8; 48]>::try_from(asked.transport_key.as_slice()).ok();
         let transport = transport.and_then(|bytes| G1::decode(&bytes).ok()).filter(|point| !point.is_infinity());
-        let transport = transport.ok_or_else(|| Status::invalid_argument("transport_key: a point of G1 in 48 bytes"))?;
+        let transport =
+            transport.ok_or_else(|| Status::invalid_argument("transport_key: a point of G1 in 48 bytes"))?;
         let what = Asked::Derive { identity: asked.identity.clone(), transport };
         let answer = self.answer(&request, &asked.request_id, what, asked.epoch).await?;
         Ok(Response::new(v1::DeriveResponse {

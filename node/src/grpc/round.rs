@@ -53,7 +53,8 @@ impl RoundApi {
         if !matches!(peer, Some(Peer(Some(_)))) {
             let (tokens, subject) =
                 self.operator.as_ref().ok_or_else(|| Status::unauthenticated("show a pinned certificate"))?;
-            let token = super::kms::bearer(request).ok_or_else(|| Status::unauthenticated("no certificate and no token"))?;
+            let token =
+                super::kms::bearer(request).ok_or_else(|| Status::unauthenticated("no certificate and no token"))?;
             let issuers = [KUBERNETES_ISSUER.to_owned()];
             let caller = tokens.check(token, &issuers, OPERATOR_TOKEN_SECONDS, super::kms::now_seconds()).await;
             let caller = caller.map_err(|fault| Status::unauthenticated(fault.to_string()))?;

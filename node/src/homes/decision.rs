@@ -105,7 +105,8 @@ pub fn decide(ledger: Option<&Ledger>, volume: &Seen, secret: Option<&Seen>) -> 
     for name in unnamed.into_iter().filter(|name| !named(name)) {
         let holders: Vec<_> = seen.iter().filter(|(_, held)| held.contains_key(&name)).map(|(home, _)| *home).collect();
         if ledger.is_none_or(|ledger| ledger.is_above(name)) {
-            let differ = matches!((volume.get(&name), secret.and_then(|held| held.get(&name))), (Some(a), Some(b)) if a != b);
+            let differ =
+                matches!((volume.get(&name), secret.and_then(|held| held.get(&name))), (Some(a), Some(b)) if a != b);
             if differ && matches!(name, KeyName::Identity | KeyName::Node) {
                 decision.findings.push(Finding::Conflict(name));
             } else {

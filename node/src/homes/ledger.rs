@@ -78,8 +78,7 @@ impl Ledger {
             live.insert(std::str::from_utf8(name).ok()?.parse().ok()?, Fingerprint(*fingerprint));
             rest = after;
         }
-        let ledger =
-            Self { live, highest_epoch: u64::from_be_bytes(*epoch), highest_set: u64::from_be_bytes(*set) };
+        let ledger = Self { live, highest_epoch: u64::from_be_bytes(*epoch), highest_set: u64::from_be_bytes(*set) };
         (*version == VERSION && rest.is_empty() && ledger.encode() == bytes).then_some(ledger)
     }
 }

@@ -191,7 +191,8 @@ impl Homes {
         if keys.is_empty() {
             return Ok(());
         }
-        let wrap = |(name, key): &(KeyName, KeyMaterial)| (name.to_string(), self.ring.wrap(*name, key, &mut rand::rng()));
+        let wrap =
+            |(name, key): &(KeyName, KeyMaterial)| (name.to_string(), self.ring.wrap(*name, key, &mut rand::rng()));
         let put = keys.iter().map(wrap).collect();
         for home in &self.homes {
             home.change(&put, &BTreeSet::new()).await?;
@@ -253,7 +254,8 @@ impl Homes {
             Finding::SealKeysLost(names) => Some(names.clone()),
             _ => None,
         });
-        let held: Vec<_> = lost.iter().flatten().filter_map(|name| Some((*name, self.keys.get(name)?.clone()))).collect();
+        let held: Vec<_> =
+            lost.iter().flatten().filter_map(|name| Some((*name, self.keys.get(name)?.clone()))).collect();
         self.create(held).await?;
         self.united = true;
         Ok(decision.findings)

@@ -14,6 +14,7 @@ use super::{Entries, Home, HomeFault, HomeKind};
 #[derive(Clone, Debug)]
 pub struct VolumeHome {
     folder: PathBuf,
+    kind: HomeKind,
 }
 
 impl VolumeHome {
@@ -22,8 +23,16 @@ impl VolumeHome {
     /// # Errors
     /// When it cannot be made, or others may read it.
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self, HomeFault> {
+        Self::open_as(HomeKind::Volume, folder)
+    }
+
+    /// A folder in the place of the Secret: for development outside Kubernetes, where there is none.
+    ///
+    /// # Errors
+    /// As [`VolumeHome::open`].
+    pub fn open_as(kind: HomeKind, folder: impl Into<PathBuf>) -> Result<Self, HomeFault> {
         let folder = folder.into();
-        let fault = |error: io::Error| HomeFault::new(HomeKind::Volume, format!("{}: {error}", folder.display()));
+        let fault = |error: io::Error| HomeFault::new(kind, format!("{}: {error}", folder.display()));
         match fs::DirBuilder::new().mode(0o700).create(&folder) {
             Ok(()) => sync_folder(folder.parent().unwrap_or(&folder)).map_err(fault)?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -32,9 +41,9 @@ impl VolumeHome {
         let mode = fs::metadata(&folder).map_err(fault)?.permissions().mode() & 0o777;
         if mode & 0o007 != 0 {
             let what = format!("{} has mode {mode:o}: others may read it; chmod it to 0700", folder.display());
-            return Err(HomeFault::new(HomeKind::Volume, what));
+            return Err(HomeFault::new(kind, what));
         }
-        Ok(Self { folder })
+        Ok(Self { folder, kind })
     }
 
     fn read_all(&self) -> io::Result<Entries> {
@@ -72,7 +81,7 @@ impl VolumeHome {
 #[async_trait]
 impl Home for VolumeHome {
     fn kind(&self) -> HomeKind {
-        HomeKind::Volume
+        self.kind
     }
 
     async fn read(&self) -> Result<Entries, HomeFault> {

@@ -15,7 +15,6 @@ use super::start::Started;
 
 /// A fact.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "facts are moved once")]
 pub enum Input {
     /// A plan appeared.
     Plan(Plan),

@@ -76,7 +76,8 @@ const SERVED: usize = 2;
 impl Epochs {
     pub(super) fn of(participant: &Participant) -> Self {
         let state = participant.state();
-        let served = state.attempts.iter().rev().filter(|(_, attempt)| attempt.certificate().is_some() && !attempt.erased);
+        let served =
+            state.attempts.iter().rev().filter(|(_, attempt)| attempt.certificate().is_some() && !attempt.erased);
         let served = served.take(SERVED).filter_map(|(number, attempt)| {
             let (share, vector) = (participant.share(*number)?.duplicate(), attempt.vector.clone()?);
             let receivers = attempt.plan.receivers.iter().map(|receiver| receiver.index).collect();

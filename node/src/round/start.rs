@@ -60,8 +60,10 @@ pub enum StartFault {
     #[error(transparent)]
     State(#[from] RestoreFault),
     /// Neither home has a key without which the node is not itself.
-    #[error("SealKeysLost: the state file is here, but `{0}` is in neither home; restore the seal Secret or the volume's \
-        seal folder from a backup, or replace this node")]
+    #[error(
+        "SealKeysLost: the state file is here, but `{0}` is in neither home; restore the seal Secret or the volume's \
+        seal folder from a backup, or replace this node"
+    )]
     KeyLost(KeyName),
     /// A first start must know that no older identity is in the Secret.
     #[error("the seal Secret cannot be read, and there is no state file yet: waiting for the API server")]

@@ -112,7 +112,8 @@ impl TestNode {
         loop {
             self.driver = None;
             self.heard.clear();
-            let started = self.try_start().await.unwrap_or_else(|fault| panic!("{} does not start: {fault}", self.index));
+            let started =
+                self.try_start().await.unwrap_or_else(|fault| panic!("{} does not start: {fault}", self.index));
             let mut driver = Driver::new(started);
             let countdown = self.dies_after.clone();
             driver.danger_set_barrier(Box::new(move |_| {
@@ -180,13 +181,15 @@ impl TestNode {
         let expected: BTreeSet<_> = live.iter().copied().chain([KeyName::Identity, KeyName::Node]).collect();
         let held: BTreeSet<_> = driver.memory().homes().names().collect();
         assert_eq!(held, expected, "{}: the process holds other keys than live ones", self.index);
-        let names = |entries: Vec<String>| entries.iter().filter_map(|name| name.parse().ok()).collect::<BTreeSet<KeyName>>();
+        let names =
+            |entries: Vec<String>| entries.iter().filter_map(|name| name.parse().ok()).collect::<BTreeSet<KeyName>>();
         let secret = self.secret.data.lock().unwrap().1.keys().cloned().collect();
         assert_eq!(names(secret), expected, "{}: the Secret holds other keys than live ones", self.index);
         let files = std::fs::read_dir(self.folder.path().join("seal")).unwrap();
         let files = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
         assert_eq!(names(files), expected, "{}: the volume holds other keys than live ones", self.index);
-        let rows = driver.memory().store().share_epochs().unwrap().into_iter().map(KeyName::Data).collect::<BTreeSet<_>>();
+        let rows =
+            driver.memory().store().share_epochs().unwrap().into_iter().map(KeyName::Data).collect::<BTreeSet<_>>();
         let shares = live.into_iter().filter(|name| matches!(name, KeyName::Data(_))).collect();
         assert_eq!(rows, shares, "{}: the state file has rows of other epochs than live ones", self.index);
     }
@@ -213,7 +216,7 @@ impl Operator {
     /// Plans the next round among `members`: their identity and offers.
     pub(crate) fn plan(
         &mut self,
-        members: Vec<(NodeIndex, keyfleet_threshold::identity::IdentityPublicKey, Vec<SignedPrekeySet>)>,
+        members: &[(NodeIndex, keyfleet_threshold::identity::IdentityPublicKey, Vec<SignedPrekeySet>)],
     ) -> Round {
         self.number += 1;
         let receivers: Vec<_> = members
@@ -253,7 +256,7 @@ impl Operator {
         self.named.extend(plan.receivers.iter().map(|receiver| (receiver.index, receiver.prekey_set)));
         let source = plan.source().map(|source| self.vectors[&source.number].clone());
         let mut transcript = Transcript::new(plan.clone(), source);
-        for (_, _, offers) in &members {
+        for (_, _, offers) in members {
             for offer in offers {
                 let _ = transcript.learn_prekeys(offer);
             }
@@ -264,8 +267,13 @@ impl Operator {
     /// One look at a round: writes into the record what follows from what was heard.
     pub(crate) fn look(&mut self, round: &mut Round) {
         let block = round.plan.block;
-        let view =
-            RoundView { transcript: &round.transcript, record: &round.record, opened: block, now: block, overdue: false };
+        let view = RoundView {
+            transcript: &round.transcript,
+            record: &round.record,
+            opened: block,
+            now: block,
+            overdue: false,
+        };
         let decision = decide(&view);
         let record = &mut round.record;
         match decision {
@@ -304,11 +312,9 @@ impl Operator {
 
     /// Runs a round to Confirmed over nodes that call each other's functions.
     pub(crate) async fn run(&mut self, nodes: &mut [TestNode]) -> Round {
-        let members = nodes
-            .iter()
-            .map(|node| (node.index, node.driver.as_ref().unwrap().identity(), node.readable().1))
-            .collect();
-        let round = self.plan(members);
+        let member = |node: &TestNode| (node.index, node.driver.as_ref().unwrap().identity(), node.readable().1);
+        let members: Vec<_> = nodes.iter().map(member).collect();
+        let round = self.plan(&members);
         self.finish(nodes, round).await
     }
 

@@ -66,7 +66,7 @@ async fn nothing_is_said_while_the_api_server_is_away_and_all_of_it_once_it_is_b
     let mut operator = Operator::default();
     operator.run(&mut nodes).await;
     let members = nodes.iter().map(|node| (node.index, node.driver.as_ref().unwrap().identity(), node.readable().1));
-    let round = operator.plan(members.collect());
+    let round = operator.plan(&members.collect::<Vec<_>>());
     *nodes[0].secret.down.lock().unwrap() = true;
     let before = nodes[0].readable().0.len();
     for _ in 0..3 {

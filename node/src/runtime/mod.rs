@@ -229,6 +229,5 @@ async fn drive(
     }
 }
 
-
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,6 @@
 //! Four nodes as tasks over real TLS sockets, and an operator that reads them as the real one does.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use keyfleet_api::v1;
@@ -123,7 +122,7 @@ impl Fleet {
             let offers = tokio::time::timeout(Duration::from_secs(60), offering).await.expect("no prekeys on offer");
             members.push((test.index, node.identity(), offers.unwrap().offers.clone()));
         }
-        operator.plan(members)
+        operator.plan(&members)
     }
 
     /// Runs a round to Confirmed. `restart` is killed when the round reaches the phase, and started again.
@@ -142,7 +141,8 @@ impl Fleet {
                 assert_eq!(round.record.phase, phase);
             }
             let heard = tokio::time::timeout_at(deadline, self.heard.recv()).await;
-            let (from, heard) = heard.unwrap_or_else(|_| panic!("the round stands still in {:?}", round.record.phase)).unwrap();
+            let (from, heard) =
+                heard.unwrap_or_else(|_| panic!("the round stands still in {:?}", round.record.phase)).unwrap();
             if let Heard::Said(Blob::Message(message)) = &heard {
                 let dealer = match &message.body {
                     Body::Have { dealer, .. } => Some(*dealer),
@@ -215,5 +215,4 @@ async fn a_stranger_reads_nothing_and_another_cluster_is_told_so() {
     let stranger = follow(Some(IdentityKey::from_seed(&[5; 32])), CLUSTER.0).await;
     assert!(stranger.is_err(), "a certificate that nobody pinned was let in");
     assert_eq!(follow(Some(observer()), [0; 16]).await, Err(tonic::Code::FailedPrecondition), "another cluster");
-    let _ = Arc::new(fleet);
 }

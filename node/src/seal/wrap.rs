@@ -132,6 +132,11 @@ impl KeyRing {
         (self.cluster, self.node)
     }
 
+    /// The keys, the writing one first.
+    pub fn keys(&self) -> impl Iterator<Item = &KeyEncryptionKey> {
+        self.keys.iter()
+    }
+
     /// Wraps a key under the writing key-encryption key.
     #[must_use]
     pub fn wrap(&self, name: KeyName, key: &KeyMaterial, rng: &mut impl CryptoRng) -> Vec<u8> {

@@ -9,3 +9,6 @@ pub mod token;
 
 pub use service::{Answer, Asked, Denied, Service};
 pub use token::{Caller, FetchedKeys, KeySource, Tokens};
+
+#[cfg(test)]
+mod tests;

@@ -166,7 +166,8 @@ impl Service {
         let who = caller_digest(&caller);
         let request = asked.digest(epoch);
         let id = id.map(|id| Digest::of("KEYFLEET-V1-REQUEST-ID", &[&who.0, id]));
-        let record = |answer: Vec<u8>, allowed| Record { time_seconds: now_seconds, caller: who, request, id, answer, allowed };
+        let record =
+            |answer: Vec<u8>, allowed| Record { time_seconds: now_seconds, caller: who, request, id, answer, allowed };
         if !access.allows(&caller.issuer, &caller.subject, asked.request()) {
             self.ledger.write(record(Vec::new(), false)).await?;
             let verb = match asked {

@@ -215,7 +215,8 @@ impl Tokens {
                 Err(error) => tracing::warn!(issuer = name, error, "an issuer's keys could not be fetched"),
                 Ok(fetched) => {
                     let row = serde_json::to_vec(&fetched).expect("keys that were read can be written");
-                    if let Err(fault) = self.store.remember_access(&format!("keys/{name}"), &row, &self.node_key).await {
+                    if let Err(fault) = self.store.remember_access(&format!("keys/{name}"), &row, &self.node_key).await
+                    {
                         tracing::warn!(%fault, "an issuer's keys are not remembered over a restart");
                     }
                     let known = Known { fetched, asked_seconds: now_seconds };

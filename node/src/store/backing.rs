@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use keyfleet_litestream::database::WriteError;
 use keyfleet_litestream::position::CommitNo;
 use keyfleet_litestream::{Ack, Database, Position};
-use keyfleet_litestream::database::WriteError;
 use redb::{ReadTransaction, ReadableDatabase as _, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
@@ -25,6 +25,7 @@ pub struct CommitId(Option<CommitNo>);
 
 /// The file.
 #[derive(Clone)]
+#[expect(clippy::large_enum_variant, reason = "a node has one, and few clones")]
 pub enum Backing {
     /// Replicated to a bucket.
     Replicated {

@@ -124,10 +124,9 @@ impl Store {
             let name = |bytes: &[u8]| format!("owner {}", hex::encode(bytes));
             return match found_owner {
                 Some(found) if found == owner => Ok(store),
-                found => Err(StoreFault::OtherOwner {
-                    found: name(&found.unwrap_or_default()),
-                    expected: name(&owner),
-                }),
+                found => {
+                    Err(StoreFault::OtherOwner { found: name(&found.unwrap_or_default()), expected: name(&owner) })
+                }
             };
         }
         store
@@ -240,7 +239,10 @@ impl Store {
                 table.retain(|position, _| outbox.rows.contains_key(&position))?;
                 for (position, row) in outbox.rows {
                     if table.get(position)?.is_none() {
-                        table.insert(position, [row.number.to_be_bytes().as_slice(), &row.digest.0].concat().as_slice())?;
+                        table.insert(
+                            position,
+                            [row.number.to_be_bytes().as_slice(), &row.digest.0].concat().as_slice(),
+                        )?;
                     }
                 }
                 let mut table = txn.open_table(SHARES)?;
@@ -378,7 +380,11 @@ mod tests {
             state: vec![1, 2, 3],
             outbox: Outbox::begin(),
             ledger: Ledger { highest_epoch: epoch, ..Ledger::default() },
-            shares: vec![(EpochNumber(epoch), KeyMaterial::new([epoch as u8; 32]), Zeroizing::new([share; 32]))],
+            shares: vec![(
+                EpochNumber(epoch),
+                KeyMaterial::new([u8::try_from(epoch).unwrap(); 32]),
+                Zeroizing::new([share; 32]),
+            )],
             held: held.iter().map(|epoch| EpochNumber(*epoch)).collect(),
         }
     }
@@ -395,7 +401,11 @@ mod tests {
         first.commit_round(commit(3, 0xa3, &[2, 3]), &key).await.unwrap();
         drop(first);
         let again = store(&path).await.unwrap();
-        assert_eq!(again.share_epochs().unwrap(), [EpochNumber(2), EpochNumber(3)], "an epoch that is not held has a row");
+        assert_eq!(
+            again.share_epochs().unwrap(),
+            [EpochNumber(2), EpochNumber(3)],
+            "an epoch that is not held has a row"
+        );
         assert_eq!(again.participant(&key).unwrap().unwrap().as_slice(), [1, 2, 3]);
         assert_eq!(again.ledger(&key).unwrap().unwrap().highest_epoch, 3);
         let share = again.share(EpochNumber(2), &KeyMaterial::new([2; 32])).unwrap().unwrap();

@@ -207,8 +207,7 @@ mod tests {
             .unwrap()
             .with_client_cert_verifier(Arc::new(verifier::AnyPinned(Pins::default())))
             .with_cert_resolver(forged(certificate.clone(), &other_key));
-        let impostor =
-            Acceptor { tls: TlsAcceptor::from(Arc::new(with_http2(server))), pins: Pins::default() };
+        let impostor = Acceptor { tls: TlsAcceptor::from(Arc::new(with_http2(server))), pins: Pins::default() };
         let caller = Connector::new(None, identity(1).public()).unwrap();
         assert!(call(impostor, caller).await.is_err(), "a server with a copied certificate was trusted");
 
