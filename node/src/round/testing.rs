@@ -265,15 +265,10 @@ impl Operator {
     }
 
     /// One look at a round: writes into the record what follows from what was heard.
-    pub(crate) fn look(&mut self, round: &mut Round) {
+    pub(crate) fn look(&mut self, round: &mut Round, overdue: bool) {
         let block = round.plan.block;
-        let view = RoundView {
-            transcript: &round.transcript,
-            record: &round.record,
-            opened: block,
-            now: block,
-            overdue: false,
-        };
+        let view =
+            RoundView { transcript: &round.transcript, record: &round.record, opened: block, now: block, overdue };
         let decision = decide(&view);
         let record = &mut round.record;
         match decision {
@@ -320,7 +315,7 @@ impl Operator {
 
     /// Runs a planned round to its end.
     pub(crate) async fn finish(&mut self, nodes: &mut [TestNode], mut round: Round) -> Round {
-        for _ in 0..400 {
+        for turn in 0..400 {
             for node in nodes.iter_mut() {
                 // Plans and records are read again and again, as a watch delivers them.
                 let _ = node.feed(&Input::Plan((*round.plan).clone())).await;
@@ -330,7 +325,8 @@ impl Operator {
             if round.record.phase == Phase::Confirmed && nodes.iter().all(|node| holds(node, round.number)) {
                 return round;
             }
-            self.look(&mut round);
+            // Whoever has something to say says it in two turns: after ten nobody more is waited for.
+            self.look(&mut round, turn % 10 == 9);
         }
         panic!("the round does not end: phase {:?}", round.record.phase)
     }

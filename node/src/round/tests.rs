@@ -134,6 +134,9 @@ async fn a_share_whose_key_is_lost_is_not_served_and_the_next_round_gives_anothe
     drop(started);
     nodes[0].start().await;
     assert_eq!(nodes[0].driver.as_ref().unwrap().identity(), identity, "something was initialised anew");
+    let round = operator.run(&mut nodes).await;
+    let served = nodes[0].driver.as_ref().unwrap().memory().served().borrow().newest().map(|(number, _)| number);
+    assert_eq!(served, Some(round.number), "the next round gave the node no share");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

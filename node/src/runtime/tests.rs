@@ -157,7 +157,7 @@ impl Fleet {
                 assert_eq!(report.node_index, from.value(), "a report of somebody else");
             }
             let before = round.record.clone();
-            operator.look(&mut round);
+            operator.look(&mut round, false);
             if round.record != before {
                 self.tell(&round).await;
             }
