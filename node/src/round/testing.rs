@@ -116,7 +116,17 @@ impl TestNode {
                 self.try_start().await.unwrap_or_else(|fault| panic!("{} does not start: {fault}", self.index));
             let mut driver = Driver::new(started);
             let countdown = self.dies_after.clone();
-            driver.danger_set_barrier(Box::new(move |_| {
+            let published = driver.memory().published();
+            let readable = move || published.borrow().messages.iter().map(|said| said.digest()).collect::<Vec<_>>();
+            let mut before = readable();
+            driver.danger_set_barrier(Box::new(move |step| {
+                match step {
+                    Step::Homes | Step::Said | Step::Destroyed => before = readable(),
+                    // Neither before its commit nor before the replica and the floor.
+                    Step::Bundles | Step::Commit | Step::Acknowledged | Step::Floor => {
+                        assert_eq!(readable(), before, "something is said at {step:?}, before its time");
+                    }
+                }
                 let mut left = countdown.lock().unwrap();
                 *left = left.map(|left| left.wrapping_sub(1));
                 *left == Some(0)
