@@ -1,6 +1,6 @@
 //! The node's side of rounds, around the pure [`Participant`](keyfleet_threshold::round::Participant).
 //!
-//! - [`start`]: from two homes and a state file to a participant that remembers
+//! - [`mod@start`]: from two homes and a state file to a participant that remembers
 //! - [`memory`]: carries its outputs out, in the order in which they become durable
 //! - [`driver`]: feeds it facts, one after the other, and owes what a home or the replica did not take yet
 //! - [`outbox`]: the positions at which what was said is read
