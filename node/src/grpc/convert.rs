@@ -1,0 +1,51 @@
+//! Messages between their canonical bytes, which are signed, and protobuf, which carries them.
+
+use keyfleet_api::v1;
+use keyfleet_threshold::identifiers::Digest;
+use keyfleet_threshold::prekey::SignedPrekeySet;
+use keyfleet_threshold::round::{Blob, SignedMessage};
+
+const SIGNATURE_BYTES: usize = 64;
+
+/// A message as it travels.
+#[must_use]
+pub fn message(message: &SignedMessage) -> v1::SignedMessage {
+    let (payload, signature) = split(message.encode());
+    v1::SignedMessage { kind: message.body.kind().into(), payload, signature }
+}
+
+/// A prekey set as it travels.
+#[must_use]
+pub fn prekey_set(set: &SignedPrekeySet) -> v1::SignedPrekeySet {
+    let (payload, signature) = split(set.encode());
+    v1::SignedPrekeySet { payload, signature }
+}
+
+/// Reads a message; `None` when it is malformed, or its kind is not the one announced.
+#[must_use]
+pub fn read_message(message: &v1::SignedMessage) -> Option<Blob> {
+    let bytes = join(&message.payload, &message.signature)?;
+    let read = SignedMessage::decode(&bytes).ok()?;
+    (i32::from(read.body.kind()) == message.kind).then_some(Blob::Message(read))
+}
+
+/// Reads a prekey set; `None` when it is malformed.
+#[must_use]
+pub fn read_prekey_set(set: &v1::SignedPrekeySet) -> Option<Blob> {
+    SignedPrekeySet::decode(&join(&set.payload, &set.signature)?).ok().map(Blob::Prekeys)
+}
+
+/// Reads a digest.
+#[must_use]
+pub fn digest(bytes: &[u8]) -> Option<Digest> {
+    bytes.try_into().ok().map(Digest)
+}
+
+fn split(mut bytes: Vec<u8>) -> (Vec<u8>, Vec<u8>) {
+    let signature = bytes.split_off(bytes.len().saturating_sub(SIGNATURE_BYTES));
+    (bytes, signature)
+}
+
+fn join(payload: &[u8], signature: &[u8]) -> Option<Vec<u8>> {
+    (signature.len() == SIGNATURE_BYTES).then(|| [payload, signature].concat())
+}

@@ -1,0 +1,180 @@
+//! `Round`: what this node says, to peers and to the operator. Only what is durable is served.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use futures_util::{Stream, stream};
+use keyfleet_api::limits::FETCH_DIGESTS_MAX;
+use keyfleet_api::v1;
+use keyfleet_api::v1::round_server::Round;
+use keyfleet_crds::cluster::access::KUBERNETES_ISSUER;
+use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
+use keyfleet_threshold::identity::IdentityKey;
+use keyfleet_threshold::round::Blob;
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use super::report::report;
+use super::transport::Peer;
+use crate::round::{Epochs, Published};
+use crate::serving::Tokens;
+use crate::store::bundles::BundleFile;
+
+/// Tokens of the operator live at most so long, in seconds.
+const OPERATOR_TOKEN_SECONDS: u64 = 3600;
+
+/// What the service needs.
+pub struct RoundApi {
+    /// Whose words these are.
+    pub owner: (ClusterId, NodeIndex),
+    /// What may be read.
+    pub published: watch::Receiver<Arc<Published>>,
+    /// Shares, for proofs of possession.
+    pub served: watch::Receiver<Arc<Epochs>>,
+    /// What peers may ask for again.
+    pub bundles: BundleFile,
+    /// Signs reports.
+    pub identity: Arc<IdentityKey>,
+    /// Checks the operator's token, and whose it must be; `None`: peers only.
+    pub operator: Option<(Arc<Tokens>, String)>,
+    /// The last report's sequence number.
+    pub sequence: Arc<AtomicU64>,
+}
+
+type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl RoundApi {
+    async fn admit<T>(&self, request: &Request<T>, cluster: &[u8]) -> Result<(), Status> {
+        let peer = request.extensions().get::<Peer>().copied();
+        if !matches!(peer, Some(Peer(Some(_)))) {
+            let (tokens, subject) =
+                self.operator.as_ref().ok_or_else(|| Status::unauthenticated("show a pinned certificate"))?;
+            let token =
+                super::kms::bearer(request).ok_or_else(|| Status::unauthenticated("no certificate and no token"))?;
+            let issuers = [KUBERNETES_ISSUER.to_owned()];
+            let caller = tokens.check(token, &issuers, OPERATOR_TOKEN_SECONDS, super::kms::now_seconds()).await;
+            let caller = caller.map_err(|fault| Status::unauthenticated(fault.to_string()))?;
+            if caller.subject != *subject {
+                return Err(Status::permission_denied("the token is not the operator's"));
+            }
+        }
+        if cluster != self.owner.0.0 {
+            return Err(Status::failed_precondition(format!("this node belongs to cluster {}", self.owner.0)));
+        }
+        Ok(())
+    }
+}
+
+struct Following {
+    published: watch::Receiver<Arc<Published>>,
+    served: watch::Receiver<Arc<Epochs>>,
+    identity: Arc<IdentityKey>,
+    sequence: Arc<AtomicU64>,
+    challenge: Option<[u8; 32]>,
+    position: u64,
+    caught_up: bool,
+    ready: VecDeque<v1::FollowItem>,
+}
+
+impl Following {
+    /// Queues a fresh report and every row after the position.
+    fn refill(&mut self) {
+        let now = self.published.borrow_and_update().clone();
+        let item = |item| v1::FollowItem { item: Some(item) };
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+        let signed = report(&now, &self.served.borrow().clone(), self.challenge.as_ref(), sequence, &self.identity);
+        self.ready.extend(signed.map(|signed| item(v1::follow_item::Item::Report(signed))));
+        let Some(outbox) = &now.outbox else { return };
+        for (position, row) in outbox.rows.range(self.position + 1..) {
+            let said = match now.find(&row.digest) {
+                Some(Blob::Message(message)) => v1::outbox_row::Said::Message(convert::message(&message)),
+                Some(Blob::Prekeys(set)) => v1::outbox_row::Said::PrekeySet(convert::prekey_set(&set)),
+                _ => continue,
+            };
+            let row = v1::OutboxRow { position: *position, number: row.number, said: Some(said) };
+            self.ready.push_back(item(v1::follow_item::Item::Row(row)));
+            self.position = *position;
+        }
+        if !self.caught_up {
+            self.caught_up = true;
+            let caught_up = v1::CaughtUp { position: self.position };
+            self.ready.push_back(item(v1::follow_item::Item::CaughtUp(caught_up)));
+        }
+    }
+
+    async fn next(mut self) -> Option<(Result<v1::FollowItem, Status>, Self)> {
+        loop {
+            if let Some(item) = self.ready.pop_front() {
+                return Some((Ok(item), self));
+            }
+            self.published.changed().await.ok()?;
+            self.refill();
+        }
+    }
+}
+
+#[async_trait]
+impl Round for RoundApi {
+    type FollowStream = Items<v1::FollowItem>;
+    type FetchStream = Items<v1::FetchItem>;
+
+    async fn follow(&self, request: Request<v1::FollowRequest>) -> Result<Response<Self::FollowStream>, Status> {
+        self.admit(&request, &request.get_ref().cluster_id).await?;
+        let v1::FollowRequest { after_position, lineage, challenge, .. } = request.into_inner();
+        let challenge = match challenge.len() {
+            0 => None,
+            _ => Some(challenge.try_into().map_err(|_| Status::invalid_argument("challenge: 32 bytes, or none"))?),
+        };
+        let published = self.published.borrow().clone();
+        let outbox = published.outbox.as_ref();
+        let outbox = outbox.ok_or_else(|| Status::unavailable("starting: what was said is not yet proven durable"))?;
+        if after_position > 0 && lineage != outbox.lineage {
+            return Err(Status::failed_precondition("this outbox has another lineage: begin at 0"));
+        }
+        if after_position >= outbox.next {
+            return Err(Status::out_of_range("the position is above what this node has said: begin at 0"));
+        }
+        let mut following = Following {
+            published: self.published.clone(),
+            served: self.served.clone(),
+            identity: self.identity.clone(),
+            sequence: self.sequence.clone(),
+            challenge,
+            position: after_position,
+            caught_up: false,
+            ready: VecDeque::new(),
+        };
+        following.refill();
+        Ok(Response::new(Box::pin(stream::unfold(following, Following::next))))
+    }
+
+    async fn fetch(&self, request: Request<v1::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
+        self.admit(&request, &request.get_ref().cluster_id).await?;
+        let digests = request.into_inner().digests;
+        if digests.is_empty() || digests.len() > FETCH_DIGESTS_MAX {
+            return Err(Status::invalid_argument(format!("digests: 1 to {FETCH_DIGESTS_MAX}")));
+        }
+        let digests: BTreeSet<_> = digests
+            .iter()
+            .map(|bytes| convert::digest(bytes).ok_or_else(|| Status::invalid_argument("a digest has 32 bytes")))
+            .collect::<Result<_, _>>()?;
+        let published = self.published.borrow().clone();
+        let mut items = Vec::new();
+        for digest in digests {
+            let kept = || self.bundles.get(&digest).ok().flatten();
+            // What this node says itself comes from what is durable, never from the second file, which is ahead of it.
+            let own = |blob: &Blob| matches!(blob, Blob::Message(message) if message.sender == self.owner.1);
+            let found = match published.find(&digest).or_else(|| kept().filter(|blob| !own(blob))) {
+                Some(Blob::Message(message)) => v1::fetch_item::Found::Message(convert::message(&message)),
+                Some(Blob::Prekeys(set)) => v1::fetch_item::Found::PrekeySet(convert::prekey_set(&set)),
+                _ => continue,
+            };
+            items.push(Ok(v1::FetchItem { digest: digest.0.to_vec(), found: Some(found) }));
+        }
+        Ok(Response::new(Box::pin(stream::iter(items))))
+    }
+}

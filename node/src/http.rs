@@ -1,0 +1,179 @@
+//! `/health`, `/ready`, `/status`, `/metrics`: for kubelet, people and Prometheus. Nothing secret, no token.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Router, serve};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::round::{Epochs, Published};
+
+/// What the pages show.
+#[derive(Clone)]
+pub struct Pages {
+    /// What keeps the node from starting, in words that a person can act on.
+    pub trouble: watch::Receiver<Option<String>>,
+    /// The running node, once it runs.
+    pub node: watch::Receiver<Option<Running>>,
+}
+
+/// What is read of a running node.
+#[derive(Clone)]
+pub struct Running {
+    /// Its identity in hexadecimal.
+    pub identity: String,
+    /// What it has said.
+    pub published: watch::Receiver<Arc<Published>>,
+    /// What it serves.
+    pub served: watch::Receiver<Arc<Epochs>>,
+}
+
+impl Running {
+    fn newest_served(&self) -> Option<u64> {
+        self.served.borrow().newest().map(|(number, _)| number.0)
+    }
+
+    fn newest_heard_of(&self) -> Option<u64> {
+        let published = self.published.borrow();
+        let certificate = published.state.as_ref()?.newest_certified()?;
+        Some(certificate.number.0)
+    }
+
+    /// Holds the newest active epoch that it has heard of, whatever the replica and the API server do.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let served = self.newest_served();
+        // In an outage nothing is published after a start; what is served was active then.
+        served.is_some() && served >= self.newest_heard_of()
+    }
+}
+
+/// Serves the pages until the process ends.
+///
+/// # Errors
+/// The listener's.
+pub async fn run(listener: TcpListener, pages: Pages) -> std::io::Result<()> {
+    serve(listener, router(pages)).await
+}
+
+/// The pages as a router.
+pub fn router(pages: Pages) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/status", get(status))
+        .route("/metrics", get(metrics))
+        .with_state(pages)
+}
+
+/// seed: 003-47
+async fn health(State(pages): State<Pages>) -> Json<Value> {
+    let node = pages.node.borrow().clone();
+    let epoch = node.as_ref().and_then(Running::newest_served);
+    // A node that waits for its key-encryption key is healthy: a restart would not bring the key.
+    Json(json!({ "status": "ok", "hasActiveKey": epoch.is_some(), "lastReshare": epoch }))
+}
+
+async fn ready(State(pages): State<Pages>) -> (StatusCode, String) {
+    let node = pages.node.borrow().clone();
+    match (node, pages.trouble.borrow().clone()) {
+        (Some(node), _) if node.is_ready() => (StatusCode::OK, "ready\n".to_owned()),
+        (Some(_), None) => (StatusCode::SERVICE_UNAVAILABLE, "no share of the newest active epoch\n".to_owned()),
+        (_, Some(trouble)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{trouble}\n")),
+        (None, None) => (StatusCode::SERVICE_UNAVAILABLE, "starting\n".to_owned()),
+    }
+}
+
+async fn status(State(pages): State<Pages>) -> Json<Value> {
+    let node = pages.node.borrow().clone();
+    let rounds = node.as_ref().and_then(|node| {
+        let state = node.published.borrow().state.clone()?;
+        Some(json!({
+            "cluster": state.cluster.to_string(),
+            "index": state.index.value(),
+            "highestNumber": state.highest.0,
+            "publicKey": state.public_key.map(|key| hex::encode(key.encode())),
+            "epochs": state.attempts.iter().map(|(number, attempt)| json!({
+                "number": number.0,
+                "active": attempt.certificate().is_some(),
+                "open": attempt.is_open(),
+                "holdsShare": attempt.holds_share,
+                "erased": attempt.erased,
+            })).collect::<Vec<_>>(),
+        }))
+    });
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "trouble": *pages.trouble.borrow(),
+        "identity": node.as_ref().map(|node| node.identity.clone()),
+        "ready": node.as_ref().is_some_and(Running::is_ready),
+        "activeEpoch": node.as_ref().and_then(Running::newest_served),
+        "rounds": rounds,
+    }))
+}
+
+async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
+    let node = pages.node.borrow().clone();
+    let mut registry = Registry::with_prefix("keyfleet_node");
+    let mut gauge = |name: &str, help: &str, value: u64| {
+        let gauge = Gauge::<i64>::default();
+        gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        registry.register(name, help, gauge);
+    };
+    let read = |of: fn(&Running) -> Option<u64>| node.as_ref().and_then(of).unwrap_or(0);
+    gauge(
+        "ready",
+        "1 while the node holds the newest active epoch it has heard of",
+        read(|n| Some(n.is_ready().into())),
+    );
+    gauge("active_epoch", "Number of the newest epoch that is served; 0: none", read(Running::newest_served));
+    gauge(
+        "highest_number",
+        "Highest attempt number accepted",
+        read(|node| Some(node.published.borrow().state.as_ref()?.highest.0)),
+    );
+    gauge("prekey_sets", "Prekey sets on offer", read(|node| u64::try_from(node.published.borrow().offers.len()).ok()));
+    let mut text = String::new();
+    let encoded = prometheus_client::encoding::text::encode(&mut text, &registry);
+    let code = if encoded.is_ok() { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+    (code, [(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    async fn get(address: std::net::SocketAddr, path: &str) -> String {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_node_without_its_key_is_alive_not_ready_and_says_why() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (trouble, node) =
+            (watch::Sender::new(Some("KeyEncryptionKeyMissing: …".to_owned())), watch::Sender::new(None));
+        let pages = Pages { trouble: trouble.subscribe(), node: node.subscribe() };
+        let server = tokio::spawn(run(listener, pages));
+        assert!(get(address, "/health").await.starts_with("HTTP/1.1 200"), "it would be restarted for nothing");
+        let ready = get(address, "/ready").await;
+        assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("KeyEncryptionKeyMissing"), "{ready}");
+        assert!(get(address, "/status").await.contains("KeyEncryptionKeyMissing"), "the status does not say why");
+        assert!(get(address, "/metrics").await.contains("keyfleet_node_ready 0"), "a metric is missing");
+        server.abort();
+    }
+}

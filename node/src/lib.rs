@@ -1,0 +1,34 @@
+//! One key-management node: holds a share, takes part in rounds, serves callers.
+//!
+//! ```text
+//!   API server ──plans, records──▶ round ◀──Follow, Fetch── peers
+//!                                    │ outputs, top to bottom
+//!        homes (keys) ◀── store (state file ─▶ S3) ──▶ published ──▶ peers, operator
+//!                                    │ shares
+//!   callers ──token, request──▶ serving ──▶ answer, audit
+//! ```
+//!
+//! | To learn about | read |
+//! |---|---|
+//! | what a secret looks like at rest | [`seal`] |
+//! | the two homes of key material, and what a start makes of them | [`homes`] |
+//! | the state file and the file of bundles | [`store`] |
+//! | in which order a round's outputs become durable and are said | [`round`] |
+//! | who may connect, and how it is told | [`tls`] |
+//! | what callers may ask for, and what they get | [`serving`] |
+//! | the YAML file and the environment | [`config`], [`startup`] |
+//! | the gRPC services | [`grpc`] |
+//! | the tasks of a running node | [`runtime`] |
+//! | the pages for kubelet and people | [`http`] |
+
+pub mod config;
+pub mod grpc;
+pub mod homes;
+pub mod http;
+pub mod round;
+pub mod runtime;
+pub mod seal;
+pub mod serving;
+pub mod startup;
+pub mod store;
+pub mod tls;

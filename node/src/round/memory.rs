@@ -1,0 +1,311 @@
+//! The order of durability, one way only.
+//!
+//! | step | what |
+//! |---|---|
+//! | [`Step::Homes`] | new key material is in both homes |
+//! | [`Step::Bundles`] | what peers may ask for again is in the second file |
+//! | [`Step::Commit`] | state, ledger and shares are in the state file |
+//! | [`Step::Acknowledged`] | and in the bucket, where there is one |
+//! | [`Step::Floor`] | both homes name that position: nothing older is ever taken up again |
+//! | [`Step::Said`] | peers and operator may read it; callers are served from it |
+//! | [`Step::Destroyed`] | what must be gone is gone from both homes |
+//!
+//! Retirement needs no order of its own: the commit takes rows and ledger entries away first, the keys go last, and a start
+//! repeats that half. Every step may be done again, so a process that dies anywhere does them again after it restarts, and
+//! one whose home or bucket does not answer tries the same outputs later.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use keyfleet_threshold::identifiers::Digest;
+use keyfleet_threshold::identity::IdentityKey;
+use keyfleet_threshold::round::{Blob, Body, Outputs, Participant, SecretName};
+use tokio::sync::watch;
+
+use crate::homes::decision::Finding;
+use crate::homes::ledger::Ledger;
+use crate::homes::{Homes, HomesFault};
+use crate::seal::{KeyMaterial, KeyName};
+use crate::store::bundles::BundleFile;
+use crate::store::{RoundCommit, Store, StoreFault};
+
+use super::outbox::Outbox;
+use super::published::{Epochs, Published};
+
+/// A step of the order, once it is done.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Step {
+    /// Key material is in both homes.
+    Homes,
+    /// Blobs are kept.
+    Bundles,
+    /// The transaction is on the local disk.
+    Commit,
+    /// The bucket has it.
+    Acknowledged,
+    /// Both homes name the position.
+    Floor,
+    /// Others may read it.
+    Said,
+    /// Dead secrets are gone.
+    Destroyed,
+}
+
+/// Why outputs were not carried out to the end. They are owed: carry them out again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CarryFault {
+    /// A home does not answer, or holds what it must not.
+    #[error(transparent)]
+    Homes(#[from] HomesFault),
+    /// The state file or its replica.
+    #[error(transparent)]
+    Store(#[from] StoreFault),
+    /// A test stopped the process here.
+    #[error("stopped after {0:?}")]
+    Stopped(Step),
+}
+
+/// Everything that a node remembers, and the only hands that write it.
+pub struct Memory {
+    homes: Homes,
+    store: Store,
+    bundles: BundleFile,
+    ledger: Ledger,
+    outbox: Outbox,
+    node_key: KeyMaterial,
+    published: watch::Sender<Arc<Published>>,
+    served: watch::Sender<Arc<Epochs>>,
+    floor_is_due: bool,
+    #[cfg(any(test, feature = "danger-faults"))]
+    barrier: Option<Barrier>,
+}
+
+/// Asked after every step whether the process dies there.
+#[cfg(any(test, feature = "danger-faults"))]
+pub type Barrier = Box<dyn FnMut(Step) -> bool + Send>;
+
+impl Memory {
+    pub(super) fn new(
+        homes: Homes,
+        store: Store,
+        bundles: BundleFile,
+        ledger: Option<Ledger>,
+        outbox: Outbox,
+        node_key: KeyMaterial,
+    ) -> Self {
+        Self {
+            homes,
+            store,
+            bundles,
+            ledger: ledger.unwrap_or_default(),
+            outbox,
+            node_key,
+            published: watch::Sender::new(Arc::default()),
+            served: watch::Sender::new(Arc::default()),
+            // After a start nothing is said before the floor has been raised.
+            floor_is_due: true,
+            #[cfg(any(test, feature = "danger-faults"))]
+            barrier: None,
+        }
+    }
+
+    /// What others may read, as it changes.
+    #[must_use]
+    pub fn published(&self) -> watch::Receiver<Arc<Published>> {
+        self.published.subscribe()
+    }
+
+    /// The shares to serve with, as they change.
+    #[must_use]
+    pub fn served(&self) -> watch::Receiver<Arc<Epochs>> {
+        self.served.subscribe()
+    }
+
+    /// The state file.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The homes.
+    #[must_use]
+    pub fn homes(&self) -> &Homes {
+        &self.homes
+    }
+
+    /// The second file.
+    #[must_use]
+    pub fn bundles(&self) -> &BundleFile {
+        &self.bundles
+    }
+
+    /// The node's identity key, for TLS and reports.
+    #[must_use]
+    pub fn identity_key(&self) -> Option<IdentityKey> {
+        self.homes.key(KeyName::Identity).map(|seed| IdentityKey::from_seed(seed.expose()))
+    }
+
+    /// The data key of the node's own rows.
+    #[must_use]
+    pub fn node_key(&self) -> &KeyMaterial {
+        &self.node_key
+    }
+
+    /// Serves from what a start found, before anything is written: in an outage a node serves on.
+    pub(super) fn serve(&self, participant: &Participant) {
+        self.served.send_replace(Arc::new(Epochs::of(participant)));
+    }
+
+    /// Carries outputs out, from top to bottom. `participant` is the one that gave them, and has been given nothing since.
+    ///
+    /// # Errors
+    /// Where it stopped. Everything above is done, nothing below; the outputs are owed.
+    pub async fn carry_out(&mut self, participant: &Participant, outputs: &Outputs) -> Result<(), CarryFault> {
+        if !self.homes.is_united() || self.homes.take_conflicted() {
+            self.compare().await?;
+        }
+        self.homes.create(self.new_keys(participant, outputs)).await?;
+        self.done(Step::Homes)?;
+        self.bundles.keep(&outputs.keep).await?;
+        self.done(Step::Bundles)?;
+        if outputs.commit || self.floor_is_due {
+            self.commit(participant, outputs).await?;
+            self.serve(participant);
+            self.published.send_replace(Arc::new(Published::of(participant, self.outbox.clone())));
+            self.done(Step::Said)?;
+        }
+        self.destroy(participant, outputs).await?;
+        self.done(Step::Destroyed)
+    }
+
+    /// Compares the homes again with what the ledger names: every few minutes, and whenever somebody else wrote there.
+    ///
+    /// # Errors
+    /// When a home does not answer.
+    pub async fn compare(&mut self) -> Result<Vec<Finding>, CarryFault> {
+        let findings = self.homes.compare(&self.ledger).await?;
+        for finding in &findings {
+            tracing::warn!(%finding, "the homes of the key material differed");
+        }
+        Ok(findings)
+    }
+
+    async fn commit(&mut self, participant: &Participant, outputs: &Outputs) -> Result<(), CarryFault> {
+        let ledger = self.next_ledger(participant);
+        let live = participant.state().live_secrets();
+        let shares = outputs.create.iter().filter_map(|name| {
+            let SecretName::Share(epoch) = *name else { return None };
+            let key = self.homes.key(KeyName::Data(epoch))?.clone();
+            Some((epoch, key, participant.expose(*name)?))
+        });
+        let held = live.iter().filter_map(|name| match name {
+            SecretName::Share(epoch) => Some(*epoch),
+            _ => None,
+        });
+        let outbox = self.outbox.after(participant);
+        let commit = RoundCommit {
+            outbox: outbox.clone(),
+            state: participant.state().encode(),
+            ledger: ledger.clone(),
+            shares: shares.collect(),
+            held: held.collect(),
+        };
+        let commit = self.store.commit_round(commit, &self.node_key).await?;
+        self.ledger = ledger;
+        self.outbox = outbox;
+        self.floor_is_due |= outputs.say.iter().any(|message| raises_floor(&message.body));
+        self.done(Step::Commit)?;
+        let position = self.store.backing().acknowledged(commit).await?;
+        self.done(Step::Acknowledged)?;
+        if let (true, Some(position)) = (self.floor_is_due, position) {
+            self.homes.raise_floor(&position.to_string()).await?;
+        }
+        self.floor_is_due = false;
+        self.done(Step::Floor)
+    }
+
+    async fn destroy(&mut self, participant: &Participant, outputs: &Outputs) -> Result<(), CarryFault> {
+        // What an earlier life left above the ledger is overtaken by now.
+        let overtaken = |name: &KeyName| !self.ledger.live.contains_key(name) && !self.ledger.is_above(*name);
+        let mut dead: BTreeSet<_> = self.homes.names().filter(overtaken).collect();
+        let live = participant.state().live_secrets();
+        dead.extend(outputs.destroy.iter().filter(|name| !live.contains(name)).map(|name| KeyName::from(*name)));
+        self.homes.destroy(&dead).await?;
+        if !outputs.destroy.is_empty() {
+            self.bundles.retain(kept_blobs(participant)).await?;
+        }
+        Ok(())
+    }
+
+    /// The keys that outputs create. A share's is the data key of its epoch.
+    fn new_keys(&self, participant: &Participant, outputs: &Outputs) -> Vec<(KeyName, KeyMaterial)> {
+        let key = |name: &SecretName| {
+            // Created and destroyed in one step: it never has to be durable.
+            let secret = participant.expose(*name)?;
+            let key = match name {
+                SecretName::Share(epoch) => {
+                    let known = self.homes.key(KeyName::Data(*epoch)).cloned();
+                    known.unwrap_or_else(|| KeyMaterial::random(&mut rand::rng()))
+                }
+                SecretName::Prekeys(_) | SecretName::DealerSeed(_) => KeyMaterial::new(*secret),
+            };
+            Some((KeyName::from(*name), key))
+        };
+        outputs.create.iter().filter_map(key).collect()
+    }
+
+    fn next_ledger(&self, participant: &Participant) -> Ledger {
+        let state = participant.state();
+        let names = [KeyName::Identity, KeyName::Node].into_iter();
+        let names = names.chain(state.live_secrets().into_iter().map(KeyName::from));
+        let fingerprint = |name: KeyName| {
+            let held = self.homes.key(name).map(|key| key.fingerprint(name));
+            // A key that was lost stays named, so that it is taken up again should a backup bring it back.
+            Some((name, held.or_else(|| self.ledger.live.get(&name).copied())?))
+        };
+        let live: BTreeMap<_, _> = names.filter_map(fingerprint).collect();
+        Ledger {
+            live,
+            highest_epoch: self.ledger.highest_epoch.max(state.highest.0),
+            highest_set: self.ledger.highest_set.max(state.next_set.0.saturating_sub(1)),
+        }
+    }
+
+    #[cfg(any(test, feature = "danger-faults"))]
+    fn done(&mut self, step: Step) -> Result<(), CarryFault> {
+        let dies = self.barrier.as_mut().is_some_and(|barrier| barrier(step));
+        if dies { Err(CarryFault::Stopped(step)) } else { Ok(()) }
+    }
+
+    #[cfg(not(any(test, feature = "danger-faults")))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "a barrier stands here in the images for tests")]
+    fn done(&mut self, _step: Step) -> Result<(), CarryFault> {
+        Ok(())
+    }
+
+    /// Sets the barrier.
+    #[cfg(any(test, feature = "danger-faults"))]
+    pub fn danger_set_barrier(&mut self, barrier: Barrier) {
+        self.barrier = Some(barrier);
+    }
+}
+
+/// What must not be said before both homes name a position that includes it.
+fn raises_floor(body: &Body) -> bool {
+    matches!(body, Body::Prepared { .. } | Body::Partial(_) | Body::Holds { .. } | Body::Erased)
+}
+
+/// Which blobs stay: messages of attempts that are not retired, and others' prekey sets of those attempts.
+fn kept_blobs(participant: &Participant) -> impl Fn(&Blob) -> bool + Send + 'static {
+    let (mut plans, mut sets): (BTreeSet<Digest>, BTreeSet<Digest>) = (BTreeSet::new(), BTreeSet::new());
+    for attempt in participant.state().attempts.values().filter(|attempt| !attempt.erased) {
+        plans.insert(attempt.plan.digest());
+        sets.extend(attempt.plan.receivers.iter().map(|receiver| receiver.prekey_digest));
+    }
+    move |blob: &Blob| match blob {
+        Blob::Message(message) => plans.contains(&message.plan),
+        Blob::Prekeys(set) => sets.contains(&set.digest()),
+        Blob::Vector(_) => true,
+    }
+}

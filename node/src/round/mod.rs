@@ -1,0 +1,22 @@
+//! The node's side of rounds, around the pure [`Participant`](keyfleet_threshold::round::Participant).
+//!
+//! - [`mod@start`]: from two homes and a state file to a participant that remembers
+//! - [`memory`]: carries its outputs out, in the order in which they become durable
+//! - [`driver`]: feeds it facts, one after the other, and owes what a home or the replica did not take yet
+//! - [`outbox`]: the positions at which what was said is read
+//! - [`published`]: what others may read: only what is durable
+
+pub mod driver;
+pub mod memory;
+pub mod outbox;
+pub mod published;
+pub mod start;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use driver::{Driver, Input};
+pub use memory::{CarryFault, Memory, Step};
+pub use published::{Epochs, Published, ServedEpoch};
+pub use start::{Parts, StartFault, Started, start};

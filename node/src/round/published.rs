@@ -1,0 +1,111 @@
+//! What others may read of a node: made from the state that was committed last, never from the one in memory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use keyfleet_threshold::curve::SecretScalar;
+use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
+use keyfleet_threshold::polynomial::VerificationVector;
+use keyfleet_threshold::prekey::SignedPrekeySet;
+use keyfleet_threshold::purpose::Certificate;
+use keyfleet_threshold::round::{Blob, Participant, PersistentState, SignedMessage};
+
+use super::outbox::Outbox;
+
+/// What peers and operator read.
+#[derive(Clone, Default, Debug)]
+pub struct Published {
+    /// Everything said in attempts that are under way or kept, oldest attempt first.
+    pub messages: Vec<Arc<SignedMessage>>,
+    /// The same and the prekey sets on offer, by position.
+    pub outbox: Option<Arc<Outbox>>,
+    /// The prekey sets on offer.
+    pub offers: Vec<SignedPrekeySet>,
+    /// All own prekey sets that are alive: a plan may name one that is no longer on offer.
+    pub sets: Vec<SignedPrekeySet>,
+    /// The vectors that this node knows.
+    pub vectors: Vec<VerificationVector>,
+    /// The state that was committed; `None` before the first commit of this process.
+    pub state: Option<Arc<PersistentState>>,
+}
+
+impl Published {
+    pub(super) fn of(participant: &Participant, outbox: Outbox) -> Self {
+        let state = participant.state();
+        let attempts = state.attempts.values();
+        Self {
+            messages: attempts.clone().flat_map(|attempt| attempt.outbox.iter().cloned().map(Arc::new)).collect(),
+            outbox: Some(Arc::new(outbox)),
+            offers: participant.offers().cloned().collect(),
+            sets: state.offers.values().cloned().collect(),
+            vectors: attempts.flat_map(|attempt| attempt.vector.iter().chain(&attempt.source)).cloned().collect(),
+            state: Some(Arc::new(state.clone())),
+        }
+    }
+
+    /// What stands under a digest here.
+    #[must_use]
+    pub fn find(&self, digest: &Digest) -> Option<Blob> {
+        let message = self.messages.iter().find(|message| message.digest() == *digest);
+        let message = message.map(|message| Blob::Message(message.as_ref().clone()));
+        let offer = || self.sets.iter().find(|offer| offer.digest() == *digest).cloned().map(Blob::Prekeys);
+        let vector = || self.vectors.iter().find(|vector| vector.digest() == *digest).cloned().map(Blob::Vector);
+        message.or_else(offer).or_else(vector)
+    }
+}
+
+/// The shares that a node serves with: the active epoch's, and for a grace window the one's before.
+#[derive(Default)]
+pub struct Epochs(BTreeMap<EpochNumber, ServedEpoch>);
+
+/// An epoch that is served.
+pub struct ServedEpoch {
+    /// The node's share. Wiped when the last request that uses it is done.
+    pub share: SecretScalar,
+    /// The epoch's verification vector.
+    pub vector: VerificationVector,
+    /// Its certificate.
+    pub certificate: Certificate,
+    /// Its receivers, ascending.
+    pub receivers: Vec<NodeIndex>,
+}
+
+/// How many epochs are served.
+const SERVED: usize = 2;
+
+impl Epochs {
+    pub(super) fn of(participant: &Participant) -> Self {
+        let state = participant.state();
+        let served =
+            state.attempts.iter().rev().filter(|(_, attempt)| attempt.certificate().is_some() && !attempt.erased);
+        let served = served.take(SERVED).filter_map(|(number, attempt)| {
+            let (share, vector) = (participant.share(*number)?.duplicate(), attempt.vector.clone()?);
+            let receivers = attempt.plan.receivers.iter().map(|receiver| receiver.index).collect();
+            Some((*number, ServedEpoch { share, vector, certificate: *attempt.certificate()?, receivers }))
+        });
+        Self(served.collect())
+    }
+
+    /// The newest epoch.
+    #[must_use]
+    pub fn newest(&self) -> Option<(EpochNumber, &ServedEpoch)> {
+        self.0.last_key_value().map(|(number, epoch)| (*number, epoch))
+    }
+
+    /// All epochs, newest first.
+    pub fn iter(&self) -> impl Iterator<Item = (EpochNumber, &ServedEpoch)> {
+        self.0.iter().rev().map(|(number, epoch)| (*number, epoch))
+    }
+
+    /// One epoch.
+    #[must_use]
+    pub fn get(&self, number: EpochNumber) -> Option<&ServedEpoch> {
+        self.0.get(&number)
+    }
+}
+
+impl std::fmt::Debug for Epochs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}

@@ -1,0 +1,156 @@
+//! A start: from two homes and a state file to a participant that remembers.
+
+use std::sync::Arc;
+
+use keyfleet_threshold::identity::{IdentityKey, IdentityPublicKey};
+use keyfleet_threshold::round::{Outputs, Participant, RestoreFault, SecretName};
+use zeroize::Zeroizing;
+
+use crate::homes::decision::Finding;
+use crate::homes::ledger::Ledger;
+use crate::homes::{Found, Home, Homes, HomesFault};
+use crate::seal::{KeyMaterial, KeyName, KeyRing};
+use crate::store::bundles::BundleFile;
+use crate::store::{Backing, Store, StoreFault};
+
+use super::memory::Memory;
+use super::outbox::Outbox;
+
+/// What a node is made of.
+pub struct Parts {
+    /// The state file.
+    pub backing: Backing,
+    /// The second file.
+    pub bundles: BundleFile,
+    /// The folder `seal/`.
+    pub volume: Arc<dyn Home>,
+    /// The Secret `<node>-seal`.
+    pub secret: Arc<dyn Home>,
+    /// The key-encryption keys.
+    pub ring: KeyRing,
+}
+
+/// A node that may be driven.
+pub struct Started {
+    /// Its protocol machine.
+    pub participant: Participant,
+    /// Its identity, which the operator pins.
+    pub identity: IdentityPublicKey,
+    /// Its memory.
+    pub memory: Memory,
+    /// Owed: to be carried out first.
+    pub outputs: Outputs,
+    /// What a person should hear of.
+    pub findings: Vec<Finding>,
+    /// Whether the state came from the replica: then the node abstains in plans up to the newest block there is.
+    pub restored: bool,
+}
+
+/// Why a node does not start. Nothing was made anew.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartFault {
+    /// The state file.
+    #[error(transparent)]
+    Store(#[from] StoreFault),
+    /// The homes.
+    #[error(transparent)]
+    Homes(#[from] HomesFault),
+    /// The stored state is not one.
+    #[error(transparent)]
+    State(#[from] RestoreFault),
+    /// Neither home has a key without which the node is not itself.
+    #[error(
+        "SealKeysLost: the state file is here, but `{0}` is in neither home; restore the seal Secret or the volume's \
+        seal folder from a backup, or replace this node"
+    )]
+    KeyLost(KeyName),
+    /// A first start must know that no older identity is in the Secret.
+    #[error("the seal Secret cannot be read, and there is no state file yet: waiting for the API server")]
+    SecretOutOfReach,
+}
+
+/// Starts a node.
+///
+/// # Errors
+/// [`StartFault`] says what to do.
+pub async fn start(parts: Parts) -> Result<Started, StartFault> {
+    let (cluster, index) = parts.ring.owner();
+    let store = Store::open(parts.backing, cluster, index).await?;
+    let found = Found::read(parts.volume, parts.secret, parts.ring).await?;
+    let ledger = read_ledger(&store, &found)?;
+    let (mut homes, mut findings) = found.settle(ledger.as_ref()).await?;
+    if ledger.is_none() {
+        if !homes.is_united() {
+            return Err(StartFault::SecretOutOfReach);
+        }
+        make_first_keys(&mut homes).await?;
+    }
+    let key = |name| homes.key(name).cloned().ok_or(StartFault::KeyLost(name));
+    let (identity, node_key) = (key(KeyName::Identity)?, key(KeyName::Node)?);
+    let identity = IdentityKey::from_seed(identity.expose());
+    let public = identity.public();
+    let (participant, outputs) = match (store.participant(&node_key)?, &ledger) {
+        (Some(state), Some(ledger)) => {
+            let (secrets, lost) = read_secrets(&store, &homes, ledger)?;
+            if !lost.is_empty() {
+                findings.push(Finding::SealKeysLost(lost));
+            }
+            Participant::restore(identity, &state, secrets)?
+        }
+        _ => Participant::new(cluster, index, identity, &mut rand::rng()),
+    };
+    for finding in &findings {
+        tracing::warn!(%finding, "found at the start");
+    }
+    let restored = store.backing().was_restored();
+    let outbox = if restored { None } else { store.outbox()? };
+    let outbox = outbox.unwrap_or_else(Outbox::begin);
+    let memory = Memory::new(homes, store, parts.bundles, ledger, outbox, node_key);
+    memory.serve(&participant);
+    Ok(Started { participant, identity: public, memory, outputs, findings, restored })
+}
+
+fn read_ledger(store: &Store, found: &Found) -> Result<Option<Ledger>, StartFault> {
+    if !store.has_ledger()? {
+        return Ok(None);
+    }
+    let mut refused = None;
+    for key in found.node_keys() {
+        match store.ledger(key) {
+            Ok(ledger) => return Ok(ledger),
+            Err(fault) => refused = Some(fault),
+        }
+    }
+    Err(refused.map_or(StartFault::KeyLost(KeyName::Node), StartFault::Store))
+}
+
+/// Identity and node key: in both homes before anyone is shown the one, or a row is sealed under the other.
+async fn make_first_keys(homes: &mut Homes) -> Result<(), HomesFault> {
+    let keys = [KeyName::Identity, KeyName::Node].map(|name| {
+        let known = homes.key(name).cloned();
+        (name, known.unwrap_or_else(|| KeyMaterial::random(&mut rand::rng())))
+    });
+    homes.create(keys.to_vec()).await
+}
+
+type Secrets = Vec<(SecretName, Zeroizing<[u8; 32]>)>;
+
+/// The secrets that the ledger names, and the names of those whose row or key is gone.
+fn read_secrets(store: &Store, homes: &Homes, ledger: &Ledger) -> Result<(Secrets, Vec<KeyName>), StoreFault> {
+    let (mut secrets, mut lost) = (Vec::new(), Vec::new());
+    for name in ledger.live.keys() {
+        let Some(key) = homes.key(*name) else { continue };
+        let secret = match name {
+            KeyName::Identity | KeyName::Node => continue,
+            KeyName::Prekeys(number) => (SecretName::Prekeys(*number), Some(Zeroizing::new(*key.expose()))),
+            KeyName::DealerSeed(number) => (SecretName::DealerSeed(*number), Some(Zeroizing::new(*key.expose()))),
+            KeyName::Data(number) => (SecretName::Share(*number), store.share(*number, key)?),
+        };
+        match secret {
+            (secret, Some(bytes)) => secrets.push((secret, bytes)),
+            (_, None) => lost.push(*name),
+        }
+    }
+    Ok((secrets, lost))
+}

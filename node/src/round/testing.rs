@@ -1,0 +1,377 @@
+//! A fleet in one process, for tests: real stores and homes, and an operator that runs the coordination functions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use keyfleet_threshold::coordination::{Decision, FleetView, KeptEpoch, NodeView, Offer, RoundView, decide, planning};
+use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeySetNumber, Threshold};
+use keyfleet_threshold::plan::{Deadlines, ValidPlan};
+use keyfleet_threshold::polynomial::VerificationVector;
+use keyfleet_threshold::prekey::SignedPrekeySet;
+use keyfleet_threshold::round::{Blob, Body, Phase, RoundRecord, SignedMessage, Transcript};
+use tempfile::TempDir;
+
+use super::driver::{DriveFault, Driver, Input};
+use super::memory::{CarryFault, Step};
+use super::start::{Parts, StartFault, Started, start};
+use crate::homes::secret::{SealClient, SecretHome};
+use crate::homes::volume::VolumeHome;
+use crate::homes::{Entries, HomeFault, decision::HomeKind};
+use crate::seal::{KeyEncryptionKey, KeyName, KeyRing};
+use crate::store::Backing;
+use crate::store::bundles::BundleFile;
+
+pub(crate) const CLUSTER: ClusterId = ClusterId(*b"a cluster's name");
+
+pub(crate) fn index(index: u32) -> NodeIndex {
+    NodeIndex::new(index).unwrap()
+}
+
+/// A folder in memory where there is one: the tests sync thousands of times, and are about order, not about disks.
+fn scratch() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+/// A Secret in memory that answers as the API server does.
+#[derive(Default)]
+pub(crate) struct MemorySecret {
+    pub(crate) data: Mutex<(u64, Entries)>,
+    pub(crate) down: Mutex<bool>,
+}
+
+#[async_trait]
+impl SealClient for Arc<MemorySecret> {
+    async fn get(&self) -> Result<(String, Entries), HomeFault> {
+        if *self.down.lock().unwrap() {
+            return Err(HomeFault::new(HomeKind::Secret, "no answer".to_owned()));
+        }
+        let data = self.data.lock().unwrap();
+        Ok((data.0.to_string(), data.1.clone()))
+    }
+
+    async fn put(&self, version: &str, entries: Entries) -> Result<bool, HomeFault> {
+        if *self.down.lock().unwrap() {
+            return Err(HomeFault::new(HomeKind::Secret, "no answer".to_owned()));
+        }
+        let mut data = self.data.lock().unwrap();
+        if data.0.to_string() != version {
+            return Ok(false);
+        }
+        *data = (data.0 + 1, entries);
+        Ok(true)
+    }
+}
+
+/// What a node is on disk and in the API server.
+pub(crate) struct TestNode {
+    pub(crate) index: NodeIndex,
+    pub(crate) folder: TempDir,
+    pub(crate) secret: Arc<MemorySecret>,
+    pub(crate) driver: Option<Driver>,
+    /// What it ever let others read, by what a node says only once.
+    pub(crate) said: BTreeMap<(Digest, u8, Option<NodeIndex>), Digest>,
+    heard: BTreeSet<Digest>,
+    /// Steps until the process dies; counted down over restarts.
+    pub(crate) dies_after: Arc<Mutex<Option<u32>>>,
+    pub(crate) died_at: Vec<Step>,
+}
+
+pub(crate) fn parts(node: NodeIndex, folder: &Path, secret: &Arc<MemorySecret>) -> Parts {
+    let key = KeyEncryptionKey::new("test", [7; 32]).unwrap();
+    Parts {
+        backing: Backing::local(&folder.join("state.redb")).unwrap(),
+        bundles: BundleFile::open(&folder.join("bundles.redb")).unwrap(),
+        volume: Arc::new(VolumeHome::open(folder.join("seal")).unwrap()),
+        secret: Arc::new(SecretHome::new(secret.clone())),
+        ring: KeyRing::new(CLUSTER, node, vec![key]).unwrap(),
+    }
+}
+
+impl TestNode {
+    pub(crate) fn new(number: u32) -> Self {
+        Self {
+            index: index(number),
+            folder: scratch(),
+            secret: Arc::default(),
+            driver: None,
+            said: BTreeMap::new(),
+            heard: BTreeSet::new(),
+            dies_after: Arc::default(),
+            died_at: Vec::new(),
+        }
+    }
+
+    pub(crate) async fn try_start(&self) -> Result<Started, StartFault> {
+        start(parts(self.index, self.folder.path(), &self.secret)).await
+    }
+
+    /// Starts the process, as often as it dies on the way.
+    pub(crate) async fn start(&mut self) {
+        loop {
+            self.driver = None;
+            self.heard.clear();
+            let started =
+                self.try_start().await.unwrap_or_else(|fault| panic!("{} does not start: {fault}", self.index));
+            let mut driver = Driver::new(started);
+            let countdown = self.dies_after.clone();
+            let published = driver.memory().published();
+            let readable = move || published.borrow().messages.iter().map(|said| said.digest()).collect::<Vec<_>>();
+            let mut before = readable();
+            driver.danger_set_barrier(Box::new(move |step| {
+                match step {
+                    Step::Homes | Step::Said | Step::Destroyed => before = readable(),
+                    // Neither before its commit nor before the replica and the floor.
+                    Step::Bundles | Step::Commit | Step::Acknowledged | Step::Floor => {
+                        assert_eq!(readable(), before, "something is said at {step:?}, before its time");
+                    }
+                }
+                let mut left = countdown.lock().unwrap();
+                *left = left.map(|left| left.wrapping_sub(1));
+                *left == Some(0)
+            }));
+            match driver.settle().await {
+                Ok(()) => {
+                    self.driver = Some(driver);
+                    return;
+                }
+                Err(CarryFault::Stopped(step)) => self.died_at.push(step),
+                Err(fault) => panic!("{}: {fault}", self.index),
+            }
+        }
+    }
+
+    /// Feeds a fact; a process that dies of it is started again and fed it again.
+    pub(crate) async fn feed(&mut self, input: &Input) -> Result<(), DriveFault> {
+        loop {
+            let fed = self.driver.as_mut().unwrap().feed(input).await;
+            match fed {
+                Err(DriveFault::Carry(CarryFault::Stopped(step))) => {
+                    self.died_at.push(step);
+                    // What was readable at the moment of death was said.
+                    self.note_what_was_said();
+                    self.start().await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    pub(crate) fn readable(&self) -> (Vec<Arc<SignedMessage>>, Vec<SignedPrekeySet>) {
+        let published = self.driver.as_ref().unwrap().memory().published().borrow().clone();
+        (published.messages.clone(), published.offers.clone())
+    }
+
+    /// What a peer would get for a digest.
+    fn find(&self, digest: &Digest) -> Option<Blob> {
+        let memory = self.driver.as_ref()?.memory();
+        let published = memory.published().borrow().find(digest);
+        published.or_else(|| memory.bundles().get(digest).unwrap())
+    }
+
+    /// Checks that a node never says two things where it may say one.
+    pub(crate) fn note_what_was_said(&mut self) {
+        for message in self.readable().0 {
+            let dealer = match &message.body {
+                Body::Have { dealer, .. } => Some(*dealer),
+                _ => None,
+            };
+            let key = (message.plan, message.body.kind(), dealer);
+            let digest = *self.said.entry(key).or_insert(message.digest());
+            assert_eq!(digest, message.digest(), "{} said two things of kind {}", self.index, message.body.kind());
+        }
+    }
+
+    /// Invariant: homes, ledger and rows name the same secrets, and those are the ones that the protocol calls alive.
+    pub(crate) fn invariant_only_live_secrets_remain(&self) {
+        let driver = self.driver.as_ref().unwrap();
+        let live: BTreeSet<KeyName> =
+            driver.participant().state().live_secrets().into_iter().map(KeyName::from).collect();
+        let expected: BTreeSet<_> = live.iter().copied().chain([KeyName::Identity, KeyName::Node]).collect();
+        let held: BTreeSet<_> = driver.memory().homes().names().collect();
+        assert_eq!(held, expected, "{}: the process holds other keys than live ones", self.index);
+        let names =
+            |entries: Vec<String>| entries.iter().filter_map(|name| name.parse().ok()).collect::<BTreeSet<KeyName>>();
+        let secret = self.secret.data.lock().unwrap().1.keys().cloned().collect();
+        assert_eq!(names(secret), expected, "{}: the Secret holds other keys than live ones", self.index);
+        let files = std::fs::read_dir(self.folder.path().join("seal")).unwrap();
+        let files = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        assert_eq!(names(files), expected, "{}: the volume holds other keys than live ones", self.index);
+        let rows =
+            driver.memory().store().share_epochs().unwrap().into_iter().map(KeyName::Data).collect::<BTreeSet<_>>();
+        let shares = live.into_iter().filter(|name| matches!(name, KeyName::Data(_))).collect();
+        assert_eq!(rows, shares, "{}: the state file has rows of other epochs than live ones", self.index);
+    }
+}
+
+/// An operator without Kubernetes.
+#[derive(Default)]
+pub(crate) struct Operator {
+    pub(crate) epochs: Vec<KeptEpoch>,
+    pub(crate) vectors: BTreeMap<EpochNumber, VerificationVector>,
+    pub(crate) number: u64,
+    named: BTreeMap<NodeIndex, PrekeySetNumber>,
+}
+
+/// A round under way, as the operator sees it.
+pub(crate) struct Round {
+    pub(crate) number: EpochNumber,
+    pub(crate) plan: ValidPlan,
+    pub(crate) record: RoundRecord,
+    pub(crate) transcript: Transcript,
+}
+
+impl Operator {
+    /// Plans the next round among `members`: their identity and offers.
+    pub(crate) fn plan(
+        &mut self,
+        members: &[(NodeIndex, keyfleet_threshold::identity::IdentityPublicKey, Vec<SignedPrekeySet>)],
+    ) -> Round {
+        self.number += 1;
+        let receivers: Vec<_> = members
+            .iter()
+            .map(|(index, identity, offers)| NodeView {
+                index: *index,
+                identity: *identity,
+                offers: offers
+                    .iter()
+                    .map(|offer| {
+                        let set = offer.verify(identity).expect("an offer is signed by its node");
+                        Offer { number: set.number, digest: set.digest(), last_resort: set.last_resort }
+                    })
+                    .collect(),
+                named: self.named.get(index).copied(),
+            })
+            .collect();
+        let n = u16::try_from(receivers.len()).unwrap();
+        let threshold = (2 * n).div_ceil(3);
+        let view = FleetView {
+            cluster: CLUSTER,
+            number: EpochNumber(self.number),
+            block: Block(self.number * 50),
+            threshold: Threshold(threshold),
+            min_holders: threshold,
+            deadlines: Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 },
+            roster: None,
+            connected: receivers.iter().map(|node| node.index).collect(),
+            avoid: BTreeSet::new(),
+            receivers,
+        };
+        let plan = match self.epochs.last() {
+            None => planning::genesis(&view),
+            Some(source) => planning::reshare(&view, source),
+        };
+        let plan = plan.expect("the fleet can make a round");
+        self.named.extend(plan.receivers.iter().map(|receiver| (receiver.index, receiver.prekey_set)));
+        let source = plan.source().map(|source| self.vectors[&source.number].clone());
+        let mut transcript = Transcript::new(plan.clone(), source);
+        for (_, _, offers) in members {
+            for offer in offers {
+                let _ = transcript.learn_prekeys(offer);
+            }
+        }
+        Round { number: EpochNumber(self.number), plan, record: RoundRecord::opened(), transcript }
+    }
+
+    /// One look at a round: writes into the record what follows from what was heard.
+    pub(crate) fn look(&mut self, round: &mut Round, overdue: bool) {
+        let block = round.plan.block;
+        let view =
+            RoundView { transcript: &round.transcript, record: &round.record, opened: block, now: block, overdue };
+        let decision = decide(&view);
+        let record = &mut round.record;
+        match decision {
+            None => {}
+            Some(Decision::FreezeDealers(dealers)) => {
+                record.phase = Phase::Verifying;
+                record.dealers = Some(dealers);
+            }
+            Some(Decision::FreezeResponses { responses, qualified }) => {
+                record.phase = Phase::Preparing;
+                record.responses = Some(responses);
+                record.qualified = Some(qualified);
+            }
+            Some(Decision::Certify) => record.phase = Phase::Certifying,
+            Some(Decision::Activate { certificate, public_key, holders }) => {
+                record.phase = Phase::Active;
+                record.certificate = Some(certificate);
+                let judgement = round
+                    .transcript
+                    .judge(record.dealers.as_ref().unwrap(), record.responses.as_ref().unwrap())
+                    .expect("all evidence is there");
+                let vector = judgement.combine(&round.transcript).unwrap().vector;
+                self.vectors.insert(round.number, vector);
+                self.epochs.push(KeptEpoch {
+                    number: round.number,
+                    plan: round.plan.clone(),
+                    vector: certificate.vector,
+                    public_key,
+                    holders: holders.keys().copied().collect(),
+                });
+            }
+            Some(Decision::Confirm) => record.phase = Phase::Confirmed,
+            Some(Decision::Fail(reason)) => panic!("the round failed: {reason}"),
+        }
+    }
+
+    /// Runs a round to Confirmed over nodes that call each other's functions.
+    pub(crate) async fn run(&mut self, nodes: &mut [TestNode]) -> Round {
+        let member = |node: &TestNode| (node.index, node.driver.as_ref().unwrap().identity(), node.readable().1);
+        let members: Vec<_> = nodes.iter().map(member).collect();
+        let round = self.plan(&members);
+        self.finish(nodes, round).await
+    }
+
+    /// Runs a planned round to its end.
+    pub(crate) async fn finish(&mut self, nodes: &mut [TestNode], mut round: Round) -> Round {
+        for turn in 0..400 {
+            for node in nodes.iter_mut() {
+                // Plans and records are read again and again, as a watch delivers them.
+                let _ = node.feed(&Input::Plan((*round.plan).clone())).await;
+                let _ = node.feed(&Input::Record(round.number, round.record.clone())).await;
+            }
+            gossip(nodes, &mut round).await;
+            if round.record.phase == Phase::Confirmed && nodes.iter().all(|node| holds(node, round.number)) {
+                return round;
+            }
+            // Whoever has something to say says it in two turns: after ten nobody more is waited for.
+            self.look(&mut round, turn % 10 == 9);
+        }
+        panic!("the round does not end: phase {:?}", round.record.phase)
+    }
+}
+
+fn holds(node: &TestNode, number: EpochNumber) -> bool {
+    node.driver.as_ref().unwrap().participant().state().active == Some(number)
+}
+
+async fn gossip(nodes: &mut [TestNode], round: &mut Round) {
+    let mut all = Vec::new();
+    for node in nodes.iter_mut() {
+        node.note_what_was_said();
+        let (messages, offers) = node.readable();
+        all.extend(messages.iter().map(|message| (node.index, Blob::Message(message.as_ref().clone()))));
+        all.extend(offers.into_iter().map(|offer| (node.index, Blob::Prekeys(offer))));
+    }
+    for (_, blob) in &all {
+        if let Blob::Message(message) = blob {
+            let _ = round.transcript.hear(message);
+        }
+    }
+    for node in nodes.iter_mut() {
+        for (from, blob) in &all {
+            if *from != node.index && !node.heard.contains(&blob.digest()) {
+                let _ = node.feed(&Input::Blob(blob.clone())).await;
+                node.heard.insert(blob.digest());
+            }
+        }
+    }
+    for at in 0..nodes.len() {
+        for want in nodes[at].driver.as_ref().unwrap().wants() {
+            if let Some(blob) = nodes.iter().find_map(|node| node.find(&want.digest)) {
+                let _ = nodes[at].feed(&Input::Blob(blob)).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Reads what peers say: one stream per peer, kept open, and what is wanted by digest from whoever has it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyfleet_api::limits::FETCH_DIGESTS_MAX;
+use keyfleet_api::v1;
+use keyfleet_api::v1::round_client::RoundClient;
+use keyfleet_threshold::curve::G2;
+use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
+use keyfleet_threshold::identity::IdentityKey;
+use keyfleet_threshold::polynomial::VerificationVector;
+use keyfleet_threshold::round::{Blob, Want};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tonic::transport::Channel;
+
+use super::Addresses;
+use crate::grpc::{convert, report, transport};
+use crate::round::Input;
+use crate::tls::{Connector, Pins};
+
+/// The pause before a peer is called again; doubled up to the last after every failure.
+const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// What is still wanted is asked for again so often.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Who follows.
+#[derive(Clone)]
+pub(super) struct Me {
+    pub(super) cluster: ClusterId,
+    pub(super) index: NodeIndex,
+    pub(super) identity: Arc<IdentityKey>,
+    pub(super) pins: Pins,
+}
+
+/// One follower per peer, as addresses come and go.
+pub(super) async fn follow_all(
+    me: Me,
+    mut addresses: watch::Receiver<Addresses>,
+    facts: mpsc::Sender<Input>,
+    wanted: watch::Receiver<Vec<Want>>,
+) {
+    let mut running: BTreeMap<NodeIndex, (String, Follower)> = BTreeMap::new();
+    loop {
+        let now = addresses.borrow_and_update().clone();
+        running.retain(|index, (address, _)| now.get(index) == Some(address));
+        for (index, address) in now {
+            if index == me.index || running.contains_key(&index) {
+                continue;
+            }
+            let task = follow(me.clone(), index, address.clone(), facts.clone(), wanted.clone());
+            running.insert(index, (address, Follower(tokio::spawn(task))));
+        }
+        if addresses.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Ends its task when dropped.
+struct Follower(JoinHandle<()>);
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Where a reader of one peer is.
+#[derive(Default)]
+struct Place {
+    position: u64,
+    lineage: Vec<u8>,
+}
+
+async fn follow(
+    me: Me,
+    peer: NodeIndex,
+    address: String,
+    facts: mpsc::Sender<Input>,
+    wanted: watch::Receiver<Vec<Want>>,
+) {
+    // A process reads every peer from the beginning: what it heard was in memory.
+    let (mut place, mut pause) = (Place::default(), PAUSE);
+    loop {
+        let before = place.position;
+        if let Err(reason) = once(&me, peer, &address, &facts, &wanted, &mut place).await {
+            tracing::debug!(%peer, reason, "the stream ended");
+        }
+        pause = if place.position > before { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn once(
+    me: &Me,
+    peer: NodeIndex,
+    address: &str,
+    facts: &mpsc::Sender<Input>,
+    wanted: &watch::Receiver<Vec<Want>>,
+    place: &mut Place,
+) -> Result<(), String> {
+    let pin = me.pins.get(peer).ok_or("it is not pinned")?;
+    let connector = Connector::new(Some(&me.identity), pin).map_err(|fault| fault.to_string())?;
+    let channel = transport::channel(address.to_owned(), connector).await.map_err(|error| format!("{error:?}"))?;
+    let mut client = RoundClient::new(channel.clone());
+    let request = v1::FollowRequest {
+        cluster_id: me.cluster.0.to_vec(),
+        after_position: place.position,
+        lineage: place.lineage.clone(),
+        challenge: Vec::new(),
+    };
+    let mut stream = match client.follow(request).await {
+        Ok(stream) => stream.into_inner(),
+        Err(status) => {
+            if matches!(status.code(), tonic::Code::FailedPrecondition | tonic::Code::OutOfRange) {
+                *place = Place::default();
+            }
+            return Err(status.to_string());
+        }
+    };
+    let mut wanted = wanted.clone();
+    wanted.mark_changed();
+    let mut again = tokio::time::interval(ASK_AGAIN);
+    loop {
+        tokio::select! {
+            item = stream.message() => {
+                let item = item.map_err(|status| status.to_string())?.ok_or("it closed the stream")?;
+                let Some(blob) = read(item, place, &pin) else { continue };
+                facts.send(Input::Blob(blob)).await.map_err(|_| "this node stops")?;
+            }
+            changed = wanted.changed() => {
+                changed.map_err(|_| "this node stops")?;
+                let now = wanted.borrow_and_update().clone();
+                fetch(me, &channel, &now, facts).await?;
+            }
+            _ = again.tick() => {
+                let still = wanted.borrow().clone();
+                fetch(me, &channel, &still, facts).await?;
+            }
+        }
+    }
+}
+
+/// What an item gives the participant. Signatures of messages are the participant's to check.
+fn read(
+    item: v1::FollowItem,
+    place: &mut Place,
+    pin: &keyfleet_threshold::identity::IdentityPublicKey,
+) -> Option<Blob> {
+    match item.item? {
+        v1::follow_item::Item::Row(row) => {
+            place.position = row.position;
+            match row.said? {
+                v1::outbox_row::Said::Message(message) => convert::read_message(&message),
+                v1::outbox_row::Said::PrekeySet(set) => convert::read_prekey_set(&set),
+            }
+        }
+        v1::follow_item::Item::Report(signed) => {
+            let report = report::verified(&signed, pin)?;
+            place.lineage = report.lineage;
+            // A node that joins learns the source's vector from any peer; its digest is in the plan.
+            let points = report.newest_certificate?.verification_vector;
+            let points = points.iter().map(|point| G2::decode(point.as_slice().try_into().ok()?).ok());
+            VerificationVector::new(points.collect::<Option<_>>()?).ok().map(Blob::Vector)
+        }
+        v1::follow_item::Item::CaughtUp(_) => None,
+    }
+}
+
+async fn fetch(me: &Me, channel: &Channel, wants: &[Want], facts: &mpsc::Sender<Input>) -> Result<(), String> {
+    for wants in wants.chunks(FETCH_DIGESTS_MAX) {
+        let request = v1::FetchRequest {
+            cluster_id: me.cluster.0.to_vec(),
+            digests: wants.iter().map(|want| want.digest.0.to_vec()).collect(),
+        };
+        let mut request = tonic::Request::new(request);
+        request.set_timeout(Duration::from_secs(10));
+        let stream = RoundClient::new(channel.clone()).fetch(request).await;
+        let mut stream = stream.map_err(|status| status.to_string())?.into_inner();
+        while let Some(item) = stream.message().await.map_err(|status| status.to_string())? {
+            let blob = match item.found {
+                Some(v1::fetch_item::Found::Message(message)) => convert::read_message(&message),
+                Some(v1::fetch_item::Found::PrekeySet(set)) => convert::read_prekey_set(&set),
+                None => None,
+            };
+            // What was not asked for is dropped.
+            let asked = |blob: &Blob| wants.iter().any(|want| want.digest == blob.digest());
+            if let Some(blob) = blob.filter(asked) {
+                facts.send(Input::Blob(blob)).await.map_err(|_| "this node stops")?;
+            }
+        }
+    }
+    Ok(())
+}

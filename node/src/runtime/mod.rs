@@ -1,0 +1,233 @@
+//! A running node: one task that drives the rounds, one server, and one follower per peer.
+//!
+//! ```text
+//!  facts (plans, records) ─▶ ┐
+//!  follower of each peer ──▶ ├─ mailbox ─▶ driver ─▶ published ─▶ server
+//!  fetcher ◀── wants ─────── ┘
+//! ```
+
+mod follower;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use keyfleet_api::v1::kms_server::KmsServer;
+use keyfleet_api::v1::round_server::RoundServer;
+use keyfleet_threshold::identifiers::NodeIndex;
+use keyfleet_threshold::identity::IdentityPublicKey;
+use keyfleet_threshold::round::{Notice, Want};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tonic::service::Routes;
+
+use crate::grpc::kms::KmsApi;
+use crate::grpc::round::RoundApi;
+use crate::grpc::transport;
+use crate::round::driver::{DriveFault, Driver, Input};
+use crate::round::{Epochs, Published, Started};
+use crate::seal::KeyName;
+use crate::serving::{Service, Tokens};
+use crate::tls::{Acceptor, CertificateFault, Pins};
+
+/// Facts that may wait for the driver.
+const MAILBOX: usize = 256;
+/// After a home or the replica did not take something, it is tried again so much later.
+const RETRY: Duration = Duration::from_millis(250);
+/// Callers have so long to go when the node stops.
+const DRAIN: Duration = Duration::from_secs(10);
+/// The homes are compared so often.
+const COMPARE: Duration = Duration::from_secs(300);
+
+/// Where the peers are: host and port by index. Their identities are in the pins.
+pub type Addresses = BTreeMap<NodeIndex, String>;
+
+/// What a node is run with.
+pub struct Options {
+    /// The port of peers and operator.
+    pub peers: TcpListener,
+    /// The port of callers, and what they are served with; `None`: nobody is.
+    pub kms: Option<(TcpListener, Arc<Service>)>,
+    /// The pins.
+    pub pins: Pins,
+    /// Where the peers are.
+    pub addresses: watch::Receiver<Addresses>,
+    /// How the operator proves who it is.
+    pub operator: Option<(Arc<Tokens>, String)>,
+}
+
+/// A running node. Dropping it ends its tasks at once, as a kill would.
+pub struct Node {
+    facts: mpsc::Sender<Input>,
+    identity: IdentityPublicKey,
+    published: watch::Receiver<Arc<Published>>,
+    served: watch::Receiver<Arc<Epochs>>,
+    notices: watch::Receiver<Vec<Notice>>,
+    tasks: JoinSet<()>,
+    servers: JoinSet<()>,
+    stop: watch::Sender<bool>,
+}
+
+impl Node {
+    /// Runs a started node.
+    ///
+    /// # Errors
+    /// When its identity makes no TLS.
+    pub fn run(started: Started, options: Options) -> Result<Self, CertificateFault> {
+        let identity = started.memory.identity_key();
+        let identity = Arc::new(identity.ok_or(CertificateFault::NoIdentity(KeyName::Identity))?);
+        let (cluster, index) = started.memory.homes().owner();
+        let (published, served) = (started.memory.published(), started.memory.served());
+        let bundles = started.memory.bundles().clone();
+        let (facts, mailbox) = mpsc::channel(MAILBOX);
+        let (wants, wanted) = watch::channel(Vec::new());
+        let (notices, noticed) = watch::channel(Vec::new());
+        let (mut tasks, mut servers) = (JoinSet::new(), JoinSet::new());
+        let stop = watch::Sender::new(false);
+
+        let acceptor = Acceptor::new(&identity, options.pins.clone())?;
+        let round = RoundApi {
+            owner: (cluster, index),
+            published: published.clone(),
+            served: served.clone(),
+            bundles,
+            identity: identity.clone(),
+            operator: options.operator,
+            sequence: Arc::new(AtomicU64::new(keyfleet_litestream::now_ms())),
+        };
+        let routes = Routes::new(RoundServer::new(round));
+        servers.spawn(serve("peers", options.peers, acceptor.clone(), routes, stop.subscribe()));
+        if let Some((listener, service)) = options.kms {
+            let routes = Routes::new(KmsServer::new(KmsApi(service)));
+            servers.spawn(serve("callers", listener, acceptor, routes, stop.subscribe()));
+        }
+        let own = started.identity;
+        tasks.spawn(drive(Driver::new(started), mailbox, wants, notices));
+        let me = follower::Me { cluster, index, identity: identity.clone(), pins: options.pins };
+        tasks.spawn(follower::follow_all(me, options.addresses, facts.clone(), wanted));
+        Ok(Self { facts, identity: own, published, served, notices: noticed, tasks, servers, stop })
+    }
+
+    /// The identity that the node offers.
+    #[must_use]
+    pub fn identity(&self) -> IdentityPublicKey {
+        self.identity
+    }
+
+    /// Where plans and records go in, as they are read.
+    #[must_use]
+    pub fn facts(&self) -> mpsc::Sender<Input> {
+        self.facts.clone()
+    }
+
+    /// What may be read of it.
+    #[must_use]
+    pub fn published(&self) -> watch::Receiver<Arc<Published>> {
+        self.published.clone()
+    }
+
+    /// The epochs that it serves.
+    #[must_use]
+    pub fn served(&self) -> watch::Receiver<Arc<Epochs>> {
+        self.served.clone()
+    }
+
+    /// What a person should hear of.
+    #[must_use]
+    pub fn notices(&self) -> watch::Receiver<Vec<Notice>> {
+        self.notices.clone()
+    }
+
+    /// Stops: requests under way are answered, streams end, and the files are free when this returns.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        // Streams of what was said end with the driver.
+        self.tasks.shutdown().await;
+        let drained = async { while self.servers.join_next().await.is_some() {} };
+        if tokio::time::timeout(DRAIN, drained).await.is_err() {
+            tracing::warn!("callers did not go in time");
+            self.servers.shutdown().await;
+        }
+    }
+}
+
+async fn serve(
+    to: &'static str,
+    listener: TcpListener,
+    acceptor: Acceptor,
+    routes: Routes,
+    mut stop: watch::Receiver<bool>,
+) {
+    let stopped = async move {
+        // A sender that is gone stops as well.
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    if let Err(error) = transport::serve(listener, acceptor, routes, stopped).await {
+        tracing::error!(%error, to, "the server ended");
+    }
+}
+
+/// Feeds the driver, one fact after the other. A fact that meets an outage waits, and so do all after it.
+async fn drive(
+    mut driver: Driver,
+    mut mailbox: mpsc::Receiver<Input>,
+    wants: watch::Sender<Vec<Want>>,
+    notices: watch::Sender<Vec<Notice>>,
+) {
+    let mut compare = tokio::time::interval(COMPARE);
+    compare.reset();
+    while let Err(fault) = driver.settle().await {
+        tracing::warn!(%fault, "what the start owes is not durable yet");
+        tokio::time::sleep(RETRY).await;
+    }
+    wants.send_replace(driver.wants());
+    loop {
+        let input = tokio::select! {
+            input = mailbox.recv() => match input {
+                None => return,
+                Some(input) => input,
+            },
+            _ = compare.tick() => {
+                if let Err(fault) = driver.compare().await {
+                    tracing::warn!(%fault, "the homes could not be compared");
+                }
+                continue;
+            }
+        };
+        loop {
+            match driver.feed(&input).await {
+                Err(DriveFault::Carry(fault)) => {
+                    tracing::warn!(%fault, "a step is not durable yet; nothing is said until it is");
+                    tokio::time::sleep(RETRY).await;
+                }
+                Err(DriveFault::Message(fault)) => {
+                    tracing::debug!(%fault, "a message was not taken up");
+                    break;
+                }
+                Err(fault) => {
+                    tracing::warn!(%fault, "a fact was refused");
+                    break;
+                }
+                Ok(()) => break,
+            }
+        }
+        let now = driver.wants();
+        wants.send_if_modified(|before| {
+            let changed = *before != now;
+            *before = now;
+            changed
+        });
+        let new = driver.take_notices();
+        if !new.is_empty() {
+            for notice in &new {
+                tracing::warn!(%notice, "noticed");
+            }
+            notices.send_modify(|all| all.extend(new));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,47 @@
+//! Writes requests down before they are answered: one transaction for all that wait.
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::store::journal::Record;
+use crate::store::{Store, StoreFault};
+
+/// Requests that may wait for the ledger; beyond it callers are told to come back.
+const MAILBOX: usize = 1024;
+/// Requests in one transaction.
+const BATCH: usize = 256;
+
+/// The way to the ledger. Cheap to clone.
+#[derive(Clone)]
+pub struct Ledger(mpsc::Sender<(Record, oneshot::Sender<bool>)>);
+
+impl Ledger {
+    /// Starts the task that writes; it ends with the last clone.
+    #[must_use]
+    pub fn start(store: Store) -> Self {
+        let (sender, mut mailbox) = mpsc::channel(MAILBOX);
+        tokio::spawn(async move {
+            let mut waiting = Vec::new();
+            while mailbox.recv_many(&mut waiting, BATCH).await > 0 {
+                let (records, replies): (Vec<Record>, Vec<oneshot::Sender<bool>>) = waiting.drain(..).unzip();
+                let written = store.record(records).await;
+                if let Err(fault) = &written {
+                    tracing::error!(%fault, "requests could not be written down and are not answered");
+                }
+                for reply in replies {
+                    let _ = reply.send(written.is_ok());
+                }
+            }
+        });
+        Self(sender)
+    }
+
+    /// Writes one request down; durable when this returns.
+    ///
+    /// # Errors
+    /// When it was not: then nothing may be answered.
+    pub async fn write(&self, record: Record) -> Result<(), StoreFault> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send((record, reply)).await.map_err(|_| StoreFault::Stopped)?;
+        if answer.await.unwrap_or(false) { Ok(()) } else { Err(StoreFault::Stopped) }
+    }
+}

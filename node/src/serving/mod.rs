@@ -1,0 +1,14 @@
+//! What callers may ask for: derive the key of an identity, sign under a key name, sign a beacon round.
+//!
+//! Each request passes [`token`] (who is it), the access rules of `keyfleet_crds` (may they), [`service`] (the share's
+//! work), and [`ledger`] (it is written down) before it is answered.
+
+pub mod ledger;
+pub mod service;
+pub mod token;
+
+pub use service::{Answer, Asked, Denied, Service};
+pub use token::{Caller, FetchedKeys, KeySource, Tokens};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+//! One request, from token to answer.
+
+use std::sync::Arc;
+
+use keyfleet_crds::cluster::Access;
+use keyfleet_crds::cluster::access::{KUBERNETES_ISSUER, Request};
+use keyfleet_threshold::curve::G1;
+use keyfleet_threshold::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex};
+use keyfleet_threshold::purpose::Purpose;
+use keyfleet_threshold::serving::derivation::EncryptedKey;
+use keyfleet_threshold::serving::ibe::Identity;
+use keyfleet_threshold::serving::signature;
+use tokio::sync::watch;
+
+use super::ledger::Ledger;
+use super::token::{Caller, TokenFault, Tokens};
+use crate::round::Epochs;
+use crate::store::journal::{Known, Record};
+use crate::store::{Store, StoreFault};
+
+/// What a caller asks for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Asked {
+    /// The key of an identity, encrypted to a transport key.
+    Derive {
+        /// The identity.
+        identity: String,
+        /// The caller's one-time public key.
+        transport: G1,
+    },
+    /// A signature under a key name.
+    Sign {
+        /// The key's name.
+        key_name: String,
+        /// The message. Nodes hash.
+        message: Vec<u8>,
+    },
+    /// A beacon round's signature.
+    Beacon(u64),
+}
+
+impl Asked {
+    fn request(&self) -> Request<'_> {
+        match self {
+            Self::Derive { identity, .. } => Request::Derive(identity),
+            Self::Sign { key_name, .. } => Request::Sign(key_name),
+            Self::Beacon(_) => Request::Beacon,
+        }
+    }
+
+    /// What the audit log and the request ledger know of a request.
+    fn digest(&self, epoch: Option<EpochNumber>) -> Digest {
+        let epoch = epoch.map_or(0, |epoch| epoch.0).to_be_bytes();
+        let length = |bytes: &[u8]| (bytes.len() as u64).to_be_bytes();
+        match self {
+            Self::Derive { identity, transport } => Digest::of(
+                "KEYFLEET-V1-REQUEST",
+                &[&epoch, b"derive", &length(identity.as_bytes()), identity.as_bytes(), &transport.encode()],
+            ),
+            Self::Sign { key_name, message } => Digest::of(
+                "KEYFLEET-V1-REQUEST",
+                &[&epoch, b"sign", &length(key_name.as_bytes()), key_name.as_bytes(), message],
+            ),
+            Self::Beacon(round) => Digest::of("KEYFLEET-V1-REQUEST", &[&epoch, b"beacon", &round.to_be_bytes()]),
+        }
+    }
+}
+
+/// A partial answer, and the epoch of the share that made it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// The epoch.
+    pub epoch: EpochNumber,
+    /// An encrypted partial key of 192 bytes, or a partial signature of 48.
+    pub partial: Vec<u8>,
+}
+
+/// Why a request is not answered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Denied {
+    /// The caller is at fault.
+    #[error(transparent)]
+    Token(#[from] TokenFault),
+    /// The caller asks for what no rule allows.
+    #[error("no rule allows `{subject}` of issuer `{issuer}` to {verb} this; a rule in spec.access.rules would")]
+    NotAllowed {
+        /// Who.
+        subject: String,
+        /// Of which issuer.
+        issuer: String,
+        /// What.
+        verb: &'static str,
+    },
+    /// The node has no share to answer with.
+    #[error("this node holds no active epoch; ask another node")]
+    NoEpoch,
+    /// The caller asks for an epoch that is not served.
+    #[error("epoch {0} is retired or unknown here; ask without one")]
+    OtherEpoch(EpochNumber),
+    /// The caller used a request id twice.
+    #[error("this request id was used for another request")]
+    IdReused,
+    /// The request cannot be written down.
+    #[error(transparent)]
+    Store(#[from] StoreFault),
+}
+
+/// Serves callers.
+pub struct Service {
+    owner: (ClusterId, NodeIndex),
+    access: watch::Receiver<Arc<Access>>,
+    served: watch::Receiver<Arc<Epochs>>,
+    tokens: Arc<Tokens>,
+    store: Store,
+    ledger: Ledger,
+}
+
+impl Service {
+    /// A service over what a node serves.
+    #[must_use]
+    pub fn new(
+        owner: (ClusterId, NodeIndex),
+        access: watch::Receiver<Arc<Access>>,
+        served: watch::Receiver<Arc<Epochs>>,
+        tokens: Arc<Tokens>,
+        store: Store,
+    ) -> Self {
+        let ledger = Ledger::start(store.clone());
+        Self { owner, access, served, tokens, store, ledger }
+    }
+
+    /// Whose service it is.
+    #[must_use]
+    pub fn owner(&self) -> (ClusterId, NodeIndex) {
+        self.owner
+    }
+
+    /// The epochs that are served now.
+    #[must_use]
+    pub fn epochs(&self) -> Arc<Epochs> {
+        self.served.borrow().clone()
+    }
+
+    /// Answers one request. `id` is the caller's own name for it.
+    ///
+    /// # Errors
+    /// Why it is not answered. What a known caller was refused is in the audit log as well.
+    pub async fn answer(
+        &self,
+        token: Option<&str>,
+        id: Option<&[u8; 16]>,
+        asked: &Asked,
+        epoch: Option<EpochNumber>,
+        now_seconds: u64,
+    ) -> Result<Answer, Denied> {
+        let access = self.access.borrow().clone();
+        let names: Vec<_> = access
+            .kubernetes
+            .then(|| KUBERNETES_ISSUER.to_owned())
+            .into_iter()
+            .chain(access.issuers.iter().map(|issuer| issuer.name.clone()))
+            .collect();
+        let token = token.ok_or(TokenFault::Missing)?;
+        let caller = self.tokens.check(token, &names, access.max_token_seconds.into(), now_seconds).await?;
+        let who = caller_digest(&caller);
+        let request = asked.digest(epoch);
+        let id = id.map(|id| Digest::of("KEYFLEET-V1-REQUEST-ID", &[&who.0, id]));
+        let record =
+            |answer: Vec<u8>, allowed| Record { time_seconds: now_seconds, caller: who, request, id, answer, allowed };
+        if !access.allows(&caller.issuer, &caller.subject, asked.request()) {
+            self.ledger.write(record(Vec::new(), false)).await?;
+            let verb = match asked {
+                Asked::Derive { .. } => "derive",
+                Asked::Sign { .. } => "sign",
+                Asked::Beacon(_) => "sign a beacon round like",
+            };
+            return Err(Denied::NotAllowed { subject: caller.subject, issuer: caller.issuer, verb });
+        }
+        if let Some(id) = &id {
+            match self.store.known_request(id, &request)? {
+                Known::Answered(answer) => return read_answer(&answer).ok_or(StoreFault::Malformed("requests").into()),
+                Known::OtherRequest => return Err(Denied::IdReused),
+                Known::No => {}
+            }
+        }
+        let answer = self.work(asked, epoch)?;
+        let written = [answer.epoch.0.to_be_bytes().as_slice(), &answer.partial].concat();
+        self.ledger.write(record(written, true)).await?;
+        Ok(answer)
+    }
+
+    fn work(&self, asked: &Asked, epoch: Option<EpochNumber>) -> Result<Answer, Denied> {
+        let epochs = self.served.borrow().clone();
+        let (epoch, served) = match epoch {
+            None => epochs.newest().ok_or(Denied::NoEpoch)?,
+            Some(epoch) => (epoch, epochs.get(epoch).ok_or(Denied::OtherEpoch(epoch))?),
+        };
+        let sign = |purpose: &Purpose| signature::sign(purpose, &served.share).encode().to_vec();
+        let partial = match asked {
+            Asked::Derive { identity, transport } => {
+                EncryptedKey::derive(Identity(identity.as_bytes()), transport, &served.share, &mut rand::rng()).encode()
+            }
+            Asked::Sign { key_name, message } => sign(&Purpose::signature(key_name, message)),
+            Asked::Beacon(round) => sign(&Purpose::beacon(*round)),
+        };
+        Ok(Answer { epoch, partial })
+    }
+}
+
+fn read_answer(bytes: &[u8]) -> Option<Answer> {
+    let (epoch, partial) = bytes.split_first_chunk()?;
+    Some(Answer { epoch: EpochNumber(u64::from_be_bytes(*epoch)), partial: partial.to_vec() })
+}
+
+fn caller_digest(caller: &Caller) -> Digest {
+    let length = (caller.issuer.len() as u64).to_be_bytes();
+    Digest::of("KEYFLEET-V1-CALLER", &[&length, caller.issuer.as_bytes(), caller.subject.as_bytes()])
+}

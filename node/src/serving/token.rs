@@ -1,0 +1,241 @@
+//! Who a caller is: an OpenID Connect token, made for this node alone.
+//!
+//! A token counts when a key of its issuer signed it, its lifetime is bounded and not over, this node's audience is among
+//! its audiences and no other Keyfleet node's is: what one bad node sees opens no other. Keys are cached in the state
+//! file, so that a node that restarts while the issuer is away serves on, and fetched again when a token names an unknown
+//! one, which is how rotation is followed.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use async_trait::async_trait;
+use jsonwebtoken::jwk::JwkSet;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
+use serde::{Deserialize, Serialize};
+
+use crate::seal::KeyMaterial;
+use crate::store::{Store, StoreFault};
+
+/// Clocks may differ by so much, in seconds.
+const LEEWAY_SECONDS: u64 = 30;
+/// Keys of one issuer are fetched at most so often, in seconds, however many unknown ones are named.
+const REFETCH_SECONDS: u64 = 10;
+
+/// What an issuer publishes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchedKeys {
+    /// The `iss` of its tokens, exactly.
+    pub issuer: String,
+    /// Its keys.
+    pub keys: JwkSet,
+}
+
+/// Where keys come from: the API server's `/openid/v1/jwks`, or an issuer's discovery document.
+#[async_trait]
+pub trait KeySource: Send + Sync {
+    /// The keys of an issuer, by the name that rules use.
+    ///
+    /// # Errors
+    /// Why there are none now.
+    async fn fetch(&self, name: &str) -> Result<FetchedKeys, String>;
+}
+
+/// A caller whose token was good.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Caller {
+    /// The issuer, by the name that rules use.
+    pub issuer: String,
+    /// The token's `sub`.
+    pub subject: String,
+}
+
+/// Why a token does not count. Says nothing that helps to make one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenFault {
+    /// None was sent.
+    #[error("no token: send `authorization: Bearer <token>`")]
+    Missing,
+    /// It is no token, or its signature is wrong.
+    #[error("the token is malformed, or its signature is wrong")]
+    Malformed,
+    /// No known issuer has the key that signed it.
+    #[error("no known issuer has the key that signed the token")]
+    UnknownKey,
+    /// It was made for somebody else, or for more than one node.
+    #[error("the token must have exactly one Keyfleet audience: {0}")]
+    Audience(String),
+    /// It is over, or not yet valid.
+    #[error("the token is expired or not yet valid")]
+    Expired,
+    /// It lives too long.
+    #[error("the token lives longer than {0} seconds")]
+    TooLong(u64),
+}
+
+#[derive(Deserialize)]
+struct Claims {
+    sub: String,
+    aud: Audiences,
+    exp: u64,
+    iat: Option<u64>,
+    nbf: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Audiences {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// Checks tokens.
+pub struct Tokens {
+    audience: String,
+    source: Arc<dyn KeySource>,
+    store: Store,
+    node_key: KeyMaterial,
+    issuers: RwLock<BTreeMap<String, Known>>,
+}
+
+struct Known {
+    fetched: FetchedKeys,
+    asked_seconds: u64,
+}
+
+/// The audience of tokens for one node.
+#[must_use]
+pub fn audience(cluster: ClusterId, node: NodeIndex) -> String {
+    format!("keyfleet.dev/{cluster}/{node}")
+}
+
+impl Tokens {
+    /// Takes up the keys that were last seen of `issuers`.
+    ///
+    /// # Errors
+    /// When a row of the state file does not open.
+    pub fn new(
+        (cluster, node): (ClusterId, NodeIndex),
+        issuers: &[String],
+        source: Arc<dyn KeySource>,
+        store: Store,
+        node_key: KeyMaterial,
+    ) -> Result<Self, StoreFault> {
+        let mut known = BTreeMap::new();
+        for name in issuers {
+            let row = store.access(&format!("keys/{name}"), &node_key)?;
+            if let Some(fetched) = row.and_then(|row| serde_json::from_slice(&row).ok()) {
+                known.insert(name.clone(), Known { fetched, asked_seconds: 0 });
+            }
+        }
+        Ok(Self { audience: audience(cluster, node), source, store, node_key, issuers: RwLock::new(known) })
+    }
+
+    /// Checks a token; asks issuers for their keys when it names one that is not known.
+    ///
+    /// # Errors
+    /// Why it does not count.
+    pub async fn check(
+        &self,
+        token: &str,
+        issuers: &[String],
+        max_token_seconds: u64,
+        now_seconds: u64,
+    ) -> Result<Caller, TokenFault> {
+        match self.check_known(token, issuers, max_token_seconds, now_seconds) {
+            Err(TokenFault::UnknownKey) => {
+                self.refetch(issuers, now_seconds).await;
+                self.check_known(token, issuers, max_token_seconds, now_seconds)
+            }
+            checked => checked,
+        }
+    }
+
+    fn check_known(&self, token: &str, issuers: &[String], max: u64, now: u64) -> Result<Caller, TokenFault> {
+        let header = decode_header(token).map_err(|_| TokenFault::Malformed)?;
+        let kid = header.kid.as_deref().ok_or(TokenFault::Malformed)?;
+        let known = self.issuers.read().unwrap_or_else(PoisonError::into_inner);
+        let mut fault = TokenFault::UnknownKey;
+        for name in issuers {
+            let Some((issuer, jwk)) =
+                known.get(name).and_then(|known| Some((&known.fetched.issuer, known.fetched.keys.find(kid)?)))
+            else {
+                continue;
+            };
+            let Ok(key) = DecodingKey::from_jwk(jwk) else { continue };
+            let mut validation = Validation::new(header.alg);
+            validation.algorithms = vec![header.alg];
+            validation.set_issuer(&[issuer]);
+            validation.set_required_spec_claims(&["iss", "sub", "aud", "exp"]);
+            // Audience and time are checked below: jsonwebtoken allows further audiences, and reads the clock itself.
+            validation.validate_aud = false;
+            validation.validate_exp = false;
+            if !SIGNED.contains(&header.alg) {
+                return Err(TokenFault::Malformed);
+            }
+            match decode::<Claims>(token, &key, &validation) {
+                Ok(data) => {
+                    self.check_claims(&data.claims, max, now)?;
+                    return Ok(Caller { issuer: name.clone(), subject: data.claims.sub });
+                }
+                Err(_) => fault = TokenFault::Malformed,
+            }
+        }
+        Err(fault)
+    }
+
+    fn check_claims(&self, claims: &Claims, max: u64, now: u64) -> Result<(), TokenFault> {
+        let audiences = match &claims.aud {
+            Audiences::One(one) => std::slice::from_ref(one),
+            Audiences::Many(many) => many.as_slice(),
+        };
+        let keyfleet: Vec<_> = audiences.iter().filter(|audience| audience.starts_with("keyfleet.dev/")).collect();
+        if keyfleet.is_empty() || keyfleet.iter().any(|audience| **audience != self.audience) {
+            return Err(TokenFault::Audience(self.audience.clone()));
+        }
+        let begins = claims.nbf.or(claims.iat).unwrap_or(now);
+        if claims.exp.saturating_add(LEEWAY_SECONDS) <= now || begins > now + LEEWAY_SECONDS {
+            return Err(TokenFault::Expired);
+        }
+        let issued = claims.iat.or(claims.nbf).unwrap_or(now);
+        if claims.exp.saturating_sub(issued) > max { Err(TokenFault::TooLong(max)) } else { Ok(()) }
+    }
+
+    async fn refetch(&self, issuers: &[String], now_seconds: u64) {
+        for name in issuers {
+            let recent = {
+                let known = self.issuers.read().unwrap_or_else(PoisonError::into_inner);
+                known.get(name).is_some_and(|known| now_seconds < known.asked_seconds + REFETCH_SECONDS)
+            };
+            if recent {
+                continue;
+            }
+            match self.source.fetch(name).await {
+                Err(error) => tracing::warn!(issuer = name, error, "an issuer's keys could not be fetched"),
+                Ok(fetched) => {
+                    let row = serde_json::to_vec(&fetched).expect("keys that were read can be written");
+                    if let Err(fault) = self.store.remember_access(&format!("keys/{name}"), &row, &self.node_key).await
+                    {
+                        tracing::warn!(%fault, "an issuer's keys are not remembered over a restart");
+                    }
+                    let known = Known { fetched, asked_seconds: now_seconds };
+                    self.issuers.write().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), known);
+                }
+            }
+        }
+    }
+}
+
+/// Signatures only: never a shared secret, never `none`.
+const SIGNED: [Algorithm; 9] = [
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+    Algorithm::ES256,
+    Algorithm::ES384,
+    Algorithm::EdDSA,
+];

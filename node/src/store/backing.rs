@@ -1,0 +1,161 @@
+//! The file under the store: replicated through Keyfleet's own replication, or alone on its volume.
+//!
+//! Either way one thread writes. A write is locally durable when it returns; [`Backing::acknowledged`] then waits for the
+//! replica, as a second step, since only what must survive the loss of the volume needs it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use keyfleet_litestream::database::WriteError;
+use keyfleet_litestream::position::CommitNo;
+use keyfleet_litestream::{Ack, Database, Position};
+use redb::{ReadTransaction, ReadableDatabase as _, WriteTransaction};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{StoreFault, redb as fault};
+
+/// Writes that may wait for the writer.
+const MAILBOX: usize = 256;
+
+/// Names a commit, for [`Backing::acknowledged`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CommitId(Option<CommitNo>);
+
+/// The file.
+#[derive(Clone)]
+#[expect(clippy::large_enum_variant, reason = "a node has one, and few clones")]
+pub enum Backing {
+    /// Replicated to a bucket.
+    Replicated {
+        /// The database.
+        database: Database,
+        /// How long to wait for the bucket.
+        timeout: Duration,
+    },
+    /// On its volume alone.
+    Local(Local),
+}
+
+/// A redb file with one writer thread, which ends with the last clone.
+#[derive(Clone)]
+pub struct Local(Arc<Inner>);
+
+struct Inner {
+    redb: Arc<redb::Database>,
+    jobs: Option<mpsc::Sender<Job>>,
+    writer: Option<thread::JoinHandle<()>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The file is free for the next process once this returns.
+        self.jobs = None;
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+type Job = Box<dyn FnOnce(&redb::Database) + Send>;
+
+impl Backing {
+    /// Opens or creates a file that is not replicated.
+    ///
+    /// # Errors
+    /// redb's, and the file system's.
+    pub fn local(path: &Path) -> Result<Self, StoreFault> {
+        let redb = Arc::new(redb::Database::create(path).map_err(fault)?);
+        let (jobs, mut mailbox) = mpsc::channel::<Job>(MAILBOX);
+        let file = redb.clone();
+        let run = move || {
+            while let Some(job) = mailbox.blocking_recv() {
+                job(&file);
+            }
+        };
+        let writer = thread::Builder::new().name("store-writer".into()).spawn(run);
+        let writer = writer.map_err(|error| StoreFault::Redb(redb::Error::Io(error)))?;
+        Ok(Self::Local(Local(Arc::new(Inner { redb, jobs: Some(jobs), writer: Some(writer) }))))
+    }
+
+    /// Whether there is a replica.
+    #[must_use]
+    pub fn is_replicated(&self) -> bool {
+        matches!(self, Self::Replicated { .. })
+    }
+
+    /// Whether the file was restored from its replica by this start: then the node may have said more than it knows.
+    #[must_use]
+    pub fn was_restored(&self) -> bool {
+        matches!(self, Self::Replicated { database, .. } if database.started().restored.is_some())
+    }
+
+    /// A read transaction on the newest local state.
+    ///
+    /// # Errors
+    /// redb's.
+    pub fn begin_read(&self) -> Result<ReadTransaction, StoreFault> {
+        match self {
+            Self::Replicated { database, .. } => database.begin_read().map_err(fault),
+            Self::Local(local) => local.0.redb.begin_read().map_err(fault),
+        }
+    }
+
+    /// Runs one transaction on the writer: durable on the local disk when this returns. It runs to its end even if this
+    /// future is dropped.
+    ///
+    /// # Errors
+    /// When it was not committed.
+    pub async fn write<T, F>(&self, transaction: F) -> Result<(T, CommitId), StoreFault>
+    where
+        T: Send + 'static,
+        F: FnOnce(&WriteTransaction) -> Result<T, redb::Error> + Send + 'static,
+    {
+        match self {
+            Self::Replicated { database, .. } => match database.write(Ack::Local, transaction).await {
+                Ok(receipt) => Ok((receipt.value, CommitId(Some(receipt.commit)))),
+                Err(WriteError::Rejected(error) | WriteError::Storage(error)) => Err(StoreFault::Redb(error)),
+                Err(WriteError::Closed | WriteError::Panicked) => Err(StoreFault::Stopped),
+                Err(other) => Err(StoreFault::Replica(other.to_string())),
+            },
+            Self::Local(local) => {
+                let (reply, answer) = oneshot::channel();
+                let job: Job = Box::new(move |redb| {
+                    let _ = reply.send(transact(redb, transaction));
+                });
+                let jobs = local.0.jobs.as_ref().ok_or(StoreFault::Stopped)?;
+                jobs.send(job).await.map_err(|_| StoreFault::Stopped)?;
+                let value = answer.await.map_err(|_| StoreFault::Stopped)??;
+                Ok((value, CommitId(None)))
+            }
+        }
+    }
+
+    /// Waits until the replica has a commit, and says at which position; `None` where there is no replica.
+    ///
+    /// # Errors
+    /// [`StoreFault::Replica`] when it did not acknowledge in time; the commit stays in the queue.
+    pub async fn acknowledged(&self, commit: CommitId) -> Result<Option<Position>, StoreFault> {
+        match (self, commit) {
+            (Self::Replicated { database, timeout }, CommitId(Some(commit))) => {
+                let position = database.wait_durable(commit, *timeout).await;
+                let position = position.map_err(|not| StoreFault::Replica(not.to_string()))?;
+                let noted = database.persist_position().await;
+                noted.map_err(|error| StoreFault::Redb(redb::Error::Io(error)))?;
+                Ok(Some(position))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
+fn transact<T>(
+    redb: &redb::Database,
+    transaction: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+) -> Result<T, StoreFault> {
+    let txn = redb.begin_write().map_err(fault)?;
+    let value = transaction(&txn)?;
+    txn.commit().map_err(fault)?;
+    Ok(value)
+}

@@ -1,0 +1,109 @@
+//! The second file: what peers say and can say again, by digest. Not replicated, not sealed: all of it is public and signed.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use keyfleet_threshold::identifiers::Digest;
+use keyfleet_threshold::polynomial::VerificationVector;
+use keyfleet_threshold::prekey::SignedPrekeySet;
+use keyfleet_threshold::round::{Blob, SignedMessage};
+use redb::{ReadableDatabase as _, TableDefinition};
+
+use super::{StoreFault, redb as fault};
+
+const BLOBS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("blobs");
+
+/// The file.
+#[derive(Clone)]
+pub struct BundleFile(Arc<redb::Database>);
+
+impl BundleFile {
+    /// Opens or creates it.
+    ///
+    /// # Errors
+    /// redb's.
+    pub fn open(path: &Path) -> Result<Self, StoreFault> {
+        let file = redb::Database::create(path).map_err(fault)?;
+        let txn = file.begin_write().map_err(fault)?;
+        txn.open_table(BLOBS).map_err(fault)?;
+        txn.commit().map_err(fault)?;
+        Ok(Self(Arc::new(file)))
+    }
+
+    /// Keeps blobs; durable when this returns.
+    ///
+    /// # Errors
+    /// redb's.
+    pub async fn keep(&self, blobs: &[Blob]) -> Result<(), StoreFault> {
+        if blobs.is_empty() {
+            return Ok(());
+        }
+        let rows: Vec<_> = blobs.iter().map(|blob| (blob.digest(), encode(blob))).collect();
+        self.change(move |table| {
+            for (digest, bytes) in &rows {
+                table.insert(&digest.0, bytes.as_slice())?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Drops what is no longer needed.
+    ///
+    /// # Errors
+    /// redb's.
+    pub async fn retain(&self, keep: impl Fn(&Blob) -> bool + Send + 'static) -> Result<(), StoreFault> {
+        self.change(move |table| table.retain(|_, bytes| decode(bytes).is_some_and(|blob| keep(&blob)))).await
+    }
+
+    /// The blob of a digest. A row that is not what its digest says is as good as none.
+    ///
+    /// # Errors
+    /// redb's.
+    pub fn get(&self, digest: &Digest) -> Result<Option<Blob>, StoreFault> {
+        let txn = self.0.begin_read().map_err(fault)?;
+        let table = txn.open_table(BLOBS).map_err(fault)?;
+        let row = table.get(&digest.0).map_err(fault)?;
+        Ok(row.and_then(|bytes| decode(bytes.value())).filter(|blob| blob.digest() == *digest))
+    }
+
+    async fn change(
+        &self,
+        change: impl FnOnce(&mut redb::Table<'_, &'static [u8; 32], &'static [u8]>) -> Result<(), redb::StorageError>
+        + Send
+        + 'static,
+    ) -> Result<(), StoreFault> {
+        let file = self.0.clone();
+        let run = move || {
+            let mut txn = file.begin_write().map_err(fault)?;
+            // Peers choose the contents: with one sync a crafted page could pass for a commit (redb's design notes).
+            txn.set_two_phase_commit(true);
+            change(&mut txn.open_table(BLOBS).map_err(fault)?).map_err(fault)?;
+            txn.commit().map_err(fault)
+        };
+        tokio::task::spawn_blocking(run).await.map_err(|_| StoreFault::Stopped)?
+    }
+}
+
+/// Kind (1 byte), then the canonical bytes: as a peer receives it.
+#[must_use]
+pub fn encode(blob: &Blob) -> Vec<u8> {
+    let (kind, bytes) = match blob {
+        Blob::Message(message) => (1, message.encode()),
+        Blob::Prekeys(set) => (2, set.encode()),
+        Blob::Vector(vector) => (3, vector.encode()),
+    };
+    [&[kind], bytes.as_slice()].concat()
+}
+
+/// Decodes what [`encode`] wrote; nothing is checked but the form.
+#[must_use]
+pub fn decode(bytes: &[u8]) -> Option<Blob> {
+    let (kind, bytes) = bytes.split_first()?;
+    match kind {
+        1 => SignedMessage::decode(bytes).ok().map(Blob::Message),
+        2 => SignedPrekeySet::decode(bytes).ok().map(Blob::Prekeys),
+        3 => VerificationVector::decode(bytes).ok().map(Blob::Vector),
+        _ => None,
+    }
+}

@@ -1,0 +1,455 @@
+//! The state file: one redb file, one writer, replicated where the cluster says so.
+//!
+//! | table | row | value |
+//! |---|---|---|
+//! | `meta` | `schema`, `owner` | u32; cluster id and u32 node. Plain, so that a newer file is refused before a key is needed |
+//! | `state` | `participant` | everything that rounds must not forget: pointer, attempts, outboxes, verdicts, pins. Sealed |
+//! | `state` | `ledger` | [`Ledger`]. Sealed |
+//! | `outbox` | u64 position | u64 attempt, digest; `next` and lineage are in `meta` |
+//! | `shares` | u64 epoch | the share, sealed under the epoch's own data key |
+//! | `access` | `rules`, `keys/<issuer>` | what was last seen of rules and issuers' keys. Sealed |
+//! | `counters` | name | u64, only rising |
+//! | `requests` | request id | digest of the request, answer; see [`journal`] |
+//! | `audit` | u64 | hash-chained entries; see [`journal`] |
+//!
+//! [`backing`] is the file with or without its replica, [`bundles`] the second file, of what peers can give again.
+
+pub mod backing;
+pub mod bundles;
+pub mod journal;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use keyfleet_threshold::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex};
+use redb::{ReadableTable as _, TableDefinition, TableError};
+use zeroize::Zeroizing;
+
+use crate::homes::ledger::{Ledger, MalformedLedger};
+use crate::round::outbox::{Outbox, OutboxRow};
+use crate::seal::row::CannotOpen;
+use crate::seal::{DataKey, KeyMaterial, Place};
+
+pub use backing::{Backing, CommitId};
+
+/// Version of the file's schema. A file with a higher one is refused.
+pub const SCHEMA: u32 = 1;
+
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const STATE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("state");
+const SHARES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("shares");
+const OUTBOX: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("outbox");
+const ACCESS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("access");
+const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters");
+
+/// Why the store does not do as asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreFault {
+    /// A newer program wrote the file.
+    #[error("the state file has schema {found}, this program knows up to {SCHEMA}: run the newer image again")]
+    NewerSchema {
+        /// The file's.
+        found: u32,
+    },
+    /// The volume is another node's.
+    #[error("the state file belongs to {found}, not to {expected}: the wrong volume is mounted")]
+    OtherOwner {
+        /// The file's owner.
+        found: String,
+        /// Whom it was opened for.
+        expected: String,
+    },
+    /// The file is damaged, or was written under another key.
+    #[error(transparent)]
+    Closed(#[from] CannotOpen),
+    /// The file is damaged.
+    #[error(transparent)]
+    Ledger(#[from] MalformedLedger),
+    /// A row that the program wrote itself is malformed.
+    #[error("row `{0}` is malformed")]
+    Malformed(&'static str),
+    /// redb failed.
+    #[error("the state file: {0}")]
+    Redb(#[from] redb::Error),
+    /// The replica did not acknowledge. The commit is local, and stays in the queue.
+    #[error("ReplicaUnavailable: {0}")]
+    Replica(String),
+    /// The writer is gone.
+    #[error("the state file is closed")]
+    Stopped,
+}
+
+/// Turns each of redb's errors into the one of this crate.
+pub(crate) fn redb(error: impl Into<redb::Error>) -> StoreFault {
+    StoreFault::Redb(error.into())
+}
+
+/// The state file of one node.
+#[derive(Clone)]
+pub struct Store {
+    backing: Backing,
+    cluster: ClusterId,
+    node: NodeIndex,
+}
+
+/// What belongs together in a round: committed in one transaction.
+pub struct RoundCommit {
+    /// The participant's state.
+    pub state: Vec<u8>,
+    /// What is said from which position.
+    pub outbox: Outbox,
+    /// Which keys live once this is committed.
+    pub ledger: Ledger,
+    /// New shares, each with the data key of its epoch.
+    pub shares: Vec<(EpochNumber, KeyMaterial, Zeroizing<[u8; 32]>)>,
+    /// The epochs whose share stays; rows of all others go.
+    pub held: BTreeSet<EpochNumber>,
+}
+
+impl Store {
+    /// Takes up a file: refuses one of a newer schema or another node, and initialises an empty one.
+    ///
+    /// # Errors
+    /// Why it is refused; nothing was written then.
+    pub async fn open(backing: Backing, cluster: ClusterId, node: NodeIndex) -> Result<Self, StoreFault> {
+        let store = Self { backing, cluster, node };
+        let owner = [cluster.0.as_slice(), &node.value().to_be_bytes()].concat();
+        let (found_schema, found_owner) = (store.row(META, "schema")?, store.row(META, "owner")?);
+        if let Some(found) = found_schema {
+            let found = found.as_slice().try_into().map(u32::from_be_bytes);
+            let found = found.map_err(|_| StoreFault::Malformed("meta/schema"))?;
+            if found > SCHEMA {
+                return Err(StoreFault::NewerSchema { found });
+            }
+            let name = |bytes: &[u8]| format!("owner {}", hex::encode(bytes));
+            return match found_owner {
+                Some(found) if found == owner => Ok(store),
+                found => {
+                    Err(StoreFault::OtherOwner { found: name(&found.unwrap_or_default()), expected: name(&owner) })
+                }
+            };
+        }
+        store
+            .backing
+            .write(move |txn| {
+                let mut meta = txn.open_table(META)?;
+                meta.insert("schema", SCHEMA.to_be_bytes().as_slice())?;
+                meta.insert("owner", owner.as_slice())?;
+                // Readers need not ask whether a table is there.
+                txn.open_table(STATE)?;
+                txn.open_table(SHARES)?;
+                txn.open_table(OUTBOX)?;
+                txn.open_table(ACCESS)?;
+                txn.open_table(COUNTERS)?;
+                journal::create(txn)
+            })
+            .await?;
+        Ok(store)
+    }
+
+    /// The file below.
+    #[must_use]
+    pub fn backing(&self) -> &Backing {
+        &self.backing
+    }
+
+    /// Whether a round was ever committed: then there is a ledger, and the node is not new.
+    ///
+    /// # Errors
+    /// redb's.
+    pub fn has_ledger(&self) -> Result<bool, StoreFault> {
+        Ok(self.row(STATE, "ledger")?.is_some())
+    }
+
+    /// The ledger, opened with the node's data key.
+    ///
+    /// # Errors
+    /// When it does not open.
+    pub fn ledger(&self, node_key: &KeyMaterial) -> Result<Option<Ledger>, StoreFault> {
+        let opened = self.open_row(STATE, "state", "ledger", node_key)?;
+        opened.map(|bytes| Ok(Ledger::decode(&bytes)?)).transpose()
+    }
+
+    /// The participant's state.
+    ///
+    /// # Errors
+    /// When it does not open.
+    pub fn participant(&self, node_key: &KeyMaterial) -> Result<Option<Zeroizing<Vec<u8>>>, StoreFault> {
+        self.open_row(STATE, "state", "participant", node_key)
+    }
+
+    /// The positions of what was said; `None` before the first commit.
+    ///
+    /// # Errors
+    /// When a row is malformed.
+    pub fn outbox(&self) -> Result<Option<Outbox>, StoreFault> {
+        let malformed = || StoreFault::Malformed("outbox");
+        let Some(meta) = self.row(META, "outbox")? else { return Ok(None) };
+        let (lineage, next) = meta.split_first_chunk().ok_or_else(malformed)?;
+        let next = u64::from_be_bytes(next.try_into().map_err(|_| malformed())?);
+        let txn = self.backing.begin_read()?;
+        let mut rows = BTreeMap::new();
+        for row in txn.open_table(OUTBOX).map_err(redb)?.iter().map_err(redb)? {
+            let (position, value) = row.map_err(redb)?;
+            let (number, digest) = value.value().split_first_chunk().ok_or_else(malformed)?;
+            let digest = Digest(digest.try_into().map_err(|_| malformed())?);
+            rows.insert(position.value(), OutboxRow { number: u64::from_be_bytes(*number), digest });
+        }
+        Ok(Some(Outbox { lineage: *lineage, next, rows }))
+    }
+
+    /// The share of an epoch, opened with its data key.
+    ///
+    /// # Errors
+    /// When it does not open.
+    pub fn share(&self, epoch: EpochNumber, key: &KeyMaterial) -> Result<Option<Zeroizing<[u8; 32]>>, StoreFault> {
+        let txn = self.backing.begin_read()?;
+        let table = txn.open_table(SHARES).map_err(redb)?;
+        let Some(sealed) = table.get(epoch.0).map_err(redb)? else { return Ok(None) };
+        let opened = DataKey(key).open(&self.share_place(epoch, &epoch.0.to_be_bytes()), sealed.value())?;
+        let share = opened.as_slice().try_into().map_err(|_| StoreFault::Malformed("shares"))?;
+        Ok(Some(Zeroizing::new(share)))
+    }
+
+    /// The epochs that have a share row, ascending.
+    ///
+    /// # Errors
+    /// redb's.
+    pub fn share_epochs(&self) -> Result<Vec<EpochNumber>, StoreFault> {
+        let txn = self.backing.begin_read()?;
+        let table = txn.open_table(SHARES).map_err(redb)?;
+        table.iter().map_err(redb)?.map(|row| Ok(EpochNumber(row.map_err(redb)?.0.value()))).collect()
+    }
+
+    /// Commits a round's step: locally durable when this returns. [`Backing::acknowledged`] says when the replica has it.
+    ///
+    /// # Errors
+    /// When it was not committed.
+    pub async fn commit_round(&self, commit: RoundCommit, node_key: &KeyMaterial) -> Result<CommitId, StoreFault> {
+        let (state, ledger, shares) = self.seal_round(&commit, node_key);
+        let (held, outbox) = (commit.held, commit.outbox);
+        self.backing
+            .write(move |txn| {
+                let mut table = txn.open_table(STATE)?;
+                table.insert("participant", state.as_slice())?;
+                table.insert("ledger", ledger.as_slice())?;
+                let mut table = txn.open_table(META)?;
+                table.insert("outbox", [outbox.lineage.as_slice(), &outbox.next.to_be_bytes()].concat().as_slice())?;
+                let mut table = txn.open_table(OUTBOX)?;
+                table.retain(|position, _| outbox.rows.contains_key(&position))?;
+                for (position, row) in outbox.rows {
+                    if table.get(position)?.is_none() {
+                        table.insert(
+                            position,
+                            [row.number.to_be_bytes().as_slice(), &row.digest.0].concat().as_slice(),
+                        )?;
+                    }
+                }
+                let mut table = txn.open_table(SHARES)?;
+                for (epoch, sealed) in &shares {
+                    table.insert(epoch, sealed.as_slice())?;
+                }
+                table.retain(|epoch, _| held.contains(&EpochNumber(epoch)))?;
+                Ok(())
+            })
+            .await
+            .map(|((), commit)| commit)
+    }
+
+    #[expect(clippy::type_complexity, reason = "three sealed parts of one transaction")]
+    fn seal_round(&self, commit: &RoundCommit, node_key: &KeyMaterial) -> (Vec<u8>, Vec<u8>, Vec<(u64, Vec<u8>)>) {
+        let rng = &mut rand::rng();
+        let state = DataKey(node_key).seal(&self.node_place("state", "participant"), &commit.state, rng);
+        let ledger = DataKey(node_key).seal(&self.node_place("state", "ledger"), &commit.ledger.encode(), rng);
+        let share = |(epoch, key, share): &(EpochNumber, KeyMaterial, Zeroizing<[u8; 32]>)| {
+            let row = epoch.0.to_be_bytes();
+            (epoch.0, DataKey(key).seal(&self.share_place(*epoch, &row), share.as_slice(), rng))
+        };
+        let shares = commit.shares.iter().map(share).collect();
+        (state, ledger, shares)
+    }
+
+    /// What was last seen of rules or of an issuer's keys.
+    ///
+    /// # Errors
+    /// When the row does not open.
+    pub fn access(&self, row: &str, node_key: &KeyMaterial) -> Result<Option<Vec<u8>>, StoreFault> {
+        Ok(self.open_row(ACCESS, "access", row, node_key)?.map(|bytes| bytes.to_vec()))
+    }
+
+    /// Remembers rules or an issuer's keys, so that a node that restarts while their source is away serves on.
+    ///
+    /// # Errors
+    /// When it was not committed.
+    pub async fn remember_access(&self, row: &str, value: &[u8], node_key: &KeyMaterial) -> Result<(), StoreFault> {
+        let sealed = DataKey(node_key).seal(&self.node_place("access", row), value, &mut rand::rng());
+        let row = row.to_owned();
+        let written = self.backing.write(move |txn| {
+            txn.open_table(ACCESS)?.insert(row.as_str(), sealed.as_slice())?;
+            Ok(())
+        });
+        written.await.map(|_| ())
+    }
+
+    /// Raises a counter; a lower value than the present one changes nothing. Answers what it then is.
+    ///
+    /// seed: 003-32
+    ///
+    /// # Errors
+    /// When it was not committed.
+    pub async fn raise_counter(&self, name: &'static str, to: u64) -> Result<u64, StoreFault> {
+        let raised = self.backing.write(move |txn| {
+            let mut table = txn.open_table(COUNTERS)?;
+            let now = table.get(name)?.map_or(0, |value| value.value());
+            table.insert(name, now.max(to))?;
+            Ok(now.max(to))
+        });
+        raised.await.map(|(value, _)| value)
+    }
+
+    /// A counter; zero before it was first raised.
+    ///
+    /// # Errors
+    /// redb's.
+    pub fn counter(&self, name: &str) -> Result<u64, StoreFault> {
+        let txn = self.backing.begin_read()?;
+        let table = txn.open_table(COUNTERS).map_err(redb)?;
+        Ok(table.get(name).map_err(redb)?.map_or(0, |value| value.value()))
+    }
+
+    fn row(&self, table: TableDefinition<'_, &str, &[u8]>, row: &str) -> Result<Option<Vec<u8>>, StoreFault> {
+        let txn = self.backing.begin_read()?;
+        match txn.open_table(table) {
+            Ok(table) => Ok(table.get(row).map_err(redb)?.map(|value| value.value().to_vec())),
+            Err(TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(redb(error)),
+        }
+    }
+
+    fn open_row(
+        &self,
+        definition: TableDefinition<'_, &str, &[u8]>,
+        table: &str,
+        row: &str,
+        key: &KeyMaterial,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, StoreFault> {
+        let Some(sealed) = self.row(definition, row)? else { return Ok(None) };
+        Ok(Some(DataKey(key).open(&self.node_place(table, row), &sealed)?))
+    }
+
+    fn node_place<'a>(&self, table: &'a str, row: &'a str) -> Place<'a> {
+        let (cluster, node) = (self.cluster, self.node);
+        Place { cluster, node, table, row: row.as_bytes(), purpose: row, epoch: EpochNumber(0), schema: SCHEMA }
+    }
+
+    fn share_place<'a>(&self, epoch: EpochNumber, row: &'a [u8; 8]) -> Place<'a> {
+        let (cluster, node) = (self.cluster, self.node);
+        Place { cluster, node, table: "shares", row, purpose: "share", epoch, schema: SCHEMA }
+    }
+}
+
+#[cfg(any(test, feature = "danger-faults"))]
+impl Store {
+    /// Pretends that a newer program wrote the file.
+    ///
+    /// # Errors
+    /// When it was not committed.
+    pub async fn danger_set_schema(&self, schema: u32) -> Result<(), StoreFault> {
+        let written = self.backing.write(move |txn: &redb::WriteTransaction| {
+            txn.open_table(META)?.insert("schema", schema.to_be_bytes().as_slice())?;
+            Ok(())
+        });
+        written.await.map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(index: u32) -> NodeIndex {
+        NodeIndex::new(index).unwrap()
+    }
+
+    async fn store(path: &std::path::Path) -> Result<Store, StoreFault> {
+        Store::open(Backing::local(path).unwrap(), ClusterId([1; 16]), node(1)).await
+    }
+
+    fn commit(epoch: u64, share: u8, held: &[u64]) -> RoundCommit {
+        RoundCommit {
+            state: vec![1, 2, 3],
+            outbox: Outbox::begin(),
+            ledger: Ledger { highest_epoch: epoch, ..Ledger::default() },
+            shares: vec![(
+                EpochNumber(epoch),
+                KeyMaterial::new([u8::try_from(epoch).unwrap(); 32]),
+                Zeroizing::new([share; 32]),
+            )],
+            held: held.iter().map(|epoch| EpochNumber(*epoch)).collect(),
+        }
+    }
+
+    /// seed: 003-29, 003-31
+    #[tokio::test]
+    async fn what_was_committed_is_there_after_a_restart_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, key) = (folder.path().join("state.redb"), KeyMaterial::new([9; 32]));
+        let first = store(&path).await.unwrap();
+        assert!(!first.has_ledger().unwrap(), "a new file claims to be old");
+        first.commit_round(commit(1, 0xa1, &[1]), &key).await.unwrap();
+        first.commit_round(commit(2, 0xa2, &[1, 2]), &key).await.unwrap();
+        first.commit_round(commit(3, 0xa3, &[2, 3]), &key).await.unwrap();
+        drop(first);
+        let again = store(&path).await.unwrap();
+        assert_eq!(
+            again.share_epochs().unwrap(),
+            [EpochNumber(2), EpochNumber(3)],
+            "an epoch that is not held has a row"
+        );
+        assert_eq!(again.participant(&key).unwrap().unwrap().as_slice(), [1, 2, 3]);
+        assert_eq!(again.ledger(&key).unwrap().unwrap().highest_epoch, 3);
+        let share = again.share(EpochNumber(2), &KeyMaterial::new([2; 32])).unwrap().unwrap();
+        assert_eq!(*share, [0xa2; 32]);
+        assert!(again.share(EpochNumber(2), &KeyMaterial::new([3; 32])).is_err(), "another epoch's key opens it");
+        assert!(again.ledger(&KeyMaterial::new([8; 32])).is_err(), "another node key opens the ledger");
+    }
+
+    #[tokio::test]
+    async fn no_secret_is_readable_in_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.redb");
+        let file = store(&path).await.unwrap();
+        file.commit_round(commit(1, 0x5a, &[1]), &KeyMaterial::new([9; 32])).await.unwrap();
+        drop(file);
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(!bytes.windows(8).any(|window| window == [0x5a; 8]), "the share stands in the file as it is");
+    }
+
+    /// seed: 003-14
+    #[tokio::test]
+    async fn a_file_of_a_newer_program_or_of_another_node_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.redb");
+        drop(store(&path).await.unwrap());
+        let other = Store::open(Backing::local(&path).unwrap(), ClusterId([1; 16]), node(2)).await;
+        assert!(matches!(other.err(), Some(StoreFault::OtherOwner { .. })), "another node's file was taken up");
+        let ours = store(&path).await.unwrap();
+        ours.danger_set_schema(SCHEMA + 1).await.unwrap();
+        drop(ours);
+        let refused = store(&path).await.err().map(|fault| fault.to_string()).unwrap_or_default();
+        assert!(refused.contains("run the newer image"), "a newer schema gave: {refused}");
+    }
+
+    /// seed: 003-32
+    #[tokio::test]
+    async fn counters_only_move_forward() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.redb");
+        let file = store(&path).await.unwrap();
+        for (to, then) in [(100, 100), (110, 110), (120, 120), (120, 120), (110, 120)] {
+            assert_eq!(file.raise_counter("boundary", to).await.unwrap(), then, "raised to {to}");
+        }
+        drop(file);
+        assert_eq!(store(&path).await.unwrap().counter("boundary").unwrap(), 120, "a restart lost a counter");
+    }
+}
