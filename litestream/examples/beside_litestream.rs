@@ -1,4 +1,4 @@
-//! Litestream itself beside the figures of `figures`: SQLite with the same records, the same S3 server, the same run of
+//! Litestream itself beside the figures of `figures`: SQLite with as many records of the same sizes, the same run of
 //! `cargo xtask bench litestream`, which builds Litestream and names its folder in `KEYFLEET_LITESTREAM`.
 
 #![allow(dead_code, clippy::unwrap_used, clippy::cast_precision_loss, clippy::cast_possible_truncation)]
@@ -36,7 +36,7 @@ fn program(name: &str) -> PathBuf {
 async fn main() {
     let gateway = gateway::Gateway::start().await;
     let folder = tempfile::tempdir().unwrap();
-    println!("\nLitestream v0.5.18 on SQLite (WAL, synchronous=FULL), {COMMITS} commits of the same records");
+    println!("\nLitestream v0.5.18 on SQLite (WAL, synchronous=FULL), {COMMITS} commits of records of the same sizes");
     // Its own defaults, and the shortest interval that the figures above use.
     for sync_interval in ["1s", "20ms"] {
         measure(&gateway, folder.path(), sync_interval).await;

@@ -41,7 +41,7 @@ pub enum DriveFault {
     /// The operator is at fault.
     #[error(transparent)]
     Contradiction(#[from] Contradiction),
-    /// A peer is at fault, or the message is not for now.
+    /// A peer is at fault, or the message comes out of turn.
     #[error(transparent)]
     Message(#[from] MessageFault),
     /// The epoch is kept.

@@ -58,7 +58,7 @@ pub enum Waiting {
     BackOff(u64),
 }
 
-/// What rounds ask for now.
+/// What rounds ask for at this moment.
 #[derive(Clone, Default, Debug)]
 pub struct Rounds {
     /// Writes.

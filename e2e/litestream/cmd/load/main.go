@@ -1,4 +1,4 @@
-// A writer of SQLite for the benchmark beside Litestream: the records that the redb benchmark writes, one commit each.
+// A writer of SQLite for the benchmark beside Litestream: records of the sizes that the redb benchmark writes, one commit each.
 //
 // It prints a line of JSON: how long each commit took, and when the last one returned.
 package main
