@@ -294,7 +294,10 @@ fn apply(layout: &Layout, spec: &Spec) -> Result<()> {
     }
     let file = layout.at("config/addons.yaml");
     fs::write(&file, manifests.join("\n---\n"))?;
+    let (mark, value) = layout.mark();
     let output = Command::new(layout.component("kubectl"))
+        // Should this process be killed, the command goes with the cluster all the same.
+        .env(mark, value)
         .arg("--kubeconfig")
         .arg(layout.kubeconfig())
         .args(["apply", "--server-side", "--validate=false", "--filename"])
