@@ -3,6 +3,9 @@
 //! - [`v1`]: messages, clients and servers, generated from `proto/keyfleet/v1` (`cargo xtask codegen`) and checked in; the
 //!   `.proto` files say lengths, limits, deadlines and codes
 //! - [`limits`]: the same limits for code
+//! - [`messages`], [`report`]: what a node signed, between its canonical bytes and what travels
+//! - [`convert`]: between a KeyEpoch, which people read, and the plan, which the protocol computes with
+//! - [`tls`], [`channel`]: who is at the other end, by the pinned identity
 
 /// Messages, clients and servers of `keyfleet.v1`.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic, reason = "generated")]
@@ -11,4 +14,9 @@ pub mod v1 {
     include!("generated/keyfleet.v1.rs");
 }
 
+pub mod channel;
+pub mod convert;
 pub mod limits;
+pub mod messages;
+pub mod report;
+pub mod tls;

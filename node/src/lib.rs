@@ -14,7 +14,7 @@
 //! | the two homes of key material, and what a start makes of them | [`homes`] |
 //! | the state file and the file of bundles | [`store`] |
 //! | in which order a round's outputs become durable and are said | [`round`] |
-//! | who may connect, and how it is told | [`tls`] |
+//! | who may connect, and how it is told | [`keyfleet_api::tls`] |
 //! | what callers may ask for, and what they get | [`serving`] |
 //! | the YAML file and the environment | [`config`], [`startup`] |
 //! | the gRPC services | [`grpc`] |
@@ -31,4 +31,3 @@ pub mod seal;
 pub mod serving;
 pub mod startup;
 pub mod store;
-pub mod tls;

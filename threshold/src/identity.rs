@@ -10,7 +10,7 @@ use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
-use crate::identifiers::Digest;
+use crate::identifiers::{ClusterId, Digest, NodeIndex};
 
 const TAG: &[u8] = b"KEYFLEET-V1-IDENTITY\0";
 
@@ -48,6 +48,12 @@ impl IdentityKey {
     pub fn sign(&self, digest: &Digest) -> Signature {
         Signature(self.0.sign(&tagged(digest)).to_bytes())
     }
+
+    /// Offers this identity for one index of one cluster: the proof that [`IdentityPublicKey::is_offered`] checks.
+    #[must_use]
+    pub fn offer(&self, cluster: ClusterId, index: NodeIndex) -> Signature {
+        self.sign(&offer_digest(cluster, index, &self.public()))
+    }
 }
 
 /// The public half of an identity key, as it is pinned: 32 bytes, checked when a signature is.
@@ -60,6 +66,12 @@ impl IdentityPublicKey {
     pub fn verifies(&self, digest: &Digest, signature: &Signature) -> bool {
         let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
         VerifyingKey::from_bytes(&self.0).is_ok_and(|key| key.verify_strict(&tagged(digest), &signature).is_ok())
+    }
+
+    /// Whether the key signed itself for exactly this index of this cluster.
+    #[must_use]
+    pub fn is_offered(&self, cluster: ClusterId, index: NodeIndex, proof: &Signature) -> bool {
+        self.verifies(&offer_digest(cluster, index, self), proof)
     }
 }
 
@@ -79,6 +91,27 @@ impl fmt::Debug for Signature {
     }
 }
 
+/// SHA-256 over `KEYFLEET-V1-OFFER`, a zero byte, cluster id, index (u32, big-endian) and key.
+fn offer_digest(cluster: ClusterId, index: NodeIndex, key: &IdentityPublicKey) -> Digest {
+    Digest::of("KEYFLEET-V1-OFFER", &[&cluster.0, &index.value().to_be_bytes(), &key.0])
+}
+
 fn tagged(digest: &Digest) -> Vec<u8> {
     [TAG, digest.0.as_slice()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_offered_for_another_index_or_cluster_is_not_taken() {
+        let identity = IdentityKey::from_seed(&[7; 32]);
+        let (cluster, index) = (ClusterId([1; 16]), NodeIndex::new(3).unwrap());
+        let proof = identity.offer(cluster, index);
+        assert!(identity.public().is_offered(cluster, index, &proof));
+        assert!(!identity.public().is_offered(cluster, NodeIndex::new(4).unwrap(), &proof), "another index");
+        assert!(!identity.public().is_offered(ClusterId([2; 16]), index, &proof), "another cluster");
+        assert!(!IdentityKey::from_seed(&[9; 32]).public().is_offered(cluster, index, &proof), "another key");
+    }
 }

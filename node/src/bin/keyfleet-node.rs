@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use keyfleet_api::tls::Pins;
 use keyfleet_node::config::Config;
 use keyfleet_node::homes::Home;
 use keyfleet_node::homes::decision::HomeKind;
@@ -14,7 +15,6 @@ use keyfleet_node::http::{self, Pages, Running};
 use keyfleet_node::round::start;
 use keyfleet_node::runtime::{Addresses, Node, Options};
 use keyfleet_node::startup::assemble;
-use keyfleet_node::tls::Pins;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;

@@ -1,12 +1,10 @@
 //! gRPC: what `keyfleet_api` specifies, over TLS by pin.
 //!
-//! - [`transport`]: servers and channels whose connections know who is at the other end
+//! - [`transport`]: servers whose connections know who is at the other end
 //! - [`round`]: `Round`, what this node says
 //! - [`report`]: the signed report that every stream begins with
 //! - [`kms`]: `Kms`, for callers
-//! - [`convert`]: messages between their canonical bytes and protobuf
 
-pub mod convert;
 pub mod kms;
 pub mod report;
 pub mod round;

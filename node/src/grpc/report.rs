@@ -3,14 +3,13 @@
 use std::time::SystemTime;
 
 use keyfleet_api::limits::REPORTED_VERDICTS_MAX;
+use keyfleet_api::report::sign;
 use keyfleet_api::v1;
-use keyfleet_threshold::identifiers::Digest;
-use keyfleet_threshold::identity::{IdentityKey, IdentityPublicKey, Signature};
+use keyfleet_threshold::identity::{IdentityKey, IdentityPublicKey};
 use keyfleet_threshold::plan::PlanVersion;
 use keyfleet_threshold::purpose::Purpose;
 use keyfleet_threshold::round::{PersistentState, Verdict};
 use keyfleet_threshold::serving::signature;
-use prost::Message as _;
 
 use crate::round::outbox::Outbox;
 use crate::round::{Epochs, Published};
@@ -26,21 +25,7 @@ pub fn report(
 ) -> Option<v1::SignedReport> {
     let (state, outbox) = (published.state.as_ref()?, published.outbox.as_ref()?);
     let report = unsigned(state, outbox, published, served, challenge, sequence, &identity.public());
-    let payload = report.encode_to_vec();
-    let signature = identity.sign(&payload_digest(&payload));
-    Some(v1::SignedReport { payload, signature: signature.0.to_vec() })
-}
-
-/// Reads a report that `identity` signed; `None` when it did not.
-#[must_use]
-pub fn verified(signed: &v1::SignedReport, identity: &IdentityPublicKey) -> Option<v1::Report> {
-    let signature = Signature(signed.signature.as_slice().try_into().ok()?);
-    identity.verifies(&payload_digest(&signed.payload), &signature).then_some(())?;
-    v1::Report::decode(signed.payload.as_slice()).ok()
-}
-
-fn payload_digest(payload: &[u8]) -> Digest {
-    Digest::of("KEYFLEET-V1-REPORT", &[payload])
+    Some(sign(&report, identity))
 }
 
 fn unsigned(

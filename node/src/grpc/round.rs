@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use futures_util::{Stream, stream};
 use keyfleet_api::limits::FETCH_DIGESTS_MAX;
-use keyfleet_api::v1;
 use keyfleet_api::v1::round_server::Round;
+use keyfleet_api::{messages, v1};
 use keyfleet_crds::cluster::access::KUBERNETES_ISSUER;
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
 use keyfleet_threshold::identity::IdentityKey;
@@ -17,7 +17,6 @@ use keyfleet_threshold::round::Blob;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-use super::convert;
 use super::report::report;
 use super::transport::Peer;
 use crate::round::{Epochs, Published};
@@ -91,8 +90,8 @@ impl Following {
         let Some(outbox) = &now.outbox else { return };
         for (position, row) in outbox.rows.range(self.position + 1..) {
             let said = match now.find(&row.digest) {
-                Some(Blob::Message(message)) => v1::outbox_row::Said::Message(convert::message(&message)),
-                Some(Blob::Prekeys(set)) => v1::outbox_row::Said::PrekeySet(convert::prekey_set(&set)),
+                Some(Blob::Message(message)) => v1::outbox_row::Said::Message(messages::message(&message)),
+                Some(Blob::Prekeys(set)) => v1::outbox_row::Said::PrekeySet(messages::prekey_set(&set)),
                 _ => continue,
             };
             let row = v1::OutboxRow { position: *position, number: row.number, said: Some(said) };
@@ -160,7 +159,7 @@ impl Round for RoundApi {
         }
         let digests: BTreeSet<_> = digests
             .iter()
-            .map(|bytes| convert::digest(bytes).ok_or_else(|| Status::invalid_argument("a digest has 32 bytes")))
+            .map(|bytes| messages::digest(bytes).ok_or_else(|| Status::invalid_argument("a digest has 32 bytes")))
             .collect::<Result<_, _>>()?;
         let published = self.published.borrow().clone();
         let mut items = Vec::new();
@@ -169,8 +168,8 @@ impl Round for RoundApi {
             // What this node says itself comes from what is durable, never from the second file, which is ahead of it.
             let own = |blob: &Blob| matches!(blob, Blob::Message(message) if message.sender == self.owner.1);
             let found = match published.find(&digest).or_else(|| kept().filter(|blob| !own(blob))) {
-                Some(Blob::Message(message)) => v1::fetch_item::Found::Message(convert::message(&message)),
-                Some(Blob::Prekeys(set)) => v1::fetch_item::Found::PrekeySet(convert::prekey_set(&set)),
+                Some(Blob::Message(message)) => v1::fetch_item::Found::Message(messages::message(&message)),
+                Some(Blob::Prekeys(set)) => v1::fetch_item::Found::PrekeySet(messages::prekey_set(&set)),
                 _ => continue,
             };
             items.push(Ok(v1::FetchItem { digest: digest.0.to_vec(), found: Some(found) }));

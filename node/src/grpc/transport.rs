@@ -1,4 +1,4 @@
-//! Servers and channels over TLS by pin.
+//! Servers over TLS by pin.
 
 use std::future::Future;
 use std::io;
@@ -7,17 +7,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::stream;
-use hyper_util::rt::TokioIo;
+use keyfleet_api::tls::Acceptor;
 use keyfleet_threshold::identifiers::NodeIndex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::server::TlsStream;
 use tonic::service::Routes;
+use tonic::transport::Server;
 use tonic::transport::server::Connected;
-use tonic::transport::{Channel, Endpoint, Server};
-
-use crate::tls::{Acceptor, Connector};
 
 /// A handshake takes at most so long.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -98,24 +96,4 @@ pub async fn serve(
         .await;
     accept.abort();
     served
-}
-
-/// A channel to the node at `address` (host and port), whoever `connector` takes it for.
-///
-/// # Errors
-/// When it cannot be reached, or is another node.
-pub async fn channel(address: String, connector: Connector) -> Result<Channel, tonic::transport::Error> {
-    let connect = tower::service_fn(move |_: tonic::transport::Uri| {
-        let (address, connector) = (address.clone(), connector.clone());
-        async move {
-            let tcp = TcpStream::connect(&address).await?;
-            tcp.set_nodelay(true)?;
-            Ok::<_, io::Error>(TokioIo::new(connector.connect(tcp).await?))
-        }
-    });
-    Endpoint::from_static("http://node.keyfleet.internal")
-        .connect_timeout(HANDSHAKE)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .connect_with_connector(connect)
-        .await
 }

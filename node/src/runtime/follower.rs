@@ -17,9 +17,9 @@ use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 
 use super::Addresses;
-use crate::grpc::{convert, report, transport};
 use crate::round::Input;
-use crate::tls::{Connector, Pins};
+use keyfleet_api::tls::{Connector, Pins};
+use keyfleet_api::{channel, messages, report};
 
 /// The pause before a peer is called again; doubled up to the last after every failure.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -105,7 +105,7 @@ async fn once(
 ) -> Result<(), String> {
     let pin = me.pins.get(peer).ok_or("it is not pinned")?;
     let connector = Connector::new(Some(&me.identity), pin).map_err(|fault| fault.to_string())?;
-    let channel = transport::channel(address.to_owned(), connector).await.map_err(|error| format!("{error:?}"))?;
+    let channel = channel::connect(address.to_owned(), connector).await.map_err(|error| format!("{error:?}"))?;
     let mut client = RoundClient::new(channel.clone());
     let request = v1::FollowRequest {
         cluster_id: me.cluster.0.to_vec(),
@@ -155,8 +155,8 @@ fn read(
         v1::follow_item::Item::Row(row) => {
             place.position = row.position;
             match row.said? {
-                v1::outbox_row::Said::Message(message) => convert::read_message(&message),
-                v1::outbox_row::Said::PrekeySet(set) => convert::read_prekey_set(&set),
+                v1::outbox_row::Said::Message(message) => messages::read_message(&message),
+                v1::outbox_row::Said::PrekeySet(set) => messages::read_prekey_set(&set),
             }
         }
         v1::follow_item::Item::Report(signed) => {
@@ -183,8 +183,8 @@ async fn fetch(me: &Me, channel: &Channel, wants: &[Want], facts: &mpsc::Sender<
         let mut stream = stream.map_err(|status| status.to_string())?.into_inner();
         while let Some(item) = stream.message().await.map_err(|status| status.to_string())? {
             let blob = match item.found {
-                Some(v1::fetch_item::Found::Message(message)) => convert::read_message(&message),
-                Some(v1::fetch_item::Found::PrekeySet(set)) => convert::read_prekey_set(&set),
+                Some(v1::fetch_item::Found::Message(message)) => messages::read_message(&message),
+                Some(v1::fetch_item::Found::PrekeySet(set)) => messages::read_prekey_set(&set),
                 None => None,
             };
             // What was not asked for is dropped.

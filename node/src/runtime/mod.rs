@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use keyfleet_api::tls::{Acceptor, CertificateFault, Pins};
 use keyfleet_api::v1::kms_server::KmsServer;
 use keyfleet_api::v1::round_server::RoundServer;
 use keyfleet_threshold::identifiers::NodeIndex;
@@ -30,7 +31,6 @@ use crate::round::driver::{DriveFault, Driver, Input};
 use crate::round::{Epochs, Published, Started};
 use crate::seal::KeyName;
 use crate::serving::{Service, Tokens};
-use crate::tls::{Acceptor, CertificateFault, Pins};
 
 /// Facts that may wait for the driver.
 const MAILBOX: usize = 256;
@@ -40,6 +40,18 @@ const RETRY: Duration = Duration::from_millis(250);
 const DRAIN: Duration = Duration::from_secs(10);
 /// The homes are compared so often.
 const COMPARE: Duration = Duration::from_secs(300);
+
+/// Why a node cannot be run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunFault {
+    /// The homes hold no identity.
+    #[error("`{0}` is in neither home")]
+    NoIdentity(KeyName),
+    /// The identity makes no TLS.
+    #[error(transparent)]
+    Certificate(#[from] CertificateFault),
+}
 
 /// Where the peers are: host and port by index. Their identities are in the pins.
 pub type Addresses = BTreeMap<NodeIndex, String>;
@@ -74,10 +86,10 @@ impl Node {
     /// Runs a started node.
     ///
     /// # Errors
-    /// When its identity makes no TLS.
-    pub fn run(started: Started, options: Options) -> Result<Self, CertificateFault> {
+    /// When it has no identity, or that makes no TLS.
+    pub fn run(started: Started, options: Options) -> Result<Self, RunFault> {
         let identity = started.memory.identity_key();
-        let identity = Arc::new(identity.ok_or(CertificateFault::NoIdentity(KeyName::Identity))?);
+        let identity = Arc::new(identity.ok_or(RunFault::NoIdentity(KeyName::Identity))?);
         let (cluster, index) = started.memory.homes().owner();
         let (published, served) = (started.memory.published(), started.memory.served());
         let bundles = started.memory.bundles().clone();

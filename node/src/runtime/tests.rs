@@ -12,10 +12,10 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
 use super::{Addresses, Node, Options};
-use crate::grpc::{convert, report, transport};
 use crate::round::Input;
 use crate::round::testing::{CLUSTER, Operator, Round, TestNode, index};
-use crate::tls::{Connector, Pins};
+use keyfleet_api::tls::{Connector, Pins};
+use keyfleet_api::{channel, messages};
 
 /// Index 99 watches: it has a pin like the others, and takes part in nothing.
 const OBSERVER: u32 = 99;
@@ -77,7 +77,7 @@ impl Fleet {
         tokio::spawn(async move {
             let connector = Connector::new(Some(&observer()), pin).unwrap();
             loop {
-                let Ok(channel) = transport::channel(address.clone(), connector.clone()).await else { return };
+                let Ok(channel) = channel::connect(address.clone(), connector.clone()).await else { return };
                 let request = v1::FollowRequest { cluster_id: CLUSTER.0.to_vec(), ..v1::FollowRequest::default() };
                 let Ok(stream) = RoundClient::new(channel).follow(request).await else {
                     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -86,12 +86,12 @@ impl Fleet {
                 let mut stream = stream.into_inner();
                 while let Ok(Some(item)) = stream.message().await {
                     let heard = match item.item.unwrap() {
-                        v1::follow_item::Item::Report(signed) => {
-                            Heard::Report(report::verified(&signed, &pin).expect("a report is signed by its node"))
-                        }
+                        v1::follow_item::Item::Report(signed) => Heard::Report(
+                            keyfleet_api::report::verified(&signed, &pin).expect("a report is signed by its node"),
+                        ),
                         v1::follow_item::Item::Row(row) => Heard::Said(match row.said.unwrap() {
-                            v1::outbox_row::Said::Message(message) => convert::read_message(&message).unwrap(),
-                            v1::outbox_row::Said::PrekeySet(set) => convert::read_prekey_set(&set).unwrap(),
+                            v1::outbox_row::Said::Message(message) => messages::read_message(&message).unwrap(),
+                            v1::outbox_row::Said::PrekeySet(set) => messages::read_prekey_set(&set).unwrap(),
                         }),
                         v1::follow_item::Item::CaughtUp(_) => continue,
                     };
@@ -205,7 +205,7 @@ async fn a_stranger_reads_nothing_and_another_cluster_is_told_so() {
         let address = address.clone();
         async move {
             let connector = Connector::new(identity.as_ref(), pin).unwrap();
-            let channel = transport::channel(address, connector).await.map_err(|_| tonic::Code::Unauthenticated)?;
+            let channel = channel::connect(address, connector).await.map_err(|_| tonic::Code::Unauthenticated)?;
             let request = v1::FollowRequest { cluster_id: cluster.to_vec(), ..v1::FollowRequest::default() };
             let followed = RoundClient::new(channel).follow(request).await;
             followed.map(|_| ()).map_err(|status| status.code())

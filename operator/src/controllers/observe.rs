@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 use keyfleet_crds::record::Record;
-use keyfleet_crds::values::{ClusterId, IdentityKey};
 use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, labels, names};
 use keyfleet_threshold::coordination::Offer;
-use keyfleet_threshold::identifiers::Digest;
+use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
 use keyfleet_threshold::identity::{IdentityPublicKey, Signature};
 use keyfleet_threshold::prekey::SignedPrekeySet;
 use kube::ResourceExt;
@@ -80,7 +79,10 @@ fn waited_long_enough(cluster: &KmsCluster, now: jiff::Timestamp) -> bool {
 fn node(node: &KmsNode, pod: Option<&Pod>) -> Node {
     let report = node.status.as_ref().and_then(|status| status.node.as_ref());
     let offered = report.and_then(|report| report.offer.as_ref()).map(|offer| (offer.key, Signature(offer.proof.0)));
-    let offered = offered.filter(|(key, proof)| is_offer(node.spec.cluster_id, node.spec.index, *key, proof));
+    let offered = offered.filter(|(key, proof)| {
+        let (cluster, index) = (ClusterId(node.spec.cluster_id.0), NodeIndex::new(node.spec.index));
+        index.is_some_and(|index| IdentityPublicKey(key.0).is_offered(cluster, index, proof))
+    });
     let pin = node.spec.identity_key.map(|key| IdentityPublicKey(key.0));
     let sets = report.map(|report| report.prekey_sets.as_slice()).unwrap_or_default();
     let offers = sets.iter().filter_map(|set| {
@@ -116,13 +118,6 @@ fn node(node: &KmsNode, pod: Option<&Pod>) -> Node {
     }
 }
 
-/// Whether the key signed itself for exactly this index of this cluster: SHA-256 over `KEYFLEET-V1-OFFER`, a zero byte,
-/// cluster id, index (u32, big-endian) and key, signed as every digest is.
-fn is_offer(cluster: ClusterId, index: u32, key: IdentityKey, proof: &Signature) -> bool {
-    let digest = Digest::of("KEYFLEET-V1-OFFER", &[&cluster.0, &index.to_be_bytes(), &key.0]);
-    IdentityPublicKey(key.0).verifies(&digest, proof)
-}
-
 fn epoch(epoch: &KeyEpoch) -> Epoch {
     Epoch {
         resource_version: epoch.resource_version().unwrap_or_default(),
@@ -144,21 +139,4 @@ fn recorded(map: Option<&ConfigMap>) -> Recorded {
 
 fn has_finalizer(object: &impl ResourceExt, finalizer: &str) -> bool {
     object.finalizers().iter().any(|one| one == finalizer)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_identity_offered_for_another_index_or_cluster_is_not_pinned() {
-        let identity = keyfleet_threshold::identity::IdentityKey::from_seed(&[7; 32]);
-        let (cluster, key) = (ClusterId([1; 16]), IdentityKey(identity.public().0));
-        let digest = Digest::of("KEYFLEET-V1-OFFER", &[&cluster.0, &3_u32.to_be_bytes(), &key.0]);
-        let proof = identity.sign(&digest);
-        assert!(is_offer(cluster, 3, key, &proof));
-        assert!(!is_offer(cluster, 4, key, &proof), "another index");
-        assert!(!is_offer(ClusterId([2; 16]), 3, key, &proof), "another cluster");
-        assert!(!is_offer(cluster, 3, IdentityKey([9; 32]), &proof), "another key");
-    }
 }

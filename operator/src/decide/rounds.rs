@@ -21,8 +21,8 @@ use keyfleet_threshold::plan::{Deadlines, ValidPlan};
 use super::membership::Members;
 use super::state::{Epoch, State};
 use super::{Action, gate};
-use crate::round::convert::{self, ConvertFault};
 use crate::round::{self, Moment};
+use keyfleet_api::convert::{self, ConvertFault};
 
 /// Why a round starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -11,7 +11,7 @@ use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::round::{SignedMessage, Transcript};
 
 use crate::decide::state::{Closing, Heard};
-use crate::round::convert;
+use keyfleet_api::convert;
 
 /// A round whose record is looked at.
 #[derive(Clone, Debug)]

@@ -5,16 +5,15 @@
 //!     └───────────────────┴─────────────────────┴──────────────────────┴──fail──▶ Failed
 //! ```
 //!
-//! - [`convert`]: between the kinds and the plain types of the threshold core
 //! - [`key`]: the public key of an active epoch
 //!
 //! When a phase closes and what is then written is decided by [`keyfleet_threshold::coordination::closing`], the code that
 //! the simulation runs too; here its answers become statuses.
 
-pub mod convert;
 pub mod key;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use keyfleet_api::convert;
 use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::epoch::Phase;
 use keyfleet_crds::epoch::status::{Certificate, Culprit, Failure, Fault, Holder, Timings};

@@ -16,7 +16,8 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::super::state::{Closing, Cluster, Epoch, Heard, Node, Recorded, State};
 use super::super::{Action, decide};
-use crate::round::{self, convert};
+use crate::round;
+use keyfleet_api::convert;
 
 /// Objects with versions, and what the real server refuses.
 #[derive(Clone)]

@@ -1,9 +1,10 @@
 //! Messages between their canonical bytes, which are signed, and protobuf, which carries them.
 
-use keyfleet_api::v1;
 use keyfleet_threshold::identifiers::Digest;
 use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::round::{Blob, SignedMessage};
+
+use crate::v1;
 
 const SIGNATURE_BYTES: usize = 64;
 

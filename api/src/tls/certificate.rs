@@ -6,8 +6,6 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use webpki::EndEntityCert;
 use zeroize::Zeroizing;
 
-use crate::seal::KeyName;
-
 /// The name in every certificate. It proves nothing; the pin does.
 pub(super) const NAME: &str = "node.keyfleet.internal";
 
@@ -22,9 +20,6 @@ pub enum CertificateFault {
     /// The certificate.
     #[error("the identity's certificate: {0}")]
     Certificate(#[from] rcgen::Error),
-    /// The homes hold no identity.
-    #[error("`{0}` is in neither home")]
-    NoIdentity(KeyName),
     /// The configuration.
     #[error("the identity's TLS: {0}")]
     Tls(#[from] rustls::Error),

@@ -203,23 +203,35 @@ pub fn deadlines(of: &Deadlines) -> plan::Deadlines {
     }
 }
 
-pub(crate) fn small(value: u32, field: &'static str) -> Result<u16, ConvertFault> {
+/// A count of nodes as plans carry it.
+///
+/// # Errors
+/// When it does not fit.
+pub fn small(value: u32, field: &'static str) -> Result<u16, ConvertFault> {
     u16::try_from(value).map_err(|_| ConvertFault::Field(field))
 }
 
-pub(crate) fn digest(of: &Digest) -> values::Digest {
+/// A digest, for a kind.
+#[must_use]
+pub fn digest(of: &Digest) -> values::Digest {
     values::Digest(of.0)
 }
 
-pub(crate) fn public_key(of: &G2) -> values::PublicKey {
+/// A public key or public share, for a kind.
+#[must_use]
+pub fn public_key(of: &G2) -> values::PublicKey {
     values::PublicKey(of.encode())
 }
 
-pub(crate) fn frozen_dealers(list: &FrozenDigests) -> Vec<FrozenDealer> {
+/// `status.dealers` of a frozen list.
+#[must_use]
+pub fn frozen_dealers(list: &FrozenDigests) -> Vec<FrozenDealer> {
     list.iter().map(|(index, of)| FrozenDealer { index: index.value(), bundle_digest: digest(&of) }).collect()
 }
 
-pub(crate) fn frozen_responses(list: &FrozenDigests) -> Vec<FrozenResponse> {
+/// `status.responses` of a frozen list.
+#[must_use]
+pub fn frozen_responses(list: &FrozenDigests) -> Vec<FrozenResponse> {
     list.iter().map(|(index, of)| FrozenResponse { index: index.value(), response_digest: digest(&of) }).collect()
 }
 
@@ -252,7 +264,7 @@ mod tests {
     #[test]
     fn a_plan_survives_the_way_through_the_kind() {
         let fixtures: serde_json::Value =
-            serde_json::from_str(include_str!("../../../threshold/fixtures/plan-v1.json")).unwrap();
+            serde_json::from_str(include_str!("../../threshold/fixtures/plan-v1.json")).unwrap();
         for name in ["genesis", "reshare"] {
             let text = fixtures[name]["encoding"].as_str().unwrap();
             let bytes: Vec<u8> =
