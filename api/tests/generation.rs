@@ -3,6 +3,7 @@
 #[path = "../examples/generate/generation.rs"]
 mod generation;
 
+/// seed: 001-15
 #[test]
 fn generated_code_is_unchanged() {
     let checked_in = std::fs::read_to_string(generation::generated_file()).unwrap_or_default();

@@ -247,6 +247,7 @@ mod tests {
         assert_eq!(record().to_data()[RECORD_KEY].trim(), include_str!("../fixtures/record-v1.json").trim());
     }
 
+    /// seed: 001-47
     #[test]
     fn callers_get_the_receivers_of_the_certified_epoch() {
         let record = record();

@@ -451,6 +451,7 @@ fn epoch(number: u64) -> Value {
     })
 }
 
+/// seed: 002-01
 #[tokio::test]
 async fn a_plan_is_complete_consistent_and_never_changes() {
     let client = apiserver::namespace("plans").await;
@@ -514,6 +515,7 @@ async fn a_plan_is_complete_consistent_and_never_changes() {
 }
 
 /// Removed and set again is changed, for each frozen field; and a verdict stands.
+/// seed: 001-27
 #[tokio::test]
 async fn the_record_of_a_round_is_frozen_field_by_field_and_moves_forward_only() {
     let client = apiserver::namespace("frozen").await;
@@ -612,6 +614,7 @@ async fn a_hundred_nodes_fit() {
 }
 
 /// What the types write, the API server takes and gives back unchanged.
+/// seed: 001-32
 #[tokio::test]
 async fn the_types_and_the_schema_agree() {
     let client = apiserver::namespace("types").await;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+/// seed: 001-15
 #[test]
 fn generated_files_are_unchanged() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();

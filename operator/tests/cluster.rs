@@ -151,6 +151,7 @@ impl Running {
 }
 
 /// Scenario 1 up to where nodes have to speak, and the price of doing nothing.
+/// seed: 002-12
 #[tokio::test(flavor = "multi_thread")]
 async fn one_apply_makes_every_object_and_an_idle_cluster_costs_no_writes() {
     let operator = Running::new("one-apply").await;

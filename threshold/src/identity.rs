@@ -104,6 +104,7 @@ fn tagged(digest: &Digest) -> Vec<u8> {
 mod tests {
     use super::*;
 
+    /// seed: 002-27
     #[test]
     fn an_identity_offered_for_another_index_or_cluster_is_not_taken() {
         let identity = IdentityKey::from_seed(&[7; 32]);

@@ -180,6 +180,7 @@ mod tests {
         NodeIndex::new(i).unwrap()
     }
 
+    /// seed: 002-08
     #[test]
     fn any_threshold_of_shares_gives_the_constant_back() {
         let mut rng = ChaCha20Rng::seed_from_u64(1);

@@ -283,6 +283,7 @@ mod tests {
         PrekeySecret::generate(ClusterId([1; 16]), node, PrekeySetNumber(number), false, &mut rng)
     }
 
+    /// seed: 001-46, 002-28
     #[test]
     fn a_share_opens_for_its_slot_and_context_alone() {
         let mut rng = ChaCha20Rng::seed_from_u64(1);

@@ -3,6 +3,8 @@
 //! The reference of the commands is written here. The rest is written by programs of the crates that it is generated from,
 //! whose own tests fail where it is stale.
 
+mod promises;
+
 use std::fs;
 use std::path::PathBuf;
 
@@ -58,7 +60,10 @@ pub(crate) fn check() -> Result<()> {
 }
 
 fn files() -> Result<Vec<Generated>> {
-    Ok(vec![Generated { path: "docs/commands.md", content: commands() }])
+    Ok(vec![
+        Generated { path: "docs/commands.md", content: commands() },
+        Generated { path: "docs/promises.md", content: promises::document()? },
+    ])
 }
 
 /// The reference of the commands, from their own help.

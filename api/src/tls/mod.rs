@@ -184,6 +184,7 @@ mod tests {
         assert!(call(acceptor, peer).await.is_err(), "a node whose pin was taken away still comes in");
     }
 
+    /// seed: 002-26
     #[tokio::test]
     async fn another_identity_than_the_pinned_one_is_refused_on_both_sides() {
         let acceptor = Acceptor::new(&identity(1), pins(&[(1, 1), (2, 2)])).unwrap();

@@ -39,6 +39,7 @@ fn a_node_away_for_a_hundred_rounds_returns_as_another_is_lost_and_the_key_survi
 }
 
 /// A node that was away for one round has the new epoch's share within a few polls of its return, without another round.
+/// seed: 002-07, 002-11, 004-24
 #[test]
 fn a_node_that_missed_a_round_catches_up_without_another() {
     let mut fleet = Fleet::new(5, Settings::CALM, 4, 3, 3);

@@ -48,6 +48,7 @@ fn a_dealer_that_seals_a_bad_share_is_left_out_and_named_by_a_complaint_that_any
     }
 }
 
+/// seed: 000-13
 #[test]
 fn a_mute_dealer_costs_one_deadline_and_nothing_else() {
     for seed in seeds(3) {
@@ -58,6 +59,7 @@ fn a_mute_dealer_costs_one_deadline_and_nothing_else() {
     }
 }
 
+/// seed: 004-27
 #[test]
 fn a_dealer_that_signs_two_bundles_is_left_out_and_both_are_the_evidence() {
     for seed in seeds(4) {
@@ -88,6 +90,7 @@ fn a_false_complaint_harms_its_author_alone() {
     }
 }
 
+/// seed: 004-09, 004-27
 #[test]
 fn a_receiver_that_prepares_another_vector_is_not_counted_and_its_nonsense_signature_stops_nothing() {
     for seed in seeds(2) {
@@ -101,6 +104,7 @@ fn a_receiver_that_prepares_another_vector_is_not_counted_and_its_nonsense_signa
 }
 
 /// At most n−t nodes may be corrupt for liveness: with exactly that many of different kinds the round still succeeds.
+/// seed: 002-13
 #[test]
 fn as_many_adversaries_as_are_allowed_at_once_do_not_stop_a_round() {
     for seed in seeds(3) {
@@ -128,7 +132,7 @@ fn a_genesis_succeeds_beside_a_lying_and_a_mute_dealer() {
     }
 }
 
-/// seed: 003-30, 004-02
+/// seed: 001-29, 003-30, 004-02, 004-34
 #[test]
 fn a_round_below_its_quorum_fails_with_its_reason_and_the_next_boundary_succeeds_unaided() {
     let mut fleet = Fleet::new(1, Settings::CALM, 6, 4, 5);
@@ -154,6 +158,7 @@ fn a_round_below_its_quorum_fails_with_its_reason_and_the_next_boundary_succeeds
 
 /// Random liars, as many as the threshold allows, in a rough world: rounds may fail, and nothing may break. When the liars
 /// have turned honest and the world is calm, the next round succeeds with the same key.
+/// seed: 002-25
 #[test]
 fn random_adversaries_in_a_rough_world_break_no_invariant_and_no_key() {
     for seed in seeds(6) {

@@ -3,6 +3,7 @@
 use keyfleet_simulation::{Fleet, Settings, seeds};
 use keyfleet_threshold::identifiers::{EpochNumber, NodeIndex, Threshold};
 
+/// seed: 002-05
 #[test]
 fn a_calm_fleet_makes_a_key_and_reshares_it_on_every_boundary() {
     let mut fleet = Fleet::new(1, Settings::CALM, 4, 3, 3);
@@ -41,7 +42,7 @@ fn an_operator_away_over_two_boundaries_catches_up_with_exactly_one_round() {
 /// one dealer set, one vector and one verdict per number, the same public key, shares that sign, no secret that outlives
 /// its round, nothing said before it is durable, nothing said twice differently.
 ///
-/// seed: 003-56, 003-61, 004-22
+/// seed: 002-02, 003-56, 003-61, 004-22
 #[test]
 fn random_fleets_in_a_rough_world_keep_their_key_through_changes_of_membership() {
     for seed in seeds(12) {
@@ -62,7 +63,7 @@ fn random_fleets_in_a_rough_world_keep_their_key_through_changes_of_membership()
     }
 }
 
-/// seed: 004-22
+/// seed: 003-34, 004-20, 004-22, 004-41
 #[test]
 fn a_seed_reproduces_a_run_event_by_event() {
     let run = || {

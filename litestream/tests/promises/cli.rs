@@ -91,6 +91,7 @@ async fn each_outcome_of_a_restore_has_its_own_exit_code() {
     assert!(code == 2 && error.contains("encryption"), "an unknown key passed: {error}");
 }
 
+/// seed: 003-43
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_at_rest_is_adopted_and_comes_back() {
     let server = Server::start().await;

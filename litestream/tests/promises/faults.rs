@@ -109,6 +109,7 @@ async fn an_error_is_never_taken_for_an_absent_replica() {
     assert!(!folder.path().join("x").exists() && !folder.path().join("y").exists(), "a failed start left a file");
 }
 
+/// seed: 003-38
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn torn_missing_swapped_and_foreign_objects_each_have_their_own_error() {
     let server = Server::start().await;

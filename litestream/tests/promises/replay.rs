@@ -283,6 +283,7 @@ fn every_sync_boundary_replays_with_one_phase_commits() {
     every_boundary_replays(Mode::OnePhase);
 }
 
+/// seed: 003-20
 #[test]
 fn every_sync_boundary_replays_with_two_phase_commits() {
     every_boundary_replays(Mode::TwoPhase);

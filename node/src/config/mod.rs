@@ -251,6 +251,7 @@ data: /data
 keyEncryption: [{id: one, env: KEK}]
 ";
 
+    /// seed: 003-19, 003-24, 003-26
     #[test]
     fn a_fault_says_where_and_what_to_do() {
         assert_eq!(Config::parse(GOOD).unwrap().listen.peers.port(), 7400);
@@ -270,6 +271,7 @@ keyEncryption: [{id: one, env: KEK}]
         }
     }
 
+    /// seed: 000-04
     #[test]
     fn a_key_encryption_key_that_is_missing_or_of_the_wrong_length_is_named_and_never_shown() {
         let config = Config::parse(GOOD).unwrap();

@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(home.read().await.unwrap().keys().collect::<Vec<_>>(), ["node"]);
     }
 
-    /// seed: 003-40
+    /// seed: 003-40, 003-58
     #[test]
     fn a_folder_that_others_may_read_is_refused() {
         let folder = tempfile::tempdir().unwrap();

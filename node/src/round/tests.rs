@@ -24,7 +24,7 @@ fn check(nodes: &[TestNode]) {
     }
 }
 
-/// seed: 003-30, 003-36
+/// seed: 000-10, 000-12, 002-10, 002-15, 003-07, 003-18, 003-30, 003-36
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_dies_after_any_step_says_the_same_again_and_keeps_no_dead_secret() {
     let (mut deaths, mut steps) = (0u32, std::collections::BTreeSet::new());
@@ -60,6 +60,7 @@ async fn a_node_that_dies_after_any_step_says_the_same_again_and_keeps_no_dead_s
     assert_eq!(steps.len(), 7, "not every step was died after: {steps:?}");
 }
 
+/// seed: 003-54
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_said_while_the_api_server_is_away_and_all_of_it_once_it_is_back() {
     let mut nodes = fleet(3).await;
@@ -139,6 +140,7 @@ async fn a_share_whose_key_is_lost_is_not_served_and_the_next_round_gives_anothe
     assert_eq!(served, Some(round.number), "the next round gave the node no share");
 }
 
+/// seed: 003-55
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_first_start_waits_for_the_secret_lest_it_makes_a_second_identity() {
     let node = TestNode::new(1);

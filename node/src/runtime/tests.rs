@@ -175,7 +175,7 @@ impl Fleet {
     }
 }
 
-/// seed: 003-30
+/// seed: 000-06, 001-36, 003-30, 003-35
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn four_nodes_make_a_key_and_reshare_it_over_tls_though_one_restarts_in_mid_round() {
     let mut fleet = Fleet::start(4).await;
@@ -197,6 +197,7 @@ async fn four_nodes_make_a_key_and_reshare_it_over_tls_though_one_restarts_in_mi
     }
 }
 
+/// seed: 000-25
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stranger_reads_nothing_and_another_cluster_is_told_so() {
     let fleet = Fleet::start(3).await;

@@ -142,6 +142,7 @@ mod tests {
         }
     }
 
+    /// seed: 000-09
     #[test]
     fn key_material_never_prints_itself() {
         assert_eq!(format!("{:?}", KeyMaterial::new([0xab; 32])), "KeyMaterial(redacted)");

@@ -112,6 +112,7 @@ mod tests {
     use rand::SeedableRng as _;
     use rand_chacha::ChaCha20Rng;
 
+    /// seed: 001-37, 001-41
     #[test]
     fn a_row_opens_in_its_own_place_alone() {
         let mut rng = ChaCha20Rng::seed_from_u64(1);

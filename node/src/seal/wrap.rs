@@ -196,6 +196,7 @@ mod tests {
         KeyRing::new(ClusterId([cluster; 16]), NodeIndex::new(node).unwrap(), keys).unwrap()
     }
 
+    /// seed: 000-03
     #[test]
     fn a_wrap_opens_for_its_name_node_and_cluster_alone() {
         let mut rng = ChaCha20Rng::seed_from_u64(1);

@@ -110,6 +110,7 @@ fn sign(key_name: &str) -> Asked {
     Asked::Sign { key_name: key_name.to_owned(), message: b"paid".to_vec() }
 }
 
+/// seed: 000-15
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_counts_for_this_node_alone_and_a_rule_must_allow_the_rest() {
     let served = Served::new().await;
@@ -176,6 +177,7 @@ async fn rotated_keys_are_followed_and_a_restart_without_the_issuer_serves_on() 
     assert!(good(served.service(&issuer), 2, NOW + 62).await, "a restart while the issuer is away does not serve");
 }
 
+/// seed: 000-02, 000-16
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_id_gives_one_answer_and_one_entry() {
     let served = Served::new().await;

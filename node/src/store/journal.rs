@@ -209,6 +209,7 @@ mod tests {
         Store::open(Backing::local(path).unwrap(), ClusterId([1; 16]), node).await.unwrap()
     }
 
+    /// seed: 000-19
     #[tokio::test]
     async fn an_entry_that_was_changed_or_taken_out_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
@@ -232,6 +233,7 @@ mod tests {
         assert!(store.audit().is_err(), "a missing entry went unnoticed");
     }
 
+    /// seed: 000-21
     #[tokio::test]
     async fn a_request_id_gives_the_same_answer_and_serves_one_request_only() {
         let folder = tempfile::tempdir().unwrap();

@@ -389,7 +389,7 @@ mod tests {
         }
     }
 
-    /// seed: 003-29, 003-31
+    /// seed: 000-01, 001-12, 002-06, 003-01, 003-04, 003-05, 003-09, 003-10, 003-11, 003-13, 003-29, 003-31, 003-33
     #[tokio::test]
     async fn what_was_committed_is_there_after_a_restart_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
@@ -414,6 +414,7 @@ mod tests {
         assert!(again.ledger(&KeyMaterial::new([8; 32])).is_err(), "another node key opens the ledger");
     }
 
+    /// seed: 000-01, 003-42
     #[tokio::test]
     async fn no_secret_is_readable_in_the_file() {
         let folder = tempfile::tempdir().unwrap();
@@ -425,7 +426,7 @@ mod tests {
         assert!(!bytes.windows(8).any(|window| window == [0x5a; 8]), "the share stands in the file as it is");
     }
 
-    /// seed: 003-14
+    /// seed: 001-13, 003-14, 003-28
     #[tokio::test]
     async fn a_file_of_a_newer_program_or_of_another_node_is_refused() {
         let folder = tempfile::tempdir().unwrap();
@@ -440,7 +441,7 @@ mod tests {
         assert!(refused.contains("run the newer image"), "a newer schema gave: {refused}");
     }
 
-    /// seed: 003-32
+    /// seed: 000-20, 000-22, 003-32
     #[tokio::test]
     async fn counters_only_move_forward() {
         let folder = tempfile::tempdir().unwrap();

@@ -33,6 +33,7 @@ impl super::BlockSource for Clock {
 mod tests {
     use super::*;
 
+    /// seed: 004-17
     #[test]
     fn a_block_lasts_from_its_beginning_to_the_next_and_not_a_millisecond_longer() {
         for (block, block_ms) in [(0, 12_000), (1, 100), (146_000_000, 12_000), (17, 86_400_000)] {

@@ -50,6 +50,7 @@ fn check(folder: &str, file: &str, object: &impl Serialize) {
     );
 }
 
+/// seed: 001-06, 001-11, 002-24, 003-39
 #[test]
 fn objects_are_as_the_golden_files_say() {
     let samples = [

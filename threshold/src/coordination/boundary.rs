@@ -16,7 +16,7 @@ pub fn due(interval_blocks: NonZeroU64, finalized: Block, last_processed: Option
 mod tests {
     use super::*;
 
-    /// seed: 003-32
+    /// seed: 003-06, 003-32
     #[test]
     fn boundaries_at_or_below_the_last_processed_are_skipped_and_missed_ones_coalesce() {
         let ten = NonZeroU64::new(10).unwrap();

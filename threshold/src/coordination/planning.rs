@@ -214,6 +214,7 @@ mod tests {
         Offer { number: PrekeySetNumber(number), digest: Digest([0; 32]), last_resort }
     }
 
+    /// seed: 001-40
     #[test]
     fn prekey_sets_are_named_in_order_and_the_last_resort_again_and_again() {
         let offers = vec![offer(4, false), offer(5, false), offer(6, true)];

@@ -182,6 +182,7 @@ mod tests {
         }
     }
 
+    /// seed: 003-15
     #[test]
     fn bytes_that_are_no_honest_point_are_refused() {
         let good = G2::generator().encode();

@@ -266,6 +266,7 @@ pub(crate) mod tests {
     }
 
     /// Frozen bytes: a change here is a new plan version, not a new fixture.
+    /// seed: 003-15
     #[test]
     fn plans_encode_as_the_fixtures_say() {
         let fixtures: serde_json::Value = serde_json::from_str(include_str!("../../fixtures/plan-v1.json")).unwrap();

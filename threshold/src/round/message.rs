@@ -228,6 +228,7 @@ mod tests {
     use super::*;
     use crate::curve::HashDomain;
 
+    /// seed: 002-28, 004-23
     #[test]
     fn every_kind_survives_its_encoding_and_no_bit_is_unsigned() {
         let identity = IdentityKey::from_seed(&[5; 32]);

@@ -267,6 +267,7 @@ fn a_pair_of_errors_that_cancel_is_found_and_both_dealers_are_named() {
 }
 
 /// A complaint is judged against its author when the key is another slot's, or when nobody could have sealed to it.
+/// seed: 004-33
 #[test]
 fn a_complaint_that_proves_nothing_is_its_authors_offence() {
     let (plan, secrets, offers) = genesis_with_prekeys();
@@ -347,6 +348,7 @@ fn reshared_polynomials_combine_to_the_old_secret() {
     }
 }
 
+/// seed: 001-39, 004-01
 #[test]
 fn a_genesis_and_a_reshare_at_one_table_keep_the_key() {
     let mut table = Table::new();
@@ -364,6 +366,7 @@ fn a_genesis_and_a_reshare_at_one_table_keep_the_key() {
     }
 }
 
+/// seed: 004-14
 #[test]
 fn plans_that_would_cost_the_key_are_refused_by_every_node() {
     let mut table = Table::new();
@@ -409,6 +412,7 @@ fn plans_that_would_cost_the_key_are_refused_by_every_node() {
     assert_eq!(node.accept(late, &mut rng).expect_err("numbers only rise"), expected);
 }
 
+/// seed: 002-21
 #[test]
 fn frozen_fields_and_verdicts_are_written_once_or_not_acted_on() {
     let mut table = Table::new();
@@ -431,6 +435,7 @@ fn frozen_fields_and_verdicts_are_written_once_or_not_acted_on() {
     assert_eq!(node.retire(EpochNumber(1)).expect_err("grace"), RetireFault::StillServed(EpochNumber(1)));
 }
 
+/// seed: 004-16
 #[test]
 fn a_qualified_list_that_does_not_follow_from_the_messages_is_not_acted_on() {
     let mut table = Table::new();
@@ -455,7 +460,7 @@ fn a_qualified_list_that_does_not_follow_from_the_messages_is_not_acted_on() {
     assert!(outputs.say.is_empty() && node.share(plan.number).is_none(), "no share is made of a set that lies");
 }
 
-/// seed: 003-53, 003-61
+/// seed: 000-11, 001-31, 003-12, 003-17, 003-53, 003-61
 #[test]
 fn a_restart_restores_what_was_committed_and_destroys_what_nothing_names() {
     let mut table = Table::new();
@@ -481,6 +486,7 @@ fn a_restart_restores_what_was_committed_and_destroys_what_nothing_names() {
 }
 
 /// A node restored from a replica may have said, in its other life, what the replica does not hold.
+/// seed: 000-22
 #[test]
 fn a_node_restored_from_a_replica_does_not_deal_or_certify_in_older_plans() {
     let mut table = Table::new();
@@ -525,6 +531,7 @@ impl Table {
     }
 }
 
+/// seed: 004-25
 #[test]
 fn messages_of_strangers_and_of_other_plans_are_not_taken_up() {
     let (plan, _, offers) = genesis_with_prekeys();
@@ -539,6 +546,7 @@ fn messages_of_strangers_and_of_other_plans_are_not_taken_up() {
     assert_eq!(transcript.hear(&erased(2, 2, plan.digest())), Ok(()));
 }
 
+/// seed: 004-29, 004-31
 #[test]
 fn a_finished_round_is_checked_from_its_public_transcript() {
     let mut table = Table::new();
@@ -563,6 +571,7 @@ fn a_finished_round_is_checked_from_its_public_transcript() {
     );
 }
 
+/// seed: 002-20
 #[test]
 fn a_report_answers_its_challenge_under_the_pinned_key() {
     let mut table = Table::new();
@@ -656,6 +665,7 @@ fn changed_bundles_decode_to_themselves_or_not_at_all() {
 }
 
 /// Frozen bytes, made by another program: a change here is a new version, not a new fixture.
+/// seed: 003-15
 #[test]
 fn messages_and_digests_encode_as_the_fixtures_say() {
     use crate::purpose::Purpose;

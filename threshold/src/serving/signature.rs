@@ -144,6 +144,7 @@ mod tests {
         nodes.iter().map(|i| (index(*i), sign(purpose, &polynomial.share_of(index(*i))))).collect()
     }
 
+    /// seed: 000-17
     #[test]
     fn any_threshold_of_partials_makes_the_one_signature() {
         let polynomial = polynomial(1, 3);
@@ -156,6 +157,7 @@ mod tests {
         assert_eq!(all[0], sign(&purpose, polynomial.constant()), "which is the key's own");
     }
 
+    /// seed: 000-18
     #[test]
     fn wrong_partials_are_named_and_do_not_stop_the_others() {
         let polynomial = polynomial(2, 3);
@@ -175,6 +177,7 @@ mod tests {
         assert_eq!((fault.valid, fault.needed), (2, 3), "two honest partials are not enough for threshold three");
     }
 
+    /// seed: 000-14
     #[test]
     fn no_purpose_yields_the_signature_of_another() {
         let same = [

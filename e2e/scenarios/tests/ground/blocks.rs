@@ -6,6 +6,7 @@ use keyfleet_scenarios::namespace::Namespace;
 use keyfleet_scenarios::probe::Probe;
 use serde_json::{Value, json};
 
+/// seed: 001-19
 #[test]
 fn blocks_are_mined_on_demand_and_finality_follows() -> Result<()> {
     let cluster = Cluster::shared()?;

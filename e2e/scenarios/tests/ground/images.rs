@@ -17,6 +17,7 @@ impl Drop for Folder {
     }
 }
 
+/// seed: 001-17
 #[test]
 fn the_same_sources_give_the_same_image_in_another_checkout() -> Result<()> {
     let here = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;

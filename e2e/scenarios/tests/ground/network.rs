@@ -31,6 +31,7 @@ fn a_pod_resolves_a_service_by_name_and_reaches_it_on_another_node() -> Result<(
     })
 }
 
+/// seed: 001-01
 #[test]
 fn s3_answers_to_pods_under_the_name_of_a_service() -> Result<()> {
     let cluster = Cluster::shared()?;

@@ -55,6 +55,7 @@ fn chain(method: &str) -> Vec<u8> {
     }
 }
 
+/// seed: 001-50
 #[test]
 fn final_safe_and_confirmed_blocks_are_read() {
     let url = server(chain);

@@ -23,6 +23,7 @@ fn starts(state: &State) -> bool {
     })
 }
 
+/// seed: 002-03
 #[test]
 fn only_a_boundary_a_changed_spec_or_a_request_starts_a_round() {
     let (model, state) = steady();
@@ -43,6 +44,7 @@ fn only_a_boundary_a_changed_spec_or_a_request_starts_a_round() {
     assert_eq!(due(&smaller, &members, last + 1), Some(Trigger::Change));
 }
 
+/// seed: 001-33
 #[test]
 fn what_forbids_a_round_says_why_and_what_to_do_and_starts_none() {
     let (model, steady) = steady();
@@ -112,6 +114,7 @@ fn genesis_is_refused_where_anything_of_an_earlier_life_is_left() {
     assert!(status.next_number >= with_key.cluster.status.next_number, "numbers go on above the record's");
 }
 
+/// seed: 002-14
 #[test]
 fn scale_down_drops_the_highest_and_a_replacement_takes_a_new_index() {
     let (_, state) = steady();
@@ -143,6 +146,7 @@ fn a_deleted_node_comes_back_with_its_index_and_pin() {
     assert_eq!((spec.index, spec.identity_key), (2, pin));
 }
 
+/// seed: 003-08
 #[test]
 fn the_pin_of_an_index_that_a_plan_names_is_the_plans_whatever_is_offered() {
     let (_, mut state) = steady();
