@@ -151,7 +151,8 @@ mod tests {
 
     #[test]
     fn a_citation_belongs_to_the_next_test_and_every_row_has_one_state() {
-        let text = "/// It holds.\n    /// seed: 003-17, 004-22\n    #[test]\n    fn it_holds() {}\n    fn other() {}\n";
+        let text =
+            "/// It holds.\n    /// seed: 003-17, 004-22\n    #[test]\n    fn it_holds() {}\n    fn other() {}\n";
         let cited = cited_in(text);
         assert_eq!(cited, [("003-17".into(), "it_holds".into()), ("004-22".into(), "it_holds".into())]);
         let row = |later: Option<&str>| Row {
