@@ -71,7 +71,7 @@ pub struct Options {
     pub cache_bytes: usize,
     /// Compact the file at the start.
     pub compact: bool,
-    /// The longest that a commit that nobody waits for stays local.
+    /// Commits that nobody waits for are sent at most so often; so long one of them may stay local.
     pub sync_interval: Duration,
     /// A snapshot is taken when this long has passed since the last, and something was committed.
     pub snapshot_interval: Duration,

@@ -296,6 +296,8 @@ struct Shipping<'u> {
     snapshot_commit: CommitNo,
     noted: Instant,
     note_due: bool,
+    /// When commits were last taken from the queue.
+    sent: Instant,
 }
 
 impl<'u> Shipping<'u> {
@@ -313,6 +315,7 @@ impl<'u> Shipping<'u> {
             snapshot_commit: CommitNo(0),
             noted: Instant::now(),
             note_due: true,
+            sent: Instant::now(),
         }
     }
 
@@ -356,14 +359,14 @@ impl<'u> Shipping<'u> {
     /// Moves what is due from the queue into the tenure.
     fn take(&mut self) {
         let (bytes, oldest_ms) = self.up.shared.backlog();
-        let Some(oldest_ms) = oldest_ms else {
+        if oldest_ms.is_none() {
             self.take_all();
             return;
-        };
-        let age = Duration::from_millis(crate::now_ms().saturating_sub(oldest_ms));
+        }
+        // The interval bounds how often something is sent: what comes after a pause leaves at once.
         if self.up.shared.is_awaited()
             || self.tenure.durable().is_none()
-            || age >= self.up.options.sync_interval
+            || self.sent.elapsed() >= self.up.options.sync_interval
             || bytes >= self.up.options.segment_bytes
             || self.tenure.pending() > 0
         {
@@ -375,6 +378,7 @@ impl<'u> Shipping<'u> {
         for item in self.up.shared.drain() {
             match item {
                 Item::Commit(commit) => {
+                    self.sent = Instant::now();
                     self.sizes.push_back((commit.number, commit.size(), commit.time_ms));
                     let commit = Commit { ops: coalesce(commit.ops), ..commit };
                     if self.up.options.merge_segments > 1 {
@@ -522,10 +526,7 @@ impl<'u> Shipping<'u> {
     async fn wait(&mut self) {
         let (_, oldest_ms) = self.up.shared.backlog();
         let note_at = self.note_due.then(|| self.noted + Duration::from_secs(1));
-        let sync_at = oldest_ms.map(|oldest_ms| {
-            let age = Duration::from_millis(crate::now_ms().saturating_sub(oldest_ms));
-            Instant::now() + self.up.options.sync_interval.saturating_sub(age)
-        });
+        let sync_at = oldest_ms.map(|_| self.sent + self.up.options.sync_interval);
         let wake_at = [note_at, sync_at].into_iter().flatten().min();
         tokio::select! {
             () = self.up.shared.wake.notified() => {}

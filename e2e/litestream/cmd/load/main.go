@@ -1,16 +1,19 @@
-// A writer of SQLite for the benchmark beside Litestream: records of the sizes that the redb benchmark writes, one commit each.
+// A writer of SQLite for the benchmark beside Litestream: it commits the records of a file that the redb side commits too.
 //
-// It prints a line of JSON: how long each commit took, and when the last one returned.
+// Each line of standard input is a number of commits; after them it answers with a line of JSON: how long each commit took,
+// in milliseconds, and when the last one returned, in microseconds since the Unix epoch.
 package main
 
 import (
+	"bufio"
 	"database/sql"
+	"encoding/binary"
 	"encoding/json"
 	"flag"
+	"io"
 	"log"
-	"math/rand/v2"
 	"os"
-	"sort"
+	"strconv"
 	"time"
 
 	_ "github.com/mattn/go-sqlite3"
@@ -18,10 +21,12 @@ import (
 
 func main() {
 	path := flag.String("database", "", "the SQLite file")
-	records := flag.Int("records", 500, "how many records, one commit each")
-	pause := flag.Duration("pause", 0, "time between commits")
+	workload := flag.String("workload", "", "the records: for each commit two values, each after its length in four bytes, little-endian")
 	flag.Parse()
 
+	file, err := os.Open(*workload)
+	check(err)
+	records := bufio.NewReader(file)
 	// What Litestream asks of an application, and durable commits as the redb side has them.
 	db, err := sql.Open("sqlite3", *path+"?_journal_mode=WAL&_synchronous=FULL&_busy_timeout=5000")
 	check(err)
@@ -29,38 +34,38 @@ func main() {
 	_, err = db.Exec("CREATE TABLE IF NOT EXISTS records (id INTEGER PRIMARY KEY, value BLOB); CREATE TABLE IF NOT EXISTS audit (id INTEGER PRIMARY KEY, line BLOB)")
 	check(err)
 
-	random := rand.New(rand.NewChaCha8([32]byte{7}))
-	took := make([]float64, 0, *records)
-	payload := 0
-	for id := range *records {
-		value := noise(random, 5000+random.IntN(5000))
-		audit := noise(random, 60)
-		payload += len(value) + len(audit)
-		started := time.Now()
-		transaction, err := db.Begin()
+	id, answers := 0, json.NewEncoder(os.Stdout)
+	orders := bufio.NewScanner(os.Stdin)
+	for orders.Scan() {
+		commits, err := strconv.Atoi(orders.Text())
 		check(err)
-		_, err = transaction.Exec("INSERT INTO records VALUES (?, ?)", id, value)
-		check(err)
-		_, err = transaction.Exec("INSERT INTO audit VALUES (?, ?)", id, audit)
-		check(err)
-		check(transaction.Commit())
-		took = append(took, time.Since(started).Seconds()*1000)
-		time.Sleep(*pause)
+		took, last := make([]float64, 0, commits), time.Time{}
+		for range commits {
+			record, audit := value(records), value(records)
+			started := time.Now()
+			transaction, err := db.Begin()
+			check(err)
+			_, err = transaction.Exec("INSERT INTO records VALUES (?, ?)", id, record)
+			check(err)
+			_, err = transaction.Exec("INSERT INTO audit VALUES (?, ?)", id, audit)
+			check(err)
+			check(transaction.Commit())
+			last = time.Now()
+			took = append(took, last.Sub(started).Seconds()*1000)
+			id++
+		}
+		check(answers.Encode(map[string]any{"commit_ms": took, "last_commit_unix_us": last.UnixMicro()}))
 	}
-	last := time.Now()
+	check(orders.Err())
 	check(db.Close())
-	sort.Float64s(took)
-	check(json.NewEncoder(os.Stdout).Encode(map[string]any{
-		"records": *records, "payload_bytes": payload, "last_commit_unix_ms": last.UnixMilli(),
-		"commit_p50_ms": took[len(took)/2], "commit_p99_ms": took[len(took)*99/100],
-	}))
 }
 
-func noise(random *rand.Rand, length int) []byte {
+func value(records io.Reader) []byte {
+	var length uint32
+	check(binary.Read(records, binary.LittleEndian, &length))
 	bytes := make([]byte, length)
-	for i := range bytes {
-		bytes[i] = byte(random.Uint32())
-	}
+	_, err := io.ReadFull(records, bytes)
+	check(err)
 	return bytes
 }
 
