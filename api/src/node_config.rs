@@ -92,7 +92,9 @@ pub enum NodeConfigFault {
     #[error("the configuration: {0}")]
     Yaml(#[from] serde_yaml::Error),
     /// Another release wrote it.
-    #[error("the configuration: format {0} is not known to this release, which reads {FORMAT}: run the image that fits")]
+    #[error(
+        "the configuration: format {0} is not known to this release, which reads {FORMAT}: run the image that fits"
+    )]
     Format(u32),
     /// A value makes no sense.
     #[error("the configuration: {at}: {what}")]

@@ -80,10 +80,9 @@ fn objects_are_as_the_golden_files_say() {
 /// What the operator renders is what the node parses: one type, strict on both sides.
 #[test]
 fn a_node_reads_the_configuration_that_is_rendered_for_it() {
-    for text in [
-        include_str!("../../../manifests/samples/smallest.yaml"),
-        include_str!("../../../manifests/samples/full.yaml"),
-    ] {
+    for text in
+        [include_str!("../../../manifests/samples/smallest.yaml"), include_str!("../../../manifests/samples/full.yaml")]
+    {
         let cluster = sample(text);
         let fleet = Fleet::of(&cluster, "image", OPERATOR).unwrap();
         let map = config::config_map(&fleet, &node(&cluster, 2));
