@@ -5,6 +5,7 @@
 //! - [`limits`]: the same limits for code
 //! - [`messages`], [`report`]: what a node signed, between its canonical bytes and what travels
 //! - [`convert`]: between a KeyEpoch, which people read, and the plan, which the protocol computes with
+//! - [`node_config`]: the file that the operator renders and a node reads
 //! - [`tls`], [`channel`]: who is at the other end, by the pinned identity
 
 /// Messages, clients and servers of `keyfleet.v1`.
@@ -18,5 +19,6 @@ pub mod channel;
 pub mod convert;
 pub mod limits;
 pub mod messages;
+pub mod node_config;
 pub mod report;
 pub mod tls;

@@ -47,12 +47,18 @@ impl Running {
         Some(certificate.number.0)
     }
 
-    /// Holds the newest active epoch that it has heard of, whatever the replica and the API server do.
+    /// Holds the newest active epoch that it has heard of, whatever the replica and the API server do. Where there has
+    /// never been one: what it offers is durable, so it can take part.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         let served = self.newest_served();
         // In an outage nothing is published after a start; what is served was active then.
-        served.is_some() && served >= self.newest_heard_of()
+        let takes_part = || self.published.borrow().state.is_some();
+        if served.is_some() {
+            served >= self.newest_heard_of()
+        } else {
+            self.newest_heard_of().is_none() && takes_part()
+        }
     }
 }
 

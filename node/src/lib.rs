@@ -17,14 +17,21 @@
 //! | who may connect, and how it is told | [`keyfleet_api::tls`] |
 //! | what callers may ask for, and what they get | [`serving`] |
 //! | the YAML file and the environment | [`config`], [`startup`] |
+//! | what is read and written at the API server | [`apiserver`] |
+//! | which cluster a name belongs to, by the bucket | [`claim`] |
+//! | the process: waits for what it lacks, then runs | [`process`]; before it, [`restore`] |
 //! | the gRPC services | [`grpc`] |
 //! | the tasks of a running node | [`runtime`] |
 //! | the pages for kubelet and people | [`http`] |
 
+pub mod apiserver;
+pub mod claim;
 pub mod config;
 pub mod grpc;
 pub mod homes;
 pub mod http;
+pub mod process;
+pub mod restore;
 pub mod round;
 pub mod runtime;
 pub mod seal;

@@ -3,19 +3,32 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyfleet_litestream::bucket::Location;
+use keyfleet_crds::cluster::Replication;
+use keyfleet_crds::conditions::Reason;
+use keyfleet_crds::node::report::ProblemAbout;
+use keyfleet_litestream::bucket::{ErrorKind, Location};
 use keyfleet_litestream::database::{OpenError, Options};
+use keyfleet_litestream::discover::DiscoverError;
 use keyfleet_litestream::format::ReplicaName;
+use keyfleet_litestream::restore::RestoreError;
 use keyfleet_litestream::start::Allow;
 use keyfleet_litestream::{Database, Position, keys};
 
-use crate::config::{Config, KeyFault, Replication};
+use crate::config::{Config, KeyFault};
 use crate::homes::volume::VolumeHome;
 use crate::homes::{Home, HomeFault};
 use crate::round::Parts;
 use crate::seal::KeyRing;
 use crate::store::bundles::BundleFile;
 use crate::store::{Backing, StoreFault};
+
+/// A round's commit waits so long for the bucket before it is tried again.
+const ACKNOWLEDGE: Duration = Duration::from_secs(10);
+
+/// The state file, in the state folder.
+pub(crate) const STATE: &str = "state.redb";
+/// Beside it while it was restored and the node has not yet noted that it must abstain.
+pub(crate) const RESTORED: &str = "restored";
 
 /// Why the parts are not there.
 #[derive(Debug, thiserror::Error)]
@@ -33,9 +46,44 @@ pub enum AssembleFault {
     /// The replica's name or key does not fit its format.
     #[error("replication: {0}")]
     Replica(String),
+    /// The volume.
+    #[error("the volume: {0}")]
+    Io(#[from] std::io::Error),
     /// The replicated file was not opened.
     #[error("replication: {0}")]
     Open(#[from] OpenError),
+}
+
+impl AssembleFault {
+    /// What it concerns, and the condition reason.
+    #[must_use]
+    pub fn concerns(&self) -> (ProblemAbout, Reason) {
+        match self {
+            Self::Key(fault) => (ProblemAbout::KeyEncryption, fault.reason()),
+            Self::Home(_) | Self::Store(_) | Self::Io(_) => (ProblemAbout::Seal, Reason::Starting),
+            Self::Replica(_) => (ProblemAbout::Replication, Reason::NotConfigured),
+            Self::Open(fault) => (ProblemAbout::Replication, open_reason(fault)),
+        }
+    }
+}
+
+/// The condition reason of what a bucket answers.
+pub(crate) fn bucket_reason(kind: ErrorKind) -> Reason {
+    match kind {
+        ErrorKind::NoBucket => Reason::BucketMissing,
+        ErrorKind::Denied | ErrorKind::Credentials | ErrorKind::ClockSkew => Reason::CredentialsRefused,
+        _ => Reason::ReplicaUnavailable,
+    }
+}
+
+fn open_reason(fault: &OpenError) -> Reason {
+    match fault {
+        OpenError::Discover(DiscoverError::Bucket(error)) | OpenError::Restore(RestoreError::Bucket(error)) => {
+            bucket_reason(error.kind)
+        }
+        OpenError::Key(_) => Reason::KeyEncryptionKeyWrong,
+        _ => Reason::ReplicaUnavailable,
+    }
 }
 
 /// Opens what a configuration names. `secret` is the home in the API server.
@@ -44,9 +92,9 @@ pub enum AssembleFault {
 /// What is missing, and what to do.
 pub async fn assemble(config: &Config, secret: Arc<dyn Home>) -> Result<Parts, AssembleFault> {
     let ring = config.key_ring(|name| std::env::var(name).ok())?;
-    let volume: Arc<dyn Home> = Arc::new(VolumeHome::open(config.data.join("seal"))?);
-    let state = config.data.join("state.redb");
-    let backing = match &config.replication {
+    let volume: Arc<dyn Home> = Arc::new(VolumeHome::open(config.data().join("seal"))?);
+    let state = config.data().join(STATE);
+    let backing = match &config.file.replication {
         None => Backing::local(&state)?,
         Some(replication) => {
             let floor = highest_floor(&*volume, &*secret).await?;
@@ -54,39 +102,60 @@ pub async fn assemble(config: &Config, secret: Arc<dyn Home>) -> Result<Parts, A
             options.floor = floor;
             // Only where neither home has a floor may there be no replica yet.
             options.allow = Allow { new_replica: floor.is_none(), unproven: true };
-            let timeout = Duration::from_millis(replication.acknowledge_timeout_ms);
-            Backing::Replicated { database: Database::open(options).await?, timeout }
+            let database = Database::open(options).await?;
+            let mark = config.data().join(RESTORED);
+            let restored = database.started().restored.is_some() || mark.exists();
+            if restored {
+                std::fs::write(&mark, [])?;
+            }
+            Backing::Replicated { database, timeout: ACKNOWLEDGE, restored }
         }
     };
-    let bundles = BundleFile::open(&config.data.join("bundles.redb"))?;
+    let bundles = BundleFile::open(&config.data().join("bundles.redb"))?;
     Ok(Parts { backing, bundles, volume, secret, ring })
 }
 
-fn options(config: &Config, replication: &Replication, ring: &KeyRing) -> Result<Options, AssembleFault> {
+pub(crate) fn options(config: &Config, replication: &Replication, ring: &KeyRing) -> Result<Options, AssembleFault> {
     let name = ReplicaName::new(format!("{}/{}", config.cluster, config.index));
     let name = name.map_err(|error| AssembleFault::Replica(error.to_string()))?;
-    let location = Location {
-        bucket: replication.bucket.clone(),
-        prefix: replication.prefix.clone(),
-        region: replication.region.clone(),
-        endpoint: replication.endpoint.clone(),
-        force_path_style: replication.endpoint.is_some().then_some(true),
-        credentials: None,
-    };
+    let location = location(replication, &format!("{}/{}", config.cluster, config.index));
     let keys = ring.keys().map(|key| keys::KeyEncryptionKey::new(key.id(), *key.expose()));
     let keys = keys.collect::<Result<Vec<_>, _>>().map_err(|error| AssembleFault::Replica(error.to_string()))?;
     let keys = keys::KeyRing { key_encryption_keys: keys, ..keys::KeyRing::default() };
-    Ok(Options::new(config.data.join("state.redb"), name, location, Arc::new(keys)))
+    Ok(Options::new(config.data().join(STATE), name, location, Arc::new(keys)))
+}
+
+/// A folder of the bucket, below the prefix that the cluster names. Credentials are the environment's.
+pub(crate) fn location(replication: &Replication, folder: &str) -> Location {
+    let s3 = &replication.s3;
+    let prefix = s3.prefix.iter().map(String::as_str).chain((!folder.is_empty()).then_some(folder));
+    Location {
+        bucket: s3.bucket.clone(),
+        prefix: prefix.collect::<Vec<_>>().join("/"),
+        region: Some(s3.region.clone()),
+        endpoint: s3.endpoint.clone(),
+        force_path_style: Some(s3.force_path_style),
+        credentials: None,
+    }
+}
+
+/// The floor that a home names.
+///
+/// # Errors
+/// When it does not answer.
+pub(crate) async fn floor(home: &dyn Home) -> Result<Option<Position>, HomeFault> {
+    let entries = home.read().await?;
+    let text = entries.get("floor").map(|bytes| String::from_utf8_lossy(bytes));
+    let position =
+        text.map(|text| text.parse().map_err(|_| HomeFault::new(home.kind(), format!("`{text}` is no floor"))));
+    position.transpose()
 }
 
 /// The higher of the two homes' floors. A Secret that cannot be read leaves the volume's.
 async fn highest_floor(volume: &dyn Home, secret: &dyn Home) -> Result<Option<Position>, HomeFault> {
-    let of = |entries: crate::homes::Entries| -> Option<Position> {
-        std::str::from_utf8(entries.get("floor")?).ok()?.parse().ok()
-    };
-    let volume = of(volume.read().await?);
-    let secret = match secret.read().await {
-        Ok(entries) => of(entries),
+    let volume = floor(volume).await?;
+    let secret = match floor(secret).await {
+        Ok(secret) => secret,
         Err(fault) => {
             tracing::warn!(%fault, "the floor is the volume's alone");
             None

@@ -18,6 +18,9 @@ struct Arguments {
     /// The operator's own namespace.
     #[arg(long, env = "POD_NAMESPACE", default_value = "keyfleet-system")]
     namespace: String,
+    /// The operator's ServiceAccount, whose tokens nodes take for the operator's.
+    #[arg(long, env = "KEYFLEET_SERVICE_ACCOUNT", default_value = "keyfleet-operator")]
+    service_account: String,
     /// The pod's name, by which the lease's holder is known.
     #[arg(long, env = "POD_NAME", default_value = "keyfleet-operator")]
     pod: String,
@@ -70,6 +73,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
         namespace: arguments.namespace.clone(),
         watch_namespace: arguments.watch_namespace,
         node_image: arguments.node_image,
+        subject: format!("system:serviceaccount:{}:{}", arguments.namespace, arguments.service_account),
         chains_folder: arguments.chains,
     };
     let context = Context::new(client.clone(), options, Arc::new(Nobody), metrics.clone());

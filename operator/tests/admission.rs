@@ -53,7 +53,8 @@ async fn the_operator_can_make_its_own_shapes_and_no_others() {
     cluster.metadata.namespace = Some("policies".into());
     let id = Some(ClusterId([7; 16]));
     cluster.status = Some(KmsClusterStatus { cluster_id: id, ..KmsClusterStatus::default() });
-    let fleet = Fleet::of(&cluster, "image").expect("a cluster with an id");
+    let fleet = Fleet::of(&cluster, "image", "system:serviceaccount:keyfleet-system:keyfleet-operator")
+        .expect("a cluster with an id");
     let (role, client_role): (Role, Role) = (access::node_role(&fleet, 3), access::client_role(&fleet));
     let (binding, seal): (RoleBinding, Secret) = (access::node_role_binding(&fleet, 3), storage::seal(&fleet, 3));
     let json = |object: &dyn erased::Json| object.json();

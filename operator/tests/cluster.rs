@@ -52,6 +52,7 @@ impl Running {
             namespace: "keyfleet-system".into(),
             watch_namespace: Some(client.default_namespace().to_owned()),
             node_image: "keyfleet/node:test".into(),
+            subject: "system:serviceaccount:keyfleet-system:keyfleet-operator".into(),
             chains_folder: "/nowhere".into(),
         };
         let context = Context::new(client.clone(), options, Arc::new(Nobody), metrics.clone());

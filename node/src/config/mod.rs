@@ -1,14 +1,14 @@
 //! The node's configuration: one YAML file, rendered from the resources; the environment holds secrets and nothing else.
 //!
-//! Strict: a key that nobody reads is an error. Errors say where, and what to do. A missing or malformed
-//! key-encryption key is a [`KeyFault`], apart from [`ConfigFault`]: the node starts all the same and says so on
-//! `/status` and in its KmsNode, since a pod that only crashes tells nobody what it lacks.
+//! The file is [`keyfleet_api::node_config`]; here is what a node makes of it. A missing or malformed key-encryption key
+//! is a [`KeyFault`], apart from [`ConfigFault`]: the node starts all the same and says so on `/status` and in its
+//! KmsNode, since a pod that only crashes tells nobody what it lacks.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use keyfleet_api::node_config::{KEK_FOLDER, NodeConfig, NodeConfigFault};
+use keyfleet_crds::cluster::keys;
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
-use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::seal::wrap::WrapFault;
@@ -21,81 +21,30 @@ pub struct Config {
     pub cluster: ClusterId,
     /// The node's index.
     pub index: NodeIndex,
-    /// The folder of the state file, the bundles and `seal/`. Absolute.
-    pub data: PathBuf,
     /// The key-encryption keys: the first writes, all read.
     pub key_encryption: Vec<KeySource>,
-    /// Where the node listens.
-    pub listen: Listen,
-    /// Where the state file is replicated; `None`: nowhere.
-    pub replication: Option<Replication>,
-    /// A folder in the place of the seal Secret, for development outside Kubernetes.
-    pub second_home: Option<PathBuf>,
+    /// The whole file.
+    pub file: NodeConfig,
 }
 
 /// Where a key-encryption key comes from.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KeySource {
     /// Its public name.
     pub id: String,
+    /// Its place.
+    pub place: KeyPlace,
+}
+
+/// Where the bytes of a key-encryption key lie.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum KeyPlace {
     /// A file of 64 hexadecimal digits or of 32 bytes: a mounted Secret, usually.
-    pub file: Option<PathBuf>,
+    File(PathBuf),
     /// An environment variable of 64 hexadecimal digits.
-    pub env: Option<String>,
-}
-
-/// Where the node listens.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
-pub struct Listen {
-    /// Peers and operator.
-    pub peers: SocketAddr,
-    /// Callers.
-    pub kms: SocketAddr,
-    /// `/health`, `/ready`, `/status`, `/metrics`.
-    pub http: SocketAddr,
-}
-
-impl Default for Listen {
-    fn default() -> Self {
-        let on = |port| SocketAddr::from(([0, 0, 0, 0], port));
-        Self { peers: on(7400), kms: on(7443), http: on(9090) }
-    }
-}
-
-/// Where the state file is replicated.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Replication {
-    /// The bucket.
-    pub bucket: String,
-    /// Keys begin with it.
-    pub prefix: String,
-    /// The region, where the service wants one.
-    pub region: Option<String>,
-    /// The service, if it is not AWS.
-    pub endpoint: Option<String>,
-    /// How long a round's commit waits for the bucket, in milliseconds.
-    #[serde(default = "acknowledge_timeout_ms")]
-    pub acknowledge_timeout_ms: u64,
-}
-
-fn acknowledge_timeout_ms() -> u64 {
-    10_000
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct File {
-    cluster_id: String,
-    index: u32,
-    data: PathBuf,
-    key_encryption: Vec<KeySource>,
-    #[serde(default)]
-    listen: Listen,
-    replication: Option<Replication>,
-    second_home: Option<PathBuf>,
+    Variable(String),
+    /// A place that this release cannot read.
+    Unsupported(&'static str),
 }
 
 /// What is wrong with the file.
@@ -110,9 +59,9 @@ pub enum ConfigFault {
         /// Why.
         error: std::io::Error,
     },
-    /// Not the YAML that is wanted: the message names line, key and what is allowed there.
-    #[error("the configuration: {0}")]
-    Yaml(#[from] serde_yaml::Error),
+    /// What it says is not a configuration.
+    #[error(transparent)]
+    File(#[from] NodeConfigFault),
     /// A value makes no sense.
     #[error("the configuration: {at}: {what}")]
     Value {
@@ -128,9 +77,7 @@ pub enum ConfigFault {
 #[non_exhaustive]
 pub enum KeyFault {
     /// It is not there.
-    #[error(
-        "KeyEncryptionKeyMissing: key `{id}`: {place} {why}; create it with 32 random bytes, written as 64 hexadecimal digits"
-    )]
+    #[error("key `{id}`: {place} {why}; create it with 32 random bytes, written as 64 hexadecimal digits")]
     Missing {
         /// The key's name.
         id: String,
@@ -140,9 +87,7 @@ pub enum KeyFault {
         why: String,
     },
     /// It is not 32 bytes.
-    #[error(
-        "KeyEncryptionKeyMalformed: key `{id}`: {place} holds {found} bytes; 64 hexadecimal digits (or 32 raw bytes in a file) are needed"
-    )]
+    #[error("key `{id}`: {place} holds {found} bytes; 64 hexadecimal digits (or 32 raw bytes in a file) are needed")]
     Malformed {
         /// The key's name.
         id: String,
@@ -151,9 +96,29 @@ pub enum KeyFault {
         /// Its length as found.
         found: usize,
     },
+    /// This release cannot reach the place.
+    #[error("key `{id}`: this release cannot use {place}; take a Secret, a file or an environment variable")]
+    Unsupported {
+        /// The key's name.
+        id: String,
+        /// Where it is.
+        place: &'static str,
+    },
     /// The keys do not make a ring.
-    #[error("KeyEncryptionKeyMalformed: {0}")]
+    #[error(transparent)]
     Ring(#[from] WrapFault),
+}
+
+impl KeyFault {
+    /// The condition reason.
+    #[must_use]
+    pub fn reason(&self) -> keyfleet_crds::conditions::Reason {
+        use keyfleet_crds::conditions::Reason;
+        match self {
+            Self::Missing { .. } => Reason::KeyEncryptionKeyMissing,
+            _ => Reason::KeyEncryptionKeyWrong,
+        }
+    }
 }
 
 impl Config {
@@ -171,34 +136,24 @@ impl Config {
     /// # Errors
     /// What is wrong, and where.
     pub fn parse(text: &str) -> Result<Self, ConfigFault> {
-        let file: File = serde_yaml::from_str(text)?;
-        let fault = |at, what: &str| ConfigFault::Value { at, what: what.to_owned() };
-        let mut cluster = [0; 16];
-        hex::decode_to_slice(&file.cluster_id, &mut cluster)
-            .map_err(|_| fault("clusterId", "must be 32 hexadecimal digits"))?;
+        let file = NodeConfig::parse(text)?;
         let index = NodeIndex::new(file.index);
-        let index = index.ok_or_else(|| fault("index", "must be at least 1; a share at 0 would be the key itself"))?;
-        if !file.data.is_absolute() {
-            return Err(fault("data", "must be an absolute path, or a restart elsewhere would begin with nothing"));
-        }
-        if file.key_encryption.is_empty() {
-            return Err(fault("keyEncryption", "must name at least one key; nothing is stored unsealed"));
-        }
-        for source in &file.key_encryption {
-            if source.file.is_some() == source.env.is_some() {
-                let what = format!("key `{}` needs exactly one of `file` and `env`", source.id);
-                return Err(fault("keyEncryption", &what));
-            }
-        }
-        Ok(Self {
-            cluster: ClusterId(cluster),
-            index,
-            data: file.data,
-            key_encryption: file.key_encryption,
-            listen: file.listen,
-            replication: file.replication,
-            second_home: file.second_home,
-        })
+        let index = index.ok_or_else(|| ConfigFault::Value { at: "index", what: "must be at least 1".to_owned() })?;
+        let keys = [&file.key_encryption.active].into_iter().chain(&file.key_encryption.previous);
+        let key_encryption = keys.map(KeySource::of).collect::<Result<_, _>>()?;
+        Ok(Self { cluster: ClusterId(file.cluster_id.0), index, key_encryption, file })
+    }
+
+    /// The folder of the state file, the bundles and `seal/`.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.file.state_folder
+    }
+
+    /// The id of the key that new wraps are made with.
+    #[must_use]
+    pub fn active_key(&self) -> &str {
+        &self.file.key_encryption.active.id
     }
 
     /// Loads the key-encryption keys. `env` looks a variable up.
@@ -212,21 +167,38 @@ impl Config {
 }
 
 impl KeySource {
+    fn of(source: &keys::KeySource) -> Result<Self, ConfigFault> {
+        let id = source.id.clone();
+        let secret = source.secret.as_ref().map(|_| KeyPlace::File(Path::new(KEK_FOLDER).join(&id).join("key")));
+        let file = source.file.as_ref().map(|file| KeyPlace::File(file.path.clone().into()));
+        let env = source.env.as_ref().map(|variable| KeyPlace::Variable(variable.name.clone()));
+        let aws = source.aws_kms.as_ref().map(|_| KeyPlace::Unsupported("awsKms"));
+        let mut places = [secret, file, env, aws].into_iter().flatten();
+        match (places.next(), places.next()) {
+            (Some(place), None) => Ok(Self { id, place }),
+            _ => {
+                let what = format!("key `{id}` needs exactly one of `secret`, `file`, `env` and `awsKms`");
+                Err(ConfigFault::Value { at: "keyEncryption", what })
+            }
+        }
+    }
+
     fn load(&self, env: impl Fn(&str) -> Option<String>) -> Result<KeyEncryptionKey, KeyFault> {
-        let (place, found) = match (&self.file, &self.env) {
-            (Some(path), _) => {
+        let (place, found) = match &self.place {
+            KeyPlace::File(path) => {
                 (format!("file {}", path.display()), std::fs::read(path).map_err(|error| error.to_string()))
             }
-            (_, variable) => {
-                let name = variable.as_deref().unwrap_or_default();
+            KeyPlace::Variable(name) => {
                 let value = env(name).map(String::into_bytes).ok_or_else(|| "is not set".to_owned());
                 (format!("environment variable {name}"), value)
             }
+            KeyPlace::Unsupported(place) => return Err(KeyFault::Unsupported { id: self.id.clone(), place }),
         };
         let missing = |why| KeyFault::Missing { id: self.id.clone(), place: place.clone(), why };
         let bytes = Zeroizing::new(found.map_err(missing)?);
         let mut key = Zeroizing::new([0; 32]);
-        if let (Ok(raw), true) = (<[u8; 32]>::try_from(bytes.as_slice()), self.file.is_some()) {
+        let is_file = matches!(self.place, KeyPlace::File(_));
+        if let (Ok(raw), true) = (<[u8; 32]>::try_from(bytes.as_slice()), is_file) {
             *key = raw;
         } else {
             let text = bytes.trim_ascii();
@@ -245,29 +217,51 @@ mod tests {
     use super::*;
 
     const GOOD: &str = "
+format: 1
+cluster: keys
+namespace: prod
 clusterId: 000102030405060708090a0b0c0d0e0f
 index: 2
-data: /data
-keyEncryption: [{id: one, env: KEK}]
+host: keys-2.keys-nodes.prod.svc
+operator: system:serviceaccount:keyfleet-system:keyfleet-operator
+stateFolder: /var/lib/keyfleet
+roundPort: 7400
+kmsPort: 7443
+httpPort: 9090
+keyEncryption: {active: {id: one, env: {name: KEK}}}
+log: info
 ";
 
     /// seed: 003-19, 003-24, 003-26
     #[test]
-    fn a_fault_says_where_and_what_to_do() {
-        assert_eq!(Config::parse(GOOD).unwrap().listen.peers.port(), 7400);
-        let cases = [
-            (GOOD.replace("index: 2", "index: 0"), "index: must be at least 1"),
-            (GOOD.replace("index: 2", "index: two"), "index"),
-            (GOOD.replace("/data", "data"), "data: must be an absolute path"),
-            (GOOD.replace("000102", "00010"), "clusterId: must be 32 hexadecimal digits"),
-            (format!("{GOOD}retention: 2\n"), "unknown field `retention`"),
-            (GOOD.replace("env: KEK", "env: KEK, file: /x"), "key `one` needs exactly one of"),
-            (GOOD.replace("[{id: one, env: KEK}]", "[]"), "nothing is stored unsealed"),
-            (GOOD.replace("index: 2\n", ""), "missing field `index`"),
-        ];
-        for (text, says) in cases {
+    fn a_key_has_exactly_one_place() {
+        assert!(Config::parse(GOOD).is_ok());
+        for wrong in ["{id: one}", "{id: one, env: {name: KEK}, file: {path: /x}}"] {
+            let text = GOOD.replace("{id: one, env: {name: KEK}}", wrong);
             let fault = Config::parse(&text).err().map(|fault| fault.to_string()).unwrap_or_default();
-            assert!(fault.contains(says), "expected `{says}`, got `{fault}`");
+            assert!(fault.contains("key `one` needs exactly one of"), "{wrong}: {fault}");
+        }
+    }
+
+    /// What the operator renders for the samples, and where it mounts what that names.
+    #[test]
+    fn keys_of_secrets_are_looked_for_where_the_pod_mounts_them() {
+        let golden = |name: &str| {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../operator/golden").join(name);
+            serde_yaml::from_str::<serde_json::Value>(&std::fs::read_to_string(path).unwrap()).unwrap()
+        };
+        for sample in ["smallest", "full"] {
+            let map = golden(&format!("{sample}/config.yaml"));
+            let config = Config::parse(map["data"]["node.yaml"].as_str().unwrap()).expect("a node reads it");
+            let pod = golden(&format!("{sample}/pod.yaml"));
+            let mounts = pod["spec"]["containers"][0]["volumeMounts"].as_array().unwrap().clone();
+            let mounted = |folder: &Path| mounts.iter().any(|mount| mount["mountPath"].as_str() == folder.to_str());
+            assert!(mounted(config.data()), "{sample}: the state folder is no volume");
+            for source in &config.key_encryption {
+                if let KeyPlace::File(file) = &source.place {
+                    assert!(mounted(file.parent().unwrap()), "{sample}: {} is not mounted", file.display());
+                }
+            }
         }
     }
 
@@ -281,7 +275,7 @@ keyEncryption: [{id: one, env: KEK}]
         assert!(short.contains("holds 8 bytes") && !short.contains("0badc0de"), "{short}");
         assert!(config.key_ring(|_| Some(format!("{}\n", "ab".repeat(32)))).is_ok(), "a newline at the end hurts");
         let file = tempfile::NamedTempFile::new().unwrap();
-        let from_file = GOOD.replace("env: KEK", &format!("file: {}", file.path().display()));
+        let from_file = GOOD.replace("env: {name: KEK}", &format!("file: {{path: {}}}", file.path().display()));
         let config = Config::parse(&from_file).unwrap();
         assert!(matches!(config.key_ring(|_| None), Err(KeyFault::Malformed { found: 0, .. })), "an empty file");
         std::fs::write(file.path(), [7; 32]).unwrap();

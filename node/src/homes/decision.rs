@@ -13,6 +13,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use keyfleet_crds::conditions::Reason;
+
 use super::ledger::Ledger;
 use crate::seal::{Fingerprint, KeyName};
 
@@ -71,6 +73,17 @@ pub enum Finding {
     /// Both homes hold a key that is never replaced, and not the same one.
     #[error("the homes hold different keys as {0}, and no ledger says which is right; remove the wrong one by hand")]
     Conflict(KeyName),
+}
+
+impl Finding {
+    /// The condition reason.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::SealRolledBack { .. } | Self::Conflict(_) => Reason::SealRolledBack,
+            Self::SealKeysLost(_) => Reason::SealKeysLost,
+        }
+    }
 }
 
 fn list(names: &[KeyName]) -> String {

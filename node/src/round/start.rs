@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use keyfleet_crds::conditions::Reason;
+use keyfleet_crds::node::report::ProblemAbout;
 use keyfleet_threshold::identity::{IdentityKey, IdentityPublicKey};
 use keyfleet_threshold::round::{Outputs, Participant, RestoreFault, SecretName};
 use zeroize::Zeroizing;
@@ -68,6 +70,20 @@ pub enum StartFault {
     /// A first start must know that no older identity is in the Secret.
     #[error("the seal Secret cannot be read, and there is no state file yet: waiting for the API server")]
     SecretOutOfReach,
+}
+
+impl StartFault {
+    /// What it concerns, and the condition reason.
+    #[must_use]
+    pub fn concerns(&self) -> (ProblemAbout, Reason) {
+        match self {
+            Self::KeyLost(_) => (ProblemAbout::Seal, Reason::SealKeysLost),
+            Self::Homes(HomesFault::Wrap { .. }) => (ProblemAbout::KeyEncryption, Reason::KeyEncryptionKeyWrong),
+            Self::Store(StoreFault::Replica(_)) => (ProblemAbout::Replication, Reason::ReplicaUnavailable),
+            Self::Homes(HomesFault::Finding(finding)) => (ProblemAbout::Seal, finding.reason()),
+            _ => (ProblemAbout::Seal, Reason::Starting),
+        }
+    }
 }
 
 /// Starts a node.

@@ -33,6 +33,8 @@ pub enum Backing {
         database: Database,
         /// How long to wait for the bucket.
         timeout: Duration,
+        /// Whether the file was restored, and nothing was yet done about it.
+        restored: bool,
     },
     /// On its volume alone.
     Local(Local),
@@ -85,10 +87,10 @@ impl Backing {
         matches!(self, Self::Replicated { .. })
     }
 
-    /// Whether the file was restored from its replica by this start: then the node may have said more than it knows.
+    /// Whether the file was restored from its replica before this start: then the node may have said more than it knows.
     #[must_use]
     pub fn was_restored(&self) -> bool {
-        matches!(self, Self::Replicated { database, .. } if database.started().restored.is_some())
+        matches!(self, Self::Replicated { restored: true, .. })
     }
 
     /// A read transaction on the newest local state.
@@ -138,7 +140,7 @@ impl Backing {
     /// [`StoreFault::Replica`] when it did not acknowledge in time; the commit stays in the queue.
     pub async fn acknowledged(&self, commit: CommitId) -> Result<Option<Position>, StoreFault> {
         match (self, commit) {
-            (Self::Replicated { database, timeout }, CommitId(Some(commit))) => {
+            (Self::Replicated { database, timeout, .. }, CommitId(Some(commit))) => {
                 let position = database.wait_durable(commit, *timeout).await;
                 let position = position.map_err(|not| StoreFault::Replica(not.to_string()))?;
                 let noted = database.persist_position().await;

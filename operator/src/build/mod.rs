@@ -37,6 +37,8 @@ pub struct Fleet<'a> {
     pub name: &'a str,
     /// The node image in force.
     pub image: &'a str,
+    /// The subject of the operator's own tokens.
+    pub operator: &'a str,
 }
 
 /// A cluster that nothing can be built from yet.
@@ -55,7 +57,7 @@ impl<'a> Fleet<'a> {
     ///
     /// # Errors
     /// When the cluster has no id, name or namespace.
-    pub fn of(cluster: &'a KmsCluster, default_image: &'a str) -> Result<Self, NotReady> {
+    pub fn of(cluster: &'a KmsCluster, default_image: &'a str, operator: &'a str) -> Result<Self, NotReady> {
         let status = cluster.status.as_ref();
         Ok(Self {
             cluster,
@@ -68,6 +70,7 @@ impl<'a> Fleet<'a> {
                 .as_deref()
                 .or_else(|| status.and_then(|status| status.image.as_deref()))
                 .unwrap_or(default_image),
+            operator,
         })
     }
 

@@ -9,6 +9,8 @@ use serde::Serialize;
 
 use super::{Fleet, access, config, network, pod, storage};
 
+const OPERATOR: &str = "system:serviceaccount:keyfleet-system:keyfleet-operator";
+
 fn sample(text: &str) -> KmsCluster {
     let mut cluster: KmsCluster = serde_yaml::from_str(text).expect("a sample");
     cluster.metadata.namespace = Some("prod".into());
@@ -59,7 +61,7 @@ fn objects_are_as_the_golden_files_say() {
     ];
     for (folder, text) in samples {
         let cluster = sample(text);
-        let fleet = Fleet::of(&cluster, "keyfleet/node:test").expect("a cluster with an id");
+        let fleet = Fleet::of(&cluster, "keyfleet/node:test", OPERATOR).expect("a cluster with an id");
         let node = node(&cluster, 2);
         check(folder, "pod", &pod::pod(&fleet, &node));
         check(folder, "config", &config::config_map(&fleet, &node));
@@ -76,11 +78,28 @@ fn objects_are_as_the_golden_files_say() {
     }
 }
 
+/// What the operator renders is what the node parses: one type, strict on both sides.
+#[test]
+fn a_node_reads_the_configuration_that_is_rendered_for_it() {
+    for text in
+        [include_str!("../../../manifests/samples/smallest.yaml"), include_str!("../../../manifests/samples/full.yaml")]
+    {
+        let cluster = sample(text);
+        let fleet = Fleet::of(&cluster, "image", OPERATOR).unwrap();
+        let map = config::config_map(&fleet, &node(&cluster, 2));
+        let rendered = &map.data.expect("a file")[config::FILE];
+        let read = keyfleet_api::node_config::NodeConfig::parse(rendered).expect("the node reads it");
+        assert_eq!((read.index, read.operator.as_str()), (2, OPERATOR));
+        assert_eq!(read.key_encryption, cluster.spec.key_encryption, "places of keys changed on the way");
+        assert_eq!(read.replication, cluster.spec.replication, "the bucket changed on the way");
+    }
+}
+
 /// During a change of threshold neither the old nor the new epoch loses its quorum to a drain.
 #[test]
 fn the_budget_keeps_the_higher_of_the_active_and_the_next_threshold() {
     let cluster = sample(include_str!("../../../manifests/samples/smallest.yaml"));
-    let fleet = Fleet::of(&cluster, "image").unwrap();
+    let fleet = Fleet::of(&cluster, "image", OPERATOR).unwrap();
     for (thresholds, kept) in [(vec![3, 5], 5), (vec![5, 3], 5), (vec![], 3)] {
         let spec = network::disruption_budget(&fleet, thresholds).spec.unwrap();
         assert_eq!(serde_json::to_value(&spec.min_available).unwrap(), kept);
@@ -93,7 +112,7 @@ fn the_budget_keeps_the_higher_of_the_active_and_the_next_threshold() {
 #[test]
 fn every_secret_that_a_user_names_is_optional() {
     let cluster = sample(include_str!("../../../manifests/samples/full.yaml"));
-    let fleet = Fleet::of(&cluster, "image").unwrap();
+    let fleet = Fleet::of(&cluster, "image", OPERATOR).unwrap();
     let json = serde_json::to_value(pod::pod(&fleet, &node(&cluster, 1))).unwrap();
     let mut found = 0;
     fn walk(json: &serde_json::Value, found: &mut usize) {

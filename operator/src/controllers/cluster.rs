@@ -81,7 +81,9 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
             publish(&context, &read.cluster, &event).await;
         }
     }
-    if let (Ok(fleet), false) = (Fleet::of(&read.cluster, &context.options.node_image), state.cluster.deleting) {
+    if let (Ok(fleet), false) =
+        (Fleet::of(&read.cluster, &context.options.node_image, &context.options.subject), state.cluster.deleting)
+    {
         wrote |= apply_objects(&context, &fleet, &state).await?;
     }
     context.metrics.block(&namespace, &name, last_block);

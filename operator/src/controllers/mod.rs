@@ -75,6 +75,8 @@ pub struct Options {
     pub watch_namespace: Option<String>,
     /// The node image that it brings.
     pub node_image: String,
+    /// The subject of its own tokens, which nodes expect at `Round`.
+    pub subject: String,
     /// Where Secrets with chain URLs are mounted, a folder each.
     pub chains_folder: std::path::PathBuf,
 }

@@ -57,7 +57,9 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsNode>>, context: Arc<Con
     };
 
     // Validate and build.
-    let Ok(fleet) = Fleet::of(&cluster, &context.options.node_image) else { return Ok(Action::await_change()) };
+    let Ok(fleet) = Fleet::of(&cluster, &context.options.node_image, &context.options.subject) else {
+        return Ok(Action::await_change());
+    };
     let index = node.spec.index;
 
     // Apply: the account first, the Pod last.

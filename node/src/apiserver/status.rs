@@ -1,0 +1,265 @@
+//! `status.node` of the own `KmsNode`: written by server-side apply, and only when it says something new. An idle fleet
+//! costs no writes; a position in the replica alone is worth one every ten minutes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::ByteString;
+use keyfleet_crds::conditions::Reason;
+use keyfleet_crds::node::report::{
+    HeldEpoch, IdentityOffer, NodeReport, PrekeySet, Problem, ProblemAbout, ReplicationPosition, Signed,
+};
+use keyfleet_crds::values::{Digest, IdentityKey, IdentitySignature};
+use keyfleet_crds::{GROUP, KmsNodeStatus, VERSION};
+use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
+use keyfleet_threshold::identity::IdentityKey as SecretIdentity;
+use keyfleet_threshold::plan::PlanVersion;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+use tokio::sync::watch;
+
+use super::ApiServer;
+use crate::grpc;
+use crate::round::{Epochs, Published};
+use crate::store::Backing;
+
+/// Who writes `status.node`.
+const FIELD_MANAGER: &str = "keyfleet-node";
+/// A position that moved, and nothing else, is written so often.
+const LAG: Duration = Duration::from_secs(600);
+/// The pause after a write that failed; doubled up to the last.
+const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// One request takes at most so long.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// As the kind's schema limits them.
+const SETS_MAX: usize = 8;
+const EPOCHS_MAX: usize = 32;
+const MESSAGE_CHARS_MAX: usize = 1024;
+const PAYLOAD_BYTES_MAX: usize = 49_152;
+
+/// What is wrong with what the node was given. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Problems(watch::Sender<HashMap<ProblemAbout, Problem>>);
+
+impl Problems {
+    /// Notes a problem, in the place of the one about the same before.
+    pub fn set(&self, about: ProblemAbout, reason: Reason, message: String) {
+        let message = message.chars().take(MESSAGE_CHARS_MAX).collect();
+        let problem = Problem { about, reason: reason.as_str().to_owned(), message };
+        self.0.send_if_modified(|all| all.insert(about, problem.clone()) != Some(problem));
+    }
+
+    /// It is well again.
+    pub fn clear(&self, about: ProblemAbout) {
+        self.0.send_if_modified(|all| all.remove(&about).is_some());
+    }
+
+    /// It is well again, if the problem was one of these.
+    pub fn clear_reasons(&self, about: ProblemAbout, reasons: &[Reason]) {
+        let named = |problem: &Problem| reasons.iter().any(|reason| reason.as_str() == problem.reason);
+        self.0.send_if_modified(|all| all.get(&about).is_some_and(named) && all.remove(&about).is_some());
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> Vec<Problem> {
+        let mut all: Vec<_> = self.0.borrow().values().cloned().collect();
+        all.sort_by_key(|problem| format!("{:?}", problem.about));
+        all
+    }
+}
+
+/// A running node, as its status tells of it.
+#[derive(Clone)]
+pub struct Speaker {
+    /// Signs the offer and the report.
+    pub identity: Arc<SecretIdentity>,
+    /// Whose it is.
+    pub owner: (ClusterId, NodeIndex),
+    /// What it has said.
+    pub published: watch::Receiver<Arc<Published>>,
+    /// What it serves.
+    pub served: watch::Receiver<Arc<Epochs>>,
+    /// Its state file.
+    pub backing: Backing,
+}
+
+/// Writes the status.
+pub struct StatusWriter {
+    /// Where.
+    pub server: ApiServer,
+    /// The id of the key-encryption key in use.
+    pub key_encryption_id: String,
+    /// What is wrong.
+    pub problems: Problems,
+    /// The running node; `None` while something keeps it from starting.
+    pub speaker: watch::Receiver<Option<Speaker>>,
+    /// The own `KmsNode`'s status as it was seen last; `None` while it was not.
+    pub seen: watch::Receiver<Option<Arc<KmsNodeStatus>>>,
+}
+
+impl StatusWriter {
+    /// Writes whatever is new, for as long as the process lives.
+    pub async fn run(mut self) {
+        let mut problems = self.problems.0.subscribe();
+        let (mut pause, mut written) = (PAUSE, None);
+        let mut lag = tokio::time::interval(LAG);
+        let mut lagged = true;
+        loop {
+            let failed = self.write_if_new(&mut written, lagged).await.is_err();
+            lagged = false;
+            let speaker = self.speaker.borrow().clone();
+            let wait = pause;
+            pause = if failed { (pause * 2).min(PAUSE_MAX) } else { PAUSE };
+            tokio::select! {
+                () = tokio::time::sleep(wait), if failed => {}
+                _ = lag.tick() => lagged = true,
+                Ok(()) = self.speaker.changed() => {}
+                Ok(()) = self.seen.changed() => {}
+                Ok(()) = problems.changed() => {}
+                () = said(speaker) => {}
+            }
+        }
+    }
+
+    /// Writes the status once, if it says something new.
+    ///
+    /// # Errors
+    /// When the API server does not take it.
+    pub async fn write_once(&self) -> Result<(), kube::Error> {
+        self.write_if_new(&mut None, true).await
+    }
+
+    async fn write_if_new(&self, written: &mut Option<NodeReport>, lagged: bool) -> Result<(), kube::Error> {
+        let watched = self.seen.borrow().clone();
+        let seen = match watched {
+            Some(seen) => Some(seen),
+            // Not watched yet: what is there must be known, or a node that lacks its key would take its own offer back.
+            None => self.read().await?.map(Arc::new),
+        };
+        let Some(seen) = seen else { return Ok(()) };
+        let present = seen.node.clone().unwrap_or_default();
+        let now = self.report(&present);
+        let same = |before: &NodeReport| {
+            telling(before) == telling(&now) && (!lagged || before.replication == now.replication)
+        };
+        // What was seen may be older than what was written; the next change of it comes by here again.
+        if same(&present) || written.as_ref().is_some_and(|written| same(written) && *written == present) {
+            return Ok(());
+        }
+        self.apply(&now).await?;
+        *written = Some(now);
+        Ok(())
+    }
+
+    async fn read(&self) -> Result<Option<KmsNodeStatus>, kube::Error> {
+        let (nodes, name) = (self.server.nodes(), self.server.node_name());
+        let got = tokio::time::timeout(PATIENCE, nodes.get_opt(&name)).await;
+        let node = got.map_err(|_| no_answer())??;
+        Ok(node.filter(|node| self.server.is_of_this_cluster(node)).map(|node| node.status.unwrap_or_default()))
+    }
+
+    async fn apply(&self, report: &NodeReport) -> Result<(), kube::Error> {
+        let name = self.server.node_name();
+        let patch = json!({
+            "apiVersion": format!("{GROUP}/{VERSION}"),
+            "kind": "KmsNode",
+            "metadata": { "name": name },
+            "status": { "node": report },
+        });
+        let nodes = self.server.nodes();
+        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        let patch = Patch::Apply(&patch);
+        let patched = nodes.patch_status(&name, &parameters, &patch);
+        let patched = tokio::time::timeout(PATIENCE, patched).await.unwrap_or_else(|_| Err(no_answer()));
+        match patched {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                tracing::warn!(%error, "the own KmsNode's status was not written");
+                Err(error)
+            }
+        }
+    }
+
+    /// The report. What is not known before a start stays as it is in `present`.
+    fn report(&self, present: &NodeReport) -> NodeReport {
+        let mut now = NodeReport {
+            problems: self.problems.all(),
+            key_encryption_id: Some(self.key_encryption_id.clone()),
+            plan_versions: vec![PlanVersion::V1.number()],
+            version: Some(env!("CARGO_PKG_VERSION").to_owned()),
+            ..present.clone()
+        };
+        let Some(speaker) = self.speaker.borrow().clone() else { return now };
+        let (cluster, index) = speaker.owner;
+        let public = speaker.identity.public();
+        now.offer = Some(IdentityOffer {
+            key: IdentityKey(public.0),
+            proof: IdentitySignature(speaker.identity.offer(cluster, index).0),
+        });
+        let (published, served) = (speaker.published.borrow().clone(), speaker.served.borrow().clone());
+        now.active_epoch = served.newest().map(|(number, _)| number.0);
+        // Before the first commit of this process nothing is published: what was said before holds.
+        let Some(state) = &published.state else { return now };
+        let sets = published.offers.iter().rev().take(SETS_MAX).filter_map(|offer| {
+            let set = offer.verify(&public)?;
+            Some(PrekeySet {
+                number: set.number.0,
+                digest: Digest(offer.digest().0),
+                last_resort: set.last_resort,
+                signed: ByteString(offer.encode()),
+            })
+        });
+        now.prekey_sets = sets.collect();
+        now.prekey_sets.sort_by_key(|set| set.number);
+        let held = state.attempts.iter().rev().filter_map(|(number, attempt)| {
+            let (certificate, true) = (attempt.certificate()?, attempt.holds_share) else { return None };
+            Some(HeldEpoch {
+                number: number.0,
+                plan_digest: Digest(certificate.plan.0),
+                vector_digest: Digest(certificate.vector.0),
+            })
+        });
+        now.epochs = held.take(EPOCHS_MAX).collect();
+        now.epochs.sort_by_key(|epoch| epoch.number);
+        // The kind lets it rise only: a node that forgot says so elsewhere.
+        now.highest_number = present.highest_number.max(Some(state.highest.0).filter(|highest| *highest > 0));
+        if let Backing::Replicated { database, .. } = &speaker.backing {
+            let position = database.durable_position().map(|(position, _)| ReplicationPosition {
+                term: position.term.0,
+                sequence: position.seq.0,
+                hash: Digest(position.hash.0),
+            });
+            now.replication = position.or(now.replication);
+        }
+        let sequence = keyfleet_litestream::now_ms();
+        let signed = grpc::report::report(&published, &served, None, sequence, &speaker.identity);
+        let signed = signed.filter(|signed| signed.payload.len() <= PAYLOAD_BYTES_MAX).and_then(|signed| {
+            let signature = IdentitySignature(signed.signature.as_slice().try_into().ok()?);
+            Some(Signed { payload: ByteString(signed.payload), signature })
+        });
+        now.signed_report = signed.or(now.signed_report);
+        now
+    }
+}
+
+/// What is worth a write by itself.
+fn telling(report: &NodeReport) -> NodeReport {
+    NodeReport { replication: None, signed_report: None, ..report.clone() }
+}
+
+/// Ends when a running node has something new to tell.
+async fn said(speaker: Option<Speaker>) {
+    let Some(mut speaker) = speaker else { return std::future::pending().await };
+    tokio::select! {
+        Ok(()) = speaker.published.changed() => {}
+        Ok(()) = speaker.served.changed() => {}
+        else => std::future::pending().await,
+    }
+}
+
+fn no_answer() -> kube::Error {
+    kube::Error::Service("the API server does not answer".into())
+}

@@ -1,0 +1,165 @@
+//! Watches what the node reads at the API server. A watch that breaks is begun again, with everything there is.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+use keyfleet_crds::cluster::Access;
+use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, KmsNodeStatus, wire};
+use keyfleet_threshold::identifiers::NodeIndex;
+use keyfleet_threshold::identity::IdentityPublicKey;
+use kube::core::DeserializeGuard;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use super::ApiServer;
+use super::known::Known;
+use crate::runtime::Addresses;
+
+/// The `KeyEpoch`s of the cluster by number.
+#[derive(Clone, Debug, Default)]
+pub struct Listed {
+    /// Grows with every list that was read anew; zero before the first.
+    pub lists: u64,
+    /// The objects.
+    pub epochs: BTreeMap<u64, KeyEpoch>,
+}
+
+/// Where a peer is, by its index.
+pub type AddressOf = Arc<dyn Fn(NodeIndex) -> String + Send + Sync>;
+
+/// The address that a peer has in the cluster's DNS.
+#[must_use]
+pub fn address_in_dns(cluster: &str, namespace: &str) -> AddressOf {
+    let (cluster, namespace) = (cluster.to_owned(), namespace.to_owned());
+    Arc::new(move |index| {
+        format!("{}:{}", keyfleet_crds::names::node_host(&cluster, index.value(), &namespace), wire::ROUND_PORT)
+    })
+}
+
+/// Follows everything, for as long as the process lives.
+pub async fn watch_all(
+    server: ApiServer,
+    known: Known,
+    address_of: AddressOf,
+    epochs: watch::Sender<Arc<Listed>>,
+    own: watch::Sender<Option<Arc<KmsNodeStatus>>>,
+) {
+    let one = watcher::Config::default().fields(&format!("metadata.name={}", server.cluster));
+    let cluster = follow(server.clusters_guarded(), one, |all: &Objects<KmsCluster>, _| {
+        if let Some(access) = access_of(&server, all) {
+            known.set_access(access);
+        }
+    });
+    let nodes = follow(server.nodes_guarded(), watcher::Config::default(), |all: &Objects<KmsNode>, _| {
+        let ours = || all.values().filter(|node| server.is_of_this_cluster(node));
+        let (pins, addresses) = peers(ours(), &address_of);
+        // An API server that was restored without its objects takes no peer away.
+        if !pins.is_empty() {
+            known.set_peers(pins, addresses);
+        }
+        let mine = ours().find(|node| node.spec.index == server.index);
+        let mine = mine.map(|node| Arc::new(node.status.clone().unwrap_or_default()));
+        own.send_if_modified(|before| {
+            let changed = *before != mine;
+            *before = mine;
+            changed
+        });
+    });
+    let rounds = follow(server.epochs_guarded(), watcher::Config::default(), |all: &Objects<KeyEpoch>, lists| {
+        let ours = all.values().filter(|epoch| server.is_epoch_of_this_cluster(epoch));
+        let listed = Listed { lists, epochs: ours.map(|epoch| (epoch.spec.number, epoch.clone())).collect() };
+        epochs.send_replace(Arc::new(listed));
+    });
+    tokio::join!(cluster, nodes, rounds);
+}
+
+impl ApiServer {
+    fn clusters_guarded(&self) -> Api<DeserializeGuard<KmsCluster>> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    fn nodes_guarded(&self) -> Api<DeserializeGuard<KmsNode>> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    fn epochs_guarded(&self) -> Api<DeserializeGuard<KeyEpoch>> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+}
+
+/// Objects by name.
+type Objects<K> = BTreeMap<String, K>;
+
+/// Keeps all objects of an API, and calls `changed` with them and the number of lists that were read, once each list is
+/// complete and on every change after it.
+async fn follow<K>(api: Api<DeserializeGuard<K>>, config: watcher::Config, mut changed: impl FnMut(&Objects<K>, u64))
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let kind = K::kind(&());
+    let mut stream = watcher(api, config).default_backoff().boxed();
+    let (mut all, mut coming, mut lists) = (Objects::new(), Objects::new(), 0);
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(Event::Init) => coming = Objects::new(),
+            Ok(Event::InitApply(object)) => {
+                put(&mut coming, object);
+            }
+            Ok(Event::InitDone) => {
+                all = std::mem::take(&mut coming);
+                lists += 1;
+                changed(&all, lists);
+            }
+            Ok(Event::Apply(object)) => {
+                if put(&mut all, object) {
+                    changed(&all, lists);
+                }
+            }
+            Ok(Event::Delete(object)) => {
+                all.remove(&object.name_any());
+                changed(&all, lists);
+            }
+            Err(error) => tracing::warn!(%kind, %error, "the watch broke; what is known stays"),
+        }
+    }
+}
+
+/// An object that is not what this release understands is left out, and leaves what was known of it.
+fn put<K: Resource<DynamicType = ()>>(all: &mut Objects<K>, object: DeserializeGuard<K>) -> bool {
+    match object.0 {
+        Ok(object) => {
+            all.insert(object.name_any(), object);
+            true
+        }
+        Err(fault) => {
+            let name = fault.metadata.name.unwrap_or_default();
+            tracing::warn!(kind = %K::kind(&()), name, error = fault.error, "an object is not understood by this release");
+            false
+        }
+    }
+}
+
+/// The rules of this cluster, and of no other that took its name.
+fn access_of(server: &ApiServer, all: &Objects<KmsCluster>) -> Option<Access> {
+    let cluster = all.get(&server.cluster)?;
+    let id = cluster.status.as_ref().and_then(|status| status.cluster_id);
+    (id == Some(server.id)).then(|| cluster.spec.access.clone())
+}
+
+fn peers<'a>(
+    nodes: impl Iterator<Item = &'a KmsNode>,
+    address_of: &AddressOf,
+) -> (BTreeMap<NodeIndex, IdentityPublicKey>, Addresses) {
+    let pinned = nodes.filter_map(|node| {
+        let pin = IdentityPublicKey(node.spec.identity_key?.0);
+        Some((NodeIndex::new(node.spec.index)?, pin))
+    });
+    let pins: BTreeMap<_, _> = pinned.collect();
+    let addresses = pins.keys().map(|index| (*index, address_of(*index))).collect();
+    (pins, addresses)
+}

@@ -1,0 +1,246 @@
+//! A node's process: waits for what it lacks, says so, and runs once all is there.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyfleet_api::tls::Pins;
+use keyfleet_crds::cluster::access::KUBERNETES_ISSUER;
+use keyfleet_crds::node::report::ProblemAbout;
+use kube::Client;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::apiserver::ApiServer;
+use crate::apiserver::issuers::Issuers;
+use crate::apiserver::known::Known;
+use crate::apiserver::rounds::Rounds;
+use crate::apiserver::seal::SealSecret;
+use crate::apiserver::status::{Problems, Speaker, StatusWriter};
+use crate::apiserver::watching::{AddressOf, Listed, address_in_dns, watch_all};
+use crate::claim::NameClaim;
+use crate::config::Config;
+use crate::homes::Home;
+use crate::homes::decision::HomeKind;
+use crate::homes::secret::SecretHome;
+use crate::homes::volume::VolumeHome;
+use crate::http::{self, Pages, Running};
+use crate::round::{StartFault, Started, start};
+use crate::runtime::{Addresses, Node, Options};
+use crate::serving::{Service, Tokens};
+use crate::startup::{AssembleFault, RESTORED, assemble, location};
+
+/// What is missing may come: a Secret that is created later, a bucket that answers again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What a process is given beside its configuration.
+pub struct Surroundings {
+    /// The API server; `None` with a second home, for development outside Kubernetes.
+    pub client: Option<Client>,
+    /// Where peers are.
+    pub address_of: AddressOf,
+    /// The port of peers and operator.
+    pub peers: TcpListener,
+    /// The port of callers.
+    pub kms: TcpListener,
+    /// The port of the pages.
+    pub http: TcpListener,
+}
+
+/// Why a process ends without being told to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProcessFault {
+    /// A listener, or a second home.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// A second home.
+    #[error(transparent)]
+    Home(#[from] crate::homes::HomeFault),
+    /// The node's own state or identity.
+    #[error(transparent)]
+    Run(#[from] crate::runtime::RunFault),
+    /// The state file.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreFault),
+    /// Neither the API server nor a folder in its place.
+    #[error("there is no API server here, and secondHome is not set")]
+    Nowhere,
+}
+
+impl Surroundings {
+    /// The pod's: its API server, the ports of the configuration, peers by their host names.
+    ///
+    /// # Errors
+    /// When a port is taken.
+    pub async fn of_pod(config: &Config) -> Result<Self, ProcessFault> {
+        let client = match Client::try_default().await {
+            Ok(client) => Some(client),
+            Err(error) if config.file.second_home.is_some() => {
+                tracing::warn!(%error, "without an API server: for development only");
+                None
+            }
+            Err(error) => return Err(std::io::Error::other(error).into()),
+        };
+        let file = &config.file;
+        Ok(Self {
+            client,
+            address_of: address_in_dns(&file.cluster, &file.namespace),
+            peers: bind(file.round_port).await?,
+            kms: bind(file.kms_port).await?,
+            http: bind(file.http_port).await?,
+        })
+    }
+}
+
+/// On all addresses of both families, or of IPv4 where there is no IPv6.
+async fn bind(port: u16) -> std::io::Result<TcpListener> {
+    match TcpListener::bind(("::", port)).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => TcpListener::bind(("0.0.0.0", port)).await,
+    }
+}
+
+/// Runs a node until `stop` resolves.
+///
+/// # Errors
+/// What no waiting would heal.
+pub async fn run(
+    config: Config,
+    surroundings: Surroundings,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ProcessFault> {
+    let (trouble, running) = (watch::Sender::new(None), watch::Sender::new(None));
+    let pages = Pages { trouble: trouble.subscribe(), node: running.subscribe() };
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        if let Err(error) = http::run(surroundings.http, pages).await {
+            tracing::error!(%error, "the pages ended");
+        }
+    });
+    let server = surroundings.client.as_ref().map(|client| ApiServer::new(client.clone(), &config.file));
+    let (speaker, seen) = (watch::Sender::new(None), watch::Sender::new(None));
+    let problems = Problems::default();
+    if let Some(server) = &server {
+        let writer = StatusWriter {
+            server: server.clone(),
+            key_encryption_id: config.active_key().to_owned(),
+            problems: problems.clone(),
+            speaker: speaker.subscribe(),
+            seen: seen.subscribe(),
+        };
+        tasks.spawn(writer.run());
+    }
+    tokio::pin!(stop);
+    let started = loop {
+        match try_start(&config, server.as_ref(), &problems).await {
+            Ok(started) => break started,
+            Err(fault) => {
+                tracing::error!(fault, "not started");
+                trouble.send_replace(Some(fault));
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(RETRY) => {}
+            () = &mut stop => return Ok(()),
+        }
+    };
+    trouble.send_replace(None);
+    let (store, node_key) = (started.memory.store().clone(), started.memory.node_key().clone());
+    let known = Known::recall(&store, &node_key)?;
+    let owner = (config.cluster, config.index);
+    let identity = started.memory.identity_key();
+    let restored = started.restored.then(|| config.data().join(RESTORED));
+    let mut options = Options {
+        peers: surroundings.peers,
+        kms: None,
+        pins: Pins::default(),
+        addresses: watch::Sender::new(Addresses::new()).subscribe(),
+        operator: None,
+    };
+    if let Some(client) = surroundings.client {
+        let access = known.access();
+        let mut issuers = vec![KUBERNETES_ISSUER.to_owned()];
+        issuers.extend(access.borrow().issuers.iter().map(|issuer| issuer.name.clone()));
+        let source = Arc::new(Issuers::new(client, access.clone()));
+        let tokens = Arc::new(Tokens::new(owner, &issuers, source, store.clone(), node_key.clone())?);
+        let service = Service::new(owner, access, started.memory.served(), tokens.clone(), store.clone());
+        options.kms = Some((surroundings.kms, Arc::new(service)));
+        options.operator = Some((tokens, config.file.operator.clone()));
+        options.pins = known.pins();
+        options.addresses = known.addresses();
+    }
+    let node = Node::run(started, options)?;
+    let name = hex::encode(node.identity().0);
+    tracing::info!(identity = name, "running; the operator pins this identity");
+    running.send_replace(Some(Running { identity: name, published: node.published(), served: node.served() }));
+    if let (Some(server), Some(identity)) = (server, identity) {
+        speaker.send_replace(Some(Speaker {
+            identity: Arc::new(identity),
+            owner,
+            published: node.published(),
+            served: node.served(),
+            backing: store.backing().clone(),
+        }));
+        let claim = match &config.file.replication {
+            None => None,
+            Some(replication) => {
+                let (file, bucket) = (&config.file, location(replication, ""));
+                Some(NameClaim::new(bucket, &file.namespace, &file.cluster, file.cluster_id).await)
+            }
+        };
+        let listed = watch::Sender::new(Arc::new(Listed::default()));
+        let rounds = Rounds { facts: node.facts(), published: node.published(), claim, restored, problems };
+        tasks.spawn(rounds.feed(listed.subscribe()));
+        tasks.spawn(known.clone().remember(store, node_key));
+        tasks.spawn(watch_all(server, known, surroundings.address_of, listed, seen));
+    }
+    stop.await;
+    tasks.shutdown().await;
+    node.stop().await;
+    Ok(())
+}
+
+/// One try. What is wrong is noted, in words that a person can act on.
+async fn try_start(config: &Config, server: Option<&ApiServer>, problems: &Problems) -> Result<Started, String> {
+    let secret = home(config, server).map_err(|fault| fault.to_string())?;
+    let parts = match assemble(config, secret).await {
+        Ok(parts) => parts,
+        Err(fault) => {
+            let (about, reason) = fault.concerns();
+            let text = fault.to_string();
+            problems.set(about, reason, text.clone());
+            // A fault of one thing says nothing of the others, but that the key was read before the bucket was asked.
+            if !matches!(fault, AssembleFault::Key(_)) {
+                problems.clear(ProblemAbout::KeyEncryption);
+            }
+            return Err(format!("{}: {text}", reason.as_str()));
+        }
+    };
+    problems.clear(ProblemAbout::KeyEncryption);
+    problems.clear(ProblemAbout::Replication);
+    match start(parts).await {
+        Ok(started) => {
+            problems.clear(ProblemAbout::Seal);
+            for finding in &started.findings {
+                problems.set(ProblemAbout::Seal, finding.reason(), finding.to_string());
+            }
+            Ok(started)
+        }
+        Err(fault) => {
+            let (about, reason) = StartFault::concerns(&fault);
+            problems.set(about, reason, fault.to_string());
+            Err(format!("{}: {fault}", reason.as_str()))
+        }
+    }
+}
+
+/// The home beside the volume: the Secret, or the folder in its place.
+pub(crate) fn home(config: &Config, server: Option<&ApiServer>) -> Result<Arc<dyn Home>, ProcessFault> {
+    match (&config.file.second_home, server) {
+        (Some(folder), _) => Ok(Arc::new(VolumeHome::open_as(HomeKind::Secret, folder.clone())?)),
+        (None, Some(server)) => Ok(Arc::new(SecretHome::new(SealSecret::new(server)))),
+        (None, None) => Err(ProcessFault::Nowhere),
+    }
+}

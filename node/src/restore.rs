@@ -1,0 +1,96 @@
+//! Before the node's first start on an empty volume: its state file comes back from the replica, or nothing does.
+//!
+//! Fails closed: where either home names a floor there must be a replica at or above it, and without an answer of the
+//! bucket or of the API server nobody knows whether there is one.
+
+use kube::Client;
+
+use crate::apiserver::ApiServer;
+use crate::config::Config;
+use crate::homes::HomeFault;
+use crate::homes::volume::VolumeHome;
+use crate::process::{ProcessFault, home};
+use crate::startup::{AssembleFault, RESTORED, STATE, options};
+use keyfleet_litestream::bucket::Bucket;
+use keyfleet_litestream::restore::{Options, RestoreError, restore};
+
+/// Why nothing was restored that should have been.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreFault {
+    /// A home does not say whether there is a floor.
+    #[error("whether a replica must exist is not known, so nothing is begun: {0}")]
+    Home(#[from] HomeFault),
+    /// No home to ask.
+    #[error(transparent)]
+    Process(#[from] ProcessFault),
+    /// The configuration does not name a replica.
+    #[error(transparent)]
+    Assemble(#[from] AssembleFault),
+    /// The replica.
+    #[error("the volume is empty, and the state file was not restored: {0}")]
+    Restore(#[from] RestoreError),
+    /// The volume.
+    #[error("the volume: {0}")]
+    Io(#[from] std::io::Error),
+    /// The API server's address.
+    #[error("the API server: {0}")]
+    Api(#[from] kube::Error),
+}
+
+/// Restores, if there is something to restore.
+///
+/// # Errors
+/// When there should have been and it was not.
+pub async fn run(config: &Config) -> Result<(), RestoreFault> {
+    let client = if config.file.second_home.is_none() { Some(Client::try_default().await?) } else { None };
+    run_with(config, client).await
+}
+
+/// As [`run`], with this API server.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(config: &Config, client: Option<Client>) -> Result<(), RestoreFault> {
+    let state = config.data().join(STATE);
+    let Some(replication) = &config.file.replication else {
+        tracing::info!("nothing is replicated, so nothing is restored");
+        return Ok(());
+    };
+    if state.exists() {
+        tracing::info!("the state file is there");
+        return Ok(());
+    }
+    let ring = match config.key_ring(|name| std::env::var(name).ok()) {
+        Ok(ring) => ring,
+        Err(fault) => {
+            // The node itself says what is missing, and restores once it has come.
+            tracing::warn!(%fault, "not restored here");
+            return Ok(());
+        }
+    };
+    let server = client.map(|client| ApiServer::new(client, &config.file));
+    let secret = home(config, server.as_ref())?;
+    let volume = VolumeHome::open(config.data().join("seal"))?;
+    let floors = [crate::startup::floor(&volume).await?, crate::startup::floor(&*secret).await?];
+    let floor = floors.into_iter().flatten().max_by_key(|position| position.seq);
+    let names = options(config, replication, &ring)?;
+    let bucket = Bucket::connect(names.location.clone(), names.patience).await;
+    let how = Options { floor, ..Options::default() };
+    // Before the file: a file without the mark would be taken for one that the node wrote itself.
+    let mark = config.data().join(RESTORED);
+    std::fs::write(&mark, [])?;
+    std::fs::File::open(config.data())?.sync_all()?;
+    match restore(&bucket, &names.replica, &names.keys, &state, &how).await {
+        Ok(restored) => {
+            tracing::info!(position = %restored.position, objects = restored.objects, "the state file was restored");
+            Ok(())
+        }
+        Err(RestoreError::NoReplica) if floor.is_none() => {
+            std::fs::remove_file(&mark)?;
+            tracing::info!("there is no replica and none has ever been: a new node");
+            Ok(())
+        }
+        Err(fault) => Err(fault.into()),
+    }
+}
