@@ -1,17 +1,25 @@
 //! What the controllers need of the nodes: everything they said to this process.
 //!
-//! The nodes' streams (`Round.Follow` over TLS by pin and token) are followed behind this trait; controllers never wait for
-//! a node. [`transcripts`] keeps the streams' content: messages in, the core's decisions out.
+//! Controllers never wait for a node. Streams are followed behind the trait [`Nodes`], and what comes in wakes them.
+//!
+//! - [`followers`]: one task per node that keeps its stream (`Round.Follow`) open
+//! - [`token`]: the operator's tokens, by which nodes know it
+//! - [`transcripts`]: the streams' content: messages in, the core's decisions out; pure
 
+pub mod followers;
+pub mod token;
 pub mod transcripts;
 
 use std::collections::BTreeMap;
 
-use keyfleet_crds::values::{ClusterId, IdentityKey};
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
+use keyfleet_crds::values::{ClusterId, IdentityKey, PublicKey};
 
 use crate::decide::state::Heard;
 
-pub use transcripts::Transcripts;
+pub use followers::Followers;
+pub use transcripts::{Transcripts, Watched};
 
 /// A node to be followed.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,12 +36,18 @@ pub trait Nodes: Send + Sync {
     /// Follows exactly these nodes of a cluster from now on. Returns at once.
     fn follow(&self, cluster: ClusterId, targets: BTreeMap<u32, Target>);
 
-    /// What they have said until now, with the core's decisions on `rounds` as their records stand.
-    async fn heard(&self, cluster: ClusterId, rounds: Vec<transcripts::Watched>) -> Heard;
+    /// Forgets a cluster that is no more.
+    fn forget(&self, cluster: ClusterId);
+
+    /// What they have said until now, with the core's decisions on `rounds` as their records stand. Certificates count that
+    /// verify under `key`; under any key while none is known.
+    async fn heard(&self, cluster: ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> Heard;
+
+    /// The clusters of which something new was heard. One reader.
+    fn news(&self) -> BoxStream<'static, ClusterId>;
 }
 
-/// Follows nobody: for an operator that only keeps objects, while the nodes' streams are not to be had. No round is ever
-/// started by it, since nobody is connected.
+/// Follows nobody: for tests of what an operator does while no node has spoken.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Nobody;
 
@@ -41,7 +55,13 @@ pub struct Nobody;
 impl Nodes for Nobody {
     fn follow(&self, _: ClusterId, _: BTreeMap<u32, Target>) {}
 
-    async fn heard(&self, _: ClusterId, _: Vec<transcripts::Watched>) -> Heard {
+    fn forget(&self, _: ClusterId) {}
+
+    async fn heard(&self, _: ClusterId, _: Option<PublicKey>, _: Vec<Watched>) -> Heard {
         Heard::default()
+    }
+
+    fn news(&self) -> BoxStream<'static, ClusterId> {
+        stream::pending().boxed()
     }
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use clap::Parser;
 use keyfleet_operator::controllers::{self, Context, Options};
-use keyfleet_operator::heard::Nobody;
+use keyfleet_operator::heard::Followers;
+use keyfleet_operator::heard::token::OwnAccount;
 use keyfleet_operator::leader::Candidate;
 use keyfleet_operator::metrics::Metrics;
 
@@ -24,6 +25,9 @@ struct Arguments {
     /// The pod's name, by which the lease's holder is known.
     #[arg(long, env = "POD_NAME", default_value = "keyfleet-operator")]
     pod: String,
+    /// The operator's own ServiceAccount: nodes know it by tokens of this account.
+    #[arg(long, env = "SERVICE_ACCOUNT", default_value = "keyfleet-operator")]
+    service_account: String,
     /// The only namespace to watch. Default: all.
     #[arg(long, env = "WATCH_NAMESPACE")]
     watch_namespace: Option<String>,
@@ -76,7 +80,9 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
         subject: format!("system:serviceaccount:{}:{}", arguments.namespace, arguments.service_account),
         chains_folder: arguments.chains,
     };
-    let context = Context::new(client.clone(), options, Arc::new(Nobody), metrics.clone());
+    let tokens = OwnAccount::new(client.clone(), &arguments.namespace, &arguments.service_account);
+    let nodes = Arc::new(Followers::new(Arc::new(tokens)));
+    let context = Context::new(client.clone(), options, nodes, metrics.clone());
     if arguments.no_leader_election {
         metrics.set_leading(true);
         controllers::run(context).await;

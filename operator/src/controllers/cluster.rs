@@ -26,7 +26,7 @@ use crate::heard::Target;
 use crate::heard::transcripts::Watched;
 use crate::round;
 
-/// How soon a round under way is looked at again: nodes' messages wake nobody.
+/// How soon a round under way is looked at again, though no node speaks: deadlines pass.
 const BUSY: Duration = Duration::from_millis(500);
 /// How soon a cluster at rest is looked at again, at the latest.
 const IDLE: Duration = Duration::from_secs(60);
@@ -45,7 +45,11 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
     let timer = context.metrics.reconcile("KmsCluster");
 
     // Dereference.
-    let Some(read) = dereference(&context, &namespace, &name).await? else { return Ok(Action::await_change()) };
+    let Some(read) = dereference(&context, &namespace, &name).await? else {
+        let memory = context.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        memory.and_then(|memory| memory.id).into_iter().for_each(|id| context.nodes.forget(id));
+        return Ok(Action::await_change());
+    };
     let mut memory = remembered(&context, &key);
     let now = jiff::Timestamp::now();
     let (block, last_block) = newest_block(&context, &read.cluster, &mut memory, now).await;
@@ -53,7 +57,8 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
     let heard = match id {
         Some(id) => {
             context.nodes.follow(id, targets(&read, &name, &namespace));
-            context.nodes.heard(id, watched(&read, last_block, now)).await
+            let key = read.cluster.status.as_ref().and_then(|status| status.public_key);
+            context.nodes.heard(id, key, watched(&read, last_block, now)).await
         }
         None => Heard::default(),
     };
@@ -61,6 +66,7 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
     // Validate and decide.
     let state = observe(&read, heard, block, last_block, memory.starved_since, now);
     let decisions = decide::decide(&state);
+    memory.id = id;
     memory.starved_since = decisions.starved.then(|| memory.starved_since.unwrap_or(last_block));
     context.memory.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), memory);
     if let Some(waiting) = &decisions.waiting {

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use keyfleet_crds::values::ClusterId;
 use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, labels, names};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::{Action, Config};
@@ -97,6 +98,7 @@ pub struct Context {
 pub(crate) struct Memory {
     pub(crate) tracker: Option<Tracker>,
     pub(crate) starved_since: Option<u64>,
+    pub(crate) id: Option<ClusterId>,
 }
 
 impl Context {
@@ -118,6 +120,14 @@ impl Context {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
         }
+    }
+
+    /// The cluster that an id was last seen on.
+    fn cluster_of(&self, id: ClusterId) -> Option<ObjectRef<DeserializeGuard<KmsCluster>>> {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let (key, _) = memory.iter().find(|(_, memory)| memory.id == Some(id))?;
+        let (namespace, name) = key.strip_prefix("KmsCluster/")?.split_once('/')?;
+        Some(ObjectRef::new(name).within(namespace))
     }
 
     fn succeeded(&self, key: &str) {
@@ -144,6 +154,10 @@ pub async fn run(context: Arc<Context>) {
         .watches(context.api::<DeserializeGuard<KeyEpoch>>(), of(), |epoch| by_label(&epoch))
         .watches(context.api::<ConfigMap>(), ours(), |map| by_label(&map))
         .watches(context.api::<Pod>(), ours(), |pod| by_label(&pod))
+        .reconcile_on(context.nodes.news().filter_map({
+            let context = context.clone();
+            move |id| std::future::ready(context.cluster_of(id))
+        }))
         .shutdown_on_signal()
         .run(cluster::reconcile, on_error, context.clone())
         .for_each(async |result| log("KmsCluster", result));

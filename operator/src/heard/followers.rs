@@ -1,0 +1,360 @@
+//! One task per node: keeps its stream open, checks what comes, and fetches what is wanted from whoever has it.
+//!
+//! ```text
+//!  node ──Follow──▶ task ──signature under the pin──▶ Transcripts ──▶ news ──▶ a reconcile
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
+use keyfleet_api::limits::FETCH_DIGESTS_MAX;
+use keyfleet_api::tls::Connector;
+use keyfleet_api::v1::round_client::RoundClient;
+use keyfleet_api::{channel, messages, report, v1};
+use keyfleet_crds::values::{ClusterId, PublicKey};
+use keyfleet_threshold::curve::{G1, G2};
+use keyfleet_threshold::identifiers::{self, Digest, EpochNumber};
+use keyfleet_threshold::identity::IdentityPublicKey;
+use keyfleet_threshold::plan::Plan;
+use keyfleet_threshold::polynomial::VerificationVector;
+use keyfleet_threshold::purpose::Certificate;
+use keyfleet_threshold::round::Blob;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tonic::transport::Channel;
+
+use super::token::{Token, Tokens, audience};
+use super::transcripts::{Certified, Transcripts, Watched};
+use super::{Nodes, Target};
+use crate::decide::state::Heard;
+
+/// The pause before a node is called again; doubled up to the last after every failure.
+const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// What is still wanted is asked for again so often.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// Messages that come together make one reconcile.
+const GATHER: Duration = Duration::from_millis(20);
+/// One fetch takes at most so long.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Follows nodes over TLS by pin and token.
+pub struct Followers {
+    tokens: Arc<dyn Tokens>,
+    fleets: Mutex<HashMap<ClusterId, Fleet>>,
+    news: Arc<News>,
+}
+
+struct Fleet {
+    transcripts: Arc<Mutex<Transcripts>>,
+    tasks: BTreeMap<u32, (Target, Task)>,
+    wanted: watch::Sender<BTreeSet<Digest>>,
+}
+
+/// Ends its task when dropped.
+struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Of which clusters something was heard since the reader last asked.
+#[derive(Default)]
+struct News {
+    clusters: Mutex<BTreeSet<[u8; 16]>>,
+    some: Notify,
+}
+
+impl News {
+    fn of(&self, cluster: ClusterId) {
+        locked(&self.clusters).insert(cluster.0);
+        self.some.notify_one();
+    }
+
+    async fn next(&self) -> BTreeSet<[u8; 16]> {
+        self.some.notified().await;
+        tokio::time::sleep(GATHER).await;
+        std::mem::take(&mut locked(&self.clusters))
+    }
+}
+
+impl Followers {
+    /// Follows with these tokens.
+    #[must_use]
+    pub fn new(tokens: Arc<dyn Tokens>) -> Self {
+        Self { tokens, fleets: Mutex::default(), news: Arc::default() }
+    }
+}
+
+#[async_trait::async_trait]
+impl Nodes for Followers {
+    fn follow(&self, cluster: ClusterId, targets: BTreeMap<u32, Target>) {
+        let mut fleets = locked(&self.fleets);
+        let fleet = fleets.entry(cluster).or_insert_with(|| Fleet {
+            transcripts: Arc::default(),
+            tasks: BTreeMap::new(),
+            wanted: watch::Sender::default(),
+        });
+        let transcripts = fleet.transcripts.clone();
+        fleet.tasks.retain(|index, (target, _)| {
+            let stays = targets.get(index) == Some(target);
+            let same_node = targets.get(index).is_some_and(|new| new.identity == target.identity);
+            if !stays {
+                locked(&transcripts).disconnect(*index);
+            }
+            if !same_node {
+                locked(&transcripts).forget(*index);
+            }
+            stays
+        });
+        for (index, target) in targets {
+            if fleet.tasks.contains_key(&index) {
+                continue;
+            }
+            let follower = Follower {
+                cluster,
+                index,
+                target: target.clone(),
+                pin: IdentityPublicKey(target.identity.0),
+                tokens: self.tokens.clone(),
+                transcripts: fleet.transcripts.clone(),
+                wanted: fleet.wanted.subscribe(),
+                news: self.news.clone(),
+                token: None,
+                position: 0,
+                lineage: Vec::new(),
+            };
+            fleet.tasks.insert(index, (target, Task(tokio::spawn(follower.run()))));
+        }
+    }
+
+    fn forget(&self, cluster: ClusterId) {
+        locked(&self.fleets).remove(&cluster);
+    }
+
+    async fn heard(&self, cluster: ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> Heard {
+        let Some(transcripts) = locked(&self.fleets).get(&cluster).map(|fleet| fleet.transcripts.clone()) else {
+            return Heard::default();
+        };
+        // Judging a round of a hundred nodes takes a while.
+        let looked = tokio::task::spawn_blocking(move || {
+            let mut transcripts = locked(&transcripts);
+            (transcripts.heard(key, &rounds), transcripts.wanted(&rounds))
+        });
+        let Ok((heard, wanted)) = looked.await else { return Heard::default() };
+        if let Some(fleet) = locked(&self.fleets).get(&cluster) {
+            fleet.wanted.send_if_modified(|before| {
+                let changed = *before != wanted;
+                *before = wanted;
+                changed
+            });
+        }
+        heard
+    }
+
+    fn news(&self) -> BoxStream<'static, ClusterId> {
+        let news = self.news.clone();
+        stream::unfold(news, async |news| Some((stream::iter(news.next().await), news)))
+            .flatten()
+            .map(ClusterId)
+            .boxed()
+    }
+}
+
+fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads one node.
+struct Follower {
+    cluster: ClusterId,
+    index: u32,
+    target: Target,
+    pin: IdentityPublicKey,
+    tokens: Arc<dyn Tokens>,
+    transcripts: Arc<Mutex<Transcripts>>,
+    wanted: watch::Receiver<BTreeSet<Digest>>,
+    news: Arc<News>,
+    token: Option<Token>,
+    /// The last row that was read, and of which outbox.
+    position: u64,
+    lineage: Vec<u8>,
+}
+
+impl Follower {
+    async fn run(mut self) {
+        let mut pause = PAUSE;
+        loop {
+            let opened = Instant::now();
+            if let Err(reason) = self.once().await {
+                tracing::debug!(cluster = %self.cluster, node = self.index, reason, "the stream ended");
+            }
+            locked(&self.transcripts).disconnect(self.index);
+            self.news.of(self.cluster);
+            pause = if opened.elapsed() > PAUSE_MAX { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Follows until the stream ends, which it never does by itself.
+    async fn once(&mut self) -> Result<(), String> {
+        let connector = Connector::new(None, self.pin).map_err(|fault| fault.to_string())?;
+        let channel = channel::connect(self.target.address.clone(), connector).await;
+        let channel = channel.map_err(|error| format!("{}: {error:?}", self.target.address))?;
+        let request = v1::FollowRequest {
+            cluster_id: self.cluster.0.to_vec(),
+            after_position: self.position,
+            lineage: self.lineage.clone(),
+            challenge: Vec::new(),
+        };
+        let request = self.authorized(request).await?;
+        let mut stream = match RoundClient::new(channel.clone()).follow(request).await {
+            Ok(stream) => stream.into_inner(),
+            Err(status) => {
+                match status.code() {
+                    // Another outbox, or one that went back: what it says is read from its beginning.
+                    tonic::Code::FailedPrecondition | tonic::Code::OutOfRange => {
+                        (self.position, self.lineage) = (0, Vec::new());
+                    }
+                    tonic::Code::Unauthenticated => self.token = None,
+                    _ => {}
+                }
+                return Err(status.to_string());
+            }
+        };
+        let mut wanted = self.wanted.clone();
+        wanted.mark_changed();
+        let mut again = tokio::time::interval(ASK_AGAIN);
+        again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                item = stream.message() => {
+                    let item = item.map_err(|status| status.to_string())?.ok_or("it closed the stream")?;
+                    if self.take(item)? {
+                        self.news.of(self.cluster);
+                    }
+                }
+                changed = wanted.changed() => {
+                    changed.map_err(|_| "the cluster is forgotten")?;
+                    let now = wanted.borrow_and_update().clone();
+                    self.fetch(&channel, now).await?;
+                }
+                _ = again.tick() => {
+                    let still = wanted.borrow().clone();
+                    self.fetch(&channel, still).await?;
+                }
+            }
+        }
+    }
+
+    async fn authorized<T>(&mut self, message: T) -> Result<tonic::Request<T>, String> {
+        let token = match self.token.take().filter(|token| Instant::now() < token.renew_at) {
+            Some(token) => token,
+            None => self.tokens.token(&audience(self.cluster, self.index)).await?,
+        };
+        let mut request = tonic::Request::new(message);
+        let bearer = format!("Bearer {}", token.secret).parse().map_err(|_| "the token is no header value")?;
+        request.metadata_mut().insert("authorization", bearer);
+        self.token = Some(token);
+        Ok(request)
+    }
+
+    /// Takes up what a node says. Whether it is news; an error where the node does not say what is its own.
+    fn take(&mut self, item: v1::FollowItem) -> Result<bool, String> {
+        match item.item {
+            None => Ok(false),
+            Some(v1::follow_item::Item::CaughtUp(_)) => {
+                locked(&self.transcripts).caught_up(self.index);
+                Ok(true)
+            }
+            Some(v1::follow_item::Item::Report(signed)) => {
+                let report = report::verified(&signed, &self.pin).ok_or("the report is not signed by the node")?;
+                if report.cluster_id != self.cluster.0 || report.node_index != self.index {
+                    return Err("the report is another node's".into());
+                }
+                let certificate = report.newest_certificate.as_ref();
+                let certified = certificate.and_then(|certificate| verified(self.cluster, certificate));
+                self.lineage = report.lineage;
+                Ok(locked(&self.transcripts).report(self.index, report.highest_number, certified))
+            }
+            Some(v1::follow_item::Item::Row(row)) => {
+                self.position = row.position;
+                let blob = match row.said {
+                    None => None,
+                    Some(v1::outbox_row::Said::Message(message)) => messages::read_message(&message),
+                    Some(v1::outbox_row::Said::PrekeySet(set)) => messages::read_prekey_set(&set),
+                };
+                Ok(match blob {
+                    Some(Blob::Message(message)) => {
+                        let own = message.sender.value() == self.index && message.is_signed_by(&self.pin);
+                        own && locked(&self.transcripts).say(self.index, row.number, message)
+                    }
+                    Some(Blob::Prekeys(set)) => {
+                        let checked = set.verify(&self.pin).filter(|set| set.node.value() == self.index);
+                        if let Some(number) = checked.map(|set| set.number.0) {
+                            locked(&self.transcripts).offer(self.index, number, set);
+                        }
+                        false
+                    }
+                    _ => false,
+                })
+            }
+        }
+    }
+
+    async fn fetch(&mut self, channel: &Channel, wanted: BTreeSet<Digest>) -> Result<(), String> {
+        let wanted: Vec<Digest> = wanted.into_iter().collect();
+        for wanted in wanted.chunks(FETCH_DIGESTS_MAX) {
+            let request = v1::FetchRequest {
+                cluster_id: self.cluster.0.to_vec(),
+                digests: wanted.iter().map(|digest| digest.0.to_vec()).collect(),
+            };
+            let mut request = self.authorized(request).await?;
+            request.set_timeout(FETCH_TIMEOUT);
+            let stream = RoundClient::new(channel.clone()).fetch(request).await;
+            let mut stream = stream.map_err(|status| status.to_string())?.into_inner();
+            let mut came = false;
+            while let Some(item) = stream.message().await.map_err(|status| status.to_string())? {
+                let blob = match item.found {
+                    Some(v1::fetch_item::Found::Message(message)) => messages::read_message(&message),
+                    Some(v1::fetch_item::Found::PrekeySet(set)) => messages::read_prekey_set(&set),
+                    None => None,
+                };
+                // What was not asked for is dropped.
+                let Some(blob) = blob.filter(|blob| wanted.contains(&blob.digest())) else { continue };
+                came = true;
+                match blob {
+                    Blob::Message(message) => locked(&self.transcripts).fetched(&message),
+                    Blob::Prekeys(set) => locked(&self.transcripts).fetched_set(&set),
+                    Blob::Vector(_) => {}
+                }
+            }
+            if came {
+                self.news.of(self.cluster);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A certificate as a report shows it, if it verifies under the key that its own vector carries. Whether that key is the
+/// fleet's is for the reader to say.
+fn verified(cluster: ClusterId, shown: &v1::Certificate) -> Option<Certified> {
+    let plan = Plan::decode(&shown.plan).ok()?.validate().ok()?;
+    let points = shown.verification_vector.iter().map(|point| G2::decode(point.as_slice().try_into().ok()?).ok());
+    let vector = VerificationVector::new(points.collect::<Option<_>>()?).ok()?;
+    let certificate = Certificate {
+        cluster: identifiers::ClusterId(cluster.0),
+        number: EpochNumber(shown.number),
+        plan: plan.digest(),
+        vector: vector.digest(),
+        signature: G1::decode(shown.signature.as_slice().try_into().ok()?).ok()?,
+    };
+    let own = plan.number == certificate.number && plan.cluster == certificate.cluster;
+    (own && certificate.verify(&vector.constant())).then_some(Certified { number: shown.number, vector })
+}
