@@ -5,6 +5,7 @@
 //! - [`limits`]: the same limits for code
 //! - [`messages`], [`report`]: what a node signed, between its canonical bytes and what travels
 //! - [`convert`]: between a KeyEpoch, which people read, and the plan, which the protocol computes with
+//! - [`client`]: asks the nodes of a fleet, checks what they answer, combines it
 //! - [`tls`], [`channel`]: who is at the other end, by the pinned identity
 
 /// Messages, clients and servers of `keyfleet.v1`.
@@ -15,6 +16,7 @@ pub mod v1 {
 }
 
 pub mod channel;
+pub mod client;
 pub mod convert;
 pub mod limits;
 pub mod messages;
