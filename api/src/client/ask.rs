@@ -31,6 +31,8 @@ use crate::v1::kms_client::KmsClient;
 
 /// Vectors of so many epochs are remembered.
 const VECTORS: usize = 8;
+/// When too many nodes have refused, the others have so long to say what they think.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What one request asks of every node, and what becomes of the answers.
 pub(super) trait Question: Send + Sync + 'static {
@@ -117,12 +119,8 @@ impl Question for Signing {
 
     async fn put(&self, mut client: KmsClient<Channel>, asked: Asked) -> Result<(EpochNumber, G1), NodeFault> {
         let purpose = Some(self.purpose.clone());
-        let request = asked.request(|cluster_id, request_id, epoch| v1::SignRequest {
-            cluster_id,
-            request_id,
-            epoch,
-            purpose,
-        });
+        let request =
+            asked.request(|cluster_id, request_id, epoch| v1::SignRequest { cluster_id, request_id, epoch, purpose });
         let answer = client.sign(request).await.map_err(fault_of)?.into_inner();
         let partial = point(&answer.partial_signature).ok_or(NodeFault::WrongPartial)?;
         Ok((EpochNumber(answer.epoch), partial))
@@ -147,13 +145,14 @@ fn point(bytes: &[u8]) -> Option<G1> {
 pub(super) async fn ask<Q: Question>(shared: &Arc<Shared>, question: Q) -> Result<Answer<Q::Whole>, AskError> {
     let question = Arc::new(question);
     let begun = Instant::now();
-    let deadline = begun + shared.patience.request;
+    let mut deadline = begun + shared.patience.request;
     let mut tally = Tally::<Q::Partial>::new(shared.fleet.nodes.keys().copied());
     // Calls that are not needed any more end with this.
     let mut calls = JoinSet::new();
     let mut culprits = Vec::new();
+    let mut hopeless = false;
     loop {
-        for next in tally.calls() {
+        for next in if hopeless { Vec::new() } else { tally.calls() } {
             let (shared, question) = (shared.clone(), question.clone());
             calls.spawn(async move {
                 tokio::time::sleep(next.after).await;
@@ -181,8 +180,10 @@ pub(super) async fn ask<Q: Question>(shared: &Arc<Shared>, question: Q) -> Resul
                 }
             }
         }
-        if tally.hopeful() < needed(shared, &tally) {
-            break;
+        if !hopeless && tally.hopeful() < needed(shared, &tally) {
+            // Nobody is asked anew; what those say who are being asked is worth a moment.
+            hopeless = true;
+            deadline = deadline.min(Instant::now() + LAST_WORDS);
         }
     }
     Err(shortfall(shared, &*question, tally, begun.elapsed()).into())
@@ -200,12 +201,7 @@ fn needed<P: Copy>(shared: &Shared, tally: &Tally<P>) -> usize {
     vector.map_or(shared.fleet.threshold, |vector| vector.threshold()).count()
 }
 
-fn shortfall<Q: Question>(
-    shared: &Shared,
-    question: &Q,
-    mut tally: Tally<Q::Partial>,
-    waited: Duration,
-) -> Shortfall {
+fn shortfall<Q: Question>(shared: &Shared, question: &Q, mut tally: Tally<Q::Partial>, waited: Duration) -> Shortfall {
     let needed = needed(shared, &tally);
     let best = tally.partials().first().map(|(epoch, partials)| (*epoch, (*partials).clone()));
     if let Some((epoch, partials)) = &best
@@ -220,16 +216,15 @@ fn shortfall<Q: Question>(
 }
 
 /// One call to one node. The vector of the epoch that it answers from is known afterwards.
-async fn call<Q: Question>(
-    shared: &Shared,
-    question: &Q,
-    next: Call,
-) -> Result<(EpochNumber, Q::Partial), NodeFault> {
+async fn call<Q: Question>(shared: &Shared, question: &Q, next: Call) -> Result<(EpochNumber, Q::Partial), NodeFault> {
     let audience = audience(shared.fleet.cluster, next.node);
     let token = shared.tokens.token(next.node, &audience, next.renew).await.map_err(NodeFault::NoToken)?;
     let header = format!("Bearer {}", token.expose()).parse();
     let mut authorization: tonic::metadata::AsciiMetadataValue = header.map_err(|_| {
-        NodeFault::NoToken(super::NoToken { why: "the token has characters that no token has".to_owned(), lasting: true })
+        NodeFault::NoToken(super::NoToken {
+            why: "the token has characters that no token has".to_owned(),
+            lasting: true,
+        })
     })?;
     authorization.set_sensitive(true);
     let client = KmsClient::new(shared.channel(next.node).await?);

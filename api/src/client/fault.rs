@@ -46,12 +46,12 @@ pub struct Shortfall {
 }
 
 impl Shortfall {
-    /// Whether every missing node refused the caller: trying again is pointless.
+    /// Whether refusals alone are the reason: without the nodes that refused there are too few. Then trying again is
+    /// pointless.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         let refusals = self.missing.values().filter(|fault| fault.is_refusal()).count();
-        // With these nodes willing, there would have been enough.
-        refusals > 0 && self.came + refusals >= self.needed
+        self.came + self.missing.len() - refusals < self.needed
     }
 }
 

@@ -242,7 +242,8 @@ mod tests {
         let bytes = sealed(&public_key, &vec![5; 2 * CHUNK_BYTES]);
         let chunk = CHUNK_BYTES + TAG_BYTES;
         let header = bytes.len() - 2 * chunk;
-        let cuts = [0, 1, 15, 16, 113, 114, header - 1, header, header + 1, header + 16, header + chunk, bytes.len() - 1];
+        let cuts =
+            [0, 1, 15, 16, 113, 114, header - 1, header, header + 1, header + 16, header + chunk, bytes.len() - 1];
         for cut in cuts {
             assert!(open(&bytes[..cut], &key).is_err(), "{cut} of {} bytes opened", bytes.len());
         }
