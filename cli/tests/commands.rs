@@ -87,11 +87,7 @@ async fn run(folder: &Path, arguments: &[&str], input: &[u8]) -> Ended {
     });
     let ended = child.wait_with_output().await.unwrap();
     feed.abort();
-    Ended {
-        code: ended.status.code().unwrap_or(-1),
-        out: ended.stdout,
-        said: String::from_utf8(ended.stderr).unwrap(),
-    }
+    Ended { code: ended.status.code().unwrap_or(-1), out: ended.stdout, said: String::from_utf8(ended.stderr).unwrap() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -137,7 +133,8 @@ async fn a_signature_verifies_in_every_format_and_under_no_other_name_message_or
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn exit_codes_tell_failures_apart_and_nothing_half_written_stays() {
     let mut desk = Desk::new().await;
-    let ended = desk.run(&["encrypt", "--record=client.json", "-i", "backups/1", "--to", "sealed"], &[7; 200_000]).await;
+    let ended =
+        desk.run(&["encrypt", "--record=client.json", "-i", "backups/1", "--to", "sealed"], &[7; 200_000]).await;
     assert_eq!(ended.code, 0, "{}", ended.said);
     let sealed = desk.read("sealed");
 
