@@ -287,7 +287,7 @@ pub struct Completion {
 }
 
 /// Writes a completion script to standard output.
-pub fn complete(completion: Completion, mut command: clap::Command) {
+pub fn complete(completion: &Completion, mut command: clap::Command) {
     let name = command.get_name().to_owned();
     clap_complete::generate(completion.shell, &mut command, name, &mut std::io::stdout());
 }

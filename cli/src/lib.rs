@@ -67,7 +67,7 @@ async fn run(arguments: Arguments, command: clap::Command) -> Result<exit::Exit,
         Command::PublicKey(which) => public_key::run(kubernetes, &which).await,
         Command::Epoch(arguments::Epoch::Verify(verify)) => epoch::verify(kubernetes, &verify).await,
         Command::Completion(completion) => {
-            arguments::complete(completion, command);
+            arguments::complete(&completion, command);
             Ok(exit::Exit::Done)
         }
     }

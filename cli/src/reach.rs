@@ -84,8 +84,8 @@ pub async fn client(kubernetes: &Kubernetes, which: &Which, reach: &Reach) -> Re
     let dial: Arc<dyn Dial> = match (via, &connected) {
         (Via::PortForward, Some(cluster)) => Arc::new(Forwarded::new(cluster, record.cluster.clone())),
         _ => {
-            let namespace = connected.as_ref().map(|cluster| cluster.namespace.clone());
-            Arc::new(Direct(addresses(&fleet, reach, &record.cluster, kubernetes.namespace.clone().or(namespace))?))
+            let namespace = connected.as_ref().map(|cluster| &cluster.namespace).or(kubernetes.namespace.as_ref());
+            Arc::new(Direct(addresses(&fleet, reach, &record.cluster, namespace.map(String::as_str))?))
         }
     };
     let request = reach.timeout.unwrap_or(Patience::default().request);
@@ -97,12 +97,12 @@ fn addresses(
     fleet: &Fleet,
     reach: &Reach,
     cluster: &str,
-    namespace: Option<String>,
+    namespace: Option<&str>,
 ) -> Result<BTreeMap<NodeIndex, String>, Failure> {
     let given = reach.addresses();
     let mut all = BTreeMap::new();
     for node in fleet.nodes.keys() {
-        let address = match (given.get(&node.value()), &namespace) {
+        let address = match (given.get(&node.value()), namespace) {
             (Some(address), _) => address.clone(),
             // Given for some: the others are not guessed.
             (None, _) if !given.is_empty() => continue,

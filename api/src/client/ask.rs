@@ -34,6 +34,11 @@ const VECTORS: usize = 8;
 /// When too many nodes have refused, the others have so long to say what they think.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// Nodes whose partials are wrong.
+type Culprits = Vec<NodeIndex>;
+/// What threshold good partials make.
+type Combined<W> = (W, Culprits);
+
 /// What one request asks of every node, and what becomes of the answers.
 pub(super) trait Question: Send + Sync + 'static {
     type Partial: Copy + Send + 'static;
@@ -46,12 +51,12 @@ pub(super) trait Question: Send + Sync + 'static {
         asked: Asked,
     ) -> impl Future<Output = Result<(EpochNumber, Self::Partial), NodeFault>> + Send;
 
-    /// Combines; answers how many were good and who lied when there are too few.
+    /// Combines.
     fn combine(
         &self,
         vector: &VerificationVector,
         partials: &BTreeMap<NodeIndex, Self::Partial>,
-    ) -> Result<(Self::Whole, Vec<NodeIndex>), (usize, Vec<NodeIndex>)>;
+    ) -> Result<Combined<Self::Whole>, Culprits>;
 }
 
 /// The part that all questions have.
@@ -92,7 +97,7 @@ impl Question for Derivation {
             transport_key: self.transport.encode().to_vec(),
             epoch,
         });
-        let answer = client.derive(request).await.map_err(fault_of)?.into_inner();
+        let answer = client.derive(request).await.map_err(|status| fault_of(&status))?.into_inner();
         let partial = EncryptedKey::decode(&answer.encrypted_partial).map_err(|_| NodeFault::WrongPartial)?;
         Ok((EpochNumber(answer.epoch), partial))
     }
@@ -101,9 +106,9 @@ impl Question for Derivation {
         &self,
         vector: &VerificationVector,
         partials: &BTreeMap<NodeIndex, EncryptedKey>,
-    ) -> Result<(EncryptedKey, Vec<NodeIndex>), (usize, Vec<NodeIndex>)> {
+    ) -> Result<Combined<EncryptedKey>, Culprits> {
         EncryptedKey::combine(Identity(self.identity.as_bytes()), &self.transport, vector, partials)
-            .map_err(|fault| (fault.valid, fault.culprits))
+            .map_err(|fault| fault.culprits)
     }
 }
 
@@ -121,7 +126,7 @@ impl Question for Signing {
         let purpose = Some(self.purpose.clone());
         let request =
             asked.request(|cluster_id, request_id, epoch| v1::SignRequest { cluster_id, request_id, epoch, purpose });
-        let answer = client.sign(request).await.map_err(fault_of)?.into_inner();
+        let answer = client.sign(request).await.map_err(|status| fault_of(&status))?.into_inner();
         let partial = point(&answer.partial_signature).ok_or(NodeFault::WrongPartial)?;
         Ok((EpochNumber(answer.epoch), partial))
     }
@@ -130,10 +135,10 @@ impl Question for Signing {
         &self,
         vector: &VerificationVector,
         partials: &BTreeMap<NodeIndex, G1>,
-    ) -> Result<(G1, Vec<NodeIndex>), (usize, Vec<NodeIndex>)> {
+    ) -> Result<Combined<G1>, Culprits> {
         signature::combine(&self.point, vector, partials)
             .map(|combined| (combined.signature, combined.culprits))
-            .map_err(|fault| (fault.valid, fault.culprits))
+            .map_err(|fault| fault.culprits)
     }
 }
 
@@ -144,6 +149,7 @@ fn point(bytes: &[u8]) -> Option<G1> {
 /// Asks until threshold nodes have answered, too many are out of the question, or patience is over.
 pub(super) async fn ask<Q: Question>(shared: &Arc<Shared>, question: Q) -> Result<Answer<Q::Whole>, AskError> {
     let question = Arc::new(question);
+    let request: [u8; 16] = rand::random();
     let begun = Instant::now();
     let mut deadline = begun + shared.patience.request;
     let mut tally = Tally::<Q::Partial>::new(shared.fleet.nodes.keys().copied());
@@ -156,7 +162,7 @@ pub(super) async fn ask<Q: Question>(shared: &Arc<Shared>, question: Q) -> Resul
             let (shared, question) = (shared.clone(), question.clone());
             calls.spawn(async move {
                 tokio::time::sleep(next.after).await;
-                let asked = tokio::time::timeout(shared.patience.call, call(&shared, &*question, next)).await;
+                let asked = tokio::time::timeout(shared.patience.call, call(&shared, &*question, &request, next)).await;
                 (next, asked.unwrap_or(Err(NodeFault::Silent)))
             });
         }
@@ -174,7 +180,7 @@ pub(super) async fn ask<Q: Question>(shared: &Arc<Shared>, question: Q) -> Resul
                     culprits.sort_unstable();
                     return Ok(Answer { value, epoch, culprits });
                 }
-                Err((_, wrong)) => {
+                Err(wrong) => {
                     tally.blame(&wrong);
                     culprits.extend(wrong);
                 }
@@ -206,7 +212,7 @@ fn shortfall<Q: Question>(shared: &Shared, question: &Q, mut tally: Tally<Q::Par
     let best = tally.partials().first().map(|(epoch, partials)| (*epoch, (*partials).clone()));
     if let Some((epoch, partials)) = &best
         && let Some(vector) = shared.vector(*epoch)
-        && let Err((_, wrong)) = question.combine(&vector, partials)
+        && let Err(wrong) = question.combine(&vector, partials)
     {
         tally.blame(&wrong);
     }
@@ -216,7 +222,12 @@ fn shortfall<Q: Question>(shared: &Shared, question: &Q, mut tally: Tally<Q::Par
 }
 
 /// One call to one node. The vector of the epoch that it answers from is known afterwards.
-async fn call<Q: Question>(shared: &Shared, question: &Q, next: Call) -> Result<(EpochNumber, Q::Partial), NodeFault> {
+async fn call<Q: Question>(
+    shared: &Shared,
+    question: &Q,
+    request: &[u8; 16],
+    next: Call,
+) -> Result<(EpochNumber, Q::Partial), NodeFault> {
     let audience = audience(shared.fleet.cluster, next.node);
     let token = shared.tokens.token(next.node, &audience, next.renew).await.map_err(NodeFault::NoToken)?;
     let header = format!("Bearer {}", token.expose()).parse();
@@ -230,8 +241,7 @@ async fn call<Q: Question>(shared: &Shared, question: &Q, next: Call) -> Result<
     let client = KmsClient::new(shared.channel(next.node).await?);
     let asked = Asked {
         cluster_id: shared.fleet.cluster.0.to_vec(),
-        // Each question is a request of its own: the same id would bring the same answer, of an epoch that may be over.
-        request_id: rand::random::<[u8; 16]>().to_vec(),
+        request_id: next.request_id(request),
         epoch: next.epoch.map_or(0, |epoch| epoch.0),
         authorization,
     };
@@ -279,7 +289,7 @@ impl Shared {
     /// Asks a node for the vector of an epoch, and takes it if the fleet's key certified it.
     async fn learn(&self, mut client: KmsClient<Channel>, epoch: EpochNumber) -> Result<(), NodeFault> {
         let request = v1::PublicKeyRequest { cluster_id: self.fleet.cluster.0.to_vec() };
-        let answer = client.public_key(request).await.map_err(fault_of)?.into_inner();
+        let answer = client.public_key(request).await.map_err(|status| fault_of(&status))?.into_inner();
         let proofs = [answer.active, answer.previous];
         let proof = proofs.into_iter().flatten().find(|proof| proof.number == epoch.0);
         // It may have gone on to the next epoch between the two calls.
@@ -312,7 +322,7 @@ fn verified(proof: &v1::EpochProof, shared: &Shared) -> Result<VerificationVecto
     if certificate.verify(&shared.fleet.public_key) { Ok(vector) } else { Err("its certificate is not the fleet's") }
 }
 
-fn fault_of(status: Status) -> NodeFault {
+fn fault_of(status: &Status) -> NodeFault {
     // A source means that the transport failed: the node itself said nothing.
     if let Some(source) = status.source() {
         return NodeFault::Unreachable(innermost(source));

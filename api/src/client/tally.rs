@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use keyfleet_threshold::identifiers::{EpochNumber, NodeIndex};
+use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
 
 use super::fault::NodeFault;
 
@@ -26,6 +26,18 @@ pub(super) struct Call {
     pub(super) after: Duration,
     /// Whether the node did not take the token that it was shown.
     pub(super) renew: bool,
+    /// How often the node has answered already.
+    answers: u32,
+}
+
+impl Call {
+    /// The name of this question to the node. One that is repeated because no answer came has the same name, and is counted
+    /// once; one that asks for another answer has another, since the same would bring the same answer.
+    pub(super) fn request_id(&self, request: &[u8; 16]) -> Vec<u8> {
+        let epoch = self.epoch.map_or(0, |epoch| epoch.0).to_be_bytes();
+        let digest = Digest::of("KEYFLEET-V1-CLIENT-REQUEST", &[request, &epoch, &self.answers.to_be_bytes()]);
+        digest.0[..16].to_vec()
+    }
 }
 
 /// What is known of the nodes while one request is asked.
@@ -40,6 +52,7 @@ struct Standing {
     out: bool,
     renewed: bool,
     tries: u32,
+    answers: u32,
     fault: Option<NodeFault>,
     newest: Option<EpochNumber>,
     refused: BTreeSet<EpochNumber>,
@@ -55,6 +68,7 @@ impl<P: Copy> Tally<P> {
     pub(super) fn answered(&mut self, node: NodeIndex, epoch: EpochNumber, partial: P) {
         let Some(standing) = self.nodes.get_mut(&node) else { return };
         standing.asked = false;
+        standing.answers += 1;
         if standing.newest.is_none_or(|newest| newest < epoch) {
             (standing.newest, standing.tries) = (Some(epoch), 0);
         }
@@ -132,7 +146,7 @@ impl<P: Copy> Tally<P> {
             let at_once = renew || (epoch.is_some() && standing.fault.is_none());
             let after = if at_once { Duration::ZERO } else { after };
             standing.asked = true;
-            calls.push(Call { node: *node, epoch, after, renew });
+            calls.push(Call { node: *node, epoch, after, renew, answers: standing.answers });
         }
         calls
     }
@@ -230,6 +244,21 @@ mod tests {
         assert_eq!((of(&tally.calls()), tally.hopeful()), (Vec::new(), 2));
         assert!(tally.missing(None)[&node(2)].is_refusal());
         assert_eq!(tally.missing(None)[&node(3)], NodeFault::Silent);
+    }
+
+    #[test]
+    fn a_question_keeps_its_name_until_it_is_answered() {
+        let mut tally = Tally::<()>::new([node(1)]);
+        let id = |tally: &mut Tally<()>| tally.calls()[0].request_id(&[7; 16]);
+        let first = id(&mut tally);
+        tally.failed(node(1), None, NodeFault::Silent);
+        assert_eq!(id(&mut tally), first, "repeated, it would be counted and logged twice");
+        let mut tally = Tally::<()>::new([node(1), node(2)]);
+        let _ = tally.calls();
+        tally.answered(node(2), NEW, ());
+        tally.answered(node(1), OLD, ());
+        let again = tally.calls().into_iter().find(|call| call.node == node(1) && call.epoch.is_none()).unwrap();
+        assert_ne!(again.request_id(&[7; 16]), first, "under the same name the node would answer the same again");
     }
 
     #[test]
