@@ -1,9 +1,11 @@
 //! Channels over TLS by pin.
 
+use std::future::Future;
 use std::io;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint};
 
@@ -18,13 +20,30 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// # Errors
 /// When it cannot be reached, or is another node.
 pub async fn connect(address: String, connector: Connector) -> Result<Channel, tonic::transport::Error> {
-    let connect = tower::service_fn(move |_: tonic::transport::Uri| {
-        let (address, connector) = (address.clone(), connector.clone());
+    let dial = move || {
+        let address = address.clone();
         async move {
             let tcp = TcpStream::connect(&address).await?;
             tcp.set_nodelay(true)?;
-            Ok::<_, io::Error>(TokioIo::new(connector.connect(tcp).await?))
+            Ok(tcp)
         }
+    };
+    connect_over(dial, connector).await
+}
+
+/// A channel over whatever `dial` opens. It dials again by itself when a connection is lost.
+///
+/// # Errors
+/// When there is no connection, or another node answers.
+pub async fn connect_over<D, F, S>(dial: D, connector: Connector) -> Result<Channel, tonic::transport::Error>
+where
+    D: Fn() -> F + Send + Sync + 'static,
+    F: Future<Output = io::Result<S>> + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let connect = tower::service_fn(move |_: tonic::transport::Uri| {
+        let (dialled, connector) = (dial(), connector.clone());
+        async move { Ok::<_, io::Error>(TokioIo::new(connector.connect(dialled.await?).await?)) }
     });
     Endpoint::from_static("http://node.keyfleet.internal")
         .connect_timeout(CONNECT)

@@ -6,6 +6,7 @@
 //! - [`messages`], [`report`]: what a node signed, between its canonical bytes and what travels
 //! - [`convert`]: between a KeyEpoch, which people read, and the plan, which the protocol computes with
 //! - [`node_config`]: the file that the operator renders and a node reads
+//! - [`client`]: asks the nodes of a fleet, checks what they answer, combines it
 //! - [`tls`], [`channel`]: who is at the other end, by the pinned identity
 
 /// Messages, clients and servers of `keyfleet.v1`.
@@ -16,6 +17,7 @@ pub mod v1 {
 }
 
 pub mod channel;
+pub mod client;
 pub mod convert;
 pub mod limits;
 pub mod messages;

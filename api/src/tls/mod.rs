@@ -15,6 +15,7 @@ use keyfleet_threshold::identifiers::NodeIndex;
 use keyfleet_threshold::identity::{IdentityKey, IdentityPublicKey};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
@@ -120,9 +121,12 @@ impl Connector {
     ///
     /// # Errors
     /// When it fails: the node is not the pinned one, or does not take this caller.
-    pub async fn connect(&self, tcp: TcpStream) -> std::io::Result<client::TlsStream<TcpStream>> {
+    pub async fn connect<S>(&self, stream: S) -> std::io::Result<client::TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let name = ServerName::try_from(certificate::NAME).expect("the name is one");
-        self.0.connect(name, tcp).await
+        self.0.connect(name, stream).await
     }
 }
 

@@ -11,8 +11,8 @@ pub mod memory;
 pub mod outbox;
 pub mod published;
 pub mod start;
-#[cfg(test)]
-pub(crate) mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 

@@ -1,5 +1,7 @@
 //! A fleet in one process, for tests: real stores and homes, and an operator that runs the coordination functions.
 
+#![allow(missing_docs, clippy::must_use_candidate, clippy::unwrap_used, reason = "for tests, where it says what broke")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -23,9 +25,9 @@ use crate::seal::{KeyEncryptionKey, KeyName, KeyRing};
 use crate::store::Backing;
 use crate::store::bundles::BundleFile;
 
-pub(crate) const CLUSTER: ClusterId = ClusterId(*b"a cluster's name");
+pub const CLUSTER: ClusterId = ClusterId(*b"a cluster's name");
 
-pub(crate) fn index(index: u32) -> NodeIndex {
+pub fn index(index: u32) -> NodeIndex {
     NodeIndex::new(index).unwrap()
 }
 
@@ -36,9 +38,9 @@ fn scratch() -> TempDir {
 
 /// A Secret in memory that answers as the API server does.
 #[derive(Default)]
-pub(crate) struct MemorySecret {
-    pub(crate) data: Mutex<(u64, Entries)>,
-    pub(crate) down: Mutex<bool>,
+pub struct MemorySecret {
+    pub data: Mutex<(u64, Entries)>,
+    pub down: Mutex<bool>,
 }
 
 #[async_trait]
@@ -65,20 +67,20 @@ impl SealClient for Arc<MemorySecret> {
 }
 
 /// What a node is on disk and in the API server.
-pub(crate) struct TestNode {
-    pub(crate) index: NodeIndex,
-    pub(crate) folder: TempDir,
-    pub(crate) secret: Arc<MemorySecret>,
-    pub(crate) driver: Option<Driver>,
+pub struct TestNode {
+    pub index: NodeIndex,
+    pub folder: TempDir,
+    pub secret: Arc<MemorySecret>,
+    pub driver: Option<Driver>,
     /// What it ever let others read, by what a node says only once.
-    pub(crate) said: BTreeMap<(Digest, u8, Option<NodeIndex>), Digest>,
+    pub said: BTreeMap<(Digest, u8, Option<NodeIndex>), Digest>,
     heard: BTreeSet<Digest>,
     /// Steps until the process dies; counted down over restarts.
-    pub(crate) dies_after: Arc<Mutex<Option<u32>>>,
-    pub(crate) died_at: Vec<Step>,
+    pub dies_after: Arc<Mutex<Option<u32>>>,
+    pub died_at: Vec<Step>,
 }
 
-pub(crate) fn parts(node: NodeIndex, folder: &Path, secret: &Arc<MemorySecret>) -> Parts {
+pub fn parts(node: NodeIndex, folder: &Path, secret: &Arc<MemorySecret>) -> Parts {
     let key = KeyEncryptionKey::new("test", [7; 32]).unwrap();
     Parts {
         backing: Backing::local(&folder.join("state.redb")).unwrap(),
@@ -90,7 +92,7 @@ pub(crate) fn parts(node: NodeIndex, folder: &Path, secret: &Arc<MemorySecret>) 
 }
 
 impl TestNode {
-    pub(crate) fn new(number: u32) -> Self {
+    pub fn new(number: u32) -> Self {
         Self {
             index: index(number),
             folder: scratch(),
@@ -103,12 +105,12 @@ impl TestNode {
         }
     }
 
-    pub(crate) async fn try_start(&self) -> Result<Started, StartFault> {
+    pub async fn try_start(&self) -> Result<Started, StartFault> {
         start(parts(self.index, self.folder.path(), &self.secret)).await
     }
 
     /// Starts the process, as often as it dies on the way.
-    pub(crate) async fn start(&mut self) {
+    pub async fn start(&mut self) {
         loop {
             self.driver = None;
             self.heard.clear();
@@ -143,7 +145,7 @@ impl TestNode {
     }
 
     /// Feeds a fact; a process that dies of it is started again and fed it again.
-    pub(crate) async fn feed(&mut self, input: &Input) -> Result<(), DriveFault> {
+    pub async fn feed(&mut self, input: &Input) -> Result<(), DriveFault> {
         loop {
             let fed = self.driver.as_mut().unwrap().feed(input).await;
             match fed {
@@ -158,7 +160,7 @@ impl TestNode {
         }
     }
 
-    pub(crate) fn readable(&self) -> (Vec<Arc<SignedMessage>>, Vec<SignedPrekeySet>) {
+    pub fn readable(&self) -> (Vec<Arc<SignedMessage>>, Vec<SignedPrekeySet>) {
         let published = self.driver.as_ref().unwrap().memory().published().borrow().clone();
         (published.messages.clone(), published.offers.clone())
     }
@@ -171,7 +173,7 @@ impl TestNode {
     }
 
     /// Checks that a node never says two things where it may say one.
-    pub(crate) fn note_what_was_said(&mut self) {
+    pub fn note_what_was_said(&mut self) {
         for message in self.readable().0 {
             let dealer = match &message.body {
                 Body::Have { dealer, .. } => Some(*dealer),
@@ -184,7 +186,7 @@ impl TestNode {
     }
 
     /// Invariant: homes, ledger and rows name the same secrets, and those are the ones that the protocol calls alive.
-    pub(crate) fn invariant_only_live_secrets_remain(&self) {
+    pub fn invariant_only_live_secrets_remain(&self) {
         let driver = self.driver.as_ref().unwrap();
         let live: BTreeSet<KeyName> =
             driver.participant().state().live_secrets().into_iter().map(KeyName::from).collect();
@@ -207,24 +209,24 @@ impl TestNode {
 
 /// An operator without Kubernetes.
 #[derive(Default)]
-pub(crate) struct Operator {
-    pub(crate) epochs: Vec<KeptEpoch>,
-    pub(crate) vectors: BTreeMap<EpochNumber, VerificationVector>,
-    pub(crate) number: u64,
+pub struct Operator {
+    pub epochs: Vec<KeptEpoch>,
+    pub vectors: BTreeMap<EpochNumber, VerificationVector>,
+    pub number: u64,
     named: BTreeMap<NodeIndex, PrekeySetNumber>,
 }
 
 /// A round under way, as the operator sees it.
-pub(crate) struct Round {
-    pub(crate) number: EpochNumber,
-    pub(crate) plan: ValidPlan,
-    pub(crate) record: RoundRecord,
-    pub(crate) transcript: Transcript,
+pub struct Round {
+    pub number: EpochNumber,
+    pub plan: ValidPlan,
+    pub record: RoundRecord,
+    pub transcript: Transcript,
 }
 
 impl Operator {
     /// Plans the next round among `members`: their identity and offers.
-    pub(crate) fn plan(
+    pub fn plan(
         &mut self,
         members: &[(NodeIndex, keyfleet_threshold::identity::IdentityPublicKey, Vec<SignedPrekeySet>)],
     ) -> Round {
@@ -275,7 +277,7 @@ impl Operator {
     }
 
     /// One look at a round: writes into the record what follows from what was heard.
-    pub(crate) fn look(&mut self, round: &mut Round, overdue: bool) {
+    pub fn look(&mut self, round: &mut Round, overdue: bool) {
         let block = round.plan.block;
         let view =
             RoundView { transcript: &round.transcript, record: &round.record, opened: block, now: block, overdue };
@@ -316,7 +318,7 @@ impl Operator {
     }
 
     /// Runs a round to Confirmed over nodes that call each other's functions.
-    pub(crate) async fn run(&mut self, nodes: &mut [TestNode]) -> Round {
+    pub async fn run(&mut self, nodes: &mut [TestNode]) -> Round {
         let member = |node: &TestNode| (node.index, node.driver.as_ref().unwrap().identity(), node.readable().1);
         let members: Vec<_> = nodes.iter().map(member).collect();
         let round = self.plan(&members);
@@ -324,7 +326,7 @@ impl Operator {
     }
 
     /// Runs a planned round to its end.
-    pub(crate) async fn finish(&mut self, nodes: &mut [TestNode], mut round: Round) -> Round {
+    pub async fn finish(&mut self, nodes: &mut [TestNode], mut round: Round) -> Round {
         for turn in 0..400 {
             for node in nodes.iter_mut() {
                 // Plans and records are read again and again, as a watch delivers them.

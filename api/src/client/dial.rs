@@ -1,0 +1,39 @@
+//! How nodes are reached.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use async_trait::async_trait;
+use keyfleet_threshold::identifiers::NodeIndex;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+/// Bytes in both directions.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// A way to the port `kms` of each node. Who answers there is checked by the pin: the way need not be trusted.
+#[async_trait]
+pub trait Dial: Send + Sync {
+    /// A fresh connection to a node.
+    ///
+    /// # Errors
+    /// Why there is none.
+    async fn dial(&self, node: NodeIndex) -> io::Result<Box<dyn Duplex>>;
+}
+
+/// TCP to known addresses: host and port by index.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Direct(pub BTreeMap<NodeIndex, String>);
+
+#[async_trait]
+impl Dial for Direct {
+    async fn dial(&self, node: NodeIndex) -> io::Result<Box<dyn Duplex>> {
+        let address = self.0.get(&node).ok_or_else(|| io::Error::other("its address is not known"))?;
+        let tcp = TcpStream::connect(address).await;
+        let tcp = tcp.map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
+        tcp.set_nodelay(true)?;
+        Ok(Box::new(tcp))
+    }
+}

@@ -1,0 +1,7 @@
+//! `keyfleet`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    keyfleet_cli::main()
+}

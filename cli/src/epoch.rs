@@ -1,0 +1,213 @@
+//! `epoch verify`: what a finished round's object proves, to someone who trusts nothing but the fleet's public key.
+//!
+//! From the object alone: the plan has the digest that it says. The holders' public shares lie on one polynomial of degree
+//! t−1 whose constant term is the public key; its commitments have the digest that was certified; and the certificate is the
+//! fleet's own signature over exactly that plan, vector and number.
+
+use std::path::Path;
+
+use keyfleet_api::convert;
+use keyfleet_crds::values::{Digest, PublicKey};
+use keyfleet_crds::{KeyEpoch, names};
+use keyfleet_threshold::curve::{G2, Scalar};
+use keyfleet_threshold::identifiers::NodeIndex;
+use keyfleet_threshold::polynomial::{VerificationVector, lagrange_at_zero};
+use kube::Api;
+use serde::Serialize;
+
+use crate::arguments::{Kubernetes, VerifyEpoch};
+use crate::cluster::{Cluster, explained};
+use crate::exit::{Exit, Failure};
+use crate::output::{columns, print};
+use crate::reach;
+
+/// What was checked, and what came of it.
+#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Findings {
+    /// The epoch's number.
+    pub number: u64,
+    /// The public key that it was checked under.
+    pub public_key: PublicKey,
+    /// The plan's digest, computed.
+    pub plan_digest: Digest,
+    /// Whether everything holds.
+    pub verified: bool,
+    /// One by one.
+    pub checks: Vec<Check>,
+}
+
+/// One check.
+#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Check {
+    /// What should hold.
+    pub promise: &'static str,
+    /// Whether it does.
+    pub holds: bool,
+    /// What was found.
+    pub found: String,
+}
+
+/// Checks an epoch.
+///
+/// # Errors
+/// When it does not verify, or is not there.
+pub async fn verify(kubernetes: &Kubernetes, arguments: &VerifyEpoch) -> Result<Exit, Failure> {
+    let (epoch, known) = match &arguments.file {
+        Some(path) => (read(path)?, None),
+        None => {
+            let cluster = Cluster::connect(kubernetes).await?;
+            let name = cluster.name(&arguments.which).await?;
+            (fetch(&cluster, &name, arguments.number).await?, Some((cluster, name)))
+        }
+    };
+    let public_key = match (&arguments.public_key, &arguments.which.record, known) {
+        (Some(public_key), ..) => *public_key,
+        (None, Some(path), _) => reach::read_record(path)?.public_key,
+        (None, None, Some((cluster, name))) => cluster.record(&name).await?.public_key,
+        (None, None, None) => return Err(Failure::usage("say which public key, with --public-key or --record")),
+    };
+    let findings = check(&epoch, public_key)?;
+    print(&mut anstream::stdout(), arguments.output, &findings, |out| {
+        let rows = findings.checks.iter().map(|check| {
+            vec![if check.holds { "ok" } else { "WRONG" }.to_owned(), check.promise.to_owned(), check.found.clone()]
+        });
+        columns(out, &rows.collect::<Vec<_>>())
+    })?;
+    if findings.verified {
+        return Ok(Exit::Done);
+    }
+    Err(Failure::new(Exit::NotVerified, format!("epoch {} does not verify", findings.number)))
+}
+
+fn read(path: &Path) -> Result<KeyEpoch, Failure> {
+    let refuse = |error: &dyn std::fmt::Display| Failure::other(format!("{}: {error}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| refuse(&error))?;
+    serde_yaml::from_str(&text).map_err(|error| refuse(&error))
+}
+
+async fn fetch(cluster: &Cluster, name: &str, number: Option<u64>) -> Result<KeyEpoch, Failure> {
+    let refuse = |what: &str, error: &kube::Error| Failure::other(format!("{what}: {}", explained(error)));
+    let number = match number {
+        Some(number) => number,
+        None => {
+            let clusters = Api::<keyfleet_crds::KmsCluster>::namespaced(cluster.client.clone(), &cluster.namespace);
+            let found = clusters.get(name).await.map_err(|error| refuse(name, &error))?;
+            let active = found.status.and_then(|status| status.active_epoch);
+            active.ok_or_else(|| Failure::other(format!("the fleet {name} has no active epoch yet")))?
+        }
+    };
+    let epoch = names::epoch(name, number);
+    let epochs = Api::<KeyEpoch>::namespaced(cluster.client.clone(), &cluster.namespace);
+    epochs.get(&epoch).await.map_err(|error| refuse(&format!("KeyEpoch {epoch}"), &error))
+}
+
+/// Checks an epoch's object under a public key. Pure.
+///
+/// # Errors
+/// When the object is malformed, or the round has not become an epoch.
+pub fn check(epoch: &KeyEpoch, public_key: PublicKey) -> Result<Findings, Failure> {
+    let malformed = |error: convert::ConvertFault| Failure::new(Exit::NotVerified, error);
+    let status = epoch.status.clone().unwrap_or_default();
+    let plan = convert::plan_of(&epoch.spec).map_err(malformed)?;
+    let certificate = convert::certificate_of(&plan, &status).map_err(malformed)?;
+    let (Some(certificate), Some(holders)) = (certificate, &status.holders) else {
+        let phase = status.phase.map_or_else(|| "no phase".to_owned(), |phase| format!("phase {phase:?}"));
+        return Err(Failure::new(
+            Exit::NotVerified,
+            format!("epoch {} has no certificate ({phase}): the round has not become active", epoch.spec.number),
+        ));
+    };
+    let key = convert::point(&public_key).map_err(malformed)?;
+    let digest = convert::digest(&plan.digest());
+    let mut checks = Vec::new();
+    let mut say = |promise, holds, found: String| checks.push(Check { promise, holds, found });
+    say("the plan is the one that was agreed on", status.plan_digest == Some(digest), format!("digest {digest}"));
+    let receivers: Vec<_> = epoch.spec.receivers.iter().map(|receiver| receiver.index).collect();
+    let strangers: Vec<_> = holders.iter().map(|holder| holder.index).filter(|i| !receivers.contains(i)).collect();
+    let enough = holders.len() >= epoch.spec.min_holders as usize && strangers.is_empty();
+    let count = format!("{} of {}, {} demanded", holders.len(), receivers.len(), epoch.spec.min_holders);
+    say("enough receivers held their share", enough, count);
+    let mut shares = Vec::new();
+    for holder in holders {
+        shares.push((
+            convert::index(holder.index).map_err(malformed)?,
+            convert::point(&holder.public_share).map_err(malformed)?,
+        ));
+    }
+    let vector = vector_of(&shares, plan.threshold.count());
+    let same_key = vector.as_ref().is_some_and(|vector| vector.constant() == key);
+    let found = format!("{}…", public_key.fingerprint());
+    say("the holders' shares are shares of the fleet's key", same_key, found);
+    let named = vector.as_ref().map(|vector| convert::digest(&vector.digest()));
+    let found = named.map_or_else(|| "the public shares lie on no polynomial".to_owned(), |named| named.to_string());
+    say("they lie on the polynomial that was recorded", named.is_some() && named == status.vector_digest, found);
+    let certified = named.is_some_and(|named| named.0 == certificate.vector.0) && certificate.verify(&key);
+    let signers = status.certificate.as_ref().map_or(0, |certificate| certificate.signers.len());
+    say("the fleet's key certified plan, polynomial and number", certified, format!("{signers} signers"));
+    let verified = checks.iter().all(|check| check.holds);
+    Ok(Findings { number: epoch.spec.number, public_key, plan_digest: digest, verified, checks })
+}
+
+/// The commitments of the one polynomial of degree t−1 on which all shares lie; `None` when there is none.
+///
+/// Interpolation with Lagrange's basis polynomials multiplied out: commitment k is Σ_i b_(i,k)·share_i.
+fn vector_of(shares: &[(NodeIndex, G2)], threshold: usize) -> Option<VerificationVector> {
+    let (indices, points): (Vec<_>, Vec<_>) = shares.get(..threshold)?.iter().copied().unzip();
+    let bases = basis_polynomials(&indices);
+    let commitment = |power: usize| {
+        let weights: Vec<_> = bases.iter().map(|basis| basis[power]).collect();
+        G2::sum_of_products(&points, &weights)
+    };
+    let vector = VerificationVector::new((0..threshold).map(commitment).collect()).ok()?;
+    shares.iter().all(|(index, share)| vector.public_share(*index) == *share).then_some(vector)
+}
+
+/// b_i(x) = λ_i · N_i(x) / N_i(0) with N_i(x) = Π_{j≠i} (x − x_j): coefficients from x^0 on. λ_i is b_i(0).
+fn basis_polynomials(indices: &[NodeIndex]) -> Vec<Vec<Scalar>> {
+    let at_zero = lagrange_at_zero(indices);
+    let points: Vec<_> = indices.iter().map(|index| Scalar::from_u64(u64::from(index.value()))).collect();
+    let numerator = |i: usize| {
+        let mut product = vec![Scalar::one()];
+        for (_, x) in points.iter().enumerate().filter(|(j, _)| *j != i) {
+            // (Σ c_k x^k)·(x − x_j): each coefficient moves up, less x_j times itself.
+            product.push(Scalar::default());
+            for k in (0..product.len()).rev() {
+                let below = if k == 0 { Scalar::default() } else { product[k - 1] };
+                product[k] = below - *x * product[k];
+            }
+        }
+        product
+    };
+    let scaled = |i: usize| {
+        let numerator = numerator(i);
+        let factor = at_zero[i] * numerator[0].inverse();
+        numerator.into_iter().map(|coefficient| coefficient * factor).collect()
+    };
+    (0..indices.len()).map(scaled).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keyfleet_threshold::curve::SecretScalar;
+    use keyfleet_threshold::identifiers::Threshold;
+    use keyfleet_threshold::polynomial::Polynomial;
+
+    #[test]
+    fn public_shares_give_the_vector_back_and_a_wrong_one_gives_none() {
+        let secret = SecretScalar::random(&mut rand::rng());
+        let vector = Polynomial::random(secret, Threshold(4), &mut rand::rng()).vector();
+        let share = |i: u32| {
+            let index = NodeIndex::new(i).unwrap();
+            (index, vector.public_share(index))
+        };
+        let mut shares: Vec<_> = [2, 3, 5, 8, 21, 22].map(share).to_vec();
+        assert_eq!(vector_of(&shares, 4), Some(vector.clone()));
+        assert_eq!(vector_of(&shares[1..5], 4), Some(vector.clone()), "any four will do");
+        assert_eq!(vector_of(&shares[..3], 4), None, "three are too few");
+        shares[5].1 = shares[4].1;
+        assert_eq!(vector_of(&shares, 4), None, "a share that is off the polynomial went unnoticed");
+    }
+}

@@ -1,0 +1,232 @@
+//! From objects to what a person wants to know. Pure: the time is an argument.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use keyfleet_crds::cluster::status::Phase;
+use keyfleet_crds::epoch::{Phase as RoundPhase, RoundKind};
+use keyfleet_crds::values::{ClusterId, PublicKey};
+use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode};
+use serde::Serialize;
+
+/// The objects of fleets, as the API server lists them.
+#[derive(Default)]
+pub struct Objects {
+    /// The fleets to report on.
+    pub clusters: Vec<KmsCluster>,
+    /// Nodes, of these and other fleets.
+    pub nodes: Vec<KmsNode>,
+    /// Epochs, of these and other fleets.
+    pub epochs: Vec<KeyEpoch>,
+}
+
+/// A fleet.
+#[derive(Serialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct FleetReport {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Whether it serves: the condition `Ready`.
+    pub ready: bool,
+    /// What it is doing, in a word.
+    pub phase: Option<Phase>,
+    /// Its id.
+    pub cluster_id: Option<ClusterId>,
+    /// Its public key, once it has one.
+    pub public_key: Option<PublicKey>,
+    /// How many nodes answer together.
+    pub threshold: Option<u32>,
+    /// How many serve.
+    pub ready_nodes: u32,
+    /// The epoch that serves.
+    pub active_epoch: Option<EpochReport>,
+    /// The block of the next round.
+    pub next_boundary: Option<u64>,
+    /// The round under way.
+    pub round: Option<EpochReport>,
+    /// Its nodes, by index.
+    pub nodes: Vec<NodeRow>,
+    /// What is wrong, and what to do.
+    pub attention: Vec<Attention>,
+}
+
+/// An epoch, or the round that is to make it.
+#[derive(Serialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct EpochReport {
+    /// Its number.
+    pub number: u64,
+    /// How it came about; absent when its object is gone.
+    pub kind: Option<RoundKind>,
+    /// Where it stands.
+    pub phase: Option<RoundPhase>,
+    /// The block at which it was decided.
+    pub block: Option<u64>,
+    /// Who holds it, like `4/4`.
+    pub held: Option<String>,
+    /// Seconds since it became active, or since the round began.
+    pub age_seconds: Option<i64>,
+}
+
+/// A node.
+#[derive(Serialize, Clone, PartialEq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeRow {
+    /// Its index.
+    pub index: u32,
+    /// Whether it serves the active epoch.
+    pub ready: bool,
+    /// The newest epoch that it holds.
+    pub epoch: Option<u64>,
+    /// Where it runs.
+    pub worker: Option<String>,
+    /// In which zone.
+    pub zone: Option<String>,
+    /// What is wrong with it.
+    pub problem: Option<String>,
+}
+
+/// Something that needs a look.
+#[derive(Serialize, Clone, PartialEq, Eq, Debug)]
+#[serde(rename_all = "camelCase")]
+pub struct Attention {
+    /// A condition type, or the object it is about.
+    pub about: String,
+    /// A condition's reason.
+    pub reason: String,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+/// Conditions that should be true, and those that should not.
+const WANTED: [&str; 4] = ["Ready", "EpochCurrent", "Replicated", "Recoverable"];
+const UNWANTED: [&str; 4] = ["QuorumLost", "QuorumAtRisk", "PlacementAtRisk", "Degraded"];
+
+/// Reports on all fleets, by namespace and name.
+#[must_use]
+pub fn report(objects: &Objects, now: Timestamp) -> Vec<FleetReport> {
+    let mut fleets: Vec<_> = objects.clusters.iter().map(|cluster| fleet(cluster, objects, now)).collect();
+    fleets.sort_by(|one, other| (&one.namespace, &one.name).cmp(&(&other.namespace, &other.name)));
+    fleets
+}
+
+fn fleet(cluster: &KmsCluster, objects: &Objects, now: Timestamp) -> FleetReport {
+    let namespace = cluster.metadata.namespace.clone().unwrap_or_default();
+    let name = cluster.metadata.name.clone().unwrap_or_default();
+    let status = cluster.status.clone().unwrap_or_default();
+    let of_fleet = |node: &&KmsNode| {
+        node.metadata.namespace.as_deref() == Some(&namespace) && node.spec.cluster_name == name && !node.spec.removed
+    };
+    let mut nodes: Vec<_> = objects.nodes.iter().filter(of_fleet).map(|node| node_row(node, &status)).collect();
+    nodes.sort_by_key(|node| node.index);
+    let epoch = |number: u64| {
+        let object = objects.epochs.iter().find(|epoch| {
+            epoch.metadata.namespace.as_deref() == Some(&namespace)
+                && Some(epoch.spec.cluster_id) == status.cluster_id
+                && epoch.spec.number == number
+        });
+        epoch_report(number, object, now)
+    };
+    let round = status.reservation.map(|reservation| epoch(reservation.number));
+    FleetReport {
+        ready: is_true(&status.conditions, "Ready"),
+        phase: status.phase,
+        cluster_id: status.cluster_id,
+        public_key: status.public_key,
+        threshold: status.threshold,
+        ready_nodes: u32::try_from(nodes.iter().filter(|node| node.ready).count()).unwrap_or(u32::MAX),
+        active_epoch: status.active_epoch.map(epoch),
+        next_boundary: status.next_boundary,
+        round: round.filter(|round| Some(round.number) != status.active_epoch),
+        attention: attention(cluster, &nodes),
+        namespace,
+        name,
+        nodes,
+    }
+}
+
+fn node_row(node: &KmsNode, status: &keyfleet_crds::KmsClusterStatus) -> NodeRow {
+    let own = node.status.clone().unwrap_or_default();
+    let summary = status.node_summary.iter().find(|summary| summary.index == node.spec.index);
+    let said = own.node.as_ref();
+    let unwell = || {
+        let wrong = |condition: &&Condition| condition.status == "False" && condition.type_ != "Erased";
+        let worst = own.conditions.iter().find(wrong)?;
+        Some(format!("{}: {}", worst.reason, worst.message))
+    };
+    let problem =
+        said.and_then(|said| said.problems.first()).map(|found| format!("{}: {}", found.reason, found.message));
+    NodeRow {
+        index: node.spec.index,
+        ready: summary.map_or_else(|| is_true(&own.conditions, "Ready"), |summary| summary.ready),
+        epoch: summary.and_then(|summary| summary.epoch).or_else(|| said.and_then(|said| said.active_epoch)),
+        worker: own.worker.clone(),
+        zone: own.zone.clone(),
+        problem: problem.or_else(|| summary.and_then(|summary| summary.problem.clone())).or_else(unwell),
+    }
+}
+
+fn epoch_report(number: u64, object: Option<&KeyEpoch>, now: Timestamp) -> EpochReport {
+    let status = object.and_then(|object| object.status.clone()).unwrap_or_default();
+    let timings = status.timings.clone().unwrap_or_default();
+    let since = match status.phase {
+        Some(RoundPhase::Active | RoundPhase::Confirmed | RoundPhase::Retired | RoundPhase::Failed) => timings.ended,
+        _ => object.and_then(|object| object.metadata.creation_timestamp.clone()),
+    };
+    EpochReport {
+        number,
+        kind: object.map(|object| object.spec.kind),
+        phase: status.phase,
+        block: object.map(|object| object.spec.block),
+        held: status.held,
+        age_seconds: since.map(|Time(since)| now.duration_since(since).as_secs().max(0)),
+    }
+}
+
+fn attention(cluster: &KmsCluster, nodes: &[NodeRow]) -> Vec<Attention> {
+    let Some(status) = &cluster.status else {
+        return vec![Attention {
+            about: "KmsCluster".to_owned(),
+            reason: "NotSeen".to_owned(),
+            message: "no operator has answered this object yet: check that keyfleet-operator runs and watches this \
+                namespace"
+                .to_owned(),
+        }];
+    };
+    let mut all = Vec::new();
+    if let (Some(seen), Some(is)) = (status.observed_generation, cluster.metadata.generation)
+        && seen < is
+    {
+        all.push(Attention {
+            about: "KmsCluster".to_owned(),
+            reason: "NotSeen".to_owned(),
+            message: format!("the operator has answered generation {seen} of {is}: what follows may be out of date"),
+        });
+    }
+    let of = |type_: &&str| status.conditions.iter().find(|condition| condition.type_ == **type_);
+    let unwanted = UNWANTED.iter().filter_map(of).filter(|condition| condition.status == "True");
+    let wanting = WANTED.iter().filter_map(of).filter(|condition| condition.status != "True");
+    for condition in wanting.chain(unwanted) {
+        let (about, reason) = (condition.type_.clone(), condition.reason.clone());
+        // One fault often shows in several conditions.
+        if !all.iter().any(|told: &Attention| told.message == condition.message) {
+            all.push(Attention { about, reason, message: condition.message.clone() });
+        }
+    }
+    for node in nodes {
+        if let Some(problem) = &node.problem {
+            let (reason, message) = problem.split_once(": ").unwrap_or(("Problem", problem));
+            all.push(Attention {
+                about: format!("node {}", node.index),
+                reason: reason.to_owned(),
+                message: message.to_owned(),
+            });
+        }
+    }
+    all
+}
+
+fn is_true(conditions: &[Condition], type_: &str) -> bool {
+    keyfleet_crds::conditions::is_true(conditions, type_)
+}

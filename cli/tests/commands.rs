@@ -1,0 +1,229 @@
+//! The program itself, as a process, beside four real nodes.
+
+#[path = "../../api/tests/fleet/mod.rs"]
+mod fleet;
+
+use std::path::Path;
+use std::process::Stdio;
+
+use fleet::{CALLER, Fleet, token};
+use keyfleet_crds::wire;
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+struct Desk {
+    fleet: Fleet,
+    folder: TempDir,
+}
+
+struct Ended {
+    code: i32,
+    out: Vec<u8>,
+    said: String,
+}
+
+impl Desk {
+    async fn new() -> Self {
+        let desk = Self { fleet: Fleet::start(4).await, folder: tempfile::tempdir().unwrap() };
+        let mut record = serde_json::to_value(desk.fleet.record()).unwrap();
+        record["format"] = 1.into();
+        desk.write("client.json", record.to_string().as_bytes());
+        std::fs::create_dir(desk.folder.path().join("tokens")).unwrap();
+        desk.tokens(CALLER);
+        desk
+    }
+
+    fn tokens(&self, subject: &str) {
+        let record = self.fleet.record();
+        for node in &record.nodes {
+            let token = token(subject, &wire::audience(&record.cluster_id, node.index));
+            self.write(&format!("tokens/{}", node.index), token.as_bytes());
+        }
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) {
+        std::fs::write(self.folder.path().join(name), bytes).unwrap();
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.folder.path().join(name)).unwrap()
+    }
+
+    /// Runs the program in the folder, with `input` in a pipe.
+    async fn run(&self, arguments: &[&str], input: &[u8]) -> Ended {
+        run(self.folder.path(), arguments, input).await
+    }
+
+    /// The same, with all that is needed to ask the nodes.
+    async fn ask(&self, arguments: &[&str], input: &[u8]) -> Ended {
+        let addresses = self.fleet.callers.iter().map(|(node, address)| format!("--address={node}={address}"));
+        let addresses: Vec<_> = addresses.collect();
+        let mut all = arguments.to_vec();
+        all.extend(["--record=client.json", "--token-dir=tokens"]);
+        all.extend(addresses.iter().map(String::as_str));
+        self.run(&all, input).await
+    }
+}
+
+async fn run(folder: &Path, arguments: &[&str], input: &[u8]) -> Ended {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_keyfleet"))
+        .args(arguments)
+        .current_dir(folder)
+        .env_remove("KUBECONFIG")
+        .env_remove("KUBERNETES_SERVICE_HOST")
+        .env("HOME", folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    // A program that does not read its input may be gone before it is written.
+    let feed = tokio::spawn(async move {
+        let _ = stdin.write_all(&input).await;
+    });
+    let ended = child.wait_with_output().await.unwrap();
+    feed.abort();
+    Ended { code: ended.status.code().unwrap_or(-1), out: ended.stdout, said: String::from_utf8(ended.stderr).unwrap() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn data_goes_through_files_and_pipes_and_comes_back() {
+    let desk = Desk::new().await;
+    let data: Vec<u8> = (0..200_000_u32).map(|i| u8::try_from(i % 253).unwrap()).collect();
+    desk.write("plain", &data);
+    let ended = desk.run(&["encrypt", "--record=client.json", "-i", "backups/1", "plain", "--to", "sealed"], b"").await;
+    assert_eq!((ended.code, ended.said.as_str()), (0, ""), "encrypting is offline: no cluster, no token, no address");
+    let ended = desk.ask(&["decrypt", "sealed", "--to", "opened"], b"").await;
+    assert_eq!((ended.code, ended.said.as_str()), (0, ""));
+    assert!(desk.read("opened") == data, "a file came back changed");
+
+    let public_key = desk.fleet.record().public_key.to_string();
+    let sealed = desk.run(&["encrypt", "--public-key", &public_key, "-i", "backups/1"], &data).await;
+    assert_eq!(sealed.code, 0, "{}", sealed.said);
+    let opened = desk.ask(&["decrypt"], &sealed.out).await;
+    assert_eq!(opened.code, 0, "{}", opened.said);
+    assert!(opened.out == data, "a pipe came back changed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signature_verifies_in_every_format_and_under_no_other_name_message_or_key() {
+    let desk = Desk::new().await;
+    for format in ["table", "json", "yaml"] {
+        let file = format!("signature.{format}");
+        let signed = desk.ask(&["sign", "-k", "receipts", "-o", format, "--to", &file], b"paid").await;
+        assert_eq!(signed.code, 0, "{}", signed.said);
+        let verify = ["verify", "--record=client.json", "-k", "receipts", "-s", &file];
+        let verified = desk.run(&verify, b"paid").await;
+        assert_eq!(verified.code, 0, "{format}: {}", verified.said);
+        let other = desk.run(&verify, b"paid twice").await;
+        assert_eq!(other.code, 5, "{format}: another message verified");
+        assert!(String::from_utf8(other.out).unwrap().starts_with("NOT verified"));
+        let other = desk.run(&["verify", "--record=client.json", "-k", "payroll", "-s", &file], b"paid").await;
+        assert_eq!(other.code, 5, "{format}: another key name verified");
+    }
+    let hex = String::from_utf8(desk.read("signature.table")).unwrap();
+    let inline = desk.run(&["verify", "--record=client.json", "-k", "receipts", "-s", hex.trim()], b"paid").await;
+    assert_eq!(inline.code, 0, "{}", inline.said);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exit_codes_tell_failures_apart_and_nothing_half_written_stays() {
+    let mut desk = Desk::new().await;
+    let ended =
+        desk.run(&["encrypt", "--record=client.json", "-i", "backups/1", "--to", "sealed"], &[7; 200_000]).await;
+    assert_eq!(ended.code, 0, "{}", ended.said);
+    let sealed = desk.read("sealed");
+
+    desk.write("cut", &sealed[..sealed.len() - 1]);
+    let mut changed = sealed.clone();
+    changed[150_000] ^= 1;
+    desk.write("changed", &changed);
+    desk.write("foreign", &[b"no such thing".as_slice(), &[0; 300]].concat());
+    for (file, about) in [("cut", "cut off"), ("changed", "chunk 2"), ("foreign", "no data that Keyfleet encrypted")] {
+        let ended = desk.ask(&["decrypt", file, "--to", "out"], b"").await;
+        assert_eq!(ended.code, 5, "{file}: {}", ended.said);
+        assert!(ended.said.contains(about), "{file}: {}", ended.said);
+        let left: Vec<_> = std::fs::read_dir(desk.folder.path()).unwrap().map(|f| f.unwrap().file_name()).collect();
+        assert!(!desk.folder.path().join("out").exists(), "{file}: half an output was left");
+        assert!(!left.iter().any(|name| name.to_string_lossy().starts_with(".keyfleet-")), "{file} left {left:?}");
+    }
+
+    for (arguments, code) in [
+        (["sign", "-k", "payroll"].as_slice(), 4),
+        (&["sign"], 2),
+        (&["decrypt", "no-such-file"], 1),
+        (&["sign", "-k", "receipts", "--timeout", "soon"], 2),
+    ] {
+        let ended = desk.ask(arguments, b"paid").await;
+        assert_eq!(ended.code, code, "{arguments:?}: {}", ended.said);
+        assert!(ended.out.is_empty() && !ended.said.is_empty(), "{arguments:?} said {:?}", ended.said);
+    }
+    desk.tokens("system:serviceaccount:other:thief");
+    let ended = desk.ask(&["decrypt", "sealed"], b"").await;
+    assert_eq!(ended.code, 4, "{}", ended.said);
+    assert!(ended.said.contains("spec.access.rules"), "it does not say what would help: {}", ended.said);
+    desk.tokens(CALLER);
+    desk.fleet.stop(1).await;
+    desk.fleet.stop(2).await;
+    let ended = desk.ask(&["decrypt", "sealed", "--timeout", "3s"], b"").await;
+    assert_eq!(ended.code, 3, "{}", ended.said);
+    assert!(ended.said.contains("2 of 3 needed answers") && ended.said.contains("node 1:"), "{}", ended.said);
+}
+
+/// Ten times what the process may hold of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_megabytes_go_through_a_pipe_in_bounded_memory() {
+    const BYTES: usize = 100 << 20;
+    const RESIDENT_KIB_MAX: u64 = 40 << 10;
+    let desk = Desk::new().await;
+    let peak = |child: &tokio::process::Child| {
+        let id = child.id()?;
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()
+    };
+    let addresses = desk.fleet.callers.iter().map(|(node, address)| format!("--address={node}={address}"));
+    let asks: Vec<_> = addresses.chain(["--record=client.json".into(), "--token-dir=tokens".into()]).collect();
+    let start = |arguments: &[&str], more: &[String], stdin: Stdio| {
+        Command::new(env!("CARGO_BIN_EXE_keyfleet"))
+            .args(arguments)
+            .args(more)
+            .current_dir(desk.folder.path())
+            .stdin(stdin)
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap()
+    };
+    let mut encrypt = start(&["encrypt", "--record=client.json", "-i", "backups/1"], &[], Stdio::piped());
+    let between: Stdio = encrypt.stdout.take().unwrap().try_into().unwrap();
+    let mut decrypt = start(&["decrypt"], &asks, between);
+    let mut stdin = encrypt.stdin.take().unwrap();
+    let feed = tokio::spawn(async move {
+        let block = [3; 1 << 16];
+        for _ in 0..BYTES / block.len() {
+            stdin.write_all(&block).await.unwrap();
+        }
+    });
+    let mut out = decrypt.stdout.take().unwrap();
+    let (mut came, mut block, mut peaks) = (0, vec![0; 1 << 16], [0, 0]);
+    loop {
+        let read = tokio::io::AsyncReadExt::read(&mut out, &mut block).await.unwrap();
+        if read == 0 {
+            break;
+        }
+        assert!(block[..read].iter().all(|byte| *byte == 3), "data came back changed");
+        came += read;
+        peaks = [peaks[0].max(peak(&encrypt).unwrap_or(0)), peaks[1].max(peak(&decrypt).unwrap_or(0))];
+    }
+    feed.await.unwrap();
+    assert!(encrypt.wait().await.unwrap().success() && decrypt.wait().await.unwrap().success());
+    assert_eq!(came, BYTES);
+    assert!(peaks[0] > 0 && peaks[1] > 0, "no peak was seen");
+    assert!(peaks.iter().all(|peak| *peak < RESIDENT_KIB_MAX), "peaks of {peaks:?} KiB");
+    println!("peaks: encrypt {} KiB, decrypt {} KiB", peaks[0], peaks[1]);
+}
