@@ -19,9 +19,6 @@ struct Arguments {
     /// The operator's own namespace.
     #[arg(long, env = "POD_NAMESPACE", default_value = "keyfleet-system")]
     namespace: String,
-    /// The operator's ServiceAccount, whose tokens nodes take for the operator's.
-    #[arg(long, env = "KEYFLEET_SERVICE_ACCOUNT", default_value = "keyfleet-operator")]
-    service_account: String,
     /// The pod's name, by which the lease's holder is known.
     #[arg(long, env = "POD_NAME", default_value = "keyfleet-operator")]
     pod: String,
