@@ -26,15 +26,32 @@ struct Server {
 }
 
 static SERVER: OnceLock<Server> = OnceLock::new();
+static AUTHORIZATION: OnceLock<&str> = OnceLock::new();
+
+/// From now on accounts may do what Roles say, and only that. Before the first [`namespace`].
+#[allow(dead_code, reason = "not every file of tests asks for it")]
+pub(crate) fn authorize_by_roles() {
+    AUTHORIZATION.get_or_init(|| "RBAC");
+}
+
+/// A client of the shared server that shows `token`. After the first [`namespace`].
+#[allow(dead_code, reason = "not every file of tests asks for it")]
+pub(crate) fn client(token: &str, namespace: &str) -> Client {
+    client_of(SERVER.get().expect("the server runs"), token, namespace)
+}
+
+fn client_of(server: &Server, token: &str, namespace: &str) -> Client {
+    let mut config = Config::new(server.url.parse().expect("a URL made here"));
+    config.accept_invalid_certs = true; // The server signs its own certificate, in a folder of ours.
+    config.auth_info.token = Some(token.to_owned().into());
+    config.default_namespace = namespace.to_owned();
+    Client::try_from(config).expect("a client of the test's server")
+}
 
 /// A client of the shared server, the kinds applied, in a fresh namespace of that name.
 pub(crate) async fn namespace(name: &str) -> Client {
     let server = SERVER.get_or_init(start);
-    let mut config = Config::new(server.url.parse().expect("a URL made here"));
-    config.accept_invalid_certs = true; // The server signs its own certificate, in a folder of ours.
-    config.auth_info.token = Some(TOKEN.to_owned().into());
-    config.default_namespace = name.to_owned();
-    let client = Client::try_from(config).expect("a client of the test's server");
+    let client = client_of(server, TOKEN, name);
     wait("the API server to be ready", server, async || client.apiserver_version().await.is_ok()).await;
     apply_kinds(&client, server).await;
     let new =
@@ -103,7 +120,7 @@ fn start() -> Server {
             >etcd.log 2>&1 </dev/null & etcd=$!
         ./kube-apiserver --etcd-servers http://127.0.0.1:{etcd} --bind-address 127.0.0.1 --secure-port {api} \
             --endpoint-reconciler-type none --cert-dir certificates --token-auth-file tokens.csv \
-            --authorization-mode AlwaysAllow --service-cluster-ip-range 10.0.0.0/24 \
+            --authorization-mode {authorization} --service-cluster-ip-range 10.0.0.0/24 \
             --service-account-issuer https://kubernetes.default.svc \
             --service-account-key-file certificates/apiserver.key \
             --service-account-signing-key-file certificates/apiserver.key >kube-apiserver.log 2>&1 </dev/null & api=$!
@@ -111,7 +128,8 @@ fn start() -> Server {
         kill -9 $api $etcd
         wait
         cd / && rm -rf '{folder}'",
-        folder = folder.display()
+        folder = folder.display(),
+        authorization = AUTHORIZATION.get_or_init(|| "AlwaysAllow"),
     );
     let shell = Command::new("/bin/sh").args(["-c", &script]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn();
     Server { url: format!("https://127.0.0.1:{api}"), folder, _shell: shell.expect("a shell") }
