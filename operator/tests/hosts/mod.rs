@@ -127,6 +127,8 @@ struct Host {
     pins: Pins,
     folders: BTreeMap<u32, TempDir>,
     running: BTreeMap<u32, Running>,
+    /// Files are free when these have ended.
+    stopping: BTreeMap<u32, tokio::task::JoinHandle<()>>,
 }
 
 struct Running {
@@ -149,6 +151,7 @@ impl Host {
             pins: Pins::default(),
             folders: BTreeMap::new(),
             running: BTreeMap::new(),
+            stopping: BTreeMap::new(),
         }
     }
 
@@ -178,7 +181,7 @@ impl Host {
             let pod = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none() && !stopped.contains(&index));
             match (pod.is_some(), self.running.contains_key(&index)) {
                 (true, false) => self.start(node).await,
-                (false, true) => self.stop(index).await,
+                (false, true) => self.stop(index),
                 _ => {}
             }
             let Some(running) = self.running.get_mut(&index) else { continue };
@@ -200,6 +203,9 @@ impl Host {
     }
 
     async fn start(&mut self, node: &KmsNode) {
+        if self.stopping.get(&node.spec.index).is_some_and(|task| !task.is_finished()) {
+            return;
+        }
         let (cluster, index) = (ClusterId(node.spec.cluster_id.0), NodeIndex::new(node.spec.index).expect("an index"));
         let folder = self
             .folders
@@ -239,12 +245,12 @@ impl Host {
         self.running.insert(index.value(), running);
     }
 
-    async fn stop(&mut self, index: u32) {
+    fn stop(&mut self, index: u32) {
         let running = self.running.remove(&index).expect("it is running");
         self.addresses.send_modify(|all| {
             all.remove(&running.index);
         });
-        running.node.stop().await;
+        self.stopping.insert(index, tokio::spawn(running.node.stop()));
     }
 }
 
