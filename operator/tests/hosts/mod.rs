@@ -31,7 +31,9 @@ use keyfleet_operator::heard::token::OwnAccount;
 use keyfleet_operator::heard::{Followers, Nodes, Target, Watched};
 use keyfleet_threshold::identifiers::{ClusterId, EpochNumber, NodeIndex};
 use keyfleet_threshold::identity::{IdentityKey, IdentityPublicKey};
-use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
+use keyfleet_threshold::prekey::SignedPrekeySet;
+use keyfleet_threshold::round::Blob;
+use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use tempfile::TempDir;
@@ -185,7 +187,7 @@ impl Host {
                 _ => {}
             }
             let Some(running) = self.running.get_mut(&index) else { continue };
-            running.tell(&epochs).await;
+            running.tell(&epochs, &listed).await;
             running.report(&nodes, node).await?;
             if let Some(pod) = pod {
                 mark(&pods, pod, running.serves(&epochs)).await?;
@@ -193,7 +195,7 @@ impl Host {
         }
         for pod in pods_there.iter().filter(|pod| pod.metadata.deletion_timestamp.is_some()) {
             // The kubelet's last act on a pod that has ended.
-            let now = kube::api::DeleteParams::default().grace_period(0);
+            let now = DeleteParams::default().grace_period(0);
             let _ = pods.delete(&pod.name_any(), &now).await;
         }
         for pod in pods_there.iter().filter(|pod| stopped.iter().any(|i| pod.name_any().ends_with(&format!("-{i}")))) {
@@ -256,7 +258,7 @@ impl Host {
 
 impl Running {
     /// Plans and records, as a watch delivers them.
-    async fn tell(&mut self, epochs: &[KeyEpoch]) {
+    async fn tell(&mut self, epochs: &[KeyEpoch], nodes: &[KmsNode]) {
         let facts = self.node.facts();
         for epoch in epochs {
             let number = epoch.spec.number;
@@ -268,6 +270,13 @@ impl Running {
             let record = convert::record_of(&plan, epoch.status.as_ref()).expect("and records");
             let phase = epoch.status.as_ref().and_then(|status| status.phase);
             let _ = facts.send(Input::Plan((*plan).clone())).await;
+            // The sets that a plan names, also of nodes that are away.
+            for set in
+                nodes.iter().filter_map(|node| node.status.as_ref()?.node.as_ref()).flat_map(|one| &one.prekey_sets)
+            {
+                let set = SignedPrekeySet::decode(&set.signed.0).expect("nodes write sets that decode");
+                let _ = facts.send(Input::Blob(Blob::Prekeys(set))).await;
+            }
             let _ = facts.send(Input::Record(EpochNumber(number), record)).await;
             if phase == Some(Phase::Retired) {
                 let _ = facts.send(Input::Retire(EpochNumber(number))).await;
