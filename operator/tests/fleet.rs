@@ -1,0 +1,290 @@
+//! The operator, a real API server, and real nodes as tasks of this process: from one apply to reshares.
+//!
+//! Needs the environment variable `KEYFLEET_BIN`, the folder of the `kubernetes` binary.
+
+#[path = "../../crds/tests/apiserver/mod.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod apiserver;
+#[allow(dead_code, reason = "shared by several files of tests")]
+mod hosts;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keyfleet_crds::cluster::Phase::Ready;
+use keyfleet_crds::epoch::Phase;
+use keyfleet_crds::{KeyEpoch, KmsCluster, KmsClusterStatus, KmsNode, labels};
+use keyfleet_operator::controllers::{self, Context, Options};
+use keyfleet_operator::metrics::Metrics;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+
+use hosts::Hosts;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// An operator's process, ended when dropped.
+struct Operator(tokio::task::JoinHandle<()>);
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+struct Fleet {
+    client: Client,
+    hosts: Hosts,
+}
+
+impl Fleet {
+    async fn new(namespace: &str) -> Self {
+        let client = apiserver::namespace(namespace).await;
+        Self { hosts: Hosts::start(client.clone()).await, client }
+    }
+
+    fn operator(&self) -> Operator {
+        let options = Options {
+            namespace: "keyfleet-system".into(),
+            watch_namespace: Some(self.client.default_namespace().to_owned()),
+            node_image: "keyfleet/node:test".into(),
+            chains_folder: "/nowhere".into(),
+        };
+        let context = Context::new(self.client.clone(), options, self.hosts.nodes(), Arc::new(Metrics::default()));
+        Operator(tokio::spawn(controllers::run(context)))
+    }
+
+    /// Applies the smallest sample with this schedule, and what `change` makes of its spec.
+    async fn apply(&self, interval_blocks: u32, change: impl FnOnce(&mut Value)) {
+        let mut sample: Value =
+            serde_yaml::from_str(include_str!("../../manifests/samples/smallest.yaml")).expect("a sample");
+        sample["spec"]["schedule"] = json!({
+            "source": { "clock": { "blockMs": 250 } },
+            "phaseTimeoutSeconds": 60,
+            "intervalBlocks": interval_blocks,
+            "deadlines": { "dealingBlocks": 8, "verifyingBlocks": 8, "preparingBlocks": 8, "certifyingBlocks": 8 },
+        });
+        change(&mut sample["spec"]);
+        let parameters = PatchParams::apply("a-person").force();
+        self.api::<KmsCluster>()
+            .patch("keys", &parameters, &Patch::Apply(&sample))
+            .await
+            .expect("the sample is accepted");
+    }
+
+    /// Asks for a round now, as a person does by annotation.
+    async fn request_reshare(&self, word: &str) {
+        let patch = json!({ "metadata": { "annotations": { labels::RESHARE_REQUEST: word } } });
+        self.api::<KmsCluster>().patch("keys", &PatchParams::default(), &Patch::Merge(&patch)).await.expect("a patch");
+    }
+
+    /// Makes the next epoch by request, and waits until it is the active one.
+    async fn next_epoch(&self) -> KeyEpoch {
+        let before = activated(&self.epochs().await).last().map_or(0, |epoch| epoch.spec.number);
+        self.request_reshare(&format!("after-{before}")).await;
+        let newer = |epochs: &[KeyEpoch]| activated(epochs).into_iter().rfind(|epoch| epoch.spec.number > before);
+        self.until("the epoch that was asked for", async || newer(&self.epochs().await).is_some()).await;
+        newer(&self.epochs().await).expect("it is there")
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
+    {
+        Api::default_namespaced(self.client.clone())
+    }
+
+    async fn status(&self) -> KmsClusterStatus {
+        let cluster = self.api::<KmsCluster>().get_opt("keys").await.expect("the API server answers");
+        cluster.and_then(|cluster| cluster.status).unwrap_or_default()
+    }
+
+    async fn epochs(&self) -> Vec<KeyEpoch> {
+        let mut all = self.api::<KeyEpoch>().list(&ListParams::default()).await.expect("the API server answers").items;
+        all.sort_by_key(|epoch| epoch.spec.number);
+        all
+    }
+
+    async fn until(&self, what: &str, done: impl AsyncFn() -> bool) {
+        let start = Instant::now();
+        while !done().await {
+            if start.elapsed() > PATIENCE {
+                let status = serde_json::to_string_pretty(&self.status().await).expect("JSON");
+                let epochs: Vec<_> = self.epochs().await.into_iter().map(|e| (e.spec.number, e.status)).collect();
+                let nodes = self.api::<KmsNode>().list(&ListParams::default()).await.map(|list| list.items);
+                panic!("waited {PATIENCE:?} for {what}\nstatus: {status}\nepochs: {epochs:#?}\nnodes: {nodes:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn until_active(&self, count: usize) -> Vec<KeyEpoch> {
+        let what = format!("{count} epochs that were activated");
+        self.until(&what, async || activated(&self.epochs().await).len() >= count).await;
+        activated(&self.epochs().await)
+    }
+}
+
+fn phase(epoch: &KeyEpoch) -> Option<Phase> {
+    epoch.status.as_ref().and_then(|status| status.phase)
+}
+
+fn activated(epochs: &[KeyEpoch]) -> Vec<KeyEpoch> {
+    let was = |epoch: &&KeyEpoch| matches!(phase(epoch), Some(Phase::Active | Phase::Confirmed | Phase::Retired));
+    epochs.iter().filter(was).cloned().collect()
+}
+
+fn logs() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into());
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_test_writer().try_init();
+}
+
+/// Scenarios 1 and 2 without pods: one apply gives a key, boundaries reshare it, and the public key stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_apply_gives_a_key_and_boundaries_reshare_it() {
+    logs();
+    let fleet = Fleet::new("one-key").await;
+    let _operator = fleet.operator();
+    fleet.apply(40, |_| ()).await;
+    let first = fleet.until_active(1).await;
+    fleet.until("the public key in the status", async || fleet.status().await.public_key.is_some()).await;
+    let key = fleet.status().await.public_key;
+    assert_eq!(first.len(), 1);
+    let epochs = fleet.until_active(3).await;
+    let vectors: std::collections::BTreeSet<_> =
+        epochs.iter().filter_map(|epoch| epoch.status.as_ref()?.vector_digest).map(|digest| digest.0).collect();
+    assert_eq!(vectors.len(), epochs.len(), "each epoch has a vector of its own");
+    for epoch in &epochs[1..] {
+        assert_eq!(epoch.spec.expected_public_key, key, "a reshare changes no public key");
+        assert_eq!(epoch.spec.block % 40, 0, "a reshare happens at a boundary");
+    }
+    assert_eq!(fleet.status().await.public_key, key);
+    fleet
+        .until("the fleet to be ready", async || {
+            fleet.status().await.phase == Some(keyfleet_crds::cluster::Phase::Ready)
+        })
+        .await;
+}
+
+/// An epoch that is no longer kept is retired, every node destroys its secrets, and the record says so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_say_that_the_secrets_of_retired_epochs_are_gone_and_the_record_names_them() {
+    logs();
+    let fleet = Fleet::new("retired").await;
+    let _operator = fleet.operator();
+    fleet.apply(100_000, |_| ()).await;
+    fleet.until_active(1).await;
+    for _ in 0..4 {
+        fleet.next_epoch().await;
+    }
+    fleet
+        .until("epoch 1 to be erased by all four", async || {
+            let epochs = fleet.epochs().await;
+            let first = epochs.iter().find(|epoch| epoch.spec.number == 1);
+            let status = first.and_then(|first| first.status.as_ref());
+            status.is_some_and(|status| status.phase == Some(Phase::Retired) && status.erased.len() == 4)
+        })
+        .await;
+    let epochs = fleet.epochs().await;
+    let kept: Vec<u64> = epochs.iter().filter(|e| phase(e) != Some(Phase::Retired)).map(|e| e.spec.number).collect();
+    assert!(kept.len() >= 2, "the active epoch and the one before it are kept, whatever else is: {kept:?}");
+}
+
+/// seed: 003-30. The operator's process ends in the middle of rounds; the next one goes on with the same attempt.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_that_starts_in_mid_round_finishes_the_attempt_that_is_under_way() {
+    logs();
+    let fleet = Fleet::new("mid-round").await;
+    let mut operator = Some(fleet.operator());
+    fleet.apply(100_000, |_| ()).await;
+    fleet.until_active(1).await;
+    for (number, linger_ms) in [(2, 0), (3, 150), (4, 300), (5, 450)] {
+        fleet.request_reshare(&format!("round-{number}")).await;
+        fleet
+            .until("the attempt to be made", async || fleet.epochs().await.iter().any(|e| e.spec.number == number))
+            .await;
+        tokio::time::sleep(Duration::from_millis(linger_ms)).await;
+        operator.take();
+        operator = Some(fleet.operator());
+        fleet
+            .until("the attempt to end well", async || {
+                activated(&fleet.epochs().await).iter().any(|e| e.spec.number == number)
+            })
+            .await;
+    }
+    let epochs = fleet.epochs().await;
+    assert_eq!(
+        epochs.iter().map(|epoch| epoch.spec.number).collect::<Vec<_>>(),
+        [1, 2, 3, 4, 5],
+        "no attempt was lost"
+    );
+}
+
+/// A node that is away costs a round nothing, and has its share soon after it is back, without another round.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_away_for_a_round_holds_the_new_epoch_soon_after_its_return() {
+    logs();
+    let fleet = Fleet::new("away").await;
+    let _operator = fleet.operator();
+    fleet.apply(100_000, |_| ()).await;
+    fleet.until_active(1).await;
+    fleet.hosts.kill(4);
+    fleet
+        .until("the node to be seen as gone", async || {
+            fleet.status().await.node_summary.iter().any(|node| node.index == 4 && !node.ready)
+        })
+        .await;
+    let second = fleet.next_epoch().await;
+    let holders = second.status.as_ref().and_then(|status| status.holders.clone()).unwrap_or_default();
+    assert_eq!(holders.iter().map(|holder| holder.index).collect::<Vec<_>>(), [1, 2, 3]);
+    fleet.hosts.revive(4);
+    fleet
+        .until("the node to hold the epoch", async || {
+            let epochs = fleet.epochs().await;
+            let second = epochs.iter().find(|epoch| epoch.spec.number == 2).and_then(|epoch| epoch.status.clone());
+            second.is_some_and(|status| status.possessors == [1, 2, 3, 4])
+        })
+        .await;
+    assert_eq!(fleet.epochs().await.len(), 2, "it took another round");
+}
+
+/// Scenario 11. A deleted cluster that is applied again is the same fleet with the same key, and goes on resharing it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_was_deleted_and_applied_again_has_its_key_and_reshares_it() {
+    logs();
+    let fleet = Fleet::new("again").await;
+    let _operator = fleet.operator();
+    fleet.apply(100_000, |_| ()).await;
+    fleet.until_active(1).await;
+    fleet.until("the public key in the status", async || fleet.status().await.public_key.is_some()).await;
+    let key = fleet.status().await.public_key;
+    for round in 1..=2 {
+        fleet.api::<KmsCluster>().delete("keys", &DeleteParams::default()).await.expect("it can be deleted");
+        fleet
+            .until("the cluster to be gone", async || {
+                fleet.api::<KmsCluster>().get_opt("keys").await.is_ok_and(|cluster| cluster.is_none())
+            })
+            .await;
+        fleet.apply(100_000, |_| ()).await;
+        fleet.until("the fleet to be ready again", async || fleet.status().await.phase == Some(Ready)).await;
+        assert_eq!(fleet.status().await.public_key, key, "another key after deletion {round}");
+        let next = fleet.next_epoch().await;
+        assert_eq!(next.spec.expected_public_key, key, "a second genesis after deletion {round}");
+    }
+}
+
+/// Scenario 6. Two operators without a lease: one epoch per request, and no attempt fails.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_operators_at_once_make_one_epoch_per_request() {
+    logs();
+    let fleet = Fleet::new("two").await;
+    let (_one, _other) = (fleet.operator(), fleet.operator());
+    fleet.apply(100_000, |_| ()).await;
+    fleet.until_active(1).await;
+    for _ in 0..3 {
+        fleet.next_epoch().await;
+    }
+    let numbers: Vec<u64> = fleet.epochs().await.iter().map(|epoch| epoch.spec.number).collect();
+    assert_eq!(numbers, [1, 2, 3, 4], "an attempt was made twice, or failed");
+}
