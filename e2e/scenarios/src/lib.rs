@@ -3,11 +3,14 @@
 //! A scenario is a test in `tests/`, named for the promise that it keeps. It works as a platform engineer does, with
 //! `kubectl` and `helm`, on the cluster that its kubeconfig leads to; `cargo xtask test` brings that cluster up.
 //!
-//! [`cluster`] is the cluster and who may disturb it, [`namespace`] a scenario's own corner of it, [`probe`] the
-//! program that looks around from inside, [`machine`] what the machine underneath has, [`wait`] how to wait.
+//! [`cluster`] is the cluster and who may disturb it, [`namespace`] a scenario's own corner of it, [`fleet`] a fleet of nodes
+//! in it, [`probe`] the program that looks around from inside, [`machine`] what the machine underneath has, [`wait`] how
+//! to wait.
 
 pub mod cluster;
+pub mod fleet;
 pub mod machine;
 pub mod namespace;
+pub mod operator;
 pub mod probe;
 pub mod wait;

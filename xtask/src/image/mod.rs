@@ -153,9 +153,13 @@ fn compile() -> Result<PathBuf> {
     // The whole workspace: a part of it would build its dependencies with other features, and so build them twice.
     let mut command = workplace::cargo(&["build", "--locked", "--workspace", "--bins"]);
     step::run("Compiling the programs", "compile-programs", &mut command)?;
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workplace::checkout().join("target"), PathBuf::from);
-    Ok(target.join("debug"))
+    Ok(folder())
+}
+
+/// The folder of the programs that images are made of, and of those that people run.
+pub(crate) fn folder() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    target.unwrap_or_else(|| workplace::checkout().join("target")).join("debug")
 }
 
 fn stripped(program: &Path) -> Result<Vec<u8>> {

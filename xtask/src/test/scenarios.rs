@@ -39,6 +39,7 @@ pub(super) fn run(
     };
     let folders = workplace::cluster_folders(std::path::PathBuf::new());
     environment.push(("KEYFLEET_XTASK", own_program()?));
+    environment.push(("KEYFLEET_CLI", image::folder().join("keyfleet").display().to_string()));
     environment.push(("KEYFLEET_CLUSTER_LOGS", folders.logs.display().to_string()));
     environment.push(("RUST_LIB_BACKTRACE", "0".to_owned()));
     // Scenarios mostly wait: more of them than processors run side by side.

@@ -180,7 +180,8 @@ fn volumes(layout: &Layout) -> Result<Component> {
 
 fn s3(layout: &Layout) -> Result<Component> {
     let (buckets, versions) = (layout.at("s3/buckets"), layout.at("s3/versions"));
-    fs::create_dir_all(&buckets)?;
+    // A bucket is a folder; the one that examples and scenarios use is there from the beginning.
+    fs::create_dir_all(buckets.join("keyfleet"))?;
     fs::create_dir_all(&versions)?;
     let arguments = vec![
         "--port".to_owned(),

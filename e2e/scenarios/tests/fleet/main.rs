@@ -1,0 +1,9 @@
+//! What a fleet promises to the platform that runs it and to the applications that call it, on a real cluster.
+
+mod certificate;
+mod lifecycle;
+mod operation;
+mod refusals;
+mod rounds;
+mod serving;
+mod storage;

@@ -1,0 +1,110 @@
+//! What operation does to a fleet: operators that go and come, drains.
+
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+
+use anyhow::{Context, Result, ensure};
+use keyfleet_scenarios::cluster::Cluster;
+use keyfleet_scenarios::fleet::Fleet;
+use keyfleet_scenarios::operator::{DEPLOYMENT, NAMESPACE};
+use keyfleet_scenarios::wait;
+use serde_json::json;
+
+fn scale(cluster: &Cluster, replicas: u32) -> Result<()> {
+    let replicas = format!("--replicas={replicas}");
+    cluster.kubectl(["--namespace", NAMESPACE, "scale", "deployment", DEPLOYMENT, &replicas])?;
+    Ok(())
+}
+
+/// Brings the operator back, whatever becomes of the scenario.
+struct Back;
+
+impl Drop for Back {
+    fn drop(&mut self) {
+        let words = ["--namespace", NAMESPACE, "scale", "deployment", DEPLOYMENT, "--replicas=1"];
+        let _ = Command::new("kubectl").args(words).output();
+    }
+}
+
+/// seed: 003-32
+#[test]
+fn an_operator_that_was_away_over_two_boundaries_makes_exactly_one_round_of_them() -> Result<()> {
+    let cluster = Cluster::alone()?;
+    let fleet = Fleet::ready(&cluster, "operator", &json!({"schedule": {"intervalBlocks": 15}}))?;
+    let sealed = fleet.encrypt("orders/1", b"secret")?;
+    fleet.wait_next()?;
+    let _back = Back;
+    scale(&cluster, 0)?;
+    wait::until("the operator is gone", || {
+        let pods =
+            cluster.get(["--namespace", NAMESPACE, "pods", "--selector=app.kubernetes.io/component=operator"])?;
+        Ok(pods["items"].as_array().is_some_and(Vec::is_empty).then_some(()))
+    })?;
+    let before = fleet.epochs()?.len();
+    let last = fleet.object()?["status"]["lastProcessedBoundary"].as_u64().context("no boundary was processed")?;
+    let block =
+        || Ok::<_, anyhow::Error>(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs());
+    wait::until("two boundaries have passed", || Ok((block()? > last + 2 * 15 + 2).then_some(())))?;
+    ensure!(fleet.decrypt(&sealed, &[])? == b"secret", "without its operator the fleet does not serve");
+    scale(&cluster, 1)?;
+    let caught_up = wait::until("the operator caught up", || {
+        let object = fleet.object()?;
+        let processed = object["status"]["lastProcessedBoundary"].as_u64().filter(|now| *now >= last + 30);
+        Ok(processed.map(|_| fleet.epochs()).transpose()?)
+    })?;
+    let rounds: Vec<_> = caught_up[before..].iter().map(|epoch| epoch["spec"]["block"].clone()).collect();
+    ensure!(rounds.len() == 1, "{} rounds were made of the missed boundaries, for the blocks {rounds:?}", rounds.len());
+    Ok(())
+}
+
+/// A client that asks all the time never fails while a worker is drained of its nodes, one after the other, as the budget
+/// allows.
+///
+/// seed: 002-14
+#[test]
+fn a_drain_under_the_budget_and_a_client_that_asks_all_the_time_do_not_notice_each_other() -> Result<()> {
+    let cluster = Cluster::alone()?;
+    let fleet = Fleet::ready(&cluster, "drain", &json!({"nodes": 5, "threshold": 3}))?;
+    let (asked, stop) = (AtomicU32::new(0), AtomicBool::new(false));
+    let worker = cluster.nodes()?.last().cloned().context("there are workers")?;
+    let _uncordon = Uncordon(worker.clone());
+    let failed = thread::scope(|scope| -> Result<Option<String>> {
+        let client = scope.spawn(|| {
+            while !stop.load(Ordering::Acquire) {
+                if let Err(error) = fleet.sign("receipts", b"paid", &["--timeout", "30s"]) {
+                    return Some(format!("{error:#}"));
+                }
+                asked.fetch_add(1, Ordering::AcqRel);
+            }
+            None
+        });
+        let drained = cluster.kubectl([
+            "drain",
+            &worker,
+            "--ignore-daemonsets",
+            "--delete-emptydir-data",
+            "--timeout=180s",
+            &format!(
+                "--pod-selector=app.kubernetes.io/component=node,keyfleet.dev/cluster={}",
+                keyfleet_scenarios::fleet::NAME
+            ),
+        ]);
+        stop.store(true, Ordering::Release);
+        let failed = client.join().ok().flatten();
+        drained?;
+        Ok(failed)
+    })?;
+    ensure!(failed.is_none(), "a client's request failed during the drain: {failed:?}");
+    ensure!(asked.load(Ordering::Acquire) > 0, "the client asked nothing");
+    Ok(())
+}
+
+/// Lets a drained worker take pods again, whatever becomes of the scenario.
+struct Uncordon(String);
+
+impl Drop for Uncordon {
+    fn drop(&mut self) {
+        let _ = Command::new("kubectl").args(["uncordon", &self.0]).output();
+    }
+}
