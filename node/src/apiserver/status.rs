@@ -107,19 +107,19 @@ impl StatusWriter {
         let (mut pause, mut written) = (PAUSE, None);
         let mut lag = tokio::time::interval(LAG);
         let mut lagged = true;
+        let mut speaker = self.speaker.borrow_and_update().clone();
         loop {
             let failed = self.write_if_new(&mut written, lagged).await.is_err();
             lagged = false;
-            let speaker = self.speaker.borrow().clone();
             let wait = pause;
             pause = if failed { (pause * 2).min(PAUSE_MAX) } else { PAUSE };
             tokio::select! {
                 () = tokio::time::sleep(wait), if failed => {}
                 _ = lag.tick() => lagged = true,
-                Ok(()) = self.speaker.changed() => {}
+                Ok(()) = self.speaker.changed() => speaker = self.speaker.borrow_and_update().clone(),
                 Ok(()) = self.seen.changed() => {}
                 Ok(()) = problems.changed() => {}
-                () = said(speaker) => {}
+                () = said(&mut speaker) => {}
             }
         }
     }
@@ -250,9 +250,9 @@ fn telling(report: &NodeReport) -> NodeReport {
     NodeReport { replication: None, signed_report: None, ..report.clone() }
 }
 
-/// Ends when a running node has something new to tell.
-async fn said(speaker: Option<Speaker>) {
-    let Some(mut speaker) = speaker else { return std::future::pending().await };
+/// Ends when a running node has something new to tell since it did last.
+async fn said(speaker: &mut Option<Speaker>) {
+    let Some(speaker) = speaker else { return std::future::pending().await };
     tokio::select! {
         Ok(()) = speaker.published.changed() => {}
         Ok(()) = speaker.served.changed() => {}
