@@ -252,6 +252,15 @@ impl Fleet {
         }
     }
 
+    /// Waits until something holds, and starts nothing.
+    pub(crate) async fn wait(&self, what: &str, done: impl AsyncFn(&Self) -> bool) {
+        let start = Instant::now();
+        while !done(self).await {
+            assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}\n{}", self.described().await);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     async fn described(&self) -> String {
         let cluster: Api<KmsCluster> = self.api();
         let cluster = cluster.get_opt("keys").await.ok().flatten().and_then(|cluster| cluster.status);

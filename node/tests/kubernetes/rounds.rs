@@ -44,7 +44,6 @@ async fn epochs(fleet: &Fleet, phases: &[Phase]) -> Vec<KeyEpoch> {
     all
 }
 
-/// seed: 003-30, 003-43
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_apply_makes_a_key_that_four_nodes_serve_and_reshare_and_one_that_restarts_without_an_api_server_serves_on()
 {
