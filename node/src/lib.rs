@@ -19,6 +19,7 @@
 //! | the YAML file and the environment | [`config`], [`startup`] |
 //! | what is read and written at the API server | [`apiserver`] |
 //! | which cluster a name belongs to, by the bucket | [`claim`] |
+//! | what goes wrong while it runs | [`troubles`] |
 //! | the process: waits for what it lacks, then runs | [`process`]; before it, [`restore`] |
 //! | the gRPC services | [`grpc`] |
 //! | the tasks of a running node | [`runtime`] |
@@ -38,3 +39,4 @@ pub mod seal;
 pub mod serving;
 pub mod startup;
 pub mod store;
+pub mod troubles;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use keyfleet_api::tls::Pins;
 use keyfleet_crds::cluster::access::KUBERNETES_ISSUER;
+use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::node::report::ProblemAbout;
 use kube::Client;
 use tokio::net::TcpListener;
@@ -30,6 +31,7 @@ use crate::round::{StartFault, Started, start};
 use crate::runtime::{Addresses, Node, Options};
 use crate::serving::{Service, Tokens};
 use crate::startup::{AssembleFault, RESTORED, assemble, location};
+use crate::troubles::watch_replication;
 
 /// What is missing may come: a Secret that is created later, a bucket that answers again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -132,6 +134,10 @@ pub async fn run(
         };
         tasks.spawn(writer.run());
     }
+    if config.file.kms_certificate_folder.is_some() {
+        let message = "this release serves callers with the node's own certificate: spec.tls is not used yet";
+        problems.set(ProblemAbout::Tls, Reason::CertificateUnusable, message.to_owned());
+    }
     tokio::pin!(stop);
     let started = loop {
         match try_start(&config, server.as_ref(), &problems).await {
@@ -190,9 +196,11 @@ pub async fn run(
                 Some(NameClaim::new(bucket, &file.namespace, &file.cluster, file.cluster_id).await)
             }
         };
+        let troubles = problems.clone();
         let listed = watch::Sender::new(Arc::new(Listed::default()));
         let rounds = Rounds { facts: node.facts(), published: node.published(), claim, restored, problems };
         tasks.spawn(rounds.feed(listed.subscribe()));
+        tasks.spawn(watch_replication(store.backing().clone(), troubles));
         tasks.spawn(known.clone().remember(store, node_key));
         tasks.spawn(watch_all(server, known, surroundings.address_of, listed, seen));
     }

@@ -40,6 +40,12 @@ pub(crate) fn client(token: &str, namespace: &str) -> Client {
     client_of(SERVER.get().expect("the server runs"), token, namespace)
 }
 
+/// The shared server's address. After the first [`namespace`].
+#[allow(dead_code, reason = "not every file of tests asks for it")]
+pub(crate) fn url() -> &'static str {
+    &SERVER.get().expect("the server runs").url
+}
+
 fn client_of(server: &Server, token: &str, namespace: &str) -> Client {
     let mut config = Config::new(server.url.parse().expect("a URL made here"));
     config.accept_invalid_certs = true; // The server signs its own certificate, in a folder of ours.

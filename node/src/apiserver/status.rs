@@ -107,7 +107,6 @@ impl StatusWriter {
         let (mut pause, mut written) = (PAUSE, None);
         let mut lag = tokio::time::interval(LAG);
         let mut lagged = true;
-        // Kept from turn to turn: a clone would find again and again what this one has seen.
         let mut speaker = self.speaker.borrow_and_update().clone();
         loop {
             let failed = self.write_if_new(&mut written, lagged).await.is_err();
@@ -120,7 +119,7 @@ impl StatusWriter {
                 Ok(()) = self.speaker.changed() => speaker = self.speaker.borrow_and_update().clone(),
                 Ok(()) = self.seen.changed() => {}
                 Ok(()) = problems.changed() => {}
-                () = said(speaker.as_mut()) => {}
+                () = said(&mut speaker) => {}
             }
         }
     }
@@ -251,8 +250,8 @@ fn telling(report: &NodeReport) -> NodeReport {
     NodeReport { replication: None, signed_report: None, ..report.clone() }
 }
 
-/// Ends when a running node has something new to tell.
-async fn said(speaker: Option<&mut Speaker>) {
+/// Ends when a running node has something new to tell since it did last.
+async fn said(speaker: &mut Option<Speaker>) {
     let Some(speaker) = speaker else { return std::future::pending().await };
     tokio::select! {
         Ok(()) = speaker.published.changed() => {}

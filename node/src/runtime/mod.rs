@@ -34,8 +34,9 @@ use crate::serving::{Service, Tokens};
 
 /// Facts that may wait for the driver.
 const MAILBOX: usize = 256;
-/// After a home or the replica did not take something, it is tried again so much later.
+/// After a home or the replica did not take something, it is tried again so much later; doubled up to the last.
 const RETRY: Duration = Duration::from_millis(250);
+const RETRY_MAX: Duration = Duration::from_secs(4);
 /// Callers have so long to go when the node stops.
 const DRAIN: Duration = Duration::from_secs(10);
 /// The homes are compared so often.
@@ -190,9 +191,11 @@ async fn drive(
 ) {
     let mut compare = tokio::time::interval(COMPARE);
     compare.reset();
+    let mut pause = RETRY;
     while let Err(fault) = driver.settle().await {
         tracing::warn!(%fault, "what the start owes is not durable yet");
-        tokio::time::sleep(RETRY).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_MAX);
     }
     wants.send_replace(driver.wants());
     loop {
@@ -208,11 +211,13 @@ async fn drive(
                 continue;
             }
         };
+        let mut pause = RETRY;
         loop {
             match driver.feed(&input).await {
                 Err(DriveFault::Carry(fault)) => {
                     tracing::warn!(%fault, "a step is not durable yet; nothing is said until it is");
-                    tokio::time::sleep(RETRY).await;
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
                 }
                 Err(DriveFault::Message(fault)) => {
                     tracing::debug!(%fault, "a message was not taken up");

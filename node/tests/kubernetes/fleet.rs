@@ -66,6 +66,8 @@ impl Drop for Fleet {
 impl Fleet {
     /// An empty namespace. Nothing runs yet.
     pub(crate) async fn new(namespace: &str) -> Self {
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
         apiserver::authorize_by_roles();
         let client = apiserver::namespace(namespace).await;
         for (name, account) in [(OPERATOR_NAMESPACE, OPERATOR)] {
@@ -161,14 +163,24 @@ impl Fleet {
 
     /// Starts a node from its ConfigMap, under its own account.
     pub(crate) async fn start(&mut self, index: u32) {
+        let token = token(&self.client, &self.namespace, &names::node("keys", index), None).await;
+        self.start_with(index, apiserver::client(&token, &self.namespace)).await;
+    }
+
+    /// Starts a node whose API server is away.
+    pub(crate) async fn start_alone(&mut self, index: u32) {
+        let mut nowhere = kube::Config::new("https://127.0.0.1:1".parse().expect("a URL"));
+        nowhere.default_namespace.clone_from(&self.namespace);
+        self.start_with(index, Client::try_from(nowhere).expect("a client of nobody")).await;
+    }
+
+    async fn start_with(&mut self, index: u32, client: Client) {
         let map: ConfigMap = self.api().get(&names::node_config("keys", index)).await.expect("the node's ConfigMap");
         let text = &map.data.expect("it holds a file")[FILE];
         let mut file = NodeConfig::parse(text).expect("the node reads what the operator rendered");
         file.state_folder = self.folder.path().join(format!("node-{index}"));
         std::fs::create_dir_all(&file.state_folder).expect("our own folder");
         let config = Config::parse(&file.render()).expect("still a configuration");
-        let token = token(&self.client, &self.namespace, &names::node("keys", index), None).await;
-        let client = apiserver::client(&token, &self.namespace);
         let (surroundings, ports) = self.surroundings(index, client).await;
         self.ports.lock().expect("one thread at a time").insert(index, ports);
         let (stop, stopped) = oneshot::channel();
@@ -237,6 +249,15 @@ impl Fleet {
             }
             self.play_kubelet().await;
             tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Waits until something holds, and starts nothing.
+    pub(crate) async fn wait(&self, what: &str, done: impl AsyncFn(&Self) -> bool) {
+        let start = Instant::now();
+        while !done(self).await {
+            assert!(start.elapsed() < PATIENCE, "waited {PATIENCE:?} for {what}\n{}", self.described().await);
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 

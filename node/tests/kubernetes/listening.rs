@@ -1,6 +1,6 @@
 //! The operator's ear: `Round.Follow` of every node, with a token of the operator's account, over TLS by pin.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -34,6 +34,9 @@ pub(crate) struct Listening {
 struct Said {
     transcripts: Transcripts,
     blobs: Vec<(u64, Blob)>,
+    /// So many blobs were given to the transcripts of these rounds.
+    given: usize,
+    rounds: BTreeSet<u64>,
 }
 
 impl Drop for Listening {
@@ -81,16 +84,21 @@ impl Nodes for Listening {
 
     async fn heard(&self, _: ClusterId, rounds: Vec<Watched>) -> Heard {
         let mut said = self.heard.lock().expect("one thread at a time");
-        // The first look makes the transcripts of new rounds; then they hear everything.
-        let _ = said.transcripts.heard(&rounds);
-        let Said { transcripts, blobs } = &mut *said;
-        for (number, blob) in blobs.iter() {
+        let Said { transcripts, blobs, given, rounds: known } = &mut *said;
+        let numbers: BTreeSet<u64> = rounds.iter().map(|watched| watched.spec.number).collect();
+        if *known != numbers {
+            // The first look makes the transcripts of new rounds; then they hear everything.
+            let _ = transcripts.heard(&rounds);
+            (*known, *given) = (numbers, 0);
+        }
+        for (number, blob) in &blobs[*given..] {
             match blob {
                 Blob::Message(message) => transcripts.hear(*number, message),
                 Blob::Prekeys(set) => transcripts.learn_prekeys(set),
                 Blob::Vector(vector) => transcripts.learn_vector(vector),
             }
         }
+        *given = blobs.len();
         transcripts.heard(&rounds)
     }
 }

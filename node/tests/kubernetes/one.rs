@@ -13,7 +13,6 @@ fn problems(node: Option<KmsNode>) -> Vec<String> {
     report.map(|report| report.problems.into_iter().map(|problem| problem.reason).collect()).unwrap_or_default()
 }
 
-/// seed: 003-42
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_without_its_key_says_so_in_its_object_and_starts_when_the_key_comes() {
     let mut fleet = Fleet::new("one-node").await;
