@@ -1,9 +1,9 @@
 //! One action, one write. A write that lost its race says so, and everything is read and decided again.
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use keyfleet_crds::values::ClusterId;
 use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, labels, names};
-use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, EvictParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
@@ -83,6 +83,15 @@ impl Hand<'_> {
                 let name = names::node(self.name, index);
                 set_finalizer(&nodes, &name, labels::NODE_FINALIZER, false).await?;
                 gone(nodes.delete(&name, &DeleteParams::default()).await)
+            }
+            Action::Evict { index } => {
+                let pods: Api<Pod> = Api::namespaced(self.client.clone(), self.namespace);
+                match pods.evict(&names::node(self.name, index), &EvictParams::default()).await {
+                    Err(kube::Error::Api(status)) if status.code == 429 => {
+                        Err(Failure::EvictionRefused(status.message))
+                    }
+                    answer => gone(answer),
+                }
             }
             Action::WriteRecord { resource_version, record } => {
                 let name = names::record(self.name);

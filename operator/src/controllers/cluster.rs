@@ -64,7 +64,7 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
     };
 
     // Validate and decide.
-    let state = observe(&read, heard, block, last_block, memory.starved_since, now);
+    let state = observe(&read, heard, block, last_block, &memory, &context.options.node_image, now);
     let decisions = decide::decide(&state);
     memory.id = id;
     memory.starved_since = decisions.starved.then(|| memory.starved_since.unwrap_or(last_block));
@@ -81,7 +81,16 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
     for action in decisions.actions {
         let event = event(&action, &read.cluster);
         tracing::debug!(cluster = name, namespace, ?action, "writes");
-        hand.carry_out(action).await?;
+        match hand.carry_out(action).await {
+            Err(Failure::EvictionRefused(why)) => {
+                tracing::info!(cluster = name, namespace, why, "an eviction was refused");
+                if let Some(memory) = context.memory.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&key) {
+                    memory.eviction_refused = Some((std::time::Instant::now(), why));
+                }
+                continue;
+            }
+            done => done?,
+        }
         context.metrics.wrote("KmsCluster");
         if let Some(event) = event {
             publish(&context, &read.cluster, &event).await;
@@ -237,6 +246,9 @@ fn event(action: &Write, cluster: &KmsCluster) -> Option<Event> {
         }
         Write::UpdateNode { spec, .. } => {
             (EventType::Normal, "IdentityPinned", format!("the identity of node {} is pinned", spec.index))
+        }
+        Write::Evict { index } => {
+            (EventType::Normal, "NodeRestarted", format!("the pod of node {index} is replaced: the spec has changed"))
         }
         Write::UpdateEpoch { number, status, .. } => match (&status.phase, &status.failure) {
             (Some(keyfleet_crds::epoch::Phase::Active), _) => {

@@ -46,6 +46,9 @@ pub enum Failure {
     /// The API server refused or did not answer.
     #[error("the API server: {0}")]
     Api(#[from] kube::Error),
+    /// The disruption budget refused an eviction. It is asked again later; nothing failed.
+    #[error("the disruption budget: {0}")]
+    EvictionRefused(String),
     /// The object is not what its schema says; it waits for a change.
     #[error("the object cannot be read: {0}; correct it")]
     Malformed(String),
@@ -62,6 +65,7 @@ impl Failure {
         match self {
             Self::Api(_) if self.is_conflict() => "conflict",
             Self::Api(_) => "api",
+            Self::EvictionRefused(_) => "eviction-refused",
             Self::Malformed(_) => "malformed",
         }
     }
@@ -97,6 +101,8 @@ pub(crate) struct Memory {
     pub(crate) tracker: Option<Tracker>,
     pub(crate) starved_since: Option<u64>,
     pub(crate) id: Option<ClusterId>,
+    /// When the disruption budget last refused an eviction, and why.
+    pub(crate) eviction_refused: Option<(std::time::Instant, String)>,
 }
 
 impl Context {

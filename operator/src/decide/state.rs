@@ -35,6 +35,8 @@ pub struct State {
     pub last_block: u64,
     /// The block since which no reshare could be planned for want of dealers.
     pub starved_since: Option<u64>,
+    /// Why the disruption budget refused the last eviction, until it is asked again.
+    pub eviction_refused: Option<String>,
     /// The wall clock.
     pub now: Timestamp,
 }
@@ -75,6 +77,8 @@ pub struct Node {
     pub offers: Vec<Offer>,
     /// Whether its pod is ready, which means that it serves the newest active epoch it has heard of.
     pub ready: bool,
+    /// Whether its pod was made for an earlier spec or image.
+    pub outdated: bool,
     /// What it finds wrong with what it was given: a condition reason, and what to do.
     pub problems: Vec<(String, String)>,
     /// The worker that its pod is bound to.

@@ -161,3 +161,51 @@ fn back_off_doubles_and_stops_at_four_intervals() {
     let waits: Vec<u64> = (1..=8).map(|failures| back_off_blocks(failures, 10)).collect();
     assert_eq!(waits, [2, 4, 8, 16, 32, 40, 40, 40]);
 }
+
+/// seed: 002-14
+#[test]
+fn a_changed_pod_is_replaced_alone_and_only_while_the_others_serve() {
+    use super::super::rolling::{Rolling, rolling};
+    let (_, mut state) = steady();
+    let members = membership::members(&state);
+    assert_eq!(rolling(&state, &members), Rolling::Done, "nothing has changed");
+    for node in state.nodes.values_mut() {
+        (node.ready, node.outdated) = (true, true);
+    }
+    let evicted = |state: &State| {
+        let actions = decide(state).actions;
+        actions
+            .iter()
+            .filter_map(|one| if let Action::Evict { index } = one { Some(*index) } else { None })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(evicted(&state), [1], "one at a time");
+
+    let mut restarting = state.clone();
+    let first = restarting.nodes.get_mut(&1).unwrap();
+    (first.ready, first.outdated) = (false, false);
+    assert!(evicted(&restarting).is_empty(), "the last one is not ready again");
+    assert!(matches!(rolling(&restarting, &members), Rolling::Waits(why) if why.contains("not ready: 1")));
+
+    let mut broken = state.clone();
+    broken.nodes.get_mut(&3).unwrap().ready = false;
+    assert_eq!(evicted(&broken), [3], "the one that does not serve anyway goes first");
+
+    let mut refused = state.clone();
+    refused.eviction_refused = Some("it needs three".into());
+    assert!(evicted(&refused).is_empty(), "the budget is not asked at once again");
+    assert!(matches!(rolling(&refused, &members), Rolling::Waits(why) if why.contains("it needs three")));
+
+    let mut paused = state.clone();
+    paused.cluster.spec.paused = true;
+    assert!(evicted(&paused).is_empty(), "a paused cluster changes nothing");
+
+    let mut unheard = state.clone();
+    unheard.heard.highest.clear();
+    assert!(evicted(&unheard).is_empty(), "what serves is not known yet");
+
+    let mut tight = state;
+    let number = tight.active().unwrap().0;
+    tight.epochs.get_mut(&number).unwrap().spec.threshold = 4;
+    assert!(evicted(&tight).is_empty(), "all are needed");
+}
