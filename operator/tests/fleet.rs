@@ -11,7 +11,7 @@ mod hosts;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use keyfleet_crds::cluster::Phase::Ready;
 use keyfleet_crds::epoch::Phase;
 use keyfleet_crds::{KeyEpoch, KmsCluster, KmsClusterStatus, KmsNode, labels};
@@ -313,6 +313,31 @@ async fn a_new_image_reaches_one_node_after_the_other_and_t_nodes_serve_all_the_
         .until("the change to be over", async || {
             let status = fleet.status().await;
             status.conditions.iter().any(|one| one.type_ == "Progressing" && one.status == "False")
+        })
+        .await;
+}
+
+/// A namespace that is deleted goes, whatever is in it: no finalizer stands in its way, with or without the cluster.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_a_fleet_holds_up_a_namespace_that_is_being_deleted() {
+    logs();
+    let fleet = Fleet::new("ending").await;
+    let _operator = fleet.operator();
+    fleet.apply(100_000, |_| ()).await;
+    fleet.until_active(1).await;
+    let now = DeleteParams::default();
+    let namespaces: Api<Namespace> = Api::all(fleet.client.clone());
+    namespaces.delete(fleet.client.default_namespace(), &now).await.expect("it can be deleted");
+    // The namespace controller's part: it deletes what is there, and waits.
+    let all = ListParams::default();
+    fleet.api::<KeyEpoch>().delete_collection(&now, &all).await.expect("epochs can be deleted");
+    fleet.api::<KmsNode>().delete_collection(&now, &all).await.expect("nodes can be deleted");
+    fleet.api::<KmsCluster>().delete_collection(&now, &all).await.expect("clusters can be deleted");
+    fleet
+        .until("everything to be gone", async || {
+            let nodes = fleet.api::<KmsNode>().list(&all).await.expect("a list").items.len();
+            let clusters = fleet.api::<KmsCluster>().list(&all).await.expect("a list").items.len();
+            fleet.epochs().await.len() + nodes + clusters == 0
         })
         .await;
 }

@@ -158,7 +158,7 @@ fn gone<T>(answer: Result<T, kube::Error>) -> Result<(), Failure> {
     }
 }
 
-async fn set_finalizer<K>(api: &Api<K>, name: &str, finalizer: &str, present: bool) -> Result<(), Failure>
+pub(super) async fn set_finalizer<K>(api: &Api<K>, name: &str, finalizer: &str, present: bool) -> Result<(), Failure>
 where
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {

@@ -15,7 +15,7 @@ use kube::{Api, Resource, ResourceExt};
 
 use super::carry_out::Hand;
 use super::observe::{Read, observe};
-use super::{Context, Failure, Memory, apply};
+use super::{Context, Failure, Memory, apply, epoch};
 use crate::blocks::clock::{self, Clock};
 use crate::blocks::ethereum::Ethereum;
 use crate::blocks::{BlockFault, BlockSource, Tracker};
@@ -46,8 +46,7 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
 
     // Dereference.
     let Some(read) = dereference(&context, &namespace, &name).await? else {
-        let memory = context.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        memory.and_then(|memory| memory.id).into_iter().for_each(|id| context.nodes.forget(id));
+        forget(&context, &key);
         return Ok(Action::await_change());
     };
     let mut memory = remembered(&context, &key);
@@ -78,6 +77,7 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
     let hand =
         Hand { client: &context.client, cluster: &read.cluster, namespace: &namespace, name: &name, id, node_image };
     let mut wrote = !decisions.actions.is_empty();
+    let released = decisions.actions.contains(&Write::SetClusterFinalizer { present: false });
     for action in decisions.actions {
         let event = event(&action, &read.cluster);
         tracing::debug!(cluster = name, namespace, ?action, "writes");
@@ -96,6 +96,10 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
             publish(&context, &read.cluster, &event).await;
         }
     }
+    if state.cluster.deleting && released {
+        forget(&context, &key);
+        return Ok(Action::await_change());
+    }
     if let (Ok(fleet), false) = (Fleet::of(&read.cluster, &context.options.node_image), state.cluster.deleting) {
         wrote |= apply_objects(&context, &fleet, &state).await?;
     }
@@ -109,6 +113,8 @@ async fn dereference(context: &Context, namespace: &str, name: &str) -> Result<O
     let client = || context.client.clone();
     let clusters: Api<KmsCluster> = Api::namespaced(client(), namespace);
     let Some(cluster) = clusters.get_opt(name).await? else { return Ok(None) };
+    let namespace_ends =
+        cluster.metadata.deletion_timestamp.is_some() && epoch::is_ending(&context.client, namespace).await?;
     let ours = ListParams::default().labels(&format!("{}={name}", labels::CLUSTER));
     let nodes: Api<KmsNode> = Api::namespaced(client(), namespace);
     let epochs: Api<KeyEpoch> = Api::namespaced(client(), namespace);
@@ -122,7 +128,14 @@ async fn dereference(context: &Context, namespace: &str, name: &str) -> Result<O
         pods: pods.list(&ours).await?.items,
         claims: claims.list(&ours).await?.items,
         record: records.get_opt(&names::record(name)).await?,
+        namespace_ends,
     }))
+}
+
+/// Nobody reconciles an object that is gone: what this process holds of it goes with its last write.
+fn forget(context: &Context, key: &str) {
+    let memory = context.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    memory.and_then(|memory| memory.id).into_iter().for_each(|id| context.nodes.forget(id));
 }
 
 fn remembered(context: &Context, key: &str) -> Memory {

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`cluster`] | `KmsCluster`; its `KmsNode`s, `KeyEpoch`s, record, Services | decides on members and rounds; Services, budget, policy, status |
 //! | [`node`] | `KmsNode`; its Pod and ConfigMap | volume claim, seal, account, Role, Pod, status |
+//! | [`epoch`] | `KeyEpoch` | lets go of one in a namespace that is being deleted |
 //!
 //! Rounds are decided with their cluster, not by a controller of their own: one round at a time is a decision of the
 //! cluster, and each `KeyEpoch` that changes wakes it. Each reconcile has five steps: dereference (client), validate (pure),
@@ -12,6 +13,7 @@
 pub mod apply;
 mod carry_out;
 pub mod cluster;
+pub mod epoch;
 pub mod node;
 mod observe;
 
@@ -173,7 +175,12 @@ pub async fn run(context: Arc<Context>) {
         .shutdown_on_signal()
         .run(node::reconcile, on_error, context.clone())
         .for_each(async |result| log("KmsNode", result));
-    tokio::join!(clusters, nodes);
+    let epochs = Controller::new(context.api::<DeserializeGuard<KeyEpoch>>(), of())
+        .with_config(config())
+        .shutdown_on_signal()
+        .run(epoch::reconcile, on_error, context.clone())
+        .for_each(async |result| log("KeyEpoch", result));
+    tokio::join!(clusters, nodes, epochs);
 }
 
 /// A cluster's nodes, which it may keep from having pods.

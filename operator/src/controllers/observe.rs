@@ -31,6 +31,8 @@ pub(super) struct Read {
     pub(super) pods: Vec<Pod>,
     pub(super) claims: Vec<PersistentVolumeClaim>,
     pub(super) record: Option<ConfigMap>,
+    /// Whether the namespace is being deleted; looked up for clusters that are being deleted alone.
+    pub(super) namespace_ends: bool,
 }
 
 /// The state, but for what nodes said.
@@ -71,6 +73,7 @@ pub(super) fn observe(
         epochs: epochs.map(|epoch| (epoch.spec.number, self::epoch(epoch))).collect(),
         record: recorded(read.record.as_ref()),
         volumes: read.claims.iter().map(|claim| (claim.name_any(), id_of(claim))).collect::<BTreeMap<_, _>>(),
+        namespace_ends: read.namespace_ends,
         stopped: read.pods.is_empty() || waited_long_enough(&read.cluster, now),
         cluster,
         heard,

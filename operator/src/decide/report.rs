@@ -252,8 +252,12 @@ fn replicated(state: &State) -> Said {
         let message = "spec.replication is not set: a node that loses its volume depends on the other nodes alone";
         return (is, Some(false), Reason::NotConfigured, message.into());
     }
-    let behind: Vec<u32> =
-        state.nodes.iter().filter(|(_, node)| node.position.is_none()).map(|(index, _)| *index).collect();
+    let behind: Vec<u32> = state
+        .nodes
+        .iter()
+        .filter(|(_, node)| !node.spec.removed && node.position.is_none())
+        .map(|(index, _)| *index)
+        .collect();
     if behind.is_empty() {
         return (is, Some(true), Reason::AsExpected, "every node's state has reached the bucket".into());
     }

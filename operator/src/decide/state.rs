@@ -25,6 +25,8 @@ pub struct State {
     pub record: Recorded,
     /// Volume claims labelled with this cluster's name, each with the cluster id in its label.
     pub volumes: BTreeMap<String, String>,
+    /// Whether the namespace is being deleted with everything in it.
+    pub namespace_ends: bool,
     /// Whether no pod of the cluster is left, or a deletion has waited for them as long as it may.
     pub stopped: bool,
     /// What nodes said to this process.

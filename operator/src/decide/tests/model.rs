@@ -227,6 +227,7 @@ impl Model {
                 }
             },
             volumes: BTreeMap::new(),
+            namespace_ends: false,
             stopped: true,
             heard,
             block: Ok(self.block),

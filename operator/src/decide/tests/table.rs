@@ -59,9 +59,9 @@ fn what_forbids_a_round_says_why_and_what_to_do_and_starts_none() {
             "look at the nodes' pods",
         ),
         (
-            "a node that proves a higher number",
+            "more nodes than may be lost that saw a higher number",
             |state| {
-                state.heard.highest.insert(2, 4_000);
+                state.heard.highest.extend([(2, 4_000), (3, 4_000)]);
             },
             Reason::RecordRolledBack,
             "Restore a newer backup",
@@ -208,4 +208,16 @@ fn a_changed_pod_is_replaced_alone_and_only_while_the_others_serve() {
     let number = tight.active().unwrap().0;
     tight.epochs.get_mut(&number).unwrap().spec.threshold = 4;
     assert!(evicted(&tight).is_empty(), "all are needed");
+}
+
+/// A lie about a number stops nobody; a number that so many say that one of them is honest stops everything.
+#[test]
+fn one_node_that_invents_a_number_does_not_stop_the_fleet() {
+    let (_, mut state) = steady();
+    state.heard.highest.insert(1, u64::MAX);
+    assert!(gate::record(&state).is_ok(), "a single node stopped the fleet with a number that nobody else saw");
+    state.heard.highest.insert(2, 1_000);
+    let stop = gate::record(&state).unwrap_err();
+    assert_eq!(stop.reason, Reason::RecordRolledBack);
+    assert!(stop.message.contains("1000"), "not the invented number: {}", stop.message);
 }
