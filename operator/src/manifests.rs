@@ -57,7 +57,7 @@ fn cluster_role() -> Value {
             rule("", &["serviceaccounts"], &["get", "create", "patch"]),
             rule("", &["persistentvolumeclaims"], &["get", "list", "create", "patch"]),
             rule("", &["secrets"], &["create"]),
-            rule("", &["nodes", "persistentvolumes"], &["get"]),
+            rule("", &["namespaces", "nodes", "persistentvolumes"], &["get"]),
             rule("policy", &["poddisruptionbudgets"], &["get", "create", "patch"]),
             rule("networking.k8s.io", &["networkpolicies"], &["get", "create", "patch"]),
             rule(RBAC, &["roles"], &["get", "create", "patch", "escalate", "bind"]),

@@ -11,6 +11,7 @@ mod hosts;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::{Namespace, Pod};
 use keyfleet_crds::cluster::Phase::Ready;
 use keyfleet_crds::epoch::Phase;
 use keyfleet_crds::{KeyEpoch, KmsCluster, KmsClusterStatus, KmsNode, labels};
@@ -160,11 +161,7 @@ async fn one_apply_gives_a_key_and_boundaries_reshare_it() {
         assert_eq!(epoch.spec.block % 40, 0, "a reshare happens at a boundary");
     }
     assert_eq!(fleet.status().await.public_key, key);
-    fleet
-        .until("the fleet to be ready", async || {
-            fleet.status().await.phase == Some(keyfleet_crds::cluster::Phase::Ready)
-        })
-        .await;
+    fleet.until("the fleet to be ready", async || fleet.status().await.phase == Some(Ready)).await;
 }
 
 /// An epoch that is no longer kept is retired, every node destroys its secrets, and the record says so.
@@ -287,4 +284,60 @@ async fn two_operators_at_once_make_one_epoch_per_request() {
     }
     let numbers: Vec<u64> = fleet.epochs().await.iter().map(|epoch| epoch.spec.number).collect();
     assert_eq!(numbers, [1, 2, 3, 4], "an attempt was made twice, or failed");
+}
+
+/// Scenario 12, the operator's part: a new image reaches the nodes one after the other, never two of them at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_image_reaches_one_node_after_the_other_and_t_nodes_serve_all_the_time() {
+    logs();
+    let fleet = Fleet::new("rolling").await;
+    let _operator = fleet.operator();
+    fleet.apply(100_000, |_| ()).await;
+    fleet.until("the fleet to be ready", async || fleet.status().await.phase == Some(Ready)).await;
+    let pods = async || fleet.api::<Pod>().list(&ListParams::default()).await.expect("a list").items;
+    let image = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.containers[0].image.clone());
+    assert!(pods().await.iter().all(|pod| image(pod).as_deref() == Some("keyfleet/node:test")));
+    fleet.apply(100_000, |spec| spec["image"] = json!("keyfleet/node:newer")).await;
+    let fewest = std::sync::Mutex::new(4);
+    fleet
+        .until("four pods of the new image that serve", async || {
+            let pods = pods().await;
+            let serve = pods.iter().filter(|pod| hosts::serves(pod)).count();
+            let mut fewest = fewest.lock().expect("one thread");
+            *fewest = serve.min(*fewest);
+            serve == 4 && pods.iter().all(|pod| image(pod).as_deref() == Some("keyfleet/node:newer"))
+        })
+        .await;
+    assert_eq!(*fewest.lock().expect("one thread"), 3, "a rolling change takes nodes one at a time");
+    fleet
+        .until("the change to be over", async || {
+            let status = fleet.status().await;
+            status.conditions.iter().any(|one| one.type_ == "Progressing" && one.status == "False")
+        })
+        .await;
+}
+
+/// A namespace that is deleted goes, whatever is in it: no finalizer stands in its way, with or without the cluster.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_of_a_fleet_holds_up_a_namespace_that_is_being_deleted() {
+    logs();
+    let fleet = Fleet::new("ending").await;
+    let _operator = fleet.operator();
+    fleet.apply(100_000, |_| ()).await;
+    fleet.until_active(1).await;
+    let now = DeleteParams::default();
+    let namespaces: Api<Namespace> = Api::all(fleet.client.clone());
+    namespaces.delete(fleet.client.default_namespace(), &now).await.expect("it can be deleted");
+    // The namespace controller's part: it deletes what is there, and waits.
+    let all = ListParams::default();
+    fleet.api::<KeyEpoch>().delete_collection(&now, &all).await.expect("epochs can be deleted");
+    fleet.api::<KmsNode>().delete_collection(&now, &all).await.expect("nodes can be deleted");
+    fleet.api::<KmsCluster>().delete_collection(&now, &all).await.expect("clusters can be deleted");
+    fleet
+        .until("everything to be gone", async || {
+            let nodes = fleet.api::<KmsNode>().list(&all).await.expect("a list").items.len();
+            let clusters = fleet.api::<KmsCluster>().list(&all).await.expect("a list").items.len();
+            fleet.epochs().await.len() + nodes + clusters == 0
+        })
+        .await;
 }

@@ -1,9 +1,9 @@
 //! One action, one write. A write that lost its race says so, and everything is read and decided again.
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use keyfleet_crds::values::ClusterId;
 use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, labels, names};
-use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, EvictParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
@@ -84,6 +84,15 @@ impl Hand<'_> {
                 set_finalizer(&nodes, &name, labels::NODE_FINALIZER, false).await?;
                 gone(nodes.delete(&name, &DeleteParams::default()).await)
             }
+            Action::Evict { index } => {
+                let pods: Api<Pod> = Api::namespaced(self.client.clone(), self.namespace);
+                match pods.evict(&names::node(self.name, index), &EvictParams::default()).await {
+                    Err(kube::Error::Api(status)) if status.code == 429 => {
+                        Err(Failure::EvictionRefused(status.message))
+                    }
+                    answer => gone(answer),
+                }
+            }
             Action::WriteRecord { resource_version, record } => {
                 let name = names::record(self.name);
                 let map = ConfigMap {
@@ -149,7 +158,7 @@ fn gone<T>(answer: Result<T, kube::Error>) -> Result<(), Failure> {
     }
 }
 
-async fn set_finalizer<K>(api: &Api<K>, name: &str, finalizer: &str, present: bool) -> Result<(), Failure>
+pub(super) async fn set_finalizer<K>(api: &Api<K>, name: &str, finalizer: &str, present: bool) -> Result<(), Failure>
 where
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {

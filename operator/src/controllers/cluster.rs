@@ -15,7 +15,7 @@ use kube::{Api, Resource, ResourceExt};
 
 use super::carry_out::Hand;
 use super::observe::{Read, observe};
-use super::{Context, Failure, Memory, apply};
+use super::{Context, Failure, Memory, apply, epoch};
 use crate::blocks::clock::{self, Clock};
 use crate::blocks::ethereum::Ethereum;
 use crate::blocks::{BlockFault, BlockSource, Tracker};
@@ -46,8 +46,7 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
 
     // Dereference.
     let Some(read) = dereference(&context, &namespace, &name).await? else {
-        let memory = context.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        memory.and_then(|memory| memory.id).into_iter().for_each(|id| context.nodes.forget(id));
+        forget(&context, &key);
         return Ok(Action::await_change());
     };
     let mut memory = remembered(&context, &key);
@@ -64,7 +63,7 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
     };
 
     // Validate and decide.
-    let state = observe(&read, heard, block, last_block, memory.starved_since, now);
+    let state = observe(&read, heard, block, last_block, &memory, &context.options, now);
     let decisions = decide::decide(&state);
     memory.id = id;
     memory.starved_since = decisions.starved.then(|| memory.starved_since.unwrap_or(last_block));
@@ -78,14 +77,28 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
     let hand =
         Hand { client: &context.client, cluster: &read.cluster, namespace: &namespace, name: &name, id, node_image };
     let mut wrote = !decisions.actions.is_empty();
+    let released = decisions.actions.contains(&Write::SetClusterFinalizer { present: false });
     for action in decisions.actions {
         let event = event(&action, &read.cluster);
         tracing::debug!(cluster = name, namespace, ?action, "writes");
-        hand.carry_out(action).await?;
+        match hand.carry_out(action).await {
+            Err(Failure::EvictionRefused(why)) => {
+                tracing::info!(cluster = name, namespace, why, "an eviction was refused");
+                if let Some(memory) = context.memory.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&key) {
+                    memory.eviction_refused = Some((std::time::Instant::now(), why));
+                }
+                continue;
+            }
+            done => done?,
+        }
         context.metrics.wrote("KmsCluster");
         if let Some(event) = event {
             publish(&context, &read.cluster, &event).await;
         }
+    }
+    if state.cluster.deleting && released {
+        forget(&context, &key);
+        return Ok(Action::await_change());
     }
     if let (Ok(fleet), false) =
         (Fleet::of(&read.cluster, &context.options.node_image, &context.options.subject), state.cluster.deleting)
@@ -102,6 +115,8 @@ async fn dereference(context: &Context, namespace: &str, name: &str) -> Result<O
     let client = || context.client.clone();
     let clusters: Api<KmsCluster> = Api::namespaced(client(), namespace);
     let Some(cluster) = clusters.get_opt(name).await? else { return Ok(None) };
+    let namespace_ends =
+        cluster.metadata.deletion_timestamp.is_some() && epoch::is_ending(&context.client, namespace).await?;
     let ours = ListParams::default().labels(&format!("{}={name}", labels::CLUSTER));
     let nodes: Api<KmsNode> = Api::namespaced(client(), namespace);
     let epochs: Api<KeyEpoch> = Api::namespaced(client(), namespace);
@@ -115,7 +130,14 @@ async fn dereference(context: &Context, namespace: &str, name: &str) -> Result<O
         pods: pods.list(&ours).await?.items,
         claims: claims.list(&ours).await?.items,
         record: records.get_opt(&names::record(name)).await?,
+        namespace_ends,
     }))
+}
+
+/// Nobody reconciles an object that is gone: what this process holds of it goes with its last write.
+fn forget(context: &Context, key: &str) {
+    let memory = context.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    memory.and_then(|memory| memory.id).into_iter().for_each(|id| context.nodes.forget(id));
 }
 
 fn remembered(context: &Context, key: &str) -> Memory {
@@ -239,6 +261,9 @@ fn event(action: &Write, cluster: &KmsCluster) -> Option<Event> {
         }
         Write::UpdateNode { spec, .. } => {
             (EventType::Normal, "IdentityPinned", format!("the identity of node {} is pinned", spec.index))
+        }
+        Write::Evict { index } => {
+            (EventType::Normal, "NodeRestarted", format!("the pod of node {index} is replaced: the spec has changed"))
         }
         Write::UpdateEpoch { number, status, .. } => match (&status.phase, &status.failure) {
             (Some(keyfleet_crds::epoch::Phase::Active), _) => {

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`cluster`] | `KmsCluster`; its `KmsNode`s, `KeyEpoch`s, record, Services | decides on members and rounds; Services, budget, policy, status |
 //! | [`node`] | `KmsNode`; its Pod and ConfigMap | volume claim, seal, account, Role, Pod, status |
+//! | [`epoch`] | `KeyEpoch` | lets go of one in a namespace that is being deleted |
 //!
 //! Rounds are decided with their cluster, not by a controller of their own: one round at a time is a decision of the
 //! cluster, and each `KeyEpoch` that changes wakes it. Each reconcile has five steps: dereference (client), validate (pure),
@@ -12,6 +13,7 @@
 pub mod apply;
 mod carry_out;
 pub mod cluster;
+pub mod epoch;
 pub mod node;
 mod observe;
 
@@ -46,6 +48,9 @@ pub enum Failure {
     /// The API server refused or did not answer.
     #[error("the API server: {0}")]
     Api(#[from] kube::Error),
+    /// The disruption budget refused an eviction. It is asked again later; nothing failed.
+    #[error("the disruption budget: {0}")]
+    EvictionRefused(String),
     /// The object is not what its schema says; it waits for a change.
     #[error("the object cannot be read: {0}; correct it")]
     Malformed(String),
@@ -62,6 +67,7 @@ impl Failure {
         match self {
             Self::Api(_) if self.is_conflict() => "conflict",
             Self::Api(_) => "api",
+            Self::EvictionRefused(_) => "eviction-refused",
             Self::Malformed(_) => "malformed",
         }
     }
@@ -99,6 +105,8 @@ pub(crate) struct Memory {
     pub(crate) tracker: Option<Tracker>,
     pub(crate) starved_since: Option<u64>,
     pub(crate) id: Option<ClusterId>,
+    /// When the disruption budget last refused an eviction, and why.
+    pub(crate) eviction_refused: Option<(std::time::Instant, String)>,
 }
 
 impl Context {
@@ -169,7 +177,12 @@ pub async fn run(context: Arc<Context>) {
         .shutdown_on_signal()
         .run(node::reconcile, on_error, context.clone())
         .for_each(async |result| log("KmsNode", result));
-    tokio::join!(clusters, nodes);
+    let epochs = Controller::new(context.api::<DeserializeGuard<KeyEpoch>>(), of())
+        .with_config(config())
+        .shutdown_on_signal()
+        .run(epoch::reconcile, on_error, context.clone())
+        .for_each(async |result| log("KeyEpoch", result));
+    tokio::join!(clusters, nodes, epochs);
 }
 
 /// A cluster's nodes, which it may keep from having pods.

@@ -14,6 +14,7 @@ use kube::runtime::controller::Action;
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
+use super::carry_out::set_finalizer;
 use super::{Context, Failure, apply};
 use crate::build::{Fleet, access, config, pod, storage};
 
@@ -41,6 +42,12 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsNode>>, context: Arc<Con
         cluster.metadata.deletion_timestamp.is_none() && id == Some(node.spec.cluster_id)
     });
     let pod = pods.get_opt(&node.name_any()).await?;
+
+    // It goes at once, with or without a cluster, and comes back while there is one: no way to scale, and never in the way.
+    if node.metadata.deletion_timestamp.is_some() {
+        let nodes: Api<KmsNode> = Api::namespaced(client.clone(), &namespace);
+        set_finalizer(&nodes, &node.name_any(), labels::NODE_FINALIZER, false).await?;
+    }
 
     // A KmsNode without a live KmsCluster has no Pod; neither has one that is being deleted or has erased itself.
     let erased = node

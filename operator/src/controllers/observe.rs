@@ -11,12 +11,17 @@ use keyfleet_threshold::identity::{IdentityPublicKey, Signature};
 use keyfleet_threshold::prekey::SignedPrekeySet;
 use kube::ResourceExt;
 
+use super::{Memory, Options};
 use crate::blocks::BlockFault;
+use crate::build::{Fleet, config};
 use crate::decide::State;
 use crate::decide::state::{Cluster, Epoch, Heard, Node, Recorded};
 
 /// So many seconds a deletion waits for pods to end.
 const STOP_SECONDS_MAX: i64 = 300;
+
+/// After the disruption budget refused an eviction, it is asked again so much later.
+const REFUSED: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// What was read of one cluster.
 pub(super) struct Read {
@@ -26,6 +31,8 @@ pub(super) struct Read {
     pub(super) pods: Vec<Pod>,
     pub(super) claims: Vec<PersistentVolumeClaim>,
     pub(super) record: Option<ConfigMap>,
+    /// Whether the namespace is being deleted; looked up for clusters that are being deleted alone.
+    pub(super) namespace_ends: bool,
 }
 
 /// The state, but for what nodes said.
@@ -34,7 +41,8 @@ pub(super) fn observe(
     heard: Heard,
     block: Result<u64, BlockFault>,
     last_block: u64,
-    starved_since: Option<u64>,
+    memory: &Memory,
+    options: &Options,
     now: jiff::Timestamp,
 ) -> State {
     let name = read.cluster.name_any();
@@ -49,9 +57,14 @@ pub(super) fn observe(
         status,
         name: name.clone(),
     };
+    let fleet = Fleet::of(&read.cluster, &options.node_image, &options.subject).ok();
     let nodes = read.nodes.iter().filter(|node| node.spec.cluster_name == name).map(|node| {
         let pod = read.pods.iter().find(|pod| pod.name_any() == node.name_any());
-        (node.spec.index, self::node(node, pod))
+        let wanted = fleet.as_ref().map(|fleet| config::digest(fleet, node.spec.index));
+        let outdated = pod.is_some_and(|pod| {
+            pod.metadata.deletion_timestamp.is_none() && pod.annotations().get(labels::CONFIG_DIGEST) != wanted.as_ref()
+        });
+        (node.spec.index, Node { outdated: outdated && wanted.is_some(), ..self::node(node, pod) })
     });
     let epochs = read.epochs.iter().filter(|epoch| epoch.name_any() == names::epoch(&name, epoch.spec.number));
     let id_of = |claim: &PersistentVolumeClaim| claim.labels().get(labels::CLUSTER_ID).cloned().unwrap_or_default();
@@ -60,12 +73,18 @@ pub(super) fn observe(
         epochs: epochs.map(|epoch| (epoch.spec.number, self::epoch(epoch))).collect(),
         record: recorded(read.record.as_ref()),
         volumes: read.claims.iter().map(|claim| (claim.name_any(), id_of(claim))).collect::<BTreeMap<_, _>>(),
+        namespace_ends: read.namespace_ends,
         stopped: read.pods.is_empty() || waited_long_enough(&read.cluster, now),
         cluster,
         heard,
         block,
         last_block,
-        starved_since,
+        starved_since: memory.starved_since,
+        eviction_refused: memory
+            .eviction_refused
+            .as_ref()
+            .filter(|(at, _)| at.elapsed() < REFUSED)
+            .map(|(_, why)| why.clone()),
         now,
     }
 }
@@ -101,7 +120,10 @@ fn node(node: &KmsNode, pod: Option<&Pod>) -> Node {
         spec: node.spec.clone(),
         offered: offered.map(|(key, _)| key),
         offers: offers.collect(),
-        ready: conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"),
+        // A pod that is being stopped may still say that it is ready.
+        ready: pod.is_some_and(|pod| pod.metadata.deletion_timestamp.is_none())
+            && conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"),
+        outdated: false,
         problems: report
             .map(|report| report.problems.iter().map(|one| (one.reason.clone(), one.message.clone())).collect())
             .unwrap_or_default(),

@@ -13,6 +13,10 @@ pub fn actions(state: &State) -> Vec<Action> {
         return Vec::new();
     }
     let release = Action::SetClusterFinalizer { present: false };
+    if state.namespace_ends {
+        // Nothing can be kept or made here any more: whatever still holds an object lets it go.
+        return let_go(state).chain([release]).collect();
+    }
     let Some(id) = state.cluster.status.cluster_id else { return vec![release] };
     match state.cluster.spec.deletion_policy {
         DeletionPolicy::Retain => {
@@ -26,6 +30,12 @@ pub fn actions(state: &State) -> Vec<Action> {
         }
         DeletionPolicy::Destroy => destroy(state, release),
     }
+}
+
+fn let_go(state: &State) -> impl Iterator<Item = Action> {
+    let nodes = state.nodes.keys().map(|index| Action::ReleaseNode { index: *index });
+    let epochs = state.epochs.iter().filter(|(_, epoch)| epoch.finalizer);
+    nodes.chain(epochs.map(|(number, _)| Action::SetEpochFinalizer { number: *number, present: false }))
 }
 
 fn destroy(state: &State, release: Action) -> Vec<Action> {

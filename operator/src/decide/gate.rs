@@ -135,7 +135,14 @@ fn rolled_back(state: &State) -> Result<(), Stop> {
     let posted = state.epochs.keys().next_back().map_or(1, |number| number + 1);
     let next = state.cluster.status.next_number.unwrap_or(1).max(recorded).max(posted);
     let active = state.active().map_or(0, |(number, _)| number);
-    let above = state.heard.highest.iter().find(|(_, highest)| **highest >= next);
+    // A number alone is no proof, and one node that lies must not stop a fleet: more nodes than may be lost have to say it.
+    // A node that alone saw a number refuses it when it is given again, which costs that node one round.
+    let may_be_lost =
+        state.newest_certified().map_or(0, |plan| plan.receivers.len().saturating_sub(plan.threshold as usize));
+    let mut said: Vec<_> = state.heard.highest.iter().filter(|(_, highest)| **highest >= next).collect();
+    said.sort_by_key(|(_, highest)| **highest);
+    // The highest number that one of them says who does not lie.
+    let above = said.len().checked_sub(may_be_lost + 1).map(|at| said[at]);
     let newer = state.heard.certified.iter().find(|(_, number)| **number > active);
     let (node, number) = match (newer, above) {
         // A certificate of a known attempt may reach the operator before the record of its activation.
@@ -146,7 +153,7 @@ fn rolled_back(state: &State) -> Result<(), Stop> {
     Err(Stop::person(
         Reason::RecordRolledBack,
         format!(
-            "node {node} proves that number {number} was used, the API server's record says that {next} is next: its data went \
+            "node {node} and others say that number {number} was used, the API server's record says that {next} is next: its data went \
              back in time. Nothing is decided; the nodes serve on. Restore a newer backup of etcd"
         ),
     ))

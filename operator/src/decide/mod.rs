@@ -15,6 +15,7 @@
 //! - [`epochs`]: confirmation, retirement, history
 //! - [`record`]: the ConfigMap that outlives the cluster
 //! - [`deletion`]: what a deleted cluster leaves
+//! - [`rolling`]: pods of an earlier spec, one at a time
 //! - [`report`]: conditions, phase and summary for people
 //!
 //! Invariants, checked by `tests` after every write of interleaved operators: one epoch per boundary; one open round; a
@@ -26,6 +27,7 @@ pub mod gate;
 pub mod membership;
 pub mod record;
 pub mod report;
+pub mod rolling;
 pub mod rounds;
 pub mod state;
 #[cfg(test)]
@@ -102,6 +104,11 @@ pub enum Action {
         /// Its index.
         index: u32,
     },
+    /// Evicts a node's pod, which comes back as the spec wants it. The disruption budget may refuse.
+    Evict {
+        /// Its index.
+        index: u32,
+    },
     /// Writes the ConfigMap `<cluster>-record`.
     WriteRecord {
         /// The version read; `None` creates it.
@@ -162,6 +169,9 @@ pub fn decide(state: &State) -> Decisions {
     let writes_status = rounds.actions.iter().any(|action| matches!(action, Action::UpdateCluster { .. }));
     let waiting = rounds.waiting.as_ref();
     actions.extend(rounds.actions.iter().cloned());
+    if actions.is_empty() {
+        actions.extend(rolling::actions(state, &members));
+    }
     if !writes_status {
         // One write of the status per run: the report follows when nothing else is decided.
         let stop = gate::start(state).err();

@@ -10,6 +10,7 @@ use keyfleet_crds::conditions::{self, ClusterCondition, Reason};
 use keyfleet_crds::labels;
 
 use super::gate::{self, Stop};
+use super::rolling::{self, Rolling};
 use super::state::State;
 use super::{Action, Waiting, membership, rounds};
 use crate::round;
@@ -190,8 +191,9 @@ fn conditions_of(state: &State, facts: &Facts<'_>) -> Vec<Said> {
         _ if facts.changing(state) => Some((Reason::Scaling, "nodes are being added, removed or replaced")),
         _ => None,
     };
+    let progress = progress.map(|(reason, message)| (reason, message.to_owned())).or_else(|| rolls(state, facts));
     said.push(match progress {
-        Some((reason, message)) => (Is::Progressing, Some(true), reason, message.into()),
+        Some((reason, message)) => (Is::Progressing, Some(true), reason, message),
         None => (Is::Progressing, Some(false), Reason::AsExpected, "nothing is under way but routine reshares".into()),
     });
     said.push(match degraded(state, facts) {
@@ -233,14 +235,29 @@ fn conditions_of(state: &State, facts: &Facts<'_>) -> Vec<Said> {
     said
 }
 
+/// Pods that were made for an earlier spec, and what their replacement waits for.
+fn rolls(state: &State, facts: &Facts<'_>) -> Option<(Reason, String)> {
+    let left = rolling::outdated(state, &facts.members).len();
+    let next = match rolling::rolling(state, &facts.members) {
+        Rolling::Done => return None,
+        Rolling::Evict(index) => format!("node {index} is next"),
+        Rolling::Waits(why) => format!("it waits for {why}"),
+    };
+    Some((Reason::RollingOut, format!("{left} pods are of an earlier spec and are replaced one at a time; {next}")))
+}
+
 fn replicated(state: &State) -> Said {
     let is = ClusterCondition::Replicated;
     if state.cluster.spec.replication.is_none() {
         let message = "spec.replication is not set: a node that loses its volume depends on the other nodes alone";
         return (is, Some(false), Reason::NotConfigured, message.into());
     }
-    let behind: Vec<u32> =
-        state.nodes.iter().filter(|(_, node)| node.position.is_none()).map(|(index, _)| *index).collect();
+    let behind: Vec<u32> = state
+        .nodes
+        .iter()
+        .filter(|(_, node)| !node.spec.removed && node.position.is_none())
+        .map(|(index, _)| *index)
+        .collect();
     if behind.is_empty() {
         return (is, Some(true), Reason::AsExpected, "every node's state has reached the bucket".into());
     }

@@ -25,6 +25,8 @@ pub struct State {
     pub record: Recorded,
     /// Volume claims labelled with this cluster's name, each with the cluster id in its label.
     pub volumes: BTreeMap<String, String>,
+    /// Whether the namespace is being deleted with everything in it.
+    pub namespace_ends: bool,
     /// Whether no pod of the cluster is left, or a deletion has waited for them as long as it may.
     pub stopped: bool,
     /// What nodes said to this process.
@@ -35,6 +37,8 @@ pub struct State {
     pub last_block: u64,
     /// The block since which no reshare could be planned for want of dealers.
     pub starved_since: Option<u64>,
+    /// Why the disruption budget refused the last eviction, until it is asked again.
+    pub eviction_refused: Option<String>,
     /// The wall clock.
     pub now: Timestamp,
 }
@@ -75,6 +79,8 @@ pub struct Node {
     pub offers: Vec<Offer>,
     /// Whether its pod is ready, which means that it serves the newest active epoch it has heard of.
     pub ready: bool,
+    /// Whether its pod was made for an earlier spec or image.
+    pub outdated: bool,
     /// What it finds wrong with what it was given: a condition reason, and what to do.
     pub problems: Vec<(String, String)>,
     /// The worker that its pod is bound to.

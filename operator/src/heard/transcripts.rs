@@ -310,3 +310,6 @@ fn copied(transcript: &Transcript) -> Vec<Digest> {
     let needed = transcript.plan().copies_needed();
     copies.into_iter().filter(|(_, copies)| *copies >= needed).map(|((_, digest), _)| digest).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,8 @@ use std::time::Duration;
 use futures_util::stream::BoxStream;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use keyfleet_api::convert;
 use keyfleet_api::tls::Pins;
 use keyfleet_crds::cluster::access::KUBERNETES_ISSUER;
@@ -193,6 +195,8 @@ impl Host {
                 mark(&pods, pod, running.serves(&epochs)).await?;
             }
         }
+        let ready = pods_there.iter().filter(|pod| serves(pod)).count();
+        self.count_budget(ready).await?;
         for pod in pods_there.iter().filter(|pod| pod.metadata.deletion_timestamp.is_some()) {
             // The kubelet's last act on a pod that has ended.
             let now = DeleteParams::default().grace_period(0);
@@ -200,6 +204,26 @@ impl Host {
         }
         for pod in pods_there.iter().filter(|pod| stopped.iter().any(|i| pod.name_any().ends_with(&format!("-{i}")))) {
             mark(&pods, pod, false).await?;
+        }
+        Ok(())
+    }
+
+    /// What the disruption controller does: how many pods may be evicted now.
+    async fn count_budget(&self, ready: usize) -> Result<(), kube::Error> {
+        let budgets: Api<PodDisruptionBudget> = Api::default_namespaced(self.client.clone());
+        for budget in budgets.list(&ListParams::default()).await?.items {
+            let wanted = budget.spec.as_ref().and_then(|spec| spec.min_available.as_ref());
+            let Some(IntOrString::Int(wanted)) = wanted else { continue };
+            let allowed = i32::try_from(ready).expect("few pods").saturating_sub(*wanted).max(0);
+            let status = json!({
+                "observedGeneration": budget.metadata.generation, "disruptionsAllowed": allowed, "currentHealthy": ready,
+                "desiredHealthy": wanted, "expectedPods": ready, "disruptedPods": null,
+            });
+            let now = budget.status.as_ref().map(|status| (status.observed_generation, status.disruptions_allowed));
+            if now != Some((budget.metadata.generation, allowed)) {
+                let patch = Patch::Merge(json!({ "status": status }));
+                budgets.patch_status(&budget.name_any(), &PatchParams::default(), &patch).await?;
+            }
         }
         Ok(())
     }
@@ -332,10 +356,19 @@ impl Running {
     }
 }
 
+/// Whether callers are sent to a pod: ready, and not being stopped.
+pub(crate) fn serves(pod: &Pod) -> bool {
+    is_ready(pod) && pod.metadata.deletion_timestamp.is_none()
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|one| one.type_ == "Ready" && one.status == "True")
+}
+
 async fn mark(pods: &Api<Pod>, pod: &Pod, ready: bool) -> Result<(), kube::Error> {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    let now = conditions.iter().any(|one| one.type_ == "Ready" && one.status == "True");
-    if now == ready && !conditions.is_empty() {
+    if is_ready(pod) == ready && !conditions.is_empty() {
         return Ok(());
     }
     let condition = json!({ "type": "Ready", "status": if ready { "True" } else { "False" } });

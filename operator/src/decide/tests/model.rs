@@ -227,11 +227,13 @@ impl Model {
                 }
             },
             volumes: BTreeMap::new(),
+            namespace_ends: false,
             stopped: true,
             heard,
             block: Ok(self.block),
             last_block: self.block,
             starved_since: self.operators[who].starved_since,
+            eviction_refused: None,
             now: Timestamp::from_second(self.time).expect("a time"),
         }
     }
@@ -365,6 +367,7 @@ impl Server {
                 self.nodes.remove(&index);
                 true
             }
+            Action::Evict { index } => self.nodes.get(&index).is_some_and(|node| node.outdated),
             Action::WriteRecord { resource_version, record } => {
                 let current = self.record.as_ref().map(|(version, _)| version.to_string());
                 if current != resource_version {
@@ -402,6 +405,7 @@ pub(super) fn node(spec: KmsNodeSpec, version: String) -> Node {
         offered: None,
         offers: Vec::new(),
         ready: false,
+        outdated: false,
         problems: Vec::new(),
         worker: None,
         zone: None,

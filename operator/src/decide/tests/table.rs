@@ -61,9 +61,9 @@ fn what_forbids_a_round_says_why_and_what_to_do_and_starts_none() {
             "look at the nodes' pods",
         ),
         (
-            "a node that proves a higher number",
+            "more nodes than may be lost that saw a higher number",
             |state| {
-                state.heard.highest.insert(2, 4_000);
+                state.heard.highest.extend([(2, 4_000), (3, 4_000)]);
             },
             Reason::RecordRolledBack,
             "Restore a newer backup",
@@ -164,4 +164,64 @@ fn the_pin_of_an_index_that_a_plan_names_is_the_plans_whatever_is_offered() {
 fn back_off_doubles_and_stops_at_four_intervals() {
     let waits: Vec<u64> = (1..=8).map(|failures| back_off_blocks(failures, 10)).collect();
     assert_eq!(waits, [2, 4, 8, 16, 32, 40, 40, 40]);
+}
+
+/// seed: 002-14
+#[test]
+fn a_changed_pod_is_replaced_alone_and_only_while_the_others_serve() {
+    use super::super::rolling::{Rolling, rolling};
+    let (_, mut state) = steady();
+    let members = membership::members(&state);
+    assert_eq!(rolling(&state, &members), Rolling::Done, "nothing has changed");
+    for node in state.nodes.values_mut() {
+        (node.ready, node.outdated) = (true, true);
+    }
+    let evicted = |state: &State| {
+        let actions = decide(state).actions;
+        actions
+            .iter()
+            .filter_map(|one| if let Action::Evict { index } = one { Some(*index) } else { None })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(evicted(&state), [1], "one at a time");
+
+    let mut restarting = state.clone();
+    let first = restarting.nodes.get_mut(&1).unwrap();
+    (first.ready, first.outdated) = (false, false);
+    assert!(evicted(&restarting).is_empty(), "the last one is not ready again");
+    assert!(matches!(rolling(&restarting, &members), Rolling::Waits(why) if why.contains("not ready: 1")));
+
+    let mut broken = state.clone();
+    broken.nodes.get_mut(&3).unwrap().ready = false;
+    assert_eq!(evicted(&broken), [3], "the one that does not serve anyway goes first");
+
+    let mut refused = state.clone();
+    refused.eviction_refused = Some("it needs three".into());
+    assert!(evicted(&refused).is_empty(), "the budget is not asked at once again");
+    assert!(matches!(rolling(&refused, &members), Rolling::Waits(why) if why.contains("it needs three")));
+
+    let mut paused = state.clone();
+    paused.cluster.spec.paused = true;
+    assert!(evicted(&paused).is_empty(), "a paused cluster changes nothing");
+
+    let mut unheard = state.clone();
+    unheard.heard.highest.clear();
+    assert!(evicted(&unheard).is_empty(), "what serves is not known yet");
+
+    let mut tight = state;
+    let number = tight.active().unwrap().0;
+    tight.epochs.get_mut(&number).unwrap().spec.threshold = 4;
+    assert!(evicted(&tight).is_empty(), "all are needed");
+}
+
+/// A lie about a number stops nobody; a number that so many say that one of them is honest stops everything.
+#[test]
+fn one_node_that_invents_a_number_does_not_stop_the_fleet() {
+    let (_, mut state) = steady();
+    state.heard.highest.insert(1, u64::MAX);
+    assert!(gate::record(&state).is_ok(), "a single node stopped the fleet with a number that nobody else saw");
+    state.heard.highest.insert(2, 1_000);
+    let stop = gate::record(&state).unwrap_err();
+    assert_eq!(stop.reason, Reason::RecordRolledBack);
+    assert!(stop.message.contains("1000"), "not the invented number: {}", stop.message);
 }

@@ -1,0 +1,159 @@
+use std::collections::BTreeSet;
+
+use keyfleet_crds::epoch::status::Timings;
+use keyfleet_threshold::coordination::{FleetView, NodeView, Offer, planning};
+use keyfleet_threshold::curve::SecretScalar;
+use keyfleet_threshold::identifiers::{ClusterId, EpochNumber, PrekeySetNumber, Threshold};
+use keyfleet_threshold::identity::IdentityKey;
+use keyfleet_threshold::plan::{Deadlines, ValidPlan};
+use keyfleet_threshold::polynomial::Polynomial;
+use keyfleet_threshold::round::Body;
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use super::*;
+
+const CLUSTER: ClusterId = ClusterId([7; 16]);
+
+fn index(index: u32) -> NodeIndex {
+    NodeIndex::new(index).unwrap()
+}
+
+fn identity(index: u32) -> IdentityKey {
+    IdentityKey::from_seed(&[u8::try_from(index).unwrap(); 32])
+}
+
+fn plan(number: u64) -> ValidPlan {
+    let node = |i: u32| NodeView {
+        index: index(i),
+        identity: identity(i).public(),
+        offers: vec![Offer { number: PrekeySetNumber(number), digest: Digest([9; 32]), last_resort: false }],
+        named: None,
+    };
+    let view = FleetView {
+        cluster: CLUSTER,
+        number: EpochNumber(number),
+        block: Block(100),
+        threshold: Threshold(3),
+        min_holders: 3,
+        deadlines: Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 },
+        roster: None,
+        receivers: (1..=4).map(node).collect(),
+        connected: (1..=4).map(index).collect(),
+        avoid: BTreeSet::new(),
+    };
+    planning::genesis(&view).unwrap()
+}
+
+fn watched(number: u64, phase: Phase) -> Watched {
+    let status = KeyEpochStatus { phase: Some(phase), timings: Some(Timings::default()), ..KeyEpochStatus::default() };
+    Watched { spec: convert::spec_of(&plan(number)), status: Some(status), block: 100, overdue: false }
+}
+
+fn have(number: u64, sender: u32, dealer: u32, byte: u8) -> SignedMessage {
+    let body = Body::Have { dealer: index(dealer), bundle: Digest([byte; 32]) };
+    SignedMessage::sign(plan(number).digest(), index(sender), body, &identity(sender))
+}
+
+fn haves(transcripts: &Transcripts, number: u64) -> usize {
+    transcripts.rounds.get(&number).map_or(0, |transcript| transcript.haves().count())
+}
+
+/// Nodes are faster than the operator's own look at the plan that it made.
+#[test]
+fn what_is_said_before_the_plan_is_looked_at_is_not_lost() {
+    let mut transcripts = Transcripts::default();
+    assert!(transcripts.say(2, 1, have(1, 2, 3, 5)), "a first message is news");
+    assert!(!transcripts.say(2, 1, have(1, 2, 3, 5)), "the same again is none");
+    transcripts.heard(None, &[watched(1, Phase::Dealing)]);
+    assert_eq!(haves(&transcripts, 1), 1);
+    assert!(transcripts.say(4, 1, have(1, 4, 3, 5)));
+    assert_eq!(haves(&transcripts, 1), 2, "what comes later is heard at once");
+}
+
+/// A bundle that enough receivers have is fetched from them when its dealer is out of the operator's reach.
+#[test]
+fn a_bundle_is_wanted_once_enough_receivers_say_that_they_have_it() {
+    let mut transcripts = Transcripts::default();
+    let rounds = [watched(1, Phase::Dealing)];
+    transcripts.heard(None, &rounds);
+    let wants = |transcripts: &Transcripts| transcripts.wanted(&rounds).contains(&Digest([5; 32]));
+    transcripts.say(1, 1, have(1, 1, 3, 5));
+    assert!(!wants(&transcripts), "one receiver may lie");
+    transcripts.say(2, 1, have(1, 2, 3, 5));
+    assert!(wants(&transcripts), "n - t + 1 = 2 receivers have it");
+}
+
+#[test]
+fn a_node_that_talks_too_much_loses_its_oldest_words_and_nobody_elses() {
+    let mut transcripts = Transcripts::default();
+    transcripts.say(2, 1, have(1, 2, 3, 5));
+    transcripts.say(1, 1, have(1, 1, 3, 5));
+    let chatter = |seed: u32| {
+        let body = Body::Unable { dealers: (1..=2000).map(|i| index(seed * 2000 + i)).collect() };
+        SignedMessage::sign(plan(9).digest(), index(1), body, &identity(1))
+    };
+    let sent = (0..1000).take_while(|seed| transcripts.say(1, 9, chatter(*seed))).count();
+    assert!(sent > 10 && sent < 1000, "{sent} messages were taken up before it was too much");
+    assert!(transcripts.nodes[&1].bytes <= NODE_BYTES_MAX);
+    let rounds = |node: u32| transcripts.nodes[&node].messages.keys().map(|key| key.0).collect::<Vec<_>>();
+    assert_eq!(rounds(1), [9], "its oldest round went first");
+    assert_eq!(rounds(2), [1], "another node lost its words");
+}
+
+#[test]
+fn words_of_rounds_that_ended_are_dropped_and_taken_up_no_more() {
+    let mut transcripts = Transcripts::default();
+    for number in 1..=3 {
+        transcripts.say(1, number, have(number, 1, 2, 5));
+    }
+    transcripts.heard(None, &[watched(1, Phase::Failed), watched(2, Phase::Dealing)]);
+    let kept: Vec<u64> = transcripts.nodes[&1].messages.keys().map(|key| key.0).collect();
+    assert_eq!(kept, [2, 3], "1 has failed, 2 is under way, of 3 the plan may yet come");
+    assert!(!transcripts.say(1, 1, have(1, 1, 3, 5)), "nobody needs words of a failed attempt");
+    transcripts.heard(None, &[]);
+    assert_eq!(transcripts.nodes[&1].messages.len(), 1);
+    assert!(transcripts.rounds.is_empty());
+}
+
+/// A forged message under a digest that was fetched is the transcript's to refuse.
+#[test]
+fn a_fetched_message_counts_only_with_the_signature_of_its_sender() {
+    let mut transcripts = Transcripts::default();
+    transcripts.heard(None, &[watched(1, Phase::Dealing)]);
+    let body = Body::Have { dealer: index(3), bundle: Digest([5; 32]) };
+    transcripts.fetched(&SignedMessage::sign(plan(1).digest(), index(2), body, &identity(4)));
+    assert_eq!(haves(&transcripts, 1), 0, "node 4 spoke in the name of node 2");
+    transcripts.fetched(&have(1, 2, 3, 5));
+    assert_eq!(haves(&transcripts, 1), 1);
+}
+
+#[test]
+fn a_certificate_under_another_key_than_the_fleets_says_nothing() {
+    let mut rng = ChaCha20Rng::from_seed([3; 32]);
+    let mut vector = || Polynomial::random(SecretScalar::random(&mut rng), Threshold(3), &mut rng).vector();
+    let (own, other) = (vector(), vector());
+    let key = convert::public_key(&own.constant());
+    let mut transcripts = Transcripts::default();
+    assert!(transcripts.report(1, 4, Some(Certified { number: 4, vector: own.clone() })));
+    assert!(!transcripts.report(1, 4, Some(Certified { number: 4, vector: own })), "the same report is no news");
+    transcripts.report(2, 4, Some(Certified { number: 900, vector: other }));
+    let heard = transcripts.heard(Some(key), &[]);
+    assert_eq!(heard.certified, [(1, 4)].into(), "a node made up a fleet of its own");
+    assert_eq!(transcripts.heard(None, &[]).certified.len(), 2, "while no key is known, both may be right");
+}
+
+#[test]
+fn a_node_counts_as_connected_from_the_moment_it_is_caught_up_until_its_stream_ends() {
+    let mut transcripts = Transcripts::default();
+    transcripts.report(1, 0, None);
+    assert!(transcripts.heard(None, &[]).connected.is_empty(), "what it said before is still to come");
+    transcripts.caught_up(1);
+    assert_eq!(transcripts.heard(None, &[]).connected, [1].into());
+    transcripts.disconnect(1);
+    let heard = transcripts.heard(None, &[]);
+    assert!(heard.connected.is_empty());
+    assert_eq!(heard.highest, [(1, 0)].into(), "what it reported stays said");
+    transcripts.forget(1);
+    assert!(transcripts.heard(None, &[]).highest.is_empty(), "another identity begins with nothing");
+}
