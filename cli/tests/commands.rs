@@ -1,5 +1,7 @@
 //! The program itself, as a process, beside four real nodes.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 #[path = "../../api/tests/fleet/mod.rs"]
 mod fleet;
 

@@ -1,7 +1,7 @@
 //! Four real nodes in this process, with their rounds, stores and sockets; an operator that only looks; and an issuer of
 //! tokens. The command line's tests use it as well.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses a part")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
