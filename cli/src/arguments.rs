@@ -74,8 +74,8 @@ pub enum Command {
     Epoch(Epoch),
     /// Print a completion script for a shell
     ///
-    /// For bash: source <(keyfleet completion bash). For kubectl's own completion put a file kubectl_complete-keyfleet that
-    /// runs `keyfleet __complete "$@"` is not needed: plugins complete under their own name, kubectl-keyfleet.
+    /// For bash: `source <(keyfleet completion bash)`. kubectl completes `kubectl keyfleet` when a link to this program is named
+    /// kubectl_complete-keyfleet and is in the PATH.
     Completion(Completion),
 }
 
@@ -86,7 +86,7 @@ pub struct Which {
     /// The KmsCluster; not needed where the namespace has only one
     #[arg(long, short, value_name = "NAME", env = "KEYFLEET_CLUSTER")]
     pub cluster: Option<String>,
-    /// The fleet's public facts in a file, instead of the ConfigMap <cluster>-record: what `public-key -o json` prints, or
+    /// The fleet's public facts in a file, instead of the ConfigMap CLUSTER-record: what `public-key -o json` prints, or
     /// the ConfigMap's client.json mounted into a pod
     #[arg(long, value_name = "FILE", env = "KEYFLEET_RECORD")]
     pub record: Option<PathBuf>,
@@ -110,8 +110,8 @@ pub struct Reach {
     /// Ask as this ServiceAccount, NAME or NAMESPACE/NAME: a short-lived token is requested for each node
     #[arg(long, value_name = "NAME", env = "KEYFLEET_SERVICE_ACCOUNT", conflicts_with = "token_dir")]
     pub service_account: Option<String>,
-    /// Take tokens from files DIR/<node index>, each for the audience keyfleet.dev/<cluster id>/<node index>: projected
-    /// volumes of a pod, or tokens of another issuer
+    /// Take tokens from files DIR/INDEX, each for the audience keyfleet.dev/CLUSTER_ID/INDEX of its node: projected volumes
+    /// of a pod, or tokens of another issuer
     #[arg(long, value_name = "DIR", env = "KEYFLEET_TOKEN_DIR")]
     pub token_dir: Option<PathBuf>,
     /// How to reach the nodes
