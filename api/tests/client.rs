@@ -1,5 +1,7 @@
 //! The client against four real nodes, threshold three, over TLS sockets.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod fleet;
 
 use std::time::Duration;

@@ -74,8 +74,8 @@ pub enum Command {
     Epoch(Epoch),
     /// Print a completion script for a shell
     ///
-    /// For bash: source <(keyfleet completion bash). For kubectl's own completion put a file kubectl_complete-keyfleet that
-    /// runs `keyfleet __complete "$@"` is not needed: plugins complete under their own name, kubectl-keyfleet.
+    /// For bash: `source <(keyfleet completion bash)`. kubectl completes `kubectl keyfleet` when a link to this program is named
+    /// kubectl_complete-keyfleet and is in the PATH.
     Completion(Completion),
 }
 
@@ -84,11 +84,11 @@ pub enum Command {
 #[command(next_help_heading = "Fleet")]
 pub struct Which {
     /// The KmsCluster; not needed where the namespace has only one
-    #[arg(long, short, value_name = "NAME", env = "KEYFLEET_CLUSTER")]
+    #[arg(long, short, value_name = "NAME", env = "KEYFLEET_CLUSTER", hide_env_values = true)]
     pub cluster: Option<String>,
-    /// The fleet's public facts in a file, instead of the ConfigMap <cluster>-record: what `public-key -o json` prints, or
+    /// The fleet's public facts in a file, instead of the ConfigMap CLUSTER-record: what `public-key -o json` prints, or
     /// the ConfigMap's client.json mounted into a pod
-    #[arg(long, value_name = "FILE", env = "KEYFLEET_RECORD")]
+    #[arg(long, value_name = "FILE", env = "KEYFLEET_RECORD", hide_env_values = true)]
     pub record: Option<PathBuf>,
 }
 
@@ -108,11 +108,17 @@ pub struct WhichKey {
 #[command(next_help_heading = "Nodes")]
 pub struct Reach {
     /// Ask as this ServiceAccount, NAME or NAMESPACE/NAME: a short-lived token is requested for each node
-    #[arg(long, value_name = "NAME", env = "KEYFLEET_SERVICE_ACCOUNT", conflicts_with = "token_dir")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "KEYFLEET_SERVICE_ACCOUNT",
+        hide_env_values = true,
+        conflicts_with = "token_dir"
+    )]
     pub service_account: Option<String>,
-    /// Take tokens from files DIR/<node index>, each for the audience keyfleet.dev/<cluster id>/<node index>: projected
-    /// volumes of a pod, or tokens of another issuer
-    #[arg(long, value_name = "DIR", env = "KEYFLEET_TOKEN_DIR")]
+    /// Take tokens from files DIR/INDEX, each for the audience keyfleet.dev/CLUSTER_ID/INDEX of its node: projected volumes
+    /// of a pod, or tokens of another issuer
+    #[arg(long, value_name = "DIR", env = "KEYFLEET_TOKEN_DIR", hide_env_values = true)]
     pub token_dir: Option<PathBuf>,
     /// How to reach the nodes
     #[arg(long, value_enum, default_value_t = Via::Auto)]

@@ -2,6 +2,7 @@
 //!
 //! - [`arguments`]: the commands and their options, as the help says them
 //! - [`exit`]: exit codes
+//! - [`completion`]: what kubectl's own completion asks
 //! - [`cluster`]: kubeconfig, records, tokens and port-forwards: everything asked of the API server
 //! - [`reach`]: from options to a client of a fleet
 //! - [`files`]: input, output that is there whole or not at all, progress
@@ -11,6 +12,7 @@
 
 pub mod arguments;
 pub mod cluster;
+pub mod completion;
 pub mod epoch;
 pub mod exit;
 pub mod files;
@@ -21,6 +23,7 @@ pub mod sealing;
 pub mod signing;
 pub mod status;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
@@ -31,9 +34,15 @@ use exit::Failure;
 /// The program: parses, runs, says what went wrong, and how it ended.
 #[must_use]
 pub fn main() -> ExitCode {
-    let as_plugin = std::env::args_os().next().is_some_and(|name| name.to_string_lossy().ends_with("kubectl-keyfleet"));
+    let called = std::env::args_os().next().map(PathBuf::from).unwrap_or_default();
+    let called = called.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let mut command = Arguments::command();
-    if as_plugin {
+    if called == "kubectl_complete-keyfleet" {
+        let words: Vec<_> = std::env::args().skip(1).collect();
+        print!("{}", completion::answer(&command, &words));
+        return ExitCode::SUCCESS;
+    }
+    if called == "kubectl-keyfleet" {
         command = command.name("kubectl-keyfleet").bin_name("kubectl keyfleet");
     }
     let parsed = command.clone().try_get_matches().and_then(|matches| Arguments::from_arg_matches(&matches));

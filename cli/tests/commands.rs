@@ -1,5 +1,7 @@
 //! The program itself, as a process, beside four real nodes.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 #[path = "../../api/tests/fleet/mod.rs"]
 mod fleet;
 
@@ -172,6 +174,43 @@ async fn exit_codes_tell_failures_apart_and_nothing_half_written_stays() {
     let ended = desk.ask(&["decrypt", "sealed", "--timeout", "3s"], b"").await;
     assert_eq!(ended.code, 3, "{}", ended.said);
     assert!(ended.said.contains("2 of 3 needed answers") && ended.said.contains("node 1:"), "{}", ended.said);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_finished_round_is_checked_from_its_object_and_a_forged_one_is_found_out() {
+    let mut desk = Desk::new().await;
+    let key = desk.fleet.record().public_key.to_string();
+    for round in ["genesis", "reshare"] {
+        desk.write("epoch.json", &serde_json::to_vec(&desk.fleet.key_epoch()).unwrap());
+        let ended = desk.run(&["epoch", "verify", "--file", "epoch.json", "--public-key", &key], b"").await;
+        assert_eq!((ended.code, ended.said.as_str()), (0, ""), "{round}");
+        assert_eq!(String::from_utf8(ended.out).unwrap().matches("ok  ").count(), 5, "{round}");
+        desk.fleet.round().await;
+    }
+    let good = serde_json::to_value(desk.fleet.key_epoch()).unwrap();
+    let other = Fleet::start(4).await.key_epoch();
+    let other = serde_json::to_value(other).unwrap();
+    let forgeries = [
+        ("another plan", "/spec/block", serde_json::json!(4711)),
+        ("another certificate", "/status/certificate", other["status"]["certificate"].clone()),
+        ("another share", "/status/holders/3/publicShare", other["status"]["holders"][3]["publicShare"].clone()),
+        ("another vector", "/status/vectorDigest", other["status"]["vectorDigest"].clone()),
+        ("too few holders", "/status/holders", serde_json::json!([good["status"]["holders"][0]])),
+    ];
+    for (what, place, value) in forgeries {
+        let mut forged = good.clone();
+        *forged.pointer_mut(place).unwrap() = value;
+        desk.write("epoch.json", forged.to_string().as_bytes());
+        let ended = desk.run(&["epoch", "verify", "--file", "epoch.json", "--record", "client.json"], b"").await;
+        assert_eq!(ended.code, 5, "{what} went unnoticed: {}", String::from_utf8_lossy(&ended.out));
+        assert!(String::from_utf8(ended.out).unwrap().contains("WRONG"), "{what}: {}", ended.said);
+    }
+    // A whole other fleet's epoch is consistent, and not of this key.
+    desk.write("epoch.json", other.to_string().as_bytes());
+    let ended = desk.run(&["epoch", "verify", "--file", "epoch.json", "--public-key", &key, "-o", "json"], b"").await;
+    assert_eq!(ended.code, 5);
+    let found: serde_json::Value = serde_json::from_slice(&ended.out).unwrap();
+    assert_eq!(found["verified"], false);
 }
 
 /// Ten times what the process may hold of it.

@@ -2,6 +2,7 @@
 //!
 //! Needs the environment variable `KEYFLEET_BIN`; `cargo xtask test --only crds` sets it.
 
+#[allow(dead_code, reason = "other files use the rest")]
 mod apiserver;
 
 use std::fmt::Debug;

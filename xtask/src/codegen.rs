@@ -18,8 +18,11 @@ use crate::{step, workplace};
 pub(crate) struct Arguments {}
 
 /// Programs that write generated files: package, and how Cargo runs it. Each is given the checkout's folder.
-const GENERATORS: [(&str, [&str; 2]); 2] =
-    [("keyfleet-crds", ["--bin", "keyfleet-crds-generate"]), ("keyfleet-api", ["--example", "generate"])];
+const GENERATORS: [(&str, [&str; 2]); 3] = [
+    ("keyfleet-crds", ["--bin", "keyfleet-crds-generate"]),
+    ("keyfleet-api", ["--example", "generate"]),
+    ("keyfleet-cli", ["--example", "generate"]),
+];
 
 /// A generated file: its path in the checkout and its content.
 struct Generated {
@@ -68,7 +71,10 @@ fn files() -> Result<Vec<Generated>> {
 
 /// The reference of the commands, from their own help.
 fn commands() -> String {
-    let mut text = String::from("# Commands\n\nGenerated from the commands' own help by `cargo xtask codegen`.\n");
+    let mut text = String::from(
+        "# Commands\n\nThe commands of people who work on Keyfleet; those of its users are in [keyfleet.md](keyfleet.md). Generated \
+         from the commands' own help by `cargo xtask codegen`.\n",
+    );
     describe(&mut crate::Arguments::command(), "cargo xtask", &mut text);
     text
 }

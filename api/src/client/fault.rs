@@ -118,9 +118,13 @@ impl NodeFault {
         }
     }
 
-    /// Whether the node said no to this caller.
+    /// Whether this caller may not ask this node, as it is.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Unauthenticated(_) | Self::Denied(_) | Self::Refused(_))
+        match self {
+            Self::NoToken(no) => no.lasting,
+            Self::Unauthenticated(_) | Self::Denied(_) | Self::Refused(_) => true,
+            _ => false,
+        }
     }
 }

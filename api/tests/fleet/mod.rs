@@ -1,7 +1,7 @@
 //! Four real nodes in this process, with their rounds, stores and sockets; an operator that only looks; and an issuer of
 //! tokens. The command line's tests use it as well.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses a part")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,12 +11,14 @@ use async_trait::async_trait;
 use jsonwebtoken::jwk::{Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use keyfleet_api::client::{Client, Direct, Fleet as Facts, NoToken, Patience, Token, Tokens};
+use keyfleet_api::convert;
 use keyfleet_api::tls::{Acceptor, Pins};
 use keyfleet_api::v1;
 use keyfleet_api::v1::kms_server::{Kms, KmsServer};
 use keyfleet_crds::cluster::Access;
+use keyfleet_crds::epoch::status::{Certificate, Holder};
 use keyfleet_crds::record::{ClientNode, ClientRecord};
-use keyfleet_crds::values;
+use keyfleet_crds::{KeyEpoch, KeyEpochStatus, values};
 use keyfleet_node::grpc::kms::KmsApi;
 use keyfleet_node::grpc::transport;
 use keyfleet_node::round::Input;
@@ -136,11 +138,17 @@ pub struct Fleet {
     pub callers: BTreeMap<NodeIndex, String>,
     operator: Operator,
     access: watch::Sender<Arc<Access>>,
+    issuer: Arc<dyn KeySource>,
 }
 
 impl Fleet {
     /// `n` nodes with a key.
     pub async fn start(n: u32) -> Self {
+        Self::start_with(n, Arc::new(Issuer)).await
+    }
+
+    /// The same, with tokens of another issuer.
+    pub async fn start_with(n: u32, issuer: Arc<dyn KeySource>) -> Self {
         let members = (1..=n).map(|i| Member { test: TestNode::new(i), running: None, lies: false }).collect();
         let mut fleet = Self {
             members,
@@ -149,6 +157,7 @@ impl Fleet {
             callers: BTreeMap::new(),
             operator: Operator::default(),
             access: watch::Sender::new(Arc::new(rules())),
+            issuer,
         };
         for i in 1..=n {
             fleet.run(i).await;
@@ -169,7 +178,8 @@ impl Fleet {
         let owner = (CLUSTER, node_index);
         let names = ["kubernetes".to_owned()];
         let tokens =
-            Checked::new(owner, &names, Arc::new(Issuer), memory.store().clone(), memory.node_key().clone()).unwrap();
+            Checked::new(owner, &names, self.issuer.clone(), memory.store().clone(), memory.node_key().clone())
+                .unwrap();
         let service =
             Service::new(owner, self.access.subscribe(), memory.served(), Arc::new(tokens), memory.store().clone());
         let api = KmsApi(Arc::new(service));
@@ -287,6 +297,31 @@ impl Fleet {
             threshold: u32::from(epoch.plan.threshold.0),
             nodes: epoch.plan.receivers.iter().map(node).collect(),
         }
+    }
+
+    /// The object of the newest round, as the operator writes it.
+    pub fn key_epoch(&self) -> KeyEpoch {
+        let epoch = self.operator.epochs.last().unwrap();
+        let vector = &self.operator.vectors[&epoch.number];
+        let served = self.members.iter().find_map(|member| member.running.as_ref()).unwrap().node.served();
+        let certificate = served.borrow().newest().unwrap().1.certificate;
+        let mut object = KeyEpoch::new(&format!("keys-{}", epoch.number), convert::spec_of(&epoch.plan));
+        let holder = |index: &NodeIndex| Holder {
+            index: index.value(),
+            public_share: convert::public_key(&vector.public_share(*index)),
+        };
+        object.status = Some(KeyEpochStatus {
+            phase: Some(keyfleet_crds::epoch::Phase::Active),
+            plan_digest: Some(convert::digest(&epoch.plan.digest())),
+            holders: Some(epoch.holders.iter().map(holder).collect()),
+            vector_digest: Some(convert::digest(&vector.digest())),
+            certificate: Some(Certificate {
+                signature: values::BlsSignature(certificate.signature.encode()),
+                signers: epoch.holders.iter().map(|index| index.value()).collect(),
+            }),
+            ..KeyEpochStatus::default()
+        });
+        object
     }
 
     /// A client whose tokens are minted for it.

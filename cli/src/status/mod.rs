@@ -1,6 +1,6 @@
 //! `status`: what the objects of fleets say, on one screen.
 //!
-//! - [`report`]: from objects to what a person wants to know; pure
+//! - [`mod@report`]: from objects to what a person wants to know; pure
 //! - `screen`: that, drawn
 
 pub mod report;

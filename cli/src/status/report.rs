@@ -99,9 +99,17 @@ pub struct Attention {
     pub message: String,
 }
 
-/// Conditions that should be true, and those that should not.
-const WANTED: [&str; 4] = ["Ready", "EpochCurrent", "Replicated", "Recoverable"];
-const UNWANTED: [&str; 4] = ["QuorumLost", "QuorumAtRisk", "PlacementAtRisk", "Degraded"];
+/// Conditions, worst first, and what they should not be.
+const WATCHED: [(&str, &str); 8] = [
+    ("QuorumLost", "True"),
+    ("Ready", "False"),
+    ("QuorumAtRisk", "True"),
+    ("EpochCurrent", "False"),
+    ("Replicated", "False"),
+    ("PlacementAtRisk", "True"),
+    ("Recoverable", "False"),
+    ("Degraded", "True"),
+];
 
 /// Reports on all fleets, by namespace and name.
 #[must_use]
@@ -204,10 +212,11 @@ fn attention(cluster: &KmsCluster, nodes: &[NodeRow]) -> Vec<Attention> {
             message: format!("the operator has answered generation {seen} of {is}: what follows may be out of date"),
         });
     }
-    let of = |type_: &&str| status.conditions.iter().find(|condition| condition.type_ == **type_);
-    let unwanted = UNWANTED.iter().filter_map(of).filter(|condition| condition.status == "True");
-    let wanting = WANTED.iter().filter_map(of).filter(|condition| condition.status != "True");
-    for condition in wanting.chain(unwanted) {
+    let wrong = |(type_, bad): &(&str, &str)| {
+        let condition = status.conditions.iter().find(|condition| condition.type_ == *type_)?;
+        (condition.status == *bad || condition.status == "Unknown").then_some(condition)
+    };
+    for condition in WATCHED.iter().filter_map(wrong) {
         let (about, reason) = (condition.type_.clone(), condition.reason.clone());
         // One fault often shows in several conditions.
         if !all.iter().any(|told: &Attention| told.message == condition.message) {

@@ -26,7 +26,7 @@ pub(super) fn draw(out: &mut dyn Write, screen: &Screen) -> io::Result<()> {
 }
 
 fn draw_fleet(out: &mut dyn Write, fleet: &FleetReport) -> io::Result<()> {
-    let phase = fleet.phase.map_or_else(|| "unknown".to_owned(), |phase| format!("{phase:?}"));
+    let phase = fleet.phase.map_or_else(|| "not seen yet".to_owned(), |phase| format!("{phase:?}"));
     let style = if fleet.ready { GOOD } else { BAD };
     writeln!(out, "{HEAD}{}/{}{HEAD:#}   {style}{phase}{style:#}", fleet.namespace, fleet.name)?;
     let mut rows = Vec::new();

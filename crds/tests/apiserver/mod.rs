@@ -67,6 +67,18 @@ pub(crate) async fn namespace(name: &str) -> Client {
     client
 }
 
+/// A kubeconfig of the shared server's administrator, for programs that are tested as processes.
+pub(crate) fn kubeconfig(namespace: &str) -> String {
+    let server = SERVER.get_or_init(start);
+    serde_json::json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{ "name": "test", "cluster": { "server": server.url, "insecure-skip-tls-verify": true } }],
+        "users": [{ "name": "test", "user": { "token": TOKEN } }],
+        "contexts": [{ "name": "test", "context": { "cluster": "test", "user": "test", "namespace": namespace } }],
+    })
+    .to_string()
+}
+
 async fn apply_kinds(client: &Client, server: &Server) {
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
     for definition in keyfleet_crds::generate::definitions() {

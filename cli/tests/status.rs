@@ -1,0 +1,62 @@
+//! `status` of frozen objects, as people and programs see it. `KEYFLEET_GOLDEN=write cargo test -p keyfleet-cli` rewrites what
+//! is expected.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::fs;
+use std::path::PathBuf;
+
+use keyfleet_cli::arguments::Format;
+use keyfleet_cli::output::print;
+use keyfleet_cli::status::report::{Objects, report};
+use keyfleet_cli::status::{Screen, draw};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+fn golden(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+fn screen() -> Screen {
+    let all: Vec<Value> = serde_json::from_slice(&fs::read(golden("objects.json")).unwrap()).unwrap();
+    fn of<K: DeserializeOwned>(all: &[Value], kind: &str) -> Vec<K> {
+        let these = all.iter().filter(|object| object["kind"] == kind).cloned();
+        these.map(|object| serde_json::from_value(object).unwrap()).collect()
+    }
+    let objects =
+        Objects { clusters: of(&all, "KmsCluster"), nodes: of(&all, "KmsNode"), epochs: of(&all, "KeyEpoch") };
+    Screen { fleets: report(&objects, "2026-03-01T12:00:00Z".parse().unwrap()) }
+}
+
+#[test]
+fn one_screen_says_who_is_ready_which_epoch_what_comes_next_what_is_wrong_and_what_to_do() {
+    let screen = screen();
+    for (format, name) in [(Format::Table, "status.txt"), (Format::Json, "status.json"), (Format::Yaml, "status.yaml")]
+    {
+        let mut printed = Vec::new();
+        print(&mut printed, format, &screen, |out| draw(out, &screen)).unwrap();
+        let printed = anstream::adapter::strip_str(&String::from_utf8(printed).unwrap()).to_string();
+        let path = golden(name);
+        if std::env::var("KEYFLEET_GOLDEN").is_ok_and(|how| how == "write") {
+            fs::write(&path, &printed).unwrap();
+        }
+        let expected = fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(
+            printed,
+            expected,
+            "{} differs; if that is meant: KEYFLEET_GOLDEN=write cargo test -p keyfleet-cli",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn a_healthy_fleet_needs_no_look() {
+    let screen = screen();
+    let of = |name: &str| screen.fleets.iter().find(|fleet| fleet.name == name).unwrap();
+    assert_eq!(of("keys").attention, []);
+    assert!(of("keys").ready && of("keys").round.is_none());
+    let reasons: Vec<_> = of("ledger").attention.iter().map(|attention| attention.reason.as_str()).collect();
+    assert_eq!(reasons, ["NotSeen", "OneMoreStops", "NoRecipients", "BucketMissing"], "each fault once, worst first");
+    assert_eq!(of("new").attention[0].reason, "NotSeen", "an object that no operator has answered");
+}
