@@ -47,6 +47,7 @@ impl Fleet {
 
     fn operator(&self) -> Operator {
         let options = Options {
+            subject: "system:serviceaccount:keyfleet-system:keyfleet-operator".into(),
             namespace: "keyfleet-system".into(),
             watch_namespace: Some(self.client.default_namespace().to_owned()),
             node_image: "keyfleet/node:test".into(),
