@@ -136,7 +136,7 @@ pub async fn run(
     }
     if config.file.kms_certificate_folder.is_some() {
         let message = "this release serves callers with the node's own certificate: spec.tls is not used yet";
-        problems.set(ProblemAbout::Tls, Reason::CertificateUnusable, message.to_owned());
+        problems.set(ProblemAbout::Tls, Reason::CertificateUnusable, message);
     }
     tokio::pin!(stop);
     let started = loop {
@@ -218,7 +218,7 @@ async fn try_start(config: &Config, server: Option<&ApiServer>, problems: &Probl
         Err(fault) => {
             let (about, reason) = fault.concerns();
             let text = fault.to_string();
-            problems.set(about, reason, text.clone());
+            problems.set(about, reason, &text);
             // A fault of one thing says nothing of the others, but that the key was read before the bucket was asked.
             if !matches!(fault, AssembleFault::Key(_)) {
                 problems.clear(ProblemAbout::KeyEncryption);
@@ -232,13 +232,13 @@ async fn try_start(config: &Config, server: Option<&ApiServer>, problems: &Probl
         Ok(started) => {
             problems.clear(ProblemAbout::Seal);
             for finding in &started.findings {
-                problems.set(ProblemAbout::Seal, finding.reason(), finding.to_string());
+                problems.set(ProblemAbout::Seal, finding.reason(), &finding.to_string());
             }
             Ok(started)
         }
         Err(fault) => {
             let (about, reason) = StartFault::concerns(&fault);
-            problems.set(about, reason, fault.to_string());
+            problems.set(about, reason, &fault.to_string());
             Err(format!("{}: {fault}", reason.as_str()))
         }
     }
