@@ -36,6 +36,9 @@ use crate::troubles::watch_replication;
 /// What is missing may come: a Secret that is created later, a bucket that answers again.
 const RETRY: Duration = Duration::from_secs(5);
 
+/// So many tries are made with an environment that lacks what the configuration names.
+const TRIES_WITHOUT: u32 = 6;
+
 /// What a process is given beside its configuration.
 pub struct Surroundings {
     /// The API server; `None` with a second home, for development outside Kubernetes.
@@ -66,6 +69,9 @@ pub enum ProcessFault {
     /// The state file.
     #[error(transparent)]
     Store(#[from] crate::store::StoreFault),
+    /// A container's environment is made when it starts: only a new one has what came meanwhile.
+    #[error("the environment lacks {0}: the container has to start again once it is there")]
+    Environment(String),
     /// Neither the API server nor a folder in its place.
     #[error("there is no API server here, and secondHome is not set")]
     Nowhere,
@@ -136,9 +142,10 @@ pub async fn run(
     }
     if config.file.kms_certificate_folder.is_some() {
         let message = "this release serves callers with the node's own certificate: spec.tls is not used yet";
-        problems.set(ProblemAbout::Tls, Reason::CertificateUnusable, message.to_owned());
+        problems.set(ProblemAbout::Tls, Reason::CertificateUnusable, message);
     }
     tokio::pin!(stop);
+    let mut tries = 0;
     let started = loop {
         match try_start(&config, server.as_ref(), &problems).await {
             Ok(started) => break started,
@@ -146,6 +153,11 @@ pub async fn run(
                 tracing::error!(fault, "not started");
                 trouble.send_replace(Some(fault));
             }
+        }
+        tries += 1;
+        if let Some(lacked) = config.lacked(|name| std::env::var_os(name).is_some()).filter(|_| tries >= TRIES_WITHOUT)
+        {
+            return Err(ProcessFault::Environment(lacked));
         }
         tokio::select! {
             () = tokio::time::sleep(RETRY) => {}
@@ -218,7 +230,7 @@ async fn try_start(config: &Config, server: Option<&ApiServer>, problems: &Probl
         Err(fault) => {
             let (about, reason) = fault.concerns();
             let text = fault.to_string();
-            problems.set(about, reason, text.clone());
+            problems.set(about, reason, &text);
             // A fault of one thing says nothing of the others, but that the key was read before the bucket was asked.
             if !matches!(fault, AssembleFault::Key(_)) {
                 problems.clear(ProblemAbout::KeyEncryption);
@@ -232,13 +244,13 @@ async fn try_start(config: &Config, server: Option<&ApiServer>, problems: &Probl
         Ok(started) => {
             problems.clear(ProblemAbout::Seal);
             for finding in &started.findings {
-                problems.set(ProblemAbout::Seal, finding.reason(), finding.to_string());
+                problems.set(ProblemAbout::Seal, finding.reason(), &finding.to_string());
             }
             Ok(started)
         }
         Err(fault) => {
             let (about, reason) = StartFault::concerns(&fault);
-            problems.set(about, reason, fault.to_string());
+            problems.set(about, reason, &fault.to_string());
             Err(format!("{}: {fault}", reason.as_str()))
         }
     }

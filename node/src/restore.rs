@@ -3,14 +3,18 @@
 //! Fails closed: where either home names a floor there must be a replica at or above it, and without an answer of the
 //! bucket or of the API server nobody knows whether there is one.
 
+use keyfleet_crds::conditions::Reason;
+use keyfleet_crds::node::report::ProblemAbout;
 use kube::Client;
+use tokio::sync::watch;
 
 use crate::apiserver::ApiServer;
+use crate::apiserver::status::{Problems, StatusWriter};
 use crate::config::Config;
 use crate::homes::HomeFault;
 use crate::homes::volume::VolumeHome;
 use crate::process::{ProcessFault, home};
-use crate::startup::{AssembleFault, RESTORED, STATE, options};
+use crate::startup::{AssembleFault, RESTORED, STATE, bucket_reason, options};
 use keyfleet_litestream::bucket::Bucket;
 use keyfleet_litestream::restore::{Options, RestoreError, restore};
 
@@ -47,11 +51,42 @@ pub async fn run(config: &Config) -> Result<(), RestoreFault> {
     run_with(config, client).await
 }
 
-/// As [`run`], with this API server.
+/// As [`run`], with this API server. What goes wrong is also told in the node's `KmsNode`: a pod that never gets beyond its
+/// init container would tell nobody else.
 ///
 /// # Errors
 /// As [`run`].
 pub async fn run_with(config: &Config, client: Option<Client>) -> Result<(), RestoreFault> {
+    let server = client.map(|client| ApiServer::new(client, &config.file));
+    let restored = try_restore(config, server.as_ref()).await;
+    if let (Err(fault), Some(server)) = (&restored, server) {
+        let problems = Problems::default();
+        problems.set(ProblemAbout::Replication, fault.reason(), &fault.to_string());
+        let (speaker, seen) = (watch::Sender::new(None), watch::Sender::new(None));
+        let writer = StatusWriter {
+            server,
+            key_encryption_id: config.active_key().to_owned(),
+            problems,
+            speaker: speaker.subscribe(),
+            seen: seen.subscribe(),
+        };
+        if let Err(error) = writer.write_once().await {
+            tracing::warn!(%error, "the KmsNode does not say what is wrong");
+        }
+    }
+    restored
+}
+
+impl RestoreFault {
+    fn reason(&self) -> Reason {
+        match self {
+            Self::Restore(RestoreError::Bucket(error)) => bucket_reason(error.kind),
+            _ => Reason::ReplicaUnavailable,
+        }
+    }
+}
+
+async fn try_restore(config: &Config, server: Option<&ApiServer>) -> Result<(), RestoreFault> {
     let state = config.data().join(STATE);
     let Some(replication) = &config.file.replication else {
         tracing::info!("nothing is replicated, so nothing is restored");
@@ -69,8 +104,7 @@ pub async fn run_with(config: &Config, client: Option<Client>) -> Result<(), Res
             return Ok(());
         }
     };
-    let server = client.map(|client| ApiServer::new(client, &config.file));
-    let secret = home(config, server.as_ref())?;
+    let secret = home(config, server)?;
     let volume = VolumeHome::open(config.data().join("seal"))?;
     let floors = [crate::startup::floor(&volume).await?, crate::startup::floor(&*secret).await?];
     let floor = floors.into_iter().flatten().max_by_key(|position| position.seq);

@@ -19,7 +19,7 @@ pub async fn watch_replication(backing: Backing, problems: Problems) {
     loop {
         let found = trouble(&status.borrow_and_update());
         match found {
-            Some((reason, message)) => problems.set(ProblemAbout::Replication, reason, message),
+            Some((reason, message)) => problems.set(ProblemAbout::Replication, reason, &message),
             None => problems.clear_reasons(ProblemAbout::Replication, &REPLICATION),
         }
         if status.changed().await.is_err() {

@@ -85,7 +85,7 @@ impl Known {
         });
     }
 
-    pub(super) fn set_peers(&self, pins: BTreeMap<NodeIndex, IdentityPublicKey>, addresses: Addresses) {
+    pub(super) fn set_peers(&self, pins: BTreeMap<NodeIndex, IdentityPublicKey>, addresses: &Addresses) {
         let peer = |(index, pin): (NodeIndex, IdentityPublicKey)| {
             let address = addresses.get(&index).cloned().unwrap_or_default();
             (index.value(), Peer { pin: IdentityKey(pin.0), address })

@@ -143,7 +143,7 @@ impl Rounds {
             }
             Err(fault) => {
                 tracing::warn!(%fault, "genesis is held back");
-                self.problems.set(ProblemAbout::Replication, claim_reason(&fault), fault.to_string());
+                self.problems.set(ProblemAbout::Replication, claim_reason(&fault), &fault.to_string());
                 false
             }
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use keyfleet_crds::conditions::Reason;
+use keyfleet_crds::labels::NODE_FIELD_MANAGER;
 use keyfleet_crds::node::report::{
     HeldEpoch, IdentityOffer, NodeReport, PrekeySet, Problem, ProblemAbout, ReplicationPosition, Signed,
 };
@@ -24,8 +25,6 @@ use crate::grpc;
 use crate::round::{Epochs, Published};
 use crate::store::Backing;
 
-/// Who writes `status.node`.
-const FIELD_MANAGER: &str = "keyfleet-node";
 /// A position that moved, and nothing else, is written so often.
 const LAG: Duration = Duration::from_secs(600);
 /// The pause after a write that failed; doubled up to the last.
@@ -45,7 +44,7 @@ pub struct Problems(watch::Sender<HashMap<ProblemAbout, Problem>>);
 
 impl Problems {
     /// Notes a problem, in the place of the one about the same before.
-    pub fn set(&self, about: ProblemAbout, reason: Reason, message: String) {
+    pub fn set(&self, about: ProblemAbout, reason: Reason, message: &str) {
         let message = message.chars().take(MESSAGE_CHARS_MAX).collect();
         let problem = Problem { about, reason: reason.as_str().to_owned(), message };
         self.0.send_if_modified(|all| all.insert(about, problem.clone()) != Some(problem));
@@ -170,7 +169,7 @@ impl StatusWriter {
             "status": { "node": report },
         });
         let nodes = self.server.nodes();
-        let parameters = PatchParams::apply(FIELD_MANAGER).force();
+        let parameters = PatchParams::apply(NODE_FIELD_MANAGER).force();
         let patch = Patch::Apply(&patch);
         let patched = nodes.patch_status(&name, &parameters, &patch);
         let patched = tokio::time::timeout(PATIENCE, patched).await.unwrap_or_else(|_| Err(no_answer()));

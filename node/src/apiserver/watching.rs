@@ -60,7 +60,7 @@ pub async fn watch_all(
         let (pins, addresses) = peers(ours(), &address_of);
         // An API server that was restored without its objects takes no peer away.
         if !pins.is_empty() {
-            known.set_peers(pins, addresses);
+            known.set_peers(pins, &addresses);
         }
         let mine = ours().find(|node| node.spec.index == server.index);
         let mine = mine.map(|node| Arc::new(node.status.clone().unwrap_or_default()));

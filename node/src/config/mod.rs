@@ -156,6 +156,17 @@ impl Config {
         &self.file.key_encryption.active.id
     }
 
+    /// An environment variable that the configuration counts on and that is not set.
+    pub fn lacked(&self, is_set: impl Fn(&str) -> bool) -> Option<String> {
+        let keys = self.key_encryption.iter().filter_map(|source| match &source.place {
+            KeyPlace::Variable(name) => Some(name.as_str()),
+            _ => None,
+        });
+        let s3 = self.file.replication.as_ref().and_then(|replication| replication.s3.credentials_secret.as_ref());
+        let mut named = keys.chain(s3.map(|_| "AWS_ACCESS_KEY_ID"));
+        named.find(|name| !is_set(name)).map(str::to_owned)
+    }
+
     /// Loads the key-encryption keys. `env` looks a variable up.
     ///
     /// # Errors
@@ -233,6 +244,16 @@ log: info
 ";
 
     /// seed: 003-19, 003-24, 003-26
+    #[test]
+    fn what_only_a_new_container_would_have_is_named() {
+        let config = Config::parse(GOOD).unwrap();
+        assert_eq!(config.lacked(|_| false).as_deref(), Some("KEK"));
+        assert_eq!(config.lacked(|name| name == "KEK"), None);
+        let text = format!("{GOOD}replication: {{s3: {{bucket: fleet, credentialsSecret: s3}}}}\n");
+        let config = Config::parse(&text).unwrap();
+        assert_eq!(config.lacked(|name| name == "KEK").as_deref(), Some("AWS_ACCESS_KEY_ID"));
+    }
+
     #[test]
     fn a_key_has_exactly_one_place() {
         assert!(Config::parse(GOOD).is_ok());

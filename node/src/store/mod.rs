@@ -7,7 +7,7 @@
 //! | `state` | `ledger` | [`Ledger`]. Sealed |
 //! | `outbox` | u64 position | u64 attempt, digest; `next` and lineage are in `meta` |
 //! | `shares` | u64 epoch | the share, sealed under the epoch's own data key |
-//! | `access` | `rules`, `keys/<issuer>` | what was last seen of rules and issuers' keys. Sealed |
+//! | `access` | `rules`, `peers`, `keys/<issuer>` | what was last seen of rules, pins with addresses, issuers' keys. Sealed |
 //! | `counters` | name | u64, only rising |
 //! | `requests` | request id | digest of the request, answer; see [`journal`] |
 //! | `audit` | u64 | hash-chained entries; see [`journal`] |

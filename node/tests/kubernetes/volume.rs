@@ -149,6 +149,10 @@ async fn a_lost_volume_comes_back_from_the_bucket_and_nothing_begins_where_a_rep
     if let Some(replication) = &mut pod.config.replication {
         replication.s3.bucket = "nobody-made-this".into();
     }
+    let refused = pod.restore();
+    assert!(!refused.status.success(), "restored from no bucket: {}", text(&refused));
+    let told = report(&fleet).await.problems;
+    assert!(told.iter().any(|problem| problem.reason == "BucketMissing"), "the init container tells nobody: {told:?}");
     let running = pod.run();
     fleet
         .wait("the missing bucket in the KmsNode", async |fleet| {
