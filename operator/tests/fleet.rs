@@ -376,7 +376,8 @@ async fn a_round_below_its_quorum_changes_nothing_and_the_next_boundary_heals_it
         .await;
     fleet.until_active(1).await;
     fleet.until("the fleet to be ready", async || fleet.status().await.phase == Some(Ready)).await;
-    (fleet.hosts.kill(5), fleet.hosts.kill(6));
+    fleet.hosts.kill(5);
+    fleet.hosts.kill(6);
     fleet
         .until("a round that failed", async || fleet.epochs().await.iter().any(|e| phase(e) == Some(Phase::Failed)))
         .await;
@@ -387,7 +388,8 @@ async fn a_round_below_its_quorum_changes_nothing_and_the_next_boundary_heals_it
     let failure = failed.status.and_then(|status| status.failure).expect("a failed round says why");
     assert_eq!(failure.reason, "TooFewHolders", "{}", failure.message);
     let before = failed.spec.number;
-    (fleet.hosts.revive(5), fleet.hosts.revive(6));
+    fleet.hosts.revive(5);
+    fleet.hosts.revive(6);
     fleet
         .until("the next round to succeed", async || {
             activated(&fleet.epochs().await).last().is_some_and(|epoch| epoch.spec.number > before)
