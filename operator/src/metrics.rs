@@ -33,13 +33,36 @@ struct OfCluster {
     cluster: String,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct OfPhase {
+    phase: String,
+}
+
+/// Gauges of one cluster.
+type PerCluster = Family<OfCluster, Gauge<u64, AtomicU64>>;
+
+/// A cluster as it is measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Measured {
+    pub(crate) block: u64,
+    pub(crate) active_epoch: u64,
+    pub(crate) next_boundary: u64,
+    pub(crate) ready: usize,
+    pub(crate) connected: usize,
+}
+
 /// The operator's metrics.
 pub struct Metrics {
     registry: Registry,
     reconciles: Family<Kind, Histogram>,
     failures: Family<KindError, Counter>,
     writes: Family<Kind, Counter>,
-    blocks: Family<OfCluster, Gauge<u64, AtomicU64>>,
+    blocks: PerCluster,
+    active_epochs: PerCluster,
+    next_boundaries: PerCluster,
+    ready: PerCluster,
+    connected: PerCluster,
+    phases: Family<OfPhase, Histogram>,
     leading: AtomicBool,
 }
 
@@ -60,12 +83,37 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("keyfleet_operator");
         let reconciles =
             Family::<Kind, Histogram>::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 14)));
-        let (failures, writes, blocks) = (Family::default(), Family::default(), Family::default());
+        let (failures, writes) = (Family::default(), Family::default());
+        let per_cluster = |registry: &mut Registry, name: &str, help: &str| {
+            let family = PerCluster::default();
+            registry.register(name, help, family.clone());
+            family
+        };
+        let phases =
+            Family::<OfPhase, Histogram>::new_with_constructor(|| Histogram::new(exponential_buckets(0.05, 2.0, 14)));
         registry.register("reconcile_seconds", "Time of reconciles that ended well", reconciles.clone());
         registry.register("reconcile_failures", "Reconciles that failed, by error", Family::clone(&failures));
         registry.register("writes", "Reconciles' writes to the API server", Family::clone(&writes));
-        registry.register("block_height", "The newest believed block", Family::clone(&blocks));
-        Self { registry, reconciles, failures, writes, blocks, leading: AtomicBool::new(false) }
+        registry.register("phase_seconds", "Time that rounds spent in a phase that ended", phases.clone());
+        let blocks = per_cluster(&mut registry, "block_height", "The newest believed block");
+        let active_epochs = per_cluster(&mut registry, "active_epoch", "The number of the active epoch; 0: none");
+        let next_boundaries = per_cluster(&mut registry, "next_boundary", "The block of the next boundary; 0: unknown");
+        let ready = per_cluster(&mut registry, "nodes_ready", "Nodes whose pods are ready");
+        let connected = per_cluster(&mut registry, "nodes_connected", "Nodes whose stream is open and caught up");
+        let leading = AtomicBool::new(false);
+        Self {
+            registry,
+            reconciles,
+            failures,
+            writes,
+            blocks,
+            active_epochs,
+            next_boundaries,
+            ready,
+            connected,
+            phases,
+            leading,
+        }
     }
 }
 
@@ -83,9 +131,25 @@ impl Metrics {
         self.writes.get_or_create(&Kind { kind: kind.into() }).inc();
     }
 
-    pub(crate) fn block(&self, namespace: &str, cluster: &str, height: u64) {
+    pub(crate) fn cluster(&self, namespace: &str, cluster: &str, now: &Measured) {
         let of = OfCluster { namespace: namespace.into(), cluster: cluster.into() };
-        self.blocks.get_or_create(&of).set(height);
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        self.blocks.get_or_create(&of).set(now.block);
+        self.active_epochs.get_or_create(&of).set(now.active_epoch);
+        self.next_boundaries.get_or_create(&of).set(now.next_boundary);
+        self.ready.get_or_create(&of).set(count(now.ready));
+        self.connected.get_or_create(&of).set(count(now.connected));
+    }
+
+    pub(crate) fn forget(&self, namespace: &str, cluster: &str) {
+        let of = OfCluster { namespace: namespace.into(), cluster: cluster.into() };
+        for family in [&self.blocks, &self.active_epochs, &self.next_boundaries, &self.ready, &self.connected] {
+            family.remove(&of);
+        }
+    }
+
+    pub(crate) fn phase(&self, phase: &str, seconds: f64) {
+        self.phases.get_or_create(&OfPhase { phase: phase.into() }).observe(seconds);
     }
 
     /// Says whether this process leads, for `/ready` and people.

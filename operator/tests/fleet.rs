@@ -342,3 +342,58 @@ async fn nothing_of_a_fleet_holds_up_a_namespace_that_is_being_deleted() {
         })
         .await;
 }
+
+/// A fleet that grows deals to the newcomer at once, and one that shrinks leaves the highest index out; the key stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fleet_grows_and_shrinks_under_one_key() {
+    logs();
+    let fleet = Fleet::new("scale").await;
+    let _operator = fleet.operator();
+    fleet.apply(100_000, |_| ()).await;
+    fleet.until("the fleet to be ready", async || fleet.status().await.phase == Some(Ready)).await;
+    let key = fleet.status().await.public_key;
+    let receivers = |epoch: &KeyEpoch| epoch.spec.receivers.iter().map(|one| one.index).collect::<Vec<_>>();
+    for (nodes, expected) in [(5, vec![1, 2, 3, 4, 5]), (4, vec![1, 2, 3, 4]), (5, vec![1, 2, 3, 4, 6])] {
+        fleet.apply(100_000, |spec| spec["nodes"] = json!(nodes)).await;
+        fleet
+            .until("an epoch among the nodes asked for", async || {
+                activated(&fleet.epochs().await).last().is_some_and(|epoch| receivers(epoch) == expected)
+            })
+            .await;
+    }
+    fleet.until("the fleet to be ready", async || fleet.status().await.ready.as_deref() == Some("5/5")).await;
+    assert_eq!(fleet.status().await.public_key, key);
+}
+
+/// Scenario 7, without liars: below its quorum a round fails and says why, the epoch before serves, and once nodes are back
+/// the next boundary succeeds by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_round_below_its_quorum_changes_nothing_and_the_next_boundary_heals_it() {
+    logs();
+    let fleet = Fleet::new("below").await;
+    let _operator = fleet.operator();
+    fleet
+        .apply(40, |spec| (spec["nodes"], spec["threshold"], spec["minHolders"]) = (json!(6), json!(4), json!(5)))
+        .await;
+    fleet.until_active(1).await;
+    fleet.until("the fleet to be ready", async || fleet.status().await.phase == Some(Ready)).await;
+    fleet.hosts.kill(5);
+    fleet.hosts.kill(6);
+    fleet
+        .until("a round that failed", async || fleet.epochs().await.iter().any(|e| phase(e) == Some(Phase::Failed)))
+        .await;
+    let status = fleet.status().await;
+    let ready = status.conditions.iter().find(|one| one.type_ == "Ready").expect("it says whether it serves");
+    assert_eq!(ready.status, "True", "four of six serve: {}", ready.message);
+    let failed = fleet.epochs().await.into_iter().find(|e| phase(e) == Some(Phase::Failed)).expect("it was there");
+    let failure = failed.status.and_then(|status| status.failure).expect("a failed round says why");
+    assert_eq!(failure.reason, "TooFewHolders", "{}", failure.message);
+    let before = failed.spec.number;
+    fleet.hosts.revive(5);
+    fleet.hosts.revive(6);
+    fleet
+        .until("the next round to succeed", async || {
+            activated(&fleet.epochs().await).last().is_some_and(|epoch| epoch.spec.number > before)
+        })
+        .await;
+}

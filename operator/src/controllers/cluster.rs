@@ -24,6 +24,7 @@ use crate::decide::state::Heard;
 use crate::decide::{self, Action as Write, State, report};
 use crate::heard::Target;
 use crate::heard::transcripts::Watched;
+use crate::metrics::Measured;
 use crate::round;
 
 /// How soon a round under way is looked at again, though no node speaks: deadlines pass.
@@ -80,6 +81,7 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
     let released = decisions.actions.contains(&Write::SetClusterFinalizer { present: false });
     for action in decisions.actions {
         let event = event(&action, &read.cluster);
+        let phase = phase_that_ends(&action, &state);
         tracing::debug!(cluster = name, namespace, ?action, "writes");
         match hand.carry_out(action).await {
             Err(Failure::EvictionRefused(why)) => {
@@ -91,6 +93,9 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
             }
             done => done?,
         }
+        if let Some((phase, seconds)) = phase {
+            context.metrics.phase(&phase, seconds);
+        }
         context.metrics.wrote("KmsCluster");
         if let Some(event) = event {
             publish(&context, &read.cluster, &event).await;
@@ -98,6 +103,7 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
     }
     if state.cluster.deleting && released {
         forget(&context, &key);
+        context.metrics.forget(&namespace, &name);
         return Ok(Action::await_change());
     }
     if let (Ok(fleet), false) =
@@ -105,7 +111,15 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
     {
         wrote |= apply_objects(&context, &fleet, &state).await?;
     }
-    context.metrics.block(&namespace, &name, last_block);
+    let status = &state.cluster.status;
+    let measured = Measured {
+        block: last_block,
+        active_epoch: status.active_epoch.unwrap_or(0),
+        next_boundary: status.next_boundary.unwrap_or(0),
+        ready: state.nodes.values().filter(|node| node.ready).count(),
+        connected: state.heard.connected.len(),
+    };
+    context.metrics.cluster(&namespace, &name, &measured);
     context.succeeded(&key);
     timer.done();
     Ok(Action::requeue(pace(&state, &read.cluster, wrote, now)))
@@ -237,6 +251,15 @@ fn pace(state: &State, cluster: &KmsCluster, wrote: bool, now: jiff::Timestamp) 
             wait.unwrap_or(IDLE).clamp(BUSY, IDLE)
         }
     }
+}
+
+/// The phase of a round that a write ends, and how many seconds it lasted.
+fn phase_that_ends(action: &Write, state: &State) -> Option<(String, f64)> {
+    let Write::UpdateEpoch { number, status, .. } = action else { return None };
+    let before = state.epochs.get(number)?.status.as_ref().filter(|before| round::is_open(Some(before)))?;
+    let phase = before.phase.filter(|phase| Some(*phase) != status.phase)?;
+    let lasted = state.now.duration_since(round::entered(before)?.0).as_secs_f64();
+    Some((format!("{phase:?}"), lasted.max(0.0)))
 }
 
 /// What people are told of a write.

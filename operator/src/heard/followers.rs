@@ -358,3 +358,6 @@ fn verified(cluster: ClusterId, shown: &v1::Certificate) -> Option<Certified> {
     let own = plan.number == certificate.number && plan.cluster == certificate.cluster;
     (own && certificate.verify(&vector.constant())).then_some(Certified { number: shown.number, vector })
 }
+
+#[cfg(test)]
+mod tests;

@@ -141,6 +141,11 @@ impl Transcripts {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn sets_of(&self, index: u32) -> usize {
+        self.nodes.get(&index).map_or(0, |said| said.sets.len())
+    }
+
     /// Somebody's message that was asked for by digest. The transcript verifies whose it is.
     pub fn fetched(&mut self, message: &SignedMessage) {
         for transcript in self.rounds.values_mut().filter(|transcript| *transcript.plan_digest() == message.plan) {
