@@ -9,9 +9,9 @@ use std::time::Duration;
 use keyfleet_api::convert::{plan_of, record_of};
 use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::node::report::ProblemAbout;
-use keyfleet_threshold::identifiers::{Block, EpochNumber};
+use keyfleet_threshold::identifiers::{Block, Digest, EpochNumber};
 use keyfleet_threshold::plan::{Origin, ValidPlan};
-use keyfleet_threshold::round::{Phase, RoundRecord};
+use keyfleet_threshold::round::{Blob, Phase, RoundRecord};
 use tokio::sync::{mpsc, watch};
 
 use super::status::Problems;
@@ -43,6 +43,8 @@ struct Stopped;
 struct Fed {
     lists: u64,
     plans: BTreeSet<u64>,
+    /// Prekey sets, each with the plan that names it.
+    sets: BTreeSet<(u64, Digest)>,
     records: BTreeMap<u64, RoundRecord>,
 }
 
@@ -103,6 +105,13 @@ impl Rounds {
             fed.plans.insert(*number);
         }
         for (number, plan) in plans.iter().filter(|(number, _)| fed.plans.contains(number)) {
+            // Dealers seal to every receiver, absent ones included.
+            for digest in plan.receivers.iter().map(|receiver| receiver.prekey_digest) {
+                if let Some(set) = listed.sets.get(&digest).filter(|_| !fed.sets.contains(&(*number, digest))) {
+                    self.send(Input::Blob(Blob::Prekeys(set.clone()))).await?;
+                    fed.sets.insert((*number, digest));
+                }
+            }
             let status = listed.epochs.get(number).and_then(|epoch| epoch.status.as_ref());
             let record = match record_of(plan, status) {
                 Ok(record) => record,

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 use keyfleet_crds::cluster::Access;
 use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, KmsNodeStatus, wire};
-use keyfleet_threshold::identifiers::NodeIndex;
+use keyfleet_threshold::identifiers::{Digest, NodeIndex};
 use keyfleet_threshold::identity::IdentityPublicKey;
+use keyfleet_threshold::prekey::SignedPrekeySet;
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -21,12 +22,14 @@ use super::known::Known;
 use crate::runtime::Addresses;
 
 /// The `KeyEpoch`s of the cluster by number.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Listed {
     /// Grows with every list that was read anew; zero before the first.
     pub lists: u64,
     /// The objects.
     pub epochs: BTreeMap<u64, KeyEpoch>,
+    /// The prekey sets in the status of all nodes by digest: those of a node that is away come from nowhere else.
+    pub sets: BTreeMap<Digest, SignedPrekeySet>,
 }
 
 /// Where a peer is, by its index.
@@ -62,6 +65,14 @@ pub async fn watch_all(
         if !pins.is_empty() {
             known.set_peers(pins, &addresses);
         }
+        let sets: BTreeMap<_, _> = ours().flat_map(prekey_sets).map(|set| (set.digest(), set)).collect();
+        epochs.send_if_modified(|listed| {
+            let changed = listed.sets.keys().ne(sets.keys());
+            if changed {
+                Arc::make_mut(listed).sets = sets;
+            }
+            changed
+        });
         let mine = ours().find(|node| node.spec.index == server.index);
         let mine = mine.map(|node| Arc::new(node.status.clone().unwrap_or_default()));
         own.send_if_modified(|before| {
@@ -72,8 +83,11 @@ pub async fn watch_all(
     });
     let rounds = follow(server.epochs_guarded(), watcher::Config::default(), |all: &Objects<KeyEpoch>, lists| {
         let ours = all.values().filter(|epoch| server.is_epoch_of_this_cluster(epoch));
-        let listed = Listed { lists, epochs: ours.map(|epoch| (epoch.spec.number, epoch.clone())).collect() };
-        epochs.send_replace(Arc::new(listed));
+        let ours = ours.map(|epoch| (epoch.spec.number, epoch.clone())).collect();
+        epochs.send_modify(|listed| {
+            let listed = Arc::make_mut(listed);
+            (listed.lists, listed.epochs) = (lists, ours);
+        });
     });
     tokio::join!(cluster, nodes, rounds);
 }
@@ -149,6 +163,13 @@ fn access_of(server: &ApiServer, all: &Objects<KmsCluster>) -> Option<Access> {
     let cluster = all.get(&server.cluster)?;
     let id = cluster.status.as_ref().and_then(|status| status.cluster_id);
     (id == Some(server.id)).then(|| cluster.spec.access.clone())
+}
+
+/// What a node offers, as it wrote it; whose word it is, is checked by whoever takes it up.
+fn prekey_sets(node: &KmsNode) -> Vec<SignedPrekeySet> {
+    let report = node.status.as_ref().and_then(|status| status.node.as_ref());
+    let sets = report.map(|report| report.prekey_sets.as_slice()).unwrap_or_default();
+    sets.iter().filter_map(|set| SignedPrekeySet::decode(&set.signed.0).ok()).collect()
 }
 
 fn peers<'a>(
