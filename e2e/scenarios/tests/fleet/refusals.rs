@@ -46,7 +46,7 @@ fn a_key_encryption_key_that_is_missing_or_too_short_is_said_in_a_condition_and_
     };
     said("KeyEncryptionKeyMissing")?;
     fleet.secret("keys-kek", &[("key", "0badc0de")])?;
-    said("KeyEncryptionKeyMalformed")?;
+    said("KeyEncryptionKeyWrong")?;
     let everything = fleet.namespace.get(&["kmsclusters,kmsnodes"])?.to_string();
     ensure!(!everything.contains("0badc0de"), "the key's text is repeated");
     fleet.secret("keys-kek", &[("key", &"5a".repeat(32))])?;
