@@ -21,15 +21,26 @@ use crate::workplace;
 
 /// A program of the workspace that has an image.
 struct Program {
-    /// The image's name after `keyfleet/`, and the program's.
+    /// The image's name after `keyfleet/`.
     name: &'static str,
+    /// The program's name.
+    binary: &'static str,
     description: &'static str,
 }
 
-const PROGRAMS: &[Program] = &[Program {
-    name: "probe",
-    description: "What scenarios run in pods: resolves names, serves and calls HTTP, writes its volume, shows its token",
-}];
+const PROGRAMS: &[Program] = &[
+    Program { name: "node", binary: "keyfleet-node", description: "One key-management node of a Keyfleet fleet" },
+    Program {
+        name: "operator",
+        binary: "keyfleet-operator",
+        description: "Keeps fleets of key-management nodes as their KmsClusters say",
+    },
+    Program {
+        name: "probe",
+        binary: "probe",
+        description: "What scenarios run in pods: resolves names, serves and calls HTTP, writes its volume, shows its token",
+    },
+];
 
 /// The tag of images that are built here: they are never pulled.
 const TAG: &str = "dev";
@@ -85,8 +96,8 @@ fn programs(names: &[String], folder: &Path) -> Result<Vec<Built>> {
     let mut built = Vec::new();
     for program in wanted {
         let mut layer = Layer::default();
-        let path = format!("usr/local/bin/{}", program.name);
-        layer.file(&path, stripped(&binaries.join(program.name))?, 0o755);
+        let path = format!("usr/local/bin/{}", program.binary);
+        layer.file(&path, stripped(&binaries.join(program.binary))?, 0o755);
         let labels = labels(program, &packages);
         built.push(write(folder, &image(program.name, vec![base.clone(), layer], format!("/{path}"), labels))?);
     }
@@ -142,9 +153,13 @@ fn compile() -> Result<PathBuf> {
     // The whole workspace: a part of it would build its dependencies with other features, and so build them twice.
     let mut command = workplace::cargo(&["build", "--locked", "--workspace", "--bins"]);
     step::run("Compiling the programs", "compile-programs", &mut command)?;
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workplace::checkout().join("target"), PathBuf::from);
-    Ok(target.join("debug"))
+    Ok(folder())
+}
+
+/// The folder of the programs that images are made of, and of those that people run.
+pub(crate) fn folder() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    target.unwrap_or_else(|| workplace::checkout().join("target")).join("debug")
 }
 
 fn stripped(program: &Path) -> Result<Vec<u8>> {
