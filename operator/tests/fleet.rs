@@ -189,7 +189,9 @@ async fn nodes_say_that_the_secrets_of_retired_epochs_are_gone_and_the_record_na
     assert!(kept.len() >= 2, "the active epoch and the one before it are kept, whatever else is: {kept:?}");
 }
 
-/// seed: 003-30. The operator's process ends in the middle of rounds; the next one goes on with the same attempt.
+/// The operator's process ends in the middle of rounds; the next one goes on with the same attempt.
+///
+/// seed: 003-30
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_that_starts_in_mid_round_finishes_the_attempt_that_is_under_way() {
     logs();

@@ -18,10 +18,11 @@ use crate::{step, workplace};
 pub(crate) struct Arguments {}
 
 /// Programs that write generated files: package, and how Cargo runs it. Each is given the checkout's folder.
-const GENERATORS: [(&str, [&str; 2]); 3] = [
+const GENERATORS: [(&str, [&str; 2]); 4] = [
     ("keyfleet-crds", ["--bin", "keyfleet-crds-generate"]),
     ("keyfleet-api", ["--example", "generate"]),
     ("keyfleet-cli", ["--example", "generate"]),
+    ("keyfleet-operator", ["--example", "generate"]),
 ];
 
 /// A generated file: its path in the checkout and its content.
