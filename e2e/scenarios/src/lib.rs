@@ -9,5 +9,6 @@
 pub mod cluster;
 pub mod machine;
 pub mod namespace;
+pub mod operator;
 pub mod probe;
 pub mod wait;
