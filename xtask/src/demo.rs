@@ -1,17 +1,29 @@
-//! `cargo xtask demo`: from a bare machine to something that runs, and the commands to look around.
+//! `cargo xtask demo`: from a bare machine to a fleet that reshares its key, and the commands to look around.
 
 use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use keyfleet_local_kubernetes::cluster;
+use anyhow::{Context, Result, bail, ensure};
+use keyfleet_local_kubernetes::cluster::{self, Access};
+use keyfleet_local_kubernetes::layout::{S3_ACCESS_KEY, S3_SECRET_KEY};
+use serde_json::{Value, json};
 
+use crate::installation::{self, Tool};
 use crate::step::{self, Step};
 use crate::target::{self, Wanted};
 use crate::{image, workplace};
 
 const CLUSTER: &str = "demo";
+/// The fleet's name and namespace.
+const FLEET: &str = "keys";
+const NAMESPACE: &str = "demo";
+/// Whose tokens may decrypt and sign.
+const CALLER: &str = "app";
+/// Blocks between reshares; the chain makes one each second.
+const INTERVAL_BLOCKS: u32 = 10;
 
-/// Show it working: a cluster, what runs on it, and the commands to look around
+/// Show it working: a fleet with blocks from a chain and backups in S3, two reshares, and the commands to look around
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Take the demo's cluster down
@@ -28,41 +40,128 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let images = image::all()?;
     let (layout, access) = target::up(&Wanted { name: CLUSTER, nodes: 2, chain: true, images: &images })?;
-    let tool = |name: &str, words: &[&str]| {
+    let tool = |name: &str| {
         let mut command = Command::new(layout.component(name));
-        command.args(words).env("KUBECONFIG", &access.kubeconfig);
+        command.envs(access.environment());
         command
     };
-    let chart = workplace::checkout().join("e2e/charts/probe").display().to_string();
-    let install = [
-        "upgrade",
-        "--install",
-        "probe",
-        &chart,
-        "--namespace",
-        "demo",
-        "--create-namespace",
-        "--wait",
-        "--timeout",
-        "120s",
-    ];
-    step::run("Installing the probe's chart with helm", "demo-install", &mut tool("helm", &install))?;
-    let in_pod = ["exec", "--namespace", "demo", "deploy/probe", "--", "/usr/local/bin/probe"];
-    for (title, question) in [
-        ("Resolving a Service in a pod", ["resolve", "probe"]),
-        ("Asking a Service in a pod", ["fetch", "http://probe/"]),
-    ] {
-        step::run(title, "demo-ask", &mut tool("kubectl", &[&in_pod[..], &question].concat()))?;
-    }
+    blocks(&access)?;
+    installation::operator(&tool, &installation::settings(&images))?;
+    fleet(&tool)?;
+    let first = ready(&tool)?;
+    reshares(&tool, first)?;
     println!(
         "\nLook around:
   eval \"$(cargo xtask dev env --name {CLUSTER})\"
-  kubectl get nodes,pods --all-namespaces
-  kubectl --namespace demo logs deploy/probe
-  kubectl --namespace demo exec deploy/probe -- /usr/local/bin/probe resolve s3.keyfleet-dev.svc
-  helm --namespace demo status probe
+  kubectl --namespace {NAMESPACE} get kmscluster,kmsnode,keyepoch,pods
+  kubectl --namespace {NAMESPACE} describe kmscluster {FLEET}
+  kubectl --namespace {NAMESPACE} logs {FLEET}-1
+  kubectl --namespace {NAMESPACE} delete pod {FLEET}-2          # it comes back with its share
+  kubectl --namespace {} logs deployment/{}
+  helm --namespace {NAMESPACE} get notes {FLEET}
 Remove it:
-  cargo xtask demo --down"
+  cargo xtask demo --down",
+        installation::NAMESPACE,
+        installation::OPERATOR,
     );
     Ok(())
+}
+
+/// Has the chain make a block each second, as a chain outside would.
+fn blocks(access: &Access) -> Result<()> {
+    let step = Step::begin("Starting the chain's clock");
+    let chain = access.chain.as_deref().context("the demo's cluster has a chain")?;
+    let request = json!({"jsonrpc": "2.0", "id": 1, "method": "evm_setIntervalMining", "params": [1]});
+    let mut answer =
+        ureq::post(chain).header("content-type", "application/json").send(request.to_string()).context("the chain")?;
+    let answer: Value = serde_json::from_str(&answer.body_mut().read_to_string()?)?;
+    ensure!(answer["error"].is_null(), "the chain does not mine by itself: {}", answer["error"]);
+    step.done("a block each second");
+    Ok(())
+}
+
+/// Installs the cluster's chart, with what a platform has at hand: a caller, credentials of the bucket.
+fn fleet(tool: &Tool<'_>) -> Result<()> {
+    let spec = json!({
+        "schedule": {
+            "source": {"ethereum": {"chainId": 31337, "urls": ["http://chain.keyfleet-dev.svc:8545"]}},
+            "intervalBlocks": INTERVAL_BLOCKS,
+        },
+        "replication": {"s3": {
+            "bucket": "keyfleet", "prefix": CLUSTER, "endpoint": "http://s3.keyfleet-dev.svc:9000",
+            "forcePathStyle": true, "credentialsSecret": "s3",
+        }},
+        "access": {"rules": [{
+            "subjects": [format!("system:serviceaccount:{NAMESPACE}:{CALLER}")], "verbs": ["Derive", "Sign"],
+            "identities": ["*"], "keyNames": ["*"],
+        }]},
+        "podTemplate": {"resources": {"requests": {"cpu": "20m", "memory": "64Mi"}}},
+    });
+    let manifests = workplace::cache().join("demo.json");
+    let of = |kind: &str, name: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": NAMESPACE}});
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {
+        "name": NAMESPACE, "labels": {"pod-security.kubernetes.io/enforce": "restricted"},
+    }});
+    let mut secret = of("Secret", "s3");
+    secret["stringData"] = json!({"accessKeyId": S3_ACCESS_KEY, "secretAccessKey": S3_SECRET_KEY});
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": [namespace, of("ServiceAccount", CALLER), secret]});
+    std::fs::write(&manifests, list.to_string())?;
+    let mut apply = tool("kubectl");
+    apply.args(["apply", "--server-side", "--filename"]).arg(&manifests);
+    step::run("Preparing a namespace for the fleet", "demo-prepare", &mut apply)?;
+    let mut install = tool("helm");
+    install.args(["upgrade", "--install", FLEET, &installation::chart("keyfleet-cluster"), "--namespace", NAMESPACE]);
+    install.args(["--set", "keyEncryptionKey.generate=true", "--set-json", &format!("spec={spec}")]);
+    step::run("Installing the fleet's chart", "demo-install", &mut install)
+}
+
+/// Waits until the fleet is Ready, and returns its active epoch.
+fn ready(tool: &Tool<'_>) -> Result<u64> {
+    let mut wait = tool("kubectl");
+    wait.args(["--namespace", NAMESPACE, "wait", "--for=condition=Ready", "--timeout=180s"]);
+    step::run("Waiting for four nodes to make a key", "demo-ready", wait.arg(format!("kmscluster/{FLEET}")))
+        .with_context(|| stands(tool))?;
+    active(tool)?.context("a fleet that is Ready has an active epoch")
+}
+
+/// Waits until two later epochs have been active.
+fn reshares(tool: &Tool<'_>, first: u64) -> Result<()> {
+    const LIMIT: Duration = Duration::from_secs(180);
+    let key = status(tool, "publicKey")?;
+    let step = Step::begin("Waiting for two reshares");
+    let (started, mut seen, mut count) = (Instant::now(), first, 0);
+    while count < 2 {
+        if started.elapsed() > LIMIT {
+            step.failed();
+            bail!("{count} of two reshares were seen\n{}", stands(tool));
+        }
+        if let Some(epoch) = active(tool)?.filter(|epoch| *epoch > seen) {
+            (seen, count) = (epoch, count + 1);
+            step.note(&format!("epoch {epoch} is active"));
+        }
+        sleep(Duration::from_millis(250));
+    }
+    ensure!(status(tool, "publicKey")? == key, "the public key changed");
+    step.done("the key is shared anew, the public key is the same");
+    Ok(())
+}
+
+fn active(tool: &Tool<'_>) -> Result<Option<u64>> {
+    Ok(status(tool, "activeEpoch")?.as_u64())
+}
+
+/// A field of the fleet's status.
+fn status(tool: &Tool<'_>, field: &str) -> Result<Value> {
+    let words = ["--namespace", NAMESPACE, "get", "kmscluster", FLEET, "--output", "json"];
+    let output = tool("kubectl").args(words).output()?;
+    ensure!(output.status.success(), "kubectl get: {}", String::from_utf8_lossy(&output.stderr).trim());
+    let object: Value = serde_json::from_slice(&output.stdout)?;
+    Ok(object["status"][field].clone())
+}
+
+/// Where the fleet stands, for the message of a failure.
+fn stands(tool: &Tool<'_>) -> String {
+    let words = ["--namespace", NAMESPACE, "get", "kmsclusters,kmsnodes,keyepochs,pods"];
+    let output = tool("kubectl").args(words).output();
+    output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
 }

@@ -7,6 +7,7 @@ mod codegen;
 mod demo;
 mod dev;
 mod image;
+mod installation;
 mod pinned;
 
 mod prerequisites;

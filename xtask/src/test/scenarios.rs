@@ -1,6 +1,8 @@
 //! Gives the scenarios a cluster: one for all of them, or the person's own.
 
 use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::Result;
 use keyfleet_local_kubernetes::cluster;
@@ -8,7 +10,7 @@ use keyfleet_local_kubernetes::cluster;
 use super::Report;
 use super::binaries::TestBinary;
 use crate::target::{self, Wanted};
-use crate::{image, workplace};
+use crate::{image, installation, workplace};
 
 /// The name of the cluster that scenarios run on.
 const CLUSTER: &str = "test";
@@ -37,13 +39,21 @@ pub(super) fn run(
             environment
         }
     };
-    let folders = workplace::cluster_folders(std::path::PathBuf::new());
+    let folders = workplace::cluster_folders(PathBuf::new());
     environment.push(("KEYFLEET_XTASK", own_program()?));
     environment.push(("KEYFLEET_CLI", image::folder().join("keyfleet").display().to_string()));
     environment.push(("KEYFLEET_CLUSTER_LOGS", folders.logs.display().to_string()));
     environment.push(("RUST_LIB_BACKTRACE", "0".to_owned()));
     // Scenarios mostly wait: more of them than processors run side by side.
     environment.push(("RUST_TEST_THREADS", "4".to_owned()));
+    let settings = installation::settings(&images);
+    let tool = |name: &str| {
+        let mut command = Command::new(program(name, &environment));
+        command.envs(environment.clone());
+        command
+    };
+    installation::operator(&tool, &settings)?;
+    environment.push(("KEYFLEET_OPERATOR_SETTINGS", settings));
     for binary in binaries {
         binary.run(filter, &environment, report)?;
     }
@@ -55,6 +65,13 @@ pub(super) fn run(
         );
     }
     Ok(())
+}
+
+/// A program by its name, on the path of `environment`: the search goes by this process's own path otherwise.
+fn program(name: &str, environment: &[(&str, String)]) -> PathBuf {
+    let path = environment.iter().find(|(key, _)| *key == "PATH").map(|(_, path)| path.as_str()).unwrap_or_default();
+    let found = path.split(':').map(|folder| PathBuf::from(folder).join(name)).find(|file| file.is_file());
+    found.unwrap_or_else(|| PathBuf::from(name))
 }
 
 /// This program. Compiling may have put a new one in its place, which does as well.
