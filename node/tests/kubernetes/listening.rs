@@ -19,12 +19,7 @@ pub(crate) struct Listening {
 
 impl Listening {
     /// With tokens of the operator's own account, as in a pod.
-    pub(crate) fn new(
-        client: Client,
-        namespace: &str,
-        account: &str,
-        ports: Arc<Mutex<BTreeMap<u32, Ports>>>,
-    ) -> Self {
+    pub(crate) fn new(client: Client, namespace: &str, account: &str, ports: Arc<Mutex<BTreeMap<u32, Ports>>>) -> Self {
         let tokens = OwnAccount::new(client, namespace, account);
         Self { followers: Followers::new(Arc::new(tokens)), ports }
     }
