@@ -23,6 +23,9 @@ pub struct Pages {
     pub trouble: watch::Receiver<Option<String>>,
     /// The running node, once it runs.
     pub node: watch::Receiver<Option<Running>>,
+    /// Where tests had it die.
+    #[cfg(feature = "danger-faults")]
+    pub died: Vec<String>,
 }
 
 /// What is read of a running node.
@@ -116,14 +119,20 @@ async fn status(State(pages): State<Pages>) -> Json<Value> {
             })).collect::<Vec<_>>(),
         }))
     });
-    Json(json!({
+    #[cfg_attr(not(feature = "danger-faults"), expect(unused_mut, reason = "only images for tests add to it"))]
+    let mut page = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "trouble": *pages.trouble.borrow(),
         "identity": node.as_ref().map(|node| node.identity.clone()),
         "ready": node.as_ref().is_some_and(Running::is_ready),
         "activeEpoch": node.as_ref().and_then(Running::newest_served),
         "rounds": rounds,
-    }))
+    });
+    #[cfg(feature = "danger-faults")]
+    {
+        page["danger"] = json!({ "died": pages.died });
+    }
+    Json(page)
 }
 
 async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
@@ -173,7 +182,12 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (trouble, node) =
             (watch::Sender::new(Some("KeyEncryptionKeyMissing: …".to_owned())), watch::Sender::new(None));
-        let pages = Pages { trouble: trouble.subscribe(), node: node.subscribe() };
+        let pages = Pages {
+            trouble: trouble.subscribe(),
+            node: node.subscribe(),
+            #[cfg(feature = "danger-faults")]
+            died: Vec::new(),
+        };
         let server = tokio::spawn(run(listener, pages));
         assert!(get(address, "/health").await.starts_with("HTTP/1.1 200"), "it would be restarted for nothing");
         let ready = get(address, "/ready").await;

@@ -28,6 +28,8 @@
 pub mod apiserver;
 pub mod claim;
 pub mod config;
+#[cfg(feature = "danger-faults")]
+pub mod danger;
 pub mod grpc;
 pub mod homes;
 pub mod http;

@@ -72,6 +72,10 @@ pub enum ProcessFault {
     /// A container's environment is made when it starts: only a new one has what came meanwhile.
     #[error("the environment lacks {0}: the container has to start again once it is there")]
     Environment(String),
+    /// A test asks for a fault that there is not.
+    #[cfg(feature = "danger-faults")]
+    #[error(transparent)]
+    Danger(#[from] crate::danger::DangerFault),
     /// Neither the API server nor a folder in its place.
     #[error("there is no API server here, and secondHome is not set")]
     Nowhere,
@@ -120,7 +124,14 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<(), ProcessFault> {
     let (trouble, running) = (watch::Sender::new(None), watch::Sender::new(None));
-    let pages = Pages { trouble: trouble.subscribe(), node: running.subscribe() };
+    #[cfg(feature = "danger-faults")]
+    let faults = crate::danger::Faults::read(|name| std::env::var(name).ok(), config.index, config.data())?;
+    let pages = Pages {
+        trouble: trouble.subscribe(),
+        node: running.subscribe(),
+        #[cfg(feature = "danger-faults")]
+        died: faults.died(),
+    };
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         if let Err(error) = http::run(surroundings.http, pages).await {
@@ -165,6 +176,12 @@ pub async fn run(
         }
     };
     trouble.send_replace(None);
+    #[cfg(feature = "danger-faults")]
+    let started = {
+        let mut started = started;
+        faults.arm(&mut started.memory);
+        started
+    };
     let (store, node_key) = (started.memory.store().clone(), started.memory.node_key().clone());
     let known = Known::recall(&store, &node_key)?;
     let owner = (config.cluster, config.index);

@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         step.done(if was_there { "down" } else { "was not there" });
         return Ok(());
     }
-    let images = image::all()?;
+    let images = image::released()?;
     let (layout, access) = target::up(&Wanted { name: CLUSTER, nodes: 2, chain: true, images: &images })?;
     let tool = |name: &str| {
         let mut command = Command::new(layout.component(name));

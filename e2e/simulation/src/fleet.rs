@@ -10,11 +10,11 @@ use keyfleet_threshold::round::Outputs;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
-use crate::adversary::Behaviour;
 use crate::api::Api;
 use crate::invariants::Invariants;
 use crate::node::Node;
 use crate::operator::Operator;
+use keyfleet_adversary::Behaviour;
 
 /// How hostile the world is.
 #[derive(Clone, Copy, Debug)]

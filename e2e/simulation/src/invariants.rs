@@ -9,9 +9,9 @@ use keyfleet_threshold::purpose::Purpose;
 use keyfleet_threshold::round::{Body, Participant, PersistentState, SecretName, SignedMessage, Verdict};
 use keyfleet_threshold::serving::signature;
 
-use crate::adversary::Behaviour;
 use crate::fleet::Fleet;
 use crate::node::Node;
+use keyfleet_adversary::Behaviour;
 
 /// What the checks remember from one event to the next.
 #[derive(Default)]

@@ -10,10 +10,9 @@
 //! - [`api`]: the API server as far as rounds see it: linearizable, write-once fields
 //! - [`node`]: a node's disk, process and crash points
 //! - [`operator`]: reconciles with the pure decisions
-//! - [`adversary`]: nodes that lie
+//! - [`Behaviour`]: nodes that lie
 //! - [`invariants`]: what must hold after every event
 
-pub mod adversary;
 pub mod api;
 pub mod fleet;
 pub mod invariants;
@@ -21,5 +20,5 @@ mod network;
 pub mod node;
 pub mod operator;
 
-pub use adversary::Behaviour;
 pub use fleet::{Fleet, Settings, seeds};
+pub use keyfleet_adversary::Behaviour;

@@ -8,7 +8,7 @@ use keyfleet_threshold::identity::IdentityKey;
 use keyfleet_threshold::round::{Blob, Notice, Outputs, Participant, SecretName, SignedMessage};
 use rand_core::CryptoRng;
 
-use crate::adversary::Behaviour;
+use keyfleet_adversary::Behaviour;
 
 /// A node of the simulated fleet.
 pub struct Node {

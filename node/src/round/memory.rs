@@ -31,6 +31,7 @@ use crate::store::{RoundCommit, Store, StoreFault};
 
 use super::outbox::Outbox;
 use super::published::{Epochs, Published};
+use super::voice::{Said, Voice};
 
 /// A step of the order, once it is done.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -73,6 +74,7 @@ pub struct Memory {
     bundles: BundleFile,
     ledger: Ledger,
     outbox: Outbox,
+    voice: Voice,
     node_key: KeyMaterial,
     published: watch::Sender<Arc<Published>>,
     served: watch::Sender<Arc<Epochs>>,
@@ -81,9 +83,9 @@ pub struct Memory {
     barrier: Option<Barrier>,
 }
 
-/// Asked after every step whether the process dies there.
+/// Asked after every step, with what is carried out, whether the process dies there.
 #[cfg(any(test, feature = "danger-faults"))]
-pub type Barrier = Box<dyn FnMut(Step) -> bool + Send>;
+pub type Barrier = Box<dyn FnMut(Step, &Outputs, &Participant) -> bool + Send>;
 
 impl Memory {
     pub(super) fn new(
@@ -100,6 +102,7 @@ impl Memory {
             bundles,
             ledger: ledger.unwrap_or_default(),
             outbox,
+            voice: Voice::default(),
             node_key,
             published: watch::Sender::new(Arc::default()),
             served: watch::Sender::new(Arc::default()),
@@ -166,17 +169,18 @@ impl Memory {
             self.compare().await?;
         }
         self.homes.create(self.new_keys(participant, outputs)).await?;
-        self.done(Step::Homes)?;
+        self.done(Step::Homes, participant, outputs)?;
         self.bundles.keep(&outputs.keep).await?;
-        self.done(Step::Bundles)?;
+        self.done(Step::Bundles, participant, outputs)?;
         if outputs.commit || self.floor_is_due {
-            self.commit(participant, outputs).await?;
+            let said = self.voice.says(participant);
+            self.commit(participant, outputs, &said).await?;
             self.serve(participant);
-            self.published.send_replace(Arc::new(Published::of(participant, self.outbox.clone())));
-            self.done(Step::Said)?;
+            self.published.send_replace(Arc::new(Published::of(participant, self.outbox.clone(), said)));
+            self.done(Step::Said, participant, outputs)?;
         }
         self.destroy(participant, outputs).await?;
-        self.done(Step::Destroyed)
+        self.done(Step::Destroyed, participant, outputs)
     }
 
     /// Compares the homes again with what the ledger names: every few minutes, and whenever somebody else wrote there.
@@ -191,7 +195,7 @@ impl Memory {
         Ok(findings)
     }
 
-    async fn commit(&mut self, participant: &Participant, outputs: &Outputs) -> Result<(), CarryFault> {
+    async fn commit(&mut self, participant: &Participant, outputs: &Outputs, said: &Said) -> Result<(), CarryFault> {
         let ledger = self.next_ledger(participant);
         let live = participant.state().live_secrets();
         let shares = outputs.create.iter().filter_map(|name| {
@@ -203,7 +207,7 @@ impl Memory {
             SecretName::Share(epoch) => Some(*epoch),
             _ => None,
         });
-        let outbox = self.outbox.after(participant);
+        let outbox = self.outbox.after(participant, said);
         let commit = RoundCommit {
             outbox: outbox.clone(),
             state: participant.state().encode(),
@@ -215,14 +219,14 @@ impl Memory {
         self.ledger = ledger;
         self.outbox = outbox;
         self.floor_is_due |= outputs.say.iter().any(|message| raises_floor(&message.body));
-        self.done(Step::Commit)?;
+        self.done(Step::Commit, participant, outputs)?;
         let position = self.store.backing().acknowledged(commit).await?;
-        self.done(Step::Acknowledged)?;
+        self.done(Step::Acknowledged, participant, outputs)?;
         if let (true, Some(position)) = (self.floor_is_due, position) {
             self.homes.raise_floor(&position.to_string()).await?;
         }
         self.floor_is_due = false;
-        self.done(Step::Floor)
+        self.done(Step::Floor, participant, outputs)
     }
 
     async fn destroy(&mut self, participant: &Participant, outputs: &Outputs) -> Result<(), CarryFault> {
@@ -273,14 +277,14 @@ impl Memory {
     }
 
     #[cfg(any(test, feature = "danger-faults"))]
-    fn done(&mut self, step: Step) -> Result<(), CarryFault> {
-        let dies = self.barrier.as_mut().is_some_and(|barrier| barrier(step));
+    fn done(&mut self, step: Step, participant: &Participant, outputs: &Outputs) -> Result<(), CarryFault> {
+        let dies = self.barrier.as_mut().is_some_and(|barrier| barrier(step, outputs, participant));
         if dies { Err(CarryFault::Stopped(step)) } else { Ok(()) }
     }
 
     #[cfg(not(any(test, feature = "danger-faults")))]
     #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "a barrier stands here in the images for tests")]
-    fn done(&mut self, _step: Step) -> Result<(), CarryFault> {
+    fn done(&mut self, _: Step, _: &Participant, _: &Outputs) -> Result<(), CarryFault> {
         Ok(())
     }
 
@@ -288,6 +292,12 @@ impl Memory {
     #[cfg(any(test, feature = "danger-faults"))]
     pub fn danger_set_barrier(&mut self, barrier: Barrier) {
         self.barrier = Some(barrier);
+    }
+
+    /// Lets a liar speak.
+    #[cfg(feature = "danger-faults")]
+    pub(crate) fn danger_set_liar(&mut self, liar: crate::danger::Liar) {
+        self.voice.danger_set_liar(liar);
     }
 }
 

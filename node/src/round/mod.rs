@@ -4,6 +4,7 @@
 //! - [`memory`]: carries its outputs out, in the order in which they become durable
 //! - [`driver`]: feeds it facts, one after the other, and owes what a home or the replica did not take yet
 //! - [`outbox`]: the positions at which what was said is read
+//! - `voice`: what the node says
 //! - [`published`]: what others may read: only what is durable
 
 pub mod driver;
@@ -15,6 +16,7 @@ pub mod start;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod voice;
 
 pub use driver::{Driver, Input};
 pub use memory::{CarryFault, Memory, Step};

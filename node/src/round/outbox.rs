@@ -6,6 +6,8 @@ use keyfleet_threshold::identifiers::Digest;
 use keyfleet_threshold::round::Participant;
 use rand::Rng as _;
 
+use super::voice::Said;
+
 /// What stands at a position.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct OutboxRow {
@@ -38,11 +40,9 @@ impl Outbox {
 
     /// The outbox once the participant's state is committed: rows of what it dropped are gone, new ones are at the end.
     #[must_use]
-    pub fn after(&self, participant: &Participant) -> Self {
+    pub(super) fn after(&self, participant: &Participant, said: &Said) -> Self {
         let offers = participant.offers().map(|offer| OutboxRow { number: 0, digest: offer.digest() });
-        let messages = participant.state().attempts.iter().flat_map(|(number, attempt)| {
-            attempt.outbox.iter().map(|message| OutboxRow { number: number.0, digest: message.digest() })
-        });
+        let messages = said.iter().map(|(number, message)| OutboxRow { number: number.0, digest: message.digest() });
         let wanted: Vec<_> = offers.chain(messages).collect();
         let mut after = self.clone();
         let still: BTreeSet<_> = wanted.iter().copied().collect();

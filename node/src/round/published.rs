@@ -11,6 +11,7 @@ use keyfleet_threshold::purpose::Certificate;
 use keyfleet_threshold::round::{Blob, Participant, PersistentState, SignedMessage};
 
 use super::outbox::Outbox;
+use super::voice::Said;
 
 /// What peers and operator read.
 #[derive(Clone, Default, Debug)]
@@ -30,11 +31,11 @@ pub struct Published {
 }
 
 impl Published {
-    pub(super) fn of(participant: &Participant, outbox: Outbox) -> Self {
+    pub(super) fn of(participant: &Participant, outbox: Outbox, said: Said) -> Self {
         let state = participant.state();
         let attempts = state.attempts.values();
         Self {
-            messages: attempts.clone().flat_map(|attempt| attempt.outbox.iter().cloned().map(Arc::new)).collect(),
+            messages: said.into_iter().map(|(_, message)| message).collect(),
             outbox: Some(Arc::new(outbox)),
             offers: participant.offers().cloned().collect(),
             sets: state.offers.values().cloned().collect(),

@@ -121,7 +121,7 @@ impl TestNode {
             let published = driver.memory().published();
             let readable = move || published.borrow().messages.iter().map(|said| said.digest()).collect::<Vec<_>>();
             let mut before = readable();
-            driver.danger_set_barrier(Box::new(move |step| {
+            driver.danger_set_barrier(Box::new(move |step, _, _| {
                 match step {
                     Step::Homes | Step::Said | Step::Destroyed => before = readable(),
                     // Neither before its commit nor before the replica and the floor.

@@ -249,7 +249,7 @@ fn drive(state: &State, number: u64, epoch: &Epoch) -> Vec<Action> {
         }
         let Ok(moved) = round.carry_out(&decision, &now) else { return Vec::new() };
         let mut status = moved.into_status();
-        status.culprits = round::culprits(&closing.culprits);
+        status.culprits = round::with_the_silent(round::culprits(&closing.culprits), &epoch.spec, &status);
         status
     };
     let resource_version = epoch.resource_version.clone();
@@ -330,7 +330,9 @@ fn plan(state: &State, members: &Members, reservation: &Reservation) -> Result<V
 /// Dealers to leave out while enough others remain.
 fn avoid(state: &State) -> Result<BTreeSet<NodeIndex>, ConvertFault> {
     let last = state.epochs.values().next_back().and_then(|epoch| epoch.status.as_ref());
-    let culprits = last.into_iter().flat_map(|status| &status.culprits).map(|culprit| culprit.index);
+    // Who was silent once may deal again; a lie is proven.
+    let proven = last.into_iter().flat_map(|status| &status.culprits).filter(|c| !c.evidence_digests.is_empty());
+    let culprits = proven.map(|culprit| culprit.index);
     indexes(&culprits.chain(state.heard.cheated.iter().copied()).collect())
 }
 

@@ -20,7 +20,7 @@ use keyfleet_crds::epoch::status::{Certificate, Culprit, Failure, Fault, Holder,
 use keyfleet_crds::values::{BlsSignature, PublicKey};
 use keyfleet_crds::{KeyEpochSpec, KeyEpochStatus};
 use keyfleet_threshold::coordination::{Decision, FailReason};
-use keyfleet_threshold::round::{self as core, Offence};
+use keyfleet_threshold::round::{self as core, DealingFault, Offence};
 
 /// A round in the phase that its record names.
 #[derive(Clone, PartialEq, Debug)]
@@ -267,6 +267,7 @@ pub fn culprits(found: &[core::Culprit]) -> Vec<Culprit> {
         Offence::FalseComplaint(_) => Fault::FalseComplaint,
         Offence::ForeignVector | Offence::ForeignResponse => Fault::WrongVector,
         Offence::BadPartial => Fault::InvalidPartial,
+        Offence::BadBundle(DealingFault::NotItsShare) => Fault::WrongSource,
         _ => Fault::InvalidDealing,
     };
     found
@@ -277,6 +278,22 @@ pub fn culprits(found: &[core::Culprit]) -> Vec<Culprit> {
             evidence_digests: culprit.evidence.iter().take(4).map(convert::digest).collect(),
         })
         .collect()
+}
+
+/// Culprits with those whose bundle was expected and is not among the frozen ones. Silence leaves no evidence.
+#[must_use]
+pub fn with_the_silent(mut proven: Vec<Culprit>, spec: &KeyEpochSpec, status: &KeyEpochStatus) -> Vec<Culprit> {
+    let Some(frozen) = &status.dealers else { return proven };
+    let silent = spec.dealers.iter().map(|dealer| dealer.index).filter(|index| {
+        spec.expected.contains(index)
+            && !frozen.iter().any(|dealer| dealer.index == *index)
+            && !proven.iter().any(|culprit| culprit.index == *index)
+    });
+    let silent = silent.map(|index| Culprit { index, fault: Fault::NoDealing, evidence_digests: Vec::new() });
+    let silent: Vec<_> = silent.collect();
+    proven.extend(silent);
+    proven.sort_by_key(|culprit| culprit.index);
+    proven
 }
 
 /// When the present phase was entered, if the record says so.

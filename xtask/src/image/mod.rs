@@ -25,22 +25,40 @@ struct Program {
     name: &'static str,
     /// The program's name.
     binary: &'static str,
+    /// Compiled with faults on demand: for scenarios, and in no release.
+    faults: bool,
     description: &'static str,
 }
 
 const PROGRAMS: &[Program] = &[
-    Program { name: "node", binary: "keyfleet-node", description: "One key-management node of a Keyfleet fleet" },
+    Program {
+        name: "node",
+        binary: "keyfleet-node",
+        faults: false,
+        description: "One key-management node of a Keyfleet fleet",
+    },
+    Program {
+        name: "node-faults",
+        binary: "keyfleet-node",
+        faults: true,
+        description: "A key-management node that dies and lies on demand, for scenarios: never run it with a key that counts",
+    },
     Program {
         name: "operator",
         binary: "keyfleet-operator",
+        faults: false,
         description: "Keeps fleets of key-management nodes as their KmsClusters say",
     },
     Program {
         name: "probe",
         binary: "probe",
+        faults: false,
         description: "What scenarios run in pods: resolves names, serves and calls HTTP, writes its volume, shows its token",
     },
 ];
+
+/// What the feature of faults is called, and what every program compiled with it contains: the names of its variables.
+const FAULTS: (&str, &[u8]) = ("keyfleet-node/danger-faults", b"KEYFLEET_DANGER");
 
 /// The tag of images that are built here: they are never pulled.
 const TAG: &str = "dev";
@@ -80,6 +98,12 @@ pub(crate) fn all() -> Result<Vec<Built>> {
     programs(&[], &workplace::images())
 }
 
+/// Builds those that a release has into the cache.
+pub(crate) fn released() -> Result<Vec<Built>> {
+    let names: Vec<_> = PROGRAMS.iter().filter(|program| !program.faults).map(|program| program.name.into()).collect();
+    programs(&names, &workplace::images())
+}
+
 /// Builds the images of programs by name; none named means all.
 fn programs(names: &[String], folder: &Path) -> Result<Vec<Built>> {
     for name in names {
@@ -90,6 +114,9 @@ fn programs(names: &[String], folder: &Path) -> Result<Vec<Built>> {
     }
     let wanted: Vec<_> =
         PROGRAMS.iter().filter(|program| names.is_empty() || names.iter().any(|name| name == program.name)).collect();
+    // First, since both are built in the same folder: the programs that stay there know no faults.
+    let faulty = wanted.iter().filter(|program| program.faults).map(|program| compile_with_faults(program.binary));
+    let faulty: BTreeMap<_, _> = faulty.collect::<Result<_>>()?;
     let binaries = compile()?;
     let (base, packages) = base::layer()?;
     let step = Step::begin("Writing images");
@@ -97,7 +124,14 @@ fn programs(names: &[String], folder: &Path) -> Result<Vec<Built>> {
     for program in wanted {
         let mut layer = Layer::default();
         let path = format!("usr/local/bin/{}", program.binary);
-        layer.file(&path, stripped(&binaries.join(program.binary))?, 0o755);
+        let compiled =
+            if program.faults { faulty[program.binary].clone() } else { stripped(&binaries.join(program.binary))? };
+        ensure!(
+            knows_faults(&compiled) == program.faults,
+            "{} was compiled with other features than its own",
+            program.name
+        );
+        layer.file(&path, compiled, 0o755);
         let labels = labels(program, &packages);
         built.push(write(folder, &image(program.name, vec![base.clone(), layer], format!("/{path}"), labels))?);
     }
@@ -154,6 +188,18 @@ fn compile() -> Result<PathBuf> {
     let mut command = workplace::cargo(&["build", "--locked", "--workspace", "--bins"]);
     step::run("Compiling the programs", "compile-programs", &mut command)?;
     Ok(folder())
+}
+
+/// Compiles a program with faults on demand, beside what is compiled already: only its own package is built again.
+fn compile_with_faults(binary: &'static str) -> Result<(&'static str, Vec<u8>)> {
+    let mut command = workplace::cargo(&["build", "--locked", "--workspace", "--bin", binary, "--features", FAULTS.0]);
+    step::run(&format!("Compiling {binary} with faults for tests"), "compile-faults", &mut command)?;
+    Ok((binary, stripped(&folder().join(binary))?))
+}
+
+/// Whether a program can be made to fail on demand.
+fn knows_faults(program: &[u8]) -> bool {
+    program.windows(FAULTS.1.len()).any(|window| window == FAULTS.1)
 }
 
 /// The folder of the programs that images are made of, and of those that people run.

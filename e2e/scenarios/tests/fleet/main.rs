@@ -1,5 +1,6 @@
 //! What a fleet promises to the platform that runs it and to the applications that call it, on a real cluster.
 
+mod adversaries;
 mod certificate;
 mod lifecycle;
 mod operation;
