@@ -4,9 +4,9 @@
 //! policies let it make Roles of exactly two shapes, bindings of exactly those, and Secrets that are empty. On Secrets it
 //! has `create` and nothing else.
 //!
-//! - [`rbac`]: the rights of the operator and of people
-//! - [`admission`]: the policies
-//! - [`schema`]: what values the chart of a cluster takes
+//! - `rbac`: the rights of the operator and of people
+//! - `admission`: the policies
+//! - `schema`: what values the chart of a cluster takes
 //!
 //! [`files`] is what is generated of them: templates of `charts/keyfleet-operator`, and the schema of
 //! `charts/keyfleet-cluster`. `manifests/operator.yaml` is the chart, rendered. A test says that the files are these.

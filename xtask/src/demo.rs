@@ -1,5 +1,6 @@
 //! `cargo xtask demo`: from a bare machine to a fleet that reshares its key, and the commands to look around.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -20,10 +21,14 @@ const FLEET: &str = "keys";
 const NAMESPACE: &str = "demo";
 /// Whose tokens may decrypt and sign.
 const CALLER: &str = "app";
+/// What is encrypted before the reshares and decrypted after them.
+const TEXT: &str = "No one holds the key to this.\n";
 /// Blocks between reshares; the chain makes one each second.
-const INTERVAL_BLOCKS: u32 = 10;
+const INTERVAL_BLOCKS: u32 = 13;
+/// Blocks that a phase of a round may last.
+const DEADLINE_BLOCKS: u32 = 3;
 
-/// Show it working: a fleet with blocks from a chain and backups in S3, two reshares, and the commands to look around
+/// Show it working: a fleet with blocks from a chain and backups in S3, a file encrypted and decrypted, two reshares
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Take the demo's cluster down
@@ -49,11 +54,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     installation::operator(&tool, &installation::settings(&images))?;
     fleet(&tool)?;
     let first = ready(&tool)?;
+    let sealed = encrypt(&tool)?;
     reshares(&tool, first)?;
+    decrypt(&access, &sealed)?;
     println!(
         "\nLook around:
+  export PATH={}:$PATH
   eval \"$(cargo xtask dev env --name {CLUSTER})\"
   kubectl --namespace {NAMESPACE} get kmscluster,kmsnode,keyepoch,pods
+  keyfleet --namespace {NAMESPACE} status {FLEET}
+  keyfleet --namespace {NAMESPACE} decrypt --cluster {FLEET} --service-account {CALLER} {}
+  keyfleet --namespace {NAMESPACE} epoch verify --help
   kubectl --namespace {NAMESPACE} describe kmscluster {FLEET}
   kubectl --namespace {NAMESPACE} logs {FLEET}-1
   kubectl --namespace {NAMESPACE} delete pod {FLEET}-2          # it comes back with its share
@@ -61,6 +72,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
   helm --namespace {NAMESPACE} get notes {FLEET}
 Remove it:
   cargo xtask demo --down",
+        image::folder().display(),
+        sealed.display(),
         installation::NAMESPACE,
         installation::OPERATOR,
     );
@@ -86,6 +99,10 @@ fn fleet(tool: &Tool<'_>) -> Result<()> {
         "schedule": {
             "source": {"ethereum": {"chainId": 31337, "urls": ["http://chain.keyfleet-dev.svc:8545"]}},
             "intervalBlocks": INTERVAL_BLOCKS,
+            "deadlines": {
+                "dealingBlocks": DEADLINE_BLOCKS, "verifyingBlocks": DEADLINE_BLOCKS,
+                "preparingBlocks": DEADLINE_BLOCKS, "certifyingBlocks": DEADLINE_BLOCKS,
+            },
         },
         "replication": {"s3": {
             "bucket": "keyfleet", "prefix": CLUSTER, "endpoint": "http://s3.keyfleet-dev.svc:9000",
@@ -122,6 +139,29 @@ fn ready(tool: &Tool<'_>) -> Result<u64> {
     step::run("Waiting for four nodes to make a key", "demo-ready", wait.arg(format!("kmscluster/{FLEET}")))
         .with_context(|| stands(tool))?;
     active(tool)?.context("a fleet that is Ready has an active epoch")
+}
+
+/// Encrypts a file as an application does, with the public key alone, and returns where it is.
+fn encrypt(tool: &Tool<'_>) -> Result<PathBuf> {
+    let (plain, sealed) = (workplace::cache().join("demo.txt"), workplace::cache().join("demo.sealed"));
+    std::fs::write(&plain, TEXT)?;
+    let key = status(tool, "publicKey")?;
+    let key = key.as_str().context("a fleet that is Ready has a public key")?;
+    let mut encrypt = Command::new(image::folder().join("keyfleet"));
+    encrypt.args(["encrypt", "--identity", "demo", "--public-key", key, "--to"]).arg(&sealed).arg(&plain);
+    step::run("Encrypting a file, without asking anybody", "demo-encrypt", &mut encrypt)?;
+    Ok(sealed)
+}
+
+/// Decrypts the file with the nodes' help, as the caller that the rules allow it.
+fn decrypt(access: &Access, sealed: &Path) -> Result<()> {
+    let opened = workplace::cache().join("demo.opened");
+    let mut decrypt = Command::new(image::folder().join("keyfleet"));
+    decrypt.args(["decrypt", "--namespace", NAMESPACE, "--cluster", FLEET, "--service-account", CALLER, "--to"]);
+    decrypt.arg(&opened).arg(sealed).envs(access.environment());
+    step::run("Decrypting it with three of the nodes", "demo-decrypt", &mut decrypt)?;
+    ensure!(std::fs::read_to_string(&opened)? == TEXT, "what was decrypted is not what was encrypted");
+    Ok(())
 }
 
 /// Waits until two later epochs have been active.

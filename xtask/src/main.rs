@@ -43,7 +43,7 @@ enum Command {
     Codegen(codegen::Arguments),
     /// Check everything: what this says is what counts
     Test(test::Arguments),
-    /// Show it working: a cluster, what runs on it, and the commands to look around
+    /// Show it working: a fleet, a file encrypted and decrypted, two reshares, the commands to look around
     Demo(demo::Arguments),
     /// Measure, and print figures with the command that makes them
     #[command(subcommand)]
