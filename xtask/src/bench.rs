@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: figures, printed with what they were measured on.
 
+mod fleet;
+
 use std::collections::BTreeMap;
 use std::process::Command as Process;
 use std::time::Instant;
@@ -22,13 +24,23 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 2)]
         nodes: u8,
     },
+    /// How long fleets take to be Ready and to reshare, what they weigh, and what serving costs
+    Fleet {
+        /// How many nodes, for each fleet
+        #[arg(long, value_delimiter = ',', default_value = "4,7,10,20")]
+        nodes: Vec<u32>,
+        /// How many reshares of each kind
+        #[arg(long, default_value_t = 5)]
+        reshares: usize,
+    },
     /// What replication costs a commit, what it ships and how long a restore takes; beside it Litestream on SQLite
     Litestream,
 }
 
 pub(crate) fn run(command: &Command) -> Result<()> {
-    match *command {
-        Command::Cluster { runs, nodes } => cluster(runs, nodes),
+    match command {
+        Command::Cluster { runs, nodes } => cluster(*runs, *nodes),
+        Command::Fleet { nodes, reshares } => fleet::run(nodes, *reshares),
         Command::Litestream => litestream(),
     }
 }
