@@ -8,18 +8,23 @@ use keyfleet_scenarios::wait;
 use serde_json::{Value, json};
 
 /// A fleet whose nodes do as these variables say, from the first reshare on. Boundaries are far away: rounds are asked for.
-fn faulty<'a>(cluster: &'a Cluster, purpose: &str, nodes: u32, variables: &[(&str, &str)]) -> Result<Fleet<'a>> {
+fn faulty<'a>(
+    cluster: &'a Cluster,
+    purpose: &str,
+    (nodes, threshold): (u32, u32),
+    variables: &[(&str, &str)],
+) -> Result<Fleet<'a>> {
     let mut env = vec![json!({"name": "KEYFLEET_DANGER_FROM", "value": "2"})];
     env.extend(variables.iter().map(|(name, value)| json!({"name": name, "value": value})));
     let deadlines = json!({"dealingBlocks": 10, "verifyingBlocks": 10, "preparingBlocks": 10, "certifyingBlocks": 10});
     let differs = json!({
-        "nodes": nodes, "image": "docker.io/keyfleet/node-faults:dev", "podTemplate": {"env": env},
+        "nodes": nodes, "threshold": threshold, "image": "docker.io/keyfleet/node-faults:dev", "podTemplate": {"env": env},
         "schedule": {"intervalBlocks": 3600, "deadlines": deadlines},
     });
     Fleet::ready(cluster, purpose, &differs)
 }
 
-/// Asks for a reshare, and returns its attempt once it has a successor's right to be called active.
+/// Asks for a reshare, and returns its epoch once that is active.
 fn reshare(fleet: &Fleet<'_>, word: &str) -> Result<Value> {
     let annotation = format!("keyfleet.dev/reshare={word}");
     fleet.namespace.kubectl(&["annotate", "--overwrite", "kmscluster", NAME, &annotation])?;
@@ -49,7 +54,7 @@ fn indexes(list: &Value) -> Vec<u64> {
 fn a_node_that_dies_at_a_barrier_in_a_round_says_the_same_again_and_serves() -> Result<()> {
     let cluster = Cluster::shared()?;
     let barriers = [("KEYFLEET_DANGER_DIE_AT", "2:Commit@Prepared,3:Said@Dealing")];
-    let fleet = faulty(&cluster, "barrier", 4, &barriers)?;
+    let fleet = faulty(&cluster, "barrier", (4, 3), &barriers)?;
     for index in 1..=4 {
         ensure!(page(&fleet, index)?["danger"]["died"] == json!([]), "node {index} died before the round");
     }
@@ -99,7 +104,7 @@ fn a_node_that_dies_at_a_barrier_in_a_round_says_the_same_again_and_serves() -> 
 fn dealers_that_cheat_stay_mute_or_say_two_things_are_left_out_and_named_while_the_round_succeeds() -> Result<()> {
     let cluster = Cluster::shared()?;
     let lies = [("KEYFLEET_DANGER_DEALER", "2:bad-share,5:mute,7:equivocate")];
-    let fleet = faulty(&cluster, "liars", 7, &lies)?;
+    let fleet = faulty(&cluster, "liars", (7, 4), &lies)?;
     let (key, before) = (fleet.public_key()?, fleet.object()?["status"]["activeEpoch"].clone());
     let sealed = fleet.encrypt("orders/1", b"secret")?;
     let epoch = reshare(&fleet, "now")?;
