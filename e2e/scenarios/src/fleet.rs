@@ -44,7 +44,7 @@ pub fn spec(namespace: &str, differs: &Value) -> Value {
 pub fn replication(namespace: &str) -> Value {
     json!({"replication": {"s3": {
         "bucket": "keyfleet", "prefix": namespace, "region": "us-east-1", "endpoint": "http://s3.keyfleet-dev.svc:9000",
-        "credentialsSecret": "s3",
+        "credentialsSecret": "s3", "forcePathStyle": true,
     }}})
 }
 
