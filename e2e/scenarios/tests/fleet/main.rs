@@ -5,6 +5,7 @@ mod certificate;
 mod lifecycle;
 mod operation;
 mod refusals;
+mod retirement;
 mod rounds;
 mod serving;
 mod storage;
