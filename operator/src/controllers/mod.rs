@@ -26,7 +26,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use keyfleet_crds::values::ClusterId;
 use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, labels, names};
 use kube::core::DeserializeGuard;
-use kube::runtime::controller::{Action, Config};
+use kube::runtime::controller::{self, Action, Config};
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{Controller, watcher};
@@ -217,8 +217,13 @@ where
     Action::requeue(if failure.is_conflict() { Duration::from_millis(200) } else { context.failed(key) })
 }
 
-fn log<O: std::fmt::Debug, A, E: std::fmt::Display>(kind: &str, result: Result<(O, A), E>) {
-    if let Err(error) = result {
-        tracing::warn!(kind, %error, "a reconcile failed; it is tried again");
+fn log<O, A>(kind: &str, result: Result<(O, A), controller::Error<Failure, watcher::Error>>) {
+    match result {
+        Ok(_) => {}
+        // Another writer was faster: that is how concurrent writers are meant to meet.
+        Err(controller::Error::ReconcilerFailed(failure, object)) if failure.is_conflict() => {
+            tracing::debug!(kind, %object, "a write lost its race; it is read and decided again");
+        }
+        Err(error) => tracing::warn!(kind, %error, "a reconcile failed; it is tried again"),
     }
 }
