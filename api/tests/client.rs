@@ -41,6 +41,7 @@ fn shortfall<T>(answer: Result<T, AskError>) -> Shortfall {
     }
 }
 
+/// seed: 001-35
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_encrypted_before_a_reshare_opens_after_it_and_signatures_stay_the_same() {
     let mut fleet = Fleet::start(4).await;
@@ -58,6 +59,7 @@ async fn what_was_encrypted_before_a_reshare_opens_after_it_and_signatures_stay_
     assert!(after.culprits.is_empty());
 }
 
+/// seed: 001-44
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_node_down_is_not_noticed_and_two_down_are_named() {
     let mut fleet = Fleet::start(4).await;
@@ -108,6 +110,7 @@ fn client_key(fleet: &Fleet) -> keyfleet_threshold::curve::G2 {
     fleet.client(LONG).fleet().public_key
 }
 
+/// seed: 001-45
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_without_the_right_token_or_rule_is_refused_by_every_node_and_told_why() {
     let fleet = Fleet::start(4).await;

@@ -143,6 +143,8 @@ fn logs() {
 }
 
 /// Scenarios 1 and 2 without pods: one apply gives a key, boundaries reshare it, and the public key stays.
+///
+/// seed: 002-05, 003-32
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_apply_gives_a_key_and_boundaries_reshare_it() {
     logs();
@@ -166,6 +168,8 @@ async fn one_apply_gives_a_key_and_boundaries_reshare_it() {
 }
 
 /// An epoch that is no longer kept is retired, every node destroys its secrets, and the record says so.
+///
+/// seed: 003-51
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_say_that_the_secrets_of_retired_epochs_are_gone_and_the_record_names_them() {
     logs();
@@ -222,6 +226,8 @@ async fn an_operator_that_starts_in_mid_round_finishes_the_attempt_that_is_under
 }
 
 /// A node that is away costs a round nothing, and has its share soon after it is back, without another round.
+///
+/// seed: 002-04, 002-07
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_was_away_for_a_round_holds_the_new_epoch_soon_after_its_return() {
     logs();
@@ -346,6 +352,8 @@ async fn nothing_of_a_fleet_holds_up_a_namespace_that_is_being_deleted() {
 }
 
 /// A fleet that grows deals to the newcomer at once, and one that shrinks leaves the highest index out; the key stays.
+///
+/// seed: 002-02, 002-14
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fleet_grows_and_shrinks_under_one_key() {
     logs();

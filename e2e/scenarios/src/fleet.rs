@@ -4,6 +4,8 @@
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -241,6 +243,32 @@ impl<'a> Fleet<'a> {
     pub fn sign(&self, key_name: &str, message: &[u8], more: &[&str]) -> Result<String> {
         let signature = self.call(&["sign", "--cluster", NAME, "--key-name", key_name], message, more)?;
         Ok(String::from_utf8(signature)?.trim().to_owned())
+    }
+
+    /// Does `what` beside a client that asks for signatures without a pause.
+    ///
+    /// # Errors
+    /// `what` fails, or any request of the client.
+    pub fn never_failing(&self, what: impl FnOnce() -> Result<()>) -> Result<()> {
+        let (asked, stop) = (AtomicU32::new(0), AtomicBool::new(false));
+        let failed = thread::scope(|scope| {
+            let client = scope.spawn(|| {
+                while !stop.load(Ordering::Acquire) {
+                    if let Err(error) = self.sign("receipts", b"paid", &["--timeout", "30s"]) {
+                        return Some(format!("{error:#}"));
+                    }
+                    asked.fetch_add(1, Ordering::AcqRel);
+                }
+                None
+            });
+            let done = what();
+            stop.store(true, Ordering::Release);
+            let failed = client.join().ok().flatten();
+            done.map(|()| failed)
+        })?;
+        ensure!(failed.is_none(), "a client's request failed: {failed:?}");
+        ensure!(asked.load(Ordering::Acquire) > 0, "the client asked nothing");
+        Ok(())
     }
 
     fn call(&self, words: &[&str], input: &[u8], more: &[&str]) -> Result<Vec<u8>> {

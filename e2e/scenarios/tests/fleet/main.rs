@@ -3,9 +3,9 @@
 mod adversaries;
 mod certificate;
 mod lifecycle;
-mod operation;
 mod refusals;
 mod retirement;
 mod rounds;
 mod serving;
 mod storage;
+mod upgrade;

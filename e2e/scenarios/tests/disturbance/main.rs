@@ -1,16 +1,13 @@
-//! What operation does to a fleet: operators that go and come, drains.
+//! What disturbs everything on a cluster, and so runs alone: operators that go and come, drains.
 
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use keyfleet_scenarios::cluster::Cluster;
 use keyfleet_scenarios::fleet::{Fleet, NAME};
 use keyfleet_scenarios::operator::{DEPLOYMENT, NAMESPACE};
-use keyfleet_scenarios::probe::is_ready;
 use keyfleet_scenarios::wait;
-use serde_json::{Value, json};
+use serde_json::json;
 
 fn scale(cluster: &Cluster, replicas: u32) -> Result<()> {
     let replicas = format!("--replicas={replicas}");
@@ -70,58 +67,10 @@ fn a_drain_under_the_budget_and_a_client_that_asks_all_the_time_do_not_notice_ea
     let worker = cluster.nodes()?.last().cloned().context("there are workers")?;
     let _uncordon = Uncordon(worker.clone());
     let nodes = format!("--pod-selector=app.kubernetes.io/component=node,keyfleet.dev/cluster={NAME}");
-    never_failing(&fleet, || {
+    fleet.never_failing(|| {
         let drain = ["drain", &worker, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=180s", &nodes];
         cluster.kubectl(drain).map(drop)
     })
-}
-
-/// seed: 002-14
-#[test]
-fn a_new_node_image_reaches_one_node_after_the_other_and_a_client_never_fails() -> Result<()> {
-    let cluster = Cluster::shared()?;
-    let fleet = Fleet::ready(&cluster, "image", &json!({}))?;
-    let key = fleet.public_key()?;
-    // Another image than the fleet was made with; it differs in nothing that is asked for here.
-    let image = "docker.io/keyfleet/node-faults:dev";
-    let mut worst = 0;
-    never_failing(&fleet, || {
-        fleet.patch(&json!({ "image": image }))?;
-        wait::until("every node runs the new image and is ready", || {
-            let pods = fleet.namespace.get(&["pods"])?;
-            let pods = pods["items"].as_array().cloned().unwrap_or_default();
-            let new = |pod: &Value| pod["spec"]["containers"][0]["image"] == image && is_ready(pod);
-            worst = worst.max(4 - pods.iter().filter(|pod| is_ready(pod)).count());
-            Ok((pods.len() == 4 && pods.iter().all(new)).then_some(()))
-        })
-        .with_context(|| fleet.stands())
-    })?;
-    ensure!(worst <= 1, "{worst} of four nodes were away at once");
-    ensure!(fleet.public_key()? == key, "the public key changed");
-    Ok(())
-}
-
-/// Does `what` beside a client that asks without a pause, none of whose requests may fail.
-fn never_failing(fleet: &Fleet<'_>, what: impl FnOnce() -> Result<()>) -> Result<()> {
-    let (asked, stop) = (AtomicU32::new(0), AtomicBool::new(false));
-    let failed = thread::scope(|scope| {
-        let client = scope.spawn(|| {
-            while !stop.load(Ordering::Acquire) {
-                if let Err(error) = fleet.sign("receipts", b"paid", &["--timeout", "30s"]) {
-                    return Some(format!("{error:#}"));
-                }
-                asked.fetch_add(1, Ordering::AcqRel);
-            }
-            None
-        });
-        let done = what();
-        stop.store(true, Ordering::Release);
-        let failed = client.join().ok().flatten();
-        done.map(|()| failed)
-    })?;
-    ensure!(failed.is_none(), "a client's request failed: {failed:?}");
-    ensure!(asked.load(Ordering::Acquire) > 0, "the client asked nothing");
-    Ok(())
 }
 
 /// Lets a drained worker take pods again, whatever becomes of the scenario.

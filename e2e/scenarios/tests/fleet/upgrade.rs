@@ -1,0 +1,33 @@
+//! New images.
+
+use anyhow::{Context, Result, ensure};
+use keyfleet_scenarios::cluster::Cluster;
+use keyfleet_scenarios::fleet::Fleet;
+use keyfleet_scenarios::probe::is_ready;
+use keyfleet_scenarios::wait;
+use serde_json::{Value, json};
+
+/// seed: 002-14
+#[test]
+fn a_new_node_image_reaches_one_node_after_the_other_and_a_client_never_fails() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let fleet = Fleet::ready(&cluster, "image", &json!({}))?;
+    let key = fleet.public_key()?;
+    // Another image than the fleet was made with; it differs in nothing that is asked for here.
+    let image = "docker.io/keyfleet/node-faults:dev";
+    let mut worst = 0;
+    fleet.never_failing(|| {
+        fleet.patch(&json!({ "image": image }))?;
+        wait::until("every node runs the new image and is ready", || {
+            let pods = fleet.namespace.get(&["pods"])?;
+            let pods = pods["items"].as_array().cloned().unwrap_or_default();
+            let new = |pod: &Value| pod["spec"]["containers"][0]["image"] == image && is_ready(pod);
+            worst = worst.max(4 - pods.iter().filter(|pod| is_ready(pod)).count());
+            Ok((pods.len() == 4 && pods.iter().all(new)).then_some(()))
+        })
+        .with_context(|| fleet.stands())
+    })?;
+    ensure!(worst <= 1, "{worst} of four nodes were away at once");
+    ensure!(fleet.public_key()? == key, "the public key changed");
+    Ok(())
+}
