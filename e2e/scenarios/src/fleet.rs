@@ -19,18 +19,23 @@ pub const NAME: &str = "keys";
 /// The ServiceAccount whose tokens the access rules allow everything.
 pub const CALLER: &str = "app";
 
+/// Blocks from one boundary to the next in [`spec`].
+pub const INTERVAL_BLOCKS: u64 = 14;
+
 /// A fleet. It goes with its namespace.
 pub struct Fleet<'a> {
     /// Where it is.
     pub namespace: Namespace<'a>,
 }
 
-/// A `spec` for scenarios: blocks of a second and a boundary every twelve, rules that allow [`CALLER`] everything.
+/// A `spec` for scenarios: blocks of a second, a boundary every fourteen, rules that allow [`CALLER`] everything.
 ///
 /// What differs is laid over it, as `kubectl patch --type merge` would.
 pub fn spec(namespace: &str, differs: &Value) -> Value {
     let mut spec = json!({
-        "schedule": {"source": {"clock": {"blockMs": 1000}}, "intervalBlocks": 12},
+        "schedule": {"source": {"clock": {"blockMs": 1000}}, "intervalBlocks": INTERVAL_BLOCKS, "deadlines": {
+            "dealingBlocks": 3, "verifyingBlocks": 3, "preparingBlocks": 3, "certifyingBlocks": 3,
+        }},
         "keyEncryption": {"active": {"id": "1", "secret": {"name": "keys-kek"}}},
         "access": {"rules": [{
             "subjects": [format!("system:serviceaccount:{namespace}:{CALLER}")],

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 use keyfleet_scenarios::cluster::Cluster;
-use keyfleet_scenarios::fleet::{Fleet, NAME};
+use keyfleet_scenarios::fleet::{Fleet, INTERVAL_BLOCKS, NAME};
 use keyfleet_scenarios::wait;
 use serde_json::json;
 
@@ -49,7 +49,7 @@ fn three_boundaries_give_three_epochs_of_one_key_each_with_a_certificate_that_st
     for epoch in &served {
         certificate::verify(epoch, &key)?;
         let blocks = epoch["spec"]["block"].as_u64().context("a plan has a block")?;
-        ensure!(epoch["spec"]["kind"] == "Genesis" || blocks % 12 == 0, "block {blocks} is no boundary");
+        ensure!(epoch["spec"]["kind"] == "Genesis" || blocks % INTERVAL_BLOCKS == 0, "block {blocks} is no boundary");
     }
     ensure!(fleet.public_key()? == key, "the public key changed");
     Ok(())
