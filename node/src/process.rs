@@ -31,7 +31,7 @@ use crate::round::{StartFault, Started, start};
 use crate::runtime::{Addresses, Node, Options};
 use crate::serving::{Service, Tokens};
 use crate::startup::{AssembleFault, RESTORED, assemble, location};
-use crate::troubles::watch_replication;
+use crate::troubles::{watch_replication, watch_rounds};
 
 /// What is missing may come: a Secret that is created later, a bucket that answers again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -226,6 +226,7 @@ pub async fn run(
             }
         };
         let troubles = problems.clone();
+        tasks.spawn(watch_rounds(node.notices(), node.served(), problems.clone()));
         let listed = watch::Sender::new(Arc::new(Listed::default()));
         let rounds = Rounds { facts: node.facts(), published: node.published(), claim, restored, problems };
         tasks.spawn(rounds.feed(listed.subscribe()));

@@ -35,6 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// As the kind's schema limits them.
 const SETS_MAX: usize = 8;
 const EPOCHS_MAX: usize = 32;
+const IDS_MAX: usize = 16;
 const MESSAGE_CHARS_MAX: usize = 1024;
 const PAYLOAD_BYTES_MAX: usize = 49_152;
 
@@ -202,6 +203,7 @@ impl StatusWriter {
         now.active_epoch = served.newest().map(|(number, _)| number.0);
         // Before the first commit of this process nothing is published: what was said before holds.
         let Some(state) = &published.state else { return now };
+        now.needed_key_encryption_ids = published.needed_key_encryption_ids.iter().take(IDS_MAX).cloned().collect();
         let sets = published.offers.iter().rev().take(SETS_MAX).filter_map(|offer| {
             let set = offer.verify(&public)?;
             Some(PrekeySet {

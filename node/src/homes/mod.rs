@@ -14,7 +14,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::seal::wrap::WrapFault;
-use crate::seal::{KeyMaterial, KeyName, KeyRing};
+use crate::seal::{KeyEncryptionKey, KeyMaterial, KeyName, KeyRing};
 use decision::{Decision, Finding, HomeKind, Seen};
 use ledger::Ledger;
 
@@ -93,6 +93,7 @@ pub struct Found {
     volume: BTreeMap<KeyName, KeyMaterial>,
     secret: Option<BTreeMap<KeyName, KeyMaterial>>,
     floors: [Option<String>; 2],
+    wrapped_under: BTreeSet<String>,
 }
 
 /// The keys of a running node, and the two places where they live.
@@ -101,6 +102,8 @@ pub struct Homes {
     ring: KeyRing,
     keys: BTreeMap<KeyName, KeyMaterial>,
     united: bool,
+    /// Ids of the key-encryption keys that wraps named when they were read last, and of those written since.
+    wrapped_under: BTreeSet<String>,
 }
 
 impl Found {
@@ -109,10 +112,12 @@ impl Found {
     /// # Errors
     /// When the volume cannot be read or an entry of either home stays closed.
     pub async fn read(volume: Arc<dyn Home>, secret: Arc<dyn Home>, ring: KeyRing) -> Result<Self, HomesFault> {
-        let (volume_keys, volume_floor) = unwrap_all(HomeKind::Volume, volume.read().await?, &ring)?;
+        let mut wrapped_under = BTreeSet::new();
+        let (volume_keys, volume_floor) =
+            unwrap_all(HomeKind::Volume, volume.read().await?, &ring, &mut wrapped_under)?;
         let (secret_keys, secret_floor) = match secret.read().await {
             Ok(entries) => {
-                let (keys, floor) = unwrap_all(HomeKind::Secret, entries, &ring)?;
+                let (keys, floor) = unwrap_all(HomeKind::Secret, entries, &ring, &mut wrapped_under)?;
                 (Some(keys), floor)
             }
             Err(fault) => {
@@ -121,7 +126,7 @@ impl Found {
             }
         };
         let floors = [volume_floor, secret_floor];
-        Ok(Self { homes: [volume, secret], ring, volume: volume_keys, secret: secret_keys, floors })
+        Ok(Self { homes: [volume, secret], ring, volume: volume_keys, secret: secret_keys, floors, wrapped_under })
     }
 
     /// The floors as each home names them.
@@ -153,7 +158,7 @@ impl Found {
         let keys: BTreeMap<_, _> =
             decision.keep.iter().filter_map(|(name, home)| Some((*name, of(name, home)?.clone()))).collect();
         let united = self.secret.is_some();
-        let homes = Homes { homes: self.homes, ring: self.ring, keys, united };
+        let homes = Homes { homes: self.homes, ring: self.ring, keys, united, wrapped_under: self.wrapped_under };
         homes.repair(&decision).await?;
         Ok((homes, decision.findings))
     }
@@ -175,6 +180,16 @@ impl Homes {
     #[must_use]
     pub fn is_united(&self) -> bool {
         self.united
+    }
+
+    /// Ids of the key-encryption keys without which an entry of either home would stay closed, and of the one that wraps.
+    pub fn needed_ids(&self) -> impl Iterator<Item = &str> {
+        self.wrapped_under.iter().map(String::as_str).chain([self.ring.writing_id()])
+    }
+
+    /// The ids of all key-encryption keys that there are.
+    pub fn configured_ids(&self) -> impl Iterator<Item = &str> {
+        self.ring.keys().map(KeyEncryptionKey::id)
     }
 
     /// Whose homes these are.
@@ -235,8 +250,10 @@ impl Homes {
     /// # Errors
     /// When a home does not answer.
     pub async fn compare(&mut self, ledger: &Ledger) -> Result<Vec<Finding>, HomesFault> {
-        let (volume, _) = unwrap_all(HomeKind::Volume, self.homes[0].read().await?, &self.ring)?;
-        let (secret, _) = unwrap_all(HomeKind::Secret, self.homes[1].read().await?, &self.ring)?;
+        let mut wrapped_under = BTreeSet::new();
+        let (volume, _) = unwrap_all(HomeKind::Volume, self.homes[0].read().await?, &self.ring, &mut wrapped_under)?;
+        let (secret, _) = unwrap_all(HomeKind::Secret, self.homes[1].read().await?, &self.ring, &mut wrapped_under)?;
+        self.wrapped_under = wrapped_under;
         // What this process holds counts as well: it was in both homes once.
         let mut pool = self.keys.clone();
         for (name, key) in volume.iter().chain(&secret) {
@@ -295,6 +312,7 @@ fn unwrap_all(
     home: HomeKind,
     entries: Entries,
     ring: &KeyRing,
+    wrapped_under: &mut BTreeSet<String>,
 ) -> Result<(BTreeMap<KeyName, KeyMaterial>, Option<String>), HomesFault> {
     let (mut keys, mut floor) = (BTreeMap::new(), None);
     for (entry, bytes) in entries {
@@ -302,6 +320,7 @@ fn unwrap_all(
             floor = String::from_utf8(bytes).ok();
         } else if let Ok(name) = entry.parse::<KeyName>() {
             let key = ring.unwrap(name, &bytes).map_err(|fault| HomesFault::Wrap { home, fault })?;
+            wrapped_under.extend(KeyRing::id_of(&bytes).map(str::to_owned));
             keys.insert(name, key);
         }
     }

@@ -176,7 +176,9 @@ impl Memory {
             let said = self.voice.says(participant);
             self.commit(participant, outputs, &said).await?;
             self.serve(participant);
-            self.published.send_replace(Arc::new(Published::of(participant, self.outbox.clone(), said)));
+            let mut published = Published::of(participant, self.outbox.clone(), said);
+            published.needed_key_encryption_ids = self.needed_key_encryption_ids();
+            self.published.send_replace(Arc::new(published));
             self.done(Step::Said, participant, outputs)?;
         }
         self.destroy(participant, outputs).await?;
@@ -193,6 +195,14 @@ impl Memory {
             tracing::warn!(%finding, "the homes of the key material differed");
         }
         Ok(findings)
+    }
+
+    /// Terms of the replica stay wrapped by the key of their time for as long as the bucket keeps them, and a node cannot
+    /// see retention's end: where there is a replica, every key that is configured counts as needed.
+    fn needed_key_encryption_ids(&self) -> BTreeSet<String> {
+        let replicated = self.store.backing().is_replicated();
+        let configured = self.homes.configured_ids().filter(|_| replicated);
+        self.homes.needed_ids().chain(configured).map(str::to_owned).collect()
     }
 
     async fn commit(&mut self, participant: &Participant, outputs: &Outputs, said: &Said) -> Result<(), CarryFault> {

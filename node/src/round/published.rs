@@ -1,6 +1,6 @@
 //! What others may read of a node: made from the state that was committed last, never from the one in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use keyfleet_threshold::curve::SecretScalar;
@@ -28,6 +28,8 @@ pub struct Published {
     pub vectors: Vec<VerificationVector>,
     /// The state that was committed; `None` before the first commit of this process.
     pub state: Option<Arc<PersistentState>>,
+    /// Ids of the key-encryption keys that what the node keeps still needs.
+    pub needed_key_encryption_ids: BTreeSet<String>,
 }
 
 impl Published {
@@ -41,6 +43,7 @@ impl Published {
             sets: state.offers.values().cloned().collect(),
             vectors: attempts.flat_map(|attempt| attempt.vector.iter().chain(&attempt.source)).cloned().collect(),
             state: Some(Arc::new(state.clone())),
+            needed_key_encryption_ids: BTreeSet::new(),
         }
     }
 

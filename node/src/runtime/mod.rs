@@ -39,6 +39,8 @@ const RETRY: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(4);
 /// Callers have so long to go when the node stops.
 const DRAIN: Duration = Duration::from_secs(10);
+/// So many notices are remembered.
+const NOTICES: usize = 64;
 /// The homes are compared so often.
 const COMPARE: Duration = Duration::from_secs(300);
 
@@ -241,7 +243,10 @@ async fn drive(
             for notice in &new {
                 tracing::warn!(%notice, "noticed");
             }
-            notices.send_modify(|all| all.extend(new));
+            notices.send_modify(|all| {
+                all.extend(new);
+                all.drain(..all.len().saturating_sub(NOTICES));
+            });
         }
     }
 }

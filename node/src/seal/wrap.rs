@@ -137,6 +137,20 @@ impl KeyRing {
         self.keys.iter()
     }
 
+    /// The id of the key that wraps.
+    #[must_use]
+    pub fn writing_id(&self) -> &str {
+        &self.keys.first().expect("a ring has at least one key").id
+    }
+
+    /// The id of the key-encryption key that a wrap names.
+    #[must_use]
+    pub fn id_of(wrap: &[u8]) -> Option<&str> {
+        let (_, rest) = wrap.split_first()?;
+        let (&length, rest) = rest.split_first()?;
+        std::str::from_utf8(rest.get(..length.into())?).ok()
+    }
+
     /// Wraps a key under the writing key-encryption key.
     #[must_use]
     pub fn wrap(&self, name: KeyName, key: &KeyMaterial, rng: &mut impl CryptoRng) -> Vec<u8> {
@@ -222,6 +236,7 @@ mod tests {
         let (old, rotated) = (ring(1, 1, &[("a", 1)]), ring(1, 1, &[("b", 2), ("a", 1)]));
         let wrap = old.wrap(KeyName::Node, &KeyMaterial::new([3; 32]), &mut rng);
         assert_eq!(rotated.unwrap(KeyName::Node, &wrap).unwrap().expose(), &[3; 32]);
+        assert_eq!((KeyRing::id_of(&wrap), rotated.writing_id()), (Some("a"), "b"), "a wrap does not name its key");
         let fresh = rotated.wrap(KeyName::Node, &KeyMaterial::new([3; 32]), &mut rng);
         assert_eq!(
             old.unwrap(KeyName::Node, &fresh).unwrap_err().to_string(),

@@ -47,6 +47,7 @@ async fn a_node_without_its_key_says_so_in_its_object_and_starts_when_the_key_co
     let identity = IdentityPublicKey(offer.key.0);
     assert!(identity.is_offered(cluster, index, &Signature(offer.proof.0)), "the offer proves nothing");
     assert_eq!((report.plan_versions.as_slice(), report.key_encryption_id.as_deref()), ([1].as_slice(), Some("1")));
+    assert_eq!(report.needed_key_encryption_ids, ["1"], "the node does not say which key it still needs");
     // Under its own Role, in the Secret that the operator made.
     let secrets: Api<Secret> = fleet.api();
     let seal = secrets.get("keys-1-seal").await.expect("the seal");
