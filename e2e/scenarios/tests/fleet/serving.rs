@@ -22,6 +22,7 @@ fn data_outlives_reshares_and_a_lost_node_and_with_too_few_nodes_the_client_says
     let one = Held::new(&fleet, &[fleet.node(4)])?;
     ensure!(fleet.decrypt(&sealed, &[])? == secret, "with one node down other data came out");
     drop(one);
+    fleet.wait_pod(4, None)?;
     let both = Held::new(&fleet, &[fleet.node(3), fleet.node(4)])?;
     let refused = fleet.decrypt(&sealed, &["--timeout", "5s"]).err().map(|error| format!("{error:#}"));
     let refused = refused.context("two of four nodes opened what needs three")?;
