@@ -17,6 +17,15 @@ fn a_calm_fleet_makes_a_key_and_reshares_it_on_every_boundary() {
     assert_eq!(fleet.holders(EpochNumber(1)).len(), 0, "the first epoch is retired and its shares are gone");
 }
 
+/// Nodes make their first prekeys before they know how many they will be.
+#[test]
+fn a_large_fleet_makes_its_key_in_its_first_attempt_and_reshares_it_in_the_next() {
+    let mut fleet = Fleet::new(2, Settings::CALM, 12, 8, 8);
+    let first = fleet.next_active(None, 30);
+    let second = fleet.next_active(Some(first), 30);
+    assert_eq!((first, second), (EpochNumber(1), EpochNumber(2)), "an attempt failed on the way");
+}
+
 /// Boundaries that were missed coalesce into one round, for the newest of them; the next comes at its own boundary.
 ///
 /// seed: 003-32

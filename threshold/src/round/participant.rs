@@ -53,6 +53,10 @@ pub(super) struct Secrets {
     pub(super) shares: BTreeMap<EpochNumber, SecretScalar>,
 }
 
+/// Before it has seen a plan, a node does not know how large its fleet is: its first sets have slots for the hundred dealers
+/// that a plan may name at most.
+const NODES_UNKNOWN: usize = 50;
+
 impl Participant {
     /// A node that has never taken part. Carry out the outputs: they make its first prekey sets.
     pub fn new(
@@ -69,7 +73,7 @@ impl Participant {
             records: BTreeMap::new(),
         };
         let mut out = Outputs::default();
-        participant.top_up(4, rng, &mut out);
+        participant.top_up(NODES_UNKNOWN, rng, &mut out);
         (participant, out)
     }
 

@@ -80,7 +80,7 @@ fn measure(tool: &Tool<'_>, nodes: u32, reshares: usize) -> Result<Measured> {
     let ready = fleet.apply(nodes, &json!({}))?;
     let rounds = Rounds::watch(&fleet)?;
     let reshare = fleet.reshares(&rounds, reshares)?;
-    let (node_mib, operator_mib) = (memory_mib("keyfleet-node")?, memory_mib("keyfleet-operato")?);
+    let (node_mib, operator_mib) = (memory_mib("keyfleet-node")?, memory_mib("keyfleet-operator")?);
     fleet.lose_one()?;
     let with_one_dead = fleet.reshares(&rounds, reshares)?;
     drop(rounds);
@@ -239,7 +239,8 @@ fn memory_mib(name: &str) -> Result<f64> {
     let mut found = Vec::new();
     for process in fs::read_dir("/proc")?.flatten() {
         let read = |file: &str| fs::read_to_string(process.path().join(file)).unwrap_or_default();
-        if read("comm").trim() != name {
+        // Linux keeps fifteen characters of a process's name.
+        if read("comm").trim() != &name[..name.len().min(15)] {
             continue;
         }
         // Shared pages count by their share.
