@@ -7,6 +7,8 @@
 
 #[path = "../tests/fleet/mod.rs"]
 mod fleet;
+#[path = "processor/mod.rs"]
+mod processor;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -55,13 +57,13 @@ async fn measure() {
         let began = Instant::now();
         (0..REQUESTS).for_each(|_| bare());
         let bare = began.elapsed().as_secs_f64() / REQUESTS as f64;
-        let (before, began) = (processor_time(), Instant::now());
+        let (before, began) = (processor::time(), Instant::now());
         let mut child = Command::new(std::env::current_exe().unwrap());
         child.args([kind, &address, &hex::encode(pin.0), &token]);
         let status = tokio::task::spawn_blocking(move || child.status()).await.unwrap().unwrap();
         assert!(status.success(), "the caller failed");
         let rate = REQUESTS as f64 / began.elapsed().as_secs_f64();
-        let served = (processor_time() - before) / REQUESTS as f64;
+        let served = (processor::time() - before) / REQUESTS as f64;
         println!(
             "| {kind} | {:.0} µs | {:.0} µs, {:.0} % | {rate:.0} |",
             served * 1e6,
@@ -82,15 +84,6 @@ fn bare_derive() {
     TRANSPORT.with(|transport| {
         let _ = EncryptedKey::derive(Identity(b"backups/2026"), &transport.public(), &share, &mut rand::rng());
     });
-}
-
-/// What this process has used of processors, in seconds.
-fn processor_time() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    // In hundredths of a second: Linux has no other unit here.
-    let ticks = |at: usize| fields[at].parse::<f64>().unwrap();
-    (ticks(11) + ticks(12)) / 100.0
 }
 
 #[tokio::main(worker_threads = 1)]

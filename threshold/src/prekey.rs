@@ -66,19 +66,27 @@ impl PrekeySet {
 pub struct SignedPrekeySet {
     set: PrekeySet,
     signature: Signature,
+    /// Of the set. It is asked for at every turn, and a set is long.
+    digest: Digest,
 }
 
 impl SignedPrekeySet {
     /// The set, once the node's pinned key is found to have signed it.
     #[must_use]
     pub fn verify(&self, identity: &IdentityPublicKey) -> Option<&PrekeySet> {
-        identity.verifies(&self.set.digest(), &self.signature).then_some(&self.set)
+        identity.verifies(&self.digest, &self.signature).then_some(&self.set)
+    }
+
+    /// The set, whoever signed it: for one's own, and for what is only remembered.
+    #[must_use]
+    pub fn unverified(&self) -> &PrekeySet {
+        &self.set
     }
 
     /// The digest by which the set is fetched; says nothing about the signature.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        self.set.digest()
+        self.digest
     }
 
     /// The canonical bytes: the set, then the signature.
@@ -110,7 +118,8 @@ impl SignedPrekeySet {
             last_resort: reader.bool("last resort")?,
             slots: reader.list("slots", |reader| reader.array("prekey"))?,
         };
-        Ok(Self { set, signature: Signature(reader.array("signature")?) })
+        let digest = set.digest();
+        Ok(Self { set, signature: Signature(reader.array("signature")?), digest })
     }
 }
 
@@ -177,8 +186,9 @@ impl PrekeySecret {
             last_resort: self.last_resort,
             slots: (0..slots).map(|slot| self.slot_key(slot).public()).collect(),
         };
-        let signature = identity.sign(&set.digest());
-        SignedPrekeySet { set, signature }
+        let digest = set.digest();
+        let signature = identity.sign(&digest);
+        SignedPrekeySet { set, signature, digest }
     }
 
     /// The secret key of one slot.

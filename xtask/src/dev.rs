@@ -203,7 +203,7 @@ fn load_image(arguments: &LoadImage) -> Result<()> {
             let archive = std::path::absolute(archive)?;
             vec![Built { name: archive.display().to_string(), archive, digest: String::new() }]
         }
-        None => image::all()?,
+        None => image::all(image::Profile::Dev)?,
     };
     for image in images {
         let step = Step::begin(format!("Loading {}", image.name));

@@ -236,7 +236,8 @@ impl StatusWriter {
             now.replication = position.or(now.replication);
         }
         let sequence = keyfleet_litestream::now_ms();
-        let signed = grpc::report::report(&published, &served, None, sequence, &speaker.identity);
+        let report = grpc::report::report(&published, &speaker.identity.public());
+        let signed = report.map(|report| grpc::report::sign(report, sequence, &speaker.identity));
         let signed = signed.filter(|signed| signed.payload.len() <= PAYLOAD_BYTES_MAX).and_then(|signed| {
             let signature = IdentitySignature(signed.signature.as_slice().try_into().ok()?);
             Some(Signed { payload: ByteString(signed.payload), signature })

@@ -1,52 +1,68 @@
 //! The report: what a node knows and holds, signed.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use keyfleet_api::limits::REPORTED_VERDICTS_MAX;
-use keyfleet_api::report::sign;
 use keyfleet_api::v1;
+use keyfleet_threshold::identifiers::{ClusterId, EpochNumber};
 use keyfleet_threshold::identity::{IdentityKey, IdentityPublicKey};
 use keyfleet_threshold::plan::PlanVersion;
 use keyfleet_threshold::purpose::Purpose;
-use keyfleet_threshold::round::{PersistentState, Verdict};
+use keyfleet_threshold::round::Verdict;
 use keyfleet_threshold::serving::signature;
 
-use crate::round::outbox::Outbox;
 use crate::round::{Epochs, Published};
 
-/// Makes the report of what is published. `challenge` is answered with every share that serves.
-#[must_use]
-pub fn report(
-    published: &Published,
-    served: &Epochs,
-    challenge: Option<&[u8; 32]>,
-    sequence: u64,
-    identity: &IdentityKey,
-) -> Option<v1::SignedReport> {
-    let (state, outbox) = (published.state.as_ref()?, published.outbox.as_ref()?);
-    let report = unsigned(state, outbox, published, served, challenge, sequence, &identity.public());
-    Some(sign(&report, identity))
+/// Reports of what is published. Every stream asks at every change, so the last one is kept.
+#[derive(Default)]
+pub struct Reports(Mutex<Option<(Arc<Published>, v1::Report)>>);
+
+impl Reports {
+    /// The report, but for its sequence number and the time. `challenge` is answered with every share that serves.
+    #[must_use]
+    pub fn of(
+        &self,
+        published: &Arc<Published>,
+        served: &Epochs,
+        challenge: Option<&[u8; 32]>,
+        identity: &IdentityPublicKey,
+    ) -> Option<v1::Report> {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !last.as_ref().is_some_and(|(of, _)| Arc::ptr_eq(of, published)) {
+            *last = Some((published.clone(), report(published, identity)?));
+        }
+        let mut report = last.as_ref().map(|(_, report)| report.clone())?;
+        drop(last);
+        if let Some(challenge) = challenge {
+            prove(&mut report, served, challenge, published.state.as_ref()?.cluster);
+        }
+        Some(report)
+    }
 }
 
-fn unsigned(
-    state: &PersistentState,
-    outbox: &Outbox,
-    published: &Published,
-    served: &Epochs,
-    challenge: Option<&[u8; 32]>,
-    sequence: u64,
-    identity: &IdentityPublicKey,
-) -> v1::Report {
+fn prove(report: &mut v1::Report, served: &Epochs, challenge: &[u8; 32], cluster: ClusterId) {
+    report.challenge = challenge.to_vec();
+    for held in &mut report.held {
+        let number = EpochNumber(held.number);
+        if let Some(epoch) = served.get(number) {
+            let purpose = Purpose::possession(cluster, number, challenge);
+            held.possession = signature::sign(&purpose, &epoch.share).encode().to_vec();
+        }
+    }
+}
+
+/// The report without a challenge, a sequence number and the time.
+#[must_use]
+pub fn report(published: &Published, identity: &IdentityPublicKey) -> Option<v1::Report> {
+    let (state, outbox) = (published.state.as_ref()?, published.outbox.as_ref()?);
     let held = state.attempts.iter().rev().filter_map(|(number, attempt)| {
         let (certificate, true) = (attempt.certificate()?, attempt.holds_share) else { return None };
-        let possession = challenge.zip(served.get(*number)).map(|(challenge, epoch)| {
-            signature::sign(&Purpose::possession(state.cluster, *number, challenge), &epoch.share).encode().to_vec()
-        });
         Some(v1::HeldEpoch {
             number: number.0,
             plan_digest: certificate.plan.0.to_vec(),
             vector_digest: certificate.vector.0.to_vec(),
-            possession: possession.unwrap_or_default(),
+            possession: Vec::new(),
         })
     });
     let verdicts = state.attempts.iter().rev().filter_map(|(number, attempt)| {
@@ -68,21 +84,20 @@ fn unsigned(
             signature: certificate.signature.encode().to_vec(),
         })
     });
-    let offers = published.offers.iter().filter_map(|offer| {
-        let set = offer.verify(identity)?;
-        Some(v1::OfferedSet { number: set.number.0, digest: set.digest().0.to_vec(), last_resort: set.last_resort })
+    let offers = published.offers.iter().map(|offer| {
+        let set = offer.unverified();
+        v1::OfferedSet { number: set.number.0, digest: offer.digest().0.to_vec(), last_resort: set.last_resort }
     });
     let node = |(index, pin): (&keyfleet_threshold::identifiers::NodeIndex, &IdentityPublicKey)| v1::KnownNode {
         index: index.value(),
         identity_key: pin.0.to_vec(),
         volume_handle: String::new(),
     };
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    v1::Report {
+    Some(v1::Report {
         cluster_id: state.cluster.0.to_vec(),
         node_index: state.index.value(),
         identity_key: identity.0.to_vec(),
-        sequence,
+        sequence: 0,
         lineage: outbox.lineage.to_vec(),
         highest_number: state.highest.0,
         roster_sequence: 0,
@@ -94,7 +109,15 @@ fn unsigned(
         plan_versions: vec![PlanVersion::V1.number().into()],
         prekey_sets: offers.collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        challenge: challenge.map(|challenge| challenge.to_vec()).unwrap_or_default(),
-        made_at_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
-    }
+        challenge: Vec::new(),
+        made_at_ms: 0,
+    })
+}
+
+/// Numbers, dates and signs a report.
+#[must_use]
+pub fn sign(report: v1::Report, sequence: u64, identity: &IdentityKey) -> v1::SignedReport {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let made_at_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+    keyfleet_api::report::sign(&v1::Report { sequence, made_at_ms, ..report }, identity)
 }

@@ -17,7 +17,7 @@ use keyfleet_threshold::round::Blob;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-use super::report::report;
+use super::report::{Reports, sign};
 use super::transport::Peer;
 use crate::round::{Epochs, Published};
 use crate::serving::Tokens;
@@ -42,6 +42,8 @@ pub struct RoundApi {
     pub operator: Option<(Arc<Tokens>, String)>,
     /// The last report's sequence number.
     pub sequence: Arc<AtomicU64>,
+    /// Reports of what is published.
+    pub reports: Arc<Reports>,
 }
 
 type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -73,20 +75,28 @@ struct Following {
     served: watch::Receiver<Arc<Epochs>>,
     identity: Arc<IdentityKey>,
     sequence: Arc<AtomicU64>,
+    reports: Arc<Reports>,
     challenge: Option<[u8; 32]>,
+    /// The report that was sent last.
+    reported: Option<v1::Report>,
     position: u64,
     caught_up: bool,
     ready: VecDeque<v1::FollowItem>,
 }
 
 impl Following {
-    /// Queues a fresh report and every row after the position.
+    /// Queues a report, if anything in it changed, and every row after the position.
     fn refill(&mut self) {
         let now = self.published.borrow_and_update().clone();
         let item = |item| v1::FollowItem { item: Some(item) };
-        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
-        let signed = report(&now, &self.served.borrow().clone(), self.challenge.as_ref(), sequence, &self.identity);
-        self.ready.extend(signed.map(|signed| item(v1::follow_item::Item::Report(signed))));
+        let served = self.served.borrow().clone();
+        let report = self.reports.of(&now, &served, self.challenge.as_ref(), &self.identity.public());
+        if let Some(report) = report.filter(|report| self.reported.as_ref() != Some(report)) {
+            let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+            let signed = sign(report.clone(), sequence, &self.identity);
+            self.ready.push_back(item(v1::follow_item::Item::Report(signed)));
+            self.reported = Some(report);
+        }
         let Some(outbox) = &now.outbox else { return };
         for (position, row) in outbox.rows.range(self.position + 1..) {
             let said = match now.find(&row.digest) {
@@ -142,7 +152,9 @@ impl Round for RoundApi {
             served: self.served.clone(),
             identity: self.identity.clone(),
             sequence: self.sequence.clone(),
+            reports: self.reports.clone(),
             challenge,
+            reported: None,
             position: after_position,
             caught_up: false,
             ready: VecDeque::new(),

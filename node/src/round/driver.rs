@@ -3,9 +3,12 @@
 //! While a home or the replica does not take an output, the driver owes it: it takes no further fact in, so the participant
 //! never runs ahead of what is durable by more than one step. Serving goes on from what was durable before.
 
-use keyfleet_threshold::identifiers::{Block, EpochNumber};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use keyfleet_threshold::identifiers::{Block, Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::plan::Plan;
+use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::round::{
     Blob, Contradiction, MessageFault, Notice, Outputs, Participant, Refusal, RetireFault, RoundRecord, Want,
 };
@@ -56,6 +59,29 @@ pub struct Driver {
     identity: IdentityPublicKey,
     owed: Option<Outputs>,
     notices: Vec<Notice>,
+    offers: Offers,
+}
+
+/// Prekey sets that were heard before a plan names them: each node's newest.
+#[derive(Default)]
+struct Offers(BTreeMap<NodeIndex, VecDeque<(Digest, SignedPrekeySet)>>);
+
+impl Offers {
+    /// As many as a node has on offer, and those of plans under way.
+    const OF_A_NODE: usize = 8;
+
+    fn hear(&mut self, set: &SignedPrekeySet) {
+        let sets = self.0.entry(set.unverified().node).or_default();
+        let digest = set.digest();
+        if sets.iter().all(|(known, _)| *known != digest) {
+            sets.push_back((digest, set.clone()));
+            sets.drain(..sets.len().saturating_sub(Self::OF_A_NODE));
+        }
+    }
+
+    fn get(&self, digest: &Digest) -> Option<Blob> {
+        self.0.values().flatten().find(|(known, _)| known == digest).map(|(_, set)| Blob::Prekeys(set.clone()))
+    }
 }
 
 impl Driver {
@@ -63,7 +89,7 @@ impl Driver {
     #[must_use]
     pub fn new(started: Started) -> Self {
         let Started { participant, identity, memory, outputs, .. } = started;
-        Self { participant, memory, identity, owed: Some(outputs), notices: Vec::new() }
+        Self { participant, memory, identity, owed: Some(outputs), notices: Vec::new(), offers: Offers::default() }
     }
 
     /// The protocol machine, to read.
@@ -101,11 +127,36 @@ impl Driver {
     /// # Errors
     /// Why it was not taken up, or what is owed.
     pub async fn feed(&mut self, input: &Input) -> Result<(), DriveFault> {
+        self.feed_all(std::slice::from_ref(input)).await?.pop().map_or(Ok(()), |(_, fault)| Err(fault))
+    }
+
+    /// Takes facts in that came together, in their order, and makes durable at once what they lead to: a process that dies
+    /// on the way has said nothing of it.
+    ///
+    /// Returns which of them were not taken up, and why.
+    ///
+    /// # Errors
+    /// What is owed; the facts may be fed again.
+    pub async fn feed_all(&mut self, inputs: &[Input]) -> Result<Vec<(usize, DriveFault)>, CarryFault> {
         self.settle().await?;
-        let outputs = self.take(input)?;
-        self.owed = Some(outputs);
+        let mut faults = Vec::new();
+        for (place, input) in inputs.iter().enumerate() {
+            match self.take(input) {
+                Ok(outputs) => self.owe(outputs),
+                Err(fault) => faults.push((place, fault)),
+            }
+        }
         self.settle().await?;
-        self.recall().await
+        self.recall()?;
+        self.settle().await?;
+        Ok(faults)
+    }
+
+    fn owe(&mut self, outputs: Outputs) {
+        match &mut self.owed {
+            Some(owed) => owed.extend(outputs),
+            None => self.owed = Some(outputs),
+        }
     }
 
     fn take(&mut self, input: &Input) -> Result<Outputs, DriveFault> {
@@ -113,7 +164,12 @@ impl Driver {
         Ok(match input {
             Input::Plan(plan) => self.participant.accept(plan.clone(), rng)?,
             Input::Record(number, record) => self.participant.observe(*number, record, rng)?,
-            Input::Blob(blob) => self.participant.learn(blob, rng)?,
+            Input::Blob(blob) => {
+                if let Blob::Prekeys(set) = blob {
+                    self.offers.hear(set);
+                }
+                self.participant.learn(blob, rng)?
+            }
             Input::Retire(number) => self.participant.retire(*number)?,
             Input::Abstain(block) => self.participant.abstain_through(*block),
         })
@@ -139,19 +195,19 @@ impl Driver {
         self.memory.compare().await.map(|_| ())
     }
 
-    /// Gives the participant what it wants and the node's own file has.
-    async fn recall(&mut self) -> Result<(), DriveFault> {
-        let mut tried = Vec::new();
+    /// Gives the participant what it wants and this node has: in its own file, or heard before there was a plan for it.
+    fn recall(&mut self) -> Result<(), CarryFault> {
+        let mut tried = BTreeSet::new();
         loop {
-            let next = self.participant.wants().into_iter().find(|want| !tried.contains(want));
-            let Some(want) = next else { return Ok(()) };
-            tried.push(want);
-            let Some(blob) = self.memory.bundles().get(&want.digest).map_err(CarryFault::Store)? else { continue };
+            let next = self.participant.wants().into_iter().map(|want| want.digest).find(|want| !tried.contains(want));
+            let Some(digest) = next else { return Ok(()) };
+            tried.insert(digest);
+            let heard = self.offers.get(&digest);
+            let kept = || self.memory.bundles().get(&digest).map_err(CarryFault::Store);
+            let Some(blob) = heard.map_or_else(kept, |blob| Ok(Some(blob)))? else { continue };
             // What does not fit any more was kept for another round.
-            let learnt = self.participant.learn(&blob, &mut rand::rng());
-            if let Ok(outputs) = learnt {
-                self.owed = Some(outputs);
-                self.settle().await?;
+            if let Ok(outputs) = self.participant.learn(&blob, &mut rand::rng()) {
+                self.owe(outputs);
             }
         }
     }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use keyfleet_threshold::identifiers::Digest;
 use keyfleet_threshold::identity::IdentityKey;
-use keyfleet_threshold::round::{Blob, Body, Outputs, Participant, SecretName};
+use keyfleet_threshold::round::{Attempt, Body, Outputs, Participant, SecretName};
 use tokio::sync::watch;
 
 use crate::homes::decision::Finding;
@@ -247,7 +247,8 @@ impl Memory {
         dead.extend(outputs.destroy.iter().filter(|name| !live.contains(name)).map(|name| KeyName::from(*name)));
         self.homes.destroy(&dead).await?;
         if !outputs.destroy.is_empty() {
-            self.bundles.retain(kept_blobs(participant)).await?;
+            let (plans, sets) = still_named(participant);
+            self.bundles.retain(plans, sets).await?;
         }
         Ok(())
     }
@@ -316,16 +317,11 @@ fn raises_floor(body: &Body) -> bool {
     matches!(body, Body::Prepared { .. } | Body::Partial(_) | Body::Holds { .. } | Body::Erased)
 }
 
-/// Which blobs stay: messages of attempts that are not retired, and others' prekey sets of those attempts.
-fn kept_blobs(participant: &Participant) -> impl Fn(&Blob) -> bool + Send + 'static {
-    let (mut plans, mut sets): (BTreeSet<Digest>, BTreeSet<Digest>) = (BTreeSet::new(), BTreeSet::new());
-    for attempt in participant.state().attempts.values().filter(|attempt| !attempt.erased) {
-        plans.insert(attempt.plan.digest());
-        sets.extend(attempt.plan.receivers.iter().map(|receiver| receiver.prekey_digest));
-    }
-    move |blob: &Blob| match blob {
-        Blob::Message(message) => plans.contains(&message.plan),
-        Blob::Prekeys(set) => sets.contains(&set.digest()),
-        Blob::Vector(_) => true,
-    }
+/// What stays in the second file: messages of attempts that are not retired, by their plans, and others' prekey sets of those
+/// attempts.
+fn still_named(participant: &Participant) -> (BTreeSet<Digest>, BTreeSet<Digest>) {
+    let attempts = participant.state().attempts.values().filter(|attempt| !attempt.erased);
+    let sets =
+        |attempt: &Attempt| attempt.plan.receivers.iter().map(|receiver| receiver.prekey_digest).collect::<Vec<_>>();
+    (attempts.clone().map(|attempt| attempt.plan.digest()).collect(), attempts.flat_map(sets).collect())
 }

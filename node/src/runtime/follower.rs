@@ -8,12 +8,13 @@ use keyfleet_api::limits::FETCH_DIGESTS_MAX;
 use keyfleet_api::v1;
 use keyfleet_api::v1::round_client::RoundClient;
 use keyfleet_threshold::curve::G2;
-use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
-use keyfleet_threshold::identity::IdentityKey;
+use keyfleet_threshold::identifiers::{ClusterId, Digest, NodeIndex};
+use keyfleet_threshold::identity::{IdentityKey, IdentityPublicKey};
 use keyfleet_threshold::polynomial::VerificationVector;
 use keyfleet_threshold::round::{Blob, Want};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use super::Addresses;
@@ -26,6 +27,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// What is still wanted is asked for again so often.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// So much later the next peer is asked.
+const TURN: Duration = Duration::from_millis(100);
 
 /// Who follows.
 #[derive(Clone)]
@@ -51,7 +54,8 @@ pub(super) async fn follow_all(
             if index == me.index || running.contains_key(&index) {
                 continue;
             }
-            let task = follow(me.clone(), index, address.clone(), facts.clone(), wanted.clone());
+            let peers = addresses.clone();
+            let task = follow(me.clone(), index, address.clone(), peers, facts.clone(), wanted.clone());
             running.insert(index, (address, Follower(tokio::spawn(task))));
         }
         if addresses.changed().await.is_err() {
@@ -74,12 +78,36 @@ impl Drop for Follower {
 struct Place {
     position: u64,
     lineage: Vec<u8>,
+    /// The vector of the newest certificate that the peer showed.
+    shown: Option<Shown>,
+}
+
+/// A vector as a report shows it. Reports come often and points are costly to check: they are read when they are wanted.
+struct Shown {
+    digest: Digest,
+    points: Vec<Vec<u8>>,
+}
+
+impl Shown {
+    fn of(report: v1::Report) -> Option<Self> {
+        let certificate = report.newest_certificate?;
+        let verdict = report.verdicts.iter().find(|verdict| verdict.number == certificate.number)?;
+        Some(Self { digest: messages::digest(&verdict.vector_digest)?, points: certificate.verification_vector })
+    }
+
+    /// A node that joins learns the source's vector from any peer; its digest is in the plan.
+    fn wanted(&self, wants: &[Want]) -> Option<Blob> {
+        wants.iter().find(|want| want.digest == self.digest)?;
+        let points = self.points.iter().map(|point| G2::decode(point.as_slice().try_into().ok()?).ok());
+        VerificationVector::new(points.collect::<Option<_>>()?).ok().map(Blob::Vector)
+    }
 }
 
 async fn follow(
     me: Me,
     peer: NodeIndex,
     address: String,
+    peers: watch::Receiver<Addresses>,
     facts: mpsc::Sender<Input>,
     wanted: watch::Receiver<Vec<Want>>,
 ) {
@@ -87,7 +115,7 @@ async fn follow(
     let (mut place, mut pause) = (Place::default(), PAUSE);
     loop {
         let before = place.position;
-        if let Err(reason) = once(&me, peer, &address, &facts, &wanted, &mut place).await {
+        if let Err(reason) = once(&me, peer, &address, &peers, &facts, &wanted, &mut place).await {
             tracing::debug!(%peer, reason, "the stream ended");
         }
         pause = if place.position > before { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
@@ -99,6 +127,7 @@ async fn once(
     me: &Me,
     peer: NodeIndex,
     address: &str,
+    peers: &watch::Receiver<Addresses>,
     facts: &mpsc::Sender<Input>,
     wanted: &watch::Receiver<Vec<Want>>,
     place: &mut Place,
@@ -124,58 +153,74 @@ async fn once(
     };
     let mut wanted = wanted.clone();
     wanted.mark_changed();
-    let mut again = tokio::time::interval(ASK_AGAIN);
+    // When this peer is asked for what is wanted.
+    let mut turns: BTreeMap<Digest, Instant> = BTreeMap::new();
     loop {
+        let next = turns.values().min().copied().unwrap_or_else(Instant::now);
         tokio::select! {
             item = stream.message() => {
                 let item = item.map_err(|status| status.to_string())?.ok_or("it closed the stream")?;
-                let Some(blob) = read(item, place, &pin) else { continue };
+                let blob = match item.item {
+                    Some(v1::follow_item::Item::Row(row)) => {
+                        place.position = row.position;
+                        said(row, peer, &pin)
+                    }
+                    Some(v1::follow_item::Item::Report(signed)) => {
+                        let report = report::verified(&signed, &pin).ok_or("its report is not signed by it")?;
+                        place.lineage.clone_from(&report.lineage);
+                        place.shown = Shown::of(report);
+                        place.shown.as_ref().and_then(|shown| shown.wanted(&wanted.borrow()))
+                    }
+                    Some(v1::follow_item::Item::CaughtUp(_)) | None => None,
+                };
+                let Some(blob) = blob else { continue };
                 facts.send(Input::Blob(blob)).await.map_err(|_| "this node stops")?;
             }
             changed = wanted.changed() => {
                 changed.map_err(|_| "this node stops")?;
                 let now = wanted.borrow_and_update().clone();
-                fetch(me, &channel, &now, facts).await?;
+                if let Some(vector) = place.shown.as_ref().and_then(|shown| shown.wanted(&now)) {
+                    facts.send(Input::Blob(vector)).await.map_err(|_| "this node stops")?;
+                }
+                turns.retain(|digest, _| now.iter().any(|want| want.digest == *digest));
+                for want in now {
+                    turns.entry(want.digest).or_insert_with(|| Instant::now() + turn(me, peer, peers, &want.digest));
+                }
             }
-            _ = again.tick() => {
-                let still = wanted.borrow().clone();
-                fetch(me, &channel, &still, facts).await?;
+            () = tokio::time::sleep_until(next), if !turns.is_empty() => {
+                let now = Instant::now();
+                let due: Vec<_> = turns.iter().filter(|(_, turn)| **turn <= now).map(|(digest, _)| *digest).collect();
+                turns.extend(due.iter().map(|digest| (*digest, now + ASK_AGAIN)));
+                fetch(me, &channel, &due, facts).await?;
             }
         }
     }
 }
 
-/// What an item gives the participant. Signatures of messages are the participant's to check.
-fn read(
-    item: v1::FollowItem,
-    place: &mut Place,
-    pin: &keyfleet_threshold::identity::IdentityPublicKey,
-) -> Option<Blob> {
-    match item.item? {
-        v1::follow_item::Item::Row(row) => {
-            place.position = row.position;
-            match row.said? {
-                v1::outbox_row::Said::Message(message) => messages::read_message(&message),
-                v1::outbox_row::Said::PrekeySet(set) => messages::read_prekey_set(&set),
-            }
-        }
-        v1::follow_item::Item::Report(signed) => {
-            let report = report::verified(&signed, pin)?;
-            place.lineage = report.lineage;
-            // A node that joins learns the source's vector from any peer; its digest is in the plan.
-            let points = report.newest_certificate?.verification_vector;
-            let points = points.iter().map(|point| G2::decode(point.as_slice().try_into().ok()?).ok());
-            VerificationVector::new(points.collect::<Option<_>>()?).ok().map(Blob::Vector)
-        }
-        v1::follow_item::Item::CaughtUp(_) => None,
+/// What a row gives the participant. Signatures of messages are the participant's to check; a prekey set is the peer's own.
+fn said(row: v1::OutboxRow, peer: NodeIndex, pin: &IdentityPublicKey) -> Option<Blob> {
+    match row.said? {
+        v1::outbox_row::Said::Message(message) => messages::read_message(&message),
+        v1::outbox_row::Said::PrekeySet(set) => messages::read_prekey_set(&set)
+            .filter(|blob| matches!(blob, Blob::Prekeys(set) if set.verify(pin).is_some_and(|set| set.node == peer))),
     }
 }
 
-async fn fetch(me: &Me, channel: &Channel, wants: &[Want], facts: &mpsc::Sender<Input>) -> Result<(), String> {
-    for wants in wants.chunks(FETCH_DIGESTS_MAX) {
+/// How long this peer waits for its turn: most peers have the same to give, so that one is asked after the other, and each
+/// node begins with another one.
+fn turn(me: &Me, peer: NodeIndex, peers: &watch::Receiver<Addresses>, wanted: &Digest) -> Duration {
+    let peers = peers.borrow();
+    let others = || peers.keys().filter(|index| **index != me.index);
+    let (count, place) = (others().count().max(1), others().take_while(|index| **index < peer).count());
+    let first = usize::from(wanted.0[0]) + usize::try_from(me.index.value()).unwrap_or(0);
+    TURN * u32::try_from((place + first) % count).unwrap_or(0)
+}
+
+async fn fetch(me: &Me, channel: &Channel, wanted: &[Digest], facts: &mpsc::Sender<Input>) -> Result<(), String> {
+    for wanted in wanted.chunks(FETCH_DIGESTS_MAX) {
         let request = v1::FetchRequest {
             cluster_id: me.cluster.0.to_vec(),
-            digests: wants.iter().map(|want| want.digest.0.to_vec()).collect(),
+            digests: wanted.iter().map(|digest| digest.0.to_vec()).collect(),
         };
         let mut request = tonic::Request::new(request);
         request.set_timeout(Duration::from_secs(10));
@@ -188,7 +233,7 @@ async fn fetch(me: &Me, channel: &Channel, wants: &[Want], facts: &mpsc::Sender<
                 None => None,
             };
             // What was not asked for is dropped.
-            let asked = |blob: &Blob| wants.iter().any(|want| want.digest == blob.digest());
+            let asked = |blob: &Blob| wanted.contains(&blob.digest());
             if let Some(blob) = blob.filter(asked) {
                 facts.send(Input::Blob(blob)).await.map_err(|_| "this node stops")?;
             }

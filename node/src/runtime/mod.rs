@@ -32,8 +32,9 @@ use crate::round::{Epochs, Published, Started};
 use crate::seal::KeyName;
 use crate::serving::{Service, Tokens};
 
-/// Facts that may wait for the driver.
+/// Facts that may wait for the driver, and those that it takes in at once.
 const MAILBOX: usize = 256;
+const TOGETHER: usize = 64;
 /// After a home or the replica did not take something, it is tried again so much later; doubled up to the last.
 const RETRY: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(4);
@@ -111,6 +112,7 @@ impl Node {
             identity: identity.clone(),
             operator: options.operator,
             sequence: Arc::new(AtomicU64::new(keyfleet_litestream::now_ms())),
+            reports: Arc::default(),
         };
         let routes = Routes::new(RoundServer::new(round));
         servers.spawn(serve("peers", options.peers, acceptor.clone(), routes, stop.subscribe()));
@@ -200,11 +202,12 @@ async fn drive(
         pause = (pause * 2).min(RETRY_MAX);
     }
     wants.send_replace(driver.wants());
+    let mut inputs = Vec::new();
     loop {
-        let input = tokio::select! {
-            input = mailbox.recv() => match input {
-                None => return,
-                Some(input) => input,
+        tokio::select! {
+            // What waits already is taken together: it becomes durable at once.
+            taken = mailbox.recv_many(&mut inputs, TOGETHER) => if taken == 0 {
+                return;
             },
             _ = compare.tick() => {
                 if let Err(fault) = driver.compare().await {
@@ -212,24 +215,23 @@ async fn drive(
                 }
                 continue;
             }
-        };
+        }
         let mut pause = RETRY;
-        loop {
-            match driver.feed(&input).await {
-                Err(DriveFault::Carry(fault)) => {
+        let faults = loop {
+            match driver.feed_all(&inputs).await {
+                Ok(faults) => break faults,
+                Err(fault) => {
                     tracing::warn!(%fault, "a step is not durable yet; nothing is said until it is");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(RETRY_MAX);
                 }
-                Err(DriveFault::Message(fault)) => {
-                    tracing::debug!(%fault, "a message was not taken up");
-                    break;
-                }
-                Err(fault) => {
-                    tracing::warn!(%fault, "a fact was refused");
-                    break;
-                }
-                Ok(()) => break,
+            }
+        };
+        inputs.clear();
+        for (_, fault) in faults {
+            match fault {
+                DriveFault::Message(fault) => tracing::debug!(%fault, "a message was not taken up"),
+                fault => tracing::warn!(%fault, "a fact was refused"),
             }
         }
         let now = driver.wants();

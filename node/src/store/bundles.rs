@@ -1,5 +1,6 @@
 //! The second file: what peers say and can say again, by digest. Not replicated, not sealed: all of it is public and signed.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,6 +13,11 @@ use redb::{ReadableDatabase as _, TableDefinition};
 use super::{StoreFault, redb as fault};
 
 const BLOBS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("blobs");
+
+/// Kinds of rows: their first byte.
+const MESSAGE: u8 = 1;
+const PREKEYS: u8 = 2;
+const VECTOR: u8 = 3;
 
 /// The file.
 #[derive(Clone)]
@@ -48,12 +54,18 @@ impl BundleFile {
         .await
     }
 
-    /// Drops what is no longer needed.
+    /// Drops what is no longer needed: messages by the plan that they name, prekey sets by their digest.
     ///
     /// # Errors
     /// redb's.
-    pub async fn retain(&self, keep: impl Fn(&Blob) -> bool + Send + 'static) -> Result<(), StoreFault> {
-        self.change(move |table| table.retain(|_, bytes| decode(bytes).is_some_and(|blob| keep(&blob)))).await
+    pub async fn retain(&self, plans: BTreeSet<Digest>, sets: BTreeSet<Digest>) -> Result<(), StoreFault> {
+        let keep = move |digest: &[u8; 32], bytes: &[u8]| match bytes.split_first() {
+            Some((&MESSAGE, bytes)) => SignedMessage::plan_named_by(bytes).is_some_and(|plan| plans.contains(&plan)),
+            Some((&PREKEYS, _)) => sets.contains(&Digest(*digest)),
+            Some((&VECTOR, _)) => true,
+            _ => false,
+        };
+        self.change(move |table| table.retain(keep)).await
     }
 
     /// The blob of a digest. A row that is not what its digest says is as good as none.
@@ -89,9 +101,9 @@ impl BundleFile {
 #[must_use]
 pub fn encode(blob: &Blob) -> Vec<u8> {
     let (kind, bytes) = match blob {
-        Blob::Message(message) => (1, message.encode()),
-        Blob::Prekeys(set) => (2, set.encode()),
-        Blob::Vector(vector) => (3, vector.encode()),
+        Blob::Message(message) => (MESSAGE, message.encode()),
+        Blob::Prekeys(set) => (PREKEYS, set.encode()),
+        Blob::Vector(vector) => (VECTOR, vector.encode()),
     };
     [&[kind], bytes.as_slice()].concat()
 }
@@ -101,9 +113,9 @@ pub fn encode(blob: &Blob) -> Vec<u8> {
 pub fn decode(bytes: &[u8]) -> Option<Blob> {
     let (kind, bytes) = bytes.split_first()?;
     match kind {
-        1 => SignedMessage::decode(bytes).ok().map(Blob::Message),
-        2 => SignedPrekeySet::decode(bytes).ok().map(Blob::Prekeys),
-        3 => VerificationVector::decode(bytes).ok().map(Blob::Vector),
+        &MESSAGE => SignedMessage::decode(bytes).ok().map(Blob::Message),
+        &PREKEYS => SignedPrekeySet::decode(bytes).ok().map(Blob::Prekeys),
+        &VECTOR => VerificationVector::decode(bytes).ok().map(Blob::Vector),
         _ => None,
     }
 }

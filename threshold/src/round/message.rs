@@ -164,15 +164,16 @@ pub struct SignedMessage {
     /// What is said.
     pub body: Body,
     signature: Signature,
+    /// Of all of the above but the signature. It is asked for at every turn, and a bundle is long.
+    digest: Digest,
 }
 
 impl SignedMessage {
     /// Signs `body` as `sender` in the round of the plan with digest `plan`.
     #[must_use]
     pub fn sign(plan: Digest, sender: NodeIndex, body: Body, identity: &IdentityKey) -> Self {
-        let unsigned = Self { plan, sender, body, signature: Signature([0; 64]) };
-        let signature = identity.sign(&unsigned.digest());
-        Self { signature, ..unsigned }
+        let digest = digest_of(&plan, sender, &body);
+        Self { plan, sender, body, signature: identity.sign(&digest), digest }
     }
 
     /// Whether `identity` signed this message.
@@ -184,9 +185,7 @@ impl SignedMessage {
     /// The digest by which the record, evidence and peers name this message.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        let mut out = Writer::default();
-        self.write_signed(&mut out);
-        Digest::of("KEYFLEET-V1-MESSAGE", &[&out.finish()])
+        self.digest
     }
 
     /// The canonical bytes: plan digest, u32 sender, u8 kind, the body's fields, then the signature.
@@ -205,13 +204,14 @@ impl SignedMessage {
         Reader::whole(bytes, Self::read)
     }
 
-    fn write_signed(&self, out: &mut Writer) {
-        out.digest(&self.plan).index(self.sender);
-        self.body.write(out);
+    /// The digest of the plan that a message's canonical bytes name, without reading the rest: points are costly to check.
+    #[must_use]
+    pub fn plan_named_by(bytes: &[u8]) -> Option<Digest> {
+        bytes.first_chunk().copied().map(Digest)
     }
 
     pub(crate) fn write(&self, out: &mut Writer) {
-        self.write_signed(out);
+        write_signed(&self.plan, self.sender, &self.body, out);
         out.raw(&self.signature.0);
     }
 
@@ -219,8 +219,20 @@ impl SignedMessage {
         let plan = reader.digest("plan digest")?;
         let sender = reader.index("sender")?;
         let body = Body::read(reader)?;
-        Ok(Self { plan, sender, body, signature: Signature(reader.array("signature")?) })
+        let digest = digest_of(&plan, sender, &body);
+        Ok(Self { plan, sender, body, signature: Signature(reader.array("signature")?), digest })
     }
+}
+
+fn digest_of(plan: &Digest, sender: NodeIndex, body: &Body) -> Digest {
+    let mut out = Writer::default();
+    write_signed(plan, sender, body, &mut out);
+    Digest::of("KEYFLEET-V1-MESSAGE", &[&out.finish()])
+}
+
+fn write_signed(plan: &Digest, sender: NodeIndex, body: &Body, out: &mut Writer) {
+    out.digest(plan).index(sender);
+    body.write(out);
 }
 
 #[cfg(test)]

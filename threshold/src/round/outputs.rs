@@ -27,6 +27,20 @@ pub struct Outputs {
     pub notices: Vec<Notice>,
 }
 
+impl Outputs {
+    /// Adds what a later input led to. Both are then carried out as one: names of secrets are never used again, so what the
+    /// later one destroys needs not be created.
+    pub fn extend(&mut self, later: Self) {
+        let Self { create, keep, commit, say, destroy, notices } = later;
+        self.create.extend(create);
+        self.keep.extend(keep);
+        self.commit |= commit;
+        self.say.extend(say);
+        self.destroy.extend(destroy);
+        self.notices.extend(notices);
+    }
+}
+
 /// Something content-addressed that nodes fetch from each other.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[expect(clippy::large_enum_variant, reason = "blobs are moved once and kept behind their digest")]

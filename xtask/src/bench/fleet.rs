@@ -23,40 +23,32 @@ const LIMIT: Duration = Duration::from_secs(300);
 
 /// Measures fleets of these sizes, each with so many reshares, and what serving costs.
 pub(super) fn run(sizes: &[u32], reshares: usize) -> Result<()> {
-    let images = image::all()?;
+    let images = image::all(image::Profile::Release)?;
     let (layout, access) = target::up(&Wanted { name: CLUSTER, nodes: 2, chain: false, images: &images })?;
     let tool = |name: &str| {
         let mut command = Command::new(layout.component(name));
         command.envs(access.environment());
         command
     };
-    let measured = fleets(&tool, &images, sizes, reshares);
-    cluster::down(&layout)?;
     let processors = std::thread::available_parallelism()?;
     println!(
-        "\n`cargo xtask bench fleet --reshares {reshares}` on {processors} processors; medians, seconds and MiB:\n"
+        "\n`cargo xtask bench fleet --reshares {reshares}` on {processors} processors, release profile; medians, seconds and \
+         MiB:\n"
     );
-    println!(
-        "| nodes | threshold | apply → Ready | reshare | with one node dead | with one dealer that lies | memory a node | operator |"
-    );
-    println!("|---|---|---|---|---|---|---|---|");
-    for fleet in measured? {
-        println!(
-            "| {} | {} | {:.1} | {:.2} | {:.2} | {:.2} | {:.0} | {:.0} |",
-            fleet.nodes,
-            (2 * fleet.nodes).div_ceil(3),
-            fleet.ready,
-            fleet.reshare,
-            fleet.with_one_dead,
-            fleet.with_one_lying,
-            fleet.node_mib,
-            fleet.operator_mib
-        );
-    }
-    println!("\nServing, release profile:\n");
-    let mut serving =
-        workplace::cargo(&["run", "--release", "--quiet", "--package", "keyfleet-api", "--example", "serving"]);
-    ensure!(serving.status()?.success(), "measuring what serving costs failed");
+    let measured = fleets(&tool, &images, sizes, reshares);
+    cluster::down(&layout)?;
+    measured?;
+    println!("\nReshares without Kubernetes, all nodes in one process:\n");
+    let sizes: Vec<String> = sizes.iter().map(u32::to_string).collect();
+    example("rounds", &sizes)?;
+    println!("\nServing:\n");
+    example("serving", &[])
+}
+
+fn example(name: &str, arguments: &[String]) -> Result<()> {
+    let mut command =
+        workplace::cargo(&["run", "--release", "--quiet", "--package", "keyfleet-api", "--example", name, "--"]);
+    ensure!(command.args(arguments).status()?.success(), "the example {name} failed");
     Ok(())
 }
 
@@ -70,9 +62,28 @@ struct Measured {
     operator_mib: f64,
 }
 
-fn fleets(tool: &Tool<'_>, images: &[image::Built], sizes: &[u32], reshares: usize) -> Result<Vec<Measured>> {
+/// Prints the row of each fleet as soon as it is known.
+fn fleets(tool: &Tool<'_>, images: &[image::Built], sizes: &[u32], reshares: usize) -> Result<()> {
     installation::operator(tool, &installation::settings(images))?;
-    sizes.iter().map(|nodes| measure(tool, *nodes, reshares).with_context(|| format!("{nodes} nodes"))).collect()
+    println!(
+        "| nodes | threshold | apply → Ready | reshare | with one node dead | with one dealer that lies | memory a node | operator |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    for nodes in sizes {
+        let fleet = measure(tool, *nodes, reshares).with_context(|| format!("{nodes} nodes"))?;
+        println!(
+            "| {} | {} | {:.1} | {:.2} | {:.2} | {:.2} | {:.0} | {:.0} |",
+            fleet.nodes,
+            (2 * fleet.nodes).div_ceil(3),
+            fleet.ready,
+            fleet.reshare,
+            fleet.with_one_dead,
+            fleet.with_one_lying,
+            fleet.node_mib,
+            fleet.operator_mib
+        );
+    }
+    Ok(())
 }
 
 fn measure(tool: &Tool<'_>, nodes: u32, reshares: usize) -> Result<Measured> {

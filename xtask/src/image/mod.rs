@@ -72,6 +72,29 @@ pub(crate) struct Arguments {
     /// Write the archives into this folder (default: the cache)
     #[arg(long, value_name = "FOLDER")]
     output: Option<PathBuf>,
+    /// Compile as for a release: slow to build, fast to run
+    #[arg(long)]
+    release: bool,
+}
+
+/// How programs are compiled.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// As tests are.
+    Dev,
+    /// As releases are.
+    Release,
+}
+
+impl Profile {
+    fn cargo(self, arguments: &[&str]) -> Command {
+        let release: &[&str] = if self == Self::Release { &["--release"] } else { &[] };
+        workplace::cargo(&[arguments, release].concat())
+    }
+
+    fn folder(self) -> PathBuf {
+        folder().with_file_name(if self == Self::Release { "release" } else { "debug" })
+    }
 }
 
 /// An image that is built.
@@ -87,25 +110,26 @@ pub(crate) struct Built {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let folder = arguments.output.clone().unwrap_or_else(workplace::images);
     let folder = std::path::absolute(folder)?;
-    for image in programs(&arguments.names, &folder)? {
+    let profile = if arguments.release { Profile::Release } else { Profile::Dev };
+    for image in programs(&arguments.names, profile, &folder)? {
         println!("{}\t{}\t{}", image.name, image.digest, image.archive.display());
     }
     Ok(())
 }
 
 /// Builds all program images into the cache.
-pub(crate) fn all() -> Result<Vec<Built>> {
-    programs(&[], &workplace::images())
+pub(crate) fn all(profile: Profile) -> Result<Vec<Built>> {
+    programs(&[], profile, &workplace::images())
 }
 
 /// Builds those that a release has into the cache.
 pub(crate) fn released() -> Result<Vec<Built>> {
     let names: Vec<_> = PROGRAMS.iter().filter(|program| !program.faults).map(|program| program.name.into()).collect();
-    programs(&names, &workplace::images())
+    programs(&names, Profile::Dev, &workplace::images())
 }
 
 /// Builds the images of programs by name; none named means all.
-fn programs(names: &[String], folder: &Path) -> Result<Vec<Built>> {
+fn programs(names: &[String], profile: Profile, folder: &Path) -> Result<Vec<Built>> {
     for name in names {
         if !PROGRAMS.iter().any(|program| program.name == name) {
             let known: Vec<_> = PROGRAMS.iter().map(|program| program.name).collect();
@@ -115,9 +139,10 @@ fn programs(names: &[String], folder: &Path) -> Result<Vec<Built>> {
     let wanted: Vec<_> =
         PROGRAMS.iter().filter(|program| names.is_empty() || names.iter().any(|name| name == program.name)).collect();
     // First, since both are built in the same folder: the programs that stay there know no faults.
-    let faulty = wanted.iter().filter(|program| program.faults).map(|program| compile_with_faults(program.binary));
+    let faulty =
+        wanted.iter().filter(|program| program.faults).map(|program| compile_with_faults(profile, program.binary));
     let faulty: BTreeMap<_, _> = faulty.collect::<Result<_>>()?;
-    let binaries = compile()?;
+    let binaries = compile(profile)?;
     let (base, packages) = base::layer()?;
     let step = Step::begin("Writing images");
     let mut built = Vec::new();
@@ -182,19 +207,19 @@ fn labels(program: &Program, packages: &str) -> BTreeMap<String, String> {
     ])
 }
 
-/// Compiles the programs with the profile of the tests and returns the folder that they are in.
-fn compile() -> Result<PathBuf> {
+/// Compiles the programs and returns the folder that they are in.
+fn compile(profile: Profile) -> Result<PathBuf> {
     // The whole workspace: a part of it would build its dependencies with other features, and so build them twice.
-    let mut command = workplace::cargo(&["build", "--locked", "--workspace", "--bins"]);
+    let mut command = profile.cargo(&["build", "--locked", "--workspace", "--bins"]);
     step::run("Compiling the programs", "compile-programs", &mut command)?;
-    Ok(folder())
+    Ok(profile.folder())
 }
 
 /// Compiles a program with faults on demand, beside what is compiled already: only its own package is built again.
-fn compile_with_faults(binary: &'static str) -> Result<(&'static str, Vec<u8>)> {
-    let mut command = workplace::cargo(&["build", "--locked", "--workspace", "--bin", binary, "--features", FAULTS.0]);
+fn compile_with_faults(profile: Profile, binary: &'static str) -> Result<(&'static str, Vec<u8>)> {
+    let mut command = profile.cargo(&["build", "--locked", "--workspace", "--bin", binary, "--features", FAULTS.0]);
     step::run(&format!("Compiling {binary} with faults for tests"), "compile-faults", &mut command)?;
-    Ok((binary, stripped(&folder().join(binary))?))
+    Ok((binary, stripped(&profile.folder().join(binary))?))
 }
 
 /// Whether a program can be made to fail on demand.

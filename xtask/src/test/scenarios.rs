@@ -28,7 +28,7 @@ pub(super) fn run(
     let turn = File::create(workplace::cache().join("scenarios.lock"))?;
     turn.lock()?;
 
-    let images = image::all()?;
+    let images = image::all(image::Profile::Dev)?;
     let mut environment = match context {
         Some(context) => target::own(context, &images)?,
         None => {
