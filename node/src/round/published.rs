@@ -96,6 +96,14 @@ impl Epochs {
         self.0.last_key_value().map(|(number, epoch)| (*number, epoch))
     }
 
+    /// Whether the newest of them is the newest active epoch that the node has heard of. Without any it is not.
+    #[must_use]
+    pub fn are_current(&self, published: &Published) -> bool {
+        // In an outage nothing is published after a start; what is served was active then.
+        let heard = published.state.as_ref().and_then(|state| state.newest_certified()).map(|newest| newest.number);
+        self.newest().is_some_and(|(number, _)| Some(number) >= heard)
+    }
+
     /// All epochs, newest first.
     pub fn iter(&self) -> impl Iterator<Item = (EpochNumber, &ServedEpoch)> {
         self.0.iter().rev().map(|(number, epoch)| (*number, epoch))

@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 
+use crate::grpc::health::{self, Health};
 use crate::grpc::kms::KmsApi;
 use crate::grpc::round::RoundApi;
 use crate::grpc::transport;
@@ -113,9 +114,13 @@ impl Node {
             sequence: Arc::new(AtomicU64::new(keyfleet_litestream::now_ms())),
         };
         let routes = Routes::new(RoundServer::new(round));
+        let (of, to) = (published.clone(), served.clone());
+        let routes = Health::beside::<RoundServer<RoundApi>>(routes, health::round_serves, of, to);
         servers.spawn(serve("peers", options.peers, acceptor.clone(), routes, stop.subscribe()));
         if let Some((listener, service)) = options.kms {
             let routes = Routes::new(KmsServer::new(KmsApi(service)));
+            let (of, to) = (published.clone(), served.clone());
+            let routes = Health::beside::<KmsServer<KmsApi>>(routes, health::kms_serves, of, to);
             servers.spawn(serve("callers", listener, acceptor, routes, stop.subscribe()));
         }
         let own = started.identity;
@@ -172,14 +177,18 @@ async fn serve(
     to: &'static str,
     listener: TcpListener,
     acceptor: Acceptor,
-    routes: Routes,
+    (routes, mut health): (Routes, Health),
     mut stop: watch::Receiver<bool>,
 ) {
+    // Before the first caller can ask.
+    health.look().await;
+    let health = health.follow(stop.clone());
     let stopped = async move {
         // A sender that is gone stops as well.
         let _ = stop.wait_for(|stop| *stop).await;
     };
-    if let Err(error) = transport::serve(listener, acceptor, routes, stopped).await {
+    let (served, ()) = tokio::join!(transport::serve(listener, acceptor, routes, stopped), health);
+    if let Err(error) = served {
         tracing::error!(%error, to, "the server ended");
     }
 }
