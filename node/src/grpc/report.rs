@@ -1,10 +1,13 @@
 //! The report: what a node knows and holds, signed.
 
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use keyfleet_api::limits::REPORTED_VERDICTS_MAX;
 use keyfleet_api::report::sign;
 use keyfleet_api::v1;
+use keyfleet_threshold::curve::SecretScalar;
+use keyfleet_threshold::identifiers::{ClusterId, EpochNumber};
 use keyfleet_threshold::identity::{IdentityKey, IdentityPublicKey};
 use keyfleet_threshold::plan::PlanVersion;
 use keyfleet_threshold::purpose::Purpose;
@@ -14,12 +17,31 @@ use keyfleet_threshold::serving::signature;
 use crate::round::outbox::Outbox;
 use crate::round::{Epochs, Published};
 
-/// Makes the report of what is published. `challenge` is answered with every share that serves.
+/// A caller's challenge, and what it was answered: a share's signature over it is always the same.
+pub struct Challenge {
+    bytes: [u8; 32],
+    proofs: BTreeMap<EpochNumber, Vec<u8>>,
+}
+
+impl Challenge {
+    /// A challenge as it came.
+    #[must_use]
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self { bytes, proofs: BTreeMap::new() }
+    }
+
+    fn answer(&mut self, cluster: ClusterId, number: EpochNumber, share: &SecretScalar) -> Vec<u8> {
+        let purpose = || Purpose::possession(cluster, number, &self.bytes);
+        self.proofs.entry(number).or_insert_with(|| signature::sign(&purpose(), share).encode().to_vec()).clone()
+    }
+}
+
+/// Makes the report of what is published. `challenge` is answered with every share that is held.
 #[must_use]
 pub fn report(
     published: &Published,
     served: &Epochs,
-    challenge: Option<&[u8; 32]>,
+    challenge: Option<&mut Challenge>,
     sequence: u64,
     identity: &IdentityKey,
 ) -> Option<v1::SignedReport> {
@@ -33,15 +55,14 @@ fn unsigned(
     outbox: &Outbox,
     published: &Published,
     served: &Epochs,
-    challenge: Option<&[u8; 32]>,
+    mut challenge: Option<&mut Challenge>,
     sequence: u64,
     identity: &IdentityPublicKey,
 ) -> v1::Report {
     let held = state.attempts.iter().rev().filter_map(|(number, attempt)| {
         let (certificate, true) = (attempt.certificate()?, attempt.holds_share) else { return None };
-        let possession = challenge.zip(served.get(*number)).map(|(challenge, epoch)| {
-            signature::sign(&Purpose::possession(state.cluster, *number, challenge), &epoch.share).encode().to_vec()
-        });
+        let asked = challenge.as_mut().zip(served.held(*number));
+        let possession = asked.map(|(challenge, epoch)| challenge.answer(state.cluster, *number, &epoch.share));
         Some(v1::HeldEpoch {
             number: number.0,
             plan_digest: certificate.plan.0.to_vec(),
@@ -49,6 +70,7 @@ fn unsigned(
             possession: possession.unwrap_or_default(),
         })
     });
+    let held: Vec<_> = held.collect();
     let verdicts = state.attempts.iter().rev().filter_map(|(number, attempt)| {
         let (outcome, vector) = match attempt.verdict? {
             Verdict::Active(certificate) => (v1::verdict::Outcome::Active, certificate.vector.0.to_vec()),
@@ -89,12 +111,12 @@ fn unsigned(
         highest_boundary: state.attempts.values().map(|attempt| attempt.plan.block.0).max().unwrap_or(0),
         verdicts: verdicts.take(REPORTED_VERDICTS_MAX).collect(),
         newest_certificate: newest,
-        held: held.collect(),
+        held,
         nodes: state.pins.iter().map(node).collect(),
         plan_versions: vec![PlanVersion::V1.number().into()],
         prekey_sets: offers.collect(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        challenge: challenge.map(|challenge| challenge.to_vec()).unwrap_or_default(),
+        challenge: challenge.map(|challenge| challenge.bytes.to_vec()).unwrap_or_default(),
         made_at_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
     }
 }

@@ -17,7 +17,7 @@ use keyfleet_threshold::round::Blob;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-use super::report::report;
+use super::report::{Challenge, report};
 use super::transport::Peer;
 use crate::round::{Epochs, Published};
 use crate::serving::Tokens;
@@ -73,7 +73,7 @@ struct Following {
     served: watch::Receiver<Arc<Epochs>>,
     identity: Arc<IdentityKey>,
     sequence: Arc<AtomicU64>,
-    challenge: Option<[u8; 32]>,
+    challenge: Option<Challenge>,
     position: u64,
     caught_up: bool,
     ready: VecDeque<v1::FollowItem>,
@@ -85,7 +85,7 @@ impl Following {
         let now = self.published.borrow_and_update().clone();
         let item = |item| v1::FollowItem { item: Some(item) };
         let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
-        let signed = report(&now, &self.served.borrow().clone(), self.challenge.as_ref(), sequence, &self.identity);
+        let signed = report(&now, &self.served.borrow().clone(), self.challenge.as_mut(), sequence, &self.identity);
         self.ready.extend(signed.map(|signed| item(v1::follow_item::Item::Report(signed))));
         let Some(outbox) = &now.outbox else { return };
         for (position, row) in outbox.rows.range(self.position + 1..) {
@@ -128,6 +128,7 @@ impl Round for RoundApi {
             0 => None,
             _ => Some(challenge.try_into().map_err(|_| Status::invalid_argument("challenge: 32 bytes, or none"))?),
         };
+        let challenge = challenge.map(Challenge::new);
         let published = self.published.borrow().clone();
         let outbox = published.outbox.as_ref();
         let outbox = outbox.ok_or_else(|| Status::unavailable("starting: what was said is not yet proven durable"))?;

@@ -1,5 +1,7 @@
 //! What forbids decisions, with the sentence that a person needs. A gate that is shut changes nothing and loses nothing.
 
+use std::collections::BTreeSet;
+
 use keyfleet_crds::cluster::DeletionPolicy;
 use keyfleet_crds::conditions::Reason;
 
@@ -150,11 +152,13 @@ fn rolled_back(state: &State) -> Result<(), Stop> {
         (_, Some((node, number))) => (node, number),
         _ => return Ok(()),
     };
+    let proven = state.heard.holds.get(number).map_or(0, BTreeSet::len);
+    let holds = if proven > 0 { format!(" ({proven} nodes prove that they hold its share)") } else { String::new() };
     Err(Stop::person(
         Reason::RecordRolledBack,
         format!(
-            "node {node} and others say that number {number} was used, the API server's record says that {next} is next: its data went \
-             back in time. Nothing is decided; the nodes serve on. Restore a newer backup of etcd"
+            "node {node} and others say that number {number} was used{holds}, the API server's record says that {next} is next: its \
+             data went back in time. Nothing is decided; the nodes serve on. Restore a newer backup of etcd"
         ),
     ))
 }
