@@ -18,6 +18,7 @@
 //! | what callers may ask for, and what they get | [`serving`] |
 //! | the YAML file and the environment | [`config`], [`startup`] |
 //! | what is read and written at the API server | [`apiserver`] |
+//! | the platform's certificate for callers | `certificate` |
 //! | which cluster a name belongs to, by the bucket | [`claim`] |
 //! | what goes wrong while it runs | [`troubles`] |
 //! | the process: waits for what it lacks, then runs | [`process`]; before it, [`restore`] |
@@ -26,6 +27,7 @@
 //! | the pages for kubelet and people | [`http`] |
 
 pub mod apiserver;
+mod certificate;
 pub mod claim;
 pub mod config;
 #[cfg(feature = "danger-faults")]

@@ -4,9 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyfleet_api::tls::Pins;
+use keyfleet_api::tls::{Pins, Platform};
 use keyfleet_crds::cluster::access::KUBERNETES_ISSUER;
-use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::node::report::ProblemAbout;
 use kube::Client;
 use tokio::net::TcpListener;
@@ -20,6 +19,7 @@ use crate::apiserver::rounds::Rounds;
 use crate::apiserver::seal::SealSecret;
 use crate::apiserver::status::{Problems, Speaker, StatusWriter};
 use crate::apiserver::watching::{AddressOf, Listed, address_in_dns, watch_all};
+use crate::certificate::Mounted;
 use crate::claim::NameClaim;
 use crate::config::Config;
 use crate::homes::Home;
@@ -151,9 +151,12 @@ pub async fn run(
         };
         tasks.spawn(writer.run());
     }
-    if config.file.kms_certificate_folder.is_some() {
-        let message = "this release serves callers with the node's own certificate: spec.tls is not used yet";
-        problems.set(ProblemAbout::Tls, Reason::CertificateUnusable, message);
+    let platform = Platform::default();
+    if let Some(folder) = config.file.kms_certificate_folder.clone() {
+        let mut mounted = Mounted::new(folder, platform.clone(), problems.clone());
+        // Before the first caller comes.
+        mounted.look();
+        tasks.spawn(mounted.follow());
     }
     tokio::pin!(stop);
     let mut tries = 0;
@@ -190,6 +193,7 @@ pub async fn run(
     let mut options = Options {
         peers: surroundings.peers,
         kms: None,
+        platform,
         pins: Pins::default(),
         addresses: watch::Sender::new(Addresses::new()).subscribe(),
         operator: None,

@@ -12,7 +12,7 @@ use jsonwebtoken::jwk::{Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use keyfleet_api::client::{Client, Direct, Fleet as Facts, NoToken, Patience, Token, Tokens};
 use keyfleet_api::convert;
-use keyfleet_api::tls::{Acceptor, Pins};
+use keyfleet_api::tls::{Acceptor, Pins, Platform};
 use keyfleet_api::v1;
 use keyfleet_api::v1::kms_server::{Kms, KmsServer};
 use keyfleet_crds::cluster::Access;
@@ -194,7 +194,7 @@ impl Fleet {
         let peers = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = peers.local_addr().unwrap().to_string();
         let (pins, addresses) = (self.pins.clone(), self.addresses.subscribe());
-        let options = Options { peers, kms: None, pins, addresses, operator: None };
+        let options = Options { peers, kms: None, platform: Platform::default(), pins, addresses, operator: None };
         let node = Node::run(started, options).unwrap();
         self.addresses.send_modify(|all| {
             all.insert(node_index, address);

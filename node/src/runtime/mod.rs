@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use keyfleet_api::tls::{Acceptor, CertificateFault, Pins};
+use keyfleet_api::tls::{Acceptor, CertificateFault, Pins, Platform};
 use keyfleet_api::v1::kms_server::KmsServer;
 use keyfleet_api::v1::round_server::RoundServer;
 use keyfleet_threshold::identifiers::NodeIndex;
@@ -66,6 +66,8 @@ pub struct Options {
     pub peers: TcpListener,
     /// The port of callers, and what they are served with; `None`: nobody is.
     pub kms: Option<(TcpListener, Arc<Service>)>,
+    /// The platform's certificate for callers, where there is one.
+    pub platform: Platform,
     /// The pins.
     pub pins: Pins,
     /// Where the peers are.
@@ -116,11 +118,12 @@ impl Node {
         let routes = Routes::new(RoundServer::new(round));
         let (of, to) = (published.clone(), served.clone());
         let routes = Health::beside::<RoundServer<RoundApi>>(routes, health::round_serves, of, to);
-        servers.spawn(serve("peers", options.peers, acceptor.clone(), routes, stop.subscribe()));
+        servers.spawn(serve("peers", options.peers, acceptor, routes, stop.subscribe()));
         if let Some((listener, service)) = options.kms {
             let routes = Routes::new(KmsServer::new(KmsApi(service)));
             let (of, to) = (published.clone(), served.clone());
             let routes = Health::beside::<KmsServer<KmsApi>>(routes, health::kms_serves, of, to);
+            let acceptor = Acceptor::for_callers(&identity, options.pins.clone(), options.platform)?;
             servers.spawn(serve("callers", listener, acceptor, routes, stop.subscribe()));
         }
         let own = started.identity;

@@ -19,7 +19,7 @@ use super::{Addresses, Node, Options};
 use crate::round::Input;
 use crate::round::testing::{CLUSTER, Operator, Round, TestNode, index};
 use crate::serving::{FetchedKeys, KeySource, Service, Tokens};
-use keyfleet_api::tls::{Connector, Pins};
+use keyfleet_api::tls::{Connector, Pins, Platform};
 use keyfleet_api::{channel, messages};
 
 /// Index 99 watches: it has a pin like the others, and takes part in nothing.
@@ -29,6 +29,7 @@ struct Fleet {
     nodes: Vec<(TestNode, Option<Node>)>,
     pins: Pins,
     addresses: watch::Sender<Addresses>,
+    platform: Platform,
     /// Where callers are served.
     callers: BTreeMap<NodeIndex, String>,
     heard: mpsc::Receiver<(NodeIndex, Heard)>,
@@ -61,6 +62,7 @@ impl Fleet {
             nodes,
             pins: Pins::default(),
             addresses: watch::Sender::new(Addresses::new()),
+            platform: Platform::default(),
             callers: BTreeMap::new(),
             heard,
             hear,
@@ -93,7 +95,11 @@ impl Fleet {
         let access = watch::Sender::new(Arc::default()).subscribe();
         let service = Service::new(owner, access, memory.served(), Arc::new(tokens), store);
         let kms = Some((kms, Arc::new(service)));
-        let node = Node::run(started, Options { peers, kms, pins, addresses, operator: None }).unwrap();
+        let node = Node::run(
+            started,
+            Options { peers, kms, platform: self.platform.clone(), pins, addresses, operator: None },
+        )
+        .unwrap();
         self.addresses.send_modify(|all| {
             all.insert(self.nodes[at].0.index, address);
         });

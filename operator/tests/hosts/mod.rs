@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use keyfleet_api::convert;
-use keyfleet_api::tls::Pins;
+use keyfleet_api::tls::{Pins, Platform};
 use keyfleet_crds::cluster::access::KUBERNETES_ISSUER;
 use keyfleet_crds::epoch::Phase;
 use keyfleet_crds::node::NodeReport;
@@ -275,6 +275,7 @@ impl Host {
         let options = Options {
             peers,
             kms: None,
+            platform: Platform::default(),
             pins: self.pins.clone(),
             addresses: self.addresses.subscribe(),
             operator: Some((Arc::new(tokens), subject)),
