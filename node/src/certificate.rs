@@ -90,3 +90,69 @@ impl Mounted {
         self.problems.set(ProblemAbout::Tls, Reason::CertificateUnusable, &message);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    struct Secret {
+        folder: tempfile::TempDir,
+        platform: Platform,
+        problems: Problems,
+        mounted: Mounted,
+    }
+
+    impl Secret {
+        fn new() -> Self {
+            let (folder, platform, problems) = (tempfile::tempdir().unwrap(), Platform::default(), Problems::default());
+            let mounted = Mounted::new(folder.path().to_owned(), platform.clone(), problems.clone());
+            Self { folder, platform, problems, mounted }
+        }
+
+        /// What is shown after the folder holds this, and what is said.
+        fn holds(&mut self, files: Option<&(String, String)>) -> (Option<String>, String) {
+            for (name, content) in
+                ["tls.crt", "tls.key"].into_iter().zip(files.map(|of| [&of.0, &of.1]).into_iter().flatten())
+            {
+                std::fs::write(self.folder.path().join(name), content).unwrap();
+            }
+            if files.is_none() {
+                let _ = std::fs::remove_file(self.folder.path().join("tls.crt"));
+            }
+            self.mounted.look();
+            let said =
+                self.problems.all().into_iter().map(|problem| format!("{}: {}", problem.reason, problem.message));
+            (self.platform.get().map(|one| format!("{one:?}")), said.collect())
+        }
+    }
+
+    fn certificate(year: i32) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["keys.prod.svc".to_owned()]).unwrap();
+        params.not_after = date_time_ymd(year, 1, 1);
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    /// seed: 003-48
+    #[test]
+    fn a_secret_is_followed_and_what_is_wrong_with_it_is_said_while_another_certificate_is_shown() {
+        let mut secret = Secret::new();
+        let (shown, said) = secret.holds(None);
+        assert_eq!(shown, None);
+        assert!(said.starts_with("CertificateUnusable") && said.contains("create it"), "{said}");
+        assert!(said.contains("own certificate is shown"), "{said}");
+        let (shown, said) = secret.holds(Some(&certificate(2020)));
+        assert!(shown.is_none() && said.contains("expired on") && said.contains("renew it"), "{said}");
+        let good = certificate(2090);
+        let (first, said) = secret.holds(Some(&good));
+        assert!(first.is_some() && said.is_empty(), "a good one is shown, and the problem is over: {said}");
+        let (shown, said) = secret.holds(Some(&(certificate(2091).0, good.1.clone())));
+        assert_eq!(shown, first, "the one before it serves on");
+        assert!(said.contains("not the key of") && said.contains("the one before it is shown"), "{said}");
+        let (renewed, said) = secret.holds(Some(&certificate(2092)));
+        assert!(renewed.is_some() && renewed != first && said.is_empty(), "the renewed one is not shown: {said}");
+        let (shown, said) = secret.holds(None);
+        assert!(shown == renewed && said.contains("tls.crt, is not there"), "{said}");
+    }
+}

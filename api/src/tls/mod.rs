@@ -182,7 +182,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
-    fn identity(byte: u8) -> IdentityKey {
+    pub(super) fn identity(byte: u8) -> IdentityKey {
         IdentityKey::from_seed(&[byte; 32])
     }
 
@@ -190,14 +190,14 @@ mod tests {
         NodeIndex::new(index).unwrap()
     }
 
-    fn pins(nodes: &[(u32, u8)]) -> Pins {
+    pub(super) fn pins(nodes: &[(u32, u8)]) -> Pins {
         let pins = Pins::default();
         pins.set(nodes.iter().map(|(i, byte)| (index(*i), identity(*byte).public())).collect());
         pins
     }
 
     /// Who the server thinks called, after a byte went each way; or the client's error.
-    async fn call(acceptor: Acceptor, connector: Connector) -> Result<Option<NodeIndex>, String> {
+    pub(super) async fn call(acceptor: Acceptor, connector: Connector) -> Result<Option<NodeIndex>, String> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = async move {

@@ -157,3 +157,98 @@ impl Authorities {
         verifier.map(Self).map_err(|error| AuthoritiesFault::Pem(error.to_string()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{call, identity, pins};
+    use super::super::{Acceptor, Connector};
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+
+    const NOW: i64 = 1_900_000_000;
+    const HOST: &str = "keys-1.keys-nodes.prod.svc";
+
+    type Issuer = CertifiedIssuer<'static, KeyPair>;
+
+    fn authority() -> Issuer {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    /// A certificate and its key in PEM.
+    fn issued(issuer: &Issuer, name: &str, change: impl FnOnce(&mut CertificateParams)) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        change(&mut params);
+        (params.signed_by(&key, issuer).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn read(of: &(String, String)) -> Result<PlatformCertificate, PlatformFault> {
+        PlatformCertificate::read(of.0.as_bytes(), of.1.as_bytes(), NOW)
+    }
+
+    fn by(issuer: &Issuer, names: &[&str]) -> Connector {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        Connector::of_authorities(&Authorities::read(issuer.pem().as_bytes()).unwrap(), &names).unwrap()
+    }
+
+    /// seed: 002-26
+    #[tokio::test]
+    async fn callers_by_pin_and_callers_by_authority_are_each_shown_what_they_know() {
+        let (ca, other) = (authority(), authority());
+        let platform = Platform::default();
+        let acceptor = Acceptor::for_callers(&identity(1), pins(&[(1, 1)]), platform.clone()).unwrap();
+        let pinned = Connector::new(None, identity(1).public()).unwrap();
+        let reaches = async |connector: Connector| call(acceptor.clone(), connector).await.is_ok();
+        assert!(!reaches(by(&ca, &[HOST])).await, "a node's own certificate is of no authority");
+        platform.set(Some(read(&issued(&ca, HOST, |_| ())).unwrap()));
+        assert!(reaches(pinned.clone()).await, "the pin no longer opens the door");
+        assert!(reaches(by(&ca, &[HOST])).await, "the platform's certificate is not shown");
+        assert!(reaches(by(&ca, &["keys.prod.svc", HOST])).await, "it is for the second name that was given");
+        assert!(!reaches(by(&ca, &["keys-2.keys-nodes.prod.svc"])).await, "it is for another name");
+        assert!(!reaches(by(&other, &[HOST])).await, "it is of another authority");
+        let stranger = Connector::new(None, identity(2).public()).unwrap();
+        assert!(!reaches(stranger).await, "another pin was taken");
+        // Renewed by another authority, without a restart.
+        platform.set(Some(read(&issued(&other, HOST, |_| ())).unwrap()));
+        assert!(reaches(by(&other, &[HOST])).await && !reaches(by(&ca, &[HOST])).await, "the old one is still shown");
+        platform.set(None);
+        assert!(reaches(pinned).await && !reaches(by(&other, &[HOST])).await, "one that was taken back is still shown");
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused_with_what_is_wrong() {
+        let ca = authority();
+        let good = issued(&ca, HOST, |_| ());
+        assert!(read(&good).is_ok_and(|one| !one.is_expired(NOW) && one.is_expired(i64::MAX)));
+        let chain = (format!("{}{}", good.0, ca.pem()), good.1.clone());
+        assert!(read(&chain).is_ok(), "a chain with its authority");
+        let expired = issued(&ca, HOST, |params| params.not_after = date_time_ymd(2020, 2, 1));
+        let early = issued(&ca, HOST, |params| params.not_before = date_time_ymd(2090, 2, 1));
+        let cases = [
+            (expired, "expired on Feb"),
+            (early, "valid only from Feb"),
+            ((good.0.clone(), issued(&ca, HOST, |_| ()).1), "tls.key is not the key of"),
+            ((good.0.clone(), String::new()), "tls.key: no private key in PEM"),
+            ((String::new(), good.1.clone()), "tls.crt: no certificate in PEM"),
+            ((good.1.clone(), good.1.clone()), "tls.crt: no certificate in PEM"),
+            ((good.0.replace('M', "N"), good.1.clone()), "tls.crt: "),
+        ];
+        for (of, says) in cases {
+            let fault = read(&of).err().map(|fault| fault.to_string()).unwrap_or_default();
+            assert!(fault.contains(says), "expected `{says}`, got `{fault}`");
+        }
+    }
+
+    #[test]
+    fn a_bundle_without_authorities_is_refused() {
+        for pem in ["", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
+            assert!(Authorities::read(pem.as_bytes()).is_err(), "`{pem}` was taken for authorities");
+        }
+        let faults = [Vec::new(), vec!["not a name!".to_owned()]].map(|names| {
+            Connector::of_authorities(&Authorities::read(authority().pem().as_bytes()).unwrap(), &names).is_err()
+        });
+        assert_eq!(faults, [true, true], "a certificate for no name would be one for all");
+    }
+}
