@@ -17,6 +17,7 @@
 //! | who may connect, and how it is told | [`keyfleet_api::tls`] |
 //! | what callers may ask for, and what they get | [`serving`] |
 //! | the YAML file and the environment | [`config`], [`startup`] |
+//! | the end of a node, for good | `erasure` |
 //! | what is read and written at the API server | [`apiserver`] |
 //! | the platform's certificate for callers | `certificate` |
 //! | which cluster a name belongs to, by the bucket | [`claim`] |
@@ -32,6 +33,7 @@ pub mod claim;
 pub mod config;
 #[cfg(feature = "danger-faults")]
 pub mod danger;
+mod erasure;
 pub mod grpc;
 pub mod homes;
 pub mod http;

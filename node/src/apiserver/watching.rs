@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
-use keyfleet_crds::cluster::Access;
+use keyfleet_crds::cluster::{Access, DeletionPolicy};
 use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, KmsNodeStatus, wire};
 use keyfleet_threshold::identifiers::{Digest, NodeIndex};
 use keyfleet_threshold::identity::IdentityPublicKey;
@@ -32,6 +32,23 @@ pub struct Listed {
     pub sets: BTreeMap<Digest, SignedPrekeySet>,
 }
 
+/// What ends a node for good, once both are true.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Doom {
+    /// The `KmsCluster` is being deleted with `deletionPolicy: Destroy`.
+    pub cluster_is_destroyed: bool,
+    /// The own `KmsNode` is let go.
+    pub node_is_removed: bool,
+}
+
+impl Doom {
+    /// Whether it is the end.
+    #[must_use]
+    pub fn is_sealed(self) -> bool {
+        self.cluster_is_destroyed && self.node_is_removed
+    }
+}
+
 /// Where a peer is, by its index.
 pub type AddressOf = Arc<dyn Fn(NodeIndex) -> String + Send + Sync>;
 
@@ -51,12 +68,15 @@ pub async fn watch_all(
     address_of: AddressOf,
     epochs: watch::Sender<Arc<Listed>>,
     own: watch::Sender<Option<Arc<KmsNodeStatus>>>,
+    doom: watch::Sender<Doom>,
 ) {
     let one = watcher::Config::default().fields(&format!("metadata.name={}", server.cluster));
     let cluster = follow(server.clusters_guarded(), one, |all: &Objects<KmsCluster>, _| {
         if let Some(access) = access_of(&server, all) {
             known.set_access(access);
         }
+        let destroyed = is_destroyed(&server, all);
+        doom.send_if_modified(|doom| std::mem::replace(&mut doom.cluster_is_destroyed, destroyed) != destroyed);
     });
     let nodes = follow(server.nodes_guarded(), watcher::Config::default(), |all: &Objects<KmsNode>, _| {
         let ours = || all.values().filter(|node| server.is_of_this_cluster(node));
@@ -74,6 +94,8 @@ pub async fn watch_all(
             changed
         });
         let mine = ours().find(|node| node.spec.index == server.index);
+        let removed = mine.is_some_and(|node| node.spec.removed);
+        doom.send_if_modified(|doom| std::mem::replace(&mut doom.node_is_removed, removed) != removed);
         let mine = mine.map(|node| Arc::new(node.status.clone().unwrap_or_default()));
         own.send_if_modified(|before| {
             let changed = *before != mine;
@@ -163,6 +185,16 @@ fn access_of(server: &ApiServer, all: &Objects<KmsCluster>) -> Option<Access> {
     let cluster = all.get(&server.cluster)?;
     let id = cluster.status.as_ref().and_then(|status| status.cluster_id);
     (id == Some(server.id)).then(|| cluster.spec.access.clone())
+}
+
+/// Whether this cluster, and no other that took its name, is being deleted with everything.
+fn is_destroyed(server: &ApiServer, all: &Objects<KmsCluster>) -> bool {
+    all.get(&server.cluster).is_some_and(|cluster| {
+        let id = cluster.status.as_ref().and_then(|status| status.cluster_id);
+        id == Some(server.id)
+            && cluster.metadata.deletion_timestamp.is_some()
+            && cluster.spec.deletion_policy == DeletionPolicy::Destroy
+    })
 }
 
 /// What a node offers, as it wrote it; whose word it is, is checked by whoever takes it up.

@@ -176,7 +176,9 @@ fn genesis(state: &State) -> Result<(), Stop> {
         return Err(Stop::wait(Reason::Deleting, "the KmsCluster is being destroyed"));
     }
     for (index, node) in &state.nodes {
-        if let Some((reason, message)) = node.problems.first() {
+        // A certificate for callers has nothing to do with the key.
+        let problems = || node.problems.iter().filter(|(reason, _)| reason != Reason::CertificateUnusable.as_str());
+        if let Some((reason, message)) = problems().next() {
             let reason = Reason::ALL.iter().copied().find(|known| known.as_str() == reason).unwrap_or(Reason::Unknown);
             return Err(Stop::person(reason, format!("node {index}: {message}")));
         }

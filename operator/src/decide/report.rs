@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use keyfleet_crds::KmsClusterStatus;
-use keyfleet_crds::cluster::Phase;
 use keyfleet_crds::cluster::status::{Erasure, NodeSummary, RemovedNode};
+use keyfleet_crds::cluster::{DeletionPolicy, Phase};
 use keyfleet_crds::conditions::{self, ClusterCondition, Reason};
 use keyfleet_crds::labels;
 
@@ -90,7 +90,7 @@ impl<'a> Facts<'a> {
 
 fn phase(state: &State, facts: &Facts<'_>) -> (Phase, String) {
     if state.cluster.deleting {
-        return (Phase::Deleting, "the KmsCluster is being deleted".into());
+        return (Phase::Deleting, deletion(state));
     }
     if let Some(stop) = facts.stop.filter(|stop| stop.needs_person) {
         return (Phase::Blocked, stop.message.clone());
@@ -121,6 +121,17 @@ fn phase(state: &State, facts: &Facts<'_>) -> (Phase, String) {
         return (Phase::Degraded, message);
     }
     (Phase::Ready, "the fleet serves".into())
+}
+
+fn deletion(state: &State) -> String {
+    let waits: Vec<u32> = state.nodes.iter().filter(|(_, node)| !node.erased).map(|(index, _)| *index).collect();
+    if state.cluster.spec.deletion_policy != DeletionPolicy::Destroy || waits.is_empty() {
+        return "the KmsCluster is being deleted".into();
+    }
+    format!(
+        "the KmsCluster is being deleted with everything; waits for nodes {waits:?} to erase their volumes and seals. Their pods \
+         have to run for that; to give up what they hold as it is, set spec.deletionPolicy to Retain"
+    )
 }
 
 fn unavailable(state: &State, facts: &Facts<'_>) -> String {
