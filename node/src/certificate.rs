@@ -134,7 +134,7 @@ mod tests {
         (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
     }
 
-    /// seed: 003-48
+    /// seed: 002-26
     #[test]
     fn a_secret_is_followed_and_what_is_wrong_with_it_is_said_while_another_certificate_is_shown() {
         let mut secret = Secret::new();

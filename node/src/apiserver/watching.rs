@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
-use keyfleet_crds::cluster::{Access, DeletionPolicy};
+use keyfleet_crds::cluster::DeletionPolicy;
 use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, KmsNodeStatus, wire};
 use keyfleet_threshold::identifiers::{Digest, NodeIndex};
 use keyfleet_threshold::identity::IdentityPublicKey;
@@ -30,6 +30,8 @@ pub struct Listed {
     pub epochs: BTreeMap<u64, KeyEpoch>,
     /// The prekey sets in the status of all nodes by digest: those of a node that is away come from nowhere else.
     pub sets: BTreeMap<Digest, SignedPrekeySet>,
+    /// `spec.allowDowntime` of the `KmsCluster`, once it was read.
+    pub allow_downtime: Option<bool>,
 }
 
 /// What ends a node for good, once both are true.
@@ -72,8 +74,17 @@ pub async fn watch_all(
 ) {
     let one = watcher::Config::default().fields(&format!("metadata.name={}", server.cluster));
     let cluster = follow(server.clusters_guarded(), one, |all: &Objects<KmsCluster>, _| {
-        if let Some(access) = access_of(&server, all) {
+        if let Some(access) = this_cluster(&server, all).map(|cluster| cluster.spec.access.clone()) {
             known.set_access(access);
+        }
+        if let Some(allowed) = this_cluster(&server, all).map(|cluster| cluster.spec.allow_downtime) {
+            epochs.send_if_modified(|listed| {
+                let changed = listed.allow_downtime != Some(allowed);
+                if changed {
+                    Arc::make_mut(listed).allow_downtime = Some(allowed);
+                }
+                changed
+            });
         }
         let destroyed = is_destroyed(&server, all);
         doom.send_if_modified(|doom| std::mem::replace(&mut doom.cluster_is_destroyed, destroyed) != destroyed);
@@ -180,20 +191,17 @@ fn put<K: Resource<DynamicType = ()>>(all: &mut Objects<K>, object: DeserializeG
     }
 }
 
-/// The rules of this cluster, and of no other that took its name.
-fn access_of(server: &ApiServer, all: &Objects<KmsCluster>) -> Option<Access> {
+/// This cluster, and no other that took its name.
+fn this_cluster<'a>(server: &ApiServer, all: &'a Objects<KmsCluster>) -> Option<&'a KmsCluster> {
     let cluster = all.get(&server.cluster)?;
     let id = cluster.status.as_ref().and_then(|status| status.cluster_id);
-    (id == Some(server.id)).then(|| cluster.spec.access.clone())
+    (id == Some(server.id)).then_some(cluster)
 }
 
-/// Whether this cluster, and no other that took its name, is being deleted with everything.
+/// Whether it is being deleted with everything.
 fn is_destroyed(server: &ApiServer, all: &Objects<KmsCluster>) -> bool {
-    all.get(&server.cluster).is_some_and(|cluster| {
-        let id = cluster.status.as_ref().and_then(|status| status.cluster_id);
-        id == Some(server.id)
-            && cluster.metadata.deletion_timestamp.is_some()
-            && cluster.spec.deletion_policy == DeletionPolicy::Destroy
+    this_cluster(server, all).is_some_and(|cluster| {
+        cluster.metadata.deletion_timestamp.is_some() && cluster.spec.deletion_policy == DeletionPolicy::Destroy
     })
 }
 
