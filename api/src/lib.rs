@@ -1,9 +1,9 @@
 //! Keyfleet's gRPC interfaces, `keyfleet.v1`.
 //!
 //! - [`v1`]: messages, clients and servers, generated from `proto/keyfleet/v1` (`cargo xtask codegen`) and checked in; the
-//!   `.proto` files say lengths, limits, deadlines and codes
+//!   `.proto` files say lengths, limits, deadlines and codes. [`DESCRIPTORS`]: the same for tools
 //! - [`limits`]: the same limits for code
-//! - [`messages`], [`report`]: what a node signed, between its canonical bytes and what travels
+//! - [`messages`], [`report`]: what a node signed, between its canonical bytes and what travels; [`erasure`]: its last word
 //! - [`convert`]: between a KeyEpoch, which people read, and the plan, which the protocol computes with
 //! - [`node_config`]: the file that the operator renders and a node reads
 //! - [`client`]: asks the nodes of a fleet, checks what they answer, combines it
@@ -16,9 +16,14 @@ pub mod v1 {
     include!("generated/keyfleet.v1.rs");
 }
 
+/// The descriptors of `keyfleet.v1` with their comments (a `google.protobuf.FileDescriptorSet`): what reflection answers
+/// from, and what tools read that do not have the `.proto` files.
+pub const DESCRIPTORS: &[u8] = include_bytes!("generated/keyfleet.v1.descriptors");
+
 pub mod channel;
 pub mod client;
 pub mod convert;
+pub mod erasure;
 pub mod limits;
 pub mod messages;
 pub mod node_config;

@@ -16,7 +16,7 @@ pub const FILE: &str = "node.yaml";
 /// Where configuration is mounted.
 pub const CONFIG_FOLDER: &str = "/etc/keyfleet";
 /// Where the platform's certificate is mounted.
-pub const TLS_FOLDER: &str = "/etc/keyfleet/tls";
+pub const TLS_FOLDER: &str = "/var/run/keyfleet/tls";
 /// Where the node's volume is mounted.
 pub const STATE_FOLDER: &str = "/var/lib/keyfleet";
 /// Key-encryption keys of Secrets lie in `<this>/<id>/key`.

@@ -4,11 +4,13 @@
 
 mod fleet;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fleet::{CALLER, Fleet, Minted, node};
 use keyfleet_api::client::sealed::{Sealed, seal};
-use keyfleet_api::client::{AskError, Client, NodeFault, Patience, Shortfall};
+use keyfleet_api::client::{AskError, Client, Direct, NodeFault, Patience, Shortfall, Trust};
+use keyfleet_api::tls::{Authorities, PlatformCertificate};
 use keyfleet_crds::cluster::Access;
 use keyfleet_threshold::identifiers::EpochNumber;
 use keyfleet_threshold::purpose::{Purpose, verifies};
@@ -146,6 +148,30 @@ async fn a_node_with_another_identity_than_the_pinned_one_is_not_asked() {
     let pinned =
         |fault: &NodeFault| matches!(fault, NodeFault::Unreachable(why) if why.contains("not the pinned node"));
     assert!(short.missing.values().all(pinned), "{short}");
+}
+
+/// seed: 002-26
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_may_know_nodes_by_the_platforms_authorities_in_the_place_of_pins() {
+    let fleet = Fleet::start(3).await;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate =
+        rcgen::CertificateParams::new(vec!["kms.example.com".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let pem = certificate.pem();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let served = PlatformCertificate::read(pem.as_bytes(), key.serialize_pem().as_bytes(), now.cast_signed()).unwrap();
+    fleet.platform.set(Some(served));
+    let trusting = |name: &str| {
+        let names = (1..=3).map(|i| (node(i), vec![name.to_owned()])).collect();
+        let trust = Trust::Authorities { authorities: Authorities::read(pem.as_bytes()).unwrap(), names };
+        let facts = keyfleet_api::client::Fleet::try_from(&fleet.record()).unwrap();
+        let (dial, tokens) = (Direct(fleet.callers.clone()), Minted { subject: CALLER, always: None });
+        Client::with_trust(facts, Arc::new(dial), Arc::new(tokens), LONG, trust)
+    };
+    let signed = trusting("kms.example.com").sign("receipts", b"paid").await.unwrap();
+    assert_eq!(fleet.client(LONG).sign("receipts", b"paid").await.unwrap().value, signed.value, "by pin, as before");
+    let short = shortfall(trusting("other.example.com").sign("receipts", b"paid").await);
+    assert!(short.missing.values().all(|fault| matches!(fault, NodeFault::Unreachable(_))), "{short}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -126,6 +126,11 @@ pub struct Reach {
     /// A node's address, for --via direct; may be repeated. Otherwise the host names inside the cluster
     #[arg(long, value_name = "INDEX=HOST:PORT", value_parser = address)]
     pub address: Vec<(u32, String)>,
+    /// Know nodes by certificates of these authorities, a bundle in PEM, in the place of their pinned identities: where the
+    /// KmsCluster's spec.tls names your own certificate. It has to be valid for the address that is given, or for the host
+    /// name of the node or the Service inside the cluster
+    #[arg(long, value_name = "FILE", env = "KEYFLEET_CA_FILE", hide_env_values = true)]
+    pub ca_file: Option<PathBuf>,
     /// How long to wait for the nodes, like 30s or 2m
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
     pub timeout: Option<Duration>,

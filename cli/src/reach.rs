@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyfleet_api::client::{Client, Dial, Direct, Fleet, Patience, TokenFiles, Tokens};
+use keyfleet_api::client::{Client, Dial, Direct, Fleet, Patience, TokenFiles, Tokens, Trust};
 use keyfleet_api::convert;
+use keyfleet_api::tls::Authorities;
 use keyfleet_crds::record::{CLIENT_KEY, ClientRecord};
 use keyfleet_crds::{names, wire};
 use keyfleet_threshold::curve::G2;
@@ -88,9 +89,50 @@ pub async fn client(kubernetes: &Kubernetes, which: &Which, reach: &Reach) -> Re
             Arc::new(Direct(addresses(&fleet, reach, &record.cluster, namespace.map(String::as_str))?))
         }
     };
+    let namespace = connected.as_ref().map(|cluster| &cluster.namespace).or(kubernetes.namespace.as_ref());
+    let trust = match &reach.ca_file {
+        None => Trust::Pins,
+        Some(path) => {
+            let names = certificate_names(&fleet, reach, &record.cluster, namespace.map(String::as_str));
+            Trust::Authorities { authorities: authorities(path)?, names }
+        }
+    };
     let request = reach.timeout.unwrap_or(Patience::default().request);
     let patience = Patience { request, call: Patience::default().call.min(request).max(Duration::from_millis(1)) };
-    Ok(Client::new(fleet, dial, tokens, patience))
+    Ok(Client::with_trust(fleet, dial, tokens, patience, trust))
+}
+
+fn authorities(path: &Path) -> Result<Authorities, Failure> {
+    let refuse = |error: &dyn std::fmt::Display| Failure::usage(format!("{}: {error}", path.display()));
+    let pem = std::fs::read(path).map_err(|error| refuse(&error))?;
+    Authorities::read(&pem).map_err(|error| refuse(&error))
+}
+
+/// The names that each node's certificate may be for: of the address that was given, otherwise those inside the cluster.
+fn certificate_names(
+    fleet: &Fleet,
+    reach: &Reach,
+    cluster: &str,
+    namespace: Option<&str>,
+) -> BTreeMap<NodeIndex, Vec<String>> {
+    let given = reach.addresses();
+    let names_of = |node: &NodeIndex| match (given.get(&node.value()), namespace) {
+        (Some(address), _) => vec![host_of(address)],
+        (None, Some(namespace)) => {
+            vec![
+                names::node_host(cluster, node.value(), namespace),
+                format!("{}.{namespace}.svc", names::service(cluster)),
+            ]
+        }
+        (None, None) => Vec::new(),
+    };
+    fleet.nodes.keys().map(|node| (*node, names_of(node))).collect()
+}
+
+/// The host of `host:port`, without the brackets of an IPv6 address.
+fn host_of(address: &str) -> String {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']').to_owned()
 }
 
 fn addresses(

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use fleet::{CALLER, Fleet, token};
+use keyfleet_api::tls::PlatformCertificate;
 use keyfleet_crds::wire;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
@@ -109,6 +110,38 @@ async fn data_goes_through_files_and_pipes_and_comes_back() {
     let opened = desk.ask(&["decrypt"], &sealed.out).await;
     assert_eq!(opened.code, 0, "{}", opened.said);
     assert!(opened.out == data, "a pipe came back changed");
+}
+
+/// seed: 002-26
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_are_known_by_their_pins_or_by_the_authorities_that_are_named() {
+    let desk = Desk::new().await;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let pem = |name: &str| {
+        let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.self_signed(&key).unwrap().pem()
+    };
+    let (own, other) = (pem("127.0.0.1"), pem("127.0.0.2"));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let certificate = |pem: &str| {
+        PlatformCertificate::read(pem.as_bytes(), key.serialize_pem().as_bytes(), now.cast_signed()).unwrap()
+    };
+    desk.write("ca.crt", format!("{own}{other}").as_bytes());
+    desk.write("none.crt", b"nothing");
+    let sign = ["sign", "-k", "receipts"];
+    let trusting = ["sign", "-k", "receipts", "--ca-file=ca.crt", "--timeout=5s"];
+    let ended = desk.ask(&trusting, b"paid").await;
+    assert_ne!(ended.code, 0, "a node's own certificate is of no authority");
+    desk.fleet.platform.set(Some(certificate(&own)));
+    let by_authority = desk.ask(&trusting, b"paid").await;
+    assert_eq!(by_authority.code, 0, "{}", by_authority.said);
+    let by_pin = desk.ask(&sign, b"paid").await;
+    assert_eq!((by_pin.code, &by_pin.out), (0, &by_authority.out), "by pin, as before: {}", by_pin.said);
+    desk.fleet.platform.set(Some(certificate(&other)));
+    let ended = desk.ask(&trusting, b"paid").await;
+    assert!(ended.code != 0 && ended.said.contains("not valid for"), "for another address: {}", ended.said);
+    let ended = desk.ask(&["sign", "-k", "receipts", "--ca-file=none.crt"], b"paid").await;
+    assert!(ended.code == 2 && ended.said.contains("none.crt: no certificates in PEM"), "{}", ended.said);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -190,6 +190,8 @@ words! {
         VersionsDiffer,
         /// A removed node was let go as lost: nothing proves that its secrets are gone.
         ErasureUnproven,
+        /// A node claims to hold an epoch's share and cannot sign with it.
+        PossessionUnproven,
     }
 }
 

@@ -44,24 +44,14 @@ impl Running {
         self.served.borrow().newest().map(|(number, _)| number.0)
     }
 
-    fn newest_heard_of(&self) -> Option<u64> {
-        let published = self.published.borrow();
-        let certificate = published.state.as_ref()?.newest_certified()?;
-        Some(certificate.number.0)
-    }
-
     /// Holds the newest active epoch that it has heard of, whatever the replica and the API server do. Where there has
     /// never been one: what it offers is durable, so it can take part.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        let served = self.newest_served();
-        // In an outage nothing is published after a start; what is served was active then.
-        let takes_part = || self.published.borrow().state.is_some();
-        if served.is_some() {
-            served >= self.newest_heard_of()
-        } else {
-            self.newest_heard_of().is_none() && takes_part()
-        }
+        let published = self.published.borrow();
+        let takes_part = || published.state.as_ref().is_some_and(|state| state.newest_certified().is_none());
+        let served = self.served.borrow();
+        served.are_current(&published) || (served.newest().is_none() && takes_part())
     }
 }
 

@@ -17,7 +17,9 @@
 //! | who may connect, and how it is told | [`keyfleet_api::tls`] |
 //! | what callers may ask for, and what they get | [`serving`] |
 //! | the YAML file and the environment | [`config`], [`startup`] |
+//! | the end of a node, for good | `erasure` |
 //! | what is read and written at the API server | [`apiserver`] |
+//! | the platform's certificate for callers | `certificate` |
 //! | which cluster a name belongs to, by the bucket | [`claim`] |
 //! | what goes wrong while it runs | [`troubles`] |
 //! | the process: waits for what it lacks, then runs | [`process`]; before it, [`restore`] |
@@ -26,10 +28,12 @@
 //! | the pages for kubelet and people | [`http`] |
 
 pub mod apiserver;
+mod certificate;
 pub mod claim;
 pub mod config;
 #[cfg(feature = "danger-faults")]
 pub mod danger;
+mod erasure;
 pub mod grpc;
 pub mod homes;
 pub mod http;

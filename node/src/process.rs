@@ -4,9 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyfleet_api::tls::Pins;
+use keyfleet_api::tls::{Pins, Platform};
 use keyfleet_crds::cluster::access::KUBERNETES_ISSUER;
-use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::node::report::ProblemAbout;
 use kube::Client;
 use tokio::net::TcpListener;
@@ -19,9 +18,11 @@ use crate::apiserver::known::Known;
 use crate::apiserver::rounds::Rounds;
 use crate::apiserver::seal::SealSecret;
 use crate::apiserver::status::{Problems, Speaker, StatusWriter};
-use crate::apiserver::watching::{AddressOf, Listed, address_in_dns, watch_all};
+use crate::apiserver::watching::{AddressOf, Doom, Listed, address_in_dns, watch_all};
+use crate::certificate::Mounted;
 use crate::claim::NameClaim;
 use crate::config::Config;
+use crate::erasure::Ending;
 use crate::homes::Home;
 use crate::homes::decision::HomeKind;
 use crate::homes::secret::SecretHome;
@@ -35,6 +36,10 @@ use crate::troubles::{watch_replication, watch_rounds};
 
 /// What is missing may come: a Secret that is created later, a bucket that answers again.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// What a node's pages say in the end.
+const DESTROYED: &str =
+    "the KmsCluster is deleted with deletionPolicy Destroy: everything secret of this node is destroyed";
 
 /// So many tries are made with an environment that lacks what the configuration names.
 const TRIES_WITHOUT: u32 = 6;
@@ -132,13 +137,18 @@ pub async fn run(
         #[cfg(feature = "danger-faults")]
         died: faults.died(),
     };
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async move {
+    let (mut shown, mut tasks) = (JoinSet::new(), JoinSet::new());
+    shown.spawn(async move {
         if let Err(error) = http::run(surroundings.http, pages).await {
             tracing::error!(%error, "the pages ended");
         }
     });
     let server = surroundings.client.as_ref().map(|client| ApiServer::new(client.clone(), &config.file));
+    if let (Some(server), Some(ending)) = (&server, Ending::begun(config.data())?) {
+        trouble.send_replace(Some(DESTROYED.to_owned()));
+        ending.go_on(config.data(), server, stop).await;
+        return Ok(());
+    }
     let (speaker, seen) = (watch::Sender::new(None), watch::Sender::new(None));
     let problems = Problems::default();
     if let Some(server) = &server {
@@ -151,9 +161,12 @@ pub async fn run(
         };
         tasks.spawn(writer.run());
     }
-    if config.file.kms_certificate_folder.is_some() {
-        let message = "this release serves callers with the node's own certificate: spec.tls is not used yet";
-        problems.set(ProblemAbout::Tls, Reason::CertificateUnusable, message);
+    let platform = Platform::default();
+    if let Some(folder) = config.file.kms_certificate_folder.clone() {
+        let mut mounted = Mounted::new(folder, platform.clone(), problems.clone());
+        // Before the first caller comes.
+        mounted.look();
+        tasks.spawn(mounted.follow());
     }
     tokio::pin!(stop);
     let mut tries = 0;
@@ -186,10 +199,13 @@ pub async fn run(
     let known = Known::recall(&store, &node_key)?;
     let owner = (config.cluster, config.index);
     let identity = started.memory.identity_key();
+    let last = server.clone().zip(started.memory.identity_key());
+    let (doom, mut doomed) = watch::channel(Doom::default());
     let restored = started.restored.then(|| config.data().join(RESTORED));
     let mut options = Options {
         peers: surroundings.peers,
         kms: None,
+        platform,
         pins: Pins::default(),
         addresses: watch::Sender::new(Addresses::new()).subscribe(),
         operator: None,
@@ -232,11 +248,21 @@ pub async fn run(
         tasks.spawn(rounds.feed(listed.subscribe()));
         tasks.spawn(watch_replication(store.backing().clone(), troubles));
         tasks.spawn(known.clone().remember(store, node_key));
-        tasks.spawn(watch_all(server, known, surroundings.address_of, listed, seen));
+        tasks.spawn(watch_all(server, known, surroundings.address_of, listed, seen, doom));
     }
-    stop.await;
+    let doomed = tokio::select! {
+        () = &mut stop => false,
+        Ok(_) = doomed.wait_for(|doom| doom.is_sealed()) => true,
+    };
     tasks.shutdown().await;
     node.stop().await;
+    if let (true, Some((server, identity))) = (doomed, last) {
+        tracing::warn!("the cluster is destroyed, and with it everything secret of this node");
+        running.send_replace(None);
+        trouble.send_replace(Some(DESTROYED.to_owned()));
+        let ending = Ending::begin(config.data(), owner, &identity)?;
+        ending.go_on(config.data(), &server, stop).await;
+    }
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::apiserver::ApiServer;
 use crate::apiserver::status::{Problems, StatusWriter};
 use crate::config::Config;
+use crate::erasure::Ending;
 use crate::homes::HomeFault;
 use crate::homes::volume::VolumeHome;
 use crate::process::{ProcessFault, home};
@@ -57,6 +58,10 @@ pub async fn run(config: &Config) -> Result<(), RestoreFault> {
 /// # Errors
 /// As [`run`].
 pub async fn run_with(config: &Config, client: Option<Client>) -> Result<(), RestoreFault> {
+    if Ending::begun(config.data())?.is_some() {
+        // What was destroyed does not come back.
+        return Ok(());
+    }
     let server = client.map(|client| ApiServer::new(client, &config.file));
     let restored = try_restore(config, server.as_ref()).await;
     if let (Err(fault), Some(server)) = (&restored, server) {

@@ -4,9 +4,11 @@
 //!
 //! - [`followers`]: one task per node that keeps its stream (`Round.Follow`) open
 //! - [`token`]: the operator's tokens, by which nodes know it
+//! - [`possession`]: which epochs a node has proven to hold; pure
 //! - [`transcripts`]: the streams' content: messages in, the core's decisions out; pure
 
 pub mod followers;
+pub mod possession;
 pub mod token;
 pub mod transcripts;
 

@@ -255,6 +255,42 @@ async fn a_node_that_was_away_for_a_round_holds_the_new_epoch_soon_after_its_ret
     assert_eq!(fleet.epochs().await.len(), 2, "it took another round");
 }
 
+/// A node that proves what it claims by signatures of another day is not counted as a holder, and named; the others are
+/// counted. Once it proves what it holds, so is it.
+///
+/// seed: 003-32
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_cannot_prove_the_share_it_claims_is_not_counted_and_is_named() {
+    logs();
+    let fleet = Fleet::new("liars").await;
+    fleet.hosts.lies(4);
+    let _operator = fleet.operator();
+    fleet.apply(100_000, |_| ()).await;
+    fleet.until_active(1).await;
+    let first = async || fleet.epochs().await.into_iter().find(|epoch| epoch.spec.number == 1).expect("it was made");
+    fleet
+        .until("the three honest nodes to be counted, and the liar to be named", async || {
+            let degraded = |status: &KmsClusterStatus| {
+                let degraded = status.conditions.iter().find(|one| one.type_ == "Degraded").cloned();
+                degraded.is_some_and(|one| one.reason == "PossessionUnproven" && one.message.contains("node 4:"))
+            };
+            let possessors = first().await.status.map(|status| status.possessors).unwrap_or_default();
+            possessors == [1, 2, 3] && degraded(&fleet.status().await)
+        })
+        .await;
+    assert_eq!(phase(&first().await), Some(Phase::Active), "three of four confirm no epoch that needs four");
+    fleet.hosts.repents(4);
+    fleet.hosts.kill(4);
+    fleet
+        .until("the node to be seen as gone", async || {
+            fleet.status().await.node_summary.iter().any(|node| node.index == 4 && !node.ready)
+        })
+        .await;
+    fleet.hosts.revive(4);
+    fleet.until("the epoch to be confirmed", async || phase(&first().await) == Some(Phase::Confirmed)).await;
+    fleet.until("the fleet to be ready", async || fleet.status().await.phase == Some(Ready)).await;
+}
+
 /// Scenario 11. A deleted cluster that is applied again is the same fleet with the same key, and goes on resharing it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_that_was_deleted_and_applied_again_has_its_key_and_reshares_it() {

@@ -5,5 +5,5 @@
 mod generation;
 
 fn main() -> std::io::Result<()> {
-    std::fs::write(generation::generated_file(), generation::generate())
+    generation::generate().into_iter().try_for_each(|(file, content)| std::fs::write(file, content))
 }

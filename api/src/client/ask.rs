@@ -22,7 +22,7 @@ use tonic::{Code, Request, Status};
 use super::fault::{AskError, NodeFault, Shortfall};
 use super::tally::{Call, Tally};
 use super::tokens::audience;
-use super::{Answer, Shared};
+use super::{Answer, Shared, Trust};
 use crate::channel;
 use crate::messages;
 use crate::tls::Connector;
@@ -275,7 +275,13 @@ impl Shared {
         }
         let unreachable = |error: &dyn std::error::Error| NodeFault::Unreachable(innermost(error));
         let pin = self.fleet.nodes.get(&node).copied().ok_or(NodeFault::Silent)?;
-        let connector = Connector::new(None, pin).map_err(|error| unreachable(&error))?;
+        let connector = match &self.trust {
+            Trust::Pins => Connector::new(None, pin),
+            Trust::Authorities { authorities, names } => {
+                Connector::of_authorities(authorities, names.get(&node).map_or(&[], Vec::as_slice))
+            }
+        };
+        let connector = connector.map_err(|error| unreachable(&error))?;
         let dial = self.dial.clone();
         let dial = move || {
             let dial = dial.clone();

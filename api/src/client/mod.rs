@@ -1,10 +1,10 @@
 //! The client of a fleet: asks the nodes, checks what they answer, combines it.
 //!
-//! Nobody's word is taken: nodes are known by their pins, epochs by certificates under the public key that the caller already
+//! Nobody's word is taken: nodes are known by their pins or by a platform's authorities, epochs by certificates under the public key that the caller already
 //! has, partials by the epoch's verification vector, and what is combined is verified again.
 //!
 //! - [`Fleet`]: what a client must know of a fleet; all of it is public
-//! - [`Dial`], [`Tokens`]: how nodes are reached, and how callers prove who they are
+//! - [`Dial`], [`Trust`], [`Tokens`]: how nodes are reached, how they are known, and how callers prove who they are
 //! - [`Client`]: derives and signs through any threshold of the nodes
 //! - [`sealed`]: data of any size encrypted to an identity; encrypting needs no node
 //! - `tally`: which node is asked for which epoch, as a pure state machine
@@ -30,6 +30,7 @@ use keyfleet_threshold::serving::ibe::{Identity, IdentityKey};
 use tonic::transport::Channel;
 
 use crate::limits::{IDENTITY_BYTES_MAX, KEY_NAME_BYTES_MAX, SIGNED_MESSAGE_BYTES_MAX};
+use crate::tls::Authorities;
 use ask::{Derivation, Signing};
 
 pub use dial::{Dial, Direct, Duplex};
@@ -52,6 +53,22 @@ impl Default for Patience {
     }
 }
 
+/// How a client knows that whoever answers is the node. What nodes answer is verified whoever they are.
+#[derive(Clone, Default, Debug)]
+#[non_exhaustive]
+pub enum Trust {
+    /// By the node's pinned identity: nothing else to set up, nothing that expires.
+    #[default]
+    Pins,
+    /// By a certificate of these authorities, where `spec.tls` names the platform's own.
+    Authorities {
+        /// The authorities.
+        authorities: Authorities,
+        /// For which names each node's certificate may be: host names or addresses, the first is asked for.
+        names: BTreeMap<NodeIndex, Vec<String>>,
+    },
+}
+
 /// A client of one fleet. Cheap to clone; clones share connections.
 #[derive(Clone)]
 pub struct Client(Arc<Shared>);
@@ -61,6 +78,7 @@ struct Shared {
     dial: Arc<dyn Dial>,
     tokens: Arc<dyn Tokens>,
     patience: Patience,
+    trust: Trust,
     channels: Mutex<BTreeMap<NodeIndex, Channel>>,
     /// Vectors whose certificate verified under the fleet's public key.
     vectors: Mutex<BTreeMap<EpochNumber, Arc<VerificationVector>>>,
@@ -81,8 +99,20 @@ impl Client {
     /// A client of `fleet`. Nothing is connected before the first request.
     #[must_use]
     pub fn new(fleet: Fleet, dial: Arc<dyn Dial>, tokens: Arc<dyn Tokens>, patience: Patience) -> Self {
+        Self::with_trust(fleet, dial, tokens, patience, Trust::Pins)
+    }
+
+    /// A client that knows nodes otherwise than by their pins.
+    #[must_use]
+    pub fn with_trust(
+        fleet: Fleet,
+        dial: Arc<dyn Dial>,
+        tokens: Arc<dyn Tokens>,
+        patience: Patience,
+        trust: Trust,
+    ) -> Self {
         let (channels, vectors) = (Mutex::default(), Mutex::default());
-        Self(Arc::new(Shared { fleet, dial, tokens, patience, channels, vectors }))
+        Self(Arc::new(Shared { fleet, dial, tokens, patience, trust, channels, vectors }))
     }
 
     /// The fleet.

@@ -145,6 +145,10 @@ pub mod kms_client {
     /// RESOURCE_EXHAUSTED: the caller's rate or the node's queue is full; try again after the `retry-after-ms` of the trailer.
     /// UNAVAILABLE: the node holds no active epoch, or not the newest; ask another node.
     /// ABORTED: this request id was used for another request.
+    ///
+    /// Beside it on the same port, without token or certificate: `grpc.health.v1.Health` and `grpc.reflection.v1.ServerReflection`.
+    /// They say nothing that is not public. `keyfleet.v1.Kms` is SERVING while this node holds the newest active epoch that it has heard of;
+    /// the empty service name answers the same.
     #[derive(Debug, Clone)]
     pub struct KmsClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -347,6 +351,10 @@ pub mod kms_server {
     /// RESOURCE_EXHAUSTED: the caller's rate or the node's queue is full; try again after the `retry-after-ms` of the trailer.
     /// UNAVAILABLE: the node holds no active epoch, or not the newest; ask another node.
     /// ABORTED: this request id was used for another request.
+    ///
+    /// Beside it on the same port, without token or certificate: `grpc.health.v1.Health` and `grpc.reflection.v1.ServerReflection`.
+    /// They say nothing that is not public. `keyfleet.v1.Kms` is SERVING while this node holds the newest active epoch that it has heard of;
+    /// the empty service name answers the same.
     #[derive(Debug)]
     pub struct KmsServer<T> {
         inner: Arc<T>,
@@ -968,6 +976,11 @@ pub mod round_client {
     /// arrives is unchecked until its signature is verified under the sender's pinned key.
     ///
     /// Limits: a message of gRPC has at most 1 MiB, one item of a stream at most 64 KiB. Exceeding one is RESOURCE_EXHAUSTED.
+    ///
+    /// Beside it on the same port, without token or certificate: `grpc.health.v1.Health` and `grpc.reflection.v1.ServerReflection`.
+    /// They say nothing that is not public. `keyfleet.v1.Round` is SERVING once what this node said is proven durable: not while it starts, nor after a restore
+    /// that is not yet proven to be the newest;
+    /// the empty service name answers the same.
     #[derive(Debug, Clone)]
     pub struct RoundClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -1175,6 +1188,11 @@ pub mod round_server {
     /// arrives is unchecked until its signature is verified under the sender's pinned key.
     ///
     /// Limits: a message of gRPC has at most 1 MiB, one item of a stream at most 64 KiB. Exceeding one is RESOURCE_EXHAUSTED.
+    ///
+    /// Beside it on the same port, without token or certificate: `grpc.health.v1.Health` and `grpc.reflection.v1.ServerReflection`.
+    /// They say nothing that is not public. `keyfleet.v1.Round` is SERVING once what this node said is proven durable: not while it starts, nor after a restore
+    /// that is not yet proven to be the newest;
+    /// the empty service name answers the same.
     #[derive(Debug)]
     pub struct RoundServer<T> {
         inner: Arc<T>,

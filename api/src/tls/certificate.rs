@@ -23,6 +23,9 @@ pub enum CertificateFault {
     /// The configuration.
     #[error("the identity's TLS: {0}")]
     Tls(#[from] rustls::Error),
+    /// A name to ask for that is neither a host name nor an address.
+    #[error("`{0}` is neither a host name nor an address")]
+    Name(String),
 }
 
 pub(super) fn self_signed(

@@ -4,8 +4,12 @@
 //! otherwise. The verifiers compare the certificate's public key with the pin and check the handshake's signature under it;
 //! names, dates and the certificate's own signature prove nothing beyond that and are not looked at. The port of peers
 //! also takes callers without a certificate: they must bring a token.
+//!
+//! On the port of callers a platform's own certificate may be shown beside the pinned one, and a caller may know nodes by
+//! certificate authorities in the place of pins ([`Platform`], [`Authorities`]). Peers and operator never do.
 
 mod certificate;
+mod platform;
 mod verifier;
 
 use std::collections::BTreeMap;
@@ -14,12 +18,14 @@ use std::sync::{Arc, RwLock};
 use keyfleet_threshold::identifiers::NodeIndex;
 use keyfleet_threshold::identity::{IdentityKey, IdentityPublicKey};
 use rustls::pki_types::ServerName;
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 pub use certificate::{CertificateFault, identity_of};
+pub use platform::{Authorities, AuthoritiesFault, Platform, PlatformCertificate, PlatformFault};
 
 /// The identities that are pinned now, by index. Followed without a restart.
 #[derive(Clone, Default, Debug)]
@@ -45,7 +51,7 @@ impl Pins {
     }
 }
 
-/// Accepts connections on the port of peers.
+/// Accepts connections.
 #[derive(Clone)]
 pub struct Acceptor {
     tls: TlsAcceptor,
@@ -53,16 +59,26 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// An acceptor that shows `identity`.
+    /// An acceptor that shows `identity`: for the port of peers.
     ///
     /// # Errors
     /// When no certificate can be made of it.
     pub fn new(identity: &IdentityKey, pins: Pins) -> Result<Self, CertificateFault> {
+        Self::for_callers(identity, pins, Platform::default())
+    }
+
+    /// An acceptor that shows `identity` to who calls by pin, and the platform's certificate, where there is one, to everyone
+    /// else.
+    ///
+    /// # Errors
+    /// When no certificate can be made of the identity.
+    pub fn for_callers(identity: &IdentityKey, pins: Pins, platform: Platform) -> Result<Self, CertificateFault> {
         let (chain, key) = certificate::self_signed(identity)?;
+        let own = CertifiedKey::from_der(vec![chain], key, &verifier::provider())?;
         let config = ServerConfig::builder_with_provider(verifier::provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(Arc::new(verifier::AnyPinned(pins.clone())))
-            .with_single_cert(vec![chain], key)?;
+            .with_cert_resolver(Arc::new(platform::OwnOrPlatform { own: Arc::new(own), platform }));
         Ok(Self { tls: TlsAcceptor::from(Arc::new(with_http2(config))), pins })
     }
 
@@ -91,9 +107,12 @@ fn with_http2(mut config: ServerConfig) -> ServerConfig {
     config
 }
 
-/// Connects to one node, by its pin.
+/// Connects to one node, by its pin or by certificate authorities.
 #[derive(Clone)]
-pub struct Connector(TlsConnector);
+pub struct Connector {
+    tls: TlsConnector,
+    name: ServerName<'static>,
+}
 
 impl Connector {
     /// A connector to the node whose identity is `pin`. It shows `identity`, if given.
@@ -114,7 +133,33 @@ impl Connector {
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
         config.resumption = rustls::client::Resumption::disabled();
-        Ok(Self(TlsConnector::from(Arc::new(config))))
+        Ok(Self::of(config, ServerName::try_from(certificate::NAME).expect("the name is one")))
+    }
+
+    /// A connector to whoever shows a certificate of these authorities for one of `names`: host names or addresses. The first
+    /// is asked for.
+    ///
+    /// # Errors
+    /// When there is no name, or one that is none.
+    pub fn of_authorities(authorities: &Authorities, names: &[String]) -> Result<Self, CertificateFault> {
+        let parsed = names.iter().map(|name| ServerName::try_from(name.clone()).map_err(|_| name.clone()));
+        let names = parsed.collect::<Result<Vec<_>, _>>().map_err(CertificateFault::Name)?;
+        let first = names.first().cloned().ok_or_else(|| CertificateFault::Name(String::new()))?;
+        let mut config = ClientConfig::builder_with_provider(verifier::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier::OfAuthorities {
+                authorities: authorities.clone(),
+                names,
+            }))
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(Self::of(config, first))
+    }
+
+    fn of(config: ClientConfig, name: ServerName<'static>) -> Self {
+        Self { tls: TlsConnector::from(Arc::new(config)), name }
     }
 
     /// Finishes a handshake.
@@ -125,8 +170,7 @@ impl Connector {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let name = ServerName::try_from(certificate::NAME).expect("the name is one");
-        self.0.connect(name, stream).await
+        self.tls.connect(self.name.clone(), stream).await
     }
 }
 
@@ -134,11 +178,11 @@ impl Connector {
 mod tests {
     use super::*;
     use rustls::pki_types::CertificateDer;
-    use rustls::sign::{CertifiedKey, SingleCertAndKey};
+    use rustls::sign::SingleCertAndKey;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
-    fn identity(byte: u8) -> IdentityKey {
+    pub(super) fn identity(byte: u8) -> IdentityKey {
         IdentityKey::from_seed(&[byte; 32])
     }
 
@@ -146,14 +190,14 @@ mod tests {
         NodeIndex::new(index).unwrap()
     }
 
-    fn pins(nodes: &[(u32, u8)]) -> Pins {
+    pub(super) fn pins(nodes: &[(u32, u8)]) -> Pins {
         let pins = Pins::default();
         pins.set(nodes.iter().map(|(i, byte)| (index(*i), identity(*byte).public())).collect());
         pins
     }
 
     /// Who the server thinks called, after a byte went each way; or the client's error.
-    async fn call(acceptor: Acceptor, connector: Connector) -> Result<Option<NodeIndex>, String> {
+    pub(super) async fn call(acceptor: Acceptor, connector: Connector) -> Result<Option<NodeIndex>, String> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = async move {
@@ -224,7 +268,7 @@ mod tests {
             .with_client_cert_resolver(forged(certificate, &other_key));
         client.alpn_protocols = vec![b"h2".to_vec()];
         let acceptor = Acceptor::new(&identity(2), pins(&[(1, 1), (2, 2)])).unwrap();
-        let impostor = Connector(TlsConnector::from(Arc::new(client)));
+        let impostor = Connector::of(client, ServerName::try_from(certificate::NAME).unwrap());
         assert!(call(acceptor, impostor).await.is_err(), "a caller with a copied certificate was let in");
     }
 }

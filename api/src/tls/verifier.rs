@@ -1,4 +1,5 @@
-//! The two verifiers: a client's, which knows whom it calls, and a server's, which takes whoever is pinned.
+//! The verifiers: a client's, which knows whom it calls by pin or by authorities, and a server's, which takes whoever is
+//! pinned.
 
 use std::sync::Arc;
 
@@ -10,8 +11,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 use subtle::ConstantTimeEq as _;
 
-use super::Pins;
 use super::certificate::identity_of;
+use super::{Authorities, Pins};
 
 pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
@@ -21,6 +22,13 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
 #[derive(Debug)]
 pub(super) struct ThisPin(pub(super) IdentityPublicKey);
 
+/// Takes whoever shows a certificate of the authorities for one of the names.
+#[derive(Debug)]
+pub(super) struct OfAuthorities {
+    pub(super) authorities: Authorities,
+    pub(super) names: Vec<ServerName<'static>>,
+}
+
 /// Takes every identity that is pinned now.
 #[derive(Debug)]
 pub(super) struct AnyPinned(pub(super) Pins);
@@ -29,16 +37,31 @@ fn refused() -> Error {
     Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
 }
 
-fn no_tls12() -> Result<HandshakeSignatureValid, Error> {
-    Err(Error::General("TLS 1.3 only".to_owned()))
-}
+/// What both traits ask for in the same words: the handshake is signed by the identity key, under TLS 1.3.
+macro_rules! signed_by_an_identity {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            _message: &[u8],
+            _certificate: &CertificateDer<'_>,
+            _signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            Err(Error::General("TLS 1.3 only".to_owned()))
+        }
 
-fn signed(
-    message: &[u8],
-    certificate: &CertificateDer<'_>,
-    signature: &DigitallySignedStruct,
-) -> Result<HandshakeSignatureValid, Error> {
-    verify_tls13_signature(message, certificate, signature, &provider().signature_verification_algorithms)
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signature: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls13_signature(message, certificate, signature, &provider().signature_verification_algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            vec![SignatureScheme::ED25519]
+        }
+    };
 }
 
 impl ServerCertVerifier for ThisPin {
@@ -54,13 +77,31 @@ impl ServerCertVerifier for ThisPin {
         if bool::from(shown.0.ct_eq(&self.0.0)) { Ok(ServerCertVerified::assertion()) } else { Err(refused()) }
     }
 
+    signed_by_an_identity!();
+}
+
+impl ServerCertVerifier for OfAuthorities {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verify = |name| self.authorities.0.verify_server_cert(certificate, intermediates, name, ocsp, now);
+        let first = verify(name);
+        // What is wrong with the first name is what a person is told.
+        if first.is_ok() { first } else { self.names.iter().find_map(|name| verify(name).ok()).map_or(first, Ok) }
+    }
+
     fn verify_tls12_signature(
         &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        no_tls12()
+        self.authorities.0.verify_tls12_signature(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -69,11 +110,11 @@ impl ServerCertVerifier for ThisPin {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        signed(message, certificate, signature)
+        self.authorities.0.verify_tls13_signature(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
+        self.authorities.0.supported_verify_schemes()
     }
 }
 
@@ -96,25 +137,5 @@ impl ClientCertVerifier for AnyPinned {
         if known.is_some() { Ok(ClientCertVerified::assertion()) } else { Err(refused()) }
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        no_tls12()
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        signed(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
+    signed_by_an_identity!();
 }

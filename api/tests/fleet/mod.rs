@@ -12,7 +12,7 @@ use jsonwebtoken::jwk::{Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use keyfleet_api::client::{Client, Direct, Fleet as Facts, NoToken, Patience, Token, Tokens};
 use keyfleet_api::convert;
-use keyfleet_api::tls::{Acceptor, Pins};
+use keyfleet_api::tls::{Acceptor, Pins, Platform};
 use keyfleet_api::v1;
 use keyfleet_api::v1::kms_server::{Kms, KmsServer};
 use keyfleet_crds::cluster::Access;
@@ -139,6 +139,8 @@ pub struct Fleet {
     operator: Operator,
     access: watch::Sender<Arc<Access>>,
     issuer: Arc<dyn KeySource>,
+    /// The platform's certificate for callers.
+    pub platform: Platform,
 }
 
 impl Fleet {
@@ -158,6 +160,7 @@ impl Fleet {
             operator: Operator::default(),
             access: watch::Sender::new(Arc::new(rules())),
             issuer,
+            platform: Platform::default(),
         };
         for i in 1..=n {
             fleet.run(i).await;
@@ -187,14 +190,14 @@ impl Fleet {
             if member.lies { Routes::new(KmsServer::new(Liar(api))) } else { Routes::new(KmsServer::new(api)) };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         self.callers.insert(node_index, listener.local_addr().unwrap().to_string());
-        let acceptor = Acceptor::new(&identity, self.pins.clone()).unwrap();
+        let acceptor = Acceptor::for_callers(&identity, self.pins.clone(), self.platform.clone()).unwrap();
         let kms = tokio::spawn(async move {
             let _ = transport::serve(listener, acceptor, routes, std::future::pending()).await;
         });
         let peers = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = peers.local_addr().unwrap().to_string();
         let (pins, addresses) = (self.pins.clone(), self.addresses.subscribe());
-        let options = Options { peers, kms: None, pins, addresses, operator: None };
+        let options = Options { peers, kms: None, platform: Platform::default(), pins, addresses, operator: None };
         let node = Node::run(started, options).unwrap();
         self.addresses.send_modify(|all| {
             all.insert(node_index, address);

@@ -42,7 +42,8 @@ pub struct KeyEpochStatus {
     /// The proof that threshold new shares together sign under the unchanged public key. Written once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<Certificate>,
-    /// Nodes known to hold their share now: holders, and those that caught up.
+    /// Nodes known to hold their share now: holders, and those that caught up, without any that claims its share and cannot
+    /// prove it to the operator.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100))]
     #[x_kube(merge_strategy = ListMerge::Set)]

@@ -60,6 +60,10 @@ pub struct NodeReport {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub version: Option<String>,
+    /// Its last word, under `deletionPolicy: Destroy`: a signature of the identity key which says that volume and seal are
+    /// erased.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erased: Option<IdentitySignature>,
     /// The newest signed report, the same that opens its stream: what a rebuild of the record goes by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signed_report: Option<Signed>,

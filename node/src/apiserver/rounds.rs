@@ -93,8 +93,14 @@ impl Rounds {
             }
         }
         let mut waits = false;
+        let mut refused = None;
         for (number, plan) in &plans {
             if fed.plans.contains(number) {
+                continue;
+            }
+            if !self.is_known(plan) && !may_need_everyone(plan, &plans, listed.allow_downtime == Some(true)) {
+                // The KmsCluster may not have been read yet, or change.
+                (refused, waits) = (Some(*number), true);
                 continue;
             }
             if matches!(plan.origin, Origin::Genesis) && !self.may_begin(plan).await {
@@ -103,6 +109,16 @@ impl Rounds {
             }
             self.send(Input::Plan((**plan).clone())).await?;
             fed.plans.insert(*number);
+        }
+        match refused.filter(|_| listed.allow_downtime.is_some()) {
+            None => self.problems.clear_reasons(ProblemAbout::Peers, &[Reason::SpecInvalid]),
+            Some(number) => {
+                let message = format!(
+                    "plan {number} needs every one of its nodes, so that one away would stop the fleet: this node takes no \
+                     part. Add a node, lower spec.threshold, or set spec.allowDowntime"
+                );
+                self.problems.set(ProblemAbout::Peers, Reason::SpecInvalid, &message);
+            }
         }
         for (number, plan) in plans.iter().filter(|(number, _)| fed.plans.contains(number)) {
             // Dealers seal to every receiver, absent ones included.
@@ -140,10 +156,14 @@ impl Rounds {
         attempt.is_some_and(|attempt| attempt.holds_share && !attempt.erased)
     }
 
+    fn is_known(&self, plan: &ValidPlan) -> bool {
+        let published = self.published.borrow();
+        published.state.as_ref().is_some_and(|state| state.attempts.contains_key(&plan.number))
+    }
+
     /// Whether a genesis may begin: not before the bucket durably says that this cluster's name is this cluster's.
     async fn may_begin(&self, plan: &ValidPlan) -> bool {
-        let published = self.published.borrow().clone();
-        let known = published.state.as_ref().is_some_and(|state| state.attempts.contains_key(&plan.number));
+        let known = self.is_known(plan);
         let Some(claim) = self.claim.as_ref().filter(|_| !known) else { return true };
         match claim.ensure().await {
             Ok(()) => {
@@ -163,6 +183,16 @@ impl Rounds {
     }
 }
 
+/// Whether a plan's receivers may all be needed: only by the user's word, or as in the epoch that it hands on. That word is
+/// no part of a plan, so each node reads it itself.
+fn may_need_everyone(plan: &ValidPlan, plans: &BTreeMap<u64, ValidPlan>, allow_downtime: bool) -> bool {
+    let needs = |plan: &ValidPlan| plan.threshold.count() >= plan.receivers.len();
+    let members = |plan: &ValidPlan| plan.receivers.iter().map(|receiver| receiver.index).collect::<Vec<_>>();
+    let source = plan.source().and_then(|source| plans.get(&source.number.0));
+    let as_before = source.is_some_and(|source| needs(source) && members(source) == members(plan));
+    !needs(plan) || allow_downtime || as_before
+}
+
 const CLAIM_REASONS: [Reason; 4] =
     [Reason::NameTaken, Reason::BucketMissing, Reason::ReplicaUnavailable, Reason::CredentialsRefused];
 
@@ -170,5 +200,60 @@ fn claim_reason(fault: &ClaimFault) -> Reason {
     match fault {
         ClaimFault::Other { .. } => Reason::NameTaken,
         ClaimFault::Bucket(error) => crate::startup::bucket_reason(error.kind),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keyfleet_threshold::coordination::{FleetView, KeptEpoch, NodeView, Offer, planning};
+    use keyfleet_threshold::curve::G2;
+    use keyfleet_threshold::identifiers::{ClusterId, NodeIndex, PrekeySetNumber, Threshold};
+    use keyfleet_threshold::identity::IdentityKey;
+    use keyfleet_threshold::plan::Deadlines;
+
+    fn view(number: u64, nodes: u8, threshold: u16) -> FleetView {
+        let index = |i: u8| NodeIndex::new(i.into()).unwrap();
+        let node = |i: u8| NodeView {
+            index: index(i),
+            identity: IdentityKey::from_seed(&[i; 32]).public(),
+            offers: vec![Offer { number: PrekeySetNumber(number), digest: Digest([9; 32]), last_resort: false }],
+            named: None,
+        };
+        FleetView {
+            cluster: ClusterId([7; 16]),
+            number: EpochNumber(number),
+            block: Block(100),
+            threshold: Threshold(threshold),
+            min_holders: threshold,
+            deadlines: Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 },
+            roster: None,
+            receivers: (1..=nodes).map(node).collect(),
+            connected: (1..=nodes).map(index).collect(),
+            avoid: BTreeSet::new(),
+        }
+    }
+
+    /// seed: 001-33
+    #[test]
+    fn a_plan_that_needs_every_node_is_refused_unless_the_user_allows_it() {
+        let none = BTreeMap::new();
+        let (spare, tight) = (planning::genesis(&view(1, 4, 3)).unwrap(), planning::genesis(&view(1, 3, 3)).unwrap());
+        assert!(may_need_everyone(&spare, &none, false), "one may be away");
+        assert!(!may_need_everyone(&tight, &none, false), "nobody may be away, and nobody allowed that");
+        assert!(may_need_everyone(&tight, &none, true));
+        // Handed on as it is while a newcomer starts: the user's word was given then.
+        let kept = KeptEpoch {
+            number: EpochNumber(1),
+            plan: tight.clone(),
+            vector: Digest([5; 32]),
+            public_key: G2::generator(),
+            holders: (1..=3).map(|i| NodeIndex::new(i).unwrap()).collect(),
+        };
+        let plans = BTreeMap::from([(1, tight)]);
+        let same = planning::reshare(&view(2, 3, 3), &kept).unwrap();
+        assert!(may_need_everyone(&same, &plans, false), "a reshare among the same nodes changes nothing");
+        let grown = planning::reshare(&view(2, 4, 4), &kept).unwrap();
+        assert!(!may_need_everyone(&grown, &plans, false), "other nodes are another agreement");
     }
 }

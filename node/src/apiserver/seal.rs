@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use keyfleet_crds::names;
-use kube::api::PostParams;
+use kube::api::{DeleteParams, PostParams};
 use kube::{Api, ResourceExt as _};
 
 use super::ApiServer;
@@ -34,6 +34,19 @@ impl SealSecret {
             secrets: Api::namespaced(server.client.clone(), &server.namespace),
             name: names::seal_secret(&server.cluster, server.index),
             last: Mutex::new(None),
+        }
+    }
+
+    /// Deletes it. One that is gone is as good.
+    ///
+    /// # Errors
+    /// When the API server does not answer or says no.
+    pub async fn delete(&self) -> Result<(), HomeFault> {
+        let parameters = DeleteParams::default();
+        let deleted = tokio::time::timeout(PATIENCE, self.secrets.delete(&self.name, &parameters)).await;
+        match deleted.map_err(|_| self.fault("the API server does not answer"))? {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            other => other.map(|_| ()).map_err(|error| self.fault(&error.to_string())),
         }
     }
 

@@ -14,7 +14,7 @@ use keyfleet_crds::node::report::{
 use keyfleet_crds::values::{Digest, IdentityKey, IdentitySignature};
 use keyfleet_crds::{GROUP, KmsNodeStatus, VERSION};
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
-use keyfleet_threshold::identity::IdentityKey as SecretIdentity;
+use keyfleet_threshold::identity::{IdentityKey as SecretIdentity, Signature};
 use keyfleet_threshold::plan::PlanVersion;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
@@ -137,7 +137,7 @@ impl StatusWriter {
         let seen = match watched {
             Some(seen) => Some(seen),
             // Not watched yet: what is there must be known, or a node that lacks its key would take its own offer back.
-            None => self.read().await?.map(Arc::new),
+            None => self.server.own_status().await?.map(Arc::new),
         };
         let Some(seen) = seen else { return Ok(()) };
         let present = seen.node.clone().unwrap_or_default();
@@ -149,38 +149,9 @@ impl StatusWriter {
         if same(&present) || written.as_ref().is_some_and(|written| same(written) && *written == present) {
             return Ok(());
         }
-        self.apply(&now).await?;
+        self.server.apply_report(&now).await?;
         *written = Some(now);
         Ok(())
-    }
-
-    async fn read(&self) -> Result<Option<KmsNodeStatus>, kube::Error> {
-        let (nodes, name) = (self.server.nodes(), self.server.node_name());
-        let got = tokio::time::timeout(PATIENCE, nodes.get_opt(&name)).await;
-        let node = got.map_err(|_| no_answer())??;
-        Ok(node.filter(|node| self.server.is_of_this_cluster(node)).map(|node| node.status.unwrap_or_default()))
-    }
-
-    async fn apply(&self, report: &NodeReport) -> Result<(), kube::Error> {
-        let name = self.server.node_name();
-        let patch = json!({
-            "apiVersion": format!("{GROUP}/{VERSION}"),
-            "kind": "KmsNode",
-            "metadata": { "name": name },
-            "status": { "node": report },
-        });
-        let nodes = self.server.nodes();
-        let parameters = PatchParams::apply(NODE_FIELD_MANAGER).force();
-        let patch = Patch::Apply(&patch);
-        let patched = nodes.patch_status(&name, &parameters, &patch);
-        let patched = tokio::time::timeout(PATIENCE, patched).await.unwrap_or_else(|_| Err(no_answer()));
-        match patched {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                tracing::warn!(%error, "the own KmsNode's status was not written");
-                Err(error)
-            }
-        }
     }
 
     /// The report. What is not known before a start stays as it is in `present`.
@@ -244,6 +215,56 @@ impl StatusWriter {
         });
         now.signed_report = signed.or(now.signed_report);
         now
+    }
+}
+
+impl ApiServer {
+    /// Shows the node's last word, in the place of everything that a living node offers.
+    ///
+    /// # Errors
+    /// When the API server does not take it.
+    pub(crate) async fn say_erased(&self, statement: Signature) -> Result<(), kube::Error> {
+        let present = self.own_status().await?.and_then(|status| status.node).unwrap_or_default();
+        let erased = Some(IdentitySignature(statement.0));
+        let report = NodeReport {
+            erased,
+            prekey_sets: Vec::new(),
+            epochs: Vec::new(),
+            active_epoch: None,
+            problems: Vec::new(),
+            signed_report: None,
+            ..present
+        };
+        self.apply_report(&report).await
+    }
+
+    async fn own_status(&self) -> Result<Option<KmsNodeStatus>, kube::Error> {
+        let (nodes, name) = (self.nodes(), self.node_name());
+        let got = tokio::time::timeout(PATIENCE, nodes.get_opt(&name)).await;
+        let node = got.map_err(|_| no_answer())??;
+        Ok(node.filter(|node| self.is_of_this_cluster(node)).map(|node| node.status.unwrap_or_default()))
+    }
+
+    async fn apply_report(&self, report: &NodeReport) -> Result<(), kube::Error> {
+        let name = self.node_name();
+        let patch = json!({
+            "apiVersion": format!("{GROUP}/{VERSION}"),
+            "kind": "KmsNode",
+            "metadata": { "name": name },
+            "status": { "node": report },
+        });
+        let nodes = self.nodes();
+        let parameters = PatchParams::apply(NODE_FIELD_MANAGER).force();
+        let patch = Patch::Apply(&patch);
+        let patched = nodes.patch_status(&name, &parameters, &patch);
+        let patched = tokio::time::timeout(PATIENCE, patched).await.unwrap_or_else(|_| Err(no_answer()));
+        match patched {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                tracing::warn!(%error, "the own KmsNode's status was not written");
+                Err(error)
+            }
+        }
     }
 }
 

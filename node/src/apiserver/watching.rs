@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
-use keyfleet_crds::cluster::Access;
+use keyfleet_crds::cluster::DeletionPolicy;
 use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, KmsNodeStatus, wire};
 use keyfleet_threshold::identifiers::{Digest, NodeIndex};
 use keyfleet_threshold::identity::IdentityPublicKey;
@@ -30,6 +30,25 @@ pub struct Listed {
     pub epochs: BTreeMap<u64, KeyEpoch>,
     /// The prekey sets in the status of all nodes by digest: those of a node that is away come from nowhere else.
     pub sets: BTreeMap<Digest, SignedPrekeySet>,
+    /// `spec.allowDowntime` of the `KmsCluster`, once it was read.
+    pub allow_downtime: Option<bool>,
+}
+
+/// What ends a node for good, once both are true.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Doom {
+    /// The `KmsCluster` is being deleted with `deletionPolicy: Destroy`.
+    pub cluster_is_destroyed: bool,
+    /// The own `KmsNode` is let go.
+    pub node_is_removed: bool,
+}
+
+impl Doom {
+    /// Whether it is the end.
+    #[must_use]
+    pub fn is_sealed(self) -> bool {
+        self.cluster_is_destroyed && self.node_is_removed
+    }
 }
 
 /// Where a peer is, by its index.
@@ -51,12 +70,24 @@ pub async fn watch_all(
     address_of: AddressOf,
     epochs: watch::Sender<Arc<Listed>>,
     own: watch::Sender<Option<Arc<KmsNodeStatus>>>,
+    doom: watch::Sender<Doom>,
 ) {
     let one = watcher::Config::default().fields(&format!("metadata.name={}", server.cluster));
     let cluster = follow(server.clusters_guarded(), one, |all: &Objects<KmsCluster>, _| {
-        if let Some(access) = access_of(&server, all) {
+        if let Some(access) = this_cluster(&server, all).map(|cluster| cluster.spec.access.clone()) {
             known.set_access(access);
         }
+        if let Some(allowed) = this_cluster(&server, all).map(|cluster| cluster.spec.allow_downtime) {
+            epochs.send_if_modified(|listed| {
+                let changed = listed.allow_downtime != Some(allowed);
+                if changed {
+                    Arc::make_mut(listed).allow_downtime = Some(allowed);
+                }
+                changed
+            });
+        }
+        let destroyed = is_destroyed(&server, all);
+        doom.send_if_modified(|doom| std::mem::replace(&mut doom.cluster_is_destroyed, destroyed) != destroyed);
     });
     let nodes = follow(server.nodes_guarded(), watcher::Config::default(), |all: &Objects<KmsNode>, _| {
         let ours = || all.values().filter(|node| server.is_of_this_cluster(node));
@@ -74,6 +105,8 @@ pub async fn watch_all(
             changed
         });
         let mine = ours().find(|node| node.spec.index == server.index);
+        let removed = mine.is_some_and(|node| node.spec.removed);
+        doom.send_if_modified(|doom| std::mem::replace(&mut doom.node_is_removed, removed) != removed);
         let mine = mine.map(|node| Arc::new(node.status.clone().unwrap_or_default()));
         own.send_if_modified(|before| {
             let changed = *before != mine;
@@ -158,11 +191,18 @@ fn put<K: Resource<DynamicType = ()>>(all: &mut Objects<K>, object: DeserializeG
     }
 }
 
-/// The rules of this cluster, and of no other that took its name.
-fn access_of(server: &ApiServer, all: &Objects<KmsCluster>) -> Option<Access> {
+/// This cluster, and no other that took its name.
+fn this_cluster<'a>(server: &ApiServer, all: &'a Objects<KmsCluster>) -> Option<&'a KmsCluster> {
     let cluster = all.get(&server.cluster)?;
     let id = cluster.status.as_ref().and_then(|status| status.cluster_id);
-    (id == Some(server.id)).then(|| cluster.spec.access.clone())
+    (id == Some(server.id)).then_some(cluster)
+}
+
+/// Whether it is being deleted with everything.
+fn is_destroyed(server: &ApiServer, all: &Objects<KmsCluster>) -> bool {
+    this_cluster(server, all).is_some_and(|cluster| {
+        cluster.metadata.deletion_timestamp.is_some() && cluster.spec.deletion_policy == DeletionPolicy::Destroy
+    })
 }
 
 /// What a node offers, as it wrote it; whose word it is, is checked by whoever takes it up.

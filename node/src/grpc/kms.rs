@@ -23,7 +23,7 @@ pub(super) fn bearer<T>(request: &Request<T>) -> Option<&str> {
 }
 
 /// The wall clock, in seconds since the Unix epoch.
-pub(super) fn now_seconds() -> u64 {
+pub(crate) fn now_seconds() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 

@@ -4,7 +4,9 @@
 //! - [`round`]: `Round`, what this node says
 //! - [`report`]: the signed report that every stream begins with
 //! - [`kms`]: `Kms`, for callers
+//! - [`health`]: health checks and reflection, on both ports
 
+pub mod health;
 pub mod kms;
 pub mod report;
 pub mod round;

@@ -1,10 +1,12 @@
 //! The report: what a node knows and holds, signed.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use keyfleet_api::limits::REPORTED_VERDICTS_MAX;
 use keyfleet_api::v1;
+use keyfleet_threshold::curve::SecretScalar;
 use keyfleet_threshold::identifiers::{ClusterId, EpochNumber};
 use keyfleet_threshold::identity::{IdentityKey, IdentityPublicKey};
 use keyfleet_threshold::plan::PlanVersion;
@@ -14,18 +16,37 @@ use keyfleet_threshold::serving::signature;
 
 use crate::round::{Epochs, Published};
 
+/// A caller's challenge, and what it was answered: a share's signature over it is always the same.
+pub struct Challenge {
+    bytes: [u8; 32],
+    proofs: BTreeMap<EpochNumber, Vec<u8>>,
+}
+
+impl Challenge {
+    /// A challenge as it came.
+    #[must_use]
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self { bytes, proofs: BTreeMap::new() }
+    }
+
+    fn answer(&mut self, cluster: ClusterId, number: EpochNumber, share: &SecretScalar) -> Vec<u8> {
+        let purpose = || Purpose::possession(cluster, number, &self.bytes);
+        self.proofs.entry(number).or_insert_with(|| signature::sign(&purpose(), share).encode().to_vec()).clone()
+    }
+}
+
 /// Reports of what is published. Every stream asks at every change, so the last one is kept.
 #[derive(Default)]
 pub struct Reports(Mutex<Option<(Arc<Published>, v1::Report)>>);
 
 impl Reports {
-    /// The report, but for its sequence number and the time. `challenge` is answered with every share that serves.
+    /// The report, but for its sequence number and the time. `challenge` is answered with every share that is held.
     #[must_use]
     pub fn of(
         &self,
         published: &Arc<Published>,
         served: &Epochs,
-        challenge: Option<&[u8; 32]>,
+        challenge: Option<&mut Challenge>,
         identity: &IdentityPublicKey,
     ) -> Option<v1::Report> {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -41,13 +62,12 @@ impl Reports {
     }
 }
 
-fn prove(report: &mut v1::Report, served: &Epochs, challenge: &[u8; 32], cluster: ClusterId) {
-    report.challenge = challenge.to_vec();
+fn prove(report: &mut v1::Report, served: &Epochs, challenge: &mut Challenge, cluster: ClusterId) {
+    report.challenge = challenge.bytes.to_vec();
     for held in &mut report.held {
         let number = EpochNumber(held.number);
-        if let Some(epoch) = served.get(number) {
-            let purpose = Purpose::possession(cluster, number, challenge);
-            held.possession = signature::sign(&purpose, &epoch.share).encode().to_vec();
+        if let Some(epoch) = served.held(number) {
+            held.possession = challenge.answer(cluster, number, &epoch.share);
         }
     }
 }

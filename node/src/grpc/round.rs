@@ -17,7 +17,7 @@ use keyfleet_threshold::round::Blob;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-use super::report::{Reports, sign};
+use super::report::{Challenge, Reports, sign};
 use super::transport::Peer;
 use crate::round::{Epochs, Published};
 use crate::serving::Tokens;
@@ -76,7 +76,7 @@ struct Following {
     identity: Arc<IdentityKey>,
     sequence: Arc<AtomicU64>,
     reports: Arc<Reports>,
-    challenge: Option<[u8; 32]>,
+    challenge: Option<Challenge>,
     /// The report that was sent last.
     reported: Option<v1::Report>,
     position: u64,
@@ -90,7 +90,7 @@ impl Following {
         let now = self.published.borrow_and_update().clone();
         let item = |item| v1::FollowItem { item: Some(item) };
         let served = self.served.borrow().clone();
-        let report = self.reports.of(&now, &served, self.challenge.as_ref(), &self.identity.public());
+        let report = self.reports.of(&now, &served, self.challenge.as_mut(), &self.identity.public());
         if let Some(report) = report.filter(|report| self.reported.as_ref() != Some(report)) {
             let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
             let signed = sign(report.clone(), sequence, &self.identity);
@@ -138,6 +138,7 @@ impl Round for RoundApi {
             0 => None,
             _ => Some(challenge.try_into().map_err(|_| Status::invalid_argument("challenge: 32 bytes, or none"))?),
         };
+        let challenge = challenge.map(Challenge::new);
         let published = self.published.borrow().clone();
         let outbox = published.outbox.as_ref();
         let outbox = outbox.ok_or_else(|| Status::unavailable("starting: what was said is not yet proven durable"))?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -106,10 +106,45 @@ async fn blocking<T: Send + 'static>(run: impl FnOnce() -> io::Result<T> + Send 
 /// Overwrites, then unlinks. What a disk below keeps of it is wrapped, and unreadable without the key-encryption key.
 fn wipe(path: &Path) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).open(path)?;
-    let length = usize::try_from(file.metadata()?.len()).unwrap_or(0);
-    file.write_all(&vec![0; length])?;
+    let length = file.metadata()?.len();
+    io::copy(&mut io::repeat(0).take(length), &mut file)?;
     file.sync_all()?;
     fs::remove_file(path)
+}
+
+/// Writes a file so that it is durable before its name is.
+///
+/// # Errors
+/// The volume's.
+pub(crate) fn durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    sync_folder(path.parent().unwrap_or(path))
+}
+
+/// Wipes every file in a folder and in those below it, and removes all but the file `kept` in itself. Done again it does no
+/// harm.
+///
+/// # Errors
+/// The volume's.
+pub(crate) fn wipe_folder(folder: &Path, kept: &str) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        // The filesystem's own folder is none of the node's.
+        if entry.file_name() == kept || entry.file_name() == "lost+found" {
+            continue;
+        }
+        if entry.file_type()?.is_dir() {
+            wipe_folder(&entry.path(), "")?;
+            fs::remove_dir(entry.path())?;
+        } else {
+            wipe(&entry.path())?;
+        }
+    }
+    sync_folder(folder)
 }
 
 fn sync_folder(folder: &Path) -> io::Result<()> {

@@ -58,11 +58,12 @@ impl Published {
     }
 }
 
-/// The shares that a node serves with: the active epoch's, and for a grace window the one's before.
+/// The shares that a node holds. It serves with the active epoch's, and for a grace window with that of the one before; of
+/// all it proves possession.
 #[derive(Default)]
 pub struct Epochs(BTreeMap<EpochNumber, ServedEpoch>);
 
-/// An epoch that is served.
+/// An epoch whose share is held.
 pub struct ServedEpoch {
     /// The node's share. Wiped when the last request that uses it is done.
     pub share: SecretScalar,
@@ -80,14 +81,13 @@ const SERVED: usize = 2;
 impl Epochs {
     pub(super) fn of(participant: &Participant) -> Self {
         let state = participant.state();
-        let served =
-            state.attempts.iter().rev().filter(|(_, attempt)| attempt.certificate().is_some() && !attempt.erased);
-        let served = served.take(SERVED).filter_map(|(number, attempt)| {
+        let held = state.attempts.iter().filter(|(_, attempt)| attempt.certificate().is_some() && !attempt.erased);
+        let held = held.filter_map(|(number, attempt)| {
             let (share, vector) = (participant.share(*number)?.duplicate(), attempt.vector.clone()?);
             let receivers = attempt.plan.receivers.iter().map(|receiver| receiver.index).collect();
             Some((*number, ServedEpoch { share, vector, certificate: *attempt.certificate()?, receivers }))
         });
-        Self(served.collect())
+        Self(held.collect())
     }
 
     /// The newest epoch.
@@ -96,14 +96,28 @@ impl Epochs {
         self.0.last_key_value().map(|(number, epoch)| (*number, epoch))
     }
 
-    /// All epochs, newest first.
-    pub fn iter(&self) -> impl Iterator<Item = (EpochNumber, &ServedEpoch)> {
-        self.0.iter().rev().map(|(number, epoch)| (*number, epoch))
+    /// Whether the newest of them is the newest active epoch that the node has heard of. Without any it is not.
+    #[must_use]
+    pub fn are_current(&self, published: &Published) -> bool {
+        // In an outage nothing is published after a start; what is served was active then.
+        let heard = published.state.as_ref().and_then(|state| state.newest_certified()).map(|newest| newest.number);
+        self.newest().is_some_and(|(number, _)| Some(number) >= heard)
     }
 
-    /// One epoch.
+    /// The epochs that are served, newest first.
+    pub fn iter(&self) -> impl Iterator<Item = (EpochNumber, &ServedEpoch)> {
+        self.0.iter().rev().take(SERVED).map(|(number, epoch)| (*number, epoch))
+    }
+
+    /// One of the epochs that are served.
     #[must_use]
     pub fn get(&self, number: EpochNumber) -> Option<&ServedEpoch> {
+        self.iter().find(|(served, _)| *served == number).map(|(_, epoch)| epoch)
+    }
+
+    /// Any epoch whose share is held, to prove that it is.
+    #[must_use]
+    pub fn held(&self, number: EpochNumber) -> Option<&ServedEpoch> {
         self.0.get(&number)
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use keyfleet_api::tls::{Acceptor, CertificateFault, Pins};
+use keyfleet_api::tls::{Acceptor, CertificateFault, Pins, Platform};
 use keyfleet_api::v1::kms_server::KmsServer;
 use keyfleet_api::v1::round_server::RoundServer;
 use keyfleet_threshold::identifiers::NodeIndex;
@@ -24,6 +24,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tonic::service::Routes;
 
+use crate::grpc::health::{self, Health};
 use crate::grpc::kms::KmsApi;
 use crate::grpc::round::RoundApi;
 use crate::grpc::transport;
@@ -66,6 +67,8 @@ pub struct Options {
     pub peers: TcpListener,
     /// The port of callers, and what they are served with; `None`: nobody is.
     pub kms: Option<(TcpListener, Arc<Service>)>,
+    /// The platform's certificate for callers, where there is one.
+    pub platform: Platform,
     /// The pins.
     pub pins: Pins,
     /// Where the peers are.
@@ -115,9 +118,14 @@ impl Node {
             reports: Arc::default(),
         };
         let routes = Routes::new(RoundServer::new(round));
-        servers.spawn(serve("peers", options.peers, acceptor.clone(), routes, stop.subscribe()));
+        let (of, to) = (published.clone(), served.clone());
+        let routes = Health::beside::<RoundServer<RoundApi>>(routes, health::round_serves, of, to);
+        servers.spawn(serve("peers", options.peers, acceptor, routes, stop.subscribe()));
         if let Some((listener, service)) = options.kms {
             let routes = Routes::new(KmsServer::new(KmsApi(service)));
+            let (of, to) = (published.clone(), served.clone());
+            let routes = Health::beside::<KmsServer<KmsApi>>(routes, health::kms_serves, of, to);
+            let acceptor = Acceptor::for_callers(&identity, options.pins.clone(), options.platform)?;
             servers.spawn(serve("callers", listener, acceptor, routes, stop.subscribe()));
         }
         let own = started.identity;
@@ -174,14 +182,18 @@ async fn serve(
     to: &'static str,
     listener: TcpListener,
     acceptor: Acceptor,
-    routes: Routes,
+    (routes, mut health): (Routes, Health),
     mut stop: watch::Receiver<bool>,
 ) {
+    // Before the first caller can ask.
+    health.look().await;
+    let health = health.follow(stop.clone());
     let stopped = async move {
         // A sender that is gone stops as well.
         let _ = stop.wait_for(|stop| *stop).await;
     };
-    if let Err(error) = transport::serve(listener, acceptor, routes, stopped).await {
+    let (served, ()) = tokio::join!(transport::serve(listener, acceptor, routes, stopped), health);
+    if let Err(error) = served {
         tracing::error!(%error, to, "the server ended");
     }
 }

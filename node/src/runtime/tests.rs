@@ -1,8 +1,12 @@
 //! Four nodes as tasks over real TLS sockets, and an operator that reads them as the real one does.
 
+mod health;
+
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use keyfleet_api::v1;
 use keyfleet_api::v1::round_client::RoundClient;
 use keyfleet_threshold::identifiers::{Digest, NodeIndex};
@@ -14,7 +18,8 @@ use tokio::sync::{mpsc, watch};
 use super::{Addresses, Node, Options};
 use crate::round::Input;
 use crate::round::testing::{CLUSTER, Operator, Round, TestNode, index};
-use keyfleet_api::tls::{Connector, Pins};
+use crate::serving::{FetchedKeys, KeySource, Service, Tokens};
+use keyfleet_api::tls::{Connector, Pins, Platform};
 use keyfleet_api::{channel, messages};
 
 /// Index 99 watches: it has a pin like the others, and takes part in nothing.
@@ -24,6 +29,9 @@ struct Fleet {
     nodes: Vec<(TestNode, Option<Node>)>,
     pins: Pins,
     addresses: watch::Sender<Addresses>,
+    platform: Platform,
+    /// Where callers are served.
+    callers: BTreeMap<NodeIndex, String>,
     heard: mpsc::Receiver<(NodeIndex, Heard)>,
     hear: mpsc::Sender<(NodeIndex, Heard)>,
 }
@@ -31,6 +39,15 @@ struct Fleet {
 enum Heard {
     Said(Blob),
     Report(v1::Report),
+}
+
+struct NoIssuer;
+
+#[async_trait]
+impl KeySource for NoIssuer {
+    async fn fetch(&self, _: &str) -> Result<FetchedKeys, String> {
+        Err("there is no issuer in this test".to_owned())
+    }
 }
 
 fn observer() -> IdentityKey {
@@ -41,8 +58,15 @@ impl Fleet {
     async fn start(n: u32) -> Self {
         let (hear, heard) = mpsc::channel(1024);
         let nodes = (1..=n).map(|i| (TestNode::new(i), None)).collect();
-        let mut fleet =
-            Self { nodes, pins: Pins::default(), addresses: watch::Sender::new(Addresses::new()), heard, hear };
+        let mut fleet = Self {
+            nodes,
+            pins: Pins::default(),
+            addresses: watch::Sender::new(Addresses::new()),
+            platform: Platform::default(),
+            callers: BTreeMap::new(),
+            heard,
+            hear,
+        };
         for at in 0..fleet.nodes.len() {
             fleet.run(at).await;
         }
@@ -63,7 +87,19 @@ impl Fleet {
         let address = peers.local_addr().unwrap().to_string();
         let pins = self.pins.clone();
         let addresses = self.addresses.subscribe();
-        let node = Node::run(started, Options { peers, kms: None, pins, addresses, operator: None }).unwrap();
+        let kms = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        self.callers.insert(self.nodes[at].0.index, kms.local_addr().unwrap().to_string());
+        let (owner, memory) = ((CLUSTER, self.nodes[at].0.index), &started.memory);
+        let (store, node_key) = (memory.store().clone(), memory.node_key().clone());
+        let tokens = Tokens::new(owner, &["none".to_owned()], Arc::new(NoIssuer), store.clone(), node_key).unwrap();
+        let access = watch::Sender::new(Arc::default()).subscribe();
+        let service = Service::new(owner, access, memory.served(), Arc::new(tokens), store);
+        let kms = Some((kms, Arc::new(service)));
+        let node = Node::run(
+            started,
+            Options { peers, kms, platform: self.platform.clone(), pins, addresses, operator: None },
+        )
+        .unwrap();
         self.addresses.send_modify(|all| {
             all.insert(self.nodes[at].0.index, address);
         });

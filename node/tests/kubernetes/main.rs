@@ -6,6 +6,7 @@
 #[path = "../../../crds/tests/apiserver/mod.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod apiserver;
+mod destroy;
 mod fleet;
 mod listening;
 mod one;

@@ -24,7 +24,12 @@ pub fn config_map(fleet: &Fleet<'_>, node: &KmsNode) -> ConfigMap {
 #[must_use]
 pub fn digest(fleet: &Fleet<'_>, index: u32) -> String {
     let template = serde_json::to_string(&fleet.cluster.spec.pod_template).expect("a template is plain data");
-    Sha256::digest(render(fleet, index) + &template + fleet.image).iter().map(|byte| format!("{byte:02x}")).collect()
+    // The Secret's name is in no file of the node: another one is another mount.
+    let certificate = fleet.cluster.spec.tls.as_ref().map_or("", |tls| tls.kms_certificate_secret.as_str());
+    Sha256::digest(render(fleet, index) + &template + fleet.image + certificate)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn render(fleet: &Fleet<'_>, index: u32) -> String {

@@ -1,10 +1,11 @@
 //! One action, one write. A write that lost its race says so, and everything is read and decided again.
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use keyfleet_crds::values::ClusterId;
 use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, labels, names};
 use kube::api::{DeleteParams, EvictParams, ObjectMeta, Patch, PatchParams, PostParams};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Resource as _, ResourceExt};
 use serde_json::json;
 
 use super::Failure;
@@ -81,6 +82,7 @@ impl Hand<'_> {
             }
             Action::DeleteNode { index } => {
                 let name = names::node(self.name, index);
+                self.leave_to(&nodes, index).await?;
                 set_finalizer(&nodes, &name, labels::NODE_FINALIZER, false).await?;
                 gone(nodes.delete(&name, &DeleteParams::default()).await)
             }
@@ -115,6 +117,20 @@ impl Hand<'_> {
             }
             Action::DeleteRecord => gone(records.delete(&names::record(self.name), &DeleteParams::default()).await),
         }
+    }
+
+    /// Lets what stays without an owner go with the node's `KmsNode`: its volume, which is empty now, its account and rights.
+    async fn leave_to(&self, nodes: &Api<KmsNode>, index: u32) -> Result<(), Failure> {
+        let name = names::node(self.name, index);
+        let Some(owner) = nodes.get_opt(&name).await?.and_then(|node| node.owner_ref(&())) else { return Ok(()) };
+        let patch = Patch::Merge(json!({ "metadata": { "ownerReferences": [owner] } }));
+        let parameters = PatchParams::default();
+        let (client, namespace) = (|| self.client.clone(), self.namespace);
+        let claims: Api<PersistentVolumeClaim> = Api::namespaced(client(), namespace);
+        gone(claims.patch(&names::volume_claim(self.name, index), &parameters, &patch).await)?;
+        gone(Api::<RoleBinding>::namespaced(client(), namespace).patch(&name, &parameters, &patch).await)?;
+        gone(Api::<Role>::namespaced(client(), namespace).patch(&name, &parameters, &patch).await)?;
+        gone(Api::<ServiceAccount>::namespaced(client(), namespace).patch(&name, &parameters, &patch).await)
     }
 
     async fn replace_status(

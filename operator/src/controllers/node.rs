@@ -5,9 +5,14 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use keyfleet_api::erasure;
+use keyfleet_crds::cluster::DeletionPolicy;
+use keyfleet_crds::cluster::status::Erasure;
 use keyfleet_crds::conditions::{self, NodeCondition, Reason};
 use keyfleet_crds::node::Volume;
 use keyfleet_crds::{KmsCluster, KmsNode, KmsNodeStatus, labels, names};
+use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
+use keyfleet_threshold::identity::{IdentityPublicKey, Signature};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
@@ -39,7 +44,9 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsNode>>, context: Arc<Con
     let cluster = clusters.get_opt(&node.spec.cluster_name).await?;
     let live = cluster.filter(|cluster| {
         let id = cluster.status.as_ref().and_then(|status| status.cluster_id);
-        cluster.metadata.deletion_timestamp.is_none() && id == Some(node.spec.cluster_id)
+        // Where everything is to be destroyed, its own pod is what destroys it.
+        let destroyed = cluster.spec.deletion_policy == DeletionPolicy::Destroy;
+        (cluster.metadata.deletion_timestamp.is_none() || destroyed) && id == Some(node.spec.cluster_id)
     });
     let pod = pods.get_opt(&node.name_any()).await?;
 
@@ -50,11 +57,8 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsNode>>, context: Arc<Con
     }
 
     // A KmsNode without a live KmsCluster has no Pod; neither has one that is being deleted or has erased itself.
-    let erased = node
-        .status
-        .as_ref()
-        .and_then(|status| status.erasure)
-        .is_some_and(|erasure| erasure == keyfleet_crds::cluster::status::Erasure::Proven);
+    let erased =
+        node.status.as_ref().and_then(|status| status.erasure).is_some_and(|erasure| erasure == Erasure::Proven);
     let Some(cluster) = live.filter(|_| node.metadata.deletion_timestamp.is_none() && !erased) else {
         if let Some(pod) = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none() && is_ours(pod, node)) {
             pods.delete(&pod.name_any(), &DeleteParams::default()).await?;
@@ -169,12 +173,39 @@ async fn status(
         };
         after.volume = Some(Volume { claim: claim.name_any(), name, handle });
     }
+    if after.erasure != Some(Erasure::Proven) {
+        after.erasure = match (has_erased(node), node.spec.removed) {
+            (true, _) => Some(Erasure::Proven),
+            (false, true) => Some(Erasure::Pending),
+            (false, false) => None,
+        };
+    }
+    let erased = match after.erasure {
+        Some(Erasure::Proven) => {
+            let message = "the node has signed that its volume and its seal are erased".to_owned();
+            Some((NodeCondition::Erased, Some(true), Reason::AsExpected, message))
+        }
+        Some(_) => {
+            let message = "the node is let go and has not yet said that its secrets are destroyed".to_owned();
+            Some((NodeCondition::Erased, Some(false), Reason::ErasureUnproven, message))
+        }
+        None => None,
+    };
     let now = Time(jiff::Timestamp::now());
-    for (type_, truth, reason, message) in conditions_of(node, pod) {
+    for (type_, truth, reason, message) in conditions_of(node, pod).into_iter().chain(erased) {
         let new = conditions::condition(type_.as_str(), truth, reason, message, node.metadata.generation, now.clone());
         conditions::set(&mut after.conditions, new);
     }
     after
+}
+
+/// Whether the node signed, under its pin, that everything secret it had is destroyed.
+fn has_erased(node: &KmsNode) -> bool {
+    let said = node.status.as_ref().and_then(|status| status.node.as_ref()?.erased);
+    let (Some(said), Some(pin), Some(index)) = (said, node.spec.identity_key, NodeIndex::new(node.spec.index)) else {
+        return false;
+    };
+    erasure::is_signed(ClusterId(node.spec.cluster_id.0), index, &IdentityPublicKey(pin.0), &Signature(said.0))
 }
 
 fn conditions_of(node: &KmsNode, pod: Option<&Pod>) -> Vec<(NodeCondition, Option<bool>, Reason, String)> {

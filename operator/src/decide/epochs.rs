@@ -12,6 +12,7 @@ use keyfleet_threshold::identifiers::EpochNumber;
 use super::state::{Epoch, State};
 use super::{Action, gate, rounds};
 use crate::round::{self, Round};
+use keyfleet_api::convert;
 
 /// Confirms, retires, notes who holds and who erased, keeps the finalizer on the active epoch, forgets old failures.
 #[must_use]
@@ -59,8 +60,11 @@ pub fn kept_numbers(state: &State) -> BTreeSet<u64> {
 
 fn advance(state: &State, number: u64, epoch: &Epoch, kept: bool) -> Option<KeyEpochStatus> {
     let now = rounds::moment(state);
-    // Rounds under way rest on their source; nothing is retired before the status knows the newest active epoch.
-    let settled = state.cluster.status.active_epoch == state.active().map(|(number, _)| number);
+    // Rounds under way rest on their source; nothing is retired before the status knows the newest active epoch, and while
+    // too few nodes prove that they can sign with it.
+    let settled = state.active().is_some_and(|(number, active)| {
+        state.cluster.status.active_epoch == Some(number) && state.is_proven(number, &active.spec)
+    });
     match Round::of(&epoch.spec, epoch.status.as_ref()) {
         Round::Active(active) if confirms(state, number, epoch) => {
             Some(Round::Ended(active.confirm(&now)).into_status())
@@ -74,10 +78,12 @@ fn advance(state: &State, number: u64, epoch: &Epoch, kept: bool) -> Option<KeyE
 }
 
 fn confirms(state: &State, number: u64, epoch: &Epoch) -> bool {
-    let by_count = state.heard.closing.get(&number).is_some_and(|closing| closing.decision == Some(Decision::Confirm));
-    let empty = BTreeSet::new();
-    let holding = state.heard.holds.get(&number).unwrap_or(&empty);
+    let said = state.heard.closing.get(&number).is_some_and(|closing| closing.decision == Some(Decision::Confirm));
     let receivers: BTreeSet<u32> = epoch.spec.receivers.iter().map(|receiver| receiver.index).collect();
+    let holding = state.heard.holds.get(&number).map(|holds| holds & &receivers).unwrap_or_default();
+    // What the core counts are words; here they must be proven.
+    let needed = convert::plan_of(&epoch.spec).map(|plan| plan.holders_to_confirm());
+    let by_count = said && needed.is_ok_and(|needed| holding.len() >= needed);
     let answering = receivers.intersection(&state.heard.connected).count();
     let since = epoch.status.as_ref().and_then(round::entered);
     let after_seconds = i64::from(state.cluster.spec.epochs.confirm_after_seconds);
@@ -87,8 +93,12 @@ fn confirms(state: &State, number: u64, epoch: &Epoch) -> bool {
 
 /// What nodes said of an epoch since the record was written: who holds it, who destroyed it. Written when it changes.
 fn observe(state: &State, number: u64, epoch: &Epoch, status: &mut KeyEpochStatus) {
-    if let Some(holds) = state.heard.holds.get(&number).filter(|_| round::serves(Some(status))) {
-        let possessors: BTreeSet<u32> = status.possessors.iter().chain(holds).copied().collect();
+    if round::serves(Some(status)) {
+        let holds = state.heard.holds.get(&number).into_iter().flatten();
+        let mut possessors: BTreeSet<u32> = status.possessors.iter().chain(holds).copied().collect();
+        // Who cannot prove it now is known to hold it no more.
+        let refuted = state.heard.unproven.get(&number);
+        possessors.retain(|index| refuted.is_none_or(|refuted| !refuted.contains_key(index)));
         status.held = Some(format!("{}/{}", possessors.len(), epoch.spec.receivers.len()));
         status.possessors = possessors.into_iter().collect();
     }

@@ -1,5 +1,7 @@
 //! What forbids decisions, with the sentence that a person needs. A gate that is shut changes nothing and loses nothing.
 
+use std::collections::BTreeSet;
+
 use keyfleet_crds::cluster::DeletionPolicy;
 use keyfleet_crds::conditions::Reason;
 
@@ -150,11 +152,13 @@ fn rolled_back(state: &State) -> Result<(), Stop> {
         (_, Some((node, number))) => (node, number),
         _ => return Ok(()),
     };
+    let proven = state.heard.holds.get(number).map_or(0, BTreeSet::len);
+    let holds = if proven > 0 { format!(" ({proven} nodes prove that they hold its share)") } else { String::new() };
     Err(Stop::person(
         Reason::RecordRolledBack,
         format!(
-            "node {node} and others say that number {number} was used, the API server's record says that {next} is next: its data went \
-             back in time. Nothing is decided; the nodes serve on. Restore a newer backup of etcd"
+            "node {node} and others say that number {number} was used{holds}, the API server's record says that {next} is next: its \
+             data went back in time. Nothing is decided; the nodes serve on. Restore a newer backup of etcd"
         ),
     ))
 }
@@ -172,7 +176,9 @@ fn genesis(state: &State) -> Result<(), Stop> {
         return Err(Stop::wait(Reason::Deleting, "the KmsCluster is being destroyed"));
     }
     for (index, node) in &state.nodes {
-        if let Some((reason, message)) = node.problems.first() {
+        // A certificate for callers has nothing to do with the key.
+        let problems = || node.problems.iter().filter(|(reason, _)| reason != Reason::CertificateUnusable.as_str());
+        if let Some((reason, message)) = problems().next() {
             let reason = Reason::ALL.iter().copied().find(|known| known.as_str() == reason).unwrap_or(Reason::Unknown);
             return Err(Stop::person(reason, format!("node {index}: {message}")));
         }

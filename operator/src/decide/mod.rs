@@ -144,7 +144,12 @@ pub struct Decisions {
 pub fn decide(state: &State) -> Decisions {
     let status = &state.cluster.status;
     if state.cluster.deleting {
-        return Decisions { actions: deletion::actions(state), ..Decisions::default() };
+        let mut actions = deletion::actions(state);
+        if actions.is_empty() {
+            // What it waits for, for people.
+            actions = report::action(state, None, None);
+        }
+        return Decisions { actions, ..Decisions::default() };
     }
     if !state.cluster.finalizer {
         return only(Action::SetClusterFinalizer { present: true });

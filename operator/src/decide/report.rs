@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use keyfleet_crds::KmsClusterStatus;
-use keyfleet_crds::cluster::Phase;
 use keyfleet_crds::cluster::status::{Erasure, NodeSummary, RemovedNode};
+use keyfleet_crds::cluster::{DeletionPolicy, Phase};
 use keyfleet_crds::conditions::{self, ClusterCondition, Reason};
 use keyfleet_crds::labels;
 
@@ -90,7 +90,7 @@ impl<'a> Facts<'a> {
 
 fn phase(state: &State, facts: &Facts<'_>) -> (Phase, String) {
     if state.cluster.deleting {
-        return (Phase::Deleting, "the KmsCluster is being deleted".into());
+        return (Phase::Deleting, deletion(state));
     }
     if let Some(stop) = facts.stop.filter(|stop| stop.needs_person) {
         return (Phase::Blocked, stop.message.clone());
@@ -123,6 +123,17 @@ fn phase(state: &State, facts: &Facts<'_>) -> (Phase, String) {
     (Phase::Ready, "the fleet serves".into())
 }
 
+fn deletion(state: &State) -> String {
+    let waits: Vec<u32> = state.nodes.iter().filter(|(_, node)| !node.erased).map(|(index, _)| *index).collect();
+    if state.cluster.spec.deletion_policy != DeletionPolicy::Destroy || waits.is_empty() {
+        return "the KmsCluster is being deleted".into();
+    }
+    format!(
+        "the KmsCluster is being deleted with everything; waits for nodes {waits:?} to erase their volumes and seals. Their pods \
+         have to run for that; to give up what they hold as it is, set spec.deletionPolicy to Retain"
+    )
+}
+
 fn unavailable(state: &State, facts: &Facts<'_>) -> String {
     let down: Vec<String> = facts
         .members
@@ -151,6 +162,9 @@ fn degraded(state: &State, facts: &Facts<'_>) -> Option<(Reason, String)> {
         let known = Reason::ALL.iter().copied().find(|known| known.as_str() == reason).unwrap_or(Reason::Unknown);
         return Some((known, format!("node {index}: {message}")));
     }
+    if let Some((index, message)) = unproven(state).next() {
+        return Some((Reason::PossessionUnproven, format!("node {index}: {message}")));
+    }
     let failures = state.cluster.status.failures_in_row.unwrap_or(0);
     if failures > 0 {
         let last = state.epochs.values().rev().find_map(|epoch| epoch.status.as_ref()?.failure.as_ref());
@@ -167,6 +181,24 @@ fn degraded(state: &State, facts: &Facts<'_>) -> Option<(Reason, String)> {
         let pod = keyfleet_crds::names::node(&state.cluster.name, *index);
         (Reason::NodesDown, format!("node {index} is not ready: kubectl describe pod {pod}"))
     })
+}
+
+/// Nodes that claim an epoch that serves and do not prove it, by index; of each its newest.
+fn unproven(state: &State) -> impl Iterator<Item = (u32, String)> {
+    let mut newest: BTreeMap<u32, String> = BTreeMap::new();
+    for (number, epoch) in state.served() {
+        for (index, why) in state.heard.unproven.get(&number).into_iter().flatten() {
+            if epoch.spec.receivers.iter().any(|receiver| receiver.index == *index) {
+                let pod = keyfleet_crds::names::node(&state.cluster.name, *index);
+                let message = format!(
+                    "it claims the share of epoch {number}, but {why}; it is not counted. Restart it (kubectl delete pod \
+                     {pod}); if that does not help, replace it by naming its index in spec.removeNodes"
+                );
+                newest.insert(*index, message);
+            }
+        }
+    }
+    newest.into_iter()
 }
 
 type Said = (ClusterCondition, Option<bool>, Reason, String);
@@ -308,6 +340,7 @@ fn summary(state: &State) -> Vec<NodeSummary> {
             .filter(|(_, epoch)| epoch.status.as_ref().is_some_and(|status| status.possessors.contains(index)));
         held.map(|(number, _)| number).last()
     };
+    let unproven: BTreeMap<u32, String> = unproven(state).collect();
     state
         .nodes
         .iter()
@@ -317,7 +350,11 @@ fn summary(state: &State) -> Vec<NodeSummary> {
             epoch: epoch(index),
             worker: node.worker.clone(),
             zone: node.zone.clone(),
-            problem: node.problems.first().map(|(reason, message)| format!("{reason}: {message}")),
+            problem: node
+                .problems
+                .first()
+                .map(|(reason, message)| format!("{reason}: {message}"))
+                .or_else(|| Some(format!("{}: {}", Reason::PossessionUnproven, unproven.get(index)?))),
         })
         .collect()
 }

@@ -179,7 +179,8 @@ fn settle(state: &State) -> Option<Action> {
     let active = state.active();
     let mut after = status.clone();
     if let Some((number, epoch)) = active {
-        if status.active_epoch.is_none_or(|known| known < number) {
+        // Its record proves that t nodes could sign once; the proofs over a fresh challenge, that they can now.
+        if status.active_epoch.is_none_or(|known| known < number) && state.is_proven(number, &epoch.spec) {
             after.active_epoch = Some(number);
             (after.failures_in_row, after.retry_at_block) = (None, None);
         }

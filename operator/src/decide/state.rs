@@ -135,14 +135,33 @@ pub struct Heard {
     pub highest: BTreeMap<u32, u64>,
     /// The newest certified epoch that each named.
     pub certified: BTreeMap<u32, u64>,
-    /// Per epoch, who said that it holds its share of the certified vector.
+    /// Per epoch, who has proven to hold its share of the certified vector: by its partial signature over a fresh challenge.
     pub holds: BTreeMap<u64, BTreeSet<u32>>,
+    /// Per epoch, who claims to hold its share and proves it not.
+    pub unproven: BTreeMap<u64, BTreeMap<u32, Unproven>>,
     /// Per epoch, who said that it destroyed its secrets, with the statement's digest.
     pub erased: BTreeMap<u64, BTreeMap<u32, keyfleet_crds::values::Digest>>,
     /// What the core decides on each epoch that can still move, and whom it blames.
     pub closing: BTreeMap<u64, Closing>,
     /// Dealers whose shares someone could not use: left out of the next plan while others remain.
     pub cheated: BTreeSet<u32>,
+}
+
+/// Why a node that claims to hold an epoch does not count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unproven {
+    /// It sent no proof.
+    #[error("it sends no partial signature")]
+    Missing,
+    /// Its report answers a challenge that it was not asked.
+    #[error("its report answers another challenge than the one it was sent: it was made earlier, or elsewhere")]
+    OtherChallenge,
+    /// It names another vector than the certified one.
+    #[error("it names another verification vector than the certified one")]
+    OtherVector,
+    /// The signature is not that of its share.
+    #[error("its partial signature does not verify under its public share")]
+    WrongSignature,
 }
 
 /// What the core makes of a round.
@@ -189,6 +208,15 @@ impl State {
         let active = self.active().map(|(_, epoch)| &epoch.spec);
         let recorded = self.recorded().and_then(|record| record.epoch.as_ref()).map(|epoch| &epoch.plan);
         active.into_iter().chain(recorded).max_by_key(|plan| plan.number)
+    }
+
+    /// Whether enough receivers of an epoch prove that they hold it to serve and to deal: its threshold.
+    #[must_use]
+    pub fn is_proven(&self, number: u64, plan: &KeyEpochSpec) -> bool {
+        let holds = self.heard.holds.get(&number);
+        let receivers = plan.receivers.iter().map(|receiver| receiver.index);
+        let proven = receivers.filter(|index| holds.is_some_and(|holds| holds.contains(index))).count();
+        proven >= plan.threshold as usize
     }
 
     /// Whether anything shows that a key was ever made.

@@ -26,6 +26,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 
+use super::possession::{Challenge, Claims};
 use super::token::{Token, Tokens, audience};
 use super::transcripts::{Certified, Transcripts, Watched};
 use super::{Nodes, Target};
@@ -126,6 +127,7 @@ impl Nodes for Followers {
                 wanted: fleet.wanted.subscribe(),
                 news: self.news.clone(),
                 token: None,
+                challenge: Challenge::default(),
                 position: 0,
                 lineage: Vec::new(),
             };
@@ -181,6 +183,8 @@ struct Follower {
     wanted: watch::Receiver<BTreeSet<Digest>>,
     news: Arc<News>,
     token: Option<Token>,
+    /// What the node is asked to prove its shares over, in the stream that is open.
+    challenge: Challenge,
     /// The last row that was read, and of which outbox.
     position: u64,
     lineage: Vec<u8>,
@@ -206,11 +210,13 @@ impl Follower {
         let connector = Connector::new(None, self.pin).map_err(|fault| fault.to_string())?;
         let channel = channel::connect(self.target.address.clone(), connector).await;
         let channel = channel.map_err(|error| format!("{}: {error:?}", self.target.address))?;
+        // A fresh one for every stream: what was proven to an earlier one proves nothing now.
+        self.challenge = rand::random();
         let request = v1::FollowRequest {
             cluster_id: self.cluster.0.to_vec(),
             after_position: self.position,
             lineage: self.lineage.clone(),
-            challenge: Vec::new(),
+            challenge: self.challenge.to_vec(),
         };
         let request = self.authorized(request).await?;
         let mut stream = match RoundClient::new(channel.clone()).follow(request).await {
@@ -277,10 +283,11 @@ impl Follower {
                 if report.cluster_id != self.cluster.0 || report.node_index != self.index {
                     return Err("the report is another node's".into());
                 }
+                let claims = Claims::of(identifiers::ClusterId(self.cluster.0), &report, &self.challenge);
                 let certificate = report.newest_certificate.as_ref();
                 let certified = certificate.and_then(|certificate| verified(self.cluster, certificate));
                 self.lineage = report.lineage;
-                Ok(locked(&self.transcripts).report(self.index, report.highest_number, certified))
+                Ok(locked(&self.transcripts).report(self.index, report.highest_number, certified, claims))
             }
             Some(v1::follow_item::Item::Row(row)) => {
                 self.position = row.position;

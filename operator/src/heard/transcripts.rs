@@ -15,6 +15,7 @@ use keyfleet_threshold::polynomial::VerificationVector;
 use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::round::{RoundRecord, SignedMessage, Transcript};
 
+use super::possession::{Claims, Known};
 use crate::decide::state::{Closing, Heard};
 use crate::round;
 use keyfleet_api::convert;
@@ -65,6 +66,7 @@ struct Said {
     connected: bool,
     highest: Option<u64>,
     certified: Option<Certified>,
+    claims: Claims,
     /// By the number that the node gave and the plan's digest.
     messages: BTreeMap<(u64, Digest), Vec<Arc<SignedMessage>>>,
     bytes: usize,
@@ -73,7 +75,7 @@ struct Said {
 
 impl Transcripts {
     /// A node's stream began with this report, or its report changed. Whether that is news.
-    pub fn report(&mut self, index: u32, highest: u64, certified: Option<Certified>) -> bool {
+    pub fn report(&mut self, index: u32, highest: u64, certified: Option<Certified>, claims: Claims) -> bool {
         let said = self.nodes.entry(index).or_default();
         let number = |certified: &Option<Certified>| certified.as_ref().map(|certified| certified.number);
         let new = said.highest.is_none_or(|before| before < highest) || number(&said.certified) < number(&certified);
@@ -81,7 +83,8 @@ impl Transcripts {
         if number(&certified) >= number(&said.certified) {
             said.certified = certified.or(said.certified.take());
         }
-        new
+        // What it no longer claims, or proves no more, counts no more.
+        said.claims.renew(claims) || new
     }
 
     /// All that a node had said when its stream was opened is here.
@@ -179,6 +182,7 @@ impl Transcripts {
     /// Certificates count that verify under `key`; under any key while none is known.
     pub fn heard(&mut self, key: Option<PublicKey>, rounds: &[Watched]) -> Heard {
         self.take_up(rounds);
+        self.judge_claims(key, rounds);
         let of_key =
             |certified: &&Certified| key.is_none_or(|key| convert::public_key(&certified.vector.constant()) == key);
         let nodes = || self.nodes.iter();
@@ -190,6 +194,14 @@ impl Transcripts {
                 .collect(),
             ..Heard::default()
         };
+        for (index, said) in &self.nodes {
+            for number in said.claims.proven() {
+                heard.holds.entry(number).or_default().insert(*index);
+            }
+            for (number, why) in said.claims.refuted() {
+                heard.unproven.entry(number).or_default().insert(*index, why);
+            }
+        }
         for watched in rounds {
             let number = watched.spec.number;
             let Some(transcript) = self.rounds.get(&number) else { continue };
@@ -201,16 +213,48 @@ impl Transcripts {
             if !erased.is_empty() {
                 heard.erased.insert(number, erased);
             }
-            if let Some(certificate) = &record.certificate {
-                let holds = transcript.holds().iter().filter(|(_, vector)| **vector == certificate.vector);
-                heard.holds.insert(number, holds.map(|(index, _)| index.value()).collect());
-            }
             if round::is_open(watched.status.as_ref()) || round::serves(watched.status.as_ref()) {
                 heard.closing.insert(number, closing(watched, transcript, &record));
                 heard.cheated.extend(transcript.unable().values().flatten().map(|index| index.value()));
             }
         }
         heard
+    }
+
+    /// Judges what nodes claim to hold by the vectors that are known: of records, and of certificates under the fleet's key.
+    fn judge_claims(&mut self, key: Option<PublicKey>, rounds: &[Watched]) {
+        if !self.nodes.values().any(|said| said.claims.is_open()) {
+            return;
+        }
+        let mut shown: BTreeMap<u64, VerificationVector> = BTreeMap::new();
+        for certified in self.nodes.values().filter_map(|said| said.certified.as_ref()) {
+            let new = !shown.contains_key(&certified.number);
+            if new && key.is_none_or(|key| convert::public_key(&certified.vector.constant()) == key) {
+                shown.insert(certified.number, certified.vector.clone());
+            }
+        }
+        let record = |number: u64| {
+            let watched = rounds.iter().find(|watched| watched.spec.number == number)?;
+            let status = watched.status.as_ref()?;
+            status.certificate.as_ref()?;
+            Some((Digest(status.vector_digest?.0), status.holders.as_deref().unwrap_or_default()))
+        };
+        let records: BTreeMap<u64, _> =
+            rounds.iter().filter_map(|one| Some((one.spec.number, record(one.spec.number)?))).collect();
+        let known = |number: u64| {
+            let full = shown.get(&number).or_else(|| self.vectors.get(&number));
+            match records.get(&number) {
+                Some((vector, holders)) => {
+                    let full = full.filter(|full| full.digest() == *vector);
+                    Some(Known { vector: *vector, full, holders })
+                }
+                // The record may lag behind the nodes, or have gone back in time.
+                None => shown.get(&number).map(|full| Known { vector: full.digest(), full: Some(full), holders: &[] }),
+            }
+        };
+        for (index, said) in &mut self.nodes {
+            said.claims.judge(*index, known);
+        }
     }
 
     /// Keeps exactly the transcripts of these rounds that can still say something, and feeds new ones what was said before.

@@ -3,6 +3,8 @@
 //! Each node has its folder, its homes and its tokens, reads plans and records from the API server, and writes its own
 //! `status.node`; its Pod is marked ready as a kubelet would, when it serves the newest active epoch.
 
+pub(crate) mod liar;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,7 +15,7 @@ use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use keyfleet_api::convert;
-use keyfleet_api::tls::Pins;
+use keyfleet_api::tls::{Pins, Platform};
 use keyfleet_crds::cluster::access::KUBERNETES_ISSUER;
 use keyfleet_crds::epoch::Phase;
 use keyfleet_crds::node::NodeReport;
@@ -84,6 +86,8 @@ pub(crate) struct Hosts {
     ports: Ports,
     /// Nodes that a test keeps from running.
     stopped: Arc<Mutex<BTreeSet<u32>>>,
+    /// Nodes that lie to the operator.
+    liars: Arc<Mutex<BTreeSet<u32>>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -102,8 +106,9 @@ impl Hosts {
         let accounts: Api<ServiceAccount> = Api::default_namespaced(client.clone());
         accounts.create(&PostParams::default(), &account).await.expect("the operator's account");
         let (ports, stopped) = (Ports::default(), Arc::default());
-        let host = Host::new(client.clone(), ports.clone(), Arc::clone(&stopped));
-        Self { client, ports, stopped, task: tokio::spawn(host.run()) }
+        let liars = Arc::default();
+        let host = Host::new(client.clone(), ports.clone(), Arc::clone(&stopped), Arc::clone(&liars));
+        Self { client, ports, stopped, liars, task: tokio::spawn(host.run()) }
     }
 
     /// Followers for one operator process.
@@ -118,6 +123,16 @@ impl Hosts {
         self.stopped.lock().expect("no test panics here").insert(index);
     }
 
+    /// From its next start on the node lies to the operator.
+    pub(crate) fn lies(&self, index: u32) {
+        self.liars.lock().expect("no test panics here").insert(index);
+    }
+
+    /// From its next start on the node is honest.
+    pub(crate) fn repents(&self, index: u32) {
+        self.liars.lock().expect("no test panics here").remove(&index);
+    }
+
     pub(crate) fn revive(&self, index: u32) {
         self.stopped.lock().expect("no test panics here").remove(&index);
     }
@@ -127,6 +142,7 @@ struct Host {
     client: Client,
     ports: Ports,
     stopped: Arc<Mutex<BTreeSet<u32>>>,
+    liars: Arc<Mutex<BTreeSet<u32>>>,
     addresses: watch::Sender<Addresses>,
     pins: Pins,
     folders: BTreeMap<u32, TempDir>,
@@ -146,11 +162,12 @@ struct Running {
 }
 
 impl Host {
-    fn new(client: Client, ports: Ports, stopped: Arc<Mutex<BTreeSet<u32>>>) -> Self {
+    fn new(client: Client, ports: Ports, stopped: Arc<Mutex<BTreeSet<u32>>>, liars: Arc<Mutex<BTreeSet<u32>>>) -> Self {
         Self {
             client,
             ports,
             stopped,
+            liars,
             addresses: watch::Sender::new(Addresses::new()),
             pins: Pins::default(),
             folders: BTreeMap::new(),
@@ -258,6 +275,7 @@ impl Host {
         let options = Options {
             peers,
             kms: None,
+            platform: Platform::default(),
             pins: self.pins.clone(),
             addresses: self.addresses.subscribe(),
             operator: Some((Arc::new(tokens), subject)),
@@ -266,7 +284,10 @@ impl Host {
         self.addresses.send_modify(|all| {
             all.insert(index, address.clone());
         });
-        self.ports.lock().unwrap_or_else(PoisonError::into_inner).insert(index.value(), address);
+        let lies = self.liars.lock().unwrap_or_else(PoisonError::into_inner).contains(&index.value());
+        let shown =
+            if lies { liar::start(IdentityKey::from_seed(&identity.expose_seed()), address).await } else { address };
+        self.ports.lock().unwrap_or_else(PoisonError::into_inner).insert(index.value(), shown);
         let running = Running { node, identity, cluster, index, told: BTreeMap::new(), written: None };
         self.running.insert(index.value(), running);
     }

@@ -1,10 +1,11 @@
 //! What each situation leads to.
 
 use keyfleet_crds::conditions::Reason;
+use keyfleet_threshold::coordination::Decision;
 
 use super::super::rounds::{Trigger, back_off_blocks, due};
-use super::super::state::{Recorded, State};
-use super::super::{Action, decide, gate, membership};
+use super::super::state::{Recorded, State, Unproven};
+use super::super::{Action, decide, gate, membership, report};
 use super::model::Model;
 
 /// A fleet of four with an active epoch, at rest.
@@ -89,6 +90,80 @@ fn what_forbids_a_round_says_why_and_what_to_do_and_starts_none() {
         assert!(stop.message.contains(advice), "{what}: {}", stop.message);
         assert!(!starts(&state), "{what}: a round was started");
     }
+}
+
+/// seed: 003-32
+#[test]
+fn an_epoch_is_active_confirmed_and_a_reason_to_retire_others_only_as_far_as_nodes_prove_to_hold_it() {
+    let (_, steady) = steady();
+    let (number, epoch) = steady.active().unwrap();
+    let (threshold, receivers) = (epoch.spec.threshold as usize, epoch.spec.receivers.len());
+    let holding = |state: &State, nodes: usize| {
+        let mut state = state.clone();
+        let all: Vec<u32> = epoch.spec.receivers.iter().map(|receiver| receiver.index).collect();
+        state.heard.holds.insert(number, all.into_iter().take(nodes).collect());
+        state
+    };
+    // The process before wrote the record and ended before it took the epoch into the cluster's status.
+    let mut unsettled = steady.clone();
+    unsettled.cluster.status.active_epoch = Some(number - 1);
+    let activates = |state: &State| {
+        decide(state).actions.iter().any(|action| match action {
+            Action::UpdateCluster { status, .. } => status.active_epoch == Some(number),
+            _ => false,
+        })
+    };
+    assert!(!activates(&holding(&unsettled, threshold - 1)), "fewer than t nodes can sign with it");
+    assert!(activates(&holding(&unsettled, threshold)), "t nodes have proven that they can");
+
+    let mut unconfirmed = steady.clone();
+    let status = unconfirmed.epochs.get_mut(&number).unwrap().status.as_mut().unwrap();
+    status.phase = Some(keyfleet_crds::epoch::Phase::Active);
+    unconfirmed.heard.closing.get_mut(&number).unwrap().decision = Some(Decision::Confirm);
+    let moves = |state: &State, of: u64, to: keyfleet_crds::epoch::Phase| {
+        decide(state).actions.iter().any(|action| match action {
+            Action::UpdateEpoch { number, status, .. } => *number == of && status.phase == Some(to),
+            _ => false,
+        })
+    };
+    let confirmed = keyfleet_crds::epoch::Phase::Confirmed;
+    assert!(!moves(&holding(&unconfirmed, receivers - 1), number, confirmed), "words are not enough to confirm");
+    assert!(moves(&holding(&unconfirmed, receivers), number, confirmed), "all receivers have proven it");
+
+    // Two newer ones make it one that is kept no more; it retires once the active one is proven, not before.
+    let mut old = steady.clone();
+    old.cluster.spec.epochs.retention = 1;
+    let active = number + 2;
+    for newer in [number + 1, active] {
+        let mut epoch = epoch.clone();
+        epoch.spec.number = newer;
+        epoch.status.as_mut().unwrap().phase = Some(confirmed);
+        old.epochs.insert(newer, epoch);
+    }
+    old.cluster.status.active_epoch = Some(active);
+    let retired = keyfleet_crds::epoch::Phase::Retired;
+    for (proven, retires) in [(threshold - 1, false), (threshold, true)] {
+        let all = epoch.spec.receivers.iter().map(|receiver| receiver.index);
+        old.heard.holds.insert(active, all.take(proven).collect());
+        assert_eq!(moves(&old, number, retired), retires, "{proven} nodes have proven the active epoch");
+    }
+}
+
+/// seed: 002-04
+#[test]
+fn a_node_that_does_not_prove_what_it_claims_is_named_with_what_to_do() {
+    let (_, mut state) = steady();
+    let (number, _) = state.active().unwrap();
+    state.heard.holds.get_mut(&number).unwrap().remove(&2);
+    state.heard.unproven.insert(number, [(2, Unproven::OtherChallenge), (77, Unproven::Missing)].into());
+    let status = report::status(&state, None, None);
+    let degraded = status.conditions.iter().find(|one| one.type_ == "Degraded").unwrap();
+    assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "PossessionUnproven"));
+    for part in ["node 2:", &format!("epoch {number}"), "another challenge", "kubectl delete pod"] {
+        assert!(degraded.message.contains(part), "`{part}` is missing: {}", degraded.message);
+    }
+    let problems: Vec<_> = status.node_summary.iter().filter(|node| node.problem.is_some()).map(|n| n.index).collect();
+    assert_eq!(problems, [2], "who is no receiver has nothing to prove");
 }
 
 #[test]

@@ -37,6 +37,7 @@ fn follower() -> Follower {
         wanted: watch::Sender::default().subscribe(),
         news: Arc::default(),
         token: None,
+        challenge: Challenge::default(),
         position: 0,
         lineage: Vec::new(),
     }

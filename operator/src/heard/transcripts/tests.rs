@@ -135,9 +135,12 @@ fn a_certificate_under_another_key_than_the_fleets_says_nothing() {
     let (own, other) = (vector(), vector());
     let key = convert::public_key(&own.constant());
     let mut transcripts = Transcripts::default();
-    assert!(transcripts.report(1, 4, Some(Certified { number: 4, vector: own.clone() })));
-    assert!(!transcripts.report(1, 4, Some(Certified { number: 4, vector: own })), "the same report is no news");
-    transcripts.report(2, 4, Some(Certified { number: 900, vector: other }));
+    assert!(transcripts.report(1, 4, Some(Certified { number: 4, vector: own.clone() }), Claims::default()));
+    assert!(
+        !transcripts.report(1, 4, Some(Certified { number: 4, vector: own }), Claims::default()),
+        "the same report is no news"
+    );
+    transcripts.report(2, 4, Some(Certified { number: 900, vector: other }), Claims::default());
     let heard = transcripts.heard(Some(key), &[]);
     assert_eq!(heard.certified, [(1, 4)].into(), "a node made up a fleet of its own");
     assert_eq!(transcripts.heard(None, &[]).certified.len(), 2, "while no key is known, both may be right");
@@ -146,7 +149,7 @@ fn a_certificate_under_another_key_than_the_fleets_says_nothing() {
 #[test]
 fn a_node_counts_as_connected_from_the_moment_it_is_caught_up_until_its_stream_ends() {
     let mut transcripts = Transcripts::default();
-    transcripts.report(1, 0, None);
+    transcripts.report(1, 0, None, Claims::default());
     assert!(transcripts.heard(None, &[]).connected.is_empty(), "what it said before is still to come");
     transcripts.caught_up(1);
     assert_eq!(transcripts.heard(None, &[]).connected, [1].into());
