@@ -19,6 +19,7 @@
 //! `tenure`, `start`, `chain` and `format` are pure: the same code runs in the process and in
 //! the simulation.
 
+pub mod authorities;
 pub mod bucket;
 pub mod chain;
 pub mod config;

@@ -41,6 +41,7 @@ impl Gateway {
                 access_key_id: ACCESS_KEY.into(),
                 secret_access_key: SECRET_KEY.into(),
             }),
+            authorities: None,
         }
     }
 }

@@ -128,6 +128,7 @@ impl Server {
                 access_key_id: ACCESS_KEY.into(),
                 secret_access_key: SECRET_KEY.into(),
             }),
+            authorities: None,
         }
     }
 
