@@ -173,7 +173,7 @@ fn degraded(state: &State, facts: &Facts<'_>) -> Option<(Reason, String)> {
         let job = keyfleet_crds::names::retention(&state.cluster.name);
         let message = format!(
             "the job that deletes what replicas no longer need, begun at {since}, did not end well, so replicas grow: kubectl \
-             describe pod -l job-name, or kubectl logs, of the jobs of cronjob/{job}"
+             get jobs, then kubectl logs of the newest {job}-… says why"
         );
         return Some((Reason::RetentionFailed, message));
     }
