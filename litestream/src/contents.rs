@@ -8,8 +8,8 @@ use std::cell::RefCell;
 use std::cmp::Ordering;
 
 use redb::{
-    Key, MultimapTableDefinition, MultimapTableHandle as _, ReadableDatabase, ReadableMultimapTable as _, ReadableTable as _,
-    TableDefinition, TableError, TableHandle as _, TypeName, Value,
+    Key, MultimapTableDefinition, MultimapTableHandle as _, ReadableDatabase, ReadableMultimapTable as _,
+    ReadableTable as _, TableDefinition, TableError, TableHandle as _, TypeName, Value,
 };
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
@@ -50,8 +50,9 @@ pub fn of(database: &impl ReadableDatabase) -> Result<Vec<TableContents>, redb::
     }
     for handle in txn.list_multimap_tables()? {
         let name = handle.name().to_owned();
-        let (table, _shape) =
-            opened(|| txn.open_multimap_table(MultimapTableDefinition::<AnyKey, AnyValue>::new(&name)).map_err(Box::new))?;
+        let (table, _shape) = opened(|| {
+            txn.open_multimap_table(MultimapTableDefinition::<AnyKey, AnyValue>::new(&name)).map_err(Box::new)
+        })?;
         let mut rows = Rows::default();
         for row in table.iter()? {
             let (key, values) = row?;

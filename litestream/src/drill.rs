@@ -136,7 +136,9 @@ fn at_rest(path: &Path) -> Result<(Meta, Vec<TableContents>), String> {
         return Err(format!("{} does not exist", path.display()));
     }
     let database = redb::ReadOnlyDatabase::open(path).map_err(|error| match error {
-        redb::DatabaseError::DatabaseAlreadyOpen => "a process has it open: only a file at rest can be compared".to_owned(),
+        redb::DatabaseError::DatabaseAlreadyOpen => {
+            "a process has it open: only a file at rest can be compared".to_owned()
+        }
         redb::DatabaseError::RepairAborted => {
             "it was not closed in order: the next process that opens it repairs it, a drill does not".to_owned()
         }

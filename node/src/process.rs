@@ -271,7 +271,7 @@ async fn flush(backing: Backing) -> Option<bool> {
                 position,
                 commits = behind.lag_commits,
                 %why,
-                "not flushed: the bucket lacks the newest commits, and the volume alone has them; keep it"
+                "not flushed: the bucket did not confirm the newest commits; the volume has them, so keep it"
             );
             Some(false)
         }

@@ -317,7 +317,10 @@ async fn the_retention_job_comes_and_goes_with_the_spec_and_its_failures_are_see
     assert_eq!(account.automount_service_account_token, Some(false));
     let roles = operator.api::<RoleBinding>().list(&ListParams::default()).await.expect("a list").items;
     let subjects = roles.iter().filter_map(|role| role.subjects.as_ref()).flatten();
-    assert!(subjects.into_iter().all(|subject| subject.name != "keys-retention"), "the job has rights at the API server");
+    assert!(
+        subjects.into_iter().all(|subject| subject.name != "keys-retention"),
+        "the job has rights at the API server"
+    );
 
     operator.until_at_rest().await;
     let version = job().await.and_then(|job| job.resource_version());

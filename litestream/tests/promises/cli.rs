@@ -147,7 +147,8 @@ async fn every_command_answers_for_several_databases_in_one_list() {
     file(&folder.join("two.redb"), 9);
     let list = async |args: &[&str]| {
         let (code, text, error) = call(folder, &[&["--json"], args].concat()).await;
-        let list: serde_json::Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{args:?}: {e}: {text}{error}"));
+        let list: serde_json::Value =
+            serde_json::from_str(&text).unwrap_or_else(|e| panic!("{args:?}: {e}: {text}{error}"));
         let paths = [&list[0]["path"], &list[1]["path"]].map(|path| path.as_str().unwrap_or_default().to_owned());
         assert!(paths[0].ends_with("one.redb") && paths[1].ends_with("two.redb"), "{args:?}: {list}");
         assert_eq!(list.as_array().map(Vec::len), Some(2), "{args:?}: {list}");
@@ -161,7 +162,8 @@ async fn every_command_answers_for_several_databases_in_one_list() {
         assert!(answers[0]["error"].is_null() && answers[1]["error"].is_null(), "{command}: {answers}");
     }
     let (_, drilled) = list(&["drill"]).await;
-    let rows = |at: usize| drilled[at]["tables"].as_array().unwrap().iter().map(|t| t["rows"].as_u64().unwrap()).sum::<u64>();
+    let rows =
+        |at: usize| drilled[at]["tables"].as_array().unwrap().iter().map(|t| t["rows"].as_u64().unwrap()).sum::<u64>();
     // One more is the library's own, of where the file stands.
     assert_eq!((rows(0), rows(1)), (6, 10), "{drilled}");
 

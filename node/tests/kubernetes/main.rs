@@ -9,5 +9,6 @@ mod apiserver;
 mod fleet;
 mod listening;
 mod one;
+mod retain;
 mod rounds;
 mod volume;

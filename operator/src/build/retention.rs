@@ -15,9 +15,9 @@ use keyfleet_crds::cluster::Replication;
 use keyfleet_crds::cluster::storage::ReplicaRetention;
 use keyfleet_crds::{labels, names};
 
+use super::Fleet;
 use super::config::CONFIG_FOLDER;
 use super::pod::{config_map_volume, container_security, credentials, place, pod_security, quantities};
-use super::Fleet;
 
 const CONTAINER: &str = "retention";
 /// A run that could not begin in time, since nothing could be started, is skipped: the next one does its work.
@@ -115,7 +115,10 @@ fn pod(fleet: &Fleet<'_>, replication: &Replication, retention: &ReplicaRetentio
     let template = &fleet.cluster.spec.pod_template;
     let config = Volume {
         name: "config".into(),
-        config_map: Some(ConfigMapVolumeSource { name: names::retention(fleet.name), ..ConfigMapVolumeSource::default() }),
+        config_map: Some(ConfigMapVolumeSource {
+            name: names::retention(fleet.name),
+            ..ConfigMapVolumeSource::default()
+        }),
         ..Volume::default()
     };
     let authorities = replication.s3.ca_config_map.as_ref();

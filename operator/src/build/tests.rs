@@ -131,7 +131,10 @@ fn the_retention_job_has_its_own_credentials_and_neither_keys_nor_a_token() {
     let pod = spec.job_template.spec.unwrap().template;
     let labels = pod.metadata.unwrap().labels.unwrap();
     let nodes = fleet.selector();
-    assert!(!nodes.iter().all(|(key, value)| labels.get(key) == Some(value)), "Services and budgets take it for a node");
+    assert!(
+        !nodes.iter().all(|(key, value)| labels.get(key) == Some(value)),
+        "Services and budgets take it for a node"
+    );
     assert_eq!(pod.spec.unwrap().automount_service_account_token, Some(false));
     let rendered = &job.config_map.data.unwrap()[keyfleet_api::retention_config::FILE];
     let read = keyfleet_api::retention_config::RetentionConfig::parse(rendered).expect("the job reads it");
@@ -150,7 +153,8 @@ fn without_an_identity_of_its_own_there_is_no_retention_job_and_a_change_of_it_r
     assert!(retention::retention(&Fleet::of(&cluster, "image", OPERATOR).unwrap()).is_none());
     let retention = cluster.spec.replication.as_mut().and_then(|replication| replication.retention.as_mut()).unwrap();
     retention.service_account_annotations.insert("eks.amazonaws.com/role-arn".into(), "arn:aws:iam::1:role/x".into());
-    let job = retention::retention(&Fleet::of(&cluster, "image", OPERATOR).unwrap()).expect("the cloud binds an identity");
+    let job =
+        retention::retention(&Fleet::of(&cluster, "image", OPERATOR).unwrap()).expect("the cloud binds an identity");
     assert!(job.service_account.metadata.annotations.is_some());
 }
 

@@ -50,7 +50,8 @@ pub fn status(state: &State, stop: Option<&Stop>, waiting: Option<&Waiting>) -> 
             conditions::condition(type_.as_str(), truth, reason, message, Some(cluster.generation), now.clone());
         if type_ == ClusterCondition::Replicated && state.open().is_some() {
             // In a round positions move with every message: where they have come to is told once it is over.
-            let same = |old: &&Condition| (&old.type_, &old.status, &old.reason) == (&new.type_, &new.status, &new.reason);
+            let same =
+                |old: &&Condition| (&old.type_, &old.status, &old.reason) == (&new.type_, &new.status, &new.reason);
             let before = after.conditions.iter().find(same).map(|before| before.message.clone());
             new.message = before.unwrap_or(new.message);
         }
@@ -277,7 +278,10 @@ fn replicated(state: &State) -> Said {
         (Some(at), Lag { commits: 0, .. }) => format!("node {index} at {}:{}", at.term, at.sequence),
         (Some(at), lag) => {
             let commits = if lag.commits == 1 { "commit" } else { "commits" };
-            format!("node {index} at {}:{}, {} {commits} and {} s behind", at.term, at.sequence, lag.commits, lag.seconds)
+            format!(
+                "node {index} at {}:{}, {} {commits} and {} s behind",
+                at.term, at.sequence, lag.commits, lag.seconds
+            )
         }
     };
     let stands = limited(nodes().map(stands).collect());

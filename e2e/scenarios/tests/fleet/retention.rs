@@ -35,9 +35,7 @@ impl Bucket {
         }
         let (objects, itself) = (format!("arn:aws:s3:::{name}/*"), format!("arn:aws:s3:::{name}"));
         let (writer, sweeper) = (bucket.writer().0, bucket.sweeper().0);
-        let allow = |who: &[&str], actions: &[&str], on: &str| {
-            json!({"Effect": "Allow", "Principal": {"AWS": who}, "Action": actions, "Resource": [on]})
-        };
+        let allow = |who: &[&str], actions: &[&str], on: &str| json!({"Effect": "Allow", "Principal": {"AWS": who}, "Action": actions, "Resource": [on]});
         let policy = json!({"Version": "2012-10-17", "Statement": [
             allow(&[&writer, &sweeper], &["s3:GetObject", "s3:PutObject"], &objects),
             allow(&[&writer, &sweeper], &["s3:ListBucket"], &itself),

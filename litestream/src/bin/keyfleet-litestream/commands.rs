@@ -309,9 +309,8 @@ async fn sweep(dbs: &[&Db], dry_run: bool, json: bool) -> Result<(), Failure> {
         let (location, deleted, kept) = (&db.options.location, swept.deleted.len(), swept.kept.len());
         format!("{location}: {would} {deleted} objects; boundary {boundary}; {kept} restore points kept")
     };
-    let ask = async |db: &Db| {
-        retention::run(&bucket(db).await, &db.rules, now_ms(), dry_run).await.map_err(Failure::other)
-    };
+    let ask =
+        async |db: &Db| retention::run(&bucket(db).await, &db.rules, now_ms(), dry_run).await.map_err(Failure::other);
     each(dbs, json, text, ask).await.map(drop)
 }
 

@@ -247,13 +247,19 @@ fn replicated_says_where_each_node_stands_and_how_far_it_is_behind() {
     }
     let (is, _, message) = condition(&state);
     assert!(is && message.contains("node 1 at 3:10; node 2 at 3:20"), "{message}");
-    assert!(message.contains("Replicas grow"), "without a retention job it does not say that nothing is deleted: {message}");
+    assert!(
+        message.contains("Replicas grow"),
+        "without a retention job it does not say that nothing is deleted: {message}"
+    );
     state.nodes.get_mut(&2).unwrap().lag = Lag { commits: 7, seconds: 42 };
     let (_, _, message) = condition(&state);
     assert!(message.contains("node 2 at 3:20, 7 commits and 42 s behind"), "{message}");
     state.nodes.get_mut(&3).unwrap().position = None;
     let (is, reason, message) = condition(&state);
-    assert!(!is && reason == Reason::ReplicaUnavailable.as_str() && message.contains("node 3 nowhere yet"), "{message}");
+    assert!(
+        !is && reason == Reason::ReplicaUnavailable.as_str() && message.contains("node 3 nowhere yet"),
+        "{message}"
+    );
     let told = (Reason::CredentialsRefused.as_str().to_owned(), "the key is refused".to_owned());
     state.nodes.get_mut(&4).unwrap().problems.push(told);
     let (is, reason, message) = condition(&state);
