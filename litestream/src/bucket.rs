@@ -513,12 +513,27 @@ impl Bucket {
             _ => ErrorKind::Other,
         };
         let what = match (code, error.message()) {
-            ("", _) => aws_smithy_types::error::display::DisplayErrorContext(error).to_string(),
+            ("", _) => in_words(error),
             (code, Some(message)) => format!("{status} {code}: {message}"),
             (code, None) => format!("{status} {code}"),
         };
         BucketError { kind, operation, key: format!("{}/{key}", self.location), what }
     }
+}
+
+/// An error with its causes, for people: the last one says most.
+fn in_words(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut words: Vec<String> = Vec::new();
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let said = error.to_string();
+        // Some repeat their cause.
+        if !said.is_empty() && !words.last().is_some_and(|before| before.ends_with(&said)) {
+            words.push(said);
+        }
+        cause = error.source();
+    }
+    words.join(": ")
 }
 
 /// Whether the request failed before it was made, for want of credentials.

@@ -58,7 +58,7 @@ fn retain(folder: &Path, gateway: &Gateway, bucket: &str, credentials: bool) -> 
         },
         grace_hours: 1,
         log: "info".into(),
-        log_format: LogFormat::Text,
+        log_format: LogFormat::Json,
     };
     let file = folder.join("retention.yaml");
     std::fs::write(&file, config.render()).expect("our own folder");
@@ -90,7 +90,7 @@ async fn the_job_sweeps_each_replica_of_its_own_cluster_and_nothing_else() {
         replica(&gateway, folder.path(), place).await;
     }
     let swept = retain(folder.path(), &gateway, "fleet", true);
-    assert!(swept.status.success() && text(&swept).contains("replicas=2"), "{}", text(&swept));
+    assert!(swept.status.success() && text(&swept).contains(r#""replicas":2"#), "{}", text(&swept));
     let boundary = |place: &String| folder.path().join("s3/fleet").join(place).join("boundary").exists();
     assert!(places.iter().all(boundary), "a replica of the cluster was left out: {}", text(&swept));
     assert!(!others.iter().any(boundary), "the job went beyond its cluster: {}", text(&swept));
@@ -102,7 +102,7 @@ async fn the_job_sweeps_each_replica_of_its_own_cluster_and_nothing_else() {
     let said = text(&partly);
     assert!(!partly.status.success(), "a replica that was not swept is no failure: {said}");
     assert!(said.contains("1 of 2 replicas were not swept: node 1") && said.contains("nonsense"), "{said}");
-    assert!(said.contains("node=12"), "the other replica was not swept: {said}");
+    assert!(said.contains(r#""node":12"#), "the other replica was not swept: {said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -274,8 +274,9 @@ async fn a_pod_that_is_ended_flushes_and_says_which_position_its_replica_has_rea
     // Without an answer of the bucket nobody knows, and the volume must stay.
     drop(gateway);
     let running = pod.run();
-    let port = pod.config.http_port;
-    fleet.wait("the node to start without the bucket", async |_| ready(port).await).await;
+    let log = pod.folder.join("run.log");
+    let runs = || std::fs::read_to_string(&log).is_ok_and(|log| log.contains("running; the operator pins"));
+    fleet.wait("the node to start without the bucket", async |_| runs()).await;
     let log = terminate(&pod, running);
     assert!(log.contains("not flushed") && log.contains("keep it"), "{log}");
     let reached = report(&fleet).await.replication.expect("a position");
