@@ -1,7 +1,7 @@
 //! The rows of every table of a redb database whose types are not known here.
 //!
 //! redb opens a table only under the types that it was made with, and says them when they are wrong. So each table is opened
-//! under types that take any bytes and say what redb wants to hear: [`AnyKey`] and [`AnyValue`], whose names and widths are
+//! under types that take any bytes and say what redb wants to hear: `AnyKey` and `AnyValue`, whose names and widths are
 //! those of the table at hand. They are read from first to last, which compares no keys.
 
 use std::cell::RefCell;
