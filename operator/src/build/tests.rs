@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use k8s_openapi::api::core::v1::Volume;
+use keyfleet_api::node_config::S3_CA_FOLDER;
 use keyfleet_crds::cluster::Replication;
 use keyfleet_crds::values::ClusterId;
 use keyfleet_crds::{KmsCluster, KmsClusterStatus, KmsNode, KmsNodeSpec, names};
@@ -156,6 +158,27 @@ fn without_an_identity_of_its_own_there_is_no_retention_job_and_a_change_of_it_r
     let job =
         retention::retention(&Fleet::of(&cluster, "image", OPERATOR).unwrap()).expect("the cloud binds an identity");
     assert!(job.service_account.metadata.annotations.is_some());
+}
+
+#[test]
+fn the_buckets_authorities_are_mounted_wherever_the_bucket_is_asked_and_may_come_later() {
+    let mut cluster = sample(include_str!("../../../manifests/samples/full.yaml"));
+    cluster.spec.replication.as_mut().unwrap().s3.ca_config_map = Some("our-ca".into());
+    let fleet = Fleet::of(&cluster, "image", OPERATOR).unwrap();
+    let job = retention::retention(&fleet).unwrap().cron_job.spec.unwrap().job_template.spec.unwrap().template.spec;
+    for (what, spec) in [("node", pod::pod(&fleet, &node(&cluster, 1)).spec), ("job", job)] {
+        let spec = spec.unwrap();
+        let named = |volume: &&Volume| volume.config_map.as_ref().is_some_and(|map| map.name == "our-ca");
+        let volume =
+            spec.volumes.iter().flatten().find(named).unwrap_or_else(|| panic!("the {what} has no authorities"));
+        let optional = volume.config_map.as_ref().and_then(|map| map.optional);
+        assert_eq!(optional, Some(true), "a ConfigMap that is missing keeps the {what} from saying so");
+        for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+            let mount = container.volume_mounts.iter().flatten().find(|mount| mount.name == volume.name);
+            let path = mount.map(|mount| mount.mount_path.as_str());
+            assert_eq!(path, Some(S3_CA_FOLDER), "container {} does not have them where it looks", container.name);
+        }
+    }
 }
 
 /// A missing Secret must not keep a node from starting and saying so.

@@ -158,6 +158,7 @@ fn the_job_deletes_what_no_restore_needs_and_a_node_cannot_delete_anything() -> 
         fleet.secret(name, &[("accessKeyId", &access), ("secretAccessKey", &secret)])?;
     }
     fleet.apply(&json!({
+        "nodes": 3,
         "schedule": {"intervalBlocks": 3600},
         "replication": {
             "s3": {
