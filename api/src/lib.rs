@@ -5,7 +5,7 @@
 //! - [`limits`]: the same limits for code
 //! - [`messages`], [`report`]: what a node signed, between its canonical bytes and what travels; [`erasure`]: its last word
 //! - [`convert`]: between a KeyEpoch, which people read, and the plan, which the protocol computes with
-//! - [`node_config`]: the file that the operator renders and a node reads
+//! - [`node_config`], [`retention_config`]: the files that the operator renders and a node, or the retention job, reads
 //! - [`client`]: asks the nodes of a fleet, checks what they answer, combines it
 //! - [`tls`], [`channel`]: who is at the other end, by the pinned identity
 
@@ -28,4 +28,5 @@ pub mod limits;
 pub mod messages;
 pub mod node_config;
 pub mod report;
+pub mod retention_config;
 pub mod tls;

@@ -168,6 +168,10 @@ words! {
         ReplicaUnavailable,
         /// The store refuses the credentials.
         CredentialsRefused,
+        /// The ConfigMap of the authorities that may sign the store's certificate is missing or unusable.
+        AuthoritiesMissing,
+        /// The job that deletes what replicas no longer need did not end well.
+        RetentionFailed,
         /// The store does not honour conditional writes.
         ConditionalWritesMissing,
         /// The bucket holds this name's mark of another cluster id.

@@ -72,7 +72,7 @@ pub fn client_role(cluster: &str) -> String {
     format!("{cluster}-client")
 }
 
-/// The CronJob, ServiceAccount and Role that delete what nodes may not: replica and recovery objects past retention.
+/// The CronJob that deletes what nodes may not, replica objects past retention, with its ServiceAccount and ConfigMap.
 #[must_use]
 pub fn retention(cluster: &str) -> String {
     format!("{cluster}-retention")

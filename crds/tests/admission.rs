@@ -119,7 +119,19 @@ async fn bad_sizes_thresholds_and_schedules_are_refused_with_what_to_do() {
     let key = |source: Value| json!({"keyEncryption": {"active": source}});
     let rule = |rule: Value| json!({"access": {"rules": [rule]}});
     for (what, fields, parts) in [
-        ("two nodes", json!({"nodes": 2}), &["spec.nodes", "greater than or equal to 3"][..]),
+        (
+            "retention without an identity",
+            json!({"replication": {"s3": {"bucket": "fleets"}, "retention": {}}}),
+            &["no identity of its own", "credentialsSecret", "serviceAccountAnnotations"][..],
+        ),
+        (
+            "retention as the nodes",
+            json!({"replication": {
+                "s3": {"bucket": "fleets", "credentialsSecret": "s3"}, "retention": {"credentialsSecret": "s3"},
+            }}),
+            &["is the nodes' own", "Name a Secret with another key"],
+        ),
+        ("two nodes", json!({"nodes": 2}), &["spec.nodes", "greater than or equal to 3"]),
         ("101 nodes", json!({"nodes": 101}), &["spec.nodes", "less than or equal to 100"]),
         ("half as threshold", json!({"threshold": 2}), &["not more than half of nodes", "Raise"]),
         ("threshold above nodes", json!({"threshold": 5}), &["the key could never be used", "Lower threshold"]),

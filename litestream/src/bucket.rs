@@ -19,6 +19,8 @@ use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_http_client::tls;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
+use crate::authorities::Authorities;
+
 /// Where a replica lies, and how to reach it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Location {
@@ -34,6 +36,8 @@ pub struct Location {
     pub force_path_style: Option<bool>,
     /// Static credentials; the standard chain's, which refreshes them, when absent.
     pub credentials: Option<StaticCredentials>,
+    /// Who may sign the server's certificate; the system's authorities when absent.
+    pub authorities: Option<Authorities>,
 }
 
 impl fmt::Display for Location {
@@ -145,8 +149,11 @@ impl Bucket {
     /// Prepares a client. Nothing is sent yet.
     pub async fn connect(location: Location, patience: Patience) -> Self {
         let http = aws_smithy_http_client::Builder::new()
-            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
-            .build_https();
+            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring));
+        let http = match &location.authorities {
+            None => http.build_https(),
+            Some(authorities) => http.tls_context(authorities.context()).build_https(),
+        };
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(http)
             .retry_config(RetryConfig::disabled())
@@ -349,6 +356,37 @@ impl Bucket {
         }
     }
 
+    /// LIST of the folders right under the prefix, without their slashes.
+    ///
+    /// # Errors
+    /// As [`Bucket::get`].
+    pub async fn folders(&self) -> Result<Vec<String>, BucketError> {
+        let mut folders = Vec::new();
+        let mut token: Option<String> = None;
+        loop {
+            let page = self
+                .patiently(|| async {
+                    self.traffic.lists.fetch_add(1, Ordering::Relaxed);
+                    self.client
+                        .list_objects_v2()
+                        .bucket(&self.location.bucket)
+                        .prefix(self.full(""))
+                        .delimiter("/")
+                        .set_continuation_token(token.clone())
+                        .send()
+                        .await
+                        .map_err(|error| self.classify("LIST", "", &error))
+                })
+                .await?;
+            let names = page.common_prefixes().iter().filter_map(|folder| self.relative(folder.prefix()?));
+            folders.extend(names.map(|name| name.trim_end_matches('/').to_owned()));
+            match page.next_continuation_token() {
+                Some(next) if page.is_truncated() == Some(true) => token = Some(next.to_owned()),
+                _ => return Ok(folders),
+            }
+        }
+    }
+
     /// LIST of every version and delete marker under `folder`. On a bucket without versions, of every object.
     ///
     /// # Errors
@@ -475,12 +513,27 @@ impl Bucket {
             _ => ErrorKind::Other,
         };
         let what = match (code, error.message()) {
-            ("", _) => aws_smithy_types::error::display::DisplayErrorContext(error).to_string(),
+            ("", _) => in_words(error),
             (code, Some(message)) => format!("{status} {code}: {message}"),
             (code, None) => format!("{status} {code}"),
         };
         BucketError { kind, operation, key: format!("{}/{key}", self.location), what }
     }
+}
+
+/// An error with its causes, for people: the last one says most.
+fn in_words(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut words: Vec<String> = Vec::new();
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let said = error.to_string();
+        // Some repeat their cause.
+        if !said.is_empty() && !words.last().is_some_and(|before| before.ends_with(&said)) {
+            words.push(said);
+        }
+        cause = error.source();
+    }
+    words.join(": ")
 }
 
 /// Whether the request failed before it was made, for want of credentials.

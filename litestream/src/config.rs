@@ -18,6 +18,7 @@ use serde::Deserialize;
 use serde::de::Error as _;
 use zeroize::{Zeroize as _, Zeroizing};
 
+use crate::authorities::Authorities;
 use crate::bucket::{Location, StaticCredentials};
 use crate::database::Options;
 use crate::format::header::ReplicaName;
@@ -64,7 +65,7 @@ impl Config {
             // The text knows lines, the expanded value does not.
             ConfigError::Yaml(serde_yaml::from_str::<File>(text).err().unwrap_or(error))
         })?;
-        file.check()
+        file.check(&env)
     }
 }
 
@@ -152,6 +153,7 @@ struct ReplicaFile {
     force_path_style: Option<bool>,
     access_key_id: Option<String>,
     secret_access_key: Option<Secret>,
+    ca_bundle: Option<PathBuf>,
     sync_interval: Option<Span>,
 }
 
@@ -174,7 +176,7 @@ impl<'de> Deserialize<'de> for Span {
 }
 
 impl File {
-    fn check(self) -> Result<Config, ConfigError> {
+    fn check(self, env: &impl Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
         let mut keys = KeyRing::default();
         for source in self.key_encryption.into_iter().flatten() {
             let text = match (&source.key, &source.key_path) {
@@ -199,7 +201,7 @@ impl File {
         let keys = Arc::new(keys);
         let mut dbs: Vec<Db> = Vec::new();
         for db in self.dbs {
-            let db = db.check(&keys, &self.snapshot, self.retention.as_ref())?;
+            let db = db.check(&keys, &self.snapshot, self.retention.as_ref(), env)?;
             for other in &dbs {
                 if other.options.path == db.options.path {
                     return Err(ConfigError::Twice(db.options.path.display().to_string()));
@@ -215,10 +217,16 @@ impl File {
 }
 
 impl DbFile {
-    fn check(self, keys: &Arc<KeyRing>, snapshot: &Snapshot, retention: Option<&Retention>) -> Result<Db, ConfigError> {
+    fn check(
+        self,
+        keys: &Arc<KeyRing>,
+        snapshot: &Snapshot,
+        retention: Option<&Retention>,
+        env: &impl Fn(&str) -> Option<String>,
+    ) -> Result<Db, ConfigError> {
         let at = self.path.display().to_string();
         let sync_interval = self.replica.sync_interval;
-        let location = self.replica.location(&at)?;
+        let location = self.replica.location(&at, env)?;
         // Part of every object: moving a replica to another prefix needs its old name.
         let name = ReplicaName::new(self.name.unwrap_or_else(|| format!("{}/{}", location.bucket, location.prefix)))?;
         let mut options = Options::new(&self.path, name, location, Arc::clone(keys));
@@ -265,7 +273,7 @@ impl Retention {
 }
 
 impl ReplicaFile {
-    fn location(self, at: &str) -> Result<Location, ConfigError> {
+    fn location(self, at: &str, env: &impl Fn(&str) -> Option<String>) -> Result<Location, ConfigError> {
         let wrong = |what: &str| ConfigError::Replica { at: at.to_owned(), what: what.to_owned() };
         if let Some(kind) = self.kind.as_deref()
             && kind != "s3"
@@ -293,6 +301,10 @@ impl ReplicaFile {
             }
             _ => return Err(wrong("access-key-id and secret-access-key go together")),
         };
+        // As the AWS tools call it, key and variable.
+        let bundle = self.ca_bundle.or_else(|| env("AWS_CA_BUNDLE").map(PathBuf::from));
+        let authorities = bundle.as_deref().map(Authorities::read).transpose();
+        let authorities = authorities.map_err(|error| wrong(&format!("ca-bundle: {error}")))?;
         Ok(Location {
             bucket,
             prefix,
@@ -300,6 +312,7 @@ impl ReplicaFile {
             endpoint: self.endpoint,
             force_path_style: self.force_path_style,
             credentials,
+            authorities,
         })
     }
 }
@@ -443,6 +456,8 @@ mod tests {
         assert!(refused("dbs: [{path: /a, replica: {url: s3://b}}]").contains("folder"));
         assert!(refused("dbs: [{path: /a, replica: {url: s3://b/p, access-key-id: x}}]").contains("together"));
         assert!(refused("dbs: [{path: /a, replica: {url: \"s3://b/${NOPE}\"}}]").contains("NOPE"));
+        let authorities = refused("dbs: [{path: /a, replica: {url: s3://b/p, ca-bundle: /nowhere.pem}}]");
+        assert!(authorities.contains("ca-bundle") && authorities.contains("/nowhere.pem"), "{authorities}");
         assert!(refused("retention: {grace: 10s}\ndbs: [{path: /a, replica: {url: s3://b/p}}]").contains("grace"));
         assert!(refused("dbs: [{path: /a, replica: {url: s3://b/p, sync-interval: 10}}]").contains("length of time"));
         let bare = Config::parse("dbs: [{path: /a, replica: {url: s3://b/p}}]", |_| None).unwrap_err();

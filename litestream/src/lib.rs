@@ -15,15 +15,20 @@
 //! | who may write: terms, fencing, acknowledgement | [`tenure`] |
 //! | what happens to a local file at a start | [`start`] |
 //! | what a restore checks | [`chain`], [`restore`] |
+//! | whether a replica holds the rows that it should | [`drill`](mod@drill), [`contents`] |
+//! | what is deleted, and when | [`retention`] |
 //!
 //! `tenure`, `start`, `chain` and `format` are pure: the same code runs in the process and in
 //! the simulation.
 
+pub mod authorities;
 pub mod bucket;
 pub mod chain;
 pub mod config;
+pub mod contents;
 pub mod database;
 pub mod discover;
+pub mod drill;
 pub mod format;
 pub mod keys;
 pub mod keyspace;

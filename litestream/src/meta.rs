@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use redb::{ReadableDatabase as _, TableDefinition, WriteTransaction};
+use redb::{ReadableDatabase, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use crate::position::{CommitNo, Position, Seq, Term};
@@ -32,7 +32,7 @@ pub fn write(txn: &WriteTransaction, meta: Meta) -> Result<(), redb::Error> {
 ///
 /// # Errors
 /// redb's; [`io::ErrorKind::InvalidData`] for a row of another version.
-pub fn read(database: &redb::Database) -> Result<Option<Meta>, redb::Error> {
+pub fn read(database: &impl ReadableDatabase) -> Result<Option<Meta>, redb::Error> {
     let txn = database.begin_read()?;
     let table = match txn.open_table(TABLE) {
         Ok(table) => table,

@@ -143,122 +143,6 @@ pub async fn restore(
     Ok(restored)
 }
 
-/// One table of a restored file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct TableSummary {
-    /// Its name.
-    pub name: String,
-    /// How many entries it has.
-    pub entries: u64,
-    /// Bytes of keys and values.
-    pub stored_bytes: u64,
-}
-
-/// What a drill restored.
-#[derive(Clone, Debug)]
-pub struct Drilled {
-    /// From the newest snapshot.
-    pub newest: Restored,
-    /// From the oldest snapshot that leads to the same state, object by object; none when there is only one.
-    pub other_route: Option<Restored>,
-    /// The tables, the same by both routes.
-    pub tables: Vec<TableSummary>,
-}
-
-/// Restores to scratch files by two routes and compares what they hold: byte for byte before redb opened them,
-/// and table for table after.
-///
-/// # Errors
-/// As [`restore`]; [`RestoreError::Integrity`] when the routes differ.
-pub async fn drill(
-    bucket: &Bucket,
-    replica: &ReplicaName,
-    keys: &KeyRing,
-    progress: Option<Progress>,
-) -> Result<Drilled, RestoreError> {
-    let folder = tempfile::tempdir()?;
-    let (first, second) = (folder.path().join("newest"), folder.path().join("other"));
-    let newest = fetch(bucket, replica, keys, &first, &Options { progress, ..Options::default() }).await?;
-    // A later commit must not look like a difference.
-    let target = Target::Seq(newest.position.seq);
-    let oldest = oldest_of_term(bucket, replica, &newest).await?;
-    let other_route = match oldest {
-        Some(seq) => {
-            let how = Options { target, begin_at_most: Some(seq), ..Options::default() };
-            Some(fetch(bucket, replica, keys, &second, &how).await?)
-        }
-        None => None,
-    };
-    if other_route.is_some() && !same_bytes(&first, &second)? {
-        return Err(RestoreError::Integrity("two routes to the same state gave different files".into()));
-    }
-    check_file(&first, &newest)?;
-    let tables = tables(&first)?;
-    if let Some(other) = &other_route {
-        check_file(&second, other)?;
-        if self::tables(&second)? != tables {
-            return Err(RestoreError::Integrity("two routes to the same state gave different tables".into()));
-        }
-    }
-    Ok(Drilled { newest, other_route, tables })
-}
-
-/// The oldest snapshot of the term that a restore ended in, other than the one it began with.
-async fn oldest_of_term(
-    bucket: &Bucket,
-    replica: &ReplicaName,
-    newest: &Restored,
-) -> Result<Option<Seq>, RestoreError> {
-    let found = discover(bucket, replica, crate::now_ms).await?;
-    for (seq, hash) in found.snapshots {
-        let key = crate::keyspace::snapshot(seq, hash);
-        if key == newest.snapshot || found.boundary.is_some_and(|boundary| seq < boundary) {
-            continue;
-        }
-        let Some(start) = bucket.get_start(&key, header::MAX_LEN).await? else { continue };
-        if Header::decode(&start).is_ok_and(|(header, _)| header.term == newest.position.term)
-            && seq < newest.position.seq
-        {
-            return Ok(Some(seq));
-        }
-    }
-    Ok(None)
-}
-
-fn same_bytes(one: &Path, other: &Path) -> io::Result<bool> {
-    use std::io::Read as _;
-    let (mut one, mut other) = (File::open(one)?, File::open(other)?);
-    if one.metadata()?.len() != other.metadata()?.len() {
-        return Ok(false);
-    }
-    let (mut left, mut right) = (vec![0; 1 << 20], vec![0; 1 << 20]);
-    loop {
-        let read = one.read(&mut left)?;
-        if read == 0 {
-            return Ok(true);
-        }
-        other.read_exact(&mut right[..read])?;
-        if left[..read] != right[..read] {
-            return Ok(false);
-        }
-    }
-}
-
-fn tables(path: &Path) -> Result<Vec<TableSummary>, RestoreError> {
-    use redb::{ReadableDatabase as _, ReadableTableMetadata as _, TableHandle as _};
-    let read = || -> Result<Vec<TableSummary>, redb::Error> {
-        let txn = redb::Database::open(path)?.begin_read()?;
-        let mut tables = Vec::new();
-        for handle in txn.list_tables()? {
-            let name = handle.name().to_owned();
-            let table = txn.open_untyped_table(handle)?;
-            tables.push(TableSummary { name, entries: table.len()?, stored_bytes: table.stats()?.stored_bytes() });
-        }
-        Ok(tables)
-    };
-    read().map_err(|error| RestoreError::Integrity(error.to_string()))
-}
-
 /// Moves a file out of the way, never deleting it: `<file>.<why>-<time>`.
 ///
 /// # Errors
@@ -275,7 +159,7 @@ pub fn set_aside(path: &Path, why: &str) -> io::Result<PathBuf> {
 }
 
 /// Downloads and checks one state into `file`, which must not exist. `check_file` is still due.
-async fn fetch(
+pub(crate) async fn fetch(
     bucket: &Bucket,
     replica: &ReplicaName,
     keys: &KeyRing,
@@ -536,7 +420,7 @@ impl Image {
 }
 
 /// Lets redb walk the whole file, and compares the file's own row with the end of the chain.
-fn check_file(path: &Path, restored: &Restored) -> Result<(), RestoreError> {
+pub(crate) fn check_file(path: &Path, restored: &Restored) -> Result<(), RestoreError> {
     if fs::metadata(path)?.len() == 0 {
         // redb would make a new database of it.
         return Err(RestoreError::Length { expected: restored.file_len, found: 0 });

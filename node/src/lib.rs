@@ -23,6 +23,7 @@
 //! | which cluster a name belongs to, by the bucket | [`claim`] |
 //! | what goes wrong while it runs | [`troubles`] |
 //! | the process: waits for what it lacks, then runs | [`process`]; before it, [`restore`] |
+//! | the job that deletes what no node's replica needs any more | [`retain`] |
 //! | the gRPC services | [`grpc`] |
 //! | the tasks of a running node | [`runtime`] |
 //! | the pages for kubelet and people | [`http`] |
@@ -39,6 +40,7 @@ pub mod homes;
 pub mod http;
 pub mod process;
 pub mod restore;
+pub mod retain;
 pub mod round;
 pub mod runtime;
 pub mod seal;

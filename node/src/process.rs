@@ -7,6 +7,7 @@ use std::time::Duration;
 use keyfleet_api::tls::{Pins, Platform};
 use keyfleet_crds::cluster::access::KUBERNETES_ISSUER;
 use keyfleet_crds::node::report::ProblemAbout;
+use keyfleet_litestream::bucket::Location;
 use kube::Client;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -31,7 +32,8 @@ use crate::http::{self, Pages, Running};
 use crate::round::{StartFault, Started, start};
 use crate::runtime::{Addresses, Node, Options};
 use crate::serving::{Service, Tokens};
-use crate::startup::{AssembleFault, RESTORED, assemble, location};
+use crate::startup::{AssembleFault, RESTORED, assemble};
+use crate::store::Backing;
 use crate::troubles::{watch_replication, watch_rounds};
 
 /// What is missing may come: a Secret that is created later, a bucket that answers again.
@@ -43,6 +45,10 @@ const DESTROYED: &str =
 
 /// So many tries are made with an environment that lacks what the configuration names.
 const TRIES_WITHOUT: u32 = 6;
+
+/// A process that ends waits so long for the bucket: with callers' leave and the last words it must stay within the pod's
+/// grace period of a minute.
+const FLUSH: Duration = Duration::from_secs(25);
 
 /// What a process is given beside its configuration.
 pub struct Surroundings {
@@ -151,14 +157,14 @@ pub async fn run(
     }
     let (speaker, seen) = (watch::Sender::new(None), watch::Sender::new(None));
     let problems = Problems::default();
-    if let Some(server) = &server {
-        let writer = StatusWriter {
-            server: server.clone(),
-            key_encryption_id: config.active_key().to_owned(),
-            problems: problems.clone(),
-            speaker: speaker.subscribe(),
-            seen: seen.subscribe(),
-        };
+    let writer = server.as_ref().map(|server| StatusWriter {
+        server: server.clone(),
+        key_encryption_id: config.active_key().to_owned(),
+        problems: problems.clone(),
+        speaker: speaker.subscribe(),
+        seen: seen.subscribe(),
+    });
+    if let Some(writer) = writer.clone() {
         tasks.spawn(writer.run());
     }
     let platform = Platform::default();
@@ -196,6 +202,7 @@ pub async fn run(
         started
     };
     let (store, node_key) = (started.memory.store().clone(), started.memory.node_key().clone());
+    let backing = store.backing().clone();
     let known = Known::recall(&store, &node_key)?;
     let owner = (config.cluster, config.index);
     let identity = started.memory.identity_key();
@@ -234,12 +241,13 @@ pub async fn run(
             served: node.served(),
             backing: store.backing().clone(),
         }));
-        let claim = match &config.file.replication {
-            None => None,
-            Some(replication) => {
-                let (file, bucket) = (&config.file, location(replication, ""));
+        let claim = match (&config.file.replication, store.backing()) {
+            (Some(replication), Backing::Replicated { database, .. }) => {
+                let prefix = replication.s3.prefix.clone().unwrap_or_default();
+                let (file, bucket) = (&config.file, Location { prefix, ..database.bucket().location().clone() });
                 Some(NameClaim::new(bucket, &file.namespace, &file.cluster, file.cluster_id).await)
             }
+            _ => None,
         };
         let troubles = problems.clone();
         tasks.spawn(watch_rounds(node.notices(), node.served(), problems.clone()));
@@ -262,8 +270,39 @@ pub async fn run(
         trouble.send_replace(Some(DESTROYED.to_owned()));
         let ending = Ending::begin(config.data(), owner, &identity)?;
         ending.go_on(config.data(), &server, stop).await;
+        return Ok(());
+    }
+    let flushed = flush(backing).await;
+    if let (Some(flushed), Some(writer)) = (flushed, writer)
+        && let Err(error) = writer.say_goodbye(flushed).await
+    {
+        tracing::warn!(%error, "the KmsNode does not say how far the replica is");
     }
     Ok(())
+}
+
+/// Sends what is not in the bucket yet, for as long as a pod that ends may take. Whether all of it is there; `None` where
+/// nothing is replicated.
+async fn flush(backing: Backing) -> Option<bool> {
+    let Backing::Replicated { database, .. } = backing else { return None };
+    let behind = database.lag();
+    match database.close(FLUSH).await {
+        Ok(position) => {
+            let position = position.map_or_else(|| "the beginning".to_owned(), |position| position.to_string());
+            tracing::info!(position, commits = behind.lag_commits, "flushed: the bucket has everything");
+            Some(true)
+        }
+        Err(why) => {
+            let position = behind.position.map_or_else(|| "the beginning".to_owned(), |position| position.to_string());
+            tracing::error!(
+                position,
+                commits = behind.lag_commits,
+                %why,
+                "not flushed: the bucket did not confirm the newest commits; the volume has them, so keep it"
+            );
+            Some(false)
+        }
+    }
 }
 
 /// One try. What is wrong is noted, in words that a person can act on.

@@ -86,6 +86,7 @@ impl RestoreFault {
     fn reason(&self) -> Reason {
         match self {
             Self::Restore(RestoreError::Bucket(error)) => bucket_reason(error.kind),
+            Self::Assemble(fault) => fault.concerns().1,
             _ => Reason::ReplicaUnavailable,
         }
     }

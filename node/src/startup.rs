@@ -1,11 +1,15 @@
 //! From a configuration to the parts of a node.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keyfleet_api::node_config::S3_CA_FOLDER;
 use keyfleet_crds::cluster::Replication;
+use keyfleet_crds::cluster::storage::S3;
 use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::node::report::ProblemAbout;
+use keyfleet_litestream::authorities::{Authorities, AuthoritiesError};
 use keyfleet_litestream::bucket::{ErrorKind, Location};
 use keyfleet_litestream::database::{OpenError, Options};
 use keyfleet_litestream::discover::DiscoverError;
@@ -46,6 +50,9 @@ pub enum AssembleFault {
     /// The replica's name or key does not fit its format.
     #[error("replication: {0}")]
     Replica(String),
+    /// Who may sign the bucket's certificate is not known.
+    #[error("replication: {0}")]
+    Authorities(#[from] AuthoritiesMissing),
     /// The volume.
     #[error("the volume: {0}")]
     Io(#[from] std::io::Error),
@@ -62,6 +69,7 @@ impl AssembleFault {
             Self::Key(fault) => (ProblemAbout::KeyEncryption, fault.reason()),
             Self::Home(_) | Self::Store(_) | Self::Io(_) => (ProblemAbout::Seal, Reason::Starting),
             Self::Replica(_) => (ProblemAbout::Replication, Reason::NotConfigured),
+            Self::Authorities(_) => (ProblemAbout::Replication, Reason::AuthoritiesMissing),
             Self::Open(fault) => (ProblemAbout::Replication, open_reason(fault)),
         }
     }
@@ -118,7 +126,7 @@ pub async fn assemble(config: &Config, secret: Arc<dyn Home>) -> Result<Parts, A
 pub(crate) fn options(config: &Config, replication: &Replication, ring: &KeyRing) -> Result<Options, AssembleFault> {
     let name = ReplicaName::new(format!("{}/{}", config.cluster, config.index));
     let name = name.map_err(|error| AssembleFault::Replica(error.to_string()))?;
-    let location = location(replication, &format!("{}/{}", config.cluster, config.index));
+    let location = location(&replication.s3, &format!("{}/{}", config.cluster, config.index))?;
     let keys = ring.keys().map(|key| keys::KeyEncryptionKey::new(key.id(), *key.expose()));
     let keys = keys.collect::<Result<Vec<_>, _>>().map_err(|error| AssembleFault::Replica(error.to_string()))?;
     let keys = keys::KeyRing { key_encryption_keys: keys, ..keys::KeyRing::default() };
@@ -126,17 +134,39 @@ pub(crate) fn options(config: &Config, replication: &Replication, ring: &KeyRing
 }
 
 /// A folder of the bucket, below the prefix that the cluster names. Credentials are the environment's.
-pub(crate) fn location(replication: &Replication, folder: &str) -> Location {
-    let s3 = &replication.s3;
+///
+/// # Errors
+/// When the ConfigMap of authorities is named and not there, or does not hold certificates.
+pub(crate) fn location(s3: &S3, folder: &str) -> Result<Location, AuthoritiesMissing> {
     let prefix = s3.prefix.iter().map(String::as_str).chain((!folder.is_empty()).then_some(folder));
-    Location {
+    Ok(Location {
         bucket: s3.bucket.clone(),
         prefix: prefix.collect::<Vec<_>>().join("/"),
         region: Some(s3.region.clone()),
         endpoint: s3.endpoint.clone(),
         force_path_style: Some(s3.force_path_style),
         credentials: None,
-    }
+        authorities: s3.ca_config_map.as_ref().map(|name| authorities(Path::new(S3_CA_FOLDER), name)).transpose()?,
+    })
+}
+
+/// The certificates that a ConfigMap holds, as it is mounted.
+fn authorities(folder: &Path, config_map: &str) -> Result<Authorities, AuthoritiesMissing> {
+    Authorities::read(&folder.join("ca.crt"))
+        .map_err(|error| AuthoritiesMissing { config_map: config_map.to_owned(), error })
+}
+
+/// `spec.replication.s3.caConfigMap` names what cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "spec.replication.s3.caConfigMap: the ConfigMap {config_map} must hold the certificates that the bucket's server may be \
+     signed by, as PEM under the key ca.crt. {error}"
+)]
+pub struct AuthoritiesMissing {
+    /// Its name.
+    pub config_map: String,
+    /// What is wrong.
+    pub error: AuthoritiesError,
 }
 
 /// The floor that a home names.
@@ -162,4 +192,19 @@ async fn highest_floor(volume: &dyn Home, secret: &dyn Home) -> Result<Option<Po
         }
     };
     Ok([volume, secret].into_iter().flatten().max_by_key(|position| position.seq))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn authorities_that_are_missing_or_none_say_which_config_map_and_which_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = authorities(folder.path(), "our-ca").expect_err("there is no file").to_string();
+        assert!(missing.contains("ConfigMap our-ca") && missing.contains("key ca.crt"), "{missing}");
+        std::fs::write(folder.path().join("ca.crt"), "not a certificate").unwrap();
+        let wrong = authorities(folder.path(), "our-ca").expect_err("there is no certificate").to_string();
+        assert!(wrong.contains("ConfigMap our-ca") && wrong.contains("no certificate"), "{wrong}");
+    }
 }

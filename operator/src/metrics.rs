@@ -49,6 +49,9 @@ pub(crate) struct Measured {
     pub(crate) next_boundary: u64,
     pub(crate) ready: usize,
     pub(crate) connected: usize,
+    /// When the retention job last ended well, in seconds since the Unix epoch; 0: never.
+    pub(crate) swept: i64,
+    pub(crate) sweep_fails: bool,
 }
 
 /// The operator's metrics.
@@ -62,6 +65,8 @@ pub struct Metrics {
     next_boundaries: PerCluster,
     ready: PerCluster,
     connected: PerCluster,
+    swept: PerCluster,
+    sweep_fails: PerCluster,
     phases: Family<OfPhase, Histogram>,
     leading: AtomicBool,
 }
@@ -100,6 +105,13 @@ impl Default for Metrics {
         let next_boundaries = per_cluster(&mut registry, "next_boundary", "The block of the next boundary; 0: unknown");
         let ready = per_cluster(&mut registry, "nodes_ready", "Nodes whose pods are ready");
         let connected = per_cluster(&mut registry, "nodes_connected", "Nodes whose stream is open and caught up");
+        let swept = per_cluster(
+            &mut registry,
+            "retention_last_success_timestamp_seconds",
+            "When the job that deletes what replicas no longer need last ended well; 0: never, or there is none",
+        );
+        let sweep_fails =
+            per_cluster(&mut registry, "retention_failing", "1: the newest run of that job did not end well");
         let leading = AtomicBool::new(false);
         Self {
             registry,
@@ -111,6 +123,8 @@ impl Default for Metrics {
             next_boundaries,
             ready,
             connected,
+            swept,
+            sweep_fails,
             phases,
             leading,
         }
@@ -139,11 +153,21 @@ impl Metrics {
         self.next_boundaries.get_or_create(&of).set(now.next_boundary);
         self.ready.get_or_create(&of).set(count(now.ready));
         self.connected.get_or_create(&of).set(count(now.connected));
+        self.swept.get_or_create(&of).set(u64::try_from(now.swept).unwrap_or(0));
+        self.sweep_fails.get_or_create(&of).set(u64::from(now.sweep_fails));
     }
 
     pub(crate) fn forget(&self, namespace: &str, cluster: &str) {
         let of = OfCluster { namespace: namespace.into(), cluster: cluster.into() };
-        for family in [&self.blocks, &self.active_epochs, &self.next_boundaries, &self.ready, &self.connected] {
+        for family in [
+            &self.blocks,
+            &self.active_epochs,
+            &self.next_boundaries,
+            &self.ready,
+            &self.connected,
+            &self.swept,
+            &self.sweep_fails,
+        ] {
             family.remove(&of);
         }
     }

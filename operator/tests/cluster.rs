@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -289,6 +290,66 @@ async fn with_a_record_present_no_key_is_made() {
     assert!(status.reason.as_ref().is_some_and(|why| why.contains("have reported")), "{:?}", status.reason);
     // No node has reported, so that nothing is written on epochs, old or new.
     assert!(operator.api::<KeyEpoch>().list(&ListParams::default()).await.unwrap().items.is_empty());
+}
+
+/// The job follows the spec and belongs to the cluster; a run that fails is seen where people and alerts look.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_retention_job_comes_and_goes_with_the_spec_and_its_failures_are_seen() {
+    let operator = Running::new("retention-job").await;
+    operator.apply().await;
+    let clusters = operator.api::<KmsCluster>();
+    let jobs = operator.api::<CronJob>();
+    let set = async |spec: serde_json::Value| {
+        let patch = json!({ "spec": spec });
+        clusters.patch("keys", &PatchParams::default(), &Patch::Merge(&patch)).await.expect("the spec is admitted");
+    };
+    let job = async || jobs.get_opt("keys-retention").await.expect("the API server answers");
+    set(json!({ "replication": { "s3": { "bucket": "fleets", "credentialsSecret": "s3" } } })).await;
+    operator.until_at_rest().await;
+    assert!(job().await.is_none(), "there is a job without an identity of its own");
+
+    set(json!({ "replication": { "retention": { "cron": "5 4 * * *", "credentialsSecret": "s3-delete" } } })).await;
+    operator.until("the job", async || job().await.is_some()).await;
+    let made = job().await.expect("it was there");
+    let owner = made.owner_references().first().map(|owner| owner.kind.clone());
+    assert_eq!(owner.as_deref(), Some("KmsCluster"), "the job does not go with the cluster");
+    let account = operator.api::<ServiceAccount>().get("keys-retention").await.expect("its account");
+    assert_eq!(account.automount_service_account_token, Some(false));
+    let roles = operator.api::<RoleBinding>().list(&ListParams::default()).await.expect("a list").items;
+    let subjects = roles.iter().filter_map(|role| role.subjects.as_ref()).flatten();
+    assert!(
+        subjects.into_iter().all(|subject| subject.name != "keys-retention"),
+        "the job has rights at the API server"
+    );
+
+    operator.until_at_rest().await;
+    let version = job().await.and_then(|job| job.resource_version());
+    let reconciles = operator.reconciles();
+    operator.until("five more reconciles", async || operator.reconciles() >= reconciles + 5).await;
+    assert_eq!(job().await.and_then(|job| job.resource_version()), version, "a job at rest is written to");
+
+    let metric = |name: &str| {
+        let text = operator.metrics.text();
+        let line = text.lines().find(|line| line.contains(name) && line.contains("cluster=\"keys\""));
+        line.and_then(|line| line.rsplit(' ').next()).unwrap_or_default().to_owned()
+    };
+    // As the controller of CronJobs says it of a run that failed, and then of one that did not.
+    let run = json!({ "status": { "lastScheduleTime": "2026-01-01T04:05:00Z" } });
+    jobs.patch_status("keys-retention", &PatchParams::default(), &Patch::Merge(&run)).await.expect("a status");
+    operator.until("the failure in the metrics", async || metric("retention_failing") == "1").await;
+    let run = json!({ "status": { "lastSuccessfulTime": "2026-01-01T04:06:00Z" } });
+    jobs.patch_status("keys-retention", &PatchParams::default(), &Patch::Merge(&run)).await.expect("a status");
+    operator.until("the success in the metrics", async || metric("retention_failing") == "0").await;
+    assert_eq!(metric("retention_last_success_timestamp_seconds"), "1767240360");
+
+    set(json!({ "paused": true })).await;
+    operator
+        .until("the job of a paused cluster to be suspended", async || {
+            job().await.and_then(|job| job.spec?.suspend) == Some(true)
+        })
+        .await;
+    set(json!({ "paused": false, "replication": { "retention": null } })).await;
+    operator.until("the job to go", async || job().await.is_none()).await;
 }
 
 /// Two operators without a lease make each object once, and come to rest.

@@ -1,5 +1,7 @@
 //! Volumes, replication to S3, and the deletion of what is past retention.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
@@ -41,11 +43,19 @@ impl Storage {
 /// Replication of each node's sealed state.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new(
+    "!has(self.retention) || !has(self.retention.credentialsSecret) || !has(self.s3.credentialsSecret) \
+     || self.retention.credentialsSecret != self.s3.credentialsSecret"
+).message(
+    "replication.retention.credentialsSecret is the nodes' own: a node could delete the replicas of all others. Name a Secret \
+     with another key, which may delete, and take that right from the nodes' key"
+))]
 pub struct Replication {
     /// The bucket.
     pub s3: S3,
-    /// Deletes replica and recovery objects that are no longer needed, under an identity of its own: nodes cannot delete, so
-    /// that one bad node destroys no other's replica. Absent: nothing is ever deleted.
+    /// A CronJob `<cluster>-retention` that deletes replica objects that are no longer needed, under an identity of its own:
+    /// nodes cannot delete, so that one bad node destroys no other's replica. Absent: nothing is ever deleted, and replicas
+    /// grow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<ReplicaRetention>,
 }
@@ -86,19 +96,36 @@ pub struct S3 {
 /// When and as whom old replica objects are deleted.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[x_kube(validation = Rule::new(
+    "has(self.credentialsSecret) || has(self.serviceAccountAnnotations) && self.serviceAccountAnnotations.size() > 0"
+).message(
+    "replication.retention has no identity of its own: name a credentialsSecret whose key may delete, or give the job's \
+     account the annotations by which your cloud binds one (serviceAccountAnnotations)"
+))]
 pub struct ReplicaRetention {
     /// When the job runs, as cron writes it, UTC. Default `17 3 * * *`: daily at 03:17.
     #[serde(default = "cron")]
     #[schemars(length(min = 9, max = 128))]
     pub cron: String,
-    /// Hours that an object stays after something newer has replaced it. Default 72.
+    /// Hours that an object stays, at least, after something newer has replaced it. Default 72.
     #[serde(default = "grace_hours")]
     #[schemars(range(min = 1, max = 87_600))]
     pub grace_hours: u32,
-    /// A Secret as for the nodes, whose key may also delete. Not the nodes' own.
+    /// A Secret as for the nodes, whose key may list and get objects and their versions, put, and delete. Not the nodes' own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub credentials_secret: Option<String>,
+    /// Annotations of the job's ServiceAccount, instead of a Secret: where a cloud binds an identity to it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub service_account_annotations: BTreeMap<String, String>,
+}
+
+impl ReplicaRetention {
+    /// Whether it has an identity of its own: without one nothing is deleted.
+    #[must_use]
+    pub fn has_identity(&self) -> bool {
+        self.credentials_secret.is_some() || !self.service_account_annotations.is_empty()
+    }
 }
 
 fn size() -> String {

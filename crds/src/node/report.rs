@@ -117,6 +117,15 @@ pub struct ReplicationPosition {
     pub sequence: u64,
     /// The hash of that object.
     pub hash: Digest,
+    /// Commits that S3 had not acknowledged when this was written; 0: everything is there.
+    #[serde(default)]
+    pub lag_commits: u64,
+    /// Age of the oldest of them, in seconds.
+    #[serde(default)]
+    pub lag_seconds: u64,
+    /// Whether the pod ended after this, in order, and left nothing behind: its volume may go.
+    #[serde(default)]
+    pub flushed: bool,
 }
 
 /// Something wrong with what a node was given.

@@ -251,6 +251,7 @@ fn start(spec: &Spec) -> Result<Vec<u16>> {
         symlink(layout.program("kubernetes"), layout.component(name))?;
     }
     symlink(layout.program("helm"), layout.component("helm"))?;
+    symlink(layout.program("versitygw"), layout.component("versitygw"))?;
     // A copy, because the cluster outlives a rebuild of this program (and this very program may have been replaced).
     let exe = layout.at("bin/keyfleet-dev");
     fs::copy("/proc/self/exe", &exe)?;

@@ -218,7 +218,7 @@ fn start(
         .map_err(|error| storage(error.into()))?;
     let redb = Arc::new(redb);
     // A restored file knows its own row; the head may know a higher number.
-    let own = meta::read(&redb).map_err(storage)?.unwrap_or_default();
+    let own = meta::read(&*redb).map_err(storage)?.unwrap_or_default();
     let meta = Meta { commit: meta.commit.max(own.commit), time_ms: meta.time_ms.max(own.time_ms), ..own };
 
     let phase = if matches!(beginning, Beginning::Opened(_)) { Phase::Basing } else { Phase::Unproven };

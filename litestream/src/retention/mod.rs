@@ -3,12 +3,15 @@
 //! Runs under an identity of its own, with the right to delete and without any key. [`plan`] decides from names,
 //! times and rules; [`run`] carries it out in an order that needs no clocks to be safe against restores:
 //! the boundary is raised, then the pins are read, then what lay below the boundary *before this run* is deleted.
+//!
+//! A boundary stands until its grace is over, however often runs come: one that every run raised anew would never be
+//! old enough for anything to go.
 
 pub mod plan;
 
 use serde::Serialize;
 
-use crate::bucket::{Bucket, BucketError, Created, Entry};
+use crate::bucket::{Bucket, BucketError, Created, Entry, ErrorKind};
 use crate::chain::{ChainError, Place};
 use crate::discover::{DiscoverError, read_boundary};
 use crate::format::header::{self, Header};
@@ -43,7 +46,12 @@ pub async fn run(bucket: &Bucket, rules: &Rules, now_ms: u64, dry_run: bool) -> 
     };
     let snapshots = usable_snapshots(bucket, &mut swept).await?;
     let old = before.as_ref().map(|(boundary, _)| *boundary);
-    let decision = plan::decide(&snapshots, old, now_ms, rules);
+    let settled = now_ms.saturating_sub(raised_ms) >= rules.grace_ms;
+    let decision = if old.is_none() || settled {
+        plan::decide(&snapshots, old, now_ms, rules)
+    } else {
+        plan::hold(&snapshots, old, now_ms, rules)
+    };
     swept.kept.clone_from(&decision.kept);
     swept.boundary = decision.boundary;
 
@@ -57,7 +65,7 @@ pub async fn run(bucket: &Bucket, rules: &Rules, now_ms: u64, dry_run: bool) -> 
         }
     }
     // Only what lay below the boundary before this run, and for long enough that a restore without a pin ended.
-    let Some(old) = old.filter(|_| now_ms.saturating_sub(raised_ms) >= rules.grace_ms) else { return Ok(swept) };
+    let Some(old) = old.filter(|_| settled) else { return Ok(swept) };
     let pins = bucket.list(keyspace::PINS, None).await?;
     let live = pins.iter().filter_map(|entry| keyspace::parse_pin(&entry.key).map(|pin| (entry, pin)));
     let limit = live
@@ -100,10 +108,12 @@ pub async fn run(bucket: &Bucket, rules: &Rules, now_ms: u64, dry_run: bool) -> 
     Ok(swept)
 }
 
-/// Every version and marker where the server knows them, every object where it does not.
+/// Every version and marker where the server knows them, every object where it does not. An identity that may not see
+/// versions would leave them behind for ever, under markers: that is an error.
 async fn list_all(bucket: &Bucket, folder: &str) -> Result<Vec<Entry>, BucketError> {
     match bucket.list_versions(folder).await {
         Ok(entries) if !entries.is_empty() => Ok(entries),
+        Err(error) if error.kind == ErrorKind::Denied => Err(error),
         Ok(_) | Err(_) => bucket.list(folder, None).await,
     }
 }

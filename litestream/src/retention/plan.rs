@@ -72,8 +72,12 @@ pub fn decide(snapshots: &[Snapshot], boundary: Option<Seq>, now_ms: u64, rules:
     let least = anchored().rev().nth(rules.keep_at_least.saturating_sub(1)).or_else(|| anchored().next());
     let proposed = anchor.map(|anchor| least.map_or(anchor.seq, |least| anchor.seq.min(least.seq)));
     // It never falls.
-    let boundary = boundary.max(proposed);
+    hold(snapshots, boundary.max(proposed), now_ms, rules)
+}
 
+/// What stays while the boundary stands where it is.
+#[must_use]
+pub fn hold(snapshots: &[Snapshot], boundary: Option<Seq>, now_ms: u64, rules: &Rules) -> Decision {
     let mut kept: Vec<Seq> = Vec::new();
     for snapshot in snapshots {
         let in_window = boundary.is_none_or(|boundary| snapshot.seq >= boundary);

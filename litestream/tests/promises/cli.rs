@@ -77,7 +77,8 @@ async fn each_outcome_of_a_restore_has_its_own_exit_code() {
     }
     let (_, drill, _) = call(folder, &["--json", "drill"]).await;
     let drill: serde_json::Value = serde_json::from_str(&drill).unwrap();
-    assert!(drill["other_route"].is_object(), "the drill compared nothing: {drill}");
+    assert!(drill[0]["other_route"].is_object(), "the drill compared nothing: {drill}");
+    assert!(drill[0]["local"]["same"].is_object(), "the local file was not compared: {drill}");
     assert_eq!(call(folder, &["retention", "--dry-run"]).await.0, 0);
 
     let key = format!("p/{}", keyspace::sequence(Seq(position.seq.0 - 1)));
@@ -109,4 +110,116 @@ async fn a_file_at_rest_is_adopted_and_comes_back() {
     let out = folder.join("out.redb");
     assert_eq!(call(folder, &["restore", "-o", out.to_str().unwrap()]).await.0, 0);
     assert_eq!(entries(&out)[&1], b"before");
+}
+
+/// A configuration of two databases, `one` and `two`.
+fn configure_two(folder: &Path, server: &Server) {
+    let endpoint = server.location("p").endpoint.unwrap();
+    let db = |name: &str| {
+        format!(
+            "- path: {}\n  name: {name}\n  replica: {{url: s3://fleet/{name}, endpoint: \"{endpoint}\", region: us-east-1, \
+             access-key-id: {ACCESS_KEY}, secret-access-key: {SECRET_KEY}}}\n",
+            folder.join(format!("{name}.redb")).display()
+        )
+    };
+    let text = format!("key-encryption: [{{id: test, key: \"${{KEK}}\"}}]\ndbs:\n{}{}", db("one"), db("two"));
+    std::fs::write(folder.join("litestream.yml"), text).unwrap();
+}
+
+/// A file at rest, not made through the library.
+fn file(path: &Path, rows: u64) {
+    let database = redb::Database::create(path).unwrap();
+    let txn = database.begin_write().unwrap();
+    for key in 0..rows {
+        txn.open_table(crate::support::TABLE).unwrap().insert(key, value(key, 40).as_slice()).unwrap();
+    }
+    txn.commit().unwrap();
+}
+
+/// seed: 001-07
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_command_answers_for_several_databases_in_one_list() {
+    let server = Server::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    configure_two(folder, &server);
+    file(&folder.join("one.redb"), 5);
+    file(&folder.join("two.redb"), 9);
+    let list = async |args: &[&str]| {
+        let (code, text, error) = call(folder, &[&["--json"], args].concat()).await;
+        let list: serde_json::Value =
+            serde_json::from_str(&text).unwrap_or_else(|e| panic!("{args:?}: {e}: {text}{error}"));
+        let paths = [&list[0]["path"], &list[1]["path"]].map(|path| path.as_str().unwrap_or_default().to_owned());
+        assert!(paths[0].ends_with("one.redb") && paths[1].ends_with("two.redb"), "{args:?}: {list}");
+        assert_eq!(list.as_array().map(Vec::len), Some(2), "{args:?}: {list}");
+        (code, list)
+    };
+    let (code, reached) = list(&["replicate", "--once"]).await;
+    assert_eq!(code, 0, "{reached}");
+    for command in ["status", "snapshots", "segments", "verify", "drill", "retention"] {
+        let (code, answers) = list(&[command]).await;
+        assert_eq!(code, 0, "{command}: {answers}");
+        assert!(answers[0]["error"].is_null() && answers[1]["error"].is_null(), "{command}: {answers}");
+    }
+    let (_, drilled) = list(&["drill"]).await;
+    let rows =
+        |at: usize| drilled[at]["tables"].as_array().unwrap().iter().map(|t| t["rows"].as_u64().unwrap()).sum::<u64>();
+    // One more is the library's own, of where the file stands.
+    assert_eq!((rows(0), rows(1)), (6, 10), "{drilled}");
+
+    // One of them is gone; the other is answered for all the same.
+    for key in server.keys().iter().filter(|key| key.starts_with("one/")) {
+        server.remove(key);
+    }
+    let (code, drilled) = list(&["drill"]).await;
+    assert_eq!(code, 3, "no replica has its own exit code: {drilled}");
+    assert!(drilled[0]["error"].as_str().is_some_and(|error| error.contains("no replica")), "{drilled}");
+    assert!(drilled[1]["local"]["same"].is_object(), "{drilled}");
+}
+
+/// Bytes and counts are the same, one row is not: what a recording that missed a write would come to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drill_finds_one_row_that_the_replica_has_otherwise_than_the_local_file() {
+    let server = Server::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    configure(folder, &server);
+    let path = folder.join("state.redb");
+    let database = opened(options(&path, server.location("p"))).await;
+    for key in 0..50 {
+        put(&database, REMOTE, key, value(key, 100)).await.unwrap();
+    }
+    let (code, text, error) = call(folder, &["drill"]).await;
+    assert_eq!(code, 0, "{text}{error}");
+    assert!(text.contains("a process has it open"), "a file in use was called compared: {text}");
+    let _ = database.close(Duration::from_secs(30)).await.unwrap();
+    let (code, text, error) = call(folder, &["drill"]).await;
+    assert!(code == 0 && text.contains("the same rows as the local file"), "{text}{error}");
+
+    // An older copy of the file is compared at its own commit.
+    let kept = folder.join("kept.redb");
+    std::fs::copy(&path, &kept).unwrap();
+    let database = opened(options(&path, server.location("p"))).await;
+    put(&database, REMOTE, 99, value(99, 100)).await.unwrap();
+    let _ = database.close(Duration::from_secs(30)).await.unwrap();
+    let newest = folder.join("newest.redb");
+    std::fs::rename(&path, &newest).unwrap();
+    std::fs::copy(&kept, &path).unwrap();
+    let (code, text, error) = call(folder, &["drill"]).await;
+    assert!(code == 0 && text.contains("the same rows as the local file"), "{text}{error}");
+
+    // As many rows of as many bytes, and one bit otherwise.
+    for file in [&kept, &newest] {
+        std::fs::copy(file, &path).unwrap();
+        let bare = redb::Database::open(&path).unwrap();
+        let txn = bare.begin_write().unwrap();
+        let mut other = value(7, 100);
+        other[50] ^= 1;
+        txn.open_table(crate::support::TABLE).unwrap().insert(7, other.as_slice()).unwrap();
+        txn.commit().unwrap();
+        drop(bare);
+        let (code, text, error) = call(folder, &["drill"]).await;
+        assert_eq!(code, 5, "a row that differs passed the drill: {text}{error}");
+        assert!(error.contains("table `entries`") && error.contains("not the same"), "{error}");
+    }
 }

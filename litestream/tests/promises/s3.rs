@@ -66,6 +66,7 @@ struct Version {
 struct State {
     objects: BTreeMap<String, Vec<Version>>,
     versioned: bool,
+    versions_denied: bool,
     orders: VecDeque<Order>,
     down: bool,
     page: usize,
@@ -128,6 +129,7 @@ impl Server {
                 access_key_id: ACCESS_KEY.into(),
                 secret_access_key: SECRET_KEY.into(),
             }),
+            authorities: None,
         }
     }
 
@@ -152,6 +154,11 @@ impl Server {
 
     pub(crate) fn set_versioned(&self) {
         self.state.lock().unwrap().versioned = true;
+    }
+
+    /// Whether versions may be listed, which is a right of its own.
+    pub(crate) fn deny_versions(&self, denied: bool) {
+        self.state.lock().unwrap().versions_denied = denied;
     }
 
     /// Number of requests so far, by operation.
@@ -386,6 +393,9 @@ impl S3 for Server {
         let prefix = req.input.prefix.unwrap_or_default();
         self.admit("LIST", &prefix)?;
         let state = self.state.lock().unwrap();
+        if state.versions_denied {
+            return Err(S3Error::new(S3ErrorCode::AccessDenied));
+        }
         let (mut versions, mut markers) = (Vec::new(), Vec::new());
         for (key, all) in state.objects.iter().filter(|(key, _)| key.starts_with(&prefix)) {
             for (index, version) in all.iter().enumerate() {

@@ -1,108 +1,33 @@
 //! A seeded simulation of writers, zombies, owners on new machines, retention and S3 faults, on the same pure
 //! core that runs in production, against a model of what was acknowledged.
 //!
+//! Here are the world and its histories at random; `bucket` is what they share, `retention` who deletes in it, `traces` are the
+//! known ones.
+//!
 //! `KEYFLEET_SEED=<n>` replays one history, `KEYFLEET_SIMULATIONS=<n>` runs more of them.
+
+mod bucket;
+mod retention;
+mod traces;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use keyfleet_litestream::chain::{Walk, check_floor};
-use keyfleet_litestream::format::header::{Header, Kind};
+use keyfleet_litestream::chain::check_floor;
+use keyfleet_litestream::format::header::Header;
 use keyfleet_litestream::format::payload::apply;
 use keyfleet_litestream::format::{Commit, Op};
-use keyfleet_litestream::keys::KeyRing;
 use keyfleet_litestream::keyspace;
 use keyfleet_litestream::position::{CommitNo, Digest, Position, Seq, Term};
-use keyfleet_litestream::retention::plan;
 use keyfleet_litestream::start::{Allow, Decision, Intent, Local, Meta, Noted, Replica, decide};
 use keyfleet_litestream::tenure::{Answer, Event, Head, Request, Settings, Tenure};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha20Rng;
 
 use crate::support::{keys, name};
+use bucket::{Bucket, Restored};
 
 const IDLE_GRACE_MS: u64 = 1_000;
 const RETENTION_GRACE_MS: u64 = 5_000;
-
-/// The bucket: atomic, and stamped by its own clock.
-#[derive(Clone, Debug, Default)]
-struct Bucket {
-    objects: BTreeMap<String, (Vec<u8>, u64)>,
-    boundary: Option<(Seq, u64)>,
-}
-
-impl Bucket {
-    fn create(&mut self, key: &str, bytes: &[u8], now_ms: u64) -> bool {
-        if self.objects.contains_key(key) {
-            return false;
-        }
-        self.objects.insert(key.to_owned(), (bytes.to_vec(), now_ms));
-        true
-    }
-
-    fn get(&self, key: &str) -> Option<&[u8]> {
-        self.objects.get(key).map(|(bytes, _)| &bytes[..])
-    }
-
-    fn head(&self) -> Option<Head> {
-        let listed = self.objects.keys().filter_map(|key| keyspace::parse_sequence(key)).max();
-        let seq = listed.max(self.boundary.map(|(boundary, _)| boundary))?;
-        let object = self.get(&keyspace::sequence(seq)).expect("nothing at or above the boundary is deleted");
-        let (header, _) = Header::decode(object).unwrap();
-        Some(Head {
-            position: Position { term: header.term, seq, hash: Digest::of(object) },
-            is_opening: header.kind == Kind::Opening,
-            nonce: header.nonce,
-            last_commit: header.last_commit,
-            time_ms: header.time_ms,
-        })
-    }
-
-    fn snapshots(&self) -> Vec<(Seq, Digest)> {
-        self.objects.keys().filter_map(|key| keyspace::parse_snapshot(key)).collect()
-    }
-
-    /// The state at `head`, as a restore rebuilds it; none where nothing was ever stored.
-    fn restore(&self, ring: &KeyRing, head: Head) -> Result<Option<Restored>, String> {
-        let mut first = None;
-        for at in self.snapshots().into_iter().rev().filter(|(seq, _)| *seq <= head.position.seq) {
-            match self.follow(ring, at, head) {
-                Ok(restored) => return Ok(Some(restored)),
-                Err(error) => {
-                    first.get_or_insert(error);
-                }
-            }
-        }
-        match first {
-            Some(error) => Err(error),
-            None if head.position.seq.0 == head.position.term.0 => Ok(None),
-            None => Err("no snapshot".into()),
-        }
-    }
-
-    fn follow(&self, ring: &KeyRing, at: (Seq, Digest), head: Head) -> Result<Restored, String> {
-        let object = self.get(&keyspace::snapshot(at.0, at.1)).expect("listed");
-        let (mut walk, frame) = Walk::begin(&name(), ring, at, object).map_err(|error| error.to_string())?;
-        if at.0 == head.position.seq && at.1 != head.position.hash {
-            return Err("a snapshot of another history".into());
-        }
-        let mut image = zstd::bulk::decompress(&frame, 1 << 20).unwrap();
-        while walk.link().0 < head.position.seq {
-            let object = self.get(&keyspace::sequence(walk.next_seq())).ok_or("missing")?;
-            for commit in walk.step(object).map_err(|error| error.to_string())? {
-                apply(&mut image, &commit.ops).unwrap();
-            }
-        }
-        Ok(Restored { image, position: walk.state(), commit: walk.last_commit(), time_ms: walk.time_ms() })
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Restored {
-    image: Vec<u8>,
-    position: Position,
-    commit: CommitNo,
-    time_ms: u64,
-}
 
 /// A disk: what survives a crash.
 #[derive(Clone, Debug, Default)]
@@ -432,52 +357,6 @@ impl World {
         self.acknowledged.extend(entries.collect::<Vec<_>>());
     }
 
-    /// Retention, as the run does it: decide, raise, and delete what lay below the boundary before.
-    fn collect(&mut self) {
-        let snapshots: Vec<plan::Snapshot> = self
-            .bucket
-            .snapshots()
-            .into_iter()
-            .filter_map(|(seq, hash)| {
-                let object = self.bucket.get(&keyspace::sequence(seq));
-                if object.is_some_and(|object| Digest::of(object) != hash) {
-                    return None;
-                }
-                let (header, _) = Header::decode(self.bucket.get(&keyspace::snapshot(seq, hash))?).ok()?;
-                Some(plan::Snapshot { seq, time_ms: header.time_ms, anchored: object.is_some() })
-            })
-            .collect();
-        let rules = plan::Rules {
-            window_ms: 0,
-            levels: Vec::new(),
-            keep_at_least: 1,
-            grace_ms: RETENTION_GRACE_MS,
-            pin_expiry_ms: 0,
-        };
-        let old = self.bucket.boundary;
-        // Skewed clocks of writers make some snapshots look as if they came from the future.
-        let decision = plan::decide(&snapshots, old.map(|(boundary, _)| boundary), self.now_ms + 500_000, &rules);
-        plan::invariant_keeps_what_is_needed(&snapshots, &decision, self.now_ms + 500_000, &rules);
-        if decision.boundary > old.map(|(boundary, _)| boundary) {
-            self.bucket.boundary = decision.boundary.map(|boundary| (boundary, self.now_ms));
-        }
-        let Some((limit, _)) = old.filter(|(_, raised_ms)| self.now_ms - raised_ms >= RETENTION_GRACE_MS) else {
-            return;
-        };
-        let (now_ms, before) = (self.now_ms, self.bucket.objects.len());
-        self.bucket.objects.retain(|key, (_, stored_ms)| {
-            let seq = keyspace::parse_sequence(key);
-            let snapshot = keyspace::parse_snapshot(key).map(|(seq, _)| seq).filter(|s| !decision.kept.contains(s));
-            let below = seq.or(snapshot).is_some_and(|seq| seq < limit);
-            !below || now_ms - *stored_ms < RETENTION_GRACE_MS
-        });
-        let gone = before - self.bucket.objects.len();
-        self.collected += gone as u64;
-        if gone > 0 {
-            self.say(format_args!("retention: {gone} objects below {limit} deleted"));
-        }
-    }
-
     fn invariant_nothing_acknowledged_is_lost(&self) {
         if self.acknowledged.is_empty() {
             return;
@@ -542,171 +421,4 @@ fn no_history_of_writers_zombies_owners_and_retention_loses_or_doubles_an_acknow
              collected, {refused} rollbacks refused"
         );
     }
-}
-
-/// A process that has opened a term and acknowledged its first segment.
-fn settled(world: &mut World, machine: usize) -> Process {
-    for _ in 0..200 {
-        // It ends where the bucket was silent; then it starts again.
-        world.begin(machine);
-        let at = |world: &World| world.processes.iter().position(|process| process.machine == machine);
-        let index = at(world).expect("just started");
-        world.advance(index);
-        let Some(index) = at(world) else { continue };
-        if let Doing::Running(tenure) = &world.processes[index].doing
-            && tenure.durable().is_some()
-        {
-            return world.processes.remove(index);
-        }
-    }
-    world.fail("a process never settled")
-}
-
-/// Runs one process until it says something of interest.
-fn until_event(world: &mut World, process: &mut Process, entry: bool) -> Event {
-    let now_ms = world.now_ms + process.skew_ms;
-    let Doing::Running(tenure) = &mut process.doing else { panic!("not running") };
-    if entry {
-        world.commit(process.machine, Some(tenure), true, now_ms);
-    }
-    for _ in 0..200 {
-        if let Some(event) = world.exchange(tenure, now_ms) {
-            if let Event::Durable { position, commit, .. } = event {
-                world.acknowledge(process.machine, position, commit);
-            }
-            return event;
-        }
-    }
-    world.fail("nothing happened")
-}
-
-#[test]
-fn trace_the_old_pod_ships_after_the_new_one_restored() {
-    for seed in 0..40 {
-        let mut world = World::new(seed);
-        let mut old = settled(&mut world, 0);
-        let mut new = settled(&mut world, 1);
-        let event = until_event(&mut world, &mut old, true);
-        assert!(matches!(event, Event::Fenced { .. }), "seed {seed}: the old pod was answered {event:?}");
-        assert!(matches!(until_event(&mut world, &mut new, true), Event::Durable { .. }));
-        world.invariant_nothing_acknowledged_is_lost();
-    }
-}
-
-#[test]
-fn trace_a_fenced_volume_with_a_longer_local_fork_comes_back() {
-    for seed in 0..40 {
-        let mut world = World::new(seed);
-        let mut old = settled(&mut world, 0);
-        let mut new = settled(&mut world, 1);
-        for _ in 0..20 {
-            let now_ms = world.now_ms + old.skew_ms;
-            let Doing::Running(tenure) = &mut old.doing else { unreachable!() };
-            world.commit(0, Some(tenure), true, now_ms);
-        }
-        assert!(matches!(until_event(&mut world, &mut new, true), Event::Durable { .. }));
-        assert!(world.volumes[0].meta.commit > world.volumes[1].meta.commit, "the fork is not longer");
-        drop(old);
-        drop(new);
-        let back = settled(&mut world, 0);
-        world.invariant_nothing_acknowledged_is_lost();
-        assert_eq!(back.machine, 0);
-    }
-}
-
-#[test]
-fn trace_two_puts_across_a_change_of_owner() {
-    for seed in 0..40 {
-        let mut world = World::new(seed);
-        let mut old = settled(&mut world, 0);
-        // Its PUT is on the wire, unanswered, while another opens the next number, or just does not.
-        let now_ms = world.now_ms + old.skew_ms;
-        let Doing::Running(tenure) = &mut old.doing else { unreachable!() };
-        world.commit(0, Some(tenure), true, now_ms);
-        let Some(Request::Create { key, bytes }) = tenure.request(now_ms, &mut world.rng) else { unreachable!() };
-        tenure.answer(Answer::Unknown, now_ms);
-        let first = seed % 2 == 0;
-        if first {
-            world.bucket.create(&key, &bytes, world.now_ms);
-        }
-        let mut new = settled(&mut world, 1);
-        if !first {
-            assert!(!world.bucket.create(&key, &bytes, world.now_ms), "a late PUT took a number that was gone");
-        }
-        // Where its object was first, it is part of the history: telling so is no lie, and the next is refused.
-        let mut event = until_event(&mut world, &mut old, false);
-        assert_eq!(matches!(event, Event::Durable { .. }), first, "seed {seed}: {event:?}");
-        if first {
-            event = until_event(&mut world, &mut old, true);
-        }
-        assert!(matches!(event, Event::Fenced { .. }), "seed {seed}: {event:?}");
-        assert!(matches!(until_event(&mut world, &mut new, true), Event::Durable { .. }));
-        world.invariant_nothing_acknowledged_is_lost();
-    }
-}
-
-#[test]
-fn trace_an_idle_zombie_wakes_after_its_next_number_was_collected() {
-    for seed in 0..40 {
-        let mut world = World::new(seed);
-        let mut zombie = settled(&mut world, 0);
-        let mut successor = settled(&mut world, 1);
-        for _ in 0..5 {
-            until_event(&mut world, &mut successor, true);
-        }
-        let volume = world.volumes[1].clone();
-        let Doing::Running(tenure) = &successor.doing else { unreachable!() };
-        let (position, commit) = tenure.durable().unwrap();
-        let frame = zstd::bulk::compress(&volume.image, 1).unwrap();
-        let len = volume.image.len() as u64;
-        let sealed = tenure.sealer().snapshot(frame, len, position, commit, world.now_ms, &mut world.rng);
-        let key = keyspace::snapshot(position.seq, position.hash);
-        world.bucket.create(&key, &sealed.bytes, world.now_ms);
-        for _ in 0..3 {
-            world.now_ms += 2 * RETENTION_GRACE_MS;
-            world.collect();
-        }
-        let Doing::Running(tenure) = &zombie.doing else { unreachable!() };
-        let next = tenure.durable().unwrap().0.seq.next();
-        assert!(world.bucket.get(&keyspace::sequence(next)).is_none(), "the trace needs the number to be free");
-        let event = until_event(&mut world, &mut zombie, true);
-        assert!(matches!(event, Event::Fenced { .. }), "seed {seed}: a zombie was answered {event:?}");
-        assert!(matches!(until_event(&mut world, &mut successor, true), Event::Durable { .. }));
-        world.invariant_nothing_acknowledged_is_lost();
-    }
-}
-
-#[test]
-fn trace_a_new_owner_that_looked_before_the_base_arrived() {
-    // The old owner opened its term; the new one looks, and restores the state before; then the base arrives.
-    let mut world = World::new(1);
-    let mut first = settled(&mut world, 0);
-    until_event(&mut world, &mut first, true);
-    drop(first);
-    world.begin(1);
-    while !matches!(world.processes[0].doing, Doing::Running(_)) {
-        world.advance(0);
-    }
-    let mut old = world.processes.remove(0);
-    // A newcomer that looked now, at a bare opening, restores what was before it.
-    let head = world.bucket.head().unwrap();
-    assert!(head.is_opening);
-    assert!(world.fetch(2, head, world.now_ms).is_some());
-    let now_ms = world.now_ms + old.skew_ms;
-    let Doing::Running(tenure) = &mut old.doing else { unreachable!() };
-    world.commit(1, Some(tenure), true, now_ms);
-    loop {
-        match world.exchange(tenure, now_ms) {
-            Some(Event::Based { .. }) => break,
-            Some(other) => panic!("{other:?} before the base"),
-            None => {}
-        }
-    }
-    assert!(tenure.durable().is_none(), "acknowledged by a base that nobody has to look at");
-    let doing = world.open(2, Some(head), world.now_ms);
-    let Doing::Opening(mut newcomer) = doing else { unreachable!() };
-    while world.exchange(&mut newcomer, now_ms).is_none() {}
-    let event = until_event(&mut world, &mut old, false);
-    assert!(matches!(event, Event::Fenced { .. }), "the old owner was answered {event:?}");
-    world.invariant_nothing_acknowledged_is_lost();
 }

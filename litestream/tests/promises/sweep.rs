@@ -120,3 +120,50 @@ async fn an_idle_zombie_that_wakes_after_its_next_number_was_collected_acknowled
     let to = folder.path().join("restored.redb");
     assert_eq!(restore(server.location("p"), &to).await.unwrap().position, position);
 }
+
+/// A boundary that every run raised anew would never be old enough for anything to go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn runs_that_come_more_often_than_the_grace_is_long_delete_all_the_same() {
+    let server = Server::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let database = opened(options(&folder.path().join("state.redb"), server.location("p"))).await;
+    let bucket = s3::bucket(server.location("p")).await;
+    let rules = Rules { grace_ms: 3 * 86_400_000, ..strict() };
+    let (mut deleted, mut most) = (0, 0);
+    for day in 0..12 {
+        for key in 0..4 {
+            put(&database, REMOTE, key, value(day, 300)).await.unwrap();
+        }
+        database.snapshot(Duration::from_secs(30)).await.unwrap();
+        let swept = retention::run(&bucket, &rules, now_ms(), false).await.unwrap();
+        deleted += swept.deleted.len();
+        most = most.max(server.keys().len());
+        server.age(24 * HOUR);
+    }
+    assert!(deleted > 20, "a job that runs daily with a grace of three days deleted {deleted} objects in twelve days");
+    // Graces of three days that follow each other: at most a week of days with five objects each is there at a time.
+    assert!(most < 50, "the replica grew to {most} objects");
+    let to = folder.path().join("restored.redb");
+    restore(server.location("p"), &to).await.unwrap();
+    assert_eq!(entries(&to).len(), 4);
+}
+
+/// An identity that may not see versions would leave them behind for ever, below markers, and call it a success.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_identity_that_may_not_list_versions_fails_and_deletes_nothing() {
+    let server = Server::start().await;
+    server.set_versioned();
+    let folder = tempfile::tempdir().unwrap();
+    let database = filled(&server, folder.path()).await;
+    drop(database);
+    let bucket = s3::bucket(server.location("p")).await;
+    retention::run(&bucket, &strict(), now_ms(), false).await.unwrap();
+    server.age(2 * HOUR);
+    let all = server.keys();
+    server.deny_versions(true);
+    let refused = retention::run(&bucket, &strict(), now_ms(), false).await;
+    assert!(refused.is_err(), "versions were left behind without a word: {refused:?}");
+    assert_eq!(server.keys(), all, "something was deleted all the same");
+    server.deny_versions(false);
+    assert!(!retention::run(&bucket, &strict(), now_ms(), false).await.unwrap().deleted.is_empty());
+}

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use keyfleet_litestream::authorities::Authorities;
 use keyfleet_litestream::bucket::{Created, Location};
 use keyfleet_litestream::database::{Database, Phase, WriteError};
 use keyfleet_litestream::position::{Position, Seq};
@@ -9,7 +10,7 @@ use keyfleet_litestream::restore::{self, RestoreError, Target};
 use keyfleet_litestream::retention::{self, Rules};
 use keyfleet_litestream::{Ack, keyspace};
 
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Tls};
 use crate::s3::{self, Server};
 use crate::support::{REMOTE, entries, opened, options, put, reach, restore, restore_with, value};
 
@@ -237,4 +238,25 @@ async fn a_closed_database_is_opened_again_under_a_new_term(location: Location) 
     let to = folder.path().join("restored.redb");
     assert_eq!(restore(location, &to).await.unwrap().position, last.unwrap());
     assert_eq!(entries(&to).len(), 4);
+}
+
+/// The certificate of a self-hosted store is signed by an authority that no system knows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_private_authority_is_trusted_where_it_is_named_and_only_there() {
+    let gateway = Gateway::with_tls().await;
+    let folder = tempfile::tempdir().unwrap();
+    let database = opened(options(&folder.path().join("state.redb"), gateway.location("p"))).await;
+    let position = put(&database, REMOTE, 1, value(1, 100)).await.unwrap().position.unwrap();
+    database.close(Duration::from_secs(30)).await.unwrap();
+    let to = folder.path().join("restored.redb");
+    assert_eq!(restore(gateway.location("p"), &to).await.unwrap().position, position);
+
+    let stranger = Authorities::from_pem(Tls::new("localhost").authority.as_bytes()).unwrap();
+    for (whom, authorities) in [("the system", None), ("another authority", Some(stranger))] {
+        let location = Location { authorities, ..gateway.location("p") };
+        let refused = restore(location, &folder.path().join("stranger.redb")).await;
+        let refused = refused.expect_err(&format!("a server that {whom} does not vouch for was trusted"));
+        assert!(matches!(&refused, RestoreError::Bucket(_)), "{refused:?}");
+        assert!(refused.to_string().to_lowercase().contains("certificate"), "it does not say why: {refused}");
+    }
 }

@@ -87,6 +87,7 @@ pub struct Speaker {
 }
 
 /// Writes the status.
+#[derive(Clone)]
 pub struct StatusWriter {
     /// Where.
     pub server: ApiServer,
@@ -130,6 +131,20 @@ impl StatusWriter {
     /// When the API server does not take it.
     pub async fn write_once(&self) -> Result<(), kube::Error> {
         self.write_if_new(&mut None, true).await
+    }
+
+    /// The last words of a process that ends: how far its replica is, and whether that is all there was to send. A node that
+    /// never ran has nothing to say.
+    ///
+    /// # Errors
+    /// When the API server does not take it.
+    pub async fn say_goodbye(&self, flushed: bool) -> Result<(), kube::Error> {
+        let Some(seen) = self.server.own_status().await? else { return Ok(()) };
+        let mut now = self.report(&seen.node.unwrap_or_default());
+        if let Some(at) = &mut now.replication {
+            at.flushed = flushed;
+        }
+        self.server.apply_report(&now).await
     }
 
     async fn write_if_new(&self, written: &mut Option<NodeReport>, lagged: bool) -> Result<(), kube::Error> {
@@ -199,12 +214,17 @@ impl StatusWriter {
         // The kind lets it rise only: a node that forgot says so elsewhere.
         now.highest_number = present.highest_number.max(Some(state.highest.0).filter(|highest| *highest > 0));
         if let Backing::Replicated { database, .. } = &speaker.backing {
-            let position = database.durable_position().map(|(position, _)| ReplicationPosition {
+            let lag = database.lag();
+            let position = lag.position.map(|position| ReplicationPosition {
                 term: position.term.0,
                 sequence: position.seq.0,
                 hash: Digest(position.hash.0),
+                lag_commits: lag.lag_commits,
+                lag_seconds: lag.lag_ms / 1000,
+                flushed: false,
             });
-            now.replication = position.or(now.replication);
+            // Before this process has a term of its own, what was acknowledged before still is.
+            now.replication = position.or(now.replication).map(|at| ReplicationPosition { flushed: false, ..at });
         }
         let sequence = keyfleet_litestream::now_ms();
         let report = grpc::report::report(&published, &speaker.identity.public());
@@ -268,9 +288,10 @@ impl ApiServer {
     }
 }
 
-/// What is worth a write by itself.
-fn telling(report: &NodeReport) -> NodeReport {
-    NodeReport { replication: None, signed_report: None, ..report.clone() }
+/// What is worth a write by itself. A process that runs takes back what the one before said when it ended.
+fn telling(report: &NodeReport) -> (NodeReport, bool) {
+    let ended = report.replication.as_ref().is_some_and(|at| at.flushed);
+    (NodeReport { replication: None, signed_report: None, ..report.clone() }, ended)
 }
 
 /// Ends when a running node has something new to tell since it did last.

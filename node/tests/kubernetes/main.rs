@@ -10,5 +10,6 @@ mod destroy;
 mod fleet;
 mod listening;
 mod one;
+mod retain;
 mod rounds;
 mod volume;

@@ -12,13 +12,13 @@ use serde_json::json;
 use crate::apiserver;
 use crate::fleet::{Fleet, token};
 
-const ACCESS_KEY: &str = "writer";
-const SECRET_KEY: &str = "writer-secret";
+pub(crate) const ACCESS_KEY: &str = "writer";
+pub(crate) const SECRET_KEY: &str = "writer-secret";
 
 /// versitygw over a folder, with one bucket `fleet`; ends when dropped.
-struct Gateway {
+pub(crate) struct Gateway {
     child: Child,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Drop for Gateway {
@@ -29,7 +29,7 @@ impl Drop for Gateway {
 }
 
 impl Gateway {
-    async fn start(folder: &Path) -> Self {
+    pub(crate) async fn start(folder: &Path) -> Self {
         let data = folder.join("s3");
         std::fs::create_dir_all(data.join("fleet")).expect("a bucket is a folder");
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
@@ -213,6 +213,74 @@ async fn a_lost_volume_comes_back_from_the_bucket_and_nothing_begins_where_a_rep
         .await;
     drop(running);
     assert_eq!(report(&fleet).await.offer, before.offer, "a node that does not start took its offer back");
+}
+
+/// Ends as a pod is ended: SIGTERM. What it logged.
+fn terminate(pod: &Pod, mut running: Running) -> String {
+    let pid = running.0.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+    let ended = running.0.wait().expect("our own child");
+    assert!(ended.success(), "the node ends with {ended}");
+    std::fs::read_to_string(pod.folder.join("run.log")).expect("a log")
+}
+
+/// A person who drains a worker reads in log and status whether the volume may go.
+///
+/// seed: 003-35
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_that_is_ended_flushes_and_says_which_position_its_replica_has_reached() {
+    let mut fleet = Fleet::new("drains").await;
+    let gateway = Gateway::start(fleet.folder.path()).await;
+    let s3 = json!({ "bucket": "fleet", "endpoint": gateway.url, "forcePathStyle": true, "credentialsSecret": "s3" });
+    fleet.apply(60_000, json!({ "replication": { "s3": s3 } })).await;
+    fleet.run_operator();
+    let configs: Api<ConfigMap> = fleet.api();
+    let seals: Api<Secret> = fleet.api();
+    fleet
+        .wait("the objects of node 1", async |_| {
+            configs.get("keys-1-config").await.is_ok() && seals.get("keys-1-seal").await.is_ok()
+        })
+        .await;
+    let pod = Pod::of(&fleet).await;
+    let running = pod.run();
+    fleet
+        .wait("a position in the bucket and a floor", async |fleet| {
+            report(fleet).await.replication.is_some() && floor(fleet).await.is_some()
+        })
+        .await;
+    assert!(!report(&fleet).await.replication.expect("a position").flushed, "a running node says that it has ended");
+
+    let log = terminate(&pod, running);
+    assert!(log.contains("flushed: the bucket has everything"), "{log}");
+    let reached = report(&fleet).await.replication.expect("a position");
+    assert!(reached.flushed && reached.lag_commits == 0, "{reached:?}");
+    let said = format!("{}:{}:", reached.term, reached.sequence);
+    assert!(log.contains(&said), "the log names another position than the status ({said}): {log}");
+    let config = Pod::of(&fleet).await.config;
+    let sequence = fleet.folder.path().join("s3/fleet").join(format!("{}/1/seq", config.cluster_id));
+    let newest = format!("{:016x}", reached.sequence);
+    let names = || std::fs::read_dir(&sequence).expect("a folder").flatten().map(|entry| entry.file_name());
+    assert_eq!(names().max().expect("objects").to_string_lossy(), newest, "the bucket is at another position");
+
+    // The next one takes it back.
+    let running = pod.run();
+    fleet
+        .wait("the next process to be further", async |fleet| {
+            report(fleet).await.replication.is_some_and(|at| !at.flushed && at.term > reached.term)
+        })
+        .await;
+    drop(running);
+
+    // Without an answer of the bucket nobody knows, and the volume must stay.
+    drop(gateway);
+    let running = pod.run();
+    let log = pod.folder.join("run.log");
+    let runs = || std::fs::read_to_string(&log).is_ok_and(|log| log.contains("running; the operator pins"));
+    fleet.wait("the node to start without the bucket", async |_| runs()).await;
+    let log = terminate(&pod, running);
+    assert!(log.contains("not flushed") && log.contains("keep it"), "{log}");
+    let reached = report(&fleet).await.replication.expect("a position");
+    assert!(!reached.flushed, "the volume was said to be dispensable: {reached:?}");
 }
 
 async fn ready(port: u16) -> bool {

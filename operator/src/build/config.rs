@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use keyfleet_api::node_config::{FORMAT, LogFormat, NodeConfig};
+use keyfleet_crds::cluster::Replication;
 use keyfleet_crds::{KmsNode, names, wire};
 use sha2::{Digest, Sha256};
 
@@ -47,7 +48,8 @@ fn render(fleet: &Fleet<'_>, index: u32) -> String {
         kms_port: wire::KMS_PORT,
         http_port: wire::HTTP_PORT,
         key_encryption: spec.key_encryption.clone(),
-        replication: spec.replication.clone(),
+        // When and as whom old objects are deleted is none of a node's business, and no reason to roll its pod.
+        replication: spec.replication.clone().map(|replication| Replication { retention: None, ..replication }),
         recovery: spec.recovery.clone(),
         kms_certificate_folder: spec.tls.as_ref().map(|_| TLS_FOLDER.into()),
         log: spec.pod_template.log.clone(),

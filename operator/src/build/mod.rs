@@ -5,6 +5,7 @@
 //! - [`network`]: Services, NetworkPolicy, PodDisruptionBudget
 //! - [`access`]: ServiceAccounts, Roles, bindings
 //! - [`config`]: the node's configuration file
+//! - [`retention`]: the CronJob that deletes what no replica needs any more
 //!
 //! Volume claims and seals have no owner: they outlive everything but the node's own erasure. All else belongs to the
 //! `KmsNode` or the `KmsCluster` and goes with it. Golden files of every object lie in `golden/`.
@@ -13,6 +14,7 @@ pub mod access;
 pub mod config;
 pub mod network;
 pub mod pod;
+pub mod retention;
 pub mod storage;
 #[cfg(test)]
 mod tests;

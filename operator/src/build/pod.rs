@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use keyfleet_api::node_config::S3_CA_FOLDER;
 use keyfleet_crds::cluster::keys::{KeySource, SecretKey};
 use keyfleet_crds::cluster::pods::Mount;
 use keyfleet_crds::{KmsNode, labels, names, wire};
@@ -56,15 +57,7 @@ pub fn pod(fleet: &Fleet<'_>, node: &KmsNode) -> Pod {
             hostname: Some(names::node(fleet.name, index)),
             subdomain: Some(names::headless_service(fleet.name)),
             termination_grace_period_seconds: Some(GRACE_SECONDS),
-            security_context: Some(PodSecurityContext {
-                run_as_non_root: Some(true),
-                run_as_user: Some(USER),
-                run_as_group: Some(USER),
-                fs_group: Some(USER),
-                fs_group_change_policy: Some("OnRootMismatch".into()),
-                seccomp_profile: Some(seccomp()),
-                ..PodSecurityContext::default()
-            }),
+            security_context: Some(pod_security()),
             init_containers: restore,
             containers: vec![container(fleet, NODE, &["run"])],
             volumes: Some(volumes(fleet, index)),
@@ -100,14 +93,7 @@ fn container(fleet: &Fleet<'_>, name: &str, arguments: &[&str]) -> Container {
             port(wire::HTTP_PORT_NAME, wire::HTTP_PORT),
         ]),
         resources: Some(resources.unwrap_or_else(default_resources)),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            read_only_root_filesystem: Some(true),
-            run_as_non_root: Some(true),
-            capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
-            seccomp_profile: Some(seccomp()),
-            ..SecurityContext::default()
-        }),
+        security_context: Some(container_security()),
         // A start may replay a replica: it gets its time, once.
         startup_probe: Some(probe("/health", 2, 300)),
         readiness_probe: Some(probe("/ready", 2, 2)),
@@ -126,23 +112,9 @@ fn environment(fleet: &Fleet<'_>) -> Vec<EnvVar> {
         }),
         value: None,
     };
-    let secret = |name: &str, secret: &str, key: &str| EnvVar {
-        name: name.into(),
-        value_from: Some(EnvVarSource {
-            secret_key_ref: Some(SecretKeySelector { name: secret.into(), key: key.into(), optional: Some(true) }),
-            ..EnvVarSource::default()
-        }),
-        value: None,
-    };
     let mut all = vec![field("POD_IP", "status.podIP"), field("NODE_NAME", "spec.nodeName")];
     let s3 = fleet.cluster.spec.replication.as_ref().and_then(|replication| replication.s3.credentials_secret.as_ref());
-    if let Some(name) = s3 {
-        all.extend([
-            secret("AWS_ACCESS_KEY_ID", name, "accessKeyId"),
-            secret("AWS_SECRET_ACCESS_KEY", name, "secretAccessKey"),
-            secret("AWS_SESSION_TOKEN", name, "sessionToken"),
-        ]);
-    }
+    all.extend(s3.into_iter().flat_map(|name| credentials(name)));
     for variable in &fleet.cluster.spec.pod_template.env {
         all.push(match &variable.secret {
             Some(SecretKey { name, key }) => secret(&variable.name, name, key),
@@ -150,6 +122,26 @@ fn environment(fleet: &Fleet<'_>) -> Vec<EnvVar> {
         });
     }
     all
+}
+
+/// The bucket's credentials, from a Secret of `accessKeyId`, `secretAccessKey` and `sessionToken`.
+pub(super) fn credentials(name: &str) -> Vec<EnvVar> {
+    vec![
+        secret("AWS_ACCESS_KEY_ID", name, "accessKeyId"),
+        secret("AWS_SECRET_ACCESS_KEY", name, "secretAccessKey"),
+        secret("AWS_SESSION_TOKEN", name, "sessionToken"),
+    ]
+}
+
+fn secret(name: &str, secret: &str, key: &str) -> EnvVar {
+    EnvVar {
+        name: name.into(),
+        value_from: Some(EnvVarSource {
+            secret_key_ref: Some(SecretKeySelector { name: secret.into(), key: key.into(), optional: Some(true) }),
+            ..EnvVarSource::default()
+        }),
+        value: None,
+    }
 }
 
 /// Each volume with the place where it is mounted.
@@ -192,7 +184,7 @@ fn placed(fleet: &Fleet<'_>, index: u32) -> Vec<(Volume, VolumeMount)> {
     }
     let ca = fleet.cluster.spec.replication.as_ref().and_then(|replication| replication.s3.ca_config_map.as_ref());
     if let Some(name) = ca {
-        all.push(place(config_map_volume("s3-ca", name), "/var/run/keyfleet/s3-ca", true));
+        all.push(place(config_map_volume("s3-ca", name), S3_CA_FOLDER, true));
     }
     for issuer in &fleet.cluster.spec.access.issuers {
         if let Some(name) = &issuer.ca_config_map {
@@ -213,7 +205,7 @@ fn mounts(fleet: &Fleet<'_>) -> Vec<VolumeMount> {
     placed(fleet, 1).into_iter().map(|(_, mount)| mount).collect()
 }
 
-fn place(volume: Volume, path: &str, read_only: bool) -> (Volume, VolumeMount) {
+pub(super) fn place(volume: Volume, path: &str, read_only: bool) -> (Volume, VolumeMount) {
     let mount = VolumeMount {
         name: volume.name.clone(),
         mount_path: path.into(),
@@ -239,7 +231,7 @@ fn secret_volume(name: &str, secret: &str, items: Option<Vec<KeyToPath>>) -> Vol
     }
 }
 
-fn config_map_volume(name: &str, config_map: &str) -> Volume {
+pub(super) fn config_map_volume(name: &str, config_map: &str) -> Volume {
     Volume {
         config_map: Some(ConfigMapVolumeSource {
             name: config_map.into(),
@@ -320,13 +312,39 @@ fn spread(fleet: &Fleet<'_>) -> Vec<TopologySpreadConstraint> {
 }
 
 fn default_resources() -> ResourceRequirements {
-    let list = |of: &[(&str, &str)]| -> BTreeMap<String, Quantity> {
-        of.iter().map(|(name, amount)| ((*name).to_owned(), Quantity((*amount).to_owned()))).collect()
-    };
     ResourceRequirements {
-        requests: Some(list(&[("cpu", "100m"), ("memory", "128Mi")])),
-        limits: Some(list(&[("memory", "512Mi")])),
+        requests: Some(quantities(&[("cpu", "100m"), ("memory", "128Mi")])),
+        limits: Some(quantities(&[("memory", "512Mi")])),
         claims: None,
+    }
+}
+
+pub(super) fn quantities(of: &[(&str, &str)]) -> BTreeMap<String, Quantity> {
+    of.iter().map(|(name, amount)| ((*name).to_owned(), Quantity((*amount).to_owned()))).collect()
+}
+
+/// The `restricted` profile, of a pod.
+pub(super) fn pod_security() -> PodSecurityContext {
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: Some(USER),
+        run_as_group: Some(USER),
+        fs_group: Some(USER),
+        fs_group_change_policy: Some("OnRootMismatch".into()),
+        seccomp_profile: Some(seccomp()),
+        ..PodSecurityContext::default()
+    }
+}
+
+/// The `restricted` profile, of a container.
+pub(super) fn container_security() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        run_as_non_root: Some(true),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), add: None }),
+        seccomp_profile: Some(seccomp()),
+        ..SecurityContext::default()
     }
 }
 

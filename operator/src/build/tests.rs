@@ -3,11 +3,14 @@
 
 use std::path::Path;
 
+use k8s_openapi::api::core::v1::Volume;
+use keyfleet_api::node_config::S3_CA_FOLDER;
+use keyfleet_crds::cluster::Replication;
 use keyfleet_crds::values::ClusterId;
 use keyfleet_crds::{KmsCluster, KmsClusterStatus, KmsNode, KmsNodeSpec, names};
 use serde::Serialize;
 
-use super::{Fleet, access, config, network, pod, storage};
+use super::{Fleet, access, config, network, pod, retention, storage};
 
 const OPERATOR: &str = "system:serviceaccount:keyfleet-system:keyfleet-operator";
 
@@ -75,6 +78,11 @@ fn objects_are_as_the_golden_files_say() {
         check(folder, "node-role", &access::node_role(&fleet, 2));
         check(folder, "node-role-binding", &access::node_role_binding(&fleet, 2));
         check(folder, "client-role", &access::client_role(&fleet));
+        if let Some(retention) = retention::retention(&fleet) {
+            check(folder, "retention-service-account", &retention.service_account);
+            check(folder, "retention-config", &retention.config_map);
+            check(folder, "retention-cron-job", &retention.cron_job);
+        }
     }
 }
 
@@ -91,7 +99,8 @@ fn a_node_reads_the_configuration_that_is_rendered_for_it() {
         let read = keyfleet_api::node_config::NodeConfig::parse(rendered).expect("the node reads it");
         assert_eq!((read.index, read.operator.as_str()), (2, OPERATOR));
         assert_eq!(read.key_encryption, cluster.spec.key_encryption, "places of keys changed on the way");
-        assert_eq!(read.replication, cluster.spec.replication, "the bucket changed on the way");
+        let bucket = |replication: Option<Replication>| replication.map(|replication| replication.s3);
+        assert_eq!(bucket(read.replication), bucket(cluster.spec.replication), "the bucket changed on the way");
     }
 }
 
@@ -105,6 +114,70 @@ fn the_budget_keeps_the_higher_of_the_active_and_the_next_threshold() {
         assert_eq!(serde_json::to_value(&spec.min_available).unwrap(), kept);
         assert_eq!(spec.unhealthy_pod_eviction_policy.as_deref(), Some("AlwaysAllow"));
         assert!(spec.max_unavailable.is_none(), "it allows no eviction at all without a scale of the owner");
+    }
+}
+
+/// Nodes cannot delete; what can is a job without the nodes' credentials, without any key, without a token.
+#[test]
+fn the_retention_job_has_its_own_credentials_and_neither_keys_nor_a_token() {
+    let cluster = sample(include_str!("../../../manifests/samples/full.yaml"));
+    let fleet = Fleet::of(&cluster, "image", OPERATOR).unwrap();
+    let job = retention::retention(&fleet).expect("the full sample has a retention job");
+    let text = serde_yaml::to_string(&job.cron_job).unwrap();
+    assert!(text.contains("s3-delete") && !text.contains("s3-write"), "it does not delete as itself:\n{text}");
+    for key in ["payments-kek", "kek", "projected", "persistentVolumeClaim"] {
+        assert!(!text.contains(key), "the job has {key}:\n{text}");
+    }
+    let spec = job.cron_job.spec.unwrap();
+    assert_eq!(spec.concurrency_policy.as_deref(), Some("Forbid"));
+    let pod = spec.job_template.spec.unwrap().template;
+    let labels = pod.metadata.unwrap().labels.unwrap();
+    let nodes = fleet.selector();
+    assert!(
+        !nodes.iter().all(|(key, value)| labels.get(key) == Some(value)),
+        "Services and budgets take it for a node"
+    );
+    assert_eq!(pod.spec.unwrap().automount_service_account_token, Some(false));
+    let rendered = &job.config_map.data.unwrap()[keyfleet_api::retention_config::FILE];
+    let read = keyfleet_api::retention_config::RetentionConfig::parse(rendered).expect("the job reads it");
+    assert_eq!((read.grace_hours, read.cluster_id), (168, fleet.id));
+}
+
+#[test]
+fn without_an_identity_of_its_own_there_is_no_retention_job_and_a_change_of_it_rolls_no_pod() {
+    let mut cluster = sample(include_str!("../../../manifests/samples/full.yaml"));
+    let digest = |cluster: &KmsCluster| config::digest(&Fleet::of(cluster, "image", OPERATOR).unwrap(), 2);
+    let before = digest(&cluster);
+    let retention = cluster.spec.replication.as_mut().and_then(|replication| replication.retention.as_mut()).unwrap();
+    retention.cron = "0 1 * * *".into();
+    retention.credentials_secret = None;
+    assert_eq!(digest(&cluster), before, "another schedule of the job rolls every pod");
+    assert!(retention::retention(&Fleet::of(&cluster, "image", OPERATOR).unwrap()).is_none());
+    let retention = cluster.spec.replication.as_mut().and_then(|replication| replication.retention.as_mut()).unwrap();
+    retention.service_account_annotations.insert("eks.amazonaws.com/role-arn".into(), "arn:aws:iam::1:role/x".into());
+    let job =
+        retention::retention(&Fleet::of(&cluster, "image", OPERATOR).unwrap()).expect("the cloud binds an identity");
+    assert!(job.service_account.metadata.annotations.is_some());
+}
+
+#[test]
+fn the_buckets_authorities_are_mounted_wherever_the_bucket_is_asked_and_may_come_later() {
+    let mut cluster = sample(include_str!("../../../manifests/samples/full.yaml"));
+    cluster.spec.replication.as_mut().unwrap().s3.ca_config_map = Some("our-ca".into());
+    let fleet = Fleet::of(&cluster, "image", OPERATOR).unwrap();
+    let job = retention::retention(&fleet).unwrap().cron_job.spec.unwrap().job_template.spec.unwrap().template.spec;
+    for (what, spec) in [("node", pod::pod(&fleet, &node(&cluster, 1)).spec), ("job", job)] {
+        let spec = spec.unwrap();
+        let named = |volume: &&Volume| volume.config_map.as_ref().is_some_and(|map| map.name == "our-ca");
+        let volume =
+            spec.volumes.iter().flatten().find(named).unwrap_or_else(|| panic!("the {what} has no authorities"));
+        let optional = volume.config_map.as_ref().and_then(|map| map.optional);
+        assert_eq!(optional, Some(true), "a ConfigMap that is missing keeps the {what} from saying so");
+        for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+            let mount = container.volume_mounts.iter().flatten().find(|mount| mount.name == volume.name);
+            let path = mount.map(|mount| mount.mount_path.as_str());
+            assert_eq!(path, Some(S3_CA_FOLDER), "container {} does not have them where it looks", container.name);
+        }
     }
 }
 

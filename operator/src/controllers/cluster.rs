@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 use keyfleet_crds::cluster::schedule::BlockSource as Source;
 use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, labels, names, wire};
-use kube::api::ListParams;
+use kube::api::{DeleteParams, ListParams};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType};
@@ -19,8 +20,8 @@ use super::{Context, Failure, Memory, apply, epoch};
 use crate::blocks::clock::{self, Clock};
 use crate::blocks::ethereum::Ethereum;
 use crate::blocks::{BlockFault, BlockSource, Tracker};
-use crate::build::{Fleet, access, network};
-use crate::decide::state::Heard;
+use crate::build::{Fleet, access, network, retention};
+use crate::decide::state::{Heard, Retention};
 use crate::decide::{self, Action as Write, State, report};
 use crate::heard::Target;
 use crate::heard::transcripts::Watched;
@@ -118,6 +119,8 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
         next_boundary: status.next_boundary.unwrap_or(0),
         ready: state.nodes.values().filter(|node| node.ready).count(),
         connected: state.heard.connected.len(),
+        swept: state.retention.succeeded().map_or(0, jiff::Timestamp::as_second),
+        sweep_fails: matches!(state.retention, Retention::Failing { .. }),
     };
     context.metrics.cluster(&namespace, &name, &measured);
     context.succeeded(&key);
@@ -137,8 +140,11 @@ async fn dereference(context: &Context, namespace: &str, name: &str) -> Result<O
     let pods: Api<Pod> = Api::namespaced(client(), namespace);
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client(), namespace);
     let records: Api<ConfigMap> = Api::namespaced(client(), namespace);
+    let jobs: Api<CronJob> = Api::namespaced(client(), namespace);
+    let retention = jobs.get_opt(&names::retention(name)).await?.filter(|job| is_owned(job, &cluster));
     Ok(Some(Read {
         cluster,
+        retention,
         nodes: nodes.list(&ours).await?.items,
         epochs: epochs.list(&ours).await?.items,
         pods: pods.list(&ours).await?.items,
@@ -146,6 +152,11 @@ async fn dereference(context: &Context, namespace: &str, name: &str) -> Result<O
         record: records.get_opt(&names::record(name)).await?,
         namespace_ends,
     }))
+}
+
+/// A CronJob of this name that somebody else made is none of ours.
+fn is_owned(job: &CronJob, cluster: &KmsCluster) -> bool {
+    job.owner_references().iter().any(|owner| Some(&owner.uid) == cluster.metadata.uid.as_ref())
 }
 
 /// Nobody reconciles an object that is gone: what this process holds of it goes with its last write.
@@ -228,6 +239,23 @@ async fn apply_objects(context: &Context, fleet: &Fleet<'_>, state: &State) -> R
     wrote |= apply::apply(client, &access::client_role(fleet)).await?;
     if let Some(policy) = network::network_policy(fleet, &context.options.namespace) {
         wrote |= apply::apply(client, &policy).await?;
+    }
+    match retention::retention(fleet) {
+        Some(job) => {
+            wrote |= apply::apply(client, &job.service_account).await?;
+            wrote |= apply::apply(client, &job.config_map).await?;
+            wrote |= apply::apply(client, &job.cron_job).await?;
+        }
+        // Its account and file lie idle until the cluster goes.
+        None if state.retention != Retention::Absent => {
+            let jobs: Api<CronJob> = Api::namespaced(client.clone(), fleet.namespace);
+            match jobs.delete(&names::retention(fleet.name), &DeleteParams::background()).await {
+                Ok(_) => wrote = true,
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        None => {}
     }
     Ok(wrote)
 }

@@ -10,6 +10,7 @@ use keyfleet_crds::cluster::DeletionPolicy;
 use keyfleet_crds::cluster::status::Erasure;
 use keyfleet_crds::conditions::{self, NodeCondition, Reason};
 use keyfleet_crds::node::Volume;
+use keyfleet_crds::node::report::ProblemAbout;
 use keyfleet_crds::{KmsCluster, KmsNode, KmsNodeStatus, labels, names};
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
 use keyfleet_threshold::identity::{IdentityPublicKey, Signature};
@@ -192,7 +193,8 @@ async fn status(
         None => None,
     };
     let now = Time(jiff::Timestamp::now());
-    for (type_, truth, reason, message) in conditions_of(node, pod).into_iter().chain(erased) {
+    let conditions = conditions_of(node, pod).into_iter().chain(replicated(node)).chain(erased);
+    for (type_, truth, reason, message) in conditions {
         let new = conditions::condition(type_.as_str(), truth, reason, message, node.metadata.generation, now.clone());
         conditions::set(&mut after.conditions, new);
     }
@@ -255,6 +257,25 @@ fn conditions_of(node: &KmsNode, pod: Option<&Pod>) -> Vec<(NodeCondition, Optio
         }
     };
     vec![ready, pinned, placed]
+}
+
+/// What the node says of its replica; none where it never had one. Positions are in `status.node`: they move, and a condition
+/// is for what changes seldom.
+fn replicated(node: &KmsNode) -> Option<(NodeCondition, Option<bool>, Reason, String)> {
+    let report = node.status.as_ref()?.node.as_ref()?;
+    let problem = report.problems.iter().find(|problem| problem.about == ProblemAbout::Replication);
+    if let Some(problem) = problem {
+        let known = Reason::ALL.iter().copied().find(|known| known.as_str() == problem.reason);
+        let reason = known.unwrap_or(Reason::ReplicaUnavailable);
+        return Some((NodeCondition::Replicated, Some(false), reason, problem.message.clone()));
+    }
+    let at = report.replication.as_ref()?;
+    let message = if at.flushed {
+        format!("the pod has ended, and the bucket has everything: it came to {}:{}", at.term, at.sequence)
+    } else {
+        "what the node acknowledges is in the bucket before".to_owned()
+    };
+    Some((NodeCondition::Replicated, Some(true), Reason::AsExpected, message))
 }
 
 /// A merge patch of the operator's part: `status.node` is the node's own, and is not in it.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 use keyfleet_crds::record::Record;
 use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, labels, names};
@@ -15,7 +16,7 @@ use super::{Memory, Options};
 use crate::blocks::BlockFault;
 use crate::build::{Fleet, config};
 use crate::decide::State;
-use crate::decide::state::{Cluster, Epoch, Heard, Node, Recorded};
+use crate::decide::state::{Cluster, Epoch, Heard, Lag, Node, Recorded, Retention};
 
 /// So many seconds a deletion waits for pods to end.
 const STOP_SECONDS_MAX: i64 = 300;
@@ -31,6 +32,8 @@ pub(super) struct Read {
     pub(super) pods: Vec<Pod>,
     pub(super) claims: Vec<PersistentVolumeClaim>,
     pub(super) record: Option<ConfigMap>,
+    /// The job that deletes what replicas no longer need.
+    pub(super) retention: Option<CronJob>,
     /// Whether the namespace is being deleted; looked up for clusters that are being deleted alone.
     pub(super) namespace_ends: bool,
 }
@@ -74,7 +77,7 @@ pub(super) fn observe(
         record: recorded(read.record.as_ref()),
         volumes: read.claims.iter().map(|claim| (claim.name_any(), id_of(claim))).collect::<BTreeMap<_, _>>(),
         namespace_ends: read.namespace_ends,
-        stopped: read.pods.is_empty() || waited_long_enough(&read.cluster, now),
+        stopped: !read.pods.iter().any(keeps_state) || waited_long_enough(&read.cluster, now),
         cluster,
         heard,
         block,
@@ -85,7 +88,27 @@ pub(super) fn observe(
             .as_ref()
             .filter(|(at, _)| at.elapsed() < REFUSED)
             .map(|(_, why)| why.clone()),
+        retention: retention(read.retention.as_ref()),
         now,
+    }
+}
+
+/// The retention job's pods have nothing to flush.
+fn keeps_state(pod: &Pod) -> bool {
+    pod.labels().get(labels::COMPONENT).is_none_or(|component| component != labels::component::RETENTION)
+}
+
+/// What a CronJob says of its runs: one that began last and neither goes on nor ended well has failed.
+fn retention(job: Option<&CronJob>) -> Retention {
+    let Some(job) = job else { return Retention::Absent };
+    let status = job.status.as_ref();
+    let succeeded = status.and_then(|status| status.last_successful_time.as_ref()).map(|time| time.0);
+    let runs = status.and_then(|status| status.active.as_ref()).is_some_and(|active| !active.is_empty());
+    match status.and_then(|status| status.last_schedule_time.as_ref()) {
+        Some(began) if !runs && succeeded.is_none_or(|succeeded| succeeded < began.0) => {
+            Retention::Failing { since: began.0, succeeded }
+        }
+        _ => Retention::Fine { succeeded },
     }
 }
 
@@ -135,6 +158,9 @@ fn node(node: &KmsNode, pod: Option<&Pod>) -> Node {
             sequence: at.sequence,
             hash: at.hash,
         }),
+        lag: report
+            .and_then(|report| report.replication.as_ref())
+            .map_or_else(Lag::default, |at| Lag { commits: at.lag_commits, seconds: at.lag_seconds }),
         erased: status.and_then(|status| status.erasure) == Some(keyfleet_crds::cluster::status::Erasure::Proven),
         plan_versions: report.map(|report| report.plan_versions.clone()).unwrap_or_default(),
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use keyfleet_crds::KmsClusterStatus;
 use keyfleet_crds::cluster::status::{Erasure, NodeSummary, RemovedNode};
 use keyfleet_crds::cluster::{DeletionPolicy, Phase};
@@ -11,7 +11,7 @@ use keyfleet_crds::labels;
 
 use super::gate::{self, Stop};
 use super::rolling::{self, Rolling};
-use super::state::State;
+use super::state::{Lag, Retention, State};
 use super::{Action, Waiting, membership, rounds};
 use crate::round;
 
@@ -46,7 +46,15 @@ pub fn status(state: &State, stop: Option<&Stop>, waiting: Option<&Waiting>) -> 
     after.reason = Some(reason);
     let now = Time(state.now);
     for (type_, truth, reason, message) in conditions_of(state, &facts) {
-        let new = conditions::condition(type_.as_str(), truth, reason, message, Some(cluster.generation), now.clone());
+        let mut new =
+            conditions::condition(type_.as_str(), truth, reason, message, Some(cluster.generation), now.clone());
+        if type_ == ClusterCondition::Replicated && state.open().is_some() {
+            // In a round positions move with every message: where they have come to is told once it is over.
+            let same =
+                |old: &&Condition| (&old.type_, &old.status, &old.reason) == (&new.type_, &new.status, &new.reason);
+            let before = after.conditions.iter().find(same).map(|before| before.message.clone());
+            new.message = before.unwrap_or(new.message);
+        }
         conditions::set(&mut after.conditions, new);
     }
     after
@@ -176,6 +184,14 @@ fn degraded(state: &State, facts: &Facts<'_>) -> Option<(Reason, String)> {
             if matches!(waiting, Waiting::VersionsDiffer) { Reason::VersionsDiffer } else { Reason::NodesDown };
         return Some((reason, format!("a round is due and waits: {waiting}")));
     }
+    if let Retention::Failing { since, .. } = state.retention {
+        let job = keyfleet_crds::names::retention(&state.cluster.name);
+        let message = format!(
+            "the job that deletes what replicas no longer need, begun at {since}, did not end well, so replicas grow: kubectl \
+             get jobs, then kubectl logs of the newest {job}-… says why"
+        );
+        return Some((Reason::RetentionFailed, message));
+    }
     let down = facts.members.stay.iter().find(|index| state.nodes.get(index).is_some_and(|node| !node.ready));
     down.filter(|_| facts.has_key && !facts.changing(state)).map(|index| {
         let pod = keyfleet_crds::names::node(&state.cluster.name, *index);
@@ -278,22 +294,53 @@ fn rolls(state: &State, facts: &Facts<'_>) -> Option<(Reason, String)> {
     Some((Reason::RollingOut, format!("{left} pods are of an earlier spec and are replaced one at a time; {next}")))
 }
 
+/// Reasons of a node's problems that keep its state from the bucket.
+const REPLICA: [Reason; 4] =
+    [Reason::BucketMissing, Reason::CredentialsRefused, Reason::ReplicaUnavailable, Reason::AuthoritiesMissing];
+
 fn replicated(state: &State) -> Said {
     let is = ClusterCondition::Replicated;
-    if state.cluster.spec.replication.is_none() {
+    let Some(replication) = &state.cluster.spec.replication else {
         let message = "spec.replication is not set: a node that loses its volume depends on the other nodes alone";
         return (is, Some(false), Reason::NotConfigured, message.into());
+    };
+    let nodes = || state.nodes.iter().filter(|(_, node)| !node.spec.removed);
+    let stands = |(index, node): (&u32, &super::state::Node)| match (&node.position, node.lag) {
+        (None, _) => format!("node {index} nowhere yet"),
+        (Some(at), Lag { commits: 0, .. }) => format!("node {index} at {}:{}", at.term, at.sequence),
+        (Some(at), lag) => {
+            let commits = if lag.commits == 1 { "commit" } else { "commits" };
+            format!(
+                "node {index} at {}:{}, {} {commits} and {} s behind",
+                at.term, at.sequence, lag.commits, lag.seconds
+            )
+        }
+    };
+    let stands = limited(nodes().map(stands).collect());
+    let of_node = |node: &super::state::Node| {
+        let of_replica = |reason: &str| REPLICA.into_iter().find(|known| known.as_str() == reason);
+        node.problems.iter().find_map(|(reason, message)| Some((of_replica(reason)?, message.clone())))
+    };
+    if let Some((index, (reason, message))) = nodes().find_map(|(index, node)| Some((index, of_node(node)?))) {
+        return (is, Some(false), reason, format!("node {index}: {message}. Acknowledged: {stands}"));
     }
-    let behind: Vec<u32> = state
-        .nodes
-        .iter()
-        .filter(|(_, node)| !node.spec.removed && node.position.is_none())
-        .map(|(index, _)| *index)
-        .collect();
-    if behind.is_empty() {
-        return (is, Some(true), Reason::AsExpected, "every node's state has reached the bucket".into());
+    if nodes().any(|(_, node)| node.position.is_none()) {
+        return (is, Some(false), Reason::ReplicaUnavailable, format!("acknowledged: {stands}"));
     }
-    (is, Some(false), Reason::ReplicaUnavailable, format!("nodes {behind:?} have not reached the bucket yet"))
+    let grows = match &replication.retention {
+        Some(retention) if retention.has_identity() => "",
+        _ => ". Replicas grow: spec.replication.retention is not set, so nothing is ever deleted",
+    };
+    (is, Some(true), Reason::AsExpected, format!("acknowledged: {stands}{grows}"))
+}
+
+/// A fleet may have a hundred nodes, a message 32 KiB, and a person a line or two.
+fn limited(mut all: Vec<String>) -> String {
+    const SHOWN: usize = 20;
+    let more = all.len().saturating_sub(SHOWN);
+    all.truncate(SHOWN);
+    let more = if more > 0 { format!(" and {more} more nodes") } else { String::new() };
+    all.join("; ") + &more
 }
 
 fn recoverable(state: &State) -> Said {

@@ -39,8 +39,41 @@ pub struct State {
     pub starved_since: Option<u64>,
     /// Why the disruption budget refused the last eviction, until it is asked again.
     pub eviction_refused: Option<String>,
+    /// How the job that deletes what replicas no longer need gets on.
+    pub retention: Retention,
     /// The wall clock.
     pub now: Timestamp,
+}
+
+/// The job that deletes what replicas no longer need, as its CronJob says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Retention {
+    /// There is none: nothing is ever deleted.
+    #[default]
+    Absent,
+    /// It is there; the newest run that ended ended well, or none has ended yet.
+    Fine {
+        /// When a run last ended well.
+        succeeded: Option<Timestamp>,
+    },
+    /// The newest run did not end well.
+    Failing {
+        /// When that run began.
+        since: Timestamp,
+        /// When a run last ended well.
+        succeeded: Option<Timestamp>,
+    },
+}
+
+impl Retention {
+    /// When a run last ended well.
+    #[must_use]
+    pub fn succeeded(self) -> Option<Timestamp> {
+        match self {
+            Self::Absent => None,
+            Self::Fine { succeeded } | Self::Failing { succeeded, .. } => succeeded,
+        }
+    }
 }
 
 /// A `KmsCluster`.
@@ -91,10 +124,21 @@ pub struct Node {
     pub volume_handle: Option<String>,
     /// Where its replica stands.
     pub position: Option<keyfleet_crds::record::Position>,
+    /// How far its replica was behind when it last said where it stands.
+    pub lag: Lag,
     /// Whether it, or its eraser, has proven that its secrets are gone.
     pub erased: bool,
     /// Plan versions it understands; empty until it has reported.
     pub plan_versions: Vec<u16>,
+}
+
+/// How far a replica is behind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Lag {
+    /// Commits that S3 has not acknowledged.
+    pub commits: u64,
+    /// Age of the oldest of them, in seconds.
+    pub seconds: u64,
 }
 
 /// A `KeyEpoch`.

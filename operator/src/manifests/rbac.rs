@@ -52,6 +52,8 @@ fn rules() -> Vec<Value> {
         rule("", &["serviceaccounts"], &["get", "create", "patch"]),
         rule("", &["persistentvolumeclaims"], &["get", "list", "create", "patch"]),
         rule("", &["secrets"], &["create"]),
+        // What deletes replica objects: it holds credentials of the bucket that the operator itself cannot read.
+        rule("batch", &["cronjobs"], &["get", "create", "patch", "delete"]),
         rule("policy", &["poddisruptionbudgets"], &["get", "create", "patch"]),
         rule("networking.k8s.io", &["networkpolicies"], &["get", "create", "patch"]),
         rule(RBAC, &["roles"], &["get", "create", "patch", "escalate", "bind"]),

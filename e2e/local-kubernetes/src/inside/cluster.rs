@@ -179,11 +179,15 @@ fn volumes(layout: &Layout) -> Result<Component> {
 }
 
 fn s3(layout: &Layout) -> Result<Component> {
-    let (buckets, versions) = (layout.at("s3/buckets"), layout.at("s3/versions"));
+    let (buckets, versions, accounts) = (layout.at("s3/buckets"), layout.at("s3/versions"), layout.at("s3/accounts"));
     // A bucket is a folder; the one that examples and scenarios use is there from the beginning.
     fs::create_dir_all(buckets.join("keyfleet"))?;
     fs::create_dir_all(&versions)?;
+    // Whoever wants other accounts than the root's makes them: `versitygw admin create-user`.
+    fs::create_dir_all(&accounts)?;
     let arguments = vec![
+        "--iam-dir".to_owned(),
+        accounts.to_string_lossy().into_owned(),
         "--port".to_owned(),
         format!("{CONTROL_PLANE}:{S3_PORT}"),
         "posix".to_owned(),

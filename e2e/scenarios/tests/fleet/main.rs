@@ -4,6 +4,7 @@ mod adversaries;
 mod certificate;
 mod lifecycle;
 mod refusals;
+mod retention;
 mod retirement;
 mod rounds;
 mod serving;

@@ -13,7 +13,8 @@ pub(crate) struct Args {
     /// Configuration.
     #[arg(long, short, global = true, default_value = "/etc/litestream.yml", env = "LITESTREAM_CONFIG")]
     pub(crate) config: PathBuf,
-    /// Answer in JSON.
+    /// Answer in JSON. Where a command is about all databases, a list of one entry each, with `path`, `location`, and what
+    /// was found or `error`.
     #[arg(long, global = true)]
     pub(crate) json: bool,
     #[command(subcommand)]
@@ -35,12 +36,12 @@ pub(crate) enum Command {
     Restore(Restore),
     /// List the snapshots.
     Snapshots {
-        /// Path of the database in the configuration; may be left out when there is one.
+        /// Path of the database in the configuration; all when left out.
         db: Option<PathBuf>,
     },
     /// List the openings and segments.
     Segments {
-        /// Path of the database in the configuration; may be left out when there is one.
+        /// Path of the database in the configuration; all when left out.
         db: Option<PathBuf>,
     },
     /// Download everything and check it.
@@ -48,7 +49,7 @@ pub(crate) enum Command {
         /// Path of the database in the configuration; all when left out.
         db: Option<PathBuf>,
     },
-    /// Restore to a scratch file by two routes and compare.
+    /// Restore to scratch files by two routes and compare them, and the database's own file if it is at rest, row by row.
     Drill {
         /// Path of the database in the configuration; all when left out.
         db: Option<PathBuf>,

@@ -1,12 +1,13 @@
 //! What each command does.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use keyfleet_litestream::bucket::{Bucket, Patience};
 use keyfleet_litestream::config::{Config, Db};
 use keyfleet_litestream::database::{Database, Phase};
 use keyfleet_litestream::discover::discover;
+use keyfleet_litestream::drill::{self, Drilled, Local};
 use keyfleet_litestream::keys::Identity;
 use keyfleet_litestream::metrics::Metrics;
 use keyfleet_litestream::restore::{self, RestoreError, Target};
@@ -15,7 +16,7 @@ use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::args::{Args, Command, Restore};
-use crate::output::{Failure, answer, progress, time};
+use crate::output::{Answers, Failure, answer, progress, time};
 
 pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     let Args { config, json, command } = args;
@@ -24,12 +25,12 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     }
     let config = Config::read(&config).map_err(|error| Failure::Usage(format!("{}: {error}", config.display())))?;
     match command {
-        Command::Replicate { once } => replicate(config, once).await,
+        Command::Replicate { once } => replicate(config, once, json).await,
         Command::Restore(how) => restore(one(&config, how.db.as_deref())?, &how, json).await,
-        Command::Snapshots { db } => list(one(&config, db.as_deref())?, keyspace::SNAPSHOTS, json).await,
-        Command::Segments { db } => list(one(&config, db.as_deref())?, keyspace::SEQUENCE, json).await,
+        Command::Snapshots { db } => list(&some(&config, db.as_deref())?, keyspace::SNAPSHOTS, json).await,
+        Command::Segments { db } => list(&some(&config, db.as_deref())?, keyspace::SEQUENCE, json).await,
         Command::Verify { db } => verify_all(&some(&config, db.as_deref())?, json).await,
-        Command::Drill { db } => drill(&some(&config, db.as_deref())?, json).await,
+        Command::Drill { db } => drill_all(&some(&config, db.as_deref())?, json).await,
         Command::Status { db } => status(&some(&config, db.as_deref())?, json).await,
         Command::Retention { db, dry_run } => sweep(&some(&config, db.as_deref())?, dry_run, json).await,
         Command::Keygen { .. } => unreachable!("handled above"),
@@ -54,11 +55,27 @@ fn some<'c>(config: &'c Config, path: Option<&Path>) -> Result<Vec<&'c Db>, Fail
     }
 }
 
+/// Asks about each database and says the answers.
+async fn each<T: Serialize>(
+    dbs: &[&Db],
+    json: bool,
+    text: impl Fn(&Db, &T) -> String,
+    ask: impl AsyncFn(&Db) -> Result<T, Failure>,
+) -> Result<Vec<T>, Failure> {
+    let (mut answers, mut all) = (Answers::new(json), Vec::new());
+    for db in dbs {
+        let location = db.options.location.to_string();
+        all.extend(answers.add(&db.options.path, &location, ask(db).await, |answer| text(db, answer)));
+    }
+    answers.finish().map(|()| all)
+}
+
 async fn bucket(db: &Db) -> Bucket {
     Bucket::connect(db.options.location.clone(), Patience::default()).await
 }
 
-async fn replicate(config: Config, once: bool) -> Result<(), Failure> {
+async fn replicate(config: Config, once: bool, json: bool) -> Result<(), Failure> {
+    let locations: Vec<String> = config.dbs.iter().map(|db| db.options.location.to_string()).collect();
     let mut databases = Vec::new();
     for db in config.dbs {
         let database = Database::open(db.options).await.map_err(Failure::other)?;
@@ -72,19 +89,26 @@ async fn replicate(config: Config, once: bool) -> Result<(), Failure> {
             () = told_to_end() => {}
         }
     }
-    for database in databases {
+    let mut answers = Answers::new(json);
+    for (database, location) in databases.into_iter().zip(locations) {
         let path = database.path().to_owned();
         let mut status = database.status();
         let shipping =
             status.wait_for(|status| status.durable.is_some() || matches!(status.phase, Phase::Fenced { .. }));
         let _ = tokio::time::timeout(Duration::from_secs(60), shipping).await;
-        let reached = database.close(Duration::from_secs(60)).await.map_err(Failure::other)?;
-        match reached {
-            Some(position) => println!("{}: everything is in the bucket, at {position}", path.display()),
-            None => println!("{}: nothing was ever committed", path.display()),
-        }
+        let closed = database.close(Duration::from_secs(60)).await.map_err(Failure::other);
+        let closed = closed.map(|position| Reached { position });
+        answers.add(&path, &location, closed, |reached| match reached.position {
+            Some(position) => format!("{}: everything is in the bucket, at {position}", path.display()),
+            None => format!("{}: nothing was ever committed", path.display()),
+        });
     }
-    Ok(())
+    answers.finish()
+}
+
+#[derive(Serialize)]
+struct Reached {
+    position: Option<keyfleet_litestream::Position>,
 }
 
 async fn told_to_end() {
@@ -169,14 +193,18 @@ async fn restore(db: &Db, how: &Restore, json: bool) -> Result<(), Failure> {
     }
 }
 
-async fn list(db: &Db, folder: &str, json: bool) -> Result<(), Failure> {
-    let listed = verify::list(&bucket(db).await, folder).await.map_err(Failure::other)?;
-    answer(json, &listed, |listed| {
-        let mut lines = vec![format!(
-            "{:>8} {:>6} {:>10} {:>21} {:>10}  {:30} kind",
-            "seq", "term", "commits", "", "bytes", "time"
-        )];
-        for object in listed {
+#[derive(Serialize)]
+struct Objects {
+    objects: Vec<verify::Listed>,
+}
+
+async fn list(dbs: &[&Db], folder: &str, json: bool) -> Result<(), Failure> {
+    let text = |db: &Db, listed: &Objects| {
+        let mut lines = vec![
+            format!("{}:", db.options.location),
+            format!("{:>8} {:>6} {:>10} {:>21} {:>10}  {:30} kind", "seq", "term", "commits", "", "bytes", "time"),
+        ];
+        for object in &listed.objects {
             lines.push(format!(
                 "{:>8} {:>6} {:>10} {:>21} {:>10}  {:30} {}",
                 object.seq.0,
@@ -189,75 +217,58 @@ async fn list(db: &Db, folder: &str, json: bool) -> Result<(), Failure> {
             ));
         }
         lines.join("\n")
-    });
-    Ok(())
+    };
+    let ask = async |db: &Db| {
+        let objects = verify::list(&bucket(db).await, folder).await.map_err(Failure::other)?;
+        Ok(Objects { objects })
+    };
+    each(dbs, json, text, ask).await.map(drop)
 }
 
 async fn verify_all(dbs: &[&Db], json: bool) -> Result<(), Failure> {
-    let mut broken = 0;
-    for db in dbs {
+    let text = |db: &Db, verified: &verify::Verified| {
+        let said = verified.findings.iter().chain(&verified.remarks);
+        let mut lines: Vec<String> = said.map(|line| format!("  {line}")).collect();
+        let end = verified.position.map_or_else(|| "no replica".to_owned(), |position| position.to_string());
+        let (location, objects, bytes) = (&db.options.location, verified.objects, verified.bytes);
+        lines.insert(0, format!("{location}: {objects} objects whole, {bytes} bytes, ends at {end}"));
+        lines.join("\n")
+    };
+    let ask = async |db: &Db| {
         let bar = progress("verifying");
-        let verified = verify::verify(&bucket(db).await, &db.options.replica, &db.options.keys, 16, bar.as_ref())
+        verify::verify(&bucket(db).await, &db.options.replica, &db.options.keys, 16, bar.as_ref())
             .await
-            .map_err(Failure::other)?;
-        broken += verified.findings.len();
-        answer(json, &verified, |verified| {
-            let said = verified.findings.iter().chain(&verified.remarks);
-            let mut lines: Vec<String> = said.map(|line| format!("  {line}")).collect();
-            let end = verified.position.map_or_else(|| "no replica".to_owned(), |position| position.to_string());
-            lines.insert(
-                0,
-                format!(
-                    "{}: {} objects whole, {} bytes, ends at {end}",
-                    db.options.location, verified.objects, verified.bytes
-                ),
-            );
-            lines.join("\n")
-        });
-    }
+            .map_err(Failure::other)
+    };
+    let verified = each(dbs, json, text, ask).await?;
+    let broken: usize = verified.iter().map(|verified| verified.findings.len()).sum();
     if broken == 0 { Ok(()) } else { Err(Failure::Broken(format!("{broken} findings"))) }
 }
 
-#[derive(Serialize)]
-struct Drilled {
-    location: String,
-    newest: restore::Restored,
-    other_route: Option<restore::Restored>,
-    tables: Vec<restore::TableSummary>,
-}
-
-/// Restores from the newest snapshot and from the oldest that leads to the same state, and compares.
-async fn drill(dbs: &[&Db], json: bool) -> Result<(), Failure> {
-    for db in dbs {
-        let bucket = bucket(db).await;
-        let drilled = restore::drill(&bucket, &db.options.replica, &db.options.keys, progress("drilling")).await?;
-        let drilled = Drilled {
-            location: db.options.location.to_string(),
-            newest: drilled.newest,
-            other_route: drilled.other_route,
-            tables: drilled.tables,
+/// Restores by two routes, compares them, and compares the database's own file where it is at rest.
+async fn drill_all(dbs: &[&Db], json: bool) -> Result<(), Failure> {
+    let text = |db: &Db, drilled: &Drilled| {
+        let rows: u64 = drilled.tables.iter().map(|table| table.rows).sum();
+        let route = match &drilled.other_route {
+            Some(other) => format!("the same rows from {}", other.snapshot),
+            None => "there is one route only".to_owned(),
         };
-        answer(json, &drilled, |drilled| {
-            let entries: u64 = drilled.tables.iter().map(|table| table.entries).sum();
-            let route = match &drilled.other_route {
-                Some(other) => format!("the same from {}", other.snapshot),
-                None => "there is one route only".to_owned(),
-            };
-            format!(
-                "{}: restored to {}, {} tables with {entries} entries; {route}",
-                drilled.location,
-                drilled.newest.position,
-                drilled.tables.len()
-            )
-        });
-    }
-    Ok(())
+        let local = match &drilled.local {
+            Local::Same { commit, .. } => format!("the same rows as the local file at commit {commit}"),
+            Local::NotCompared(why) => format!("not compared with the local file: {why}"),
+        };
+        let (location, position, tables) = (&db.options.location, drilled.newest.position, drilled.tables.len());
+        format!("{location}: restored to {position}, {tables} tables with {rows} rows; {route}; {local}")
+    };
+    let ask = async |db: &Db| {
+        let (replica, keys) = (&db.options.replica, &db.options.keys);
+        Ok(drill::drill(&bucket(db).await, replica, keys, Some(&db.options.path), progress("drilling")).await?)
+    };
+    each(dbs, json, text, ask).await.map(drop)
 }
 
 #[derive(Serialize)]
 struct Status {
-    path: PathBuf,
-    location: String,
     head: Option<keyfleet_litestream::Position>,
     last_commit: Option<u64>,
     age_ms: Option<u64>,
@@ -267,47 +278,40 @@ struct Status {
 }
 
 async fn status(dbs: &[&Db], json: bool) -> Result<(), Failure> {
-    for db in dbs {
+    let text = |db: &Db, status: &Status| match (&status.head, status.age_ms) {
+        (Some(head), Some(age_ms)) => format!(
+            "{}: {head}, newest commit {} s ago, {} snapshots; this machine last knew {}",
+            db.options.location,
+            age_ms / 1000,
+            status.snapshots,
+            status.local.map_or_else(|| "nothing".into(), |position| position.to_string())
+        ),
+        _ => format!("{}: there is no replica", db.options.location),
+    };
+    let ask = async |db: &Db| {
         let found = discover(&bucket(db).await, &db.options.replica, now_ms).await.map_err(Failure::other)?;
-        let status = Status {
-            path: db.options.path.clone(),
-            location: db.options.location.to_string(),
+        Ok(Status {
             head: found.head.map(|head| head.position),
             last_commit: found.head.map(|head| head.last_commit.0),
             age_ms: found.head.map(|head| now_ms().saturating_sub(head.time_ms)),
             snapshots: found.snapshots.len(),
             boundary: found.boundary.map(|boundary| boundary.0),
             local: keyfleet_litestream::meta::Note::read(&db.options.path).position,
-        };
-        answer(json, &status, |status| match (&status.head, status.age_ms) {
-            (Some(head), Some(age_ms)) => format!(
-                "{}: {head}, newest commit {} s ago, {} snapshots; this machine last knew {}",
-                status.location,
-                age_ms / 1000,
-                status.snapshots,
-                status.local.map_or_else(|| "nothing".into(), |position| position.to_string())
-            ),
-            _ => format!("{}: there is no replica", status.location),
-        });
-    }
-    Ok(())
+        })
+    };
+    each(dbs, json, text, ask).await.map(drop)
 }
 
 async fn sweep(dbs: &[&Db], dry_run: bool, json: bool) -> Result<(), Failure> {
-    for db in dbs {
-        let swept = retention::run(&bucket(db).await, &db.rules, now_ms(), dry_run).await.map_err(Failure::other)?;
-        answer(json, &swept, |swept| {
-            let would = if dry_run { "would delete" } else { "deleted" };
-            let boundary = swept.boundary.map_or_else(|| "none".into(), |boundary| boundary.to_string());
-            format!(
-                "{}: {would} {} objects; boundary {boundary}; {} restore points kept",
-                db.options.location,
-                swept.deleted.len(),
-                swept.kept.len()
-            )
-        });
-    }
-    Ok(())
+    let text = |db: &Db, swept: &retention::Swept| {
+        let would = if dry_run { "would delete" } else { "deleted" };
+        let boundary = swept.boundary.map_or_else(|| "none".into(), |boundary| boundary.to_string());
+        let (location, deleted, kept) = (&db.options.location, swept.deleted.len(), swept.kept.len());
+        format!("{location}: {would} {deleted} objects; boundary {boundary}; {kept} restore points kept")
+    };
+    let ask =
+        async |db: &Db| retention::run(&bucket(db).await, &db.rules, now_ms(), dry_run).await.map_err(Failure::other);
+    each(dbs, json, text, ask).await.map(drop)
 }
 
 #[derive(Serialize)]

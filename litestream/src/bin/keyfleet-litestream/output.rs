@@ -1,6 +1,7 @@
 //! Answers for people and for programs, progress, and failures with their exit codes.
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use keyfleet_litestream::chain::ChainError;
 use keyfleet_litestream::restore::{Progress, RestoreError};
 use serde::Serialize;
+use serde_json::{Value, json};
 
 /// Prints an answer: as JSON on request, otherwise by `text`.
 pub(crate) fn answer<T: Serialize>(json: bool, value: &T, text: impl FnOnce(&T) -> String) {
@@ -15,6 +17,58 @@ pub(crate) fn answer<T: Serialize>(json: bool, value: &T, text: impl FnOnce(&T) 
         println!("{}", serde_json::to_string_pretty(value).expect("answers are plain data"));
     } else {
         println!("{}", text(value));
+    }
+}
+
+/// Answers about several databases: as text one after the other, as JSON one list at the end. One that fails keeps no
+/// other from being answered.
+pub(crate) struct Answers {
+    json: bool,
+    list: Vec<Value>,
+    failure: Option<Failure>,
+}
+
+impl Answers {
+    pub(crate) fn new(json: bool) -> Self {
+        Self { json, list: Vec::new(), failure: None }
+    }
+
+    /// Takes one database's answer, and gives it back if there is one.
+    pub(crate) fn add<T: Serialize>(
+        &mut self,
+        path: &Path,
+        location: &str,
+        outcome: Result<T, Failure>,
+        text: impl FnOnce(&T) -> String,
+    ) -> Option<T> {
+        let mut entry = match &outcome {
+            Ok(value) => serde_json::to_value(value).expect("answers are plain data"),
+            Err(failure) => json!({ "error": failure.to_string() }),
+        };
+        entry["path"] = path.display().to_string().into();
+        entry["location"] = location.into();
+        self.list.push(entry);
+        match outcome {
+            Ok(value) => {
+                if !self.json {
+                    println!("{}", text(&value));
+                }
+                Some(value)
+            }
+            Err(failure) => {
+                eprintln!("{}: {failure}", path.display());
+                self.failure.get_or_insert(failure);
+                None
+            }
+        }
+    }
+
+    /// The first failure, if there was one, when all has been said.
+    pub(crate) fn finish(self) -> Result<(), Failure> {
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&self.list).expect("answers are plain data"));
+        }
+        self.failure.map_or(Ok(()), Err)
     }
 }
 

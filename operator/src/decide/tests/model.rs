@@ -14,7 +14,7 @@ use keyfleet_threshold::purpose::{Certificate, Purpose};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::super::state::{Closing, Cluster, Epoch, Heard, Node, Recorded, State};
+use super::super::state::{Closing, Cluster, Epoch, Heard, Lag, Node, Recorded, Retention, State};
 use super::super::{Action, decide};
 use crate::round;
 use keyfleet_api::convert;
@@ -234,6 +234,7 @@ impl Model {
             last_block: self.block,
             starved_since: self.operators[who].starved_since,
             eviction_refused: None,
+            retention: Retention::default(),
             now: Timestamp::from_second(self.time).expect("a time"),
         }
     }
@@ -411,6 +412,7 @@ pub(super) fn node(spec: KmsNodeSpec, version: String) -> Node {
         zone: None,
         volume_handle: None,
         position: None,
+        lag: Lag::default(),
         erased: false,
         plan_versions: vec![1],
     }

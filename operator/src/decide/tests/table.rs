@@ -1,10 +1,11 @@
 //! What each situation leads to.
 
-use keyfleet_crds::conditions::Reason;
+use keyfleet_crds::conditions::{ClusterCondition, Reason};
+use keyfleet_crds::record::Position;
 use keyfleet_threshold::coordination::Decision;
 
 use super::super::rounds::{Trigger, back_off_blocks, due};
-use super::super::state::{Recorded, State, Unproven};
+use super::super::state::{Lag, Recorded, Retention, State, Unproven};
 use super::super::{Action, decide, gate, membership, report};
 use super::model::Model;
 
@@ -299,4 +300,85 @@ fn one_node_that_invents_a_number_does_not_stop_the_fleet() {
     let stop = gate::record(&state).unwrap_err();
     assert_eq!(stop.reason, Reason::RecordRolledBack);
     assert!(stop.message.contains("1000"), "not the invented number: {}", stop.message);
+}
+
+/// The condition's message is where people look for how far each node's replica is.
+///
+/// seed: 001-03
+#[test]
+fn replicated_says_where_each_node_stands_and_how_far_it_is_behind() {
+    let (_, mut state) = steady();
+    let s3 = serde_json::json!({ "s3": { "bucket": "fleets" } });
+    state.cluster.spec.replication = serde_json::from_value(s3).unwrap();
+    let condition = |state: &State| {
+        let status = report::status(state, None, None);
+        let found = status.conditions.into_iter().find(|one| one.type_ == ClusterCondition::Replicated.as_str());
+        let found = found.expect("there is always one");
+        (found.status == "True", found.reason, found.message)
+    };
+    let at = |sequence| Some(Position { term: 3, sequence, hash: keyfleet_crds::values::Digest([0; 32]) });
+    for (index, node) in &mut state.nodes {
+        node.position = at(u64::from(*index) * 10);
+    }
+    let (is, _, message) = condition(&state);
+    assert!(is && message.contains("node 1 at 3:10; node 2 at 3:20"), "{message}");
+    assert!(
+        message.contains("Replicas grow"),
+        "without a retention job it does not say that nothing is deleted: {message}"
+    );
+    state.nodes.get_mut(&2).unwrap().lag = Lag { commits: 7, seconds: 42 };
+    let (_, _, message) = condition(&state);
+    assert!(message.contains("node 2 at 3:20, 7 commits and 42 s behind"), "{message}");
+    state.nodes.get_mut(&3).unwrap().position = None;
+    let (is, reason, message) = condition(&state);
+    assert!(
+        !is && reason == Reason::ReplicaUnavailable.as_str() && message.contains("node 3 nowhere yet"),
+        "{message}"
+    );
+    let told = (Reason::CredentialsRefused.as_str().to_owned(), "the key is refused".to_owned());
+    state.nodes.get_mut(&4).unwrap().problems.push(told);
+    let (is, reason, message) = condition(&state);
+    assert!(!is && reason == Reason::CredentialsRefused.as_str(), "{reason}: {message}");
+    assert!(message.contains("node 4: the key is refused") && message.contains("node 1 at 3:10"), "{message}");
+}
+
+/// In a round each node's position moves with every message; the status is not written for that.
+#[test]
+fn positions_that_move_in_a_round_are_told_once_it_is_over() {
+    let (_, mut state) = steady();
+    let s3 = serde_json::json!({ "s3": { "bucket": "fleets" } });
+    state.cluster.spec.replication = serde_json::from_value(s3).unwrap();
+    let to = |state: &mut State, sequence| {
+        for node in state.nodes.values_mut() {
+            node.position = Some(Position { term: 1, sequence, hash: keyfleet_crds::values::Digest([0; 32]) });
+        }
+    };
+    to(&mut state, 5);
+    state.cluster.status = report::status(&state, None, None);
+    let settled = state.clone();
+    let newest = *state.epochs.keys().next_back().unwrap();
+    state.epochs.get_mut(&newest).unwrap().status.as_mut().unwrap().phase = Some(keyfleet_crds::epoch::Phase::Dealing);
+    assert!(state.open().is_some(), "no round is open, so that nothing is tried");
+    let open = report::status(&state, None, None);
+    to(&mut state, 6);
+    assert_eq!(report::status(&state, None, None), open, "a position that moved is a write");
+    let mut over = settled;
+    to(&mut over, 6);
+    assert_ne!(report::status(&over, None, None), over.cluster.status, "where it has come to is never told");
+}
+
+#[test]
+fn a_retention_job_that_fails_needs_a_look_and_takes_nothing_from_the_fleet() {
+    let (_, mut state) = steady();
+    state.nodes.values_mut().for_each(|node| node.ready = true);
+    let conditions = |state: &State| report::status(state, None, None).conditions;
+    let find = |state: &State, type_: ClusterCondition| {
+        conditions(state).into_iter().find(|one| one.type_ == type_.as_str()).map(|one| (one.status, one.reason))
+    };
+    let degraded = find(&state, ClusterCondition::Degraded).expect("there is always one");
+    assert_eq!(degraded.0, "False", "the fleet needs a look already: {degraded:?}");
+    state.retention = Retention::Failing { since: state.now, succeeded: None };
+    let degraded = find(&state, ClusterCondition::Degraded);
+    assert_eq!(degraded, Some(("True".to_owned(), Reason::RetentionFailed.as_str().to_owned())));
+    assert_eq!(find(&state, ClusterCondition::Ready).map(|ready| ready.0).as_deref(), Some("True"));
 }

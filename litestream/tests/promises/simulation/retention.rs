@@ -1,0 +1,53 @@
+//! Who deletes in the simulation: as the run does it.
+
+use keyfleet_litestream::retention::plan;
+
+use super::*;
+
+impl World {
+    /// Retention, as the run does it: decide, raise, and delete what lay below the boundary before.
+    pub(super) fn collect(&mut self) {
+        let snapshots: Vec<plan::Snapshot> = self
+            .bucket
+            .snapshots()
+            .into_iter()
+            .filter_map(|(seq, hash)| {
+                let object = self.bucket.get(&keyspace::sequence(seq));
+                if object.is_some_and(|object| Digest::of(object) != hash) {
+                    return None;
+                }
+                let (header, _) = Header::decode(self.bucket.get(&keyspace::snapshot(seq, hash))?).ok()?;
+                Some(plan::Snapshot { seq, time_ms: header.time_ms, anchored: object.is_some() })
+            })
+            .collect();
+        let rules = plan::Rules {
+            window_ms: 0,
+            levels: Vec::new(),
+            keep_at_least: 1,
+            grace_ms: RETENTION_GRACE_MS,
+            pin_expiry_ms: 0,
+        };
+        let old = self.bucket.boundary;
+        let settled = old.is_none_or(|(_, raised_ms)| self.now_ms - raised_ms >= RETENTION_GRACE_MS);
+        let decide = if settled { plan::decide } else { plan::hold };
+        // Skewed clocks of writers make some snapshots look as if they came from the future.
+        let decision = decide(&snapshots, old.map(|(boundary, _)| boundary), self.now_ms + 500_000, &rules);
+        plan::invariant_keeps_what_is_needed(&snapshots, &decision, self.now_ms + 500_000, &rules);
+        if decision.boundary > old.map(|(boundary, _)| boundary) {
+            self.bucket.boundary = decision.boundary.map(|boundary| (boundary, self.now_ms));
+        }
+        let Some((limit, _)) = old.filter(|_| settled) else { return };
+        let (now_ms, before) = (self.now_ms, self.bucket.objects.len());
+        self.bucket.objects.retain(|key, (_, stored_ms)| {
+            let seq = keyspace::parse_sequence(key);
+            let snapshot = keyspace::parse_snapshot(key).map(|(seq, _)| seq).filter(|s| !decision.kept.contains(s));
+            let below = seq.or(snapshot).is_some_and(|seq| seq < limit);
+            !below || now_ms - *stored_ms < RETENTION_GRACE_MS
+        });
+        let gone = before - self.bucket.objects.len();
+        self.collected += gone as u64;
+        if gone > 0 {
+            self.say(format_args!("retention: {gone} objects below {limit} deleted"));
+        }
+    }
+}
