@@ -153,9 +153,7 @@ fn degraded(state: &State, facts: &Facts<'_>) -> Option<(Reason, String)> {
     }
     let failures = state.cluster.status.failures_in_row.unwrap_or(0);
     if failures > 0 {
-        let last = state.epochs.values().rev().find_map(|epoch| epoch.status.as_ref()?.failure.as_ref());
-        let why = last.map_or_else(String::new, |failure| format!(": {}", failure.message));
-        return Some((Reason::RoundFailed, format!("{failures} rounds in a row failed{why}")));
+        return Some((Reason::RoundFailed, format!("{failures} rounds in a row failed{}", last_failure(state))));
     }
     if let Some(waiting @ (Waiting::Planning(_) | Waiting::Convert(_) | Waiting::VersionsDiffer)) = facts.waiting {
         let reason =
@@ -167,6 +165,11 @@ fn degraded(state: &State, facts: &Facts<'_>) -> Option<(Reason, String)> {
         let pod = keyfleet_crds::names::node(&state.cluster.name, *index);
         (Reason::NodesDown, format!("node {index} is not ready: kubectl describe pod {pod}"))
     })
+}
+
+fn last_failure(state: &State) -> String {
+    let last = state.epochs.values().rev().find_map(|epoch| epoch.status.as_ref()?.failure.as_ref());
+    last.map_or_else(String::new, |failure| format!(": {}: {}", failure.reason, failure.message))
 }
 
 type Said = (ClusterCondition, Option<bool>, Reason, String);
@@ -208,7 +211,7 @@ fn conditions_of(state: &State, facts: &Facts<'_>) -> Vec<Said> {
             Is::EpochCurrent,
             Some(false),
             Reason::RoundFailed,
-            "the epoch before serves; the round is tried again".into(),
+            format!("the epoch before serves; the round is tried again{}", last_failure(state)),
         ),
     });
     said.push(replicated(state));
@@ -251,6 +254,12 @@ fn replicated(state: &State) -> Said {
     if state.cluster.spec.replication.is_none() {
         let message = "spec.replication is not set: a node that loses its volume depends on the other nodes alone";
         return (is, Some(false), Reason::NotConfigured, message.into());
+    }
+    let away = rounds::without_bucket(state);
+    if let Some((first, (reason, message))) = away.first_key_value() {
+        let nodes = away.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let said = format!("what nodes {nodes} write does not reach the bucket. Node {first}: {message}");
+        return (is, Some(false), *reason, said);
     }
     let behind: Vec<u32> = state
         .nodes

@@ -3,9 +3,11 @@
 mod adversaries;
 mod certificate;
 mod lifecycle;
+mod outages;
 mod refusals;
 mod retirement;
 mod rounds;
 mod serving;
 mod storage;
 mod upgrade;
+mod volumes;
