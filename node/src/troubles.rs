@@ -143,7 +143,9 @@ mod tests {
     fn a_bucket_that_is_away_is_told_with_the_time_since_when_and_the_same_words_however_long_it_lasts() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let failing = status(Phase::Shipping, Some((3, ErrorKind::Transport, "no route".into())));
-        let said = |seconds| trouble(&failing, Some(Duration::from_secs(seconds)), at(1_000 + i64::try_from(seconds).unwrap()));
+        let said = |seconds| {
+            trouble(&failing, Some(Duration::from_secs(seconds)), at(1_000 + i64::try_from(seconds).unwrap()))
+        };
         let (reason, message) = said(2).expect("three failures are trouble");
         assert_eq!(reason, Reason::ReplicaUnavailable);
         assert!(message.contains("Since 1970-01-01T00:16:40Z"), "{message}");
@@ -151,7 +153,8 @@ mod tests {
         let mute = status(Phase::Shipping, None);
         assert_eq!(trouble(&mute, Some(Duration::from_secs(2)), at(0)), None, "a commit under way is no trouble");
         assert!(trouble(&mute, Some(Duration::from_secs(11)), at(0)).is_some(), "a mute bucket is not told of");
-        let refused = trouble(&status(Phase::Refused("older".into()), None), None, at(0)).expect("a rollback is trouble");
+        let refused =
+            trouble(&status(Phase::Refused("older".into()), None), None, at(0)).expect("a rollback is trouble");
         assert!(refused.1.contains("docs/runbooks/replicated.md"), "{}", refused.1);
     }
 }

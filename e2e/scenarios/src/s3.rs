@@ -142,7 +142,8 @@ impl Copy {
     /// # Errors
     /// The disk does not take it.
     pub fn of(folder: &Path) -> Result<Self> {
-        let at = cluster_folder()?.join(format!("copy-{}-{}", std::process::id(), PORT.fetch_add(1, Ordering::Relaxed)));
+        let at =
+            cluster_folder()?.join(format!("copy-{}-{}", std::process::id(), PORT.fetch_add(1, Ordering::Relaxed)));
         copy(folder, &at)?;
         Ok(Self(at))
     }

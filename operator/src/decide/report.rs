@@ -46,6 +46,7 @@ pub fn status(state: &State, stop: Option<&Stop>, waiting: Option<&Waiting>) -> 
     after.reason = Some(reason);
     let now = Time(state.now);
     for (type_, truth, reason, message) in conditions_of(state, &facts) {
+        let message = if needs_a_look(type_, truth) { reason.explained(message) } else { message };
         let new = conditions::condition(type_.as_str(), truth, reason, message, Some(cluster.generation), now.clone());
         conditions::set(&mut after.conditions, new);
     }
@@ -165,6 +166,16 @@ fn degraded(state: &State, facts: &Facts<'_>) -> Option<(Reason, String)> {
         let pod = keyfleet_crds::names::node(&state.cluster.name, *index);
         (Reason::NodesDown, format!("node {index} is not ready: kubectl describe pod {pod}"))
     })
+}
+
+/// Whether a condition of this type and truth is one that a person looks at.
+fn needs_a_look(type_: ClusterCondition, truth: Option<bool>) -> bool {
+    use ClusterCondition as Is;
+    match type_ {
+        Is::Progressing => false,
+        Is::Degraded | Is::PlacementAtRisk | Is::QuorumAtRisk | Is::QuorumLost => truth == Some(true),
+        _ => truth == Some(false),
+    }
 }
 
 fn last_failure(state: &State) -> String {

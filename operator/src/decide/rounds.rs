@@ -271,8 +271,12 @@ pub fn without_bucket(state: &State) -> BTreeMap<u32, (Reason, &str)> {
 }
 
 fn bucket_trouble(node: &Node) -> Option<(Reason, &str)> {
-    const REASONS: [Reason; 4] =
-        [Reason::ReplicaUnavailable, Reason::BucketMissing, Reason::CredentialsRefused, Reason::ConditionalWritesMissing];
+    const REASONS: [Reason; 4] = [
+        Reason::ReplicaUnavailable,
+        Reason::BucketMissing,
+        Reason::CredentialsRefused,
+        Reason::ConditionalWritesMissing,
+    ];
     node.problems.iter().find_map(|(said, message)| {
         let reason = REASONS.into_iter().find(|reason| reason.as_str() == said)?;
         Some((reason, message.as_str()))

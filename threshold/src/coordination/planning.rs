@@ -278,7 +278,8 @@ mod tests {
         let large = |number, last_resort| Offer { slots: 40, ..offer(number, last_resort) };
         let offers = vec![small(4, false), small(5, false), small(6, true), large(7, false), large(8, true)];
         let index = NodeIndex::new(1).unwrap();
-        let mut node = NodeView { index, identity: IdentityPublicKey([0; 32]), offers, named: Some(PrekeySetNumber(3)) };
+        let mut node =
+            NodeView { index, identity: IdentityPublicKey([0; 32]), offers, named: Some(PrekeySetNumber(3)) };
         let chosen = |node: &NodeView, dealers| choose_prekeys(node, dealers).map(|offer| offer.number.0);
         assert_eq!(chosen(&node, 8), Some(4), "a set that is large enough was passed over");
         assert_eq!(chosen(&node, 20), Some(7), "a set without keys for the last dealers was named");
