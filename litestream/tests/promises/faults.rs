@@ -331,6 +331,7 @@ async fn an_idle_database_sends_no_request_and_none_lists_in_steady_state() {
     let after = (server.requests("LIST"), server.requests("GET"), server.requests("PUT"));
     assert_eq!(after, (lists, gets, puts), "an idle database sent requests");
     // What was acknowledged and is gone shows in the metrics, whatever the process itself believes.
+    reach(&database, "in a new term", |phase| matches!(phase, Phase::Basing | Phase::Shipping)).await;
     put(&database, REMOTE, 99, value(99, 100)).await.unwrap();
     let position = database.durable_position().unwrap().0;
     server.remove(&format!("p/{}", keyspace::sequence(position.seq)));
@@ -461,6 +462,7 @@ async fn a_writer_adds_nothing_to_a_bucket_that_was_rolled_back_under_it_and_goe
     assert_eq!(server.image(), old, "something was added to a bucket that lacks what it acknowledged");
 
     server.roll_back(&new);
+    reach(&database, "shipping again", |phase| *phase == Phase::Shipping).await;
     put(&database, REMOTE, 5, value(5, 100)).await.unwrap();
     assert_eq!(database.status().borrow().phase, Phase::Shipping, "what is over is still reported");
     let _ = database.close(Duration::from_secs(30)).await.unwrap();
@@ -517,6 +519,7 @@ async fn a_start_beside_a_bucket_that_was_rolled_back_keeps_the_file_that_is_at_
     // The newest versions are back while the process runs: it goes on by itself, with all that it did meanwhile.
     let database = open(floor, true).await.unwrap();
     server.roll_back(&new);
+    reach(&database, "in a new term", |phase| matches!(phase, Phase::Basing | Phase::Shipping)).await;
     put(&database, REMOTE, 99, value(99, 100)).await.unwrap();
     let _ = database.close(Duration::from_secs(30)).await.unwrap();
     let to = folder.path().join("restored.redb");

@@ -227,7 +227,7 @@ fn strays(state: &State) -> Vec<Action> {
     state.epochs.iter().filter(stray).map(supersede).collect()
 }
 
-fn drive(state: &State, number: u64, epoch: &Epoch) -> Vec<Action> {
+pub(super) fn drive(state: &State, number: u64, epoch: &Epoch) -> Vec<Action> {
     let now = moment(state);
     let closing = state.heard.closing.get(&number).cloned().unwrap_or_default();
     let before = epoch.status.clone();
