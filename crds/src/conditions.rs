@@ -199,6 +199,52 @@ words! {
     }
 }
 
+impl Reason {
+    /// The page of `docs/runbooks/` for a person who meets it in a condition that needs one; none where nothing is to be done,
+    /// or the message says it all.
+    #[must_use]
+    pub fn runbook(self) -> Option<&'static str> {
+        Some(match self {
+            Self::NodesDown => "quorum.md",
+            Self::RoundFailed
+            | Self::TooFewDealers
+            | Self::TooFewHolders
+            | Self::CertificateMissing
+            | Self::AwaitingReports
+            | Self::VersionsDiffer => "rounds.md",
+            Self::NotConfigured
+            | Self::BucketMissing
+            | Self::ReplicaUnavailable
+            | Self::CredentialsRefused
+            | Self::ConditionalWritesMissing => "replicated.md",
+            Self::NoRecipients => "recoverable.md",
+            Self::RecordRolledBack => "record-rolled-back.md",
+            Self::EarlierLifeFound | Self::ExpectedKeyNotFound => "earlier-life.md",
+            Self::NameTaken => "name-taken.md",
+            Self::SealKeysLost | Self::SealRolledBack | Self::KeyEncryptionKeyMissing | Self::KeyEncryptionKeyWrong => {
+                "seal.md"
+            }
+            Self::IdentityLost | Self::IdentityMissing => "identity-lost.md",
+            Self::WorkerLost | Self::VolumeUnavailable => "worker-gone.md",
+            Self::BlockSourceDown | Self::BlockSourceWrong | Self::BlockSourceReversed | Self::BlockSourceJumped => {
+                "blocks.md"
+            }
+            Self::Unschedulable => "placement.md",
+            Self::CertificateUnusable => "certificate.md",
+            _ => return None,
+        })
+    }
+
+    /// A message with the name of the page, unless it names one.
+    #[must_use]
+    pub fn explained(self, message: String) -> String {
+        match self.runbook() {
+            Some(page) if !message.contains("docs/runbooks/") => format!("{message}. See docs/runbooks/{page}"),
+            _ => message,
+        }
+    }
+}
+
 /// Sets `new` in `conditions` by its type, keeping `lastTransitionTime` where the status stays. Returns whether anything
 /// but times changed, which is when a status is worth writing.
 pub fn set(conditions: &mut Vec<Condition>, mut new: Condition) -> bool {
@@ -275,5 +321,29 @@ mod tests {
             let text = reason.as_str();
             assert!(text.chars().all(|c| c.is_ascii_alphanumeric()), "{text}");
         }
+    }
+
+    #[test]
+    fn every_page_that_a_reason_names_is_there_and_says_its_name_and_every_page_is_named() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/runbooks");
+        let mut named = std::collections::BTreeSet::from(["README.md"]);
+        let index = std::fs::read_to_string(folder.join("README.md")).unwrap();
+        // What this release never sets has no page that explains it.
+        let unset = [Reason::WorkerLost, Reason::VolumeUnavailable, Reason::ConditionalWritesMissing];
+        for reason in Reason::ALL {
+            let Some(page) = reason.runbook() else { continue };
+            let text = std::fs::read_to_string(folder.join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
+            let said = format!("{text}{index}");
+            assert!(unset.contains(reason) || said.contains(reason.as_str()), "{page} does not say {reason}");
+            named.insert(page);
+        }
+        for file in std::fs::read_dir(&folder).unwrap() {
+            let name = file.unwrap().file_name().into_string().unwrap();
+            assert!(named.contains(name.as_str()), "no reason names docs/runbooks/{name}");
+            assert!(name == "README.md" || index.contains(&format!("({name})")), "the index lacks {name}");
+        }
+        let long = Reason::NoRecipients.explained("nobody".into());
+        assert_eq!(long, "nobody. See docs/runbooks/recoverable.md");
+        assert_eq!(Reason::NoRecipients.explained(long.clone()), long, "the page is named twice");
     }
 }

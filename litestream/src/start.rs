@@ -8,6 +8,7 @@
 //! | its term is the newest and it includes the head | present | keep, and open a new term |
 //! | anything else | present | set aside, restore |
 //! | at or above the floor | silent | keep, read-mostly, when the caller allows it |
+//! | at or above the floor | older than the file or the floor, or gone | keep, read-mostly, when the caller allows it |
 //! | anything else | silent, or absent below a floor | refuse |
 
 use crate::position::{CommitNo, Position, Seq, Term};
@@ -84,6 +85,8 @@ pub enum Decision {
     SetAside(Why),
     /// Go on with the local file; the replica is asked again before the first remote acknowledgement.
     KeepUnproven,
+    /// Go on with the local file, which is newer than the replica; nothing is acknowledged until a person has looked.
+    KeepContradicted(Refusal),
     /// Do nothing: a person must look.
     Refuse(Refusal),
 }
@@ -151,6 +154,13 @@ pub enum Refusal {
     },
 }
 
+impl Refusal {
+    /// Whether the replica lacks what is known to have been in it.
+    fn blames_the_replica(self) -> bool {
+        matches!(self, Self::ReplicaVanished(_) | Self::ReplicaVanishedUnderFile(_) | Self::ReplicaOlder { .. })
+    }
+}
+
 /// What the caller allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Allow {
@@ -158,11 +168,24 @@ pub struct Allow {
     pub unproven: bool,
     /// Begin a new replica for a file that was replicated before.
     pub new_replica: bool,
+    /// Open on local state that is at or above the floor when the replica was rolled back or is gone.
+    pub contradicted: bool,
 }
 
 /// Decides. `local` is none when there is no file.
 #[must_use]
 pub fn decide(local: Option<Local>, replica: Replica, floor: Option<Position>, allow: Allow) -> Decision {
+    match (compare(local, replica, floor, allow), local) {
+        (Decision::Refuse(why), Some(local))
+            if allow.contradicted && why.blames_the_replica() && is_at_floor(local, floor) =>
+        {
+            Decision::KeepContradicted(why)
+        }
+        (decision, _) => decision,
+    }
+}
+
+fn compare(local: Option<Local>, replica: Replica, floor: Option<Position>, allow: Allow) -> Decision {
     match (local, replica) {
         (None, Replica::Silent) => Decision::Refuse(Refusal::NothingLocal),
         (None, Replica::Present(_)) => Decision::Restore,
@@ -215,6 +238,12 @@ pub fn includes(local: Local, head: Head) -> Result<(), Why> {
     }
 }
 
+/// Whether the local file is at or above the floor, if there is one.
+#[must_use]
+pub fn is_at_floor(local: Local, floor: Option<Position>) -> bool {
+    floor.is_none_or(|floor| reaches(local, floor))
+}
+
 /// Whether the local file is known to include the floor.
 fn reaches(local: Local, floor: Position) -> bool {
     let (Some(meta), Some(noted)) = (local.meta, local.noted) else { return false };
@@ -243,8 +272,8 @@ mod tests {
         Local { meta: Some(meta), noted: None, intent: None }
     }
 
-    const ONLINE: Allow = Allow { unproven: false, new_replica: false };
-    const OFFLINE: Allow = Allow { unproven: true, new_replica: false };
+    const ONLINE: Allow = Allow { unproven: false, new_replica: false, contradicted: false };
+    const OFFLINE: Allow = Allow { unproven: true, new_replica: false, contradicted: true };
 
     #[test]
     fn a_file_is_kept_only_when_its_term_is_the_newest_and_it_includes_the_head() {
@@ -305,5 +334,21 @@ mod tests {
         let rolled_back = Local { noted: file.noted, ..local(3, 40, 40) };
         assert!(matches!(decide(Some(rolled_back), Some(at(3, 9))), Decision::Refuse(_)), "the note outlived its file");
         assert_eq!(decide(None, Some(at(3, 9))), Decision::Refuse(Refusal::NothingLocal));
+    }
+
+    #[test]
+    fn a_replica_that_was_rolled_back_is_never_followed_and_a_file_above_the_floor_is_kept_beside_it() {
+        let mut file = local(3, 60, 60);
+        file.noted = Some(Noted { position: at(3, 9), commit: CommitNo(50) });
+        let older = Replica::Present(head(2, 5, 20));
+        for (replica, floor) in [(older, Some(at(3, 9))), (older, None), (Replica::Absent, Some(at(3, 9)))] {
+            let refused = decide(Some(file), replica, floor, ONLINE);
+            assert!(matches!(refused, Decision::Refuse(_)), "{replica:?} was taken: {refused:?}");
+            let kept = decide(Some(file), replica, floor, OFFLINE);
+            assert!(matches!(kept, Decision::KeepContradicted(_)), "the newer file was not kept: {kept:?}");
+            let below = decide(Some(file), replica, Some(at(3, 11)), OFFLINE);
+            assert!(matches!(below, Decision::Refuse(_)), "a file below the floor was kept: {below:?}");
+            assert!(matches!(decide(None, Replica::Absent, Some(at(3, 9)), OFFLINE), Decision::Refuse(_)));
+        }
     }
 }

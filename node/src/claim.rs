@@ -21,7 +21,7 @@ pub enum ClaimFault {
     /// It is another's.
     #[error(
         "the bucket says in {object} that this name belongs to cluster {found}, not to {expected}: restore that cluster's \
-         record, or use another name, prefix or bucket; nothing is generated beside it"
+         record, or use another name, prefix or bucket; nothing is generated beside it. docs/runbooks/name-taken.md"
     )]
     Other {
         /// The object.

@@ -10,7 +10,7 @@ use keyfleet_crds::cluster::storage::S3;
 use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::node::report::ProblemAbout;
 use keyfleet_litestream::authorities::{Authorities, AuthoritiesError};
-use keyfleet_litestream::bucket::{ErrorKind, Location};
+use keyfleet_litestream::bucket::{ErrorKind, Location, Patience};
 use keyfleet_litestream::database::{OpenError, Options};
 use keyfleet_litestream::discover::DiscoverError;
 use keyfleet_litestream::format::ReplicaName;
@@ -27,7 +27,15 @@ use crate::store::bundles::BundleFile;
 use crate::store::{Backing, StoreFault};
 
 /// A round's commit waits so long for the bucket before it is tried again.
-const ACKNOWLEDGE: Duration = Duration::from_secs(10);
+pub(crate) const ACKNOWLEDGE: Duration = Duration::from_secs(10);
+
+/// A node that starts while the bucket does not answer at all serves from its volume after half a minute.
+const PATIENCE: Patience = Patience {
+    attempt: Duration::from_secs(10),
+    reads: 3,
+    pause: Duration::from_millis(100),
+    pause_max: Duration::from_secs(10),
+};
 
 /// The state file, in the state folder.
 pub(crate) const STATE: &str = "state.redb";
@@ -109,7 +117,7 @@ pub async fn assemble(config: &Config, secret: Arc<dyn Home>) -> Result<Parts, A
             let mut options = options(config, replication, &ring)?;
             options.floor = floor;
             // Only where neither home has a floor may there be no replica yet.
-            options.allow = Allow { new_replica: floor.is_none(), unproven: true };
+            options.allow = Allow { new_replica: floor.is_none(), unproven: true, contradicted: true };
             let database = Database::open(options).await?;
             let mark = config.data().join(RESTORED);
             let restored = database.started().restored.is_some() || mark.exists();
@@ -130,7 +138,7 @@ pub(crate) fn options(config: &Config, replication: &Replication, ring: &KeyRing
     let keys = ring.keys().map(|key| keys::KeyEncryptionKey::new(key.id(), *key.expose()));
     let keys = keys.collect::<Result<Vec<_>, _>>().map_err(|error| AssembleFault::Replica(error.to_string()))?;
     let keys = keys::KeyRing { key_encryption_keys: keys, ..keys::KeyRing::default() };
-    Ok(Options::new(config.data().join(STATE), name, location, Arc::new(keys)))
+    Ok(Options { patience: PATIENCE, ..Options::new(config.data().join(STATE), name, location, Arc::new(keys)) })
 }
 
 /// A folder of the bucket, below the prefix that the cluster names. Credentials are the environment's.

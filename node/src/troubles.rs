@@ -1,7 +1,9 @@
 //! What goes wrong while a node runs, as problems that its `KmsNode` shows.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use k8s_openapi::jiff::Timestamp;
 use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::node::report::ProblemAbout;
 use keyfleet_litestream::database::{Phase, Status};
@@ -11,9 +13,11 @@ use tokio::sync::watch;
 
 use crate::apiserver::status::Problems;
 use crate::round::Epochs;
-use crate::startup::bucket_reason;
+use crate::startup::{ACKNOWLEDGE, bucket_reason};
 use crate::store::Backing;
 
+/// While commits wait, it is looked so often how long they have.
+const LOOK: Duration = Duration::from_secs(5);
 /// So many failures in a row are more than a hiccup.
 const FAILURES: u32 = 3;
 const REPLICATION: [Reason; 3] = [Reason::BucketMissing, Reason::CredentialsRefused, Reason::ReplicaUnavailable];
@@ -23,13 +27,17 @@ pub async fn watch_replication(backing: Backing, problems: Problems) {
     let Backing::Replicated { database, .. } = backing else { return };
     let mut status = database.status();
     loop {
-        let found = trouble(&status.borrow_and_update());
+        let lag = database.lag();
+        let waits = Some(Duration::from_millis(lag.lag_ms)).filter(|_| lag.lag_commits > 0);
+        let found = trouble(&status.borrow_and_update(), waits, Timestamp::now());
         match found {
             Some((reason, message)) => problems.set(ProblemAbout::Replication, reason, &message),
             None => problems.clear_reasons(ProblemAbout::Replication, &REPLICATION),
         }
-        if status.changed().await.is_err() {
-            return;
+        tokio::select! {
+            changed = status.changed() => if changed.is_err() { return },
+            // A bucket that says nothing at all changes nothing here.
+            () = tokio::time::sleep(LOOK), if lag.lag_commits > 0 => {}
         }
     }
 }
@@ -74,8 +82,13 @@ fn number(notice: &Notice) -> Option<EpochNumber> {
     }
 }
 
-fn trouble(status: &Status) -> Option<(Reason, String)> {
-    let waits = "serving goes on; rounds wait until the bucket takes what they wrote";
+/// What is wrong. `waits` is how long the oldest commit has waited for the bucket, if one does.
+fn trouble(status: &Status, waits: Option<Duration>, now: Timestamp) -> Option<(Reason, String)> {
+    let goes_on = "serving goes on; rounds wait until the bucket takes what they wrote";
+    // A time and no length: that would be a write for every second.
+    let since = waits.and_then(|waits| now.checked_sub(waits).ok()).map_or_else(String::new, |since| {
+        format!(" Since {} nothing was acknowledged.", since.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    });
     match (&status.phase, &status.trouble) {
         (Phase::Fenced { seq }, _) => {
             let message = format!(
@@ -85,10 +98,19 @@ fn trouble(status: &Status) -> Option<(Reason, String)> {
             );
             Some((Reason::ReplicaUnavailable, message))
         }
-        (Phase::Refused(what), _) => Some((Reason::ReplicaUnavailable, what.clone())),
+        (Phase::Refused(what), _) => Some((
+            Reason::ReplicaUnavailable,
+            format!(
+                "{what}. The node serves on from its volume, takes part in no round and looks again every ten seconds: put the \
+                 bucket's newest versions back. docs/runbooks/replicated.md"
+            ),
+        )),
         (_, Some((failures, kind, what))) if *failures >= FAILURES => {
             // A count in the message would be a write for every failure.
-            Some((bucket_reason(*kind), format!("{what}; {waits}")))
+            Some((bucket_reason(*kind), format!("{what}; {goes_on}.{since}")))
+        }
+        _ if waits.is_some_and(|waits| waits >= ACKNOWLEDGE) => {
+            Some((Reason::ReplicaUnavailable, format!("the bucket does not answer in time; {goes_on}.{since}")))
         }
         _ => None,
     }
@@ -96,6 +118,8 @@ fn trouble(status: &Status) -> Option<(Reason, String)> {
 
 #[cfg(test)]
 mod tests {
+    use keyfleet_litestream::bucket::ErrorKind;
+
     use super::*;
 
     #[test]
@@ -107,5 +131,30 @@ mod tests {
         assert!(said(Some(4)).is_some_and(|message| message.contains("epoch 5")), "it went with an older epoch");
         assert_eq!(said(Some(6)), None, "a notice outlived its round");
         assert!(standing(&notices[..1], Some(EpochNumber(2))).is_some_and(|message| message.contains("share")));
+    }
+
+    fn status(phase: Phase, trouble: Option<(u32, ErrorKind, String)>) -> Status {
+        let (term, committed) = (keyfleet_litestream::position::Term(1), keyfleet_litestream::position::CommitNo(9));
+        let (durable, snapshot, errors) = (None, None, Vec::new());
+        Status { phase, term, durable, committed, trouble, snapshot, closed_chains: 0, errors }
+    }
+
+    #[test]
+    fn a_bucket_that_is_away_is_told_with_the_time_since_when_and_the_same_words_however_long_it_lasts() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let failing = status(Phase::Shipping, Some((3, ErrorKind::Transport, "no route".into())));
+        let said = |seconds| {
+            trouble(&failing, Some(Duration::from_secs(seconds)), at(1_000 + i64::try_from(seconds).unwrap()))
+        };
+        let (reason, message) = said(2).expect("three failures are trouble");
+        assert_eq!(reason, Reason::ReplicaUnavailable);
+        assert!(message.contains("Since 1970-01-01T00:16:40Z"), "{message}");
+        assert_eq!(said(60), said(2), "each second is another message, and so another write");
+        let mute = status(Phase::Shipping, None);
+        assert_eq!(trouble(&mute, Some(Duration::from_secs(2)), at(0)), None, "a commit under way is no trouble");
+        assert!(trouble(&mute, Some(Duration::from_secs(11)), at(0)).is_some(), "a mute bucket is not told of");
+        let refused =
+            trouble(&status(Phase::Refused("older".into()), None), None, at(0)).expect("a rollback is trouble");
+        assert!(refused.1.contains("docs/runbooks/replicated.md"), "{}", refused.1);
     }
 }

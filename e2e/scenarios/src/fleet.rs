@@ -72,12 +72,26 @@ impl<'a> Fleet<'a> {
     /// # Errors
     /// The cluster refuses it.
     pub fn prepare(cluster: &'a Cluster, purpose: &str) -> Result<Self> {
-        let namespace = Namespace::create(cluster, purpose)?;
-        namespace.kubectl(&["create", "serviceaccount", CALLER])?;
-        let fleet = Self { namespace };
-        fleet.secret("keys-kek", &[("key", &"5a".repeat(32))])?;
-        fleet.secret("s3", &[("accessKeyId", "keyfleet-dev"), ("secretAccessKey", "keyfleet-dev-secret")])?;
+        let fleet = Self { namespace: Namespace::create(cluster, purpose)? };
+        fleet.furnish()?;
         Ok(fleet)
+    }
+
+    /// What [`Fleet::prepare`] puts into its namespace.
+    fn furnish(&self) -> Result<()> {
+        self.namespace.kubectl(&["create", "serviceaccount", CALLER])?;
+        self.secret("keys-kek", &[("key", &"5a".repeat(32))])?;
+        self.secret("s3", &[("accessKeyId", "keyfleet-dev"), ("secretAccessKey", "keyfleet-dev-secret")])?;
+        Ok(())
+    }
+
+    /// The namespace is lost with everything in it, and there is a new one of the same name.
+    ///
+    /// # Errors
+    /// The cluster does not do it.
+    pub fn lose_everything(&self) -> Result<()> {
+        self.namespace.renew()?;
+        self.furnish()
     }
 
     /// A fleet that is Ready, its spec differing from [`spec`] by `differs`.

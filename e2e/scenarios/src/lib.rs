@@ -4,8 +4,8 @@
 //! `kubectl` and `helm`, on the cluster that its kubeconfig leads to; `cargo xtask test` brings that cluster up.
 //!
 //! [`cluster`] is the cluster and who may disturb it, [`namespace`] a scenario's own corner of it, [`fleet`] a fleet of nodes
-//! in it, [`probe`] the program that looks around from inside, [`machine`] what the machine underneath has, [`wait`] how
-//! to wait.
+//! in it, [`s3`] a bucket of its own, [`probe`] the program that looks around from inside, [`machine`] what the machine
+//! underneath has, [`wait`] how to wait.
 
 pub mod cluster;
 pub mod fleet;
@@ -13,4 +13,5 @@ pub mod machine;
 pub mod namespace;
 pub mod operator;
 pub mod probe;
+pub mod s3;
 pub mod wait;

@@ -6,9 +6,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::cluster::output;
+use crate::fleet::Fleet;
 
 /// `cargo xtask`, the program that is under test, with `arguments`.
 ///
@@ -20,6 +21,31 @@ pub fn xtask(arguments: &[&str]) -> Result<Command> {
     // As `cargo xtask` would start it, and not as a part of this test.
     command.args(arguments).env("CARGO_MANIFEST_DIR", concat!(env!("CARGO_MANIFEST_DIR"), "/../../xtask"));
     Ok(command)
+}
+
+/// The folder of the local cluster that scenarios run on.
+///
+/// # Errors
+/// It is another cluster.
+pub fn cluster_folder() -> Result<PathBuf> {
+    let config = PathBuf::from(std::env::var_os("KUBECONFIG").context("there is a cluster")?);
+    let folder = config.parent().context("a kubeconfig is in a folder")?.to_owned();
+    ensure!(folder.join("volumes").is_dir(), "{} is not a local cluster's: this runs there alone", folder.display());
+    Ok(folder)
+}
+
+/// Where a node's volume is on this machine.
+///
+/// # Errors
+/// It has none, or the cluster is another one.
+pub fn volume(fleet: &Fleet<'_>, index: u32) -> Result<PathBuf> {
+    let claim = fleet.namespace.get(&["pvc", &format!("{}-state", fleet.node(index))])?;
+    let name = claim["spec"]["volumeName"].as_str().context("the claim is bound")?.to_owned();
+    let path = cluster_folder()?.join("volumes").join(name);
+    ensure!(path.is_dir(), "{} is not there: this runs on the local cluster alone", path.display());
+    // The state file is in the volume's root or in a folder of it.
+    let below = fs::read_dir(&path)?.flatten().map(|entry| entry.path()).find(|path| path.join("state.redb").exists());
+    Ok(if path.join("state.redb").exists() { path } else { below.context("the volume holds a state file")? })
 }
 
 /// Everything on the machine that belongs to the cluster `name`, or could have been left by it.

@@ -26,11 +26,26 @@ impl<'a> Namespace<'a> {
     /// The cluster refuses it.
     pub fn create(cluster: &'a Cluster, purpose: &str) -> Result<Self> {
         let name = format!("{purpose}-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
-        cluster.apply(&json!({
+        let namespace = Self { cluster, name };
+        namespace.make()?;
+        Ok(namespace)
+    }
+
+    fn make(&self) -> Result<()> {
+        let made = self.cluster.apply(&json!({
             "apiVersion": "v1", "kind": "Namespace",
-            "metadata": {"name": name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
-        }))?;
-        Ok(Self { cluster, name })
+            "metadata": {"name": self.name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+        }));
+        made.map(drop)
+    }
+
+    /// Deletes everything in it, and then there is an empty one of the same name.
+    ///
+    /// # Errors
+    /// The cluster does not do it.
+    pub fn renew(&self) -> Result<()> {
+        self.cluster.kubectl(["delete", "namespace", &self.name, "--wait=true", "--timeout=150s"])?;
+        self.make()
     }
 
     /// Runs `kubectl` in this namespace.

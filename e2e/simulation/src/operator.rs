@@ -232,7 +232,7 @@ fn carries_out(plan: &ValidPlan, spec: &Spec) -> bool {
 
 fn offer(signed: &keyfleet_threshold::prekey::SignedPrekeySet, api: &Api, index: NodeIndex) -> Option<Offer> {
     let set = signed.verify(&api.pins[&index])?;
-    Some(Offer { number: set.number, digest: signed.digest(), last_resort: set.last_resort })
+    Some(Offer { number: set.number, digest: signed.digest(), last_resort: set.last_resort, slots: set.slots.len() })
 }
 
 fn open(fleet: &mut Fleet, plan: ValidPlan) {

@@ -1,7 +1,7 @@
 //! Nodes that are away for long, and nodes that never come back.
 
 use keyfleet_simulation::{Behaviour, Fleet, Settings};
-use keyfleet_threshold::identifiers::NodeIndex;
+use keyfleet_threshold::identifiers::{NodeIndex, Threshold};
 
 fn index(i: u32) -> NodeIndex {
     NodeIndex::new(i).expect("indices start at one")
@@ -98,4 +98,36 @@ fn when_the_active_epoch_starves_an_older_kept_one_is_the_source() {
     let source = fleet.api.epochs[&third].plan.source().map(|source| source.number);
     assert_eq!(source, Some(first), "only the first epoch still has four answering holders");
     assert!(fleet.api.public_key == key, "it is the same key");
+}
+
+/// Sets of prekeys are made for a fleet of the size that their node knows. Node 4 is away while the fleet triples: the plans
+/// that follow name no more dealers than it has keys for, and the others' larger sets are named at once. Back, it makes
+/// larger ones, and all deal again.
+#[test]
+fn a_fleet_that_triples_goes_on_without_a_failed_round_while_a_node_is_away_whose_prekeys_are_for_the_small_one() {
+    let mut fleet = Fleet::new(8, Settings::CALM, 4, 3, 3);
+    let mut active = fleet.next_active(None, 30);
+    // The first sets are for any fleet; so many rounds consume them.
+    for _ in 0..5 {
+        active = fleet.next_active(Some(active), 30);
+    }
+    fleet.run_until("everyone holds it", 5, |fleet| fleet.holders(active).len() == 4);
+    fleet.take_down(4);
+    let new: Vec<_> = (5..13).map(|i| fleet.add_node(i)).collect();
+    fleet.spec.receivers.extend(new);
+    (fleet.spec.threshold, fleet.spec.min_holders) = (Threshold(7), 7);
+    fleet.run_blocks(1);
+    let grown = fleet.next_active(Some(active), 30);
+    assert_eq!(fleet.api.epochs[&grown].plan.receivers.len(), 12, "the fleet did not grow");
+    fleet.run_until("those who are there hold it", 5, |fleet| fleet.holders(grown).len() == 11);
+
+    let next = fleet.next_active(Some(grown), 30);
+    assert_eq!(next.0, grown.0 + 1, "a round failed after the fleet had grown");
+    assert_eq!(fleet.api.epochs[&next].plan.dealers.len(), 8, "not as many deal as node 4 has keys for");
+    fleet.run_until("those who are there hold it", 5, |fleet| fleet.holders(next).len() == 11);
+    fleet.bring_up(4);
+    fleet.run_until("node 4 has its share", 5, |fleet| fleet.holders(next).contains(&index(4)));
+    let last = fleet.next_active(Some(next), 30);
+    assert_eq!(fleet.api.epochs[&last].plan.dealers.len(), 12, "node 4 is back and made no larger sets");
+    fleet.run_until("all hold it", 5, |fleet| fleet.holders(last).len() == 12);
 }

@@ -20,7 +20,7 @@ use crate::meta::{self, Note};
 use crate::position::{Digest, Position, Term};
 use crate::recorder::Recorder;
 use crate::restore::{self, RestoreError, Restored};
-use crate::start::{Decision, Local, Meta, Replica, Why, decide};
+use crate::start::{Decision, Local, Meta, Replica, Why, decide, is_at_floor};
 use crate::tenure::{Event, Head, Tenure};
 
 /// What a start found and did.
@@ -42,12 +42,19 @@ pub(super) async fn open(options: Options) -> Result<Database, OpenError> {
     let mut started = Started::default();
     // A term that was lost to another writer means: look again, restore again, try again.
     let (beginning, meta) = loop {
-        let (local, found, decision) = look(&options, &bucket).await?;
+        let (local, found, decision) = match look(&options, &bucket).await? {
+            Look::Decided(local, found, decision) => (local, found, decision),
+            Look::Broken(local, why) => break refused(local, &why),
+        };
         let (head, seen_ms) = match decision {
             Decision::Refuse(refusal) => return Err(refusal.into()),
             Decision::KeepUnproven => {
                 let local = local.expect("only a local file is kept");
                 break (Beginning::Unproven(local), local.meta.unwrap_or_default());
+            }
+            Decision::KeepContradicted(why) => {
+                let local = local.expect("only a local file is kept");
+                break refused(local, &why.to_string());
             }
             Decision::Create | Decision::Keep => {
                 let found = found.expect("decided on what was found");
@@ -60,7 +67,12 @@ pub(super) async fn open(options: Options) -> Result<Database, OpenError> {
             (decision, options.floor, head, &options.override_floor)
         {
             let object = bucket.get(&keyspace::sequence(floor.seq)).await.map_err(DiscoverError::from)?;
-            check_floor(head.position, floor, object.as_deref().map(Digest::of))?;
+            let checked = check_floor(head.position, floor, object.as_deref().map(Digest::of));
+            match (checked, local.filter(|local| options.allow.contradicted && is_at_floor(*local, Some(floor)))) {
+                (Ok(()), _) => {}
+                (Err(why), Some(local)) => break refused(local, &why.to_string()),
+                (Err(why), None) => return Err(why.into()),
+            }
         }
         let note = Note { intent: None, ..Note::read(&options.path) };
         let tenure = prepare(&options, head, seen_ms, note, options.override_floor.as_deref(), &mut rng)?;
@@ -85,7 +97,21 @@ pub(super) async fn open(options: Options) -> Result<Database, OpenError> {
     start(options, bucket, rng, beginning, meta, started)
 }
 
-async fn look(options: &Options, bucket: &Bucket) -> Result<(Option<Local>, Option<Found>, Decision), OpenError> {
+/// Goes on with a local file beside a replica that is not what it was.
+fn refused(local: Local, why: &str) -> (Beginning, Meta) {
+    tracing::error!(why, "the replica is not followed: nothing is acknowledged until it is what it was");
+    (Beginning::Refused(local), local.meta.unwrap_or_default())
+}
+
+/// What a look at the file and at the bucket found.
+enum Look {
+    /// The two could be compared.
+    Decided(Option<Local>, Option<Found>, Decision),
+    /// What is in the bucket does not fit together; the local file may go on without it.
+    Broken(Local, String),
+}
+
+async fn look(options: &Options, bucket: &Bucket) -> Result<Look, OpenError> {
     let local = read_local(options)?;
     let (found, replica) = match discover(bucket, &options.replica, crate::now_ms).await {
         Ok(found) => {
@@ -99,11 +125,18 @@ async fn look(options: &Options, bucket: &Bucket) -> Result<(Option<Local>, Opti
             }
             (None, Replica::Silent)
         }
+        Err(DiscoverError::Chain(error)) => {
+            let local = local.filter(|local| options.allow.contradicted && is_at_floor(*local, options.floor));
+            return match local {
+                Some(local) => Ok(Look::Broken(local, error.to_string())),
+                None => Err(DiscoverError::Chain(error).into()),
+            };
+        }
         Err(error) => return Err(error.into()),
     };
     let decision = decide(local, replica, options.floor, options.allow);
     tracing::info!(?decision, path = %options.path.display(), "start");
-    Ok((local, found, decision))
+    Ok(Look::Decided(local, found, decision))
 }
 
 /// Opens the local file for a moment, repairs it if need be, and reads what it says about itself.
@@ -221,7 +254,11 @@ fn start(
     let own = meta::read(&*redb).map_err(storage)?.unwrap_or_default();
     let meta = Meta { commit: meta.commit.max(own.commit), time_ms: meta.time_ms.max(own.time_ms), ..own };
 
-    let phase = if matches!(beginning, Beginning::Opened(_)) { Phase::Basing } else { Phase::Unproven };
+    let phase = match &beginning {
+        Beginning::Opened(_) => Phase::Basing,
+        Beginning::Unproven(_) => Phase::Unproven,
+        Beginning::Refused(_) => Phase::Refused("the replica is not what it was".to_owned()),
+    };
     let shared = Arc::new(Shared::new(options.queue_bytes, phase, meta.term, meta.commit));
     let (jobs, inbox) = mpsc::channel(options.mailbox.max(1));
     let writer =

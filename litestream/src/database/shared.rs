@@ -29,7 +29,7 @@ pub enum Phase {
         /// The first number that is not ours.
         seq: Seq,
     },
-    /// The replica answers, and what it says does not fit the local file.
+    /// The replica answers, and what it says does not fit the local file. It is asked again.
     Refused(String),
 }
 

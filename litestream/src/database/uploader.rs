@@ -11,13 +11,14 @@ use super::shared::{Item, Phase, Shared, SnapshotImage};
 use super::writer::Job;
 use super::{Options, Probe, ProbeError};
 use crate::bucket::{Bucket, BucketError, Created};
+use crate::chain::{ChainError, check_floor};
 use crate::discover::{DiscoverError, discover};
 use crate::format::payload::coalesce;
 use crate::format::{Commit, Op, Sealed};
 use crate::keyspace;
 use crate::meta::Note;
 use crate::position::{CommitNo, Digest, Position, Seq};
-use crate::start::{Intent, Local, Meta, includes};
+use crate::start::{Intent, Local, Meta, Why, includes};
 use crate::tenure::{Answer, Event, Head, Request, Settings, Tenure};
 
 /// What the uploader begins with.
@@ -26,6 +27,8 @@ pub(super) enum Beginning {
     Opened(Box<Tenure>),
     /// The replica did not answer: prove the local file first.
     Unproven(Local),
+    /// The replica is not what it was, and says so: the local file goes on without it.
+    Refused(Local),
 }
 
 pub(super) struct Uploader {
@@ -34,6 +37,19 @@ pub(super) struct Uploader {
     pub(super) shared: Arc<Shared>,
     pub(super) jobs: mpsc::WeakSender<Job>,
     pub(super) rng: StdRng,
+}
+
+/// Why no term could be opened yet.
+#[derive(Debug, thiserror::Error)]
+enum ReopenError {
+    #[error(transparent)]
+    Discover(#[from] DiscoverError),
+    #[error(transparent)]
+    Below(#[from] ChainError),
+    #[error("the replica is gone, although the local file was replicated: look for the right bucket and prefix")]
+    Gone,
+    #[error("the replica is older than the local file ({0:?}): it was rolled back, or is another one")]
+    Older(Why),
 }
 
 /// Why a stretch of work ended.
@@ -50,7 +66,7 @@ impl Uploader {
     pub(super) async fn run(mut self, beginning: Beginning) {
         let mut tenure = match beginning {
             Beginning::Opened(tenure) => Some(*tenure),
-            Beginning::Unproven(local) => self.reopen(Some(local)).await,
+            Beginning::Unproven(local) | Beginning::Refused(local) => self.reopen(Some(local)).await,
         };
         while let Some(current) = tenure.take() {
             match self.hold(current).await {
@@ -108,12 +124,9 @@ impl Uploader {
                 Ok(tenure) => return tenure,
                 Err(error) => {
                     failures += 1;
-                    if let DiscoverError::Bucket(error) = &error {
-                        self.note_trouble(failures, error);
-                    } else {
-                        tracing::error!(%error, "the replica does not fit together");
-                        self.shared.update(|status| status.phase = Phase::Refused(error.to_string()));
-                        return None;
+                    match &error {
+                        ReopenError::Discover(DiscoverError::Bucket(error)) => self.note_trouble(failures, error),
+                        error => self.refuse(error.to_string()),
                     }
                     self.pause(failures).await;
                 }
@@ -121,28 +134,37 @@ impl Uploader {
         }
     }
 
-    async fn try_reopen(&mut self, local: Option<Local>) -> Result<Option<Tenure>, DiscoverError> {
+    /// What the bucket holds is not what it acknowledged. It is asked again: a person may put it right.
+    fn refuse(&self, why: String) {
+        if self.shared.status().phase != Phase::Refused(why.clone()) {
+            tracing::error!(why, "the replica is not what it was: nothing is acknowledged until it is");
+            self.shared.update(|status| status.phase = Phase::Refused(why));
+        }
+    }
+
+    async fn try_reopen(&mut self, local: Option<Local>) -> Result<Option<Tenure>, ReopenError> {
         loop {
             let found = discover(&self.bucket, &self.options.replica, crate::now_ms).await?;
+            if let Some(head) = found.head {
+                self.check_known(head).await?;
+            }
             let status = self.shared.status();
-            let verdict = match (local, found.head) {
+            let stranger = match (local, found.head) {
                 (Some(Local { meta: Some(Meta { term, .. }), .. }), None) if term.0 > 0 => {
-                    Err("the replica is gone, although the local file was replicated".to_owned())
+                    return Err(ReopenError::Gone);
                 }
-                (None, None) => Err("the replica is gone".to_owned()),
-                (Some(_), None) => Ok(()),
-                (Some(local), Some(head)) => includes(local, head).map_err(|why| format!("{why:?}")),
-                (None, Some(head)) if head.position.term == status.term => Ok(()),
-                (None, Some(head)) => Err(format!("term {} was opened meanwhile", head.position.term)),
+                (None, None) => return Err(ReopenError::Gone),
+                (Some(_), None) => None,
+                (Some(local), Some(head)) => match includes(local, head) {
+                    Err(why @ Why::NewerTerm { .. }) => return Err(ReopenError::Older(why)),
+                    other => other.err().map(|why| (head, format!("{why:?}"))),
+                },
+                (None, Some(head)) if head.position.term == status.term => None,
+                (None, Some(head)) => Some((head, format!("term {} was opened meanwhile", head.position.term))),
             };
-            if let Err(why) = verdict {
+            if let Some((head, why)) = stranger {
                 tracing::error!(why, "the local file is not the newest state: nothing more is acknowledged");
-                self.shared.update(|status| {
-                    status.phase = match found.head {
-                        Some(head) => Phase::Fenced { seq: head.position.seq },
-                        None => Phase::Refused(why),
-                    };
-                });
+                self.shared.update(|status| status.phase = Phase::Fenced { seq: head.position.seq });
                 return Ok(None);
             }
             let mut tenure = match self.prepare(found.head, found.seen_ms) {
@@ -173,6 +195,15 @@ impl Uploader {
                 }
             }
         }
+    }
+
+    /// Refuses a replica that ends before what it is known to have acknowledged, or has something else there.
+    async fn check_known(&self, head: Head) -> Result<(), ReopenError> {
+        let durable = self.shared.status().durable.map(|(position, _)| position);
+        let floor = self.options.floor.filter(|_| self.options.override_floor.is_none());
+        let Some(known) = floor.into_iter().chain(durable).max_by_key(|position| position.seq) else { return Ok(()) };
+        let object = self.bucket.get(&keyspace::sequence(known.seq)).await.map_err(DiscoverError::from)?;
+        Ok(check_floor(head.position, known, object.as_deref().map(Digest::of))?)
     }
 
     fn prepare(&mut self, head: Option<Head>, seen_ms: u64) -> Result<Tenure, String> {
@@ -281,6 +312,22 @@ async fn compress(mut image: SnapshotImage) -> Option<(SnapshotImage, Vec<u8>)> 
     }
 }
 
+/// After so long without a request the bucket is asked for what it acknowledged last, before anything is added to it.
+const DOUBT: Duration = Duration::from_secs(10);
+
+/// Why a request of a held term has no answer.
+enum StepError {
+    Bucket(BucketError),
+    /// What was acknowledged here is not there any more.
+    RolledBack(Position),
+}
+
+impl From<BucketError> for StepError {
+    fn from(error: BucketError) -> Self {
+        Self::Bucket(error)
+    }
+}
+
 /// A held term: base, then segments, with snapshots beside them.
 struct Shipping<'u> {
     up: &'u mut Uploader,
@@ -298,6 +345,8 @@ struct Shipping<'u> {
     note_due: bool,
     /// When commits were last taken from the queue.
     sent: Instant,
+    /// The bucket failed, or was not heard of for long: it may be an older copy of itself by now.
+    doubted: bool,
 }
 
 impl<'u> Shipping<'u> {
@@ -316,6 +365,7 @@ impl<'u> Shipping<'u> {
             noted: Instant::now(),
             note_due: true,
             sent: Instant::now(),
+            doubted: false,
         }
     }
 
@@ -333,7 +383,17 @@ impl<'u> Shipping<'u> {
                 self.wait().await;
                 continue;
             }
-            match step(&self.up.bucket, &mut self.tenure, &mut self.up.rng).await {
+            match self.step().await {
+                Err(StepError::RolledBack(position)) => {
+                    self.failures += 1;
+                    self.up.refuse(format!(
+                        "{position}, which the bucket acknowledged, is not in it any more: it was rolled back, or is another one"
+                    ));
+                    if self.up.shared.is_closing() {
+                        return End::Closed;
+                    }
+                    self.pause().await;
+                }
                 Ok(event) => {
                     if event.is_some() && self.failures > 0 {
                         self.failures = 0;
@@ -343,7 +403,8 @@ impl<'u> Shipping<'u> {
                         return end;
                     }
                 }
-                Err(error) => {
+                Err(StepError::Bucket(error)) => {
+                    self.doubted = true;
                     self.failures += 1;
                     self.up.note_trouble(self.failures, &error);
                     if self.up.shared.is_closing() {
@@ -354,6 +415,22 @@ impl<'u> Shipping<'u> {
                 }
             }
         }
+    }
+
+    /// The next request. In doubt, what was acknowledged last is read back first: a number that is free in a bucket that was
+    /// rolled back would be taken, and leave a gap that no restore gets over.
+    async fn step(&mut self) -> Result<Option<Event>, StepError> {
+        if let (true, Some((position, _))) = (self.doubted, self.tenure.durable()) {
+            let object = self.up.bucket.get_once(&keyspace::sequence(position.seq), None).await?;
+            if object.is_none_or(|(object, _)| Digest::of(&object) != position.hash) {
+                return Err(StepError::RolledBack(position));
+            }
+        }
+        if std::mem::take(&mut self.doubted) && matches!(self.up.shared.status().phase, Phase::Refused(_)) {
+            tracing::info!("the bucket holds again what it acknowledged");
+            self.up.shared.update(|status| status.phase = Phase::Shipping);
+        }
+        Ok(step(&self.up.bucket, &mut self.tenure, &mut self.up.rng).await?)
     }
 
     /// Moves what is due from the queue into the tenure.
@@ -378,6 +455,7 @@ impl<'u> Shipping<'u> {
         for item in self.up.shared.drain() {
             match item {
                 Item::Commit(commit) => {
+                    self.doubted |= self.sent.elapsed() >= DOUBT;
                     self.sent = Instant::now();
                     self.sizes.push_back((commit.number, commit.size(), commit.time_ms));
                     let commit = Commit { ops: coalesce(commit.ops), ..commit };

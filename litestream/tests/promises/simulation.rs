@@ -244,14 +244,14 @@ impl World {
         let silent = self.rng.random_ratio(1, 10);
         let head = self.bucket.head();
         let replica = if silent { Replica::Silent } else { head.map_or(Replica::Absent, Replica::Present) };
-        let allow = Allow { unproven: true, new_replica: false };
+        let allow = Allow { unproven: true, ..Allow::default() };
         let decision = decide(local, replica, self.floor, allow);
         self.say(format_args!("machine {machine}: {decision:?}"));
         match decision {
             Decision::Create | Decision::Keep => Some(self.open(machine, head, now_ms)),
             Decision::Restore | Decision::SetAside(_) => Some(Doing::Fetching(head.expect("present"), now_ms)),
             Decision::KeepUnproven => Some(Doing::Alone),
-            Decision::Refuse(_) => None,
+            Decision::Refuse(_) | Decision::KeepContradicted(_) => None,
         }
     }
 

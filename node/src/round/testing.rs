@@ -240,7 +240,12 @@ impl Operator {
                     .iter()
                     .map(|offer| {
                         let set = offer.verify(identity).expect("an offer is signed by its node");
-                        Offer { number: set.number, digest: set.digest(), last_resort: set.last_resort }
+                        Offer {
+                            number: set.number,
+                            digest: set.digest(),
+                            last_resort: set.last_resort,
+                            slots: set.slots.len(),
+                        }
                     })
                     .collect(),
                 named: self.named.get(index).copied(),

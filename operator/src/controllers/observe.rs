@@ -131,7 +131,12 @@ fn node(node: &KmsNode, pod: Option<&Pod>) -> Node {
         let signed = SignedPrekeySet::decode(&set.signed.0).ok()?;
         let checked = signed.verify(&pin?)?;
         let own = checked.node.value() == node.spec.index && checked.cluster.0 == node.spec.cluster_id.0;
-        let offer = Offer { number: checked.number, digest: signed.digest(), last_resort: checked.last_resort };
+        let offer = Offer {
+            number: checked.number,
+            digest: signed.digest(),
+            last_resort: checked.last_resort,
+            slots: checked.slots.len(),
+        };
         own.then_some(offer)
     });
     let status = node.status.as_ref();

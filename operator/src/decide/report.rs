@@ -46,6 +46,7 @@ pub fn status(state: &State, stop: Option<&Stop>, waiting: Option<&Waiting>) -> 
     after.reason = Some(reason);
     let now = Time(state.now);
     for (type_, truth, reason, message) in conditions_of(state, &facts) {
+        let message = if needs_a_look(type_, truth) { reason.explained(message) } else { message };
         let mut new =
             conditions::condition(type_.as_str(), truth, reason, message, Some(cluster.generation), now.clone());
         if type_ == ClusterCondition::Replicated && state.open().is_some() {
@@ -175,9 +176,7 @@ fn degraded(state: &State, facts: &Facts<'_>) -> Option<(Reason, String)> {
     }
     let failures = state.cluster.status.failures_in_row.unwrap_or(0);
     if failures > 0 {
-        let last = state.epochs.values().rev().find_map(|epoch| epoch.status.as_ref()?.failure.as_ref());
-        let why = last.map_or_else(String::new, |failure| format!(": {}", failure.message));
-        return Some((Reason::RoundFailed, format!("{failures} rounds in a row failed{why}")));
+        return Some((Reason::RoundFailed, format!("{failures} rounds in a row failed{}", last_failure(state))));
     }
     if let Some(waiting @ (Waiting::Planning(_) | Waiting::Convert(_) | Waiting::VersionsDiffer)) = facts.waiting {
         let reason =
@@ -215,6 +214,21 @@ fn unproven(state: &State) -> impl Iterator<Item = (u32, String)> {
         }
     }
     newest.into_iter()
+}
+
+/// Whether a condition of this type and truth is one that a person looks at.
+fn needs_a_look(type_: ClusterCondition, truth: Option<bool>) -> bool {
+    use ClusterCondition as Is;
+    match type_ {
+        Is::Progressing => false,
+        Is::Degraded | Is::PlacementAtRisk | Is::QuorumAtRisk | Is::QuorumLost => truth == Some(true),
+        _ => truth == Some(false),
+    }
+}
+
+fn last_failure(state: &State) -> String {
+    let last = state.epochs.values().rev().find_map(|epoch| epoch.status.as_ref()?.failure.as_ref());
+    last.map_or_else(String::new, |failure| format!(": {}: {}", failure.reason, failure.message))
 }
 
 type Said = (ClusterCondition, Option<bool>, Reason, String);
@@ -256,7 +270,7 @@ fn conditions_of(state: &State, facts: &Facts<'_>) -> Vec<Said> {
             Is::EpochCurrent,
             Some(false),
             Reason::RoundFailed,
-            "the epoch before serves; the round is tried again".into(),
+            format!("the epoch before serves; the round is tried again{}", last_failure(state)),
         ),
     });
     said.push(replicated(state));
@@ -294,10 +308,6 @@ fn rolls(state: &State, facts: &Facts<'_>) -> Option<(Reason, String)> {
     Some((Reason::RollingOut, format!("{left} pods are of an earlier spec and are replaced one at a time; {next}")))
 }
 
-/// Reasons of a node's problems that keep its state from the bucket.
-const REPLICA: [Reason; 4] =
-    [Reason::BucketMissing, Reason::CredentialsRefused, Reason::ReplicaUnavailable, Reason::AuthoritiesMissing];
-
 fn replicated(state: &State) -> Said {
     let is = ClusterCondition::Replicated;
     let Some(replication) = &state.cluster.spec.replication else {
@@ -317,12 +327,13 @@ fn replicated(state: &State) -> Said {
         }
     };
     let stands = limited(nodes().map(stands).collect());
-    let of_node = |node: &super::state::Node| {
-        let of_replica = |reason: &str| REPLICA.into_iter().find(|known| known.as_str() == reason);
-        node.problems.iter().find_map(|(reason, message)| Some((of_replica(reason)?, message.clone())))
-    };
-    if let Some((index, (reason, message))) = nodes().find_map(|(index, node)| Some((index, of_node(node)?))) {
-        return (is, Some(false), reason, format!("node {index}: {message}. Acknowledged: {stands}"));
+    let away = rounds::without_bucket(state);
+    if let Some((first, (reason, message))) = away.first_key_value() {
+        let nodes = away.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let message = format!(
+            "what nodes {nodes} write does not reach the bucket; node {first}: {message}. Acknowledged: {stands}"
+        );
+        return (is, Some(false), *reason, message);
     }
     if nodes().any(|(_, node)| node.position.is_none()) {
         return (is, Some(false), Reason::ReplicaUnavailable, format!("acknowledged: {stands}"));

@@ -7,10 +7,11 @@
 //! A crash between any two steps leaves a state from which the next one follows; a second operator that read the same state
 //! loses the compare-and-swap, or finds the KeyEpoch there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 
 use keyfleet_crds::cluster::status::Reservation;
+use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::{KeyEpochSpec, KmsClusterStatus};
 use keyfleet_threshold::coordination::planning::{self, choose_source};
 use keyfleet_threshold::coordination::{FleetView, KeptEpoch, NodeView, PlanningFault, boundary};
@@ -19,7 +20,7 @@ use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::plan::{Deadlines, ValidPlan};
 
 use super::membership::Members;
-use super::state::{Epoch, State};
+use super::state::{Epoch, Node, State};
 use super::{Action, gate};
 use crate::round::{self, Moment};
 use keyfleet_api::convert::{self, ConvertFault};
@@ -227,7 +228,7 @@ fn strays(state: &State) -> Vec<Action> {
     state.epochs.iter().filter(stray).map(supersede).collect()
 }
 
-fn drive(state: &State, number: u64, epoch: &Epoch) -> Vec<Action> {
+pub(super) fn drive(state: &State, number: u64, epoch: &Epoch) -> Vec<Action> {
     let now = moment(state);
     let closing = state.heard.closing.get(&number).cloned().unwrap_or_default();
     let before = epoch.status.clone();
@@ -250,11 +251,38 @@ fn drive(state: &State, number: u64, epoch: &Epoch) -> Vec<Action> {
         }
         let Ok(moved) = round.carry_out(&decision, &now) else { return Vec::new() };
         let mut status = moved.into_status();
+        let needed = convert::plan_of(&epoch.spec).map_or(0, |plan| plan.dealers_needed().max(plan.threshold.count()));
+        let away = without_bucket(state);
+        let able = epoch.spec.expected.iter().filter(|index| !away.contains_key(index)).count();
+        if let Some((first, (_, message))) = away.first_key_value().filter(|_| able < needed) {
+            status = round::fails_for_want_of_the_bucket(status, &format!("node {first}: {message}"));
+        }
         status.culprits = round::with_the_silent(round::culprits(&closing.culprits), &epoch.spec, &status);
         status
     };
     let resource_version = epoch.resource_version.clone();
     vec![Action::UpdateEpoch { number, resource_version, status: Box::new(after) }]
+}
+
+/// Nodes whose bucket does not take what they write: nothing of theirs is said in rounds until it does.
+#[must_use]
+pub fn without_bucket(state: &State) -> BTreeMap<u32, (Reason, &str)> {
+    let nodes = state.nodes.iter().filter(|(_, node)| !node.spec.removed);
+    nodes.filter_map(|(index, node)| Some((*index, bucket_trouble(node)?))).collect()
+}
+
+fn bucket_trouble(node: &Node) -> Option<(Reason, &str)> {
+    const REASONS: [Reason; 5] = [
+        Reason::ReplicaUnavailable,
+        Reason::BucketMissing,
+        Reason::CredentialsRefused,
+        Reason::ConditionalWritesMissing,
+        Reason::AuthoritiesMissing,
+    ];
+    node.problems.iter().find_map(|(said, message)| {
+        let reason = REASONS.into_iter().find(|reason| reason.as_str() == said)?;
+        Some((reason, message.as_str()))
+    })
 }
 
 pub(super) fn moment(state: &State) -> Moment {

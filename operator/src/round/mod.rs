@@ -235,6 +235,14 @@ fn fail(status: KeyEpochStatus, reason: &FailReason, now: &Moment) -> Ended {
     Ended(failed(status, word, message, now))
 }
 
+/// A round that failed because too few nodes could make durable what they had to say: the bucket is to blame, and not they.
+#[must_use]
+pub fn fails_for_want_of_the_bucket(status: KeyEpochStatus, why: &str) -> KeyEpochStatus {
+    let Some(failure) = status.failure.clone().filter(|_| status.phase == Some(Phase::Failed)) else { return status };
+    let message = format!("{} ({why})", failure.message);
+    KeyEpochStatus { failure: Some(Failure { reason: Reason::ReplicaUnavailable.to_string(), message }), ..status }
+}
+
 fn failed(status: KeyEpochStatus, reason: Reason, message: String, now: &Moment) -> KeyEpochStatus {
     let failure = Some(Failure { reason: reason.to_string(), message });
     enter(KeyEpochStatus { failure, ..status }, Phase::Failed, now)

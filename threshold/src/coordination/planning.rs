@@ -54,6 +54,8 @@ pub struct Offer {
     pub digest: Digest,
     /// Whether it may be named again.
     pub last_resort: bool,
+    /// For how many dealers it has keys.
+    pub slots: usize,
 }
 
 /// A kept epoch, as a possible source.
@@ -78,6 +80,19 @@ pub enum PlanningFault {
     /// A node has not offered a prekey set that may be named.
     #[error("{0} has no prekey set on offer; it must have been connected once")]
     NoPrekeys(NodeIndex),
+    /// No set on offer has a key for each dealer that is needed.
+    #[error(
+        "the prekey sets of {node} have keys for {slots} dealers, and {needed} have to deal: it offers larger sets once it is \
+         back, or remove it"
+    )]
+    TooFewSlots {
+        /// Whose.
+        node: NodeIndex,
+        /// The most that one of its sets has.
+        slots: usize,
+        /// How many dealers the source needs.
+        needed: usize,
+    },
     /// At genesis every node must be there.
     #[error("genesis waits for {0}")]
     GenesisWaitsFor(NodeIndex),
@@ -117,7 +132,14 @@ pub fn reshare(view: &FleetView, source: &KeptEpoch) -> Result<ValidPlan, Planni
     let members = || source.plan.receivers.iter().map(|r| Member { index: r.index, identity: r.identity });
     let trusted: Vec<_> = members().filter(|dealer| !view.avoid.contains(&dealer.index)).collect();
     let enough = trusted.iter().filter(|dealer| able(&dealer.index)).count() >= needed;
-    let dealers: Vec<_> = if enough { trusted } else { members().collect() };
+    let mut dealers: Vec<_> = if enough { trusted } else { members().collect() };
+    // A node that was away while the fleet grew has sets for the fleet that it knew: rather fewer deal than that it waits.
+    let room = view.receivers.iter().filter_map(largest_set).min().unwrap_or(0).max(needed);
+    if dealers.len() > room {
+        dealers.sort_by_key(|dealer| (!able(&dealer.index), dealer.index));
+        dealers.truncate(room);
+        dealers.sort_by_key(|dealer| dealer.index);
+    }
     let mut expected: Vec<_> = dealers.iter().map(|dealer| dealer.index).filter(able).collect();
     expected.extend(view.receivers.iter().map(|node| node.index).filter(|index| view.connected.contains(index)));
     expected.sort_unstable();
@@ -167,8 +189,11 @@ fn finish(
     dealers: Vec<Member>,
     expected: Vec<NodeIndex>,
 ) -> Result<ValidPlan, PlanningFault> {
+    let needed = dealers.len();
     let receiver = |node: &NodeView| {
-        let offer = choose_prekeys(node).ok_or(PlanningFault::NoPrekeys(node.index))?;
+        let too_small = |slots| PlanningFault::TooFewSlots { node: node.index, slots, needed };
+        let none = || largest_set(node).map_or(PlanningFault::NoPrekeys(node.index), too_small);
+        let offer = choose_prekeys(node, needed).ok_or_else(none)?;
         Ok::<_, PlanningFault>(Receiver {
             index: node.index,
             identity: node.identity,
@@ -193,17 +218,29 @@ fn finish(
     Ok(plan.validate()?)
 }
 
-/// The lowest one-time set above the one last named; when all are consumed, a last resort, again and again.
+/// The most keys of a set that may be named, if there is any.
+fn largest_set(node: &NodeView) -> Option<usize> {
+    nameable(node).map(|offer| offer.slots).max()
+}
+
+/// One-time sets above the one last named, and last resorts not below it.
+fn nameable(node: &NodeView) -> impl Iterator<Item = &Offer> {
+    let named = node.named;
+    node.offers.iter().filter(move |offer| {
+        named.is_none_or(|named| offer.number > named || (offer.last_resort && offer.number == named))
+    })
+}
+
+/// The lowest one-time set above the one last named that has a key for each dealer; when all are consumed, a last resort,
+/// again and again.
 ///
 /// A node makes a new last resort with every set that it makes, so older ones lie between its one-time sets. They are passed
 /// over: whoever is sealed to one cannot complain.
-fn choose_prekeys(node: &NodeView) -> Option<Offer> {
-    let above = |offer: &&Offer| node.named.is_none_or(|named| offer.number > named);
-    let one_time = node.offers.iter().filter(above).filter(|offer| !offer.last_resort);
-    let last_resorts = node.offers.iter().filter(|offer| offer.last_resort);
-    let not_below = last_resorts.filter(|offer| node.named.is_none_or(|named| offer.number >= named));
+fn choose_prekeys(node: &NodeView, dealers: usize) -> Option<Offer> {
+    let fits = || nameable(node).filter(|offer| offer.slots >= dealers);
     let lowest = |offer: &&Offer| offer.number;
-    one_time.min_by_key(lowest).or_else(|| not_below.min_by_key(lowest)).copied()
+    let one_time = fits().filter(|offer| !offer.last_resort).min_by_key(lowest);
+    one_time.or_else(|| fits().min_by_key(lowest)).copied()
 }
 
 #[cfg(test)]
@@ -211,7 +248,7 @@ mod tests {
     use super::*;
 
     fn offer(number: u64, last_resort: bool) -> Offer {
-        Offer { number: PrekeySetNumber(number), digest: Digest([0; 32]), last_resort }
+        Offer { number: PrekeySetNumber(number), digest: Digest([0; 32]), last_resort, slots: 8 }
     }
 
     /// seed: 001-40
@@ -221,17 +258,34 @@ mod tests {
         let mut node =
             NodeView { index: NodeIndex::new(1).unwrap(), identity: IdentityPublicKey([0; 32]), offers, named: None };
         for expected in [4, 5, 6, 6, 6] {
-            let chosen = choose_prekeys(&node).unwrap().number.0;
+            let chosen = choose_prekeys(&node, 8).unwrap().number.0;
             assert_eq!(chosen, expected, "after {:?}", node.named);
             node.named = Some(PrekeySetNumber(chosen));
         }
         node.offers = vec![offer(6, true), offer(7, false), offer(8, true), offer(9, false), offer(10, true)];
         for expected in [7, 9, 10, 10] {
-            let chosen = choose_prekeys(&node).unwrap().number.0;
+            let chosen = choose_prekeys(&node, 8).unwrap().number.0;
             assert_eq!(chosen, expected, "older last resorts between one-time sets are passed over");
             node.named = Some(PrekeySetNumber(chosen));
         }
         node.offers = vec![offer(4, false), offer(5, false)];
-        assert_eq!(choose_prekeys(&node), None, "a one-time set is never named twice");
+        assert_eq!(choose_prekeys(&node, 8), None, "a one-time set is never named twice");
+    }
+
+    #[test]
+    fn a_set_with_too_few_keys_for_the_dealers_is_passed_over() {
+        let small = |number, last_resort| offer(number, last_resort);
+        let large = |number, last_resort| Offer { slots: 40, ..offer(number, last_resort) };
+        let offers = vec![small(4, false), small(5, false), small(6, true), large(7, false), large(8, true)];
+        let index = NodeIndex::new(1).unwrap();
+        let mut node =
+            NodeView { index, identity: IdentityPublicKey([0; 32]), offers, named: Some(PrekeySetNumber(3)) };
+        let chosen = |node: &NodeView, dealers| choose_prekeys(node, dealers).map(|offer| offer.number.0);
+        assert_eq!(chosen(&node, 8), Some(4), "a set that is large enough was passed over");
+        assert_eq!(chosen(&node, 20), Some(7), "a set without keys for the last dealers was named");
+        node.named = Some(PrekeySetNumber(7));
+        assert_eq!(chosen(&node, 20), Some(8), "the last resort that is large enough was not named");
+        assert_eq!(chosen(&node, 41), None, "a set was named that no dealer above its slots can seal to");
+        assert_eq!(largest_set(&node), Some(40));
     }
 }

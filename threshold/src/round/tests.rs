@@ -149,7 +149,7 @@ impl Table {
 
 fn offer(signed: &SignedPrekeySet, node: &Participant) -> Offer {
     let set = signed.verify(&node.identity.public()).unwrap();
-    Offer { number: set.number, digest: signed.digest(), last_resort: set.last_resort }
+    Offer { number: set.number, digest: signed.digest(), last_resort: set.last_resort, slots: set.slots.len() }
 }
 
 /// Prekey sets of four nodes, and a genesis plan that names them.

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use keyfleet_scenarios::cluster::Cluster;
-use keyfleet_scenarios::fleet::{Fleet, NAME};
+use keyfleet_scenarios::fleet::{Fleet, NAME, replication};
 use keyfleet_scenarios::wait;
 use serde_json::{Value, json};
 
@@ -58,6 +58,51 @@ fn objects_put_back_without_their_status_are_the_same_fleet() -> Result<()> {
     fleet.wait_ready()?;
     ensure!(fleet.public_key()? == key, "another key was made");
     ensure!(fleet.decrypt(&sealed, &["--timeout", "60s"])? == b"before", "other data came out");
+    Ok(())
+}
+
+/// The namespace and all that it held are lost; the bucket knows of the fleet that had this name. No second key is made under
+/// it: not by itself, and not beside the first one's replicas.
+///
+/// seed: 003-46
+#[test]
+fn a_name_whose_mark_is_in_the_bucket_gets_no_second_key_and_the_refusal_says_whose_it_is() -> Result<()> {
+    let cluster = Cluster::shared()?;
+    let fleet = Fleet::prepare(&cluster, "mark")?;
+    let mut spec = replication(&fleet.namespace.name);
+    spec["schedule"] = crate::outages::far_apart();
+    fleet.apply(&spec)?;
+    fleet.wait_ready()?;
+    let (first, key) = (text(&fleet.object()?["status"]["clusterId"])?, fleet.public_key()?);
+    fleet.lose_everything()?;
+    fleet.apply(&spec)?;
+    let reason = wait::until("the fleet says that its name is taken", || {
+        let status = fleet.object()?["status"].clone();
+        let reason = status["reason"].as_str().unwrap_or_default().to_owned();
+        Ok((status["phase"] == "Blocked").then_some(reason))
+    })
+    .with_context(|| fleet.stands())?;
+    let mark = format!("by-name/{}/{NAME}", fleet.namespace.name);
+    for says in [first.as_str(), mark.as_str(), "docs/runbooks/name-taken.md"] {
+        ensure!(reason.contains(says), "the refusal does not say `{says}`: {reason}");
+    }
+    let certified = |epoch: &Value| !epoch["status"]["certificate"].is_null();
+    ensure!(!fleet.epochs()?.iter().any(certified), "a second key was made: {}", fleet.stands());
+    ensure!(fleet.object()?["status"]["publicKey"].is_null(), "the fleet has a public key: {}", fleet.stands());
+
+    // The way out where the first key is not wanted back, as the runbook has it: what the second fleet left, which never had a
+    // key, goes, and another prefix is taken. Nothing of the first fleet is touched.
+    fleet.namespace.kubectl(&["delete", "kmscluster", NAME, "--timeout=120s"])?;
+    fleet.namespace.kubectl(&["delete", "kmsnodes,keyepochs,persistentvolumeclaims", "--all", "--timeout=120s"])?;
+    fleet.namespace.kubectl(&["delete", "configmap", &format!("{NAME}-record"), "--ignore-not-found"])?;
+    let seals = (1..=4).map(|index| format!("{}-seal", fleet.node(index))).collect::<Vec<_>>();
+    let mut words = vec!["delete", "secret", "--ignore-not-found"];
+    words.extend(seals.iter().map(String::as_str));
+    fleet.namespace.kubectl(&words)?;
+    spec["replication"]["s3"]["prefix"] = json!(format!("{}-again", fleet.namespace.name));
+    fleet.apply(&spec)?;
+    fleet.wait_ready()?;
+    ensure!(fleet.public_key()? != key, "a key came back that nobody has shares of");
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 mod adversaries;
 mod certificate;
 mod lifecycle;
+mod outages;
 mod refusals;
 mod retention;
 mod retirement;
@@ -10,3 +11,4 @@ mod rounds;
 mod serving;
 mod storage;
 mod upgrade;
+mod volumes;

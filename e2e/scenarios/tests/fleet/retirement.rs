@@ -16,6 +16,7 @@ use keyfleet_node::seal::{KeyEncryptionKey, KeyMaterial, KeyName, KeyRing};
 use keyfleet_node::store::{Backing, Store};
 use keyfleet_scenarios::cluster::Cluster;
 use keyfleet_scenarios::fleet::{Fleet, NAME, replication};
+use keyfleet_scenarios::machine::volume;
 use keyfleet_scenarios::wait;
 use keyfleet_threshold::identifiers::{ClusterId, EpochNumber, NodeIndex};
 use serde_json::{Value, json};
@@ -140,18 +141,6 @@ async fn restore_all(
     Ok(())
 }
 
-/// Where a node's volume is on this machine.
-fn volume(fleet: &Fleet<'_>) -> Result<PathBuf> {
-    let claim = fleet.namespace.get(&["pvc", &format!("{}-state", fleet.node(NODE))])?;
-    let name = claim["spec"]["volumeName"].as_str().context("the claim is bound")?.to_owned();
-    let config = PathBuf::from(std::env::var_os("KUBECONFIG").context("there is a cluster")?);
-    let path = config.parent().context("a kubeconfig is in a folder")?.join("volumes").join(name);
-    ensure!(path.is_dir(), "{} is not there: this runs on the local cluster alone", path.display());
-    // The state file is in the volume's root or in a folder of it.
-    let below = fs::read_dir(&path)?.flatten().map(|entry| entry.path()).find(|path| path.join("state.redb").exists());
-    Ok(if path.join("state.redb").exists() { path } else { below.context("the volume holds a state file")? })
-}
-
 /// seed: 000-10, 002-10
 #[test]
 fn nothing_that_a_node_still_has_opens_a_retired_epoch() -> Result<()> {
@@ -168,7 +157,7 @@ fn nothing_that_a_node_still_has_opens_a_retired_epoch() -> Result<()> {
 
     // While the epoch lives, everything together opens it: the thief knows the way.
     let held = crate::rounds::Held::new(&fleet, &[fleet.node(NODE)])?;
-    let loot = runtime.block_on(Loot::take(&fleet, &volume(&fleet)?))?;
+    let loot = runtime.block_on(Loot::take(&fleet, &volume(&fleet, NODE)?))?;
     let opened = runtime.block_on(loot.open(first))?;
     ensure!(opened.shares > 1 && opened.shares == opened.rows, "{} of {} rows opened", opened.shares, opened.rows);
     ensure!(loot.names().contains(format!("data-{first}").as_str()), "the epoch's key is not in a home");
@@ -189,7 +178,7 @@ fn nothing_that_a_node_still_has_opens_a_retired_epoch() -> Result<()> {
     .with_context(|| fleet.stands())?;
 
     let held = crate::rounds::Held::new(&fleet, &[fleet.node(NODE)])?;
-    let loot = runtime.block_on(Loot::take(&fleet, &volume(&fleet)?))?;
+    let loot = runtime.block_on(Loot::take(&fleet, &volume(&fleet, NODE)?))?;
     let opened = runtime.block_on(loot.open(first))?;
     ensure!(opened.rows > 0, "the bucket holds no row of epoch {first} any more: nothing was tried");
     ensure!(opened.shares == 0, "{} of {} rows of the retired epoch {first} opened", opened.shares, opened.rows);

@@ -188,6 +188,7 @@ impl Model {
                 number: PrekeySetNumber(number),
                 digest: Digest([u8::try_from(number % 251).expect("a byte"); 32]),
                 last_resort,
+                slots: 100,
             };
             node.offers = if node.spec.identity_key.is_some() {
                 (used..used + 3).map(|number| offer(1 + number, false)).collect()

@@ -2,10 +2,10 @@
 
 use keyfleet_crds::conditions::{ClusterCondition, Reason};
 use keyfleet_crds::record::Position;
-use keyfleet_threshold::coordination::Decision;
+use keyfleet_threshold::coordination::{Decision, FailReason};
 
 use super::super::rounds::{Trigger, back_off_blocks, due};
-use super::super::state::{Lag, Recorded, Retention, State, Unproven};
+use super::super::state::{Closing, Lag, Recorded, Retention, State, Unproven};
 use super::super::{Action, decide, gate, membership, report};
 use super::model::Model;
 
@@ -381,4 +381,55 @@ fn a_retention_job_that_fails_needs_a_look_and_takes_nothing_from_the_fleet() {
     let degraded = find(&state, ClusterCondition::Degraded);
     assert_eq!(degraded, Some(("True".to_owned(), Reason::RetentionFailed.as_str().to_owned())));
     assert_eq!(find(&state, ClusterCondition::Ready).map(|ready| ready.0).as_deref(), Some("True"));
+}
+
+/// The bucket is away for two of four nodes: what they write waits, and the third dealer that a round needs is one of them.
+#[test]
+fn a_bucket_that_is_away_is_said_in_replicated_and_a_round_that_fails_for_it_blames_it_and_no_node() {
+    let (_, mut state) = steady();
+    let bucket = serde_json::json!({"s3": {"bucket": "keyfleet"}});
+    state.cluster.spec.replication = Some(serde_json::from_value(bucket).unwrap());
+    let of = |state: &State, type_: &str| {
+        let status = super::super::report::status(state, None, None);
+        let found = status.conditions.into_iter().find(|condition| condition.type_ == type_);
+        found.map(|condition| (condition.status, condition.reason, condition.message)).unwrap()
+    };
+    let said = "the connection failed; serving goes on. Since 2026-11-21T12:00:00Z nothing was acknowledged.";
+    for index in [2, 3] {
+        let problem = (Reason::ReplicaUnavailable.to_string(), said.to_owned());
+        state.nodes.get_mut(&index).unwrap().problems = vec![problem];
+    }
+    let (status, reason, message) = of(&state, "Replicated");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "ReplicaUnavailable"), "{message}");
+    for says in ["nodes 2, 3", "Since 2026-11-21T12:00:00Z", "docs/runbooks/replicated.md"] {
+        assert!(message.contains(says), "the condition does not say {says}: {message}");
+    }
+    assert_eq!(of(&state, "Ready").0, "True", "a fleet that serves is not Ready");
+
+    let (number, epoch) = state.active().map(|(number, epoch)| (number, epoch.clone())).unwrap();
+    let failing = |state: &State| {
+        let mut state = state.clone();
+        let open = state.epochs.get_mut(&number).unwrap();
+        open.status = Some(keyfleet_crds::KeyEpochStatus {
+            phase: Some(keyfleet_crds::epoch::Phase::Dealing),
+            ..Default::default()
+        });
+        let fail = Decision::Fail(FailReason::TooFewDealers { dealt: 1, needed: 3 });
+        let closing = Closing { decision: Some(fail), culprits: Vec::new() };
+        state.heard.closing.insert(number, closing);
+        let (_, open) = state.open().unwrap();
+        let actions = super::super::rounds::drive(&state, number, &open.clone());
+        let failure = actions.into_iter().find_map(|action| match action {
+            Action::UpdateEpoch { status, .. } => status.failure,
+            _ => None,
+        });
+        failure.expect("the round fails")
+    };
+    assert_eq!(epoch.spec.expected.len(), 4);
+    let failure = failing(&state);
+    assert_eq!(failure.reason, "ReplicaUnavailable", "{}", failure.message);
+    assert!(failure.message.contains("node 2: the connection failed"), "{}", failure.message);
+    // One alone is missed by nobody: what failed, failed for another reason.
+    state.nodes.get_mut(&3).unwrap().problems.clear();
+    assert_eq!(failing(&state).reason, "TooFewDealers");
 }

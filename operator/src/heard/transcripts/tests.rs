@@ -27,7 +27,7 @@ fn plan(number: u64) -> ValidPlan {
     let node = |i: u32| NodeView {
         index: index(i),
         identity: identity(i).public(),
-        offers: vec![Offer { number: PrekeySetNumber(number), digest: Digest([9; 32]), last_resort: false }],
+        offers: vec![Offer { number: PrekeySetNumber(number), digest: Digest([9; 32]), last_resort: false, slots: 8 }],
         named: None,
     };
     let view = FleetView {
