@@ -225,3 +225,22 @@ fn one_node_that_invents_a_number_does_not_stop_the_fleet() {
     assert_eq!(stop.reason, Reason::RecordRolledBack);
     assert!(stop.message.contains("1000"), "not the invented number: {}", stop.message);
 }
+
+/// An operator for its own namespace alone goes with the namespace: what it left a finalizer on would keep it from going.
+#[test]
+fn an_operator_for_its_own_namespace_alone_makes_epochs_without_finalizers_and_takes_off_those_of_a_wider_one() {
+    let mut model = Model::calm(9);
+    model.finalizers = false;
+    model.settle();
+    assert!(model.api.cluster.status.active_epoch.is_some(), "without finalizers no epoch becomes active");
+    assert!(model.api.epochs.values().all(|epoch| !epoch.finalizer), "an epoch has a finalizer");
+
+    let (_, mut state) = steady();
+    let (active, _) = state.active().expect("a steady fleet has an epoch");
+    assert!(state.epochs[&active].finalizer, "a wider operator protects the active epoch");
+    state.finalizers = false;
+    let actions = decide(&state).actions;
+    let taken_off =
+        |action: &Action| matches!(action, Action::SetEpochFinalizer { number, present: false } if *number == active);
+    assert!(actions.iter().any(taken_off), "it stays on: {actions:?}");
+}
