@@ -133,7 +133,17 @@ impl Container {
 
     fn containerd(&self, words: &[&str]) -> Result<String> {
         let mut command = Command::new("nsenter");
-        command.args(["--target", &self.worker.to_string(), "--net", "--mount", "--", "ctr", "--address", SOCKET]);
+        command.args([
+            "--target",
+            &self.worker.to_string(),
+            "--net",
+            "--mount",
+            "--pid",
+            "--",
+            "ctr",
+            "--address",
+            SOCKET,
+        ]);
         output(command.args(["--namespace", "k8s.io"]).args(words))
     }
 }
