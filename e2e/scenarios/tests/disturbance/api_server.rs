@@ -1,6 +1,7 @@
 //! Callers in pods while the API server is away.
 
 use std::io::Write as _;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 
@@ -63,42 +64,42 @@ fn without_the_api_server_a_caller_in_a_pod_is_served_throughout_also_by_a_node_
     let with_node_2: Vec<&str> = with_node_2.iter().map(String::as_str).collect();
 
     let away = WithoutApiServer::new(&cluster)?;
-    let (stop, served) = (AtomicBool::new(false), AtomicU32::new(0));
-    let failed = thread::scope(|scope| {
-        let client = scope.spawn(|| {
+    let (stop, served, failed) = (AtomicBool::new(false), AtomicU32::new(0), Mutex::new(None));
+    // A request that failed ends every wait.
+    let served_on = |from: u32| {
+        wait::until("the caller is served on", || {
+            let failed = failed.lock().is_ok_and(|failed| failed.is_some());
+            Ok((failed || served.load(Ordering::Acquire) > from + 1).then_some(()))
+        })
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| {
             while !stop.load(Ordering::Acquire) {
-                ask(&[])?;
+                if let Err(error) = ask(&[]) {
+                    *failed.lock().expect("nobody panics while it is held") = Some(error);
+                    return;
+                }
                 served.fetch_add(1, Ordering::AcqRel);
             }
-            Ok(())
         });
-        let restarted = (|| {
-            wait::until("a caller is served without the API server", || {
-                Ok((served.load(Ordering::Acquire) > 1).then_some(()))
-            })?;
+        let restarted = served_on(0).and_then(|()| {
             node.kill()?;
             let restarted = || Ok(node.id().ok().filter(|id| *id != before));
             wait::until("the kubelet starts the node's container again", restarted)?;
             wait::until("the node that restarted serves", || ask(&with_node_2).map(Some))?;
-            let so_far = served.load(Ordering::Acquire);
-            wait::until("the caller is served on", || Ok((served.load(Ordering::Acquire) > so_far + 1).then_some(())))
-        })();
+            served_on(served.load(Ordering::Acquire))
+        });
         stop.store(true, Ordering::Release);
-        let client: Result<()> = client.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the client panicked")));
-        restarted.map(|()| client.err())
+        restarted
     })?;
+    let failed = failed.into_inner().ok().flatten();
+    if let Some(failed) = failed {
+        return Err(failed.context("a request failed while the API server was away"));
+    }
     ensure!(
         cluster.kubectl(["get", "--raw", "/readyz", "--request-timeout=3s"]).is_err(),
         "the API server was not away"
     );
     away.end()?;
-    ensure!(
-        failed.is_none(),
-        "a request failed while the API server was away: {:#}",
-        failed.unwrap_or_else(|| anyhow::anyhow!(""))
-    );
-    // The fleet goes on where it was.
-    fleet.namespace.kubectl(&["annotate", "kmscluster", NAME, "keyfleet.dev/reshare=now"])?;
-    fleet.wait_next()?;
-    ask(&[]).context("after the API server came back and a reshare")
+    ask(&[]).context("after the API server came back")
 }
