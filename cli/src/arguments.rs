@@ -42,8 +42,8 @@ pub struct Kubernetes {
     /// The kubeconfig's context
     #[arg(long, global = true, value_name = "NAME")]
     pub context: Option<String>,
-    /// The namespace; otherwise the context's
-    #[arg(long, short, global = true, value_name = "NAME")]
+    /// The namespace; otherwise the context's, in a pod the pod's
+    #[arg(long, short, global = true, value_name = "NAME", env = "KEYFLEET_NAMESPACE", hide_env_values = true)]
     pub namespace: Option<String>,
 }
 
@@ -69,6 +69,12 @@ pub enum Command {
     Verify(Verify),
     /// Print a fleet's public facts; as JSON they are what --record takes
     PublicKey(ShowPublicKey),
+    /// Print the volume with which a pod asks the nodes: public facts, and a token for each node
+    ///
+    /// Put it below `volumes` of the pod and mount it at /var/run/secrets/keyfleet.dev: there `keyfleet` finds it by itself
+    /// and asks the API server for nothing. The pod's ServiceAccount is who asks; the kubelet renews its tokens. Nodes that join
+    /// the fleet later are asked by pods made later.
+    PodVolume(PodVolume),
     /// Check epochs
     #[command(subcommand)]
     Epoch(Epoch),
@@ -90,13 +96,23 @@ pub struct Which {
     /// the ConfigMap's client.json mounted into a pod
     #[arg(long, value_name = "FILE", env = "KEYFLEET_RECORD", hide_env_values = true)]
     pub record: Option<PathBuf>,
+    /// The volume that `pod-volume` prints, mounted in this pod: public facts and tokens; the API server is asked for
+    /// nothing. Found by itself at /var/run/secrets/keyfleet.dev
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "KEYFLEET_MOUNT",
+        hide_env_values = true,
+        conflicts_with_all = ["cluster", "record"]
+    )]
+    pub mount: Option<PathBuf>,
 }
 
 /// Which public key.
 #[derive(Args, Debug, Default)]
 pub struct WhichKey {
     /// The fleet's public key, 192 hexadecimal digits: then nothing else is asked
-    #[arg(long, value_name = "HEX", conflicts_with_all = ["cluster", "record"])]
+    #[arg(long, value_name = "HEX", conflicts_with_all = ["cluster", "record", "mount"])]
     pub public_key: Option<PublicKey>,
     /// The fleet.
     #[command(flatten)]
@@ -261,6 +277,17 @@ pub struct ShowPublicKey {
     pub which: Which,
     /// How to print: table is the public key alone
     #[arg(long, short, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
+/// `pod-volume`
+#[derive(Args, Debug, Default)]
+pub struct PodVolume {
+    /// The fleet.
+    #[command(flatten)]
+    pub which: Which,
+    /// How to print: table is YAML
+    #[arg(long, short, value_enum, default_value_t = Format::Yaml)]
     pub output: Format,
 }
 

@@ -6,7 +6,7 @@
 //! - [`cluster`]: kubeconfig, records, tokens and port-forwards: everything asked of the API server
 //! - [`reach`]: from options to a client of a fleet
 //! - [`files`]: input, output that is there whole or not at all, progress
-//! - [`sealing`], [`signing`], [`public_key`], [`epoch`]: the commands
+//! - [`sealing`], [`signing`], [`public_key`], [`pod_volume`], [`epoch`]: the commands
 //! - [`status`]: what a fleet's objects say, on one screen
 //! - [`output`]: tables, JSON and YAML
 
@@ -17,6 +17,7 @@ pub mod epoch;
 pub mod exit;
 pub mod files;
 pub mod output;
+pub mod pod_volume;
 pub mod public_key;
 pub mod reach;
 pub mod sealing;
@@ -74,6 +75,7 @@ async fn run(arguments: Arguments, command: clap::Command) -> Result<exit::Exit,
         Command::Sign(sign) => signing::sign(kubernetes, &sign).await,
         Command::Verify(verify) => signing::verify(kubernetes, &verify).await,
         Command::PublicKey(which) => public_key::run(kubernetes, &which).await,
+        Command::PodVolume(which) => pod_volume::run(kubernetes, &which).await,
         Command::Epoch(arguments::Epoch::Verify(verify)) => epoch::verify(kubernetes, &verify).await,
         Command::Completion(completion) => {
             arguments::complete(&completion, command);

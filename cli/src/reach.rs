@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keyfleet_api::client::mounted::{MOUNT_PATH, Mounted};
 use keyfleet_api::client::{Client, Dial, Direct, Fleet, Patience, TokenFiles, Tokens, Trust};
 use keyfleet_api::convert;
 use keyfleet_api::tls::Authorities;
+use keyfleet_crds::names;
 use keyfleet_crds::record::{CLIENT_KEY, ClientRecord};
-use keyfleet_crds::{names, wire};
 use keyfleet_threshold::curve::G2;
 use keyfleet_threshold::identifiers::NodeIndex;
 
@@ -35,6 +36,9 @@ pub async fn record(kubernetes: &Kubernetes, which: &Which) -> Result<ClientReco
     if let Some(path) = &which.record {
         return read_record(path);
     }
+    if let Some(mounted) = mounted(kubernetes, which)? {
+        return Ok(mounted.record);
+    }
     let cluster = Cluster::connect(kubernetes).await?;
     let name = cluster.name(which).await?;
     cluster.record(&name).await
@@ -57,43 +61,50 @@ pub async fn public_key(kubernetes: &Kubernetes, key: &WhichKey) -> Result<G2, F
 /// # Errors
 /// When its facts, tokens or addresses are missing; the message says which option brings them.
 pub async fn client(kubernetes: &Kubernetes, which: &Which, reach: &Reach) -> Result<Client, Failure> {
+    let mounted = mounted(kubernetes, which)?;
     let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() && kubernetes.kubeconfig.is_none();
     let via = match reach.via {
-        Via::Auto if in_pod || !reach.address.is_empty() => Via::Direct,
+        Via::Auto if in_pod || mounted.is_some() || !reach.address.is_empty() => Via::Direct,
         Via::Auto => Via::PortForward,
         given => given,
     };
+    let tokens_mounted = mounted.as_ref().filter(|_| reach.service_account.is_none()).map(|mounted| &mounted.tokens);
+    let token_files = reach.token_dir.clone().map(TokenFiles).or_else(|| tokens_mounted.cloned());
+    let known = which.record.is_some() || mounted.is_some();
     let mut connected = None;
-    if which.record.is_none() || reach.token_dir.is_none() || via == Via::PortForward {
+    if !known || token_files.is_none() || via == Via::PortForward {
         connected = Some(Cluster::connect(kubernetes).await?);
     }
-    let record = match (&which.record, &connected) {
-        (Some(path), _) => read_record(path)?,
-        (None, Some(cluster)) => cluster.record(&cluster.name(which).await?).await?,
-        (None, None) => return Err(Failure::usage("say which fleet, with --cluster or --record")),
+    let record = match (&which.record, &mounted, &connected) {
+        (Some(path), ..) => read_record(path)?,
+        (None, Some(mounted), _) => mounted.record.clone(),
+        (None, None, Some(cluster)) => cluster.record(&cluster.name(which).await?).await?,
+        (None, None, None) => return Err(Failure::usage("say which fleet, with --cluster or --record")),
     };
     let fleet = Fleet::try_from(&record).map_err(Failure::other)?;
-    let tokens: Arc<dyn Tokens> = match (&reach.token_dir, &reach.service_account, &connected) {
-        (Some(folder), ..) => Arc::new(TokenFiles(folder.clone())),
+    let tokens: Arc<dyn Tokens> = match (token_files, &reach.service_account, &connected) {
+        (Some(files), ..) => Arc::new(files),
         (None, Some(account), Some(cluster)) => Arc::new(RequestedTokens::new(cluster, account)),
         _ => {
             return Err(Failure::usage(
-                "say as whom to ask: --service-account NAME, whose tokens you may create, or --token-dir DIR",
+                "say as whom to ask: --service-account NAME, whose tokens you may create, or --token-dir DIR; in a pod \
+                 mount the volume that `keyfleet pod-volume` prints",
             ));
         }
     };
+    let given = kubernetes.namespace.clone();
+    let namespace = given
+        .or_else(|| mounted.map(|mounted| mounted.namespace))
+        .or_else(|| connected.as_ref().map(|cluster| cluster.namespace.clone()))
+        .or_else(own_namespace);
     let dial: Arc<dyn Dial> = match (via, &connected) {
         (Via::PortForward, Some(cluster)) => Arc::new(Forwarded::new(cluster, record.cluster.clone())),
-        _ => {
-            let namespace = connected.as_ref().map(|cluster| &cluster.namespace).or(kubernetes.namespace.as_ref());
-            Arc::new(Direct(addresses(&fleet, reach, &record.cluster, namespace.map(String::as_str))?))
-        }
+        _ => Arc::new(addresses(&fleet, reach, &record.cluster, namespace.as_deref())?),
     };
-    let namespace = connected.as_ref().map(|cluster| &cluster.namespace).or(kubernetes.namespace.as_ref());
     let trust = match &reach.ca_file {
         None => Trust::Pins,
         Some(path) => {
-            let names = certificate_names(&fleet, reach, &record.cluster, namespace.map(String::as_str));
+            let names = certificate_names(&fleet, reach, &record.cluster, namespace.as_deref());
             Trust::Authorities { authorities: authorities(path)?, names }
         }
     };
@@ -135,25 +146,35 @@ fn host_of(address: &str) -> String {
     host.trim_start_matches('[').trim_end_matches(']').to_owned()
 }
 
-fn addresses(
-    fleet: &Fleet,
-    reach: &Reach,
-    cluster: &str,
-    namespace: Option<&str>,
-) -> Result<BTreeMap<NodeIndex, String>, Failure> {
-    let given = reach.addresses();
-    let mut all = BTreeMap::new();
-    for node in fleet.nodes.keys() {
-        let address = match (given.get(&node.value()), namespace) {
-            (Some(address), _) => address.clone(),
-            // Given for some: the others are not guessed.
-            (None, _) if !given.is_empty() => continue,
-            (None, Some(namespace)) => {
-                format!("{}:{}", names::node_host(cluster, node.value(), namespace), wire::KMS_PORT)
-            }
-            (None, None) => return Err(Failure::usage("say where the nodes are: --namespace NAME, or --address")),
-        };
-        all.insert(*node, address);
+/// What a pod has mounted, unless another fleet was named.
+fn mounted(kubernetes: &Kubernetes, which: &Which) -> Result<Option<Mounted>, Failure> {
+    if let Some(folder) = &which.mount {
+        return Mounted::read(folder).map(Some).map_err(Failure::other);
     }
-    Ok(all)
+    let folder = Path::new(MOUNT_PATH);
+    if which.record.is_some() || kubernetes.kubeconfig.is_some() || kubernetes.context.is_some() || !folder.exists() {
+        return Ok(None);
+    }
+    let mounted = Mounted::read(folder).map_err(Failure::other)?;
+    let meant = which.cluster.as_ref().is_none_or(|name| *name == mounted.record.cluster)
+        && kubernetes.namespace.as_ref().is_none_or(|name| *name == mounted.namespace);
+    Ok(meant.then_some(mounted))
+}
+
+/// The namespace of the pod that this runs in.
+fn own_namespace() -> Option<String> {
+    let read = std::fs::read_to_string("/var/run/secrets/kubernetes.io/serviceaccount/namespace").ok()?;
+    Some(read.trim().to_owned())
+}
+
+/// Those that were given, for these nodes alone; otherwise the host names inside the cluster.
+fn addresses(fleet: &Fleet, reach: &Reach, cluster: &str, namespace: Option<&str>) -> Result<Direct, Failure> {
+    let given = reach.addresses();
+    if given.is_empty() {
+        let namespace =
+            namespace.ok_or_else(|| Failure::usage("say where the nodes are: --namespace NAME, or --address"))?;
+        return Ok(Direct::by_host_names(fleet, cluster, namespace));
+    }
+    let known = |node: &NodeIndex| Some((*node, given.get(&node.value())?.clone()));
+    Ok(Direct(fleet.nodes.keys().filter_map(known).collect()))
 }

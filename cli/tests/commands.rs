@@ -299,3 +299,52 @@ async fn a_hundred_megabytes_go_through_a_pipe_in_bounded_memory() {
     assert!(peaks.iter().all(|peak| *peak < RESIDENT_KIB_MAX), "peaks of {peaks:?} KiB");
     println!("peaks: encrypt {} KiB, decrypt {} KiB", peaks[0], peaks[1]);
 }
+
+/// What a pod has mounted is all that is needed, and tokens that the kubelet renewed count at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_asks_with_its_mounted_volume_alone_and_follows_renewed_tokens() {
+    let desk = Desk::new().await;
+    let at = |name: &str| desk.folder.path().join(name);
+    let mut record = serde_json::to_value(desk.fleet.record()).unwrap();
+    record["format"] = 1.into();
+    // As the kubelet lays a projected volume out: a link that it moves to the renewed files.
+    let lay_out = |folder: &str, subject: &str| {
+        std::fs::create_dir_all(at(&format!("mount/{folder}/tokens"))).unwrap();
+        desk.write(&format!("mount/{folder}/client.json"), record.to_string().as_bytes());
+        desk.write(&format!("mount/{folder}/namespace"), b"shop");
+        for node in &desk.fleet.record().nodes {
+            let token = token(subject, &wire::audience(&desk.fleet.record().cluster_id, node.index));
+            desk.write(&format!("mount/{folder}/tokens/{}", node.index), token.as_bytes());
+        }
+        std::os::unix::fs::symlink(folder, at("mount/..new")).unwrap();
+        std::fs::rename(at("mount/..new"), at("mount/..data")).unwrap();
+    };
+    lay_out("..1", "system:serviceaccount:elsewhere:stranger");
+    for name in ["client.json", "namespace", "tokens"] {
+        std::os::unix::fs::symlink(format!("..data/{name}"), at(&format!("mount/{name}"))).unwrap();
+    }
+    let addresses = desk.fleet.callers.iter().map(|(node, address)| format!("--address={node}={address}"));
+    let addresses: Vec<_> = addresses.collect();
+    let ask = async |arguments: &[&str]| {
+        let mut all = arguments.to_vec();
+        all.push("--mount=mount");
+        all.extend(addresses.iter().map(String::as_str));
+        desk.run(&all, b"").await
+    };
+    let ended = desk.run(&["encrypt", "--mount=mount", "-i", "backups/1", "--to", "sealed"], b"a secret").await;
+    assert_eq!((ended.code, ended.said.as_str()), (0, ""), "the public key is in the volume");
+    let ended = ask(&["decrypt", "sealed"]).await;
+    assert_eq!(ended.code, 4, "a stranger's tokens opened it: {}", ended.said);
+    lay_out("..2", CALLER);
+    let ended = ask(&["decrypt", "sealed"]).await;
+    assert_eq!((ended.code, ended.out.as_slice(), ended.said.as_str()), (0, b"a secret".as_slice(), ""));
+
+    std::fs::remove_file(at("mount/..2/tokens/2")).unwrap();
+    let ended = ask(&["decrypt", "sealed"]).await;
+    assert_eq!(ended.code, 0, "a node that joined after the pod was made is not needed: {}", ended.said);
+    std::fs::remove_file(at("mount/namespace")).unwrap();
+    let ended = ask(&["decrypt", "sealed"]).await;
+    assert!(ended.code == 1 && ended.said.contains("pod-volume"), "{} {}", ended.code, ended.said);
+    let ended = desk.run(&["decrypt", "--mount=mount", "--record=client.json", "sealed"], b"").await;
+    assert_eq!(ended.code, 2, "two fleets at once: {}", ended.said);
+}

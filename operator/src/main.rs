@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use keyfleet_operator::controllers::{self, Context, Options};
+use keyfleet_operator::controllers::{self, Context, Options, Scope};
 use keyfleet_operator::heard::Followers;
 use keyfleet_operator::heard::token::OwnAccount;
 use keyfleet_operator::leader::Candidate;
@@ -25,9 +25,9 @@ struct Arguments {
     /// The operator's own ServiceAccount: nodes know it by tokens of this account.
     #[arg(long, env = "SERVICE_ACCOUNT", default_value = "keyfleet-operator")]
     service_account: String,
-    /// The only namespace to watch. Default: all.
-    #[arg(long, env = "WATCH_NAMESPACE")]
-    watch_namespace: Option<String>,
+    /// The namespaces to watch, with commas between them; may be repeated. Default: all.
+    #[arg(long, env = "WATCH_NAMESPACE", value_delimiter = ',')]
+    watch_namespace: Vec<String>,
     /// The node image for clusters that name none.
     #[arg(long, env = "NODE_IMAGE", default_value = "keyfleet/node")]
     node_image: String,
@@ -72,7 +72,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn std::error::Error>> {
     tokio::spawn(async move { axum::serve(listener, routes).await });
     let options = Options {
         namespace: arguments.namespace.clone(),
-        watch_namespace: arguments.watch_namespace,
+        scope: Scope::of(arguments.watch_namespace),
         node_image: arguments.node_image,
         subject: format!("system:serviceaccount:{}:{}", arguments.namespace, arguments.service_account),
         chains_folder: arguments.chains,

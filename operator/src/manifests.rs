@@ -32,17 +32,17 @@ struct Operator {
     name: &'static str,
     account: &'static str,
     namespace: &'static str,
-    /// The namespace that it watches where that is only one.
+    /// A namespace that it watches, where those are named.
     watched: &'static str,
 }
 
 const PLAIN: Operator = Operator { name: OPERATOR, account: OPERATOR, namespace: NAMESPACE, watched: NAMESPACE };
 
 const CHART: Operator = Operator {
-    name: r#"{{ include "keyfleet-operator.fullname" . }}"#,
-    account: r#"{{ include "keyfleet-operator.serviceAccountName" . }}"#,
-    namespace: "{{ .Release.Namespace }}",
-    watched: "{{ .Values.watchNamespace }}",
+    name: r#"{{ include "keyfleet-operator.fullname" $ }}"#,
+    account: r#"{{ include "keyfleet-operator.serviceAccountName" $ }}"#,
+    namespace: "{{ $.Release.Namespace }}",
+    watched: "{{ $namespace }}",
 };
 
 /// The admission policies with their bindings, for the operator of the plain manifests.
@@ -63,8 +63,9 @@ pub fn files() -> Vec<File> {
     let everywhere = documents(&rbac::everywhere(&CHART));
     let in_one = documents(&rbac::in_one_namespace(&CHART));
     let own = documents(&rbac::own(&CHART));
-    let rights =
-        format!("{{{{- if .Values.watchNamespace }}}}\n{in_one}{{{{- else }}}}\n{everywhere}{{{{- end }}}}\n{own}");
+    let rights = format!(
+        "{{{{- range $namespace := uniq .Values.watchNamespaces }}}}\n{in_one}{{{{- else }}}}\n{everywhere}{{{{- end }}}}\n{own}"
+    );
     let mut files = vec![
         template("rbac.yaml", rights),
         template("admission.yaml", documents(&admission::policies(&CHART))),
@@ -86,8 +87,8 @@ pub fn files() -> Vec<File> {
 
 /// Documents of a template, each with the chart's labels.
 fn documents(of: &[Value]) -> String {
-    let labels = r#"labels: {{- include "keyfleet-operator.labels" . | nindent 4 }}"#;
-    let own = r#"{{- include "keyfleet-operator.labels" . | nindent 4 }}"#;
+    let labels = r#"labels: {{- include "keyfleet-operator.labels" $ | nindent 4 }}"#;
+    let own = r#"{{- include "keyfleet-operator.labels" $ | nindent 4 }}"#;
     let document = |one: &Value| {
         let mut one = one.clone();
         let more = one["metadata"]["labels"].take();

@@ -18,7 +18,7 @@ use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use keyfleet_crds::cluster::Phase;
 use keyfleet_crds::conditions::ClusterCondition;
 use keyfleet_crds::{KeyEpoch, KmsCluster, KmsClusterStatus, KmsNode};
-use keyfleet_operator::controllers::{self, Context, Options};
+use keyfleet_operator::controllers::{self, Context, Options, Scope};
 use keyfleet_operator::heard::Nobody;
 use keyfleet_operator::metrics::Metrics;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
@@ -51,7 +51,7 @@ impl Running {
         let metrics = Arc::new(Metrics::default());
         let options = Options {
             namespace: "keyfleet-system".into(),
-            watch_namespace: Some(client.default_namespace().to_owned()),
+            scope: Scope::of(vec![client.default_namespace().to_owned()]),
             node_image: "keyfleet/node:test".into(),
             subject: "system:serviceaccount:keyfleet-system:keyfleet-operator".into(),
             chains_folder: "/nowhere".into(),

@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use keyfleet_crds::cluster::Phase::Ready;
 use keyfleet_crds::epoch::Phase;
 use keyfleet_crds::{KeyEpoch, KmsCluster, KmsClusterStatus, KmsNode, labels};
-use keyfleet_operator::controllers::{self, Context, Options};
+use keyfleet_operator::controllers::{self, Context, Options, Scope};
 use keyfleet_operator::metrics::Metrics;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, Client};
@@ -49,7 +49,7 @@ impl Fleet {
         let options = Options {
             subject: "system:serviceaccount:keyfleet-system:keyfleet-operator".into(),
             namespace: "keyfleet-system".into(),
-            watch_namespace: Some(self.client.default_namespace().to_owned()),
+            scope: Scope::of(vec![self.client.default_namespace().to_owned()]),
             node_image: "keyfleet/node:test".into(),
             chains_folder: "/nowhere".into(),
         };

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::io;
 
 use async_trait::async_trait;
+use keyfleet_crds::{names, wire};
 use keyfleet_threshold::identifiers::NodeIndex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+
+use super::Fleet;
 
 /// Bytes in both directions.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -26,6 +29,16 @@ pub trait Dial: Send + Sync {
 /// TCP to known addresses: host and port by index.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Direct(pub BTreeMap<NodeIndex, String>);
+
+impl Direct {
+    /// By the host names that a fleet's nodes have inside their Kubernetes.
+    #[must_use]
+    pub fn by_host_names(fleet: &Fleet, cluster: &str, namespace: &str) -> Self {
+        let address =
+            |node: NodeIndex| format!("{}:{}", names::node_host(cluster, node.value(), namespace), wire::KMS_PORT);
+        Self(fleet.nodes.keys().map(|node| (*node, address(*node))).collect())
+    }
+}
 
 #[async_trait]
 impl Dial for Direct {

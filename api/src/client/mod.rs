@@ -5,6 +5,7 @@
 //!
 //! - [`Fleet`]: what a client must know of a fleet; all of it is public
 //! - [`Dial`], [`Trust`], [`Tokens`]: how nodes are reached, how they are known, and how callers prove who they are
+//! - [`mounted`]: all of this from one volume of a caller's pod
 //! - [`Client`]: derives and signs through any threshold of the nodes
 //! - [`sealed`]: data of any size encrypted to an identity; encrypting needs no node
 //! - `tally`: which node is asked for which epoch, as a pure state machine
@@ -13,6 +14,7 @@ mod ask;
 mod dial;
 mod fault;
 mod fleet;
+pub mod mounted;
 pub mod sealed;
 mod tally;
 mod tokens;

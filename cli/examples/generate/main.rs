@@ -1,8 +1,10 @@
-//! Writes `docs/keyfleet.md` into the checkout that is named.
+//! Writes `docs/keyfleet.md` and `manifests/samples/caller.yaml` into the checkout that is named.
 
 mod reference;
 
 fn main() -> std::io::Result<()> {
     let checkout = std::env::args_os().nth(1).expect("the checkout's folder is the argument");
-    std::fs::write(std::path::Path::new(&checkout).join(reference::PATH), reference::reference())
+    let checkout = std::path::Path::new(&checkout);
+    std::fs::write(checkout.join(reference::SAMPLE), keyfleet_cli::pod_volume::sample())?;
+    std::fs::write(checkout.join(reference::PATH), reference::reference())
 }

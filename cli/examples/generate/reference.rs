@@ -4,6 +4,8 @@ use clap::CommandFactory as _;
 
 /// Where it stands in the checkout.
 pub(crate) const PATH: &str = "docs/keyfleet.md";
+/// Where the sample of a caller's pod stands.
+pub(crate) const SAMPLE: &str = "manifests/samples/caller.yaml";
 
 pub(crate) fn reference() -> String {
     let mut text = String::from(

@@ -5,9 +5,10 @@
 //!
 //! [`cluster`] is the cluster and who may disturb it, [`namespace`] a scenario's own corner of it, [`fleet`] a fleet of nodes
 //! in it, [`s3`] a bucket of its own, [`probe`] the program that looks around from inside, [`machine`] what the machine
-//! underneath has, [`wait`] how to wait.
+//! underneath has, [`wait`] how to wait. [`control_plane`] is the local cluster without its API server.
 
 pub mod cluster;
+pub mod control_plane;
 pub mod fleet;
 pub mod machine;
 pub mod namespace;

@@ -109,3 +109,6 @@ fn discover(url: &str, ca: Option<&Path>) -> Result<FetchedKeys, String> {
 fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_str(text).map_err(|error| format!("not the document that is wanted: {error}"))
 }
+
+#[cfg(test)]
+mod tests;

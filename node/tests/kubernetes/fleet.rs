@@ -11,7 +11,7 @@ use keyfleet_api::node_config::{FILE, NodeConfig};
 use keyfleet_crds::{KmsCluster, KmsNode, names};
 use keyfleet_node::config::Config;
 use keyfleet_node::process::{self, Surroundings};
-use keyfleet_operator::controllers::{self, Context, Options};
+use keyfleet_operator::controllers::{self, Context, Options, Scope};
 use keyfleet_operator::metrics::Metrics;
 use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt as _};
@@ -107,7 +107,7 @@ impl Fleet {
     pub(crate) fn run_operator(&mut self) {
         let options = Options {
             namespace: OPERATOR_NAMESPACE.into(),
-            watch_namespace: Some(self.namespace.clone()),
+            scope: Scope::of(vec![self.namespace.clone()]),
             node_image: "keyfleet/node:test".into(),
             subject: format!("system:serviceaccount:{OPERATOR_NAMESPACE}:{OPERATOR}"),
             chains_folder: "/nowhere".into(),

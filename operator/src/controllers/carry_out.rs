@@ -19,6 +19,8 @@ pub(super) struct Hand<'a> {
     pub(super) name: &'a str,
     pub(super) id: Option<ClusterId>,
     pub(super) node_image: &'a str,
+    /// Whether `KmsNode`s get a finalizer.
+    pub(super) finalizers: bool,
 }
 
 impl Hand<'_> {
@@ -66,7 +68,7 @@ impl Hand<'_> {
                 let index = spec.index;
                 let mut node = KmsNode::new(&names::node(self.name, index), *spec);
                 node.metadata.labels = Some(self.labels([(labels::NODE_INDEX, index.to_string())]));
-                node.metadata.finalizers = Some(vec![labels::NODE_FINALIZER.into()]);
+                node.metadata.finalizers = self.finalizers.then(|| vec![labels::NODE_FINALIZER.into()]);
                 posted(nodes.create(&replace, &node).await)
             }
             Action::UpdateNode { resource_version, spec } => {

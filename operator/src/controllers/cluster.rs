@@ -76,8 +76,8 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
 
     // Apply: decisions first, then the objects that follow from them.
     let node_image = context.options.node_image.as_str();
-    let hand =
-        Hand { client: &context.client, cluster: &read.cluster, namespace: &namespace, name: &name, id, node_image };
+    let (client, finalizers) = (&context.client, state.finalizers);
+    let hand = Hand { client, cluster: &read.cluster, namespace: &namespace, name: &name, id, node_image, finalizers };
     let mut wrote = !decisions.actions.is_empty();
     let released = decisions.actions.contains(&Write::SetClusterFinalizer { present: false });
     for action in decisions.actions {

@@ -16,12 +16,14 @@ pub mod cluster;
 pub mod epoch;
 pub mod node;
 mod observe;
+mod scope;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use keyfleet_crds::values::ClusterId;
 use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, labels, names};
@@ -31,10 +33,15 @@ use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::runtime::{Controller, watcher};
 use kube::{Api, Client, ResourceExt};
+use tokio::sync::mpsc;
 
 use crate::blocks::Tracker;
 use crate::heard::Nodes;
 use crate::metrics::Metrics;
+
+pub use scope::Scope;
+
+type ClusterRef = ObjectRef<DeserializeGuard<KmsCluster>>;
 
 /// Reconciles of one controller that run at once.
 const CONCURRENCY: u16 = 8;
@@ -78,8 +85,8 @@ impl Failure {
 pub struct Options {
     /// Its own namespace.
     pub namespace: String,
-    /// The only namespace that it watches; all when `None`.
-    pub watch_namespace: Option<String>,
+    /// The namespaces whose fleets it keeps.
+    pub scope: Scope,
     /// The node image that it brings.
     pub node_image: String,
     /// The subject of its own tokens, which nodes expect at `Round`.
@@ -119,19 +126,20 @@ impl Context {
         Arc::new(Self { client, options, nodes, metrics, recorder, failures, memory })
     }
 
-    fn api<K>(&self) -> Api<K>
+    /// Objects of a namespace that is watched by itself, or of all.
+    fn api<K>(&self, namespace: Option<&str>) -> Api<K>
     where
         K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
         K::DynamicType: Default,
     {
-        match &self.options.watch_namespace {
+        match namespace {
             Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             None => Api::all(self.client.clone()),
         }
     }
 
     /// The cluster that an id was last seen on.
-    fn cluster_of(&self, id: ClusterId) -> Option<ObjectRef<DeserializeGuard<KmsCluster>>> {
+    fn cluster_of(&self, id: ClusterId) -> Option<ClusterRef> {
         let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let (key, _) = memory.iter().find(|(_, memory)| memory.id == Some(id))?;
         let (namespace, name) = key.strip_prefix("KmsCluster/")?.split_once('/')?;
@@ -153,31 +161,54 @@ impl Context {
 
 /// Runs the controllers until the process is told to stop.
 pub async fn run(context: Arc<Context>) {
+    let mut tellers = HashMap::new();
+    let controllers = context.options.scope.watched().into_iter().map(|namespace| {
+        let (teller, told) = mpsc::unbounded_channel();
+        tellers.insert(namespace.clone(), teller);
+        watch(context.clone(), namespace, told)
+    });
+    let controllers = join_all(controllers.collect::<Vec<_>>());
+    // The news has one reader, which tells the controller in whose namespace the cluster is.
+    let news = context.nodes.news().for_each(|id| {
+        let cluster = context.cluster_of(id);
+        let teller = cluster.as_ref().and_then(|of| tellers.get(&of.namespace).or_else(|| tellers.get(&None)));
+        if let (Some(cluster), Some(teller)) = (cluster, teller) {
+            // A controller that has ended needs no news.
+            let _ = teller.send(cluster);
+        }
+        std::future::ready(())
+    });
+    tokio::select! {
+        _ = controllers => {}
+        () = async { news.await; std::future::pending().await } => {}
+    }
+}
+
+/// The controllers of one namespace, or of all.
+async fn watch(context: Arc<Context>, namespace: Option<String>, told: mpsc::UnboundedReceiver<ClusterRef>) {
+    let namespace = namespace.as_deref();
     let of = || watcher::Config::default().any_semantic();
     let ours = || of().labels(labels::CLUSTER);
     let config = || Config::default().concurrency(CONCURRENCY);
-    let clusters = Controller::new(context.api::<DeserializeGuard<KmsCluster>>(), of())
+    let clusters = Controller::new(context.api::<DeserializeGuard<KmsCluster>>(namespace), of())
         .with_config(config())
-        .watches(context.api::<DeserializeGuard<KmsNode>>(), of(), |node| by_label(&node))
-        .watches(context.api::<DeserializeGuard<KeyEpoch>>(), of(), |epoch| by_label(&epoch))
-        .watches(context.api::<ConfigMap>(), ours(), |map| by_label(&map))
-        .watches(context.api::<Pod>(), ours(), |pod| by_label(&pod))
-        .reconcile_on(context.nodes.news().filter_map({
-            let context = context.clone();
-            move |id| std::future::ready(context.cluster_of(id))
-        }))
+        .watches(context.api::<DeserializeGuard<KmsNode>>(namespace), of(), |node| by_label(&node))
+        .watches(context.api::<DeserializeGuard<KeyEpoch>>(namespace), of(), |epoch| by_label(&epoch))
+        .watches(context.api::<ConfigMap>(namespace), ours(), |map| by_label(&map))
+        .watches(context.api::<Pod>(namespace), ours(), |pod| by_label(&pod))
+        .reconcile_on(stream::unfold(told, async |mut told| Some((told.recv().await?, told))))
         .shutdown_on_signal()
         .run(cluster::reconcile, on_error, context.clone())
         .for_each(async |result| log("KmsCluster", result));
-    let nodes = Controller::new(context.api::<DeserializeGuard<KmsNode>>(), of())
+    let nodes = Controller::new(context.api::<DeserializeGuard<KmsNode>>(namespace), of())
         .with_config(config())
-        .watches(context.api::<DeserializeGuard<KmsCluster>>(), of(), |cluster| nodes_of(&cluster))
-        .owns(context.api::<Pod>(), ours())
-        .owns(context.api::<ConfigMap>(), ours())
+        .watches(context.api::<DeserializeGuard<KmsCluster>>(namespace), of(), |cluster| nodes_of(&cluster))
+        .owns(context.api::<Pod>(namespace), ours())
+        .owns(context.api::<ConfigMap>(namespace), ours())
         .shutdown_on_signal()
         .run(node::reconcile, on_error, context.clone())
         .for_each(async |result| log("KmsNode", result));
-    let epochs = Controller::new(context.api::<DeserializeGuard<KeyEpoch>>(), of())
+    let epochs = Controller::new(context.api::<DeserializeGuard<KeyEpoch>>(namespace), of())
         .with_config(config())
         .shutdown_on_signal()
         .run(epoch::reconcile, on_error, context.clone())

@@ -77,6 +77,7 @@ pub(super) fn observe(
         record: recorded(read.record.as_ref()),
         volumes: read.claims.iter().map(|claim| (claim.name_any(), id_of(claim))).collect::<BTreeMap<_, _>>(),
         namespace_ends: read.namespace_ends,
+        finalizers: !options.scope.is_only(&options.namespace),
         stopped: !read.pods.iter().any(keeps_state) || waited_long_enough(&read.cluster, now),
         cluster,
         heard,

@@ -115,9 +115,9 @@ fn finalizers(state: &State) -> impl Iterator<Item = Action> {
     let active = state.active().map(|(number, _)| number);
     let opened = state.open().map(|(number, _)| number);
     state.epochs.iter().filter_map(move |(number, epoch)| {
-        let wanted = Some(*number) == active;
+        let wanted = state.finalizers && Some(*number) == active;
         // A round about to become active carries it already.
-        let keep = wanted || Some(*number) == opened;
+        let keep = state.finalizers && (wanted || Some(*number) == opened);
         match (epoch.finalizer, wanted) {
             (false, true) => Some(Action::SetEpochFinalizer { number: *number, present: true }),
             (true, false) if !keep => Some(Action::SetEpochFinalizer { number: *number, present: false }),

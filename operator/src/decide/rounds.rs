@@ -244,7 +244,7 @@ pub(super) fn drive(state: &State, number: u64, epoch: &Epoch) -> Vec<Action> {
             if other || state.cluster.spec.expected_public_key.is_some_and(|expected| expected != key) {
                 return Vec::new();
             }
-            if !epoch.finalizer {
+            if !epoch.finalizer && state.finalizers {
                 // The record of the key in use is protected before it is one; this moves the object's version.
                 return vec![Action::SetEpochFinalizer { number, present: true }];
             }

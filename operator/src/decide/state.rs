@@ -27,6 +27,9 @@ pub struct State {
     pub volumes: BTreeMap<String, String>,
     /// Whether the namespace is being deleted with everything in it.
     pub namespace_ends: bool,
+    /// Whether `KmsNode` and `KeyEpoch` get finalizers: not from an operator for its own namespace alone, which would go with
+    /// it and leave nobody to take them off.
+    pub finalizers: bool,
     /// Whether no pod of the cluster is left, or a deletion has waited for them as long as it may.
     pub stopped: bool,
     /// What nodes said to this process.

@@ -128,6 +128,7 @@ impl Nodes for Followers {
                 news: self.news.clone(),
                 token: None,
                 challenge: Challenge::default(),
+                shown: None,
                 position: 0,
                 lineage: Vec::new(),
             };
@@ -185,6 +186,8 @@ struct Follower {
     token: Option<Token>,
     /// What the node is asked to prove its shares over, in the stream that is open.
     challenge: Challenge,
+    /// The certificate that the node showed last, and what it came to.
+    shown: Option<(v1::Certificate, Option<Certified>)>,
     /// The last row that was read, and of which outbox.
     position: u64,
     lineage: Vec<u8>,
@@ -284,8 +287,7 @@ impl Follower {
                     return Err("the report is another node's".into());
                 }
                 let claims = Claims::of(identifiers::ClusterId(self.cluster.0), &report, &self.challenge);
-                let certificate = report.newest_certificate.as_ref();
-                let certified = certificate.and_then(|certificate| verified(self.cluster, certificate));
+                let certified = report.newest_certificate.and_then(|shown| self.verified(shown));
                 self.lineage = report.lineage;
                 Ok(locked(&self.transcripts).report(self.index, report.highest_number, certified, claims))
             }
@@ -312,6 +314,15 @@ impl Follower {
                 })
             }
         }
+    }
+
+    /// Checks a certificate, once for as long as the node shows it: reports come often, and points are costly to check.
+    fn verified(&mut self, shown: v1::Certificate) -> Option<Certified> {
+        if self.shown.as_ref().is_none_or(|(before, _)| *before != shown) {
+            let certified = verified(self.cluster, &shown);
+            self.shown = Some((shown, certified));
+        }
+        self.shown.as_ref().and_then(|(_, certified)| certified.clone())
     }
 
     async fn fetch(&mut self, channel: &Channel, wanted: BTreeSet<Digest>) -> Result<(), String> {

@@ -16,7 +16,7 @@ pub(super) fn everywhere(operator: &Operator) -> Vec<Value> {
     vec![role, binding(operator, "ClusterRole", operator.name, None)]
 }
 
-/// An operator for one namespace.
+/// What an operator for named namespaces has in each of them.
 pub(super) fn in_one_namespace(operator: &Operator) -> Vec<Value> {
     // Its own namespace may be the watched one, and holds the other Role.
     let name = format!("{}-fleets", operator.name);

@@ -50,6 +50,12 @@ const PROGRAMS: &[Program] = &[
         description: "Keeps fleets of key-management nodes as their KmsClusters say",
     },
     Program {
+        name: "cli",
+        binary: "keyfleet",
+        faults: false,
+        description: "Asks a Keyfleet fleet from a pod: encrypts, decrypts, signs, verifies",
+    },
+    Program {
         name: "probe",
         binary: "probe",
         faults: false,

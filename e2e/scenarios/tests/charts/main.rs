@@ -3,3 +3,4 @@
 mod lifecycle;
 mod rendered;
 mod rights;
+mod scoped;

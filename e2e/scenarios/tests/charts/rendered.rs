@@ -44,7 +44,7 @@ fn the_charts_lint_and_the_api_server_takes_what_they_render() -> Result<()> {
         cluster.helm(["lint", "--strict", &chart(name).display().to_string()])?;
     }
     let everything = format!(
-        "watchNamespace={},fullnameOverride=other,replicas=2,podDisruptionBudget.enabled=true,chainSecrets={{ethereum}},\
+        "watchNamespaces={{{}}},fullnameOverride=other,replicas=2,podDisruptionBudget.enabled=true,chainSecrets={{ethereum}},\
          crds.enabled=false,priorityClassName=system-cluster-critical,imagePullSecrets[0].name=pull,log=debug",
         namespace.name
     );

@@ -1,4 +1,7 @@
-//! What disturbs everything on a cluster, and so runs alone: operators that go and come, drains.
+//! What disturbs everything on a cluster, and so runs alone: operators that go and come, drains, a
+//! control plane without its API server.
+
+mod api_server;
 
 use std::process::Command;
 

@@ -5,6 +5,7 @@ mod access;
 mod admission;
 mod blocks;
 mod charts;
+mod contents;
 mod images;
 mod lifecycle;
 mod network;

@@ -45,6 +45,7 @@ pub(super) struct Model {
     pub(super) block: u64,
     pub(super) time: i64,
     pub(super) fail_next: u32,
+    pub(super) finalizers: bool,
     log: Vec<String>,
 }
 
@@ -77,6 +78,7 @@ impl Model {
             block: 1_003,
             time: 1_000_000,
             fail_next: 0,
+            finalizers: true,
             log: Vec::new(),
         }
     }
@@ -229,6 +231,7 @@ impl Model {
             },
             volumes: BTreeMap::new(),
             namespace_ends: false,
+            finalizers: self.finalizers,
             stopped: true,
             heard,
             block: Ok(self.block),

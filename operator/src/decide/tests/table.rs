@@ -433,3 +433,22 @@ fn a_bucket_that_is_away_is_said_in_replicated_and_a_round_that_fails_for_it_bla
     state.nodes.get_mut(&3).unwrap().problems.clear();
     assert_eq!(failing(&state).reason, "TooFewDealers");
 }
+
+/// An operator for its own namespace alone goes with the namespace: what it left a finalizer on would keep it from going.
+#[test]
+fn an_operator_for_its_own_namespace_alone_makes_epochs_without_finalizers_and_takes_off_those_of_a_wider_one() {
+    let mut model = Model::calm(9);
+    model.finalizers = false;
+    model.settle();
+    assert!(model.api.cluster.status.active_epoch.is_some(), "without finalizers no epoch becomes active");
+    assert!(model.api.epochs.values().all(|epoch| !epoch.finalizer), "an epoch has a finalizer");
+
+    let (_, mut state) = steady();
+    let (active, _) = state.active().expect("a steady fleet has an epoch");
+    assert!(state.epochs[&active].finalizer, "a wider operator protects the active epoch");
+    state.finalizers = false;
+    let actions = decide(&state).actions;
+    let taken_off =
+        |action: &Action| matches!(action, Action::SetEpochFinalizer { number, present: false } if *number == active);
+    assert!(actions.iter().any(taken_off), "it stays on: {actions:?}");
+}
