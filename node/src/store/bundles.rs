@@ -112,10 +112,10 @@ pub fn encode(blob: &Blob) -> Vec<u8> {
 #[must_use]
 pub fn decode(bytes: &[u8]) -> Option<Blob> {
     let (kind, bytes) = bytes.split_first()?;
-    match kind {
-        &MESSAGE => SignedMessage::decode(bytes).ok().map(Blob::Message),
-        &PREKEYS => SignedPrekeySet::decode(bytes).ok().map(Blob::Prekeys),
-        &VECTOR => VerificationVector::decode(bytes).ok().map(Blob::Vector),
+    match *kind {
+        MESSAGE => SignedMessage::decode(bytes).ok().map(Blob::Message),
+        PREKEYS => SignedPrekeySet::decode(bytes).ok().map(Blob::Prekeys),
+        VECTOR => VerificationVector::decode(bytes).ok().map(Blob::Vector),
         _ => None,
     }
 }

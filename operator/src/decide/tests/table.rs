@@ -390,7 +390,7 @@ fn a_bucket_that_is_away_is_said_in_replicated_and_a_round_that_fails_for_it_bla
     let bucket = serde_json::json!({"s3": {"bucket": "keyfleet"}});
     state.cluster.spec.replication = Some(serde_json::from_value(bucket).unwrap());
     let of = |state: &State, type_: &str| {
-        let status = super::super::report::status(state, None, None);
+        let status = report::status(state, None, None);
         let found = status.conditions.into_iter().find(|condition| condition.type_ == type_);
         found.map(|condition| (condition.status, condition.reason, condition.message)).unwrap()
     };

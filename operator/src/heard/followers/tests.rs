@@ -38,6 +38,7 @@ fn follower() -> Follower {
         news: Arc::default(),
         token: None,
         challenge: Challenge::default(),
+        shown: None,
         position: 0,
         lineage: Vec::new(),
     }
