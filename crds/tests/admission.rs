@@ -125,6 +125,13 @@ async fn bad_sizes_thresholds_and_schedules_are_refused_with_what_to_do() {
             &["no identity of its own", "credentialsSecret", "serviceAccountAnnotations"][..],
         ),
         (
+            "a schedule that is none",
+            json!({"replication": {
+                "s3": {"bucket": "fleets"}, "retention": {"cron": "every morning", "credentialsSecret": "s3-delete"},
+            }}),
+            &["spec.replication.retention.cron"],
+        ),
+        (
             "retention as the nodes",
             json!({"replication": {
                 "s3": {"bucket": "fleets", "credentialsSecret": "s3"}, "retention": {"credentialsSecret": "s3"},

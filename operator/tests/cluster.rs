@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
@@ -341,6 +342,22 @@ async fn the_retention_job_comes_and_goes_with_the_spec_and_its_failures_are_see
     jobs.patch_status("keys-retention", &PatchParams::default(), &Patch::Merge(&run)).await.expect("a status");
     operator.until("the success in the metrics", async || metric("retention_failing") == "0").await;
     assert_eq!(metric("retention_last_success_timestamp_seconds"), "1767240360");
+
+    // What only looks like a schedule is told, and keeps nothing else from being done.
+    set(json!({ "replication": { "retention": { "cron": "99 4 * * *" } } })).await;
+    let events = operator.api::<Event>();
+    operator
+        .until("the refusal as an event", async || {
+            let all = events.list(&ListParams::default()).await.map(|list| list.items).unwrap_or_default();
+            all.iter().any(|event| event.reason.as_deref() == Some("RetentionRefused"))
+        })
+        .await;
+    let failures = operator.metrics.text();
+    assert!(
+        !failures.contains("reconcile_failures_total{kind=\"KmsCluster\",error=\"api\"}"),
+        "reconciles fail: {failures}"
+    );
+    set(json!({ "replication": { "retention": { "cron": "5 4 * * *" } } })).await;
 
     set(json!({ "paused": true })).await;
     operator

@@ -105,7 +105,7 @@ pub struct S3 {
 pub struct ReplicaRetention {
     /// When the job runs, as cron writes it, UTC. Default `17 3 * * *`: daily at 03:17.
     #[serde(default = "cron")]
-    #[schemars(length(min = 9, max = 128))]
+    #[schemars(length(min = 9, max = 128), regex(pattern = r"^[0-9*]([0-9A-Za-z*,/?-]* +){4}[0-9A-Za-z*,/?-]+$"))]
     pub cron: String,
     /// Hours that an object stays, at least, after something newer has replaced it. Default 72.
     #[serde(default = "grace_hours")]

@@ -244,7 +244,26 @@ async fn apply_objects(context: &Context, fleet: &Fleet<'_>, state: &State) -> R
         Some(job) => {
             wrote |= apply::apply(client, &job.service_account).await?;
             wrote |= apply::apply(client, &job.config_map).await?;
-            wrote |= apply::apply(client, &job.cron_job).await?;
+            match apply::apply(client, &job.cron_job).await {
+                Ok(applied) => wrote |= applied,
+                // A schedule that only looks like one. Nothing else waits for it.
+                Err(kube::Error::Api(refusal)) if refusal.code == 422 => {
+                    let note = format!(
+                        "spec.replication.retention: {}. Until it is corrected nothing is deleted",
+                        refusal.message
+                    );
+                    tracing::warn!(
+                        cluster = fleet.name,
+                        namespace = fleet.namespace,
+                        note,
+                        "the retention job was refused"
+                    );
+                    let note = Some(note.chars().take(1000).collect());
+                    let (type_, reason, action) = (EventType::Warning, "RetentionRefused".into(), "Reconcile".into());
+                    publish(context, fleet.cluster, &Event { type_, reason, note, action, secondary: None }).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         // Its account and file lie idle until the cluster goes.
         None if state.retention != Retention::Absent => {
