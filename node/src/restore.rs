@@ -16,7 +16,7 @@ use crate::homes::HomeFault;
 use crate::homes::volume::VolumeHome;
 use crate::process::{ProcessFault, home};
 use crate::startup::{AssembleFault, RESTORED, STATE, bucket_reason, options};
-use keyfleet_litestream::bucket::Bucket;
+use keyfleet_litestream::bucket::{Bucket, Patience};
 use keyfleet_litestream::restore::{Options, RestoreError, restore};
 
 /// Why nothing was restored that should have been.
@@ -115,7 +115,8 @@ async fn try_restore(config: &Config, server: Option<&ApiServer>) -> Result<(), 
     let floors = [crate::startup::floor(&volume).await?, crate::startup::floor(&*secret).await?];
     let floor = floors.into_iter().flatten().max_by_key(|position| position.seq);
     let names = options(config, replication, &ring)?;
-    let bucket = Bucket::connect(names.location.clone(), names.patience).await;
+    // There is nothing else to go on with: as patiently as it may be.
+    let bucket = Bucket::connect(names.location.clone(), Patience::default()).await;
     let how = Options { floor, ..Options::default() };
     // Before the file: a file without the mark would be taken for one that the node wrote itself.
     let mark = config.data().join(RESTORED);

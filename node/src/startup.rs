@@ -29,9 +29,10 @@ use crate::store::{Backing, StoreFault};
 /// A round's commit waits so long for the bucket before it is tried again.
 pub(crate) const ACKNOWLEDGE: Duration = Duration::from_secs(10);
 
-/// A node that starts while the bucket does not answer at all serves from its volume after half a minute.
+/// A node that starts while the bucket says nothing at all serves from its volume after a minute and a half; one whose bucket
+/// refuses connections does at once.
 const PATIENCE: Patience = Patience {
-    attempt: Duration::from_secs(10),
+    attempt: Duration::from_secs(30),
     reads: 3,
     pause: Duration::from_millis(100),
     pause_max: Duration::from_secs(10),
