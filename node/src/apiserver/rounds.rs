@@ -217,7 +217,12 @@ mod tests {
         let node = |i: u8| NodeView {
             index: index(i),
             identity: IdentityKey::from_seed(&[i; 32]).public(),
-            offers: vec![Offer { number: PrekeySetNumber(number), digest: Digest([9; 32]), last_resort: false }],
+            offers: vec![Offer {
+                number: PrekeySetNumber(number),
+                digest: Digest([9; 32]),
+                last_resort: false,
+                slots: 8,
+            }],
             named: None,
         };
         FleetView {
