@@ -279,13 +279,12 @@ async fn a_node_that_cannot_prove_the_share_it_claims_is_not_counted_and_is_name
         })
         .await;
     assert_eq!(phase(&first().await), Some(Phase::Active), "three of four confirm no epoch that needs four");
+    let ready = async |is: bool| fleet.status().await.node_summary.iter().any(|n| n.index == 4 && n.ready == is);
+    // Only who was seen as ready is seen to go.
+    fleet.until("the node to be seen as ready", async || ready(true).await).await;
     fleet.hosts.repents(4);
     fleet.hosts.kill(4);
-    fleet
-        .until("the node to be seen as gone", async || {
-            fleet.status().await.node_summary.iter().any(|node| node.index == 4 && !node.ready)
-        })
-        .await;
+    fleet.until("the node to be seen as gone", async || ready(false).await).await;
     fleet.hosts.revive(4);
     fleet.until("the epoch to be confirmed", async || phase(&first().await) == Some(Phase::Confirmed)).await;
     fleet.until("the fleet to be ready", async || fleet.status().await.phase == Some(Ready)).await;
