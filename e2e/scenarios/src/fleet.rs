@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -277,6 +278,8 @@ impl<'a> Fleet<'a> {
                         return Some(format!("{error:#}"));
                     }
                     asked.fetch_add(1, Ordering::AcqRel);
+                    // Each request is a process of its own: without a pause it would be the whole load of the machine.
+                    thread::sleep(Duration::from_millis(150));
                 }
                 None
             });

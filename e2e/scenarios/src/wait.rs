@@ -21,6 +21,7 @@ pub fn until<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Resul
             let last = outcome.err().map(|error| format!(": {error:#}")).unwrap_or_default();
             bail!("after {} s still not: {what}{last}", LIMIT.as_secs());
         }
-        sleep(Duration::from_millis(100));
+        // Whoever asks takes time from what is waited for: a long wait asks less often.
+        sleep((started.elapsed() / 10).clamp(Duration::from_millis(100), Duration::from_millis(600)));
     }
 }
