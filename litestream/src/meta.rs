@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use redb::{ReadableDatabase, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
@@ -116,6 +117,9 @@ impl Note {
     /// # Errors
     /// The file system's.
     pub fn write(&self, file: &Path) -> io::Result<()> {
+        // Writers of one file take turns here, since all of them use the one name beside it.
+        static TURN: Mutex<()> = Mutex::new(());
+        let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let path = Self::path(file);
         let next = beside(&path, ".next");
         let mut out = fs::File::create(&next)?;

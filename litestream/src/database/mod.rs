@@ -263,7 +263,7 @@ impl Database {
     /// called before a floor is raised to it.
     pub async fn persist_position(&self) -> Result<(), std::io::Error> {
         let (path, shared) = (self.path.clone(), Arc::clone(&self.shared));
-        tokio::task::spawn_blocking(move || shared.note(&path).write(&path)).await.map_err(std::io::Error::other)?
+        tokio::task::spawn_blocking(move || shared.write_note(&path)).await.map_err(std::io::Error::other)?
     }
 
     /// Asks the bucket itself how far it is: reads the durable position's object back and compares.

@@ -89,6 +89,8 @@ pub(super) struct Shared {
     waiters: AtomicUsize,
     status: watch::Sender<Status>,
     closing: watch::Sender<bool>,
+    /// Held while the note beside the file is read, changed and written.
+    noting: Mutex<()>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -116,6 +118,7 @@ impl Shared {
             waiters: AtomicUsize::new(0),
             status: watch::Sender::new(status),
             closing: watch::Sender::new(false),
+            noting: Mutex::default(),
         }
     }
 
@@ -170,6 +173,13 @@ impl Shared {
             note = Note { position: Some(position), commit, intent: None, ..note };
         }
         note
+    }
+
+    /// Writes that note. The uploader does so about once a second, and whoever raises a floor at once: one after the
+    /// other, or the older of two would be the one that stays.
+    pub(super) fn write_note(&self, path: &Path) -> std::io::Result<()> {
+        let _noting = self.noting.lock().unwrap_or_else(PoisonError::into_inner);
+        self.note(path).write(path)
     }
 
     /// Begins to queue: everything from here on belongs to the chain whose base was just copied.

@@ -81,7 +81,7 @@ impl Uploader {
                 End::Closed | End::Over => break,
             }
         }
-        let _ = self.shared.note(&self.options.path).write(&self.options.path);
+        let _ = self.shared.write_note(&self.options.path);
     }
 
     /// From the base of a term until something ends it.
@@ -522,7 +522,7 @@ impl<'u> Shipping<'u> {
         self.note_due = false;
         let (shared, path) = (Arc::clone(&self.up.shared), self.up.options.path.clone());
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = shared.note(&path).write(&path) {
+            if let Err(error) = shared.write_note(&path) {
                 tracing::warn!(%error, "the note beside the database could not be written");
             }
         });
