@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
+use crate::wait;
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
@@ -36,7 +37,12 @@ impl<'a> Namespace<'a> {
             "apiVersion": "v1", "kind": "Namespace",
             "metadata": {"name": self.name, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
         }));
-        made.map(drop)
+        made?;
+        // A pod is refused until a controller has made the account that it runs under: `kubectl` would be told so at once.
+        wait::until(&format!("{} has a service account", self.name), || {
+            self.get(&["serviceaccount", "default"]).map(Some)
+        })
+        .map(drop)
     }
 
     /// Deletes everything in it, and then there is an empty one of the same name.
