@@ -20,23 +20,20 @@ pub const NAME: &str = "keys";
 /// The ServiceAccount whose tokens the access rules allow everything.
 pub const CALLER: &str = "app";
 
-/// Blocks from one boundary to the next in [`spec`].
-pub const INTERVAL_BLOCKS: u64 = 14;
-
 /// A fleet. It goes with its namespace.
 pub struct Fleet<'a> {
     /// Where it is.
     pub namespace: Namespace<'a>,
 }
 
-/// A `spec` for scenarios: blocks of a second, a boundary every fourteen, rules that allow [`CALLER`] everything.
+/// A `spec` for scenarios: blocks of a second, rules that allow [`CALLER`] everything. Its boundaries are an hour apart: rounds
+/// are asked for, or come [`every`] so many blocks where a scenario is about that, and each phase has as much time as a busy
+/// machine may need.
 ///
 /// What differs is laid over it, as `kubectl patch --type merge` would.
 pub fn spec(namespace: &str, differs: &Value) -> Value {
     let mut spec = json!({
-        "schedule": {"source": {"clock": {"blockMs": 1000}}, "intervalBlocks": INTERVAL_BLOCKS, "deadlines": {
-            "dealingBlocks": 3, "verifyingBlocks": 3, "preparingBlocks": 3, "certifyingBlocks": 3,
-        }},
+        "schedule": {"source": {"clock": {"blockMs": 1000}}, "intervalBlocks": 3600, "deadlines": deadlines(10)},
         "keyEncryption": {"active": {"id": "1", "secret": {"name": "keys-kek"}}},
         "access": {"rules": [{
             "subjects": [format!("system:serviceaccount:{namespace}:{CALLER}")],
@@ -46,6 +43,15 @@ pub fn spec(namespace: &str, differs: &Value) -> Value {
     });
     merge(&mut spec, differs);
     spec
+}
+
+/// A boundary every so many blocks, more than twelve.
+pub fn every(blocks: u64) -> Value {
+    json!({"schedule": {"intervalBlocks": blocks, "deadlines": deadlines(3)}})
+}
+
+fn deadlines(blocks: u32) -> Value {
+    json!({"dealingBlocks": blocks, "verifyingBlocks": blocks, "preparingBlocks": blocks, "certifyingBlocks": blocks})
 }
 
 /// Replicas in the bucket of the local cluster, under the namespace's own prefix.
@@ -263,6 +269,15 @@ impl<'a> Fleet<'a> {
     pub fn sign(&self, key_name: &str, message: &[u8], more: &[&str]) -> Result<String> {
         let signature = self.call(&["sign", "--cluster", NAME, "--key-name", key_name], message, more)?;
         Ok(String::from_utf8(signature)?.trim().to_owned())
+    }
+
+    /// Checks an epoch from the messages that its nodes signed, as an auditor does: what `epoch verify` found.
+    ///
+    /// # Errors
+    /// It does not verify, or the nodes refuse the caller.
+    pub fn audit(&self, number: u64) -> Result<Value> {
+        let words = ["epoch", "verify", &number.to_string(), "--transcript", "--cluster", NAME, "--output", "json"];
+        Ok(serde_json::from_slice(&self.call(&words, b"", &[])?)?)
     }
 
     /// Does `what` beside a client that asks for signatures without a pause.

@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use keyfleet_scenarios::cluster::Cluster;
 use keyfleet_scenarios::control_plane::{Container, WithoutApiServer};
-use keyfleet_scenarios::fleet::{CALLER, Fleet, NAME, command};
+use keyfleet_scenarios::fleet::{CALLER, Fleet, NAME, command, every};
 use keyfleet_scenarios::{probe, wait};
 use serde_json::{Value, json};
 
@@ -43,7 +43,7 @@ fn caller(fleet: &Fleet<'_>) -> Result<Container> {
 fn without_the_api_server_a_caller_in_a_pod_is_served_throughout_also_by_a_node_whose_container_restarts() -> Result<()>
 {
     let cluster = Cluster::alone()?;
-    let fleet = Fleet::ready(&cluster, "callers", &json!({"schedule": {"intervalBlocks": 60}}))?;
+    let fleet = Fleet::ready(&cluster, "callers", &every(60))?;
     let mut sealed = tempfile::NamedTempFile::new()?;
     sealed.write_all(&fleet.encrypt("orders/1", b"secret")?)?;
     let from = format!("--from-file=sealed={}", sealed.path().display());

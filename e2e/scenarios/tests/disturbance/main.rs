@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use keyfleet_scenarios::cluster::Cluster;
-use keyfleet_scenarios::fleet::{Fleet, NAME};
+use keyfleet_scenarios::fleet::{Fleet, NAME, every};
 use keyfleet_scenarios::operator::{DEPLOYMENT, NAMESPACE};
 use keyfleet_scenarios::wait;
 use serde_json::{Value, json};
@@ -32,7 +32,7 @@ impl Drop for Back {
 #[test]
 fn an_operator_that_was_away_over_two_boundaries_makes_exactly_one_round_of_them() -> Result<()> {
     let cluster = Cluster::alone()?;
-    let fleet = Fleet::ready(&cluster, "operator", &json!({"schedule": {"intervalBlocks": 15}}))?;
+    let fleet = Fleet::ready(&cluster, "operator", &every(15))?;
     let sealed = fleet.encrypt("orders/1", b"secret")?;
     fleet.wait_next()?;
     let _back = Back;
@@ -73,7 +73,9 @@ fn an_operator_that_was_away_over_two_boundaries_makes_exactly_one_round_of_them
 #[test]
 fn a_drain_under_the_budget_and_a_client_that_asks_all_the_time_do_not_notice_each_other() -> Result<()> {
     let cluster = Cluster::alone()?;
-    let fleet = Fleet::ready(&cluster, "drain", &json!({"nodes": 5, "threshold": 3}))?;
+    let mut shape = every(14);
+    (shape["nodes"], shape["threshold"]) = (json!(5), json!(3));
+    let fleet = Fleet::ready(&cluster, "drain", &shape)?;
     let worker = cluster.nodes()?.last().cloned().context("there are workers")?;
     let _uncordon = Uncordon(worker.clone());
     let nodes = format!("--pod-selector=app.kubernetes.io/component=node,keyfleet.dev/cluster={NAME}");

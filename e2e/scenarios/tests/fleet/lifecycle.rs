@@ -70,7 +70,6 @@ fn a_name_whose_mark_is_in_the_bucket_gets_no_second_key_and_the_refusal_says_wh
     let cluster = Cluster::shared()?;
     let fleet = Fleet::prepare(&cluster, "mark")?;
     let mut spec = replication(&fleet.namespace.name);
-    spec["schedule"] = crate::outages::far_apart();
     fleet.apply(&spec)?;
     fleet.wait_ready()?;
     let (first, key) = (text(&fleet.object()?["status"]["clusterId"])?, fleet.public_key()?);

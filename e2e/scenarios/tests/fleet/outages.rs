@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use keyfleet_scenarios::cluster::Cluster;
-use keyfleet_scenarios::fleet::{Fleet, NAME, command};
+use keyfleet_scenarios::fleet::{Fleet, NAME, command, every};
 use keyfleet_scenarios::s3::S3;
 use keyfleet_scenarios::wait;
 use serde_json::{Value, json};
@@ -28,12 +28,6 @@ pub(crate) fn page(fleet: &Fleet<'_>, index: u32) -> Result<Value> {
 pub(crate) fn ask(fleet: &Fleet<'_>, word: &str) -> Result<()> {
     let annotation = format!("keyfleet.dev/reshare={word}");
     fleet.namespace.kubectl(&["annotate", "--overwrite", "kmscluster", NAME, &annotation]).map(drop)
-}
-
-/// Boundaries far apart, for rounds that are asked for; and as much time for each phase as a busy machine may need.
-pub(crate) fn far_apart() -> Value {
-    let deadlines = json!({"dealingBlocks": 10, "verifyingBlocks": 10, "preparingBlocks": 10, "certifyingBlocks": 10});
-    json!({"intervalBlocks": 3600, "deadlines": deadlines})
 }
 
 /// Where a node's replica stood when the node said it last: term and number.
@@ -69,7 +63,7 @@ fn failed_for_want_of_the_bucket(fleet: &Fleet<'_>) -> Result<Vec<Value>> {
 #[test]
 fn while_the_bucket_is_away_the_fleet_serves_and_rounds_wait_and_its_return_needs_nobody() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let (fleet, mut s3) = with_own_bucket(&cluster, "outage", &json!({}))?;
+    let (fleet, mut s3) = with_own_bucket(&cluster, "outage", &every(14)["schedule"])?;
     let (key, sealed) = (fleet.public_key()?, fleet.encrypt("orders/1", b"before")?);
     fleet.never_failing(|| {
         let active = fleet.wait_next()?;
@@ -130,7 +124,7 @@ fn while_the_bucket_is_away_the_fleet_serves_and_rounds_wait_and_its_return_need
 #[test]
 fn a_bucket_that_was_rolled_back_is_not_followed_and_all_is_well_once_its_newest_versions_are_back() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let (fleet, mut s3) = with_own_bucket(&cluster, "rollback", &far_apart())?;
+    let (fleet, mut s3) = with_own_bucket(&cluster, "rollback", &json!({}))?;
     let (key, sealed) = (fleet.public_key()?, fleet.encrypt("orders/1", b"before")?);
     s3.go_away()?;
     let older = s3.copy()?;

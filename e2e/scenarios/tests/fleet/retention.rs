@@ -159,7 +159,6 @@ fn the_job_deletes_what_no_restore_needs_and_a_node_cannot_delete_anything() -> 
     }
     fleet.apply(&json!({
         "nodes": 3,
-        "schedule": {"intervalBlocks": 3600},
         "replication": {
             "s3": {
                 "bucket": bucket.name, "endpoint": "http://s3.keyfleet-dev.svc:9000", "credentialsSecret": "s3",

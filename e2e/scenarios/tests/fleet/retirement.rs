@@ -148,7 +148,6 @@ fn nothing_that_a_node_still_has_opens_a_retired_epoch() -> Result<()> {
     let fleet = Fleet::prepare(&cluster, "retired")?;
     let mut spec = replication(&fleet.namespace.name);
     spec["epochs"] = json!({"retention": 1});
-    spec["schedule"] = json!({"intervalBlocks": 3600});
     fleet.apply(&spec)?;
     fleet.wait_ready()?;
     let first = fleet.object()?["status"]["activeEpoch"].as_u64().context("an epoch is active")?;

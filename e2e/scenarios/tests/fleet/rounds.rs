@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 use keyfleet_scenarios::cluster::Cluster;
-use keyfleet_scenarios::fleet::{Fleet, INTERVAL_BLOCKS, NAME};
+use keyfleet_scenarios::fleet::{Fleet, NAME, every};
 use keyfleet_scenarios::wait;
 use serde_json::json;
 
 use crate::certificate;
+
+const INTERVAL_BLOCKS: u64 = 14;
 
 /// Four nodes, any three of which use the key: one `kubectl apply`, one `kubectl wait`, and columns that say it all.
 #[test]
@@ -35,7 +37,9 @@ fn one_apply_gives_a_ready_fleet_and_the_columns_say_how_it_is() -> Result<()> {
 #[test]
 fn three_boundaries_give_three_epochs_of_one_key_each_with_a_certificate_that_strangers_verify() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let fleet = Fleet::ready(&cluster, "rounds", &json!({"epochs": {"retention": 8}}))?;
+    let mut shape = every(INTERVAL_BLOCKS);
+    shape["epochs"] = json!({"retention": 8});
+    let fleet = Fleet::ready(&cluster, "rounds", &shape)?;
     let key = fleet.public_key()?;
     let first = fleet.object()?["status"]["activeEpoch"].as_u64().context("no epoch is active")?;
     for number in first + 1..=first + 3 {
@@ -61,7 +65,7 @@ fn three_boundaries_give_three_epochs_of_one_key_each_with_a_certificate_that_st
 #[test]
 fn a_node_that_is_killed_in_a_round_says_the_same_again_and_serves() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let fleet = Fleet::ready(&cluster, "killed", &json!({}))?;
+    let fleet = Fleet::ready(&cluster, "killed", &every(INTERVAL_BLOCKS))?;
     let killed = fleet.node(2);
     let uid = fleet.wait_pod(2, None)?["metadata"]["uid"].clone();
     let newest = fleet.epochs()?.len();
@@ -90,7 +94,7 @@ fn a_round_below_its_quorum_fails_with_its_reason_and_the_next_succeeds_unaided(
     let cluster = Cluster::shared()?;
     let shape = json!({
         "nodes": 6, "threshold": 4, "minHolders": 5,
-        "schedule": {"phaseTimeoutSeconds": 4, "deadlines": {
+        "schedule": {"intervalBlocks": INTERVAL_BLOCKS, "phaseTimeoutSeconds": 4, "deadlines": {
             "dealingBlocks": 2, "verifyingBlocks": 2, "preparingBlocks": 2, "certifyingBlocks": 2,
         }},
     });

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use keyfleet_scenarios::cluster::Cluster;
-use keyfleet_scenarios::fleet::{CALLER, Fleet, NAME, command};
+use keyfleet_scenarios::fleet::{CALLER, Fleet, NAME, command, every};
 use keyfleet_scenarios::wait;
 use serde_json::json;
 
@@ -12,7 +12,7 @@ use crate::rounds::Held;
 #[test]
 fn data_outlives_reshares_and_a_lost_node_and_with_too_few_nodes_the_client_says_who_is_missing() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let fleet = Fleet::ready(&cluster, "decrypt", &json!({}))?;
+    let fleet = Fleet::ready(&cluster, "decrypt", &every(14))?;
     let secret = b"written before the first reshare".repeat(5000);
     let sealed = fleet.encrypt("orders/7", &secret)?;
     let now = fleet.object()?["status"]["activeEpoch"].as_u64().context("no epoch is active")?;

@@ -2,14 +2,16 @@
 
 use anyhow::{Context, Result, ensure};
 use keyfleet_scenarios::cluster::Cluster;
-use keyfleet_scenarios::fleet::{Fleet, replication};
+use keyfleet_scenarios::fleet::{Fleet, every, replication};
 use keyfleet_scenarios::wait;
 use serde_json::{Value, json};
 
-/// A fleet with replicas.
+/// A fleet with replicas, and boundaries soon.
 fn replicated<'a>(cluster: &'a Cluster, purpose: &str) -> Result<Fleet<'a>> {
     let fleet = Fleet::prepare(cluster, purpose)?;
-    fleet.apply(&replication(&fleet.namespace.name))?;
+    let mut spec = replication(&fleet.namespace.name);
+    spec["schedule"] = every(14)["schedule"].take();
+    fleet.apply(&spec)?;
     fleet.wait_ready()?;
     Ok(fleet)
 }
@@ -56,8 +58,8 @@ fn a_node_whose_volume_is_lost_comes_back_from_the_bucket_with_the_same_share() 
 #[test]
 fn a_node_that_was_away_for_a_whole_round_has_its_share_without_another() -> Result<()> {
     let cluster = Cluster::shared()?;
-    // Long enough that the next boundary is not what brings the share.
-    let fleet = Fleet::ready(&cluster, "away", &json!({"schedule": {"intervalBlocks": 3600}}))?;
+    // No boundary is near: it is not another round that brings the share.
+    let fleet = Fleet::ready(&cluster, "away", &json!({}))?;
     let held = crate::rounds::Held::new(&fleet, &[fleet.node(4)])?;
     let name = keyfleet_scenarios::fleet::NAME;
     fleet.namespace.kubectl(&["annotate", "kmscluster", name, "keyfleet.dev/reshare=now"])?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use keyfleet_scenarios::cluster::Cluster;
-use keyfleet_scenarios::fleet::Fleet;
+use keyfleet_scenarios::fleet::{Fleet, every};
 use keyfleet_scenarios::probe::is_ready;
 use keyfleet_scenarios::wait;
 use serde_json::{Value, json};
@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 #[test]
 fn a_new_node_image_reaches_one_node_after_the_other_and_a_client_never_fails() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let fleet = Fleet::ready(&cluster, "image", &json!({}))?;
+    // Boundaries far enough apart that a slow machine has time between rounds: no pod goes while one is under way.
+    let fleet = Fleet::ready(&cluster, "image", &every(40))?;
     let key = fleet.public_key()?;
     // Another image than the fleet was made with; it differs in nothing that is asked for here.
     let image = "docker.io/keyfleet/node-faults:dev";

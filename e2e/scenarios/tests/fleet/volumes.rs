@@ -19,7 +19,7 @@ use keyfleet_scenarios::wait;
 use redb::{ReadableDatabase as _, ReadableTableMetadata as _, TableDefinition};
 use serde_json::{Value, json};
 
-use crate::outages::{ask, far_apart, page};
+use crate::outages::{ask, page};
 use crate::rounds::Held;
 
 /// The node whose volume it is.
@@ -96,8 +96,7 @@ fn fork(fleet: &Fleet<'_>, folder: &Path) -> Result<()> {
 fn an_older_volume_is_set_aside_and_never_deleted_and_so_is_one_with_a_longer_line_of_its_own() -> Result<()> {
     let cluster = Cluster::shared()?;
     let fleet = Fleet::prepare(&cluster, "stale")?;
-    let mut spec = replication(&fleet.namespace.name);
-    spec["schedule"] = far_apart();
+    let spec = replication(&fleet.namespace.name);
     fleet.apply(&spec)?;
     fleet.wait_ready()?;
     let (own, folder) = (identity(&fleet, NODE)?, volume(&fleet, NODE)?);
@@ -154,7 +153,7 @@ fn a_volume_that_is_lost_in_the_middle_of_a_round_costs_nothing_that_was_acknowl
         {"name": "KEYFLEET_DANGER_DIE_AT", "value": steps.join(",")},
     ]});
     let deadlines = json!({"dealingBlocks": 20, "verifyingBlocks": 20, "preparingBlocks": 20, "certifyingBlocks": 20});
-    spec["schedule"] = json!({"intervalBlocks": 3600, "deadlines": deadlines});
+    spec["schedule"] = json!({ "deadlines": deadlines });
     fleet.apply(&spec)?;
     fleet.wait_ready()?;
     let (own, key) = (identity(&fleet, NODE)?, fleet.public_key()?);
