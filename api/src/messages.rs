@@ -22,17 +22,32 @@ pub fn prekey_set(set: &SignedPrekeySet) -> v1::SignedPrekeySet {
     v1::SignedPrekeySet { payload, signature }
 }
 
-/// Reads a message; `None` when it is malformed, or its kind is not the one announced.
+/// What a row of an outbox carries; `None` when it is malformed. Signatures are not checked.
 #[must_use]
-pub fn read_message(message: &v1::SignedMessage) -> Option<Blob> {
+pub fn read_row(row: &v1::OutboxRow) -> Option<Blob> {
+    match row.said.as_ref()? {
+        v1::outbox_row::Said::Message(message) => read_message(message),
+        v1::outbox_row::Said::PrekeySet(set) => read_prekey_set(set),
+    }
+}
+
+/// What was fetched; `None` when it is malformed. Signatures are not checked.
+#[must_use]
+pub fn read_found(item: &v1::FetchItem) -> Option<Blob> {
+    match item.found.as_ref()? {
+        v1::fetch_item::Found::Message(message) => read_message(message),
+        v1::fetch_item::Found::PrekeySet(set) => read_prekey_set(set),
+    }
+}
+
+/// `None` when it is malformed, or its kind is not the one announced.
+fn read_message(message: &v1::SignedMessage) -> Option<Blob> {
     let bytes = join(&message.payload, &message.signature)?;
     let read = SignedMessage::decode(&bytes).ok()?;
     (i32::from(read.body.kind()) == message.kind).then_some(Blob::Message(read))
 }
 
-/// Reads a prekey set; `None` when it is malformed.
-#[must_use]
-pub fn read_prekey_set(set: &v1::SignedPrekeySet) -> Option<Blob> {
+fn read_prekey_set(set: &v1::SignedPrekeySet) -> Option<Blob> {
     SignedPrekeySet::decode(&join(&set.payload, &set.signature)?).ok().map(Blob::Prekeys)
 }
 

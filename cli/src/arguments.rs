@@ -139,7 +139,8 @@ pub struct Reach {
     /// How to reach the nodes
     #[arg(long, value_enum, default_value_t = Via::Auto)]
     pub via: Via,
-    /// A node's address, for --via direct; may be repeated. Otherwise the host names inside the cluster
+    /// A node's address, for --via direct; may be repeated. Otherwise the host names inside the cluster. Its port is `kms`, for a
+    /// transcript `round`
     #[arg(long, value_name = "INDEX=HOST:PORT", value_parser = address)]
     pub address: Vec<(u32, String)>,
     /// Know nodes by certificates of these authorities, a bundle in PEM, in the place of their pinned identities: where the
@@ -294,7 +295,8 @@ pub struct PodVolume {
 /// `epoch`
 #[derive(Subcommand, Debug)]
 pub enum Epoch {
-    /// Check a finished round: its certificate, its holders' public shares and its plan, under the fleet's public key
+    /// Check a finished round: its certificate, its holders' public shares and its plan, under the fleet's public key; with
+    /// --transcript every message that led there
     Verify(VerifyEpoch),
 }
 
@@ -309,12 +311,19 @@ pub struct VerifyEpoch {
     /// The KeyEpoch in a file (JSON or YAML), instead of asking the API server
     #[arg(long, value_name = "FILE", conflicts_with = "number")]
     pub file: Option<PathBuf>,
+    /// Check the round itself as well, from the messages that its nodes signed: they are asked, so the caller needs a rule with
+    /// the verb Observe. Nodes keep them until the epoch retires
+    #[arg(long, conflicts_with = "file")]
+    pub transcript: bool,
     /// How to print
     #[arg(long, short, value_enum, default_value_t = Format::Table)]
     pub output: Format,
     /// The fleet.
     #[command(flatten)]
     pub which: Which,
+    /// The nodes, for --transcript.
+    #[command(flatten)]
+    pub reach: Reach,
 }
 
 /// `completion`

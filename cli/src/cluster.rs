@@ -9,7 +9,7 @@ use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, ServiceAccount};
 use keyfleet_api::client::{Dial, Duplex, NoToken, Token, Tokens};
 use keyfleet_crds::record::ClientRecord;
-use keyfleet_crds::{KmsCluster, names, wire};
+use keyfleet_crds::{KmsCluster, names};
 use keyfleet_threshold::identifiers::NodeIndex;
 use kube::api::{ListParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -184,13 +184,14 @@ impl Tokens for RequestedTokens {
 pub struct Forwarded {
     pods: Api<Pod>,
     cluster: String,
+    port: u16,
 }
 
 impl Forwarded {
-    /// To the pods of a fleet.
+    /// To this port of a fleet's pods.
     #[must_use]
-    pub fn new(cluster: &Cluster, name: String) -> Self {
-        Self { pods: Api::namespaced(cluster.client.clone(), &cluster.namespace), cluster: name }
+    pub fn new(cluster: &Cluster, name: String, port: u16) -> Self {
+        Self { pods: Api::namespaced(cluster.client.clone(), &cluster.namespace), cluster: name, port }
     }
 }
 
@@ -198,10 +199,10 @@ impl Forwarded {
 impl Dial for Forwarded {
     async fn dial(&self, node: NodeIndex) -> io::Result<Box<dyn Duplex>> {
         let pod = names::node(&self.cluster, node.value());
-        let forward = self.pods.portforward(&pod, &[wire::KMS_PORT]).await;
+        let forward = self.pods.portforward(&pod, &[self.port]).await;
         let mut forward =
             forward.map_err(|error| io::Error::other(format!("port-forward to pod {pod}: {}", explained(&error))))?;
-        let stream = forward.take_stream(wire::KMS_PORT);
+        let stream = forward.take_stream(self.port);
         let stream = stream.ok_or_else(|| io::Error::other(format!("port-forward to pod {pod} gave no stream")))?;
         Ok(Box::new(stream))
     }

@@ -2,11 +2,17 @@
 //!
 //! From the object alone: the plan has the digest that it says. The holders' public shares lie on one polynomial of degree
 //! t−1 whose constant term is the public key; its commitments have the digest that was certified; and the certificate is the
-//! fleet's own signature over exactly that plan, vector and number.
+//! fleet's own signature over exactly that plan, vector and number. With [`transcript`], the whole round again from what
+//! its nodes signed.
+
+pub mod transcript;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use keyfleet_api::convert;
+use keyfleet_crds::epoch::Phase;
+use keyfleet_crds::epoch::status::Holder;
 use keyfleet_crds::values::{Digest, PublicKey};
 use keyfleet_crds::{KeyEpoch, names};
 use keyfleet_threshold::curve::{G2, Scalar};
@@ -35,6 +41,13 @@ pub struct Findings {
     pub verified: bool,
     /// One by one.
     pub checks: Vec<Check>,
+}
+
+impl Findings {
+    fn add(&mut self, check: Check) {
+        self.verified &= check.holds;
+        self.checks.push(check);
+    }
 }
 
 /// One check.
@@ -68,7 +81,10 @@ pub async fn verify(kubernetes: &Kubernetes, arguments: &VerifyEpoch) -> Result<
         (None, None, Some((cluster, name))) => cluster.record(&name).await?.public_key,
         (None, None, None) => return Err(Failure::usage("say which public key, with --public-key or --record")),
     };
-    let findings = check(&epoch, public_key)?;
+    let mut findings = check(&epoch, public_key)?;
+    if arguments.transcript {
+        findings.add(replayed(kubernetes, arguments, &epoch, public_key).await?);
+    }
     print(&mut anstream::stdout(), arguments.output, &findings, |out| {
         let rows = findings.checks.iter().map(|check| {
             vec![if check.holds { "ok" } else { "WRONG" }.to_owned(), check.promise.to_owned(), check.found.clone()]
@@ -79,6 +95,41 @@ pub async fn verify(kubernetes: &Kubernetes, arguments: &VerifyEpoch) -> Result<
         return Ok(Exit::Done);
     }
     Err(Failure::new(Exit::NotVerified, format!("epoch {} does not verify", findings.number)))
+}
+
+/// Checks the transcript of an epoch's round.
+async fn replayed(
+    kubernetes: &Kubernetes,
+    arguments: &VerifyEpoch,
+    epoch: &KeyEpoch,
+    public_key: PublicKey,
+) -> Result<Check, Failure> {
+    let malformed = |error: convert::ConvertFault| Failure::new(Exit::NotVerified, error);
+    let number = epoch.spec.number;
+    if epoch.status.as_ref().and_then(|status| status.phase) == Some(Phase::Retired) {
+        return Err(Failure::other(format!("epoch {number} is retired: nodes keep what they said until then")));
+    }
+    let plan = convert::plan_of(&epoch.spec).map_err(malformed)?;
+    let record = convert::record_of(&plan, epoch.status.as_ref()).map_err(malformed)?;
+    let source = match &epoch.spec.source {
+        None => None,
+        Some(source) => {
+            let cluster = Cluster::connect(kubernetes).await?;
+            let name = cluster.name(&arguments.which).await?;
+            let object = fetch(&cluster, &name, Some(source.number)).await?;
+            let status = object.status.unwrap_or_default();
+            let shares = public_shares(status.holders.as_deref().unwrap_or_default()).map_err(malformed)?;
+            let threshold = plan.source().map_or(0, |source| source.threshold.count());
+            let vector = vector_of(&shares, threshold);
+            let lacking =
+                || format!("KeyEpoch {} lacks the public shares that epoch {number} began with", source.number);
+            Some(vector.ok_or_else(|| Failure::new(Exit::NotVerified, lacking()))?)
+        }
+    };
+    let observer = Arc::new(reach::observer(kubernetes, &arguments.which, &arguments.reach).await?);
+    let heard = transcript::gather(observer, plan, source, &record).await?;
+    let key = convert::point(&public_key).map_err(malformed)?;
+    Ok(transcript::check(&heard, &record, &key))
 }
 
 fn read(path: &Path) -> Result<KeyEpoch, Failure> {
@@ -129,13 +180,7 @@ pub fn check(epoch: &KeyEpoch, public_key: PublicKey) -> Result<Findings, Failur
     let enough = holders.len() >= epoch.spec.min_holders as usize && strangers.is_empty();
     let count = format!("{} of {}, {} demanded", holders.len(), receivers.len(), epoch.spec.min_holders);
     say("enough receivers held their share", enough, count);
-    let mut shares = Vec::new();
-    for holder in holders {
-        shares.push((
-            convert::index(holder.index).map_err(malformed)?,
-            convert::point(&holder.public_share).map_err(malformed)?,
-        ));
-    }
+    let shares = public_shares(holders).map_err(malformed)?;
     let vector = vector_of(&shares, plan.threshold.count());
     let same_key = vector.as_ref().is_some_and(|vector| vector.constant() == key);
     let found = format!("{}…", public_key.fingerprint());
@@ -148,6 +193,11 @@ pub fn check(epoch: &KeyEpoch, public_key: PublicKey) -> Result<Findings, Failur
     say("the fleet's key certified plan, polynomial and number", certified, format!("{signers} signers"));
     let verified = checks.iter().all(|check| check.holds);
     Ok(Findings { number: epoch.spec.number, public_key, plan_digest: digest, verified, checks })
+}
+
+fn public_shares(holders: &[Holder]) -> Result<Vec<(NodeIndex, G2)>, convert::ConvertFault> {
+    let share = |holder: &Holder| Ok((convert::index(holder.index)?, convert::point(&holder.public_share)?));
+    holders.iter().map(share).collect()
 }
 
 /// The commitments of the one polynomial of degree t−1 on which all shares lie; `None` when there is none.

@@ -1,4 +1,4 @@
-//! From options to a client of a fleet.
+//! From options to a client or an observer of a fleet.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyfleet_api::client::mounted::{MOUNT_PATH, Mounted};
-use keyfleet_api::client::{Client, Dial, Direct, Fleet, Patience, TokenFiles, Tokens, Trust};
+use keyfleet_api::client::{Client, Dial, Direct, Fleet, Observer, Patience, TokenFiles, Tokens, Trust};
 use keyfleet_api::convert;
 use keyfleet_api::tls::Authorities;
 use keyfleet_crds::names;
 use keyfleet_crds::record::{CLIENT_KEY, ClientRecord};
+use keyfleet_crds::wire::{KMS_PORT, ROUND_PORT};
 use keyfleet_threshold::curve::G2;
 use keyfleet_threshold::identifiers::NodeIndex;
 
@@ -61,6 +62,37 @@ pub async fn public_key(kubernetes: &Kubernetes, key: &WhichKey) -> Result<G2, F
 /// # Errors
 /// When its facts, tokens or addresses are missing; the message says which option brings them.
 pub async fn client(kubernetes: &Kubernetes, which: &Which, reach: &Reach) -> Result<Client, Failure> {
+    let way = way(kubernetes, which, reach, KMS_PORT).await?;
+    let trust = match &reach.ca_file {
+        None => Trust::Pins,
+        Some(path) => {
+            let names = certificate_names(&way.fleet, reach, &way.cluster, way.namespace.as_deref());
+            Trust::Authorities { authorities: authorities(path)?, names }
+        }
+    };
+    Ok(Client::with_trust(way.fleet, way.dial, way.tokens, way.patience, trust))
+}
+
+/// An observer of the rounds of the fleet that is meant.
+///
+/// # Errors
+/// As [`client`].
+pub async fn observer(kubernetes: &Kubernetes, which: &Which, reach: &Reach) -> Result<Observer, Failure> {
+    let way = way(kubernetes, which, reach, ROUND_PORT).await?;
+    Ok(Observer::new(way.fleet, way.dial, way.tokens, way.patience))
+}
+
+/// How a fleet's nodes are reached and asked.
+struct Way {
+    fleet: Fleet,
+    cluster: String,
+    namespace: Option<String>,
+    dial: Arc<dyn Dial>,
+    tokens: Arc<dyn Tokens>,
+    patience: Patience,
+}
+
+async fn way(kubernetes: &Kubernetes, which: &Which, reach: &Reach, port: u16) -> Result<Way, Failure> {
     let mounted = mounted(kubernetes, which)?;
     let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() && kubernetes.kubeconfig.is_none();
     let via = match reach.via {
@@ -98,19 +130,12 @@ pub async fn client(kubernetes: &Kubernetes, which: &Which, reach: &Reach) -> Re
         .or_else(|| connected.as_ref().map(|cluster| cluster.namespace.clone()))
         .or_else(own_namespace);
     let dial: Arc<dyn Dial> = match (via, &connected) {
-        (Via::PortForward, Some(cluster)) => Arc::new(Forwarded::new(cluster, record.cluster.clone())),
-        _ => Arc::new(addresses(&fleet, reach, &record.cluster, namespace.as_deref())?),
-    };
-    let trust = match &reach.ca_file {
-        None => Trust::Pins,
-        Some(path) => {
-            let names = certificate_names(&fleet, reach, &record.cluster, namespace.as_deref());
-            Trust::Authorities { authorities: authorities(path)?, names }
-        }
+        (Via::PortForward, Some(cluster)) => Arc::new(Forwarded::new(cluster, record.cluster.clone(), port)),
+        _ => Arc::new(addresses(&fleet, reach, &record.cluster, namespace.as_deref(), port)?),
     };
     let request = reach.timeout.unwrap_or(Patience::default().request);
     let patience = Patience { request, call: Patience::default().call.min(request).max(Duration::from_millis(1)) };
-    Ok(Client::with_trust(fleet, dial, tokens, patience, trust))
+    Ok(Way { fleet, cluster: record.cluster, namespace, dial, tokens, patience })
 }
 
 fn authorities(path: &Path) -> Result<Authorities, Failure> {
@@ -168,12 +193,18 @@ fn own_namespace() -> Option<String> {
 }
 
 /// Those that were given, for these nodes alone; otherwise the host names inside the cluster.
-fn addresses(fleet: &Fleet, reach: &Reach, cluster: &str, namespace: Option<&str>) -> Result<Direct, Failure> {
+fn addresses(
+    fleet: &Fleet,
+    reach: &Reach,
+    cluster: &str,
+    namespace: Option<&str>,
+    port: u16,
+) -> Result<Direct, Failure> {
     let given = reach.addresses();
     if given.is_empty() {
         let namespace =
             namespace.ok_or_else(|| Failure::usage("say where the nodes are: --namespace NAME, or --address"))?;
-        return Ok(Direct::by_host_names(fleet, cluster, namespace));
+        return Ok(Direct::by_host_names(fleet, cluster, namespace, port));
     }
     let known = |node: &NodeIndex| Some((*node, given.get(&node.value())?.clone()));
     Ok(Direct(fleet.nodes.keys().filter_map(known).collect()))

@@ -24,6 +24,7 @@ use crate::certificate::Mounted;
 use crate::claim::NameClaim;
 use crate::config::Config;
 use crate::erasure::Ending;
+use crate::grpc::round::Readers;
 use crate::homes::Home;
 use crate::homes::decision::HomeKind;
 use crate::homes::secret::SecretHome;
@@ -215,7 +216,7 @@ pub async fn run(
         platform,
         pins: Pins::default(),
         addresses: watch::Sender::new(Addresses::new()).subscribe(),
-        operator: None,
+        readers: None,
     };
     if let Some(client) = surroundings.client {
         let access = known.access();
@@ -223,9 +224,9 @@ pub async fn run(
         issuers.extend(access.borrow().issuers.iter().map(|issuer| issuer.name.clone()));
         let source = Arc::new(Issuers::new(client, access.clone()));
         let tokens = Arc::new(Tokens::new(owner, &issuers, source, store.clone(), node_key.clone())?);
-        let service = Service::new(owner, access, started.memory.served(), tokens.clone(), store.clone());
+        let service = Service::new(owner, access.clone(), started.memory.served(), tokens.clone(), store.clone());
         options.kms = Some((surroundings.kms, Arc::new(service)));
-        options.operator = Some((tokens, config.file.operator.clone()));
+        options.readers = Some(Readers { tokens, operator: config.file.operator.clone(), access });
         options.pins = known.pins();
         options.addresses = known.addresses();
     }

@@ -229,15 +229,8 @@ async fn call<Q: Question>(
     next: Call,
 ) -> Result<(EpochNumber, Q::Partial), NodeFault> {
     let audience = audience(shared.fleet.cluster, next.node);
-    let token = shared.tokens.token(next.node, &audience, next.renew).await.map_err(NodeFault::NoToken)?;
-    let header = format!("Bearer {}", token.expose()).parse();
-    let mut authorization: tonic::metadata::AsciiMetadataValue = header.map_err(|_| {
-        NodeFault::NoToken(super::NoToken {
-            why: "the token has characters that no token has".to_owned(),
-            lasting: true,
-        })
-    })?;
-    authorization.set_sensitive(true);
+    let token = shared.tokens.token(next.node, &audience, next.renew).await;
+    let authorization = token.and_then(|token| token.authorization()).map_err(NodeFault::NoToken)?;
     let client = KmsClient::new(shared.channel(next.node).await?);
     let asked = Asked {
         cluster_id: shared.fleet.cluster.0.to_vec(),
@@ -328,7 +321,7 @@ fn verified(proof: &v1::EpochProof, shared: &Shared) -> Result<VerificationVecto
     if certificate.verify(&shared.fleet.public_key) { Ok(vector) } else { Err("its certificate is not the fleet's") }
 }
 
-fn fault_of(status: &Status) -> NodeFault {
+pub(super) fn fault_of(status: &Status) -> NodeFault {
     // A source means that the transport failed: the node itself said nothing.
     if let Some(source) = status.source() {
         return NodeFault::Unreachable(innermost(source));
@@ -344,7 +337,7 @@ fn fault_of(status: &Status) -> NodeFault {
 }
 
 /// What an error is about, without the layers that only say that there was one.
-fn innermost(error: &dyn std::error::Error) -> String {
+pub(super) fn innermost(error: &dyn std::error::Error) -> String {
     let mut inner = error;
     while let Some(source) = inner.source() {
         inner = source;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use async_trait::async_trait;
-use keyfleet_crds::{names, wire};
+use keyfleet_crds::names;
 use keyfleet_threshold::identifiers::NodeIndex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -16,7 +16,8 @@ pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-/// A way to the port `kms` of each node. Who answers there is checked by the pin: the way need not be trusted.
+/// A way to one port of each node: `kms` for a [`Client`](super::Client), `round` for an [`Observer`](super::Observer).
+/// Who answers there is checked by the pin: the way need not be trusted.
 #[async_trait]
 pub trait Dial: Send + Sync {
     /// A fresh connection to a node.
@@ -31,11 +32,10 @@ pub trait Dial: Send + Sync {
 pub struct Direct(pub BTreeMap<NodeIndex, String>);
 
 impl Direct {
-    /// By the host names that a fleet's nodes have inside their Kubernetes.
+    /// This port of the host names that a fleet's nodes have inside their Kubernetes.
     #[must_use]
-    pub fn by_host_names(fleet: &Fleet, cluster: &str, namespace: &str) -> Self {
-        let address =
-            |node: NodeIndex| format!("{}:{}", names::node_host(cluster, node.value(), namespace), wire::KMS_PORT);
+    pub fn by_host_names(fleet: &Fleet, cluster: &str, namespace: &str, port: u16) -> Self {
+        let address = |node: NodeIndex| format!("{}:{port}", names::node_host(cluster, node.value(), namespace));
         Self(fleet.nodes.keys().map(|node| (*node, address(*node))).collect())
     }
 }

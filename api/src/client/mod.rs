@@ -8,6 +8,7 @@
 //! - [`mounted`]: all of this from one volume of a caller's pod
 //! - [`Client`]: derives and signs through any threshold of the nodes
 //! - [`sealed`]: data of any size encrypted to an identity; encrypting needs no node
+//! - [`Observer`]: what nodes say in rounds, for audits
 //! - `tally`: which node is asked for which epoch, as a pure state machine
 
 mod ask;
@@ -15,6 +16,7 @@ mod dial;
 mod fault;
 mod fleet;
 pub mod mounted;
+mod observer;
 pub mod sealed;
 mod tally;
 mod tokens;
@@ -38,6 +40,7 @@ use ask::{Derivation, Signing};
 pub use dial::{Dial, Direct, Duplex};
 pub use fault::{AskError, NodeFault, Shortfall};
 pub use fleet::{Fleet, FleetFault};
+pub use observer::Observer;
 pub use tokens::{NoToken, Token, TokenFiles, Tokens};
 
 /// How long a client waits.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use keyfleet_crds::record::{CLIENT_KEY, ClientRecord, RecordError};
+use keyfleet_crds::wire::KMS_PORT;
 
 use super::{Client, Direct, Fleet, FleetFault, Patience, TokenFiles};
 
@@ -75,7 +76,7 @@ impl Mounted {
     /// When the record's facts are none.
     pub fn client(&self, patience: Patience) -> Result<Client, MountedFault> {
         let fleet = Fleet::try_from(&self.record)?;
-        let dial = Direct::by_host_names(&fleet, &self.record.cluster, &self.namespace);
+        let dial = Direct::by_host_names(&fleet, &self.record.cluster, &self.namespace, KMS_PORT);
         Ok(Client::new(fleet, Arc::new(dial), Arc::new(self.tokens.clone()), patience))
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
+use tonic::metadata::AsciiMetadataValue;
 use zeroize::Zeroizing;
 
 /// A bearer token. Wiped when dropped, never printed.
@@ -21,6 +22,15 @@ impl Token {
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
+    }
+
+    /// The header that carries it, left out of logs.
+    pub(super) fn authorization(&self) -> Result<AsciiMetadataValue, NoToken> {
+        let mut header: AsciiMetadataValue = format!("Bearer {}", self.expose())
+            .parse()
+            .map_err(|_| NoToken { why: "the token has characters that no token has".to_owned(), lasting: true })?;
+        header.set_sensitive(true);
+        Ok(header)
     }
 }
 

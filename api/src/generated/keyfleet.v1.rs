@@ -970,7 +970,7 @@ pub mod round_client {
     /// What a node says in rounds, served to its peers, to the operator and to observers. Port 7400.
     ///
     /// Transport: TLS 1.3. Peers prove who they are by certificates signed by their own identity keys, compared with the pin.
-    /// The operator has no certificate and sends a token for this node's audience (`authorization: Bearer …`).
+    /// The operator and observers have no certificate and send a token for this node's audience (`authorization: Bearer …`).
     ///
     /// Everything here is public to members of the fleet; nothing secret is ever sent except sealed to one receiver. Whatever
     /// arrives is unchecked until its signature is verified under the sender's pinned key.
@@ -1067,7 +1067,7 @@ pub mod round_client {
         ///
         /// Deadline: none; keep-alive pings every 20 s. At most 4 streams per peer.
         /// UNAUTHENTICATED: no certificate by a known pin, and no valid token.
-        /// PERMISSION_DENIED: a token that is not the operator's.
+        /// PERMISSION_DENIED: a token neither of the operator nor of a caller with the verb `Observe`.
         /// INVALID_ARGUMENT: `cluster_id` or `challenge` has another length.
         /// FAILED_PRECONDITION: another cluster's id, or a `lineage` that this node's outbox no longer has: begin at 0.
         /// OUT_OF_RANGE: `after_position` is above what this node has said; it was restored: begin at 0.
@@ -1150,7 +1150,7 @@ pub mod round_server {
         ///
         /// Deadline: none; keep-alive pings every 20 s. At most 4 streams per peer.
         /// UNAUTHENTICATED: no certificate by a known pin, and no valid token.
-        /// PERMISSION_DENIED: a token that is not the operator's.
+        /// PERMISSION_DENIED: a token neither of the operator nor of a caller with the verb `Observe`.
         /// INVALID_ARGUMENT: `cluster_id` or `challenge` has another length.
         /// FAILED_PRECONDITION: another cluster's id, or a `lineage` that this node's outbox no longer has: begin at 0.
         /// OUT_OF_RANGE: `after_position` is above what this node has said; it was restored: begin at 0.
@@ -1182,7 +1182,7 @@ pub mod round_server {
     /// What a node says in rounds, served to its peers, to the operator and to observers. Port 7400.
     ///
     /// Transport: TLS 1.3. Peers prove who they are by certificates signed by their own identity keys, compared with the pin.
-    /// The operator has no certificate and sends a token for this node's audience (`authorization: Bearer …`).
+    /// The operator and observers have no certificate and send a token for this node's audience (`authorization: Bearer …`).
     ///
     /// Everything here is public to members of the fleet; nothing secret is ever sent except sealed to one receiver. Whatever
     /// arrives is unchecked until its signature is verified under the sender's pinned key.

@@ -197,7 +197,7 @@ impl Fleet {
         let peers = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = peers.local_addr().unwrap().to_string();
         let (pins, addresses) = (self.pins.clone(), self.addresses.subscribe());
-        let options = Options { peers, kms: None, platform: Platform::default(), pins, addresses, operator: None };
+        let options = Options { peers, kms: None, platform: Platform::default(), pins, addresses, readers: None };
         let node = Node::run(started, options).unwrap();
         self.addresses.send_modify(|all| {
             all.insert(node_index, address);

@@ -92,7 +92,7 @@ pub struct AccessRule {
     #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 256)))]
     pub subjects: Vec<String>,
     /// What they may do.
-    #[schemars(length(min = 1, max = 3))]
+    #[schemars(length(min = 1, max = 4))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub verbs: Vec<Verb>,
     /// Patterns of identities, for `Derive`.
@@ -114,6 +114,8 @@ pub enum Verb {
     Sign,
     /// Sign a round number for the beacon.
     Beacon,
+    /// Read what nodes say to each other in rounds, as an auditor does who checks a round's transcript. It holds no secret.
+    Observe,
 }
 
 /// What a caller asks for, as rules see it.
@@ -125,9 +127,18 @@ pub enum Request<'a> {
     Sign(&'a str),
     /// A beacon signature.
     Beacon,
+    /// The streams of rounds.
+    Observe,
 }
 
 impl Access {
+    /// The issuers whose tokens count, by the names of the rules.
+    #[must_use]
+    pub fn issuer_names(&self) -> Vec<String> {
+        let kubernetes = self.kubernetes.then(|| KUBERNETES_ISSUER.to_owned());
+        kubernetes.into_iter().chain(self.issuers.iter().map(|issuer| issuer.name.clone())).collect()
+    }
+
     /// Whether a caller whose token `issuer` (by the name of the rules) signed for `subject` may have `request`.
     #[must_use]
     pub fn allows(&self, issuer: &str, subject: &str, request: Request<'_>) -> bool {
@@ -151,6 +162,7 @@ impl AccessRule {
                 self.verbs.contains(&Verb::Sign) && any(self.key_names.as_deref().unwrap_or_default(), key_name)
             }
             Request::Beacon => self.verbs.contains(&Verb::Beacon),
+            Request::Observe => self.verbs.contains(&Verb::Observe),
         };
         asked && self.issuer == issuer && any(&self.subjects, subject)
     }
@@ -196,6 +208,13 @@ mod tests {
         assert!(!allows("system:serviceaccount:bank:x", Request::Derive("shop/db")), "another subject");
         assert!(!access.allows("corp", CALLER, Request::Derive("shop/db")), "another issuer with the same subject");
         assert!(!allows(CALLER, Request::Beacon));
+        assert!(!allows(CALLER, Request::Observe), "who may derive may not read rounds");
+        let auditors = Access { rules: vec![rule(&[Verb::Observe])], ..Access::default() };
+        assert!(auditors.allows(KUBERNETES_ISSUER, CALLER, Request::Observe));
+        assert!(
+            !auditors.allows(KUBERNETES_ISSUER, CALLER, Request::Derive("shop/db")),
+            "who reads rounds derives nothing"
+        );
     }
 
     #[test]

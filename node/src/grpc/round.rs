@@ -1,4 +1,4 @@
-//! `Round`: what this node says, to peers and to the operator. Only what is durable is served.
+//! `Round`: what this node says, to peers, to the operator and to observers. Only what is durable is served.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::pin::Pin;
@@ -10,7 +10,8 @@ use futures_util::{Stream, stream};
 use keyfleet_api::limits::FETCH_DIGESTS_MAX;
 use keyfleet_api::v1::round_server::Round;
 use keyfleet_api::{messages, v1};
-use keyfleet_crds::cluster::access::KUBERNETES_ISSUER;
+use keyfleet_crds::cluster::Access;
+use keyfleet_crds::cluster::access::{self, KUBERNETES_ISSUER};
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
 use keyfleet_threshold::identity::IdentityKey;
 use keyfleet_threshold::round::Blob;
@@ -38,12 +39,44 @@ pub struct RoundApi {
     pub bundles: BundleFile,
     /// Signs reports.
     pub identity: Arc<IdentityKey>,
-    /// Checks the operator's token, and whose it must be; `None`: peers only.
-    pub operator: Option<(Arc<Tokens>, String)>,
+    /// Who may read beside peers; `None`: nobody.
+    pub readers: Option<Readers>,
     /// The last report's sequence number.
     pub sequence: Arc<AtomicU64>,
     /// Reports of what is published.
     pub reports: Arc<Reports>,
+}
+
+/// Who may read what nodes say to each other, by token: the operator, and whom a rule with the verb `Observe` names.
+pub struct Readers {
+    /// Checks tokens.
+    pub tokens: Arc<Tokens>,
+    /// The operator's subject.
+    pub operator: String,
+    /// The rules.
+    pub access: watch::Receiver<Arc<Access>>,
+}
+
+impl Readers {
+    async fn admit(&self, token: &str) -> Result<(), Status> {
+        let now = super::kms::now_seconds();
+        let kubernetes = [KUBERNETES_ISSUER.to_owned()];
+        let caller = self.tokens.check(token, &kubernetes, OPERATOR_TOKEN_SECONDS, now).await;
+        if caller.is_ok_and(|caller| caller.subject == self.operator) {
+            return Ok(());
+        }
+        let access = self.access.borrow().clone();
+        let caller = self.tokens.check(token, &access.issuer_names(), access.max_token_seconds.into(), now).await;
+        let caller = caller.map_err(|fault| Status::unauthenticated(fault.to_string()))?;
+        if access.allows(&caller.issuer, &caller.subject, access::Request::Observe) {
+            return Ok(());
+        }
+        let (subject, issuer) = (caller.subject, caller.issuer);
+        Err(Status::permission_denied(format!(
+            "`{subject}` of issuer `{issuer}` is not the operator, and no rule lets it read rounds; a rule in \
+             spec.access.rules with the verb Observe would"
+        )))
+    }
 }
 
 type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -52,16 +85,9 @@ impl RoundApi {
     async fn admit<T>(&self, request: &Request<T>, cluster: &[u8]) -> Result<(), Status> {
         let peer = request.extensions().get::<Peer>().copied();
         if !matches!(peer, Some(Peer(Some(_)))) {
-            let (tokens, subject) =
-                self.operator.as_ref().ok_or_else(|| Status::unauthenticated("show a pinned certificate"))?;
-            let token =
-                super::kms::bearer(request).ok_or_else(|| Status::unauthenticated("no certificate and no token"))?;
-            let issuers = [KUBERNETES_ISSUER.to_owned()];
-            let caller = tokens.check(token, &issuers, OPERATOR_TOKEN_SECONDS, super::kms::now_seconds()).await;
-            let caller = caller.map_err(|fault| Status::unauthenticated(fault.to_string()))?;
-            if caller.subject != *subject {
-                return Err(Status::permission_denied("the token is not the operator's"));
-            }
+            let readers = self.readers.as_ref().ok_or_else(|| Status::unauthenticated("show a pinned certificate"))?;
+            let token = super::kms::bearer(request);
+            readers.admit(token.ok_or_else(|| Status::unauthenticated("no certificate and no token"))?).await?;
         }
         if cluster != self.owner.0.0 {
             return Err(Status::failed_precondition(format!("this node belongs to cluster {}", self.owner.0)));

@@ -163,7 +163,7 @@ async fn once(
                 let blob = match item.item {
                     Some(v1::follow_item::Item::Row(row)) => {
                         place.position = row.position;
-                        said(row, peer, &pin)
+                        said(&row, peer, &pin)
                     }
                     Some(v1::follow_item::Item::Report(signed)) => {
                         let report = report::verified(&signed, &pin).ok_or("its report is not signed by it")?;
@@ -198,12 +198,11 @@ async fn once(
 }
 
 /// What a row gives the participant. Signatures of messages are the participant's to check; a prekey set is the peer's own.
-fn said(row: v1::OutboxRow, peer: NodeIndex, pin: &IdentityPublicKey) -> Option<Blob> {
-    match row.said? {
-        v1::outbox_row::Said::Message(message) => messages::read_message(&message),
-        v1::outbox_row::Said::PrekeySet(set) => messages::read_prekey_set(&set)
-            .filter(|blob| matches!(blob, Blob::Prekeys(set) if set.verify(pin).is_some_and(|set| set.node == peer))),
-    }
+fn said(row: &v1::OutboxRow, peer: NodeIndex, pin: &IdentityPublicKey) -> Option<Blob> {
+    messages::read_row(row).filter(|blob| match blob {
+        Blob::Prekeys(set) => set.verify(pin).is_some_and(|set| set.node == peer),
+        _ => true,
+    })
 }
 
 /// How long this peer waits for its turn: most peers have the same to give, so that one is asked after the other, and each
@@ -227,14 +226,9 @@ async fn fetch(me: &Me, channel: &Channel, wanted: &[Digest], facts: &mpsc::Send
         let stream = RoundClient::new(channel.clone()).fetch(request).await;
         let mut stream = stream.map_err(|status| status.to_string())?.into_inner();
         while let Some(item) = stream.message().await.map_err(|status| status.to_string())? {
-            let blob = match item.found {
-                Some(v1::fetch_item::Found::Message(message)) => messages::read_message(&message),
-                Some(v1::fetch_item::Found::PrekeySet(set)) => messages::read_prekey_set(&set),
-                None => None,
-            };
             // What was not asked for is dropped.
             let asked = |blob: &Blob| wanted.contains(&blob.digest());
-            if let Some(blob) = blob.filter(asked) {
+            if let Some(blob) = messages::read_found(&item).filter(asked) {
                 facts.send(Input::Blob(blob)).await.map_err(|_| "this node stops")?;
             }
         }

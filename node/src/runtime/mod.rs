@@ -26,12 +26,12 @@ use tonic::service::Routes;
 
 use crate::grpc::health::{self, Health};
 use crate::grpc::kms::KmsApi;
-use crate::grpc::round::RoundApi;
+use crate::grpc::round::{Readers, RoundApi};
 use crate::grpc::transport;
 use crate::round::driver::{DriveFault, Driver, Input};
 use crate::round::{Epochs, Published, Started};
 use crate::seal::KeyName;
-use crate::serving::{Service, Tokens};
+use crate::serving::Service;
 
 /// Facts that may wait for the driver, and those that it takes in at once.
 const MAILBOX: usize = 256;
@@ -73,8 +73,8 @@ pub struct Options {
     pub pins: Pins,
     /// Where the peers are.
     pub addresses: watch::Receiver<Addresses>,
-    /// How the operator proves who it is.
-    pub operator: Option<(Arc<Tokens>, String)>,
+    /// How the operator and observers prove who they are.
+    pub readers: Option<Readers>,
 }
 
 /// A running node. Dropping it ends its tasks at once, as a kill would.
@@ -113,7 +113,7 @@ impl Node {
             served: served.clone(),
             bundles,
             identity: identity.clone(),
-            operator: options.operator,
+            readers: options.readers,
             sequence: Arc::new(AtomicU64::new(keyfleet_litestream::now_ms())),
             reports: Arc::default(),
         };

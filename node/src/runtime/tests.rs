@@ -95,11 +95,9 @@ impl Fleet {
         let access = watch::Sender::new(Arc::default()).subscribe();
         let service = Service::new(owner, access, memory.served(), Arc::new(tokens), store);
         let kms = Some((kms, Arc::new(service)));
-        let node = Node::run(
-            started,
-            Options { peers, kms, platform: self.platform.clone(), pins, addresses, operator: None },
-        )
-        .unwrap();
+        let node =
+            Node::run(started, Options { peers, kms, platform: self.platform.clone(), pins, addresses, readers: None })
+                .unwrap();
         self.addresses.send_modify(|all| {
             all.insert(self.nodes[at].0.index, address);
         });
@@ -125,10 +123,7 @@ impl Fleet {
                         v1::follow_item::Item::Report(signed) => Heard::Report(
                             keyfleet_api::report::verified(&signed, &pin).expect("a report is signed by its node"),
                         ),
-                        v1::follow_item::Item::Row(row) => Heard::Said(match row.said.unwrap() {
-                            v1::outbox_row::Said::Message(message) => messages::read_message(&message).unwrap(),
-                            v1::outbox_row::Said::PrekeySet(set) => messages::read_prekey_set(&set).unwrap(),
-                        }),
+                        v1::follow_item::Item::Row(row) => Heard::Said(messages::read_row(&row).unwrap()),
                         v1::follow_item::Item::CaughtUp(_) => continue,
                     };
                     if hear.send((peer, heard)).await.is_err() {

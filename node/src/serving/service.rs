@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use keyfleet_crds::cluster::Access;
-use keyfleet_crds::cluster::access::{KUBERNETES_ISSUER, Request};
+use keyfleet_crds::cluster::access::Request;
 use keyfleet_threshold::curve::G1;
 use keyfleet_threshold::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::purpose::Purpose;
@@ -155,14 +155,9 @@ impl Service {
         now_seconds: u64,
     ) -> Result<Answer, Denied> {
         let access = self.access.borrow().clone();
-        let names: Vec<_> = access
-            .kubernetes
-            .then(|| KUBERNETES_ISSUER.to_owned())
-            .into_iter()
-            .chain(access.issuers.iter().map(|issuer| issuer.name.clone()))
-            .collect();
         let token = token.ok_or(TokenFault::Missing)?;
-        let caller = self.tokens.check(token, &names, access.max_token_seconds.into(), now_seconds).await?;
+        let caller =
+            self.tokens.check(token, &access.issuer_names(), access.max_token_seconds.into(), now_seconds).await?;
         let who = caller_digest(&caller);
         let request = asked.digest(epoch);
         let id = id.map(|id| Digest::of("KEYFLEET-V1-REQUEST-ID", &[&who.0, id]));

@@ -293,12 +293,7 @@ impl Follower {
             }
             Some(v1::follow_item::Item::Row(row)) => {
                 self.position = row.position;
-                let blob = match row.said {
-                    None => None,
-                    Some(v1::outbox_row::Said::Message(message)) => messages::read_message(&message),
-                    Some(v1::outbox_row::Said::PrekeySet(set)) => messages::read_prekey_set(&set),
-                };
-                Ok(match blob {
+                Ok(match messages::read_row(&row) {
                     Some(Blob::Message(message)) => {
                         let own = message.sender.value() == self.index && message.is_signed_by(&self.pin);
                         own && locked(&self.transcripts).say(self.index, row.number, message)
@@ -338,13 +333,10 @@ impl Follower {
             let mut stream = stream.map_err(|status| status.to_string())?.into_inner();
             let mut came = false;
             while let Some(item) = stream.message().await.map_err(|status| status.to_string())? {
-                let blob = match item.found {
-                    Some(v1::fetch_item::Found::Message(message)) => messages::read_message(&message),
-                    Some(v1::fetch_item::Found::PrekeySet(set)) => messages::read_prekey_set(&set),
-                    None => None,
-                };
                 // What was not asked for is dropped.
-                let Some(blob) = blob.filter(|blob| wanted.contains(&blob.digest())) else { continue };
+                let Some(blob) = messages::read_found(&item).filter(|blob| wanted.contains(&blob.digest())) else {
+                    continue;
+                };
                 came = true;
                 match blob {
                     Blob::Message(message) => locked(&self.transcripts).fetched(&message),

@@ -16,12 +16,14 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use keyfleet_api::convert;
 use keyfleet_api::tls::{Pins, Platform};
+use keyfleet_crds::cluster::Access;
 use keyfleet_crds::cluster::access::KUBERNETES_ISSUER;
 use keyfleet_crds::epoch::Phase;
 use keyfleet_crds::node::NodeReport;
 use keyfleet_crds::node::report::{IdentityOffer, PrekeySet};
 use keyfleet_crds::values::{self, PublicKey};
 use keyfleet_crds::{KeyEpoch, KmsNode};
+use keyfleet_node::grpc::round::Readers;
 use keyfleet_node::homes::decision::HomeKind;
 use keyfleet_node::homes::volume::VolumeHome;
 use keyfleet_node::round::{Input, Parts, Published, start};
@@ -270,6 +272,7 @@ impl Host {
         let (store, node_key) = (started.memory.store().clone(), started.memory.node_key().clone());
         let tokens = Tokens::new((cluster, index), &issuers, source, store, node_key).expect("tokens");
         let subject = format!("system:serviceaccount:{}:{OPERATOR}", self.client.default_namespace());
+        let access = watch::Sender::<Arc<Access>>::default().subscribe();
         let peers = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = peers.local_addr().expect("a bound socket has an address").to_string();
         let options = Options {
@@ -278,7 +281,7 @@ impl Host {
             platform: Platform::default(),
             pins: self.pins.clone(),
             addresses: self.addresses.subscribe(),
-            operator: Some((Arc::new(tokens), subject)),
+            readers: Some(Readers { tokens: Arc::new(tokens), operator: subject, access }),
         };
         let node = Node::run(started, options).expect("a node with an identity runs");
         self.addresses.send_modify(|all| {

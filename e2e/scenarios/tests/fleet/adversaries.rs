@@ -2,12 +2,12 @@
 
 use anyhow::{Context, Result, ensure};
 use keyfleet_scenarios::cluster::Cluster;
-use keyfleet_scenarios::fleet::{Fleet, NAME};
+use keyfleet_scenarios::fleet::{CALLER, Fleet, NAME};
 use keyfleet_scenarios::machine::xtask;
 use keyfleet_scenarios::wait;
 use serde_json::{Value, json};
 
-/// A fleet whose nodes do as these variables say, from the first reshare on. Boundaries are far away: rounds are asked for.
+/// A fleet whose nodes do as these variables say, from the first reshare on. Rounds are asked for.
 fn faulty<'a>(
     cluster: &'a Cluster,
     purpose: &str,
@@ -16,10 +16,8 @@ fn faulty<'a>(
 ) -> Result<Fleet<'a>> {
     let mut env = vec![json!({"name": "KEYFLEET_DANGER_FROM", "value": "2"})];
     env.extend(variables.iter().map(|(name, value)| json!({"name": name, "value": value})));
-    let deadlines = json!({"dealingBlocks": 10, "verifyingBlocks": 10, "preparingBlocks": 10, "certifyingBlocks": 10});
     let differs = json!({
         "nodes": nodes, "threshold": threshold, "image": "docker.io/keyfleet/node-faults:dev", "podTemplate": {"env": env},
-        "schedule": {"intervalBlocks": 3600, "deadlines": deadlines},
     });
     Fleet::ready(cluster, purpose, &differs)
 }
@@ -99,7 +97,7 @@ fn a_node_that_dies_at_a_barrier_in_a_round_says_the_same_again_and_serves() -> 
 
 /// Three of seven lie when they deal, each in its own way; four is the threshold.
 ///
-/// seed: 000-13, 004-27
+/// seed: 000-13, 004-27, 004-29
 #[test]
 fn dealers_that_cheat_stay_mute_or_say_two_things_are_left_out_and_named_while_the_round_succeeds() -> Result<()> {
     let cluster = Cluster::shared()?;
@@ -123,6 +121,23 @@ fn dealers_that_cheat_stay_mute_or_say_two_things_are_left_out_and_named_while_t
     ensure!(accused == 3, "somebody honest is accused: {}", epoch["status"]["culprits"]);
     ensure!(fleet.public_key()? == key, "the public key changed");
     ensure!(fleet.decrypt(&sealed, &["--timeout", "60s"])? == b"secret", "the new epoch opens nothing");
+    // Anyone whom a rule lets read the round comes to the same conclusions from its signed messages; others read nothing.
+    let number = epoch["spec"]["number"].as_u64().context("an epoch has a number")?;
+    let refused = fleet.audit(number).err().context("a caller without a rule read the round")?.to_string();
+    ensure!(refused.contains("exit status: 4") && refused.contains("Observe"), "not a clear refusal: {refused}");
+    let subject = format!("system:serviceaccount:{}:{CALLER}", fleet.namespace.name);
+    fleet.patch(&json!({"access": {"rules": [{"subjects": [subject], "verbs": ["Observe"]}]}}))?;
+    let audited = wait::until("the round is audited", || fleet.audit(number).map(Some))?;
+    let found = audited["checks"].as_array().and_then(|checks| checks.last()).map(|check| check["found"].to_string());
+    let found = found.context("no check")?;
+    ensure!(audited["verified"] == true && audited["checks"].as_array().map(Vec::len) == Some(6), "{audited}");
+    for (index, proven) in [(2, true), (5, false), (7, true)] {
+        // Silence leaves nothing to prove it by.
+        ensure!(
+            found.contains(&format!("node {index}")) == proven,
+            "node {index} is not judged by its messages: {found}"
+        );
+    }
     Ok(())
 }
 
