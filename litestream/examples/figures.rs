@@ -6,7 +6,7 @@
 
 #[path = "../tests/promises/gateway.rs"]
 mod gateway;
-#[path = "../tests/promises/s3.rs"]
+#[path = "../tests/promises/s3/mod.rs"]
 mod s3;
 #[path = "../tests/promises/support.rs"]
 mod support;

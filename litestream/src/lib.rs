@@ -11,12 +11,14 @@
 //! | To learn about | read |
 //! |---|---|
 //! | what is copied, and when | [`recorder`] |
+//! | requests to S3, and what a failure means | [`bucket`] |
 //! | the objects in the bucket | [`mod@format`], [`keyspace`], [`keys`] |
 //! | who may write: terms, fencing, acknowledgement | [`tenure`] |
 //! | what happens to a local file at a start | [`start`] |
 //! | what a restore checks | [`chain`], [`restore`] |
 //! | whether a replica holds the rows that it should | [`drill`](mod@drill), [`contents`] |
 //! | what is deleted, and when | [`retention`] |
+//! | what `litestream.yml` may say | [`config`] |
 //!
 //! `tenure`, `start`, `chain` and `format` are pure: the same code runs in the process and in
 //! the simulation.

@@ -15,6 +15,8 @@ mod formats;
 mod gateway;
 mod kill;
 mod replay;
+mod requests;
+mod rollback;
 mod s3;
 mod simulation;
 mod support;

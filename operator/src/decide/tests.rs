@@ -5,8 +5,10 @@
 //! Seeds are printed by the failure and replayed with `KEYFLEET_SEED=<seed>`.
 
 mod model;
+mod reported;
 mod table;
 
+use super::state::State;
 use model::Model;
 
 /// How many seeds each property runs over.
@@ -17,6 +19,14 @@ fn seeds() -> Vec<u64> {
         Ok(seed) => vec![seed.parse().expect("KEYFLEET_SEED is a number")],
         Err(_) => (0..SEEDS).collect(),
     }
+}
+
+/// A fleet of four with an active epoch, at rest.
+fn steady() -> (Model, State) {
+    let mut model = Model::calm(9);
+    model.settle();
+    let state = model.state(0);
+    (model, state)
 }
 
 /// seed: 003-32

@@ -24,6 +24,7 @@
 pub mod audit;
 pub mod dealing;
 pub mod judgement;
+mod learning;
 mod message;
 mod outputs;
 mod participant;

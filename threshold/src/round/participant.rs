@@ -8,6 +8,9 @@
 //! - [`Participant::wants`] lists what has to be fetched before the machine can go on: first from the node's own files, then
 //!   from peers.
 //! - after a restart: [`Participant::restore`], serve the outboxes again, and feed the same facts.
+//!
+//! How a node begins, what it accepts and what it gives up stands here; what it takes from peers is in `learning`, what it
+//! does once it knows enough in `steps`.
 
 use std::collections::BTreeMap;
 
@@ -15,17 +18,16 @@ use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
 use crate::curve::SecretScalar;
-use crate::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex, PrekeySetNumber};
+use crate::identifiers::{ClusterId, EpochNumber, NodeIndex, PrekeySetNumber};
 use crate::identity::IdentityKey;
 use crate::plan::{Origin, Plan, ValidPlan, frozen};
-use crate::polynomial::VerificationVector;
 use crate::prekey::{PrekeySecret, SignedPrekeySet};
 
 use super::dealing::DealerSeed;
-use super::outputs::{Blob, Contradiction, Outputs, Refusal, RestoreFault, RetireFault, Want};
+use super::outputs::{Contradiction, Outputs, Refusal, RestoreFault, RetireFault};
 use super::record::{Phase, RoundRecord};
-use super::state::{Attempt, PersistentState, SecretName, Verdict, by_plan};
-use super::transcript::{MessageFault, Transcript};
+use super::state::{Attempt, PersistentState, SecretName, Verdict};
+use super::transcript::Transcript;
 
 /// One-time prekey sets kept on offer beside the last resort.
 pub(super) const SETS_ON_OFFER: usize = 3;
@@ -297,95 +299,6 @@ impl Participant {
         Ok(out)
     }
 
-    /// Something that a peer, or one's own file, holds.
-    ///
-    /// # Errors
-    /// When it is not taken up; see [`MessageFault`] for who is at fault.
-    pub fn learn(&mut self, blob: &Blob, rng: &mut impl CryptoRng) -> Result<Outputs, MessageFault> {
-        let mut out = Outputs::default();
-        match blob {
-            Blob::Message(message) => {
-                let number = by_plan(&self.state.attempts, &message.plan).ok_or(MessageFault::OtherPlan)?;
-                let transcript = self.transcripts.get_mut(&number).ok_or(MessageFault::OtherPlan)?;
-                let heard = transcript.hear(message);
-                let kept = matches!(message.body.kind(), 1 | 3);
-                if kept && (heard.is_ok() || matches!(heard, Err(MessageFault::Contradicts(_)))) {
-                    out.keep.push(blob.clone());
-                }
-                // A contradiction is remembered as evidence; the round goes on with what was kept.
-                self.advance(number, rng, &mut out);
-                if out.keep.is_empty() && out.say.is_empty() && !out.commit {
-                    heard?;
-                }
-            }
-            Blob::Prekeys(set) => {
-                let digest = set.digest();
-                for number in self.waiting_for(|transcript| transcript.missing_prekeys().contains(&digest)) {
-                    let transcript = self.transcripts.get_mut(&number).ok_or(MessageFault::UnknownSet)?;
-                    transcript.learn_prekeys(set)?;
-                    out.keep = vec![blob.clone()];
-                    self.advance(number, rng, &mut out);
-                }
-            }
-            Blob::Vector(vector) => {
-                for number in self.waiting_for(Transcript::lacks_source) {
-                    if self.transcripts.get_mut(&number).is_some_and(|t| t.learn_source(vector.clone())) {
-                        if let Some(attempt) = self.state.attempts.get_mut(&number) {
-                            attempt.source = Some(vector.clone());
-                            out.commit = true;
-                        }
-                        self.advance(number, rng, &mut out);
-                    }
-                }
-            }
-        }
-        Ok(out)
-    }
-
-    fn waiting_for(&self, waits: impl Fn(&Transcript) -> bool) -> Vec<EpochNumber> {
-        self.transcripts.iter().filter(|(_, transcript)| waits(transcript)).map(|(number, _)| *number).collect()
-    }
-
-    /// What has to be fetched before open rounds, or the share of an active epoch, can go on.
-    #[must_use]
-    pub fn wants(&self) -> Vec<Want> {
-        let mut wants = Vec::new();
-        for (number, attempt) in &self.state.attempts {
-            let Some(transcript) = self.transcripts.get(number) else { continue };
-            let receives = attempt.plan.receiver(self.state.index).is_some();
-            let deals = attempt.is_open() && attempt.plan.slot_of(self.state.index).is_some();
-            let given_up = attempt.vector.is_some() && attempt.has_said(6);
-            let lacks_share = receives && !attempt.holds_share && !given_up && !attempt.erased;
-            if attempt.verdict == Some(Verdict::Failed) || !(lacks_share || deals) {
-                continue;
-            }
-            let mut digests = Vec::new();
-            if let (true, Some(source)) = (transcript.lacks_source(), attempt.plan.source()) {
-                digests.push(source.vector);
-            }
-            if deals && attempt.dealers.is_none() && !attempt.has_said(1) {
-                digests.extend(transcript.missing_prekeys());
-            }
-            if let Some(dealers) = &attempt.dealers {
-                digests.extend(dealers.iter().map(|(_, d)| d).filter(|d| transcript.bundle(d).is_none()));
-            }
-            if let Some(Err(missing)) = attempt.frozen.as_ref().map(|f| transcript.judge(&f.dealers, &f.responses)) {
-                digests.extend(missing);
-            }
-            digests.sort_unstable();
-            digests.dedup();
-            wants.extend(digests.into_iter().map(|digest| Want { number: *number, digest }));
-        }
-        wants
-    }
-
-    /// The vector of an epoch that this node knows, for peers that lack a reshare's source.
-    #[must_use]
-    pub fn vector(&self, digest: &Digest) -> Option<&VerificationVector> {
-        let attempts = self.state.attempts.values();
-        attempts.flat_map(|a| a.vector.iter().chain(&a.source)).find(|vector| vector.digest() == *digest)
-    }
-
     /// Destroys the secrets of an epoch that is no longer kept, and says so.
     ///
     /// The node acts only below its newest certified epoch and the one before (a removed node: below the newest), and only
@@ -417,43 +330,6 @@ impl Participant {
         let mut out = Outputs::default();
         self.erase(number, &mut out);
         Ok(out)
-    }
-
-    pub(super) fn open_transcript(&mut self, number: EpochNumber) {
-        let Some(attempt) = self.state.attempts.get(&number) else { return };
-        if attempt.verdict == Some(Verdict::Failed) || attempt.erased {
-            return;
-        }
-        let known = || {
-            let source = attempt.plan.source()?;
-            self.state.attempts.get(&source.number)?.vector.clone()
-        };
-        let source = attempt.source.clone().or_else(known);
-        let mut transcript = Transcript::new(attempt.plan.clone(), source);
-        for message in &attempt.outbox {
-            // One's own words were checked when they were said.
-            let _ = transcript.hear(message);
-        }
-        self.transcripts.insert(number, transcript);
-        if let Some(attempt) = self.state.attempts.get_mut(&number) {
-            attempt.source = self.transcripts.get(&number).and_then(|transcript| transcript.source().cloned());
-        }
-        for offer in self.state.offers.values() {
-            if let Some(transcript) = self.transcripts.get_mut(&number) {
-                // Most offers are not the one that the plan names.
-                let _ = transcript.learn_prekeys(offer);
-            }
-        }
-        self.open_wants(number);
-    }
-
-    fn open_wants(&mut self, number: EpochNumber) {
-        if let (Some(attempt), Some(transcript)) = (self.state.attempts.get(&number), self.transcripts.get_mut(&number))
-        {
-            transcript.want(attempt.dealers.iter().flat_map(|list| list.iter().map(|(_, digest)| digest)));
-            let responses = attempt.frozen.iter().flat_map(|frozen| frozen.responses.iter());
-            transcript.want(responses.map(|(_, digest)| digest));
-        }
     }
 }
 

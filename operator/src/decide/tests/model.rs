@@ -1,11 +1,15 @@
 //! A model of the API server, nodes that do what they should, and two operators.
+//!
+//! `server` is what the API server takes and refuses, `invariants` what no write may break.
+
+mod invariants;
+mod server;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
-use keyfleet_crds::record::Record;
+use keyfleet_crds::KmsCluster;
 use keyfleet_crds::values::{ClusterId, IdentityKey};
-use keyfleet_crds::{KmsCluster, KmsNodeSpec};
 use keyfleet_threshold::coordination::{Decision, FailReason, Offer};
 use keyfleet_threshold::curve::{G2, Scalar};
 use keyfleet_threshold::identifiers::{Digest, NodeIndex, PrekeySetNumber};
@@ -14,21 +18,12 @@ use keyfleet_threshold::purpose::{Certificate, Purpose};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::super::state::{Closing, Cluster, Epoch, Heard, Lag, Node, Recorded, Retention, State};
+use super::super::state::{Closing, Cluster, Epoch, Heard, Recorded, Retention, State};
 use super::super::{Action, decide};
-use crate::round;
 use keyfleet_api::convert;
 
-/// Objects with versions, and what the real server refuses.
-#[derive(Clone)]
-pub(super) struct Server {
-    pub(super) cluster: Cluster,
-    pub(super) nodes: BTreeMap<u32, Node>,
-    pub(super) epochs: BTreeMap<u64, Epoch>,
-    pub(super) record: Option<(u64, Record)>,
-    version: u64,
-    pub(super) writes: u64,
-}
+use invariants::invariants;
+use server::Server;
 
 /// An operator with what it has read and not yet carried out.
 #[derive(Default)]
@@ -280,148 +275,6 @@ fn next(epoch: &Epoch, well: bool) -> Option<Decision> {
     }
 }
 
-impl Server {
-    fn served(&self) -> impl Iterator<Item = (&u64, &Epoch)> {
-        self.epochs.iter().filter(|(_, epoch)| round::serves(epoch.status.as_ref()))
-    }
-
-    pub(super) fn bump_cluster(&mut self) {
-        self.version += 1;
-        self.cluster.resource_version = self.version.to_string();
-    }
-
-    /// All objects deleted and put back as a backup of manifests would: specs, no status.
-    pub(super) fn lose_status(&mut self) {
-        self.cluster.status = keyfleet_crds::KmsClusterStatus::default();
-        self.cluster.finalizer = false;
-        self.bump_cluster();
-        for epoch in self.epochs.values_mut() {
-            self.version += 1;
-            epoch.status = None;
-            epoch.resource_version = self.version.to_string();
-        }
-    }
-
-    /// Carries out one write, or refuses it as the real server would: by the version, by the rules.
-    fn carry_out(&mut self, action: Action, id: ClusterId) -> bool {
-        self.version += 1;
-        let version = self.version.to_string();
-        let done = match action {
-            Action::SetClusterFinalizer { present } => {
-                self.cluster.finalizer = present;
-                self.cluster.resource_version = version;
-                true
-            }
-            Action::MintClusterId { resource_version, mut status } => {
-                status.cluster_id = Some(id);
-                self.update_cluster(&resource_version, *status, version)
-            }
-            Action::UpdateCluster { resource_version, status } => {
-                self.update_cluster(&resource_version, *status, version)
-            }
-            Action::CreateEpoch(spec) => {
-                let epoch = Epoch { resource_version: version, finalizer: false, spec: *spec, status: None };
-                self.epochs.entry(epoch.spec.number).or_insert(epoch);
-                true
-            }
-            Action::UpdateEpoch { number, resource_version, status } => match self.epochs.get_mut(&number) {
-                Some(epoch) if epoch.resource_version == resource_version => {
-                    epoch.status = Some(*status);
-                    epoch.resource_version = version;
-                    true
-                }
-                _ => false,
-            },
-            Action::SetEpochFinalizer { number, present } => match self.epochs.get_mut(&number) {
-                Some(epoch) => {
-                    epoch.finalizer = present;
-                    // A merge patch without a version moves the version all the same.
-                    epoch.resource_version = version;
-                    true
-                }
-                None => false,
-            },
-            Action::DeleteEpoch { number } => {
-                if self.epochs.get(&number).is_some_and(|epoch| !epoch.finalizer) {
-                    self.epochs.remove(&number);
-                }
-                true
-            }
-            Action::CreateNode(spec) => {
-                let node = node(*spec, version);
-                self.nodes.entry(node.spec.index).or_insert(node);
-                true
-            }
-            Action::UpdateNode { resource_version, spec } => match self.nodes.get_mut(&spec.index) {
-                Some(node) if node.resource_version == resource_version => {
-                    let repinned = node.spec.identity_key.is_some() && node.spec.identity_key != spec.identity_key;
-                    assert!(!repinned, "a pin would change: the real server refuses that, so the operator is broken");
-                    node.spec = *spec;
-                    node.resource_version = version;
-                    true
-                }
-                _ => false,
-            },
-            Action::ReleaseNode { index } => {
-                if self.nodes.get(&index).is_some_and(|node| node.deleting) {
-                    self.nodes.remove(&index);
-                }
-                true
-            }
-            Action::DeleteNode { index } => {
-                self.nodes.remove(&index);
-                true
-            }
-            Action::Evict { index } => self.nodes.get(&index).is_some_and(|node| node.outdated),
-            Action::WriteRecord { resource_version, record } => {
-                let current = self.record.as_ref().map(|(version, _)| version.to_string());
-                if current != resource_version {
-                    return false;
-                }
-                self.record = Some((self.version, *record));
-                true
-            }
-            Action::DeleteRecord => {
-                self.record = None;
-                true
-            }
-        };
-        if done {
-            self.writes += 1;
-        }
-        done
-    }
-
-    fn update_cluster(&mut self, read: &str, status: keyfleet_crds::KmsClusterStatus, version: String) -> bool {
-        if self.cluster.resource_version != read {
-            return false;
-        }
-        self.cluster.status = status;
-        self.cluster.resource_version = version;
-        true
-    }
-}
-
-pub(super) fn node(spec: KmsNodeSpec, version: String) -> Node {
-    Node {
-        resource_version: version,
-        deleting: false,
-        spec,
-        offered: None,
-        offers: Vec::new(),
-        ready: false,
-        outdated: false,
-        problems: Vec::new(),
-        worker: None,
-        zone: None,
-        volume_handle: None,
-        position: None,
-        lag: Lag::default(),
-        erased: false,
-        plan_versions: vec![1],
-    }
-}
-
 fn brief(action: &Action) -> String {
     match action {
         Action::UpdateCluster { status, .. } => format!(
@@ -435,86 +288,4 @@ fn brief(action: &Action) -> String {
         Action::WriteRecord { .. } => "write of the record".into(),
         other => format!("{other:?}").chars().take(60).collect(),
     }
-}
-
-/// All invariants, on the objects before and after one write.
-pub(super) fn invariants(before: &Server, after: &Server) -> Result<(), String> {
-    invariant_one_epoch_per_boundary(after)?;
-    invariant_one_open_round(after)?;
-    invariant_written_once(before, after)?;
-    invariant_numbers_only_rise(before, after)?;
-    invariant_an_epoch_serves_once_one_did(before, after)
-}
-
-/// A boundary has one epoch that did not fail, and a failed one is not tried again at the same boundary.
-fn invariant_one_epoch_per_boundary(server: &Server) -> Result<(), String> {
-    let interval = u64::from(server.cluster.spec.schedule.interval_blocks);
-    let superseded = |epoch: &&Epoch| {
-        let failure = epoch.status.as_ref().and_then(|status| status.failure.as_ref());
-        failure.is_some_and(|failure| failure.reason == "Superseded")
-    };
-    let mut seen = BTreeMap::new();
-    for epoch in server.epochs.values().filter(|epoch| !superseded(epoch)) {
-        // Rounds that start at once carry the current block, which may be a boundary by chance.
-        let at_boundary = epoch.spec.block % interval == 0 && epoch.spec.source.is_some();
-        if let Some(other) = at_boundary.then(|| seen.insert(epoch.spec.block, epoch)).flatten() {
-            let same = other.spec.receivers.iter().map(|r| r.index).eq(epoch.spec.receivers.iter().map(|r| r.index));
-            if same {
-                let (a, b) = (other.spec.number, epoch.spec.number);
-                return Err(format!("epochs {a} and {b} are both for boundary {}", epoch.spec.block));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// At most one round that stands under the reservation is open; strays are on their way out.
-fn invariant_one_open_round(server: &Server) -> Result<(), String> {
-    let started = server.epochs.values().filter(|epoch| {
-        let phase = epoch.status.as_ref().and_then(|status| status.phase);
-        phase.is_some() && round::is_open(epoch.status.as_ref())
-    });
-    let numbers: Vec<u64> = started.map(|epoch| epoch.spec.number).collect();
-    if numbers.len() > 1 { Err(format!("rounds {numbers:?} are open at once")) } else { Ok(()) }
-}
-
-fn invariant_written_once(before: &Server, after: &Server) -> Result<(), String> {
-    let (old, new) = (&before.cluster.status, &after.cluster.status);
-    if old.public_key.is_some() && old.public_key != new.public_key {
-        return Err("the public key changed".into());
-    }
-    if old.cluster_id.is_some() && old.cluster_id != new.cluster_id {
-        return Err("the cluster id changed".into());
-    }
-    for (number, epoch) in &after.epochs {
-        let Some(old) = before.epochs.get(number) else { continue };
-        if old.spec != epoch.spec {
-            return Err(format!("the plan of epoch {number} changed"));
-        }
-        let (Some(old), Some(new)) = (&old.status, &epoch.status) else { continue };
-        let kept = (old.dealers.is_none() || old.dealers == new.dealers)
-            && (old.responses.is_none() || old.responses == new.responses)
-            && (old.certificate.is_none() || old.certificate == new.certificate)
-            && (old.phase != Some(keyfleet_crds::epoch::Phase::Failed) || new.phase == old.phase);
-        if !kept {
-            return Err(format!("frozen fields of epoch {number} changed"));
-        }
-    }
-    Ok(())
-}
-
-fn invariant_numbers_only_rise(before: &Server, after: &Server) -> Result<(), String> {
-    let (old, new) = (&before.cluster.status, &after.cluster.status);
-    let falls = old.next_number > new.next_number
-        || old.next_index > new.next_index
-        || old.last_processed_boundary > new.last_processed_boundary
-        || old.active_epoch > new.active_epoch;
-    if falls { Err("a number of the cluster's status fell".into()) } else { Ok(()) }
-}
-
-fn invariant_an_epoch_serves_once_one_did(before: &Server, after: &Server) -> Result<(), String> {
-    if before.served().next().is_some() && after.served().next().is_none() {
-        return Err("no epoch serves any more".into());
-    }
-    Ok(())
 }

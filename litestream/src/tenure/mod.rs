@@ -19,6 +19,11 @@
 //!   our own bytes, with our own nonce, are a success whose answer was lost; anything else fences us.
 //! - A writer that proved its place longer ago than the idle grace reads the boundary before it acknowledges:
 //!   its number may have been used by a successor and collected since.
+//!
+//! `sealer` makes the objects of a term, `flight` is one of them on its way.
+
+mod flight;
+mod sealer;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,10 +32,13 @@ use rand::CryptoRng;
 
 use crate::format::header::{Header, Kind, ReplicaName};
 use crate::format::payload::{Commit, encode_commits};
-use crate::format::seal::{self, Sealed};
-use crate::keys::{KeyError, KeyRing, TermKey, Wrap};
+use crate::format::seal;
+use crate::keys::{KeyError, KeyRing, TermKey};
 use crate::keyspace;
 use crate::position::{CommitNo, Digest, Position, Seq, Term};
+
+use flight::{Flight, Landing, Step};
+pub use sealer::Sealer;
 
 /// The newest object of a sequence, as read from the bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,86 +131,6 @@ pub enum Event {
     },
 }
 
-/// Seals what travels beside the sequence of a term: it needs no turn, and may be used on another thread.
-#[derive(Clone, Debug)]
-pub struct Sealer {
-    replica: ReplicaName,
-    key: Arc<TermKey>,
-    wraps: Arc<[Wrap]>,
-}
-
-impl Sealer {
-    /// Seals a snapshot, which stands for `covered`, a position that was reported durable with exactly `commit`
-    /// as its last. `image` is the file as one zstd frame.
-    pub fn snapshot(
-        &self,
-        image: Vec<u8>,
-        file_len: u64,
-        covered: Position,
-        commit: CommitNo,
-        time_ms: u64,
-        rng: &mut impl CryptoRng,
-    ) -> Sealed {
-        let header = Header {
-            first_commit: commit,
-            last_commit: commit,
-            time_ms,
-            covers: covered.hash,
-            file_len,
-            wraps: self.wraps.to_vec(),
-            ..self.header(Kind::Snapshot, covered.term, covered.seq)
-        };
-        seal::seal_compressed(&self.key, header, file_len, image, rng)
-    }
-
-    /// Seals one object that does what a run of segments did, from the one numbered `first`, which names `prev`,
-    /// to `last`. `commit` has the operations of all of them and the number and time of the last.
-    #[expect(clippy::too_many_arguments, reason = "each is a field of the header")]
-    pub fn merged(
-        &self,
-        first: Seq,
-        prev: Digest,
-        last: Position,
-        first_commit: CommitNo,
-        commit: &Commit,
-        file_len: u64,
-        rng: &mut impl CryptoRng,
-    ) -> Sealed {
-        let header = Header {
-            first_seq: first,
-            first_commit,
-            last_commit: commit.number,
-            time_ms: commit.time_ms,
-            prev,
-            covers: last.hash,
-            file_len,
-            ..self.header(Kind::Merged, last.term, last.seq)
-        };
-        seal::seal(&self.key, header, &encode_commits(std::slice::from_ref(commit)), rng)
-    }
-
-    /// A header with everything zero that not every kind has.
-    fn header(&self, kind: Kind, term: Term, seq: Seq) -> Header {
-        Header {
-            kind,
-            replica: self.replica.clone(),
-            term,
-            seq,
-            first_seq: seq,
-            first_commit: CommitNo(0),
-            last_commit: CommitNo(0),
-            time_ms: 0,
-            prev: Digest::NONE,
-            covers: Digest::NONE,
-            nonce: [0; 16],
-            salt: [0; 32],
-            file_len: 0,
-            plain_len: 0,
-            wraps: Vec::new(),
-        }
-    }
-}
-
 /// See the module.
 #[derive(Debug)]
 pub struct Tenure {
@@ -229,56 +157,6 @@ enum State {
     Shipping(Option<Flight>),
     /// Lost, fenced or closed.
     Over,
-}
-
-/// An object on its way.
-#[derive(Debug)]
-struct Flight {
-    object: Object,
-    step: Step,
-    /// When it was first sent: what follows it in the sequence was made later than that.
-    sent_ms: Option<u64>,
-    /// It was there and then gone: the boundary must be read whatever the clock says.
-    wary: bool,
-}
-
-#[derive(Clone, Debug)]
-struct Object {
-    key: String,
-    bytes: Arc<[u8]>,
-    digest: Digest,
-    last_commit: CommitNo,
-    time_ms: u64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    Put,
-    ReadBack,
-    Boundary,
-}
-
-impl Flight {
-    fn new(key: String, sealed: Sealed) -> Self {
-        let Sealed { header, bytes, digest } = sealed;
-        let object =
-            Object { key, bytes: bytes.into(), digest, last_commit: header.last_commit, time_ms: header.time_ms };
-        Self { object, step: Step::Put, sent_ms: None, wary: false }
-    }
-
-    fn request(&self) -> Request {
-        match self.step {
-            Step::Put => Request::Create { key: self.object.key.clone(), bytes: self.object.bytes.clone() },
-            Step::ReadBack => Request::ReadBack { key: self.object.key.clone() },
-            Step::Boundary => Request::ReadBoundary,
-        }
-    }
-}
-
-/// Where a flight ended.
-enum Landing {
-    Ours,
-    Foreign,
 }
 
 impl Tenure {

@@ -1,14 +1,4 @@
-//! `litestream.yml`, in Litestream's words where the meaning is the same.
-//!
-//! Parsed strictly. A key that is silently ignored has left real replicas unencrypted and with a day of
-//! retention; here it is an error that names it.
-//!
-//! ```yaml
-//! key-encryption: [{id: prod-2026, key-path: /etc/keyfleet/kek.hex}]
-//! dbs:
-//!   - path: /data/state.redb
-//!     replica: {url: "s3://bucket/cluster/node-1/state", region: eu-central-1}
-//! ```
+//! The shape of `litestream.yml`, and what is made of it once it is checked.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,60 +8,18 @@ use serde::Deserialize;
 use serde::de::Error as _;
 use zeroize::{Zeroize as _, Zeroizing};
 
+use super::{Config, ConfigError, Db};
 use crate::authorities::Authorities;
 use crate::bucket::{Location, StaticCredentials};
 use crate::database::Options;
 use crate::format::header::ReplicaName;
-use crate::format::seal::ObjectError;
-use crate::keys::{Identity, KeyEncryptionKey, KeyError, KeyRing, Recipient};
+use crate::keys::{Identity, KeyEncryptionKey, KeyRing, Recipient};
 use crate::retention::{Level, Rules};
 
-/// A whole configuration, checked.
-#[derive(Debug)]
-pub struct Config {
-    /// Address of the metrics page.
-    pub addr: Option<std::net::SocketAddr>,
-    /// The databases.
-    pub dbs: Vec<Db>,
-}
-
-/// One database.
-#[derive(Clone, Debug)]
-pub struct Db {
-    /// How to open it.
-    pub options: Options,
-    /// What its retention keeps.
-    pub rules: Rules,
-}
-
-impl Config {
-    /// Reads and checks a file.
-    ///
-    /// # Errors
-    /// [`ConfigError`] says what is wrong and where.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
-        Self::parse(&text, |name| std::env::var(name).ok())
-    }
-
-    /// Checks a text. `env` looks up the variables that it names as `${NAME}`.
-    ///
-    /// # Errors
-    /// As [`Config::read`].
-    pub fn parse(text: &str, env: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let mut value: serde_yaml::Value = serde_yaml::from_str(text).map_err(ConfigError::Yaml)?;
-        expand(&mut value, &env)?;
-        let file: File = serde_yaml::from_value(value).map_err(|error| {
-            // The text knows lines, the expanded value does not.
-            ConfigError::Yaml(serde_yaml::from_str::<File>(text).err().unwrap_or(error))
-        })?;
-        file.check(&env)
-    }
-}
-
+/// The whole file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct File {
+pub(super) struct File {
     addr: Option<std::net::SocketAddr>,
     key_encryption: Option<Vec<KeySource>>,
     #[serde(default)]
@@ -176,7 +124,8 @@ impl<'de> Deserialize<'de> for Span {
 }
 
 impl File {
-    fn check(self, env: &impl Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
+    /// Checks everything that the shape alone does not say. `env` looks up variables.
+    pub(super) fn check(self, env: &impl Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
         let mut keys = KeyRing::default();
         for source in self.key_encryption.into_iter().flatten() {
             let text = match (&source.key, &source.key_path) {
@@ -321,146 +270,4 @@ fn read_secret(path: &Path) -> Result<Zeroizing<String>, ConfigError> {
     std::fs::read_to_string(path)
         .map(Zeroizing::new)
         .map_err(|error| ConfigError::Read { path: path.to_owned(), error })
-}
-
-/// Replaces `${NAME}` in every text. A name that is not set is an error: an empty key would be a bad surprise.
-fn expand(value: &mut serde_yaml::Value, env: &impl Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
-    match value {
-        serde_yaml::Value::String(text) => {
-            let mut out = String::new();
-            let mut rest = text.as_str();
-            while let Some((before, after)) = rest.split_once("${") {
-                let (name, after) = after.split_once('}').ok_or_else(|| ConfigError::Variable(after.to_owned()))?;
-                out.push_str(before);
-                out.push_str(&env(name).ok_or_else(|| ConfigError::Variable(name.to_owned()))?);
-                rest = after;
-            }
-            out.push_str(rest);
-            *text = out;
-            Ok(())
-        }
-        serde_yaml::Value::Sequence(items) => items.iter_mut().try_for_each(|item| expand(item, env)),
-        serde_yaml::Value::Mapping(map) => map.iter_mut().try_for_each(|(_, item)| expand(item, env)),
-        _ => Ok(()),
-    }
-}
-
-/// What is wrong with a configuration.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConfigError {
-    /// A file.
-    #[error("{}: {error}", path.display())]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// What.
-        error: std::io::Error,
-    },
-    /// Not the shape that is expected; unknown keys included.
-    #[error("{0}")]
-    Yaml(serde_yaml::Error),
-    /// A variable that is not set, or is not closed.
-    #[error("environment variable `${{{0}}}` is not set or not closed")]
-    Variable(String),
-    /// A key without a source, or with two.
-    #[error("key `{0}` must have either `key` or `key-path`")]
-    KeySource(String),
-    /// A key that is none.
-    #[error(transparent)]
-    Key(#[from] KeyError),
-    /// A name that does not fit.
-    #[error(transparent)]
-    Name(#[from] ObjectError),
-    /// No key at all.
-    #[error(
-        "no key: give `key-encryption` or `recipients` (to write), or `identity-paths` (to restore); a replica is never stored in clear"
-    )]
-    NoKey,
-    /// No database.
-    #[error("`dbs` is empty")]
-    NoDb,
-    /// The same file or the same place twice.
-    #[error("`{0}` is there twice: a database has exactly one replica, a replica exactly one database")]
-    Twice(String),
-    /// A replica that cannot be.
-    #[error("replica of {at}: {what}")]
-    Replica {
-        /// Of which database.
-        at: String,
-        /// What.
-        what: String,
-    },
-    /// Graces in the wrong order.
-    #[error("{at}: retention's grace ({grace_ms} ms) must be longer than the writer's idle-grace ({idle:?})")]
-    Grace {
-        /// Of which database.
-        at: String,
-        /// Retention's.
-        grace_ms: u64,
-        /// The writer's.
-        idle: Duration,
-    },
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const KEY: &str = "key-encryption: [{id: k, key: \"${KEK}\"}]\n";
-
-    fn parse(text: &str) -> Result<Config, ConfigError> {
-        Config::parse(&format!("{KEY}{text}"), |name| (name == "KEK").then(|| "ab".repeat(32)))
-    }
-
-    fn refused(text: &str) -> String {
-        parse(text).expect_err("was accepted").to_string()
-    }
-
-    #[test]
-    fn a_configuration_in_litestreams_words_is_understood() {
-        let config = parse(
-            "snapshot: {interval: 30m}\nretention: {window: 168h, levels: [{every: 24h, keep: 30}]}\ndbs:\n\
-             - path: /data/a.redb\n  replica: {url: s3://b/p/a, region: r, sync-interval: 10s}\n\
-             - path: /data/b.redb\n  snapshot: {interval: 5m}\n  replica: {type: s3, bucket: b, path: /p/b/, \
-             endpoint: http://x, access-key-id: i, secret-access-key: s}\n",
-        )
-        .unwrap();
-        let [a, b] = &config.dbs[..] else { panic!("two databases") };
-        assert_eq!(a.options.location.to_string(), "s3://b/p/a");
-        assert_eq!(a.options.sync_interval, Duration::from_secs(10));
-        assert_eq!(
-            (a.options.snapshot_interval, b.options.snapshot_interval),
-            (Duration::from_secs(1800), Duration::from_secs(300))
-        );
-        assert_eq!((a.rules.window_ms, a.rules.levels[0].keep), (168 * 3_600_000, 30));
-        assert_eq!(b.options.location.prefix, "p/b");
-    }
-
-    #[test]
-    fn unknown_keys_are_an_error_that_names_them_and_their_place() {
-        let nested = refused("dbs:\n- path: /a\n  replica:\n    url: s3://b/p\n    retention: 168h\n");
-        assert!(nested.contains("retention") && nested.contains("line"), "{nested}");
-        let top = refused("encryption-key: x\ndbs: []\n");
-        assert!(top.contains("encryption-key"), "{top}");
-        let many = refused("dbs:\n- path: /a\n  replicas: [{url: s3://b/p}]\n");
-        assert!(many.contains("replica"), "{many}");
-    }
-
-    #[test]
-    fn what_would_surprise_later_is_refused_now() {
-        let one = "dbs: [{path: /a, replica: {url: s3://b/p}}";
-        assert!(refused(&format!("{one}, {{path: /a, replica: {{url: s3://b/q}}}}]")).contains("twice"));
-        assert!(refused(&format!("{one}, {{path: /c, replica: {{url: s3://b/p}}}}]")).contains("twice"));
-        assert!(refused("dbs: [{path: /a, replica: {url: gs://b/p}}]").contains("s3://"));
-        assert!(refused("dbs: [{path: /a, replica: {url: s3://b}}]").contains("folder"));
-        assert!(refused("dbs: [{path: /a, replica: {url: s3://b/p, access-key-id: x}}]").contains("together"));
-        assert!(refused("dbs: [{path: /a, replica: {url: \"s3://b/${NOPE}\"}}]").contains("NOPE"));
-        let authorities = refused("dbs: [{path: /a, replica: {url: s3://b/p, ca-bundle: /nowhere.pem}}]");
-        assert!(authorities.contains("ca-bundle") && authorities.contains("/nowhere.pem"), "{authorities}");
-        assert!(refused("retention: {grace: 10s}\ndbs: [{path: /a, replica: {url: s3://b/p}}]").contains("grace"));
-        assert!(refused("dbs: [{path: /a, replica: {url: s3://b/p, sync-interval: 10}}]").contains("length of time"));
-        let bare = Config::parse("dbs: [{path: /a, replica: {url: s3://b/p}}]", |_| None).unwrap_err();
-        assert!(matches!(bare, ConfigError::NoKey), "a replica in clear was accepted");
-    }
 }

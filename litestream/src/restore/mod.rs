@@ -6,25 +6,29 @@
 //!
 //! The file gets its name last. Before that every link of the chain was verified, redb walked the whole file,
 //! and the file's own row named exactly the commit that the chain ends with.
+//!
+//! `follow` walks the chain from one snapshot to the target, `image` is the file that this builds.
 
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write as _};
-use std::os::unix::fs::FileExt as _;
+mod follow;
+mod image;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{fs, io};
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 
 use crate::bucket::{Bucket, BucketError};
-use crate::chain::{ChainError, Place, Walk, check_floor};
+use crate::chain::ChainError;
 use crate::discover::{DiscoverError, Found, discover, read_boundary};
 use crate::format::header::{self, Header, ReplicaName};
-use crate::format::{Commit, Op};
 use crate::keys::KeyRing;
 use crate::meta::{self, Note};
-use crate::position::{CommitNo, Digest, Position, Seq};
+use crate::position::{CommitNo, Position, Seq};
 use crate::tenure::Head;
+
+use follow::follow;
+pub(crate) use image::check_file;
 
 /// Which state to restore.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -223,223 +227,6 @@ async fn may_begin_with(bucket: &Bucket, key: &str, seq: Seq, target: Target) ->
     })
 }
 
-/// From one snapshot to the target.
-#[expect(clippy::too_many_arguments, reason = "one call, in one place")]
-async fn follow(
-    bucket: &Bucket,
-    replica: &ReplicaName,
-    keys: &KeyRing,
-    file: &Path,
-    options: &Options,
-    found: &Found,
-    head: Head,
-    (seq, hash): (Seq, Digest),
-) -> Result<Restored, RestoreError> {
-    let place = Place::Snapshot(seq);
-    let key = crate::keyspace::snapshot(seq, hash);
-    let object = bucket.get(&key).await?.ok_or(ChainError::Missing { place })?;
-    let (mut walk, image) = Walk::begin(replica, keys, (seq, hash), &object)?;
-    let mut bytes = object.len() as u64;
-    drop(object);
-    let mut image_file = Image::create(file, &image, walk.file_len()).await?;
-    drop(image);
-    if seq == head.position.seq && hash != head.position.hash {
-        return Err(
-            ChainError::BrokenLink { place: Place::Sequence(seq), expected: hash, found: head.position.hash }.into()
-        );
-    }
-
-    let last = match options.target {
-        Target::Seq(target) if target > head.position.seq => {
-            return Err(RestoreError::Ahead { target, head: head.position });
-        }
-        Target::Seq(target) => target,
-        Target::Newest | Target::Time(_) => head.position.seq,
-    };
-    let steps = plan(seq, last, &found.merged, options.target);
-    let total = steps.len() as u64 + 1;
-    let report = |done: u64| {
-        if let Some(progress) = &options.progress {
-            progress(done, total);
-        }
-    };
-    report(1);
-    let mut objects = stream::iter(steps.into_iter().map(|step| async move {
-        let got = bucket.get(&step.key()).await?;
-        Ok::<_, BucketError>((step, got))
-    }))
-    .buffered(options.parallelism.max(1));
-    let mut done = 1;
-    let mut partial = None;
-    let mut floor_seen = options.floor.filter(|floor| floor.seq == seq).map(|_| hash);
-    while let Some((step, object)) = objects.try_next().await? {
-        let object = object.ok_or(ChainError::Missing { place: step.place() })?;
-        bytes += object.len() as u64;
-        let before = (walk.state(), walk.last_commit(), walk.time_ms());
-        let commits = match step {
-            Step::One(_) => walk.step(&object)?,
-            Step::Merged(_, last, hash) => walk.step_merged(last, hash, &object)?,
-        };
-        if options.floor.is_some_and(|floor| floor.seq == walk.link().0) {
-            floor_seen = Some(walk.link().1);
-        }
-        done += 1;
-        report(done);
-        if let Target::Time(time_ms) = options.target {
-            let due: Vec<Commit> = commits.iter().take_while(|commit| commit.time_ms <= time_ms).cloned().collect();
-            let cut = due.len() < commits.len();
-            if cut {
-                let (commit, time) = due.last().map_or((before.1, before.2), |last| (last.number, last.time_ms));
-                partial = Some((before.0, commit, time));
-            }
-            image_file.apply(&due)?;
-            if cut {
-                break;
-            }
-        } else {
-            image_file.apply(&commits)?;
-        }
-    }
-    drop(objects);
-    if let Some(floor) = options.floor
-        && floor_seen.is_none()
-        && floor.seq < seq
-        && let Some(object) = bucket.get(&crate::keyspace::sequence(floor.seq)).await?
-    {
-        floor_seen = Some(Digest::of(&object));
-    }
-    let (position, commit, time_ms) = partial.unwrap_or((walk.state(), walk.last_commit(), walk.time_ms()));
-    let overridden = match options.floor.map(|floor| check_floor(position, floor, floor_seen)) {
-        Some(Err(error)) => match &options.override_floor {
-            Some(reason) => Some(format!("{reason} ({error})")),
-            None => return Err(error.into()),
-        },
-        Some(Ok(())) | None => None,
-    };
-    let file_len = image_file.finish((partial.is_none()).then(|| walk.file_len()))?;
-    Ok(Restored {
-        position,
-        commit,
-        time_ms,
-        file_len,
-        snapshot: key,
-        objects: done,
-        bytes,
-        skipped: Vec::new(),
-        overridden,
-        moved_aside: None,
-        head,
-        seen_ms: found.seen_ms,
-    })
-}
-
-/// One object to get.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    One(Seq),
-    Merged(Seq, Seq, Digest),
-}
-
-impl Step {
-    fn key(self) -> String {
-        match self {
-            Self::One(seq) => crate::keyspace::sequence(seq),
-            Self::Merged(first, last, hash) => crate::keyspace::merged(first, last, hash),
-        }
-    }
-
-    fn place(self) -> Place {
-        match self {
-            Self::One(seq) => Place::Sequence(seq),
-            Self::Merged(first, last, _) => Place::Merged(first, last),
-        }
-    }
-}
-
-/// The fewest objects from `after` to `last`. Merged segments hold no times within, so a restore to a time goes
-/// by single ones.
-fn plan(after: Seq, last: Seq, merged: &[(Seq, Seq, Digest)], target: Target) -> Vec<Step> {
-    let mut steps = Vec::new();
-    let mut at = after;
-    while at < last {
-        let longest = merged
-            .iter()
-            .filter(|(first, end, _)| *first == at.next() && *end <= last && !matches!(target, Target::Time(_)))
-            .max_by_key(|(_, end, _)| *end);
-        match longest {
-            Some((first, end, hash)) => {
-                steps.push(Step::Merged(*first, *end, *hash));
-                at = *end;
-            }
-            None => {
-                at = at.next();
-                steps.push(Step::One(at));
-            }
-        }
-    }
-    steps
-}
-
-/// The scratch file while it is built.
-struct Image {
-    file: File,
-}
-
-impl Image {
-    async fn create(path: &Path, frame: &[u8], file_len: u64) -> Result<Self, RestoreError> {
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
-        let mut out = BufWriter::with_capacity(1 << 20, &file);
-        zstd::stream::copy_decode(frame, &mut out)?;
-        out.flush()?;
-        drop(out);
-        if file.metadata()?.len() != file_len {
-            return Err(RestoreError::Length { expected: file_len, found: file.metadata()?.len() });
-        }
-        tokio::task::yield_now().await;
-        Ok(Self { file })
-    }
-
-    fn apply(&mut self, commits: &[Commit]) -> io::Result<()> {
-        for op in commits.iter().flat_map(|commit| &commit.ops) {
-            match op {
-                Op::SetLen(len) => self.file.set_len(*len)?,
-                Op::Write(offset, bytes) => self.file.write_all_at(bytes, *offset)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn finish(self, expected: Option<u64>) -> Result<u64, RestoreError> {
-        self.file.sync_all()?;
-        let found = self.file.metadata()?.len();
-        match expected {
-            Some(expected) if expected != found => Err(RestoreError::Length { expected, found }),
-            _ => Ok(found),
-        }
-    }
-}
-
-/// Lets redb walk the whole file, and compares the file's own row with the end of the chain.
-pub(crate) fn check_file(path: &Path, restored: &Restored) -> Result<(), RestoreError> {
-    if fs::metadata(path)?.len() == 0 {
-        // redb would make a new database of it.
-        return Err(RestoreError::Length { expected: restored.file_len, found: 0 });
-    }
-    let integrity = |error: redb::Error| RestoreError::Integrity(error.to_string());
-    let mut database = redb::Builder::new().open(path).map_err(|error| integrity(error.into()))?;
-    if !database.check_integrity().map_err(|error| integrity(error.into()))? {
-        return Err(RestoreError::Integrity("redb found it necessary to repair the file".into()));
-    }
-    let found = meta::read(&database).map_err(integrity)?;
-    match found {
-        Some(meta) if meta.commit == restored.commit && meta.term == restored.position.term => Ok(()),
-        found => Err(RestoreError::Integrity(format!(
-            "the chain ends with term {}, commit {}, the file says {:?}",
-            restored.position.term, restored.commit, found
-        ))),
-    }
-}
-
 /// Keeps retention away from everything at or above a number.
 struct Pin(String);
 
@@ -541,20 +328,5 @@ impl From<DiscoverError> for RestoreError {
             DiscoverError::Chain(error) => Self::Chain(error),
             other => Self::Discover(other),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_plan_takes_the_longest_merged_segments_that_fit_and_none_for_a_time() {
-        let hash = Digest::of(b"m");
-        let merged = [(Seq(3), Seq(5), hash), (Seq(3), Seq(8), hash), (Seq(9), Seq(20), hash)];
-        let newest = plan(Seq(2), Seq(10), &merged, Target::Newest);
-        assert_eq!(newest, [Step::Merged(Seq(3), Seq(8), hash), Step::One(Seq(9)), Step::One(Seq(10))]);
-        assert_eq!(plan(Seq(2), Seq(10), &merged, Target::Time(1)).len(), 8);
-        assert!(plan(Seq(2), Seq(2), &merged, Target::Newest).is_empty());
     }
 }

@@ -1,0 +1,174 @@
+//! What a request that failed says about its cause.
+
+use std::fmt;
+
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+
+use super::Bucket;
+
+/// A request that did not do what it should.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{operation} {key}: {kind}: {what}")]
+pub struct BucketError {
+    /// What kind of trouble.
+    pub kind: ErrorKind,
+    /// The request.
+    pub operation: &'static str,
+    /// Of which object.
+    pub key: String,
+    /// In the server's words.
+    pub what: String,
+}
+
+/// Kinds of trouble, as they are counted in metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// There is no such object.
+    NoObject,
+    /// There is no such bucket.
+    NoBucket,
+    /// 412.
+    Precondition,
+    /// 409: another request on the same key at the same time.
+    Conflict,
+    /// The credentials do not allow it.
+    Denied,
+    /// No credentials, or expired ones.
+    Credentials,
+    /// This machine's clock is off.
+    ClockSkew,
+    /// Too many requests.
+    SlowDown,
+    /// No answer in time.
+    Timeout,
+    /// The connection failed.
+    Transport,
+    /// The server failed.
+    Server,
+    /// Anything else.
+    Other,
+}
+
+impl ErrorKind {
+    /// Whether the same request may succeed a moment later. Expired credentials count: the standard chain
+    /// refreshes them.
+    #[must_use]
+    pub fn is_transient(self) -> bool {
+        match self {
+            Self::Conflict | Self::Credentials | Self::SlowDown | Self::Timeout | Self::Transport | Self::Server => {
+                true
+            }
+            Self::NoObject | Self::NoBucket | Self::Precondition | Self::Denied | Self::ClockSkew | Self::Other => {
+                false
+            }
+        }
+    }
+
+    /// Its name in metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoObject => "no-object",
+            Self::NoBucket => "no-bucket",
+            Self::Precondition => "precondition-failed",
+            Self::Conflict => "conflict",
+            Self::Denied => "denied",
+            Self::Credentials => "credentials",
+            Self::ClockSkew => "clock-skew",
+            Self::SlowDown => "slow-down",
+            Self::Timeout => "timeout",
+            Self::Transport => "transport",
+            Self::Server => "server",
+            Self::Other => "other",
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoObject => "there is no such object",
+            Self::NoBucket => "there is no such bucket",
+            Self::Precondition => "the precondition failed",
+            Self::Conflict => "another request is under way for the same object",
+            Self::Denied => "the credentials do not allow it",
+            Self::Credentials => "no valid credentials (absent or expired)",
+            Self::ClockSkew => "this machine's clock is too far off",
+            Self::SlowDown => "the server asks to slow down",
+            Self::Timeout => "no answer in time",
+            Self::Transport => "the connection failed",
+            Self::Server => "the server failed",
+            Self::Other => "refused",
+        })
+    }
+}
+
+impl Bucket {
+    /// Finds the kind of a failure, and words for it.
+    pub(super) fn classify<E>(
+        &self,
+        operation: &'static str,
+        key: &str,
+        error: &SdkError<E, HttpResponse>,
+    ) -> BucketError
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        let code = error.code().unwrap_or_default();
+        let status = error.raw_response().map_or(0, |response| response.status().as_u16());
+        let kind = match (error, status, code) {
+            (SdkError::TimeoutError(_), ..) => ErrorKind::Timeout,
+            (SdkError::ConstructionFailure(_) | SdkError::DispatchFailure(_), ..) if lacks_credentials(error) => {
+                ErrorKind::Credentials
+            }
+            (SdkError::DispatchFailure(failure), ..) if failure.is_timeout() => ErrorKind::Timeout,
+            (SdkError::DispatchFailure(_), ..) => ErrorKind::Transport,
+            (_, _, "NoSuchBucket") => ErrorKind::NoBucket,
+            (_, _, "ExpiredToken" | "TokenRefreshRequired" | "RequestExpired") => ErrorKind::Credentials,
+            (_, _, "RequestTimeTooSkewed") => ErrorKind::ClockSkew,
+            (_, 404, _) => ErrorKind::NoObject,
+            (_, 412, _) => ErrorKind::Precondition,
+            (_, 409, _) => ErrorKind::Conflict,
+            (_, 401 | 403, _) => ErrorKind::Denied,
+            (_, 429 | 503, _) => ErrorKind::SlowDown,
+            (_, 500..=599, _) => ErrorKind::Server,
+            (SdkError::ResponseError(_), ..) => ErrorKind::Transport,
+            _ => ErrorKind::Other,
+        };
+        let what = match (code, error.message()) {
+            ("", _) => in_words(error),
+            (code, Some(message)) => format!("{status} {code}: {message}"),
+            (code, None) => format!("{status} {code}"),
+        };
+        BucketError { kind, operation, key: format!("{}/{key}", self.location), what }
+    }
+}
+
+/// An error with its causes, for people: the last one says most.
+fn in_words(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut words: Vec<String> = Vec::new();
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let said = error.to_string();
+        // Some repeat their cause.
+        if !said.is_empty() && !words.last().is_some_and(|before| before.ends_with(&said)) {
+            words.push(said);
+        }
+        cause = error.source();
+    }
+    words.join(": ")
+}
+
+/// Whether the request failed before it was made, for want of credentials.
+fn lacks_credentials(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<aws_credential_types::provider::error::CredentialsError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}

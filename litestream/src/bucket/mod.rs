@@ -1,0 +1,286 @@
+//! The thin edge to S3: conditional creates, reads with retries, listings, deletions. Nothing is decided here.
+//!
+//! The SDK's own retries are off: a create that is repeated behind our back turns its own success into a 412.
+//! Reads are repeated here, creates by [`crate::tenure`].
+//!
+//! `location` says where a replica lies and how long to wait for it, `listing` what is there, `error` what kind of trouble
+//! an answer is.
+
+mod error;
+mod listing;
+mod location;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use aws_config::BehaviorVersion;
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_credential_types::Credentials;
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::{Region, RequestChecksumCalculation, ResponseChecksumValidation};
+use aws_sdk_s3::primitives::ByteStream;
+use aws_smithy_http_client::tls;
+
+pub use error::{BucketError, ErrorKind};
+pub use listing::Entry;
+pub use location::{Location, Patience, StaticCredentials};
+
+/// Requests and bytes, as counted by this process.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// PUT requests.
+    pub puts: AtomicU64,
+    /// GET requests of objects.
+    pub gets: AtomicU64,
+    /// LIST requests.
+    pub lists: AtomicU64,
+    /// DELETE requests.
+    pub deletes: AtomicU64,
+    /// Bytes of bodies sent.
+    pub bytes_put: AtomicU64,
+    /// Bytes of bodies received.
+    pub bytes_got: AtomicU64,
+}
+
+/// What a conditional create came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Created {
+    /// The object was not there, and now is.
+    Yes,
+    /// 412: there is one.
+    Exists,
+}
+
+/// A folder of a bucket.
+#[derive(Clone, Debug)]
+pub struct Bucket {
+    client: Client,
+    location: Location,
+    patience: Patience,
+    traffic: Arc<Traffic>,
+}
+
+impl Bucket {
+    /// Prepares a client. Nothing is sent yet.
+    pub async fn connect(location: Location, patience: Patience) -> Self {
+        let http = aws_smithy_http_client::Builder::new()
+            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring));
+        let http = match &location.authorities {
+            None => http.build_https(),
+            Some(authorities) => http.tls_context(authorities.context()).build_https(),
+        };
+        let mut loader = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(http)
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .connect_timeout(patience.attempt.min(Duration::from_secs(5)))
+                    .operation_attempt_timeout(patience.attempt)
+                    .build(),
+            );
+        if let Some(region) = &location.region {
+            loader = loader.region(Region::new(region.clone()));
+        }
+        if let Some(keys) = &location.credentials {
+            loader = loader.credentials_provider(Credentials::new(
+                keys.access_key_id.clone(),
+                keys.secret_access_key.clone(),
+                None,
+                None,
+                "litestream.yml",
+            ));
+        }
+        let shared = loader.load().await;
+        let mut config = aws_sdk_s3::config::Builder::from(&shared)
+            // Servers that are not AWS reject the newer default checksums.
+            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+            .force_path_style(location.force_path_style.unwrap_or(location.endpoint.is_some()));
+        if shared.region().is_none() {
+            config = config.region(Region::new("us-east-1"));
+        }
+        if let Some(endpoint) = &location.endpoint {
+            config = config.endpoint_url(endpoint);
+        }
+        Self { client: Client::from_conf(config.build()), location, patience, traffic: Arc::default() }
+    }
+
+    /// Where this is.
+    #[must_use]
+    pub fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// Limits of requests.
+    #[must_use]
+    pub fn patience(&self) -> Patience {
+        self.patience
+    }
+
+    /// Requests made through this client and its clones.
+    #[must_use]
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// PUT with `If-None-Match: *`, once.
+    ///
+    /// # Errors
+    /// Any error leaves open whether the object was made, except [`ErrorKind::Denied`] and
+    /// [`ErrorKind::NoBucket`].
+    pub async fn create(&self, key: &str, bytes: &[u8]) -> Result<Created, BucketError> {
+        self.put(key, bytes, Precondition::Absent).await
+    }
+
+    /// PUT with `If-Match: etag`, or `If-None-Match: *` when there is none, once.
+    ///
+    /// # Errors
+    /// As [`Bucket::create`].
+    pub async fn replace(&self, key: &str, bytes: &[u8], etag: Option<&str>) -> Result<Created, BucketError> {
+        self.put(key, bytes, etag.map_or(Precondition::Absent, Precondition::Is)).await
+    }
+
+    async fn put(&self, key: &str, bytes: &[u8], condition: Precondition<'_>) -> Result<Created, BucketError> {
+        self.traffic.puts.fetch_add(1, Ordering::Relaxed);
+        self.traffic.bytes_put.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let request = self
+            .client
+            .put_object()
+            .bucket(&self.location.bucket)
+            .key(self.full(key))
+            .body(ByteStream::from(bytes.to_vec()));
+        let request = match condition {
+            Precondition::Absent => request.if_none_match("*"),
+            Precondition::Is(etag) => request.if_match(etag),
+        };
+        match request.send().await {
+            Ok(_) => Ok(Created::Yes),
+            Err(error) => match self.classify("PUT", key, &error) {
+                BucketError { kind: ErrorKind::Precondition, .. } => Ok(Created::Exists),
+                error => Err(error),
+            },
+        }
+    }
+
+    /// GET of a whole object, tried again as often as patience allows; none when there is none.
+    ///
+    /// # Errors
+    /// The last failure.
+    pub async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, BucketError> {
+        Ok(self.get_tagged(key, None).await?.map(|(bytes, _)| bytes))
+    }
+
+    /// GET of the first `len` bytes of an object.
+    ///
+    /// # Errors
+    /// As [`Bucket::get`].
+    pub async fn get_start(&self, key: &str, len: usize) -> Result<Option<Vec<u8>>, BucketError> {
+        Ok(self.get_tagged(key, Some(len)).await?.map(|(bytes, _)| bytes))
+    }
+
+    /// GET of an object and its ETag.
+    ///
+    /// # Errors
+    /// As [`Bucket::get`].
+    pub async fn get_tagged(
+        &self,
+        key: &str,
+        start: Option<usize>,
+    ) -> Result<Option<(Vec<u8>, Option<String>)>, BucketError> {
+        self.patiently(|| self.get_once(key, start)).await
+    }
+
+    /// GET of a whole object, tried once: for callers with a clock of their own.
+    ///
+    /// # Errors
+    /// The failure.
+    pub async fn get_once(
+        &self,
+        key: &str,
+        start: Option<usize>,
+    ) -> Result<Option<(Vec<u8>, Option<String>)>, BucketError> {
+        self.traffic.gets.fetch_add(1, Ordering::Relaxed);
+        let mut request = self.client.get_object().bucket(&self.location.bucket).key(self.full(key));
+        if let Some(len) = start {
+            request = request.range(format!("bytes=0-{}", len.max(1) - 1));
+        }
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) => {
+                return match self.classify("GET", key, &error) {
+                    BucketError { kind: ErrorKind::NoObject, .. } => Ok(None),
+                    error => Err(error),
+                };
+            }
+        };
+        let expected = response.content_length();
+        let etag = response.e_tag().map(str::to_owned);
+        // A body that stalls is as dead as a server that never answers.
+        let body = tokio::time::timeout(self.patience.attempt, response.body.collect()).await;
+        let torn = |what: String| BucketError { kind: ErrorKind::Transport, operation: "GET", key: key.into(), what };
+        let body = body
+            .map_err(|_| BucketError { kind: ErrorKind::Timeout, ..torn("the body stalled".into()) })?
+            .map_err(|error| torn(format!("the body broke off: {error}")))?
+            .into_bytes();
+        if expected.is_some_and(|expected| u64::try_from(expected) != Ok(body.len() as u64)) {
+            return Err(torn(format!("the body has {} bytes of {}", body.len(), expected.unwrap_or(0))));
+        }
+        self.traffic.bytes_got.fetch_add(body.len() as u64, Ordering::Relaxed);
+        Ok(Some((body.into(), etag)))
+    }
+
+    /// DELETE of an object, or of one version of it. Deleting what is not there succeeds.
+    ///
+    /// # Errors
+    /// As [`Bucket::get`].
+    pub async fn delete(&self, key: &str, version: Option<&str>) -> Result<(), BucketError> {
+        self.patiently(|| async {
+            self.traffic.deletes.fetch_add(1, Ordering::Relaxed);
+            self.client
+                .delete_object()
+                .bucket(&self.location.bucket)
+                .key(self.full(key))
+                .set_version_id(version.map(str::to_owned))
+                .send()
+                .await
+                .map_err(|error| self.classify("DELETE", key, &error))
+        })
+        .await
+        .map(drop)
+    }
+
+    async fn patiently<T, F: Future<Output = Result<T, BucketError>>>(
+        &self,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, BucketError> {
+        let mut failures = 0;
+        loop {
+            match attempt().await {
+                Err(error) if error.kind.is_transient() && failures + 1 < self.patience.reads => {
+                    failures += 1;
+                    tracing::debug!(%error, failures, "request failed, will be tried again");
+                    tokio::time::sleep(self.patience.pause_after(failures)).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn full(&self, key: &str) -> String {
+        if self.location.prefix.is_empty() { key.to_owned() } else { format!("{}/{key}", self.location.prefix) }
+    }
+
+    fn relative<'a>(&self, full: &'a str) -> Option<&'a str> {
+        if self.location.prefix.is_empty() {
+            return Some(full);
+        }
+        full.strip_prefix(self.location.prefix.as_str())?.strip_prefix('/')
+    }
+}
+
+enum Precondition<'a> {
+    Absent,
+    Is(&'a str),
+}

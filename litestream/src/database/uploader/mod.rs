@@ -1,0 +1,206 @@
+//! The uploader: drives the tenure against the bucket, one request of the sequence at a time.
+//!
+//! `opening` finds out whether the local file is still the newest state and opens a term for it, `shipping` holds that term,
+//! `beside` sends what needs no turn in its sequence: snapshots and merged segments.
+
+mod beside;
+mod opening;
+mod shipping;
+
+use std::sync::Arc;
+
+use rand::rngs::StdRng;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep;
+
+use super::shared::{Phase, Shared, SnapshotImage};
+use super::writer::Job;
+use super::{Options, Probe, ProbeError};
+use crate::bucket::{Bucket, BucketError, Created};
+use crate::keyspace;
+use crate::position::{CommitNo, Digest};
+use crate::start::Local;
+use crate::tenure::{Answer, Event, Request, Tenure};
+
+pub(super) use opening::prepare;
+use shipping::Shipping;
+
+/// What the uploader begins with.
+pub(super) enum Beginning {
+    /// A term was opened; its base is due.
+    Opened(Box<Tenure>),
+    /// The replica did not answer: prove the local file first.
+    Unproven(Local),
+    /// The replica is not what it was, and says so: the local file goes on without it.
+    Refused(Local),
+}
+
+pub(super) struct Uploader {
+    pub(super) options: Options,
+    pub(super) bucket: Bucket,
+    pub(super) shared: Arc<Shared>,
+    pub(super) jobs: mpsc::WeakSender<Job>,
+    pub(super) rng: StdRng,
+}
+
+/// Why a stretch of work ended.
+enum End {
+    /// The queue overflowed.
+    Overflow,
+    /// The database is closing.
+    Closed,
+    /// Another writer took over, or the writer is gone.
+    Over,
+}
+
+impl Uploader {
+    pub(super) async fn run(mut self, beginning: Beginning) {
+        let mut tenure = match beginning {
+            Beginning::Opened(tenure) => Some(*tenure),
+            Beginning::Unproven(local) | Beginning::Refused(local) => self.reopen(Some(local)).await,
+        };
+        while let Some(current) = tenure.take() {
+            match self.hold(current).await {
+                End::Overflow => {
+                    self.shared.update(|status| {
+                        status.phase = Phase::ChainClosed;
+                        status.closed_chains += 1;
+                    });
+                    tracing::warn!("the queue is full: the chain is closed; a new term and a base follow");
+                    tenure = self.reopen(None).await;
+                }
+                End::Closed | End::Over => break,
+            }
+        }
+        let _ = self.shared.write_note(&self.options.path);
+    }
+
+    /// From the base of a term until something ends it.
+    async fn hold(&mut self, mut tenure: Tenure) -> End {
+        self.shared.update(|status| {
+            status.term = tenure.term();
+            status.phase = Phase::Basing;
+        });
+        let (reply, answer) = oneshot::channel();
+        let Some(jobs) = self.jobs.upgrade() else { return End::Over };
+        if jobs.send(Job::Base { term: tenure.term(), reply }).await.is_err() {
+            return End::Closed;
+        }
+        drop(jobs);
+        let image = match answer.await {
+            Ok(Ok(image)) => image,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the base could not be taken: the store failed");
+                self.shared.update(|status| status.phase = Phase::Refused(format!("the store failed: {error}")));
+                return End::Over;
+            }
+            Err(_) => return End::Closed,
+        };
+        let Some((image, frame)) = compress(image).await else { return End::Over };
+        tenure.base(frame, image.file_len, image.commit, image.time_ms, &mut self.rng);
+        Shipping::new(self, tenure).run().await
+    }
+
+    /// What the bucket holds is not what it acknowledged. It is asked again: a person may put it right.
+    fn refuse(&self, why: String) {
+        if self.shared.status().phase != Phase::Refused(why.clone()) {
+            tracing::error!(why, "the replica is not what it was: nothing is acknowledged until it is");
+            self.shared.update(|status| status.phase = Phase::Refused(why));
+        }
+    }
+
+    fn note_trouble(&self, failures: u32, error: &BucketError) {
+        if failures == 1 || failures.is_power_of_two() {
+            tracing::warn!(%error, failures, "the bucket does not take what we have");
+        }
+        self.shared.update(|status| {
+            status.trouble = Some((failures, error.kind, error.to_string()));
+            match status.errors.iter_mut().find(|(kind, _)| *kind == error.kind) {
+                Some((_, count)) => *count += 1,
+                None => status.errors.push((error.kind, 1)),
+            }
+        });
+    }
+
+    async fn pause(&self, failures: u32) {
+        tokio::select! {
+            () = sleep(self.bucket.patience().pause_after(failures)) => {}
+            () = self.shared.closed() => {}
+        }
+    }
+}
+
+/// Makes the tenure's next request and hands it the answer.
+///
+/// # Errors
+/// The failure of the request; the tenure will ask for the same again.
+pub(super) async fn step(bucket: &Bucket, tenure: &mut Tenure, rng: &mut StdRng) -> Result<Option<Event>, BucketError> {
+    let Some(request) = tenure.request(crate::now_ms(), rng) else { return Ok(None) };
+    let answer = match &request {
+        Request::Create { key, bytes } => bucket.create(key, bytes).await.map(|created| match created {
+            Created::Yes => Answer::Created,
+            Created::Exists => Answer::Exists,
+        }),
+        Request::ReadBack { key } => {
+            bucket.get_once(key, None).await.map(|found| Answer::Object(found.map(|(bytes, _)| bytes)))
+        }
+        Request::ReadBoundary => match bucket.get_once(keyspace::BOUNDARY, None).await {
+            Ok(None) => Ok(Answer::Boundary(None)),
+            Ok(Some((bytes, _))) => match crate::discover::parse_boundary(&bytes) {
+                Ok(boundary) => Ok(Answer::Boundary(Some(boundary))),
+                Err(error) => {
+                    tracing::error!(%error, "the boundary cannot be read; nothing is acknowledged");
+                    Ok(Answer::Unknown)
+                }
+            },
+            Err(error) => Err(error),
+        },
+    };
+    match answer {
+        Ok(answer) => Ok(tenure.answer(answer, crate::now_ms())),
+        Err(error) => {
+            tenure.answer(Answer::Unknown, crate::now_ms());
+            Err(error)
+        }
+    }
+}
+
+/// Compresses a copy of the file off the runtime's threads.
+async fn compress(mut image: SnapshotImage) -> Option<(SnapshotImage, Vec<u8>)> {
+    let done = tokio::task::spawn_blocking(move || {
+        let frame = image.compress();
+        (image, frame)
+    });
+    match done.await {
+        Ok((image, Ok(frame))) => Some((image, frame)),
+        Ok((_, Err(error))) => {
+            tracing::error!(%error, "the copy of the file could not be read");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// Reads the durable position's object back.
+pub(super) async fn probe(shared: &Shared, bucket: &Bucket) -> Result<Probe, ProbeError> {
+    let probe = lag(shared);
+    if let Some(position) = probe.position {
+        let object = bucket.get(&keyspace::sequence(position.seq)).await?;
+        if object.is_none_or(|object| Digest::of(&object) != position.hash) {
+            return Err(ProbeError::Mismatch(position));
+        }
+    }
+    Ok(probe)
+}
+
+/// What is not acknowledged yet. Every acknowledgement is the bucket's.
+pub(super) fn lag(shared: &Shared) -> Probe {
+    let status = shared.status();
+    let durable_commit = status.durable.map_or(CommitNo(0), |(_, commit)| commit);
+    let lag_commits = status.committed.0.saturating_sub(durable_commit.0);
+    let lag_ms = match shared.unacknowledged_ms() {
+        Some(oldest_ms) if lag_commits > 0 => crate::now_ms().saturating_sub(oldest_ms),
+        _ => 0,
+    };
+    Probe { position: status.durable.map(|(position, _)| position), lag_commits, lag_ms }
+}

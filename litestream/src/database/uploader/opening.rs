@@ -1,0 +1,157 @@
+//! Opening a term: at a start, and again after a chain that was closed.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+
+use super::{Uploader, step};
+use crate::chain::{ChainError, check_floor};
+use crate::database::shared::Phase;
+use crate::database::{OpenError, Options};
+use crate::discover::{DiscoverError, discover};
+use crate::keyspace;
+use crate::meta::Note;
+use crate::position::Digest;
+use crate::start::{Intent, Local, Meta, Why, includes};
+use crate::tenure::{Event, Head, Settings, Tenure};
+
+/// Why no term could be opened yet.
+#[derive(Debug, thiserror::Error)]
+enum ReopenError {
+    #[error(transparent)]
+    Discover(#[from] DiscoverError),
+    #[error(transparent)]
+    Below(#[from] ChainError),
+    #[error("the replica is gone, although the local file was replicated: look for the right bucket and prefix")]
+    Gone,
+    #[error("the replica is older than the local file ({0:?}): it was rolled back, or is another one")]
+    Older(Why),
+}
+
+impl Uploader {
+    /// Finds out whether the file is still the newest state, and opens a new term if so.
+    ///
+    /// `local` is what the file said at a start without the replica; none when this process held the last term,
+    /// so that the file's line is the term's own.
+    pub(super) async fn reopen(&mut self, local: Option<Local>) -> Option<Tenure> {
+        let mut failures = 0;
+        loop {
+            if self.shared.is_closing() {
+                return None;
+            }
+            match self.try_reopen(local).await {
+                Ok(tenure) => return tenure,
+                Err(error) => {
+                    failures += 1;
+                    match &error {
+                        ReopenError::Discover(DiscoverError::Bucket(error)) => self.note_trouble(failures, error),
+                        error => self.refuse(error.to_string()),
+                    }
+                    self.pause(failures).await;
+                }
+            }
+        }
+    }
+
+    async fn try_reopen(&mut self, local: Option<Local>) -> Result<Option<Tenure>, ReopenError> {
+        loop {
+            let found = discover(&self.bucket, &self.options.replica, crate::now_ms).await?;
+            if let Some(head) = found.head {
+                self.check_known(head).await?;
+            }
+            let status = self.shared.status();
+            let stranger = match (local, found.head) {
+                (Some(Local { meta: Some(Meta { term, .. }), .. }), None) if term.0 > 0 => {
+                    return Err(ReopenError::Gone);
+                }
+                (None, None) => return Err(ReopenError::Gone),
+                (Some(_), None) => None,
+                (Some(local), Some(head)) => match includes(local, head) {
+                    Err(why @ Why::NewerTerm { .. }) => return Err(ReopenError::Older(why)),
+                    other => other.err().map(|why| (head, format!("{why:?}"))),
+                },
+                (None, Some(head)) if head.position.term == status.term => None,
+                (None, Some(head)) => Some((head, format!("term {} was opened meanwhile", head.position.term))),
+            };
+            if let Some((head, why)) = stranger {
+                tracing::error!(why, "the local file is not the newest state: nothing more is acknowledged");
+                self.shared.update(|status| status.phase = Phase::Fenced { seq: head.position.seq });
+                return Ok(None);
+            }
+            let mut tenure = match self.prepare(found.head, found.seen_ms) {
+                Ok(tenure) => tenure,
+                Err(error) => {
+                    self.shared.update(|status| status.phase = Phase::Refused(error));
+                    return Ok(None);
+                }
+            };
+            let mut failures = 0;
+            loop {
+                match step(&self.bucket, &mut tenure, &mut self.rng).await {
+                    Ok(Some(Event::Opened(_))) => {
+                        self.shared.update(|status| status.trouble = None);
+                        return Ok(Some(tenure));
+                    }
+                    // Look again: the next look says whether it was a stranger.
+                    Ok(Some(Event::Lost)) => break,
+                    Ok(_) => {}
+                    Err(error) => {
+                        failures += 1;
+                        self.note_trouble(failures, &error);
+                        self.pause(failures).await;
+                        if self.shared.is_closing() {
+                            return Ok(None);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Refuses a replica that ends before what it is known to have acknowledged, or has something else there.
+    async fn check_known(&self, head: Head) -> Result<(), ReopenError> {
+        let durable = self.shared.status().durable.map(|(position, _)| position);
+        let floor = self.options.floor.filter(|_| self.options.override_floor.is_none());
+        let Some(known) = floor.into_iter().chain(durable).max_by_key(|position| position.seq) else { return Ok(()) };
+        let object = self.bucket.get(&keyspace::sequence(known.seq)).await.map_err(DiscoverError::from)?;
+        Ok(check_floor(head.position, known, object.as_deref().map(Digest::of))?)
+    }
+
+    fn prepare(&mut self, head: Option<Head>, seen_ms: u64) -> Result<Tenure, String> {
+        prepare(&self.options, head, seen_ms, self.shared.note(&self.options.path), None, &mut self.rng)
+            .map_err(|error| error.to_string())
+    }
+}
+
+/// Builds the opening and writes its intent beside the file, before it leaves.
+pub(in crate::database) fn prepare(
+    options: &Options,
+    head: Option<Head>,
+    seen_ms: u64,
+    mut note: Note,
+    overridden: Option<&str>,
+    rng: &mut StdRng,
+) -> Result<Tenure, OpenError> {
+    let settings = Settings {
+        replica: options.replica.clone(),
+        idle_grace_ms: millis(options.idle_grace),
+        segment_bytes: options.segment_bytes,
+    };
+    let by = serde_json::json!({
+        "pid": std::process::id(),
+        "host": std::env::var("HOSTNAME").unwrap_or_default(),
+        "overridden": overridden,
+    });
+    let tenure = Tenure::open(settings, head, &options.keys, seen_ms, by.to_string().as_bytes(), rng)?;
+    if let Some((seq, nonce)) = tenure.intent() {
+        let (after_term, after_commit) =
+            head.map_or_else(Default::default, |head| (head.position.term, head.last_commit));
+        note.intent = Some(Intent { seq, nonce, after_term, after_commit }.into());
+        note.write(&options.path)?;
+    }
+    Ok(tenure)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,254 @@
+//! Holding a term: commits become segments, one on its way at a time, and what the bucket says is passed on.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::beside::Merge;
+use super::{End, Uploader, step};
+use crate::bucket::BucketError;
+use crate::database::shared::{Item, Phase, SnapshotImage};
+use crate::format::Commit;
+use crate::format::payload::coalesce;
+use crate::keyspace;
+use crate::position::{CommitNo, Digest, Position};
+use crate::tenure::{Event, Tenure};
+
+/// After so long without a request the bucket is asked for what it acknowledged last, before anything is added to it.
+const DOUBT: Duration = Duration::from_secs(10);
+
+/// Why a request of a held term has no answer.
+enum StepError {
+    Bucket(BucketError),
+    /// What was acknowledged here is not there any more.
+    RolledBack(Position),
+}
+
+impl From<BucketError> for StepError {
+    fn from(error: BucketError) -> Self {
+        Self::Bucket(error)
+    }
+}
+
+/// A held term: base, then segments, with snapshots beside them.
+pub(super) struct Shipping<'u> {
+    pub(super) up: &'u mut Uploader,
+    pub(super) tenure: Tenure,
+    /// Sizes of commits on their way, in order.
+    sizes: VecDeque<(CommitNo, usize, u64)>,
+    pub(super) snapshots: Vec<SnapshotImage>,
+    pub(super) merge: Merge,
+    failures: u32,
+    pub(super) last_snapshot: Instant,
+    pub(super) segments: u64,
+    pub(super) asked_for_snapshot: bool,
+    pub(super) snapshot_commit: CommitNo,
+    noted: Instant,
+    note_due: bool,
+    /// When commits were last taken from the queue.
+    sent: Instant,
+    /// The bucket failed, or was not heard of for long: it may be an older copy of itself by now.
+    doubted: bool,
+}
+
+impl<'u> Shipping<'u> {
+    pub(super) fn new(up: &'u mut Uploader, tenure: Tenure) -> Self {
+        Self {
+            up,
+            tenure,
+            sizes: VecDeque::new(),
+            snapshots: Vec::new(),
+            merge: Merge::default(),
+            failures: 0,
+            last_snapshot: Instant::now(),
+            segments: 0,
+            asked_for_snapshot: false,
+            snapshot_commit: CommitNo(0),
+            noted: Instant::now(),
+            note_due: true,
+            sent: Instant::now(),
+            doubted: false,
+        }
+    }
+
+    pub(super) async fn run(mut self) -> End {
+        loop {
+            if self.up.shared.overflowed() {
+                self.tenure.close();
+                return End::Overflow;
+            }
+            self.take();
+            if self.tenure.durable().is_some() && self.tenure.is_idle() {
+                if self.up.shared.is_closing() {
+                    return End::Closed;
+                }
+                self.wait().await;
+                continue;
+            }
+            match self.step().await {
+                Err(StepError::RolledBack(position)) => {
+                    self.failures += 1;
+                    self.up.refuse(format!(
+                        "{position}, which the bucket acknowledged, is not in it any more: it was rolled back, or is another one"
+                    ));
+                    if self.up.shared.is_closing() {
+                        return End::Closed;
+                    }
+                    self.pause().await;
+                }
+                Ok(event) => {
+                    if event.is_some() && self.failures > 0 {
+                        self.failures = 0;
+                        self.up.shared.update(|status| status.trouble = None);
+                    }
+                    if let Some(end) = self.heard(event) {
+                        return end;
+                    }
+                }
+                Err(StepError::Bucket(error)) => {
+                    self.doubted = true;
+                    self.failures += 1;
+                    self.up.note_trouble(self.failures, &error);
+                    if self.up.shared.is_closing() {
+                        // `close` waited as long as its caller wanted; what is left stays local.
+                        return End::Closed;
+                    }
+                    self.pause().await;
+                }
+            }
+        }
+    }
+
+    /// The next request. In doubt, what was acknowledged last is read back first: a number that is free in a bucket that was
+    /// rolled back would be taken, and leave a gap that no restore gets over.
+    async fn step(&mut self) -> Result<Option<Event>, StepError> {
+        if let (true, Some((position, _))) = (self.doubted, self.tenure.durable()) {
+            let object = self.up.bucket.get_once(&keyspace::sequence(position.seq), None).await?;
+            if object.is_none_or(|(object, _)| Digest::of(&object) != position.hash) {
+                return Err(StepError::RolledBack(position));
+            }
+        }
+        if std::mem::take(&mut self.doubted) && matches!(self.up.shared.status().phase, Phase::Refused(_)) {
+            tracing::info!("the bucket holds again what it acknowledged");
+            self.up.shared.update(|status| status.phase = Phase::Shipping);
+        }
+        Ok(step(&self.up.bucket, &mut self.tenure, &mut self.up.rng).await?)
+    }
+
+    /// Moves what is due from the queue into the tenure.
+    fn take(&mut self) {
+        let (bytes, oldest_ms) = self.up.shared.backlog();
+        if oldest_ms.is_none() {
+            self.take_all();
+            return;
+        }
+        // The interval bounds how often something is sent: what comes after a pause leaves at once.
+        if self.up.shared.is_awaited()
+            || self.tenure.durable().is_none()
+            || self.sent.elapsed() >= self.up.options.sync_interval
+            || bytes >= self.up.options.segment_bytes
+            || self.tenure.pending() > 0
+        {
+            self.take_all();
+        }
+    }
+
+    fn take_all(&mut self) {
+        for item in self.up.shared.drain() {
+            match item {
+                Item::Commit(commit) => {
+                    self.doubted |= self.sent.elapsed() >= DOUBT;
+                    self.sent = Instant::now();
+                    self.sizes.push_back((commit.number, commit.size(), commit.time_ms));
+                    let commit = Commit { ops: coalesce(commit.ops), ..commit };
+                    if self.up.options.merge_segments > 1 {
+                        self.merge.waiting.push_back(commit.clone());
+                    }
+                    self.tenure.offer(commit);
+                }
+                Item::Snapshot(image) => {
+                    self.tenure.cut_after(image.commit);
+                    self.snapshots.push(image);
+                }
+            }
+        }
+        if let Some((position, commit)) = self.tenure.durable()
+            && self.tenure.pending() == 0
+        {
+            self.send_snapshots(position, commit);
+        }
+    }
+
+    fn heard(&mut self, event: Option<Event>) -> Option<End> {
+        match event? {
+            Event::Durable { position, commit, .. } => {
+                let mut bytes = 0;
+                while let Some((_, size, _)) = self.sizes.pop_front_if(|(number, ..)| *number <= commit) {
+                    bytes += size;
+                }
+                self.up.shared.release(bytes, self.sizes.front().map(|(_, _, time_ms)| *time_ms));
+                self.segments += 1;
+                self.up.shared.update(|status| {
+                    status.phase = Phase::Shipping;
+                    status.durable = Some((position, commit));
+                    status.trouble = None;
+                });
+                self.note_due = true;
+                self.write_note(false);
+                self.merge_segments(position, commit);
+                self.send_snapshots(position, commit);
+                self.ask_for_snapshot(commit);
+                None
+            }
+            Event::Based { position, commit } => {
+                self.merge.last = Some(position);
+                self.snapshot_commit = commit;
+                self.up.shared.update(|status| status.snapshot = Some(position));
+                None
+            }
+            Event::Fenced { seq } => {
+                tracing::error!(%seq, "another writer took over: nothing more is acknowledged");
+                self.up.shared.update(|status| status.phase = Phase::Fenced { seq });
+                Some(End::Over)
+            }
+            Event::Opened(_) | Event::Lost => None,
+        }
+    }
+
+    /// At most once a second: the note is a lower bound, and a sync of the disk is not free.
+    fn write_note(&mut self, now: bool) {
+        if !self.note_due || (!now && self.noted.elapsed() < Duration::from_secs(1)) {
+            return;
+        }
+        self.noted = Instant::now();
+        self.note_due = false;
+        let (shared, path) = (Arc::clone(&self.up.shared), self.up.options.path.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = shared.write_note(&path) {
+                tracing::warn!(%error, "the note beside the database could not be written");
+            }
+        });
+    }
+
+    /// Until something is due.
+    async fn wait(&mut self) {
+        let (_, oldest_ms) = self.up.shared.backlog();
+        let note_at = self.note_due.then(|| self.noted + Duration::from_secs(1));
+        let sync_at = oldest_ms.map(|_| self.sent + self.up.options.sync_interval);
+        let wake_at = [note_at, sync_at].into_iter().flatten().min();
+        tokio::select! {
+            () = self.up.shared.wake.notified() => {}
+            () = async { sleep_until(wake_at.expect("guarded")).await }, if wake_at.is_some() => {}
+        }
+        self.write_note(false);
+    }
+
+    async fn pause(&self) {
+        tokio::select! {
+            () = sleep(self.up.bucket.patience().pause_after(self.failures)) => {}
+            () = self.up.shared.closed() => {}
+        }
+    }
+}

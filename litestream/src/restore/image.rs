@@ -1,0 +1,70 @@
+//! The file that a restore builds, and the check that it passes before it gets its name.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use super::{RestoreError, Restored};
+use crate::format::{Commit, Op};
+use crate::meta;
+
+/// The scratch file while it is built.
+pub(super) struct Image {
+    file: File,
+}
+
+impl Image {
+    pub(super) async fn create(path: &Path, frame: &[u8], file_len: u64) -> Result<Self, RestoreError> {
+        let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+        let mut out = BufWriter::with_capacity(1 << 20, &file);
+        zstd::stream::copy_decode(frame, &mut out)?;
+        out.flush()?;
+        drop(out);
+        if file.metadata()?.len() != file_len {
+            return Err(RestoreError::Length { expected: file_len, found: file.metadata()?.len() });
+        }
+        tokio::task::yield_now().await;
+        Ok(Self { file })
+    }
+
+    pub(super) fn apply(&mut self, commits: &[Commit]) -> io::Result<()> {
+        for op in commits.iter().flat_map(|commit| &commit.ops) {
+            match op {
+                Op::SetLen(len) => self.file.set_len(*len)?,
+                Op::Write(offset, bytes) => self.file.write_all_at(bytes, *offset)?,
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(self, expected: Option<u64>) -> Result<u64, RestoreError> {
+        self.file.sync_all()?;
+        let found = self.file.metadata()?.len();
+        match expected {
+            Some(expected) if expected != found => Err(RestoreError::Length { expected, found }),
+            _ => Ok(found),
+        }
+    }
+}
+
+/// Lets redb walk the whole file, and compares the file's own row with the end of the chain.
+pub(crate) fn check_file(path: &Path, restored: &Restored) -> Result<(), RestoreError> {
+    if fs::metadata(path)?.len() == 0 {
+        // redb would make a new database of it.
+        return Err(RestoreError::Length { expected: restored.file_len, found: 0 });
+    }
+    let integrity = |error: redb::Error| RestoreError::Integrity(error.to_string());
+    let mut database = redb::Builder::new().open(path).map_err(|error| integrity(error.into()))?;
+    if !database.check_integrity().map_err(|error| integrity(error.into()))? {
+        return Err(RestoreError::Integrity("redb found it necessary to repair the file".into()));
+    }
+    let found = meta::read(&database).map_err(integrity)?;
+    match found {
+        Some(meta) if meta.commit == restored.commit && meta.term == restored.position.term => Ok(()),
+        found => Err(RestoreError::Integrity(format!(
+            "the chain ends with term {}, commit {}, the file says {:?}",
+            restored.position.term, restored.commit, found
+        ))),
+    }
+}

@@ -1,0 +1,231 @@
+//! An S3 server in memory, for tests: one lock around check-and-put, so that conditional writes are atomic, and
+//! faults on order. (Servers that are not atomic cannot test fencing: they have two winners.)
+//!
+//! Here is what a test does with it; `answers` is what it says to a client.
+
+mod answers;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use keyfleet_litestream::bucket::{Bucket, Location, Patience, StaticCredentials};
+use s3s::auth::SimpleAuth;
+use s3s::service::S3ServiceBuilder;
+use tokio::net::TcpListener;
+
+/// What goes wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Done, and then the connection is reset before the answer.
+    LostAnswer,
+    /// Not done, and the connection is reset.
+    LostRequest,
+    /// 409 ConditionalRequestConflict.
+    Conflict,
+    /// 503 SlowDown.
+    SlowDown,
+    /// 400 ExpiredToken.
+    Expired,
+    /// 403 AccessDenied.
+    Denied,
+    /// 403 RequestTimeTooSkewed.
+    ClockSkew,
+    /// The body stops half-way, and the connection is closed.
+    Truncated,
+    /// The body comes in small pieces with pauses.
+    SlowBody,
+    /// Never answered.
+    Hang,
+    /// A listing of what was there when the fault was ordered.
+    StaleList(Vec<String>),
+    /// A listing that lacks every second entry.
+    PartialList,
+}
+
+/// One fault on order: the next `times` requests of `operation` whose key contains `key`.
+#[derive(Clone, Debug)]
+struct Order {
+    operation: &'static str,
+    key: String,
+    fault: Fault,
+    times: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Version {
+    id: String,
+    bytes: Option<Bytes>,
+    stored: SystemTime,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    objects: BTreeMap<String, Vec<Version>>,
+    versioned: bool,
+    versions_denied: bool,
+    orders: VecDeque<Order>,
+    down: bool,
+    page: usize,
+    log: Vec<(&'static str, String)>,
+    next_version: u64,
+}
+
+/// The server's content and its faults. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Server {
+    state: Arc<Mutex<State>>,
+    port: u16,
+}
+
+pub(crate) const ACCESS_KEY: &str = "test-access";
+pub(crate) const SECRET_KEY: &str = "test-secret-key";
+
+impl Server {
+    /// Starts a server on a free port. It ends with the runtime.
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let server = Self { state: Arc::default(), port: listener.local_addr().expect("bound").port() };
+        server.state.lock().unwrap().page = 1000;
+        let mut builder = S3ServiceBuilder::new(server.clone());
+        builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        let service = builder.build();
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                let _ = socket.set_nodelay(true);
+                let service = service.clone();
+                let answer = service_fn(move |request| {
+                    let service = service.clone();
+                    async move {
+                        match hyper::service::Service::call(&service, request).await {
+                            // An error here closes the connection without an answer.
+                            Ok(response) if response.status() == 599 => Err(std::io::Error::other("reset")),
+                            Ok(response) => Ok(response),
+                            Err(error) => Err(std::io::Error::other(format!("{error:?}"))),
+                        }
+                    }
+                });
+                tokio::spawn(async move {
+                    let _ =
+                        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), answer).await;
+                    Ok::<_, Infallible>(())
+                });
+            }
+        });
+        server
+    }
+
+    pub(crate) fn location(&self, prefix: &str) -> Location {
+        Location {
+            bucket: "fleet".into(),
+            prefix: prefix.into(),
+            region: Some("us-east-1".into()),
+            endpoint: Some(format!("http://127.0.0.1:{}", self.port)),
+            force_path_style: None,
+            credentials: Some(StaticCredentials {
+                access_key_id: ACCESS_KEY.into(),
+                secret_access_key: SECRET_KEY.into(),
+            }),
+            authorities: None,
+        }
+    }
+
+    /// Orders a fault.
+    pub(crate) fn order(&self, operation: &'static str, key: &str, fault: Fault, times: usize) {
+        self.state.lock().unwrap().orders.push_back(Order { operation, key: key.into(), fault, times });
+    }
+
+    /// Whether orders are left: a test whose fault never came has proven nothing.
+    pub(crate) fn orders_left(&self) -> usize {
+        self.state.lock().unwrap().orders.len()
+    }
+
+    /// Takes the server away (503 to everything) or brings it back.
+    pub(crate) fn set_down(&self, down: bool) {
+        self.state.lock().unwrap().down = down;
+    }
+
+    pub(crate) fn set_page(&self, keys: usize) {
+        self.state.lock().unwrap().page = keys;
+    }
+
+    pub(crate) fn set_versioned(&self) {
+        self.state.lock().unwrap().versioned = true;
+    }
+
+    /// Whether versions may be listed, which is a right of its own.
+    pub(crate) fn deny_versions(&self, denied: bool) {
+        self.state.lock().unwrap().versions_denied = denied;
+    }
+
+    /// Number of requests so far, by operation.
+    pub(crate) fn requests(&self, operation: &str) -> usize {
+        self.state.lock().unwrap().log.iter().filter(|(name, _)| *name == operation).count()
+    }
+
+    /// All keys that a plain GET would answer.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        let state = self.state.lock().unwrap();
+        state.objects.keys().filter(|key| current(&state, key).is_some()).cloned().collect()
+    }
+
+    /// Bytes of an object, unconditionally.
+    pub(crate) fn peek(&self, key: &str) -> Option<Bytes> {
+        current(&self.state.lock().unwrap(), key)
+    }
+
+    /// Replaces an object behind everyone's back.
+    pub(crate) fn poke(&self, key: &str, bytes: Vec<u8>) {
+        let version = Version { id: "poked".into(), bytes: Some(bytes.into()), stored: SystemTime::now() };
+        self.state.lock().unwrap().objects.insert(key.into(), vec![version]);
+    }
+
+    /// Removes an object behind everyone's back.
+    pub(crate) fn remove(&self, key: &str) {
+        self.state.lock().unwrap().objects.remove(key);
+    }
+
+    /// A copy of everything, to be put back later: a bucket that is rolled back.
+    pub(crate) fn image(&self) -> BTreeMap<String, Bytes> {
+        self.keys().into_iter().map(|key| (key.clone(), self.peek(&key).unwrap())).collect()
+    }
+
+    /// Puts an image in the place of everything.
+    pub(crate) fn roll_back(&self, image: &BTreeMap<String, Bytes>) {
+        let mut state = self.state.lock().unwrap();
+        state.objects.clear();
+        for (key, bytes) in image {
+            let version = Version { id: "old".into(), bytes: Some(bytes.clone()), stored: SystemTime::now() };
+            state.objects.insert(key.clone(), vec![version]);
+        }
+    }
+
+    /// Makes everything look stored this long ago.
+    pub(crate) fn age(&self, by: Duration) {
+        for version in self.state.lock().unwrap().objects.values_mut().flatten() {
+            version.stored -= by;
+        }
+    }
+}
+
+fn current(state: &State, key: &str) -> Option<Bytes> {
+    state.objects.get(key)?.last()?.bytes.clone()
+}
+
+/// Short limits: tests wait for conditions, not for servers.
+pub(crate) fn patience() -> Patience {
+    Patience {
+        attempt: Duration::from_secs(5),
+        reads: 8,
+        pause: Duration::from_millis(5),
+        pause_max: Duration::from_millis(50),
+    }
+}
+
+pub(crate) async fn bucket(location: Location) -> Bucket {
+    Bucket::connect(location, patience()).await
+}
