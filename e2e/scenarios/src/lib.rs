@@ -14,5 +14,6 @@ pub mod machine;
 pub mod namespace;
 pub mod operator;
 pub mod probe;
+mod reader;
 pub mod s3;
 pub mod wait;
