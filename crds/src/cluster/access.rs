@@ -68,7 +68,8 @@ pub struct Issuer {
     /// The token's `iss`, exactly; keys are found through its `/.well-known/openid-configuration`.
     #[schemars(length(min = 9, max = 2048), regex(pattern = r"^https://"))]
     pub url: String,
-    /// A ConfigMap whose key `ca.crt` holds the certificates that the issuer's may be signed by. Absent: the system's.
+    /// A ConfigMap whose key `ca.crt` holds the certificates that the issuer's may be signed by. Absent: the authorities that
+    /// Mozilla trusts, as they were when the node was built.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub ca_config_map: Option<String>,

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
-use keyfleet_threshold::round::{Blob, Phase, Transcript, Verdict};
+use keyfleet_threshold::round::{Blob, Phase, Verdict};
 
 use crate::fleet::{Event, Fleet};
 
@@ -127,15 +127,12 @@ impl Fleet {
         let Some((digest, message)) = self.nodes[&from].published.get(&key).cloned() else { return };
         self.in_flight.remove(&(to, digest));
         let node = self.nodes.get_mut(&to).expect("deliveries go to nodes that exist");
-        let Some(process) = &node.process else { return };
-        // Unless its plan is known the message comes too early; the peer's stream will bring it again.
-        if process.state().attempts.values().any(|attempt| attempt.plan.digest() == message.plan) {
-            let lacks_source = process.transcript(key.0).is_some_and(Transcript::lacks_source);
-            if !lacks_source {
-                node.seen.insert(digest);
-            }
-            let blob = Blob::Message((*message).clone());
-            self.with(to, |process, rng| process.learn(&blob, rng).unwrap_or_default());
+        if node.process.is_none() {
+            return;
         }
+        // Once, also where it comes before its plan: a stream goes on and brings nothing again.
+        node.seen.insert(digest);
+        let blob = Blob::Message((*message).clone());
+        self.with(to, |process, rng| process.learn(&blob, rng).unwrap_or_default());
     }
 }

@@ -197,11 +197,12 @@ async fn once(
     }
 }
 
-/// What a row gives the participant. Signatures of messages are the participant's to check; a prekey set is the peer's own.
+/// What a row gives the participant: the peer's own words. Signatures of messages are the participant's to check.
 fn said(row: &v1::OutboxRow, peer: NodeIndex, pin: &IdentityPublicKey) -> Option<Blob> {
     messages::read_row(row).filter(|blob| match blob {
         Blob::Prekeys(set) => set.verify(pin).is_some_and(|set| set.node == peer),
-        _ => true,
+        Blob::Message(message) => message.sender == peer,
+        Blob::Vector(_) => false,
     })
 }
 

@@ -150,10 +150,14 @@ fn close_dealing(view: &RoundView<'_>) -> Option<Decision> {
         .collect();
     let expected: BTreeSet<_> = plan.expected.iter().copied().collect();
     let witnesses: BTreeSet<_> = expected.iter().copied().filter(|index| plan.receiver(*index).is_some()).collect();
+    // What a dealer has of its own bundle nobody waits for: one that lies may have another.
+    let everywhere = |dealt: &(NodeIndex, Digest)| {
+        witnesses.iter().all(|witness| *witness == dealt.0 || copies[dealt].contains(witness))
+    };
     let complete = expected
         .iter()
         .filter(|dealer| plan.slot_of(**dealer).is_some() && !equivocal.contains(dealer))
-        .all(|dealer| reached.iter().any(|dealt| dealt.0 == *dealer && copies[dealt].is_superset(&witnesses)));
+        .all(|dealer| reached.iter().any(|dealt| dealt.0 == *dealer && everywhere(dealt)));
     let needed = plan.dealers_needed();
     if reached.len() < needed {
         let reason = FailReason::TooFewDealers { dealt: reached.len(), needed };

@@ -10,7 +10,8 @@ use crate::identifiers::{Digest, EpochNumber};
 use crate::polynomial::VerificationVector;
 
 impl Participant {
-    /// Something that a peer, or one's own file, holds.
+    /// Something that a peer, or one's own file, holds. A message that comes before its plan, or before the vector that its
+    /// round reshares, is heard once that is here: whoever feeds it lets no peer speak in another's name.
     ///
     /// # Errors
     /// When it is not taken up; see [`MessageFault`] for who is at fault.
@@ -18,9 +19,15 @@ impl Participant {
         let mut out = Outputs::default();
         match blob {
             Blob::Message(message) => {
-                let number = by_plan(&self.state.attempts, &message.plan).ok_or(MessageFault::OtherPlan)?;
+                let Some(number) = by_plan(&self.state.attempts, &message.plan) else {
+                    self.early.keep(message);
+                    return Ok(out);
+                };
                 let transcript = self.transcripts.get_mut(&number).ok_or(MessageFault::OtherPlan)?;
                 let heard = transcript.hear(message);
+                if heard == Err(MessageFault::SourceUnknown) {
+                    self.early.keep(message);
+                }
                 let kept = matches!(message.body.kind(), 1 | 3);
                 if kept && (heard.is_ok() || matches!(heard, Err(MessageFault::Contradicts(_)))) {
                     out.keep.push(blob.clone());
@@ -48,11 +55,23 @@ impl Participant {
                             out.commit = true;
                         }
                         self.advance(number, rng, &mut out);
+                        self.hear_early(number, rng, &mut out);
                     }
                 }
             }
         }
         Ok(out)
+    }
+
+    /// Hears what was said in a round before it could be judged.
+    pub(super) fn hear_early(&mut self, number: EpochNumber, rng: &mut impl CryptoRng, out: &mut Outputs) {
+        let Some(plan) = self.transcripts.get(&number).map(|transcript| *transcript.plan_digest()) else { return };
+        for message in self.early.take(&plan) {
+            // Somebody's fault is in the transcript.
+            if let Ok(outputs) = self.learn(&Blob::Message(message), rng) {
+                out.extend(outputs);
+            }
+        }
     }
 
     fn waiting_for(&self, waits: impl Fn(&Transcript) -> bool) -> Vec<EpochNumber> {

@@ -23,6 +23,7 @@
 
 pub mod audit;
 pub mod dealing;
+mod early;
 pub mod judgement;
 mod learning;
 mod message;

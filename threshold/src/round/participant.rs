@@ -24,6 +24,7 @@ use crate::plan::{Origin, Plan, ValidPlan, frozen};
 use crate::prekey::{PrekeySecret, SignedPrekeySet};
 
 use super::dealing::DealerSeed;
+use super::early::Early;
 use super::outputs::{Contradiction, Outputs, Refusal, RestoreFault, RetireFault};
 use super::record::{Phase, RoundRecord};
 use super::state::{Attempt, PersistentState, SecretName, Verdict};
@@ -45,6 +46,7 @@ pub struct Participant {
     pub(super) secrets: Secrets,
     pub(super) transcripts: BTreeMap<EpochNumber, Transcript>,
     pub(super) records: BTreeMap<EpochNumber, RoundRecord>,
+    pub(super) early: Early,
 }
 
 /// The secrets of a participant, each wiped when dropped.
@@ -73,6 +75,7 @@ impl Participant {
             secrets: Secrets::default(),
             transcripts: BTreeMap::new(),
             records: BTreeMap::new(),
+            early: Early::default(),
         };
         let mut out = Outputs::default();
         participant.top_up(NODES_UNKNOWN, rng, &mut out);
@@ -124,7 +127,8 @@ impl Participant {
         for (number, attempt) in &mut state.attempts {
             attempt.holds_share &= secrets.shares.contains_key(number);
         }
-        let mut participant = Self { identity, state, secrets, transcripts: BTreeMap::new(), records: BTreeMap::new() };
+        let (transcripts, records, early) = (BTreeMap::new(), BTreeMap::new(), Early::default());
+        let mut participant = Self { identity, state, secrets, transcripts, records, early };
         for number in participant.state.attempts.keys().copied().collect::<Vec<_>>() {
             participant.open_transcript(number);
         }
@@ -206,6 +210,7 @@ impl Participant {
         self.open_transcript(number);
         self.top_up(nodes, rng, &mut out);
         self.advance(number, rng, &mut out);
+        self.hear_early(number, rng, &mut out);
         Ok(out)
     }
 

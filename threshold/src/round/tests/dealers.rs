@@ -223,3 +223,32 @@ fn a_last_resort_key_is_never_revealed_however_badly_a_dealer_cheats() {
     );
     assert!(!cheated.has_said(3), "and reveals nothing");
 }
+
+/// It shows others another bundle than its own machine made, and has that one alone: nobody waits for it.
+#[test]
+fn a_dealer_that_has_another_bundle_than_it_shows_keeps_nobody_waiting() {
+    let (plan, _, offers) = genesis_with_prekeys();
+    let mut transcript = transcript(&plan, &offers);
+    let deal = |dealer: u32, seed: u8, transcript: &Transcript| {
+        let seed = DealerSeed::restore(&[seed; 32]);
+        say(&plan, dealer, Body::Dealing(Dealing::deal(&plan, index(dealer), None, transcript.prekeys(), &seed)))
+    };
+    let own = deal(5, 99, &transcript);
+    let shown: Vec<_> = [2, 3, 4, 5].map(|dealer| deal(dealer, u8::try_from(dealer).unwrap(), &transcript)).into();
+    for message in &shown {
+        transcript.hear(message).unwrap();
+    }
+    for receiver in plan.receivers.iter().map(|receiver| receiver.index) {
+        for message in &shown {
+            let liar = receiver == index(5) && message.sender == index(5);
+            let bundle = if liar { own.digest() } else { message.digest() };
+            let have = Body::Have { dealer: message.sender, bundle };
+            transcript.hear(&say(&plan, receiver.value(), have)).unwrap();
+        }
+    }
+    let record = RoundRecord::opened();
+    let view = RoundView { transcript: &transcript, record: &record, opened: Block(0), now: Block(0), overdue: false };
+    let Some(Decision::FreezeDealers(dealers)) = decide(&view) else { panic!("the phase waits for its deadline") };
+    let frozen: Vec<_> = dealers.iter().map(|(_, digest)| digest).collect();
+    assert_eq!(frozen, shown.iter().map(SignedMessage::digest).collect::<Vec<_>>(), "not what the others have");
+}

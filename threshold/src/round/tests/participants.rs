@@ -164,3 +164,34 @@ fn a_node_restored_from_a_replica_does_not_deal_or_certify_in_older_plans() {
     assert!(![1, 4, 5].iter().any(|kind| kinds.contains(kind)), "it neither deals, prepares nor certifies: {kinds:?}");
     assert!(table.nodes[&index(4)].share(EpochNumber(2)).is_some(), "and holds its share all the same");
 }
+
+/// A plan reaches one node later than the others have begun: nothing is said twice on a stream, so nothing may be lost.
+///
+/// seed: 001-39
+#[test]
+fn what_a_node_hears_before_the_plan_counts_as_soon_as_the_plan_is_there() {
+    let mut table = Table::new();
+    table.genesis();
+    let plan = table.reshare_plan(2, 1);
+    let late = index(4);
+    let mut node = table.nodes.remove(&late).unwrap();
+    let offers: Vec<_> = node.state.offers.values().cloned().collect();
+    let mut rng = ChaCha20Rng::seed_from_u64(2);
+    table.accept(&plan);
+    for set in offers {
+        table.tell(&Blob::Prekeys(set));
+    }
+    table.settle();
+    let attempt = |participant: &Participant| participant.state.attempts[&EpochNumber(2)].outbox.clone();
+    let said: Vec<_> = table.nodes.values().flat_map(attempt).collect();
+    assert_eq!(said.iter().filter(|message| message.body.kind() == 1).count(), 3, "the other three have dealt");
+    for message in &said {
+        assert!(node.learn(&Blob::Message(message.clone()), &mut rng).unwrap().say.is_empty(), "it knows no plan yet");
+    }
+    let outputs = node.accept((*plan).clone(), &mut rng).unwrap();
+    let has = outputs.say.iter().filter_map(|message| match message.body {
+        Body::Have { dealer, .. } => Some(dealer),
+        _ => None,
+    });
+    assert_eq!(has.collect::<Vec<_>>(), [1, 2, 3].map(index), "what came before the plan is lost");
+}

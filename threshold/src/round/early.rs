@@ -1,0 +1,48 @@
+//! What peers said before it could be judged: a plan reaches one node sooner than another, and a dealer that is quick is heard
+//! before its round is known.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::message::SignedMessage;
+use crate::identifiers::{Digest, NodeIndex};
+
+/// Bytes that are kept of one sender: all that it may say in a round of a hundred nodes, twice.
+const SENDER_BYTES_MAX: usize = 64 * 1024;
+
+/// Messages that came before what they need: their plan, or the vector that it reshares. Of each sender the newest are kept.
+#[derive(Default)]
+pub(super) struct Early(BTreeMap<NodeIndex, Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    messages: VecDeque<SignedMessage>,
+    bytes: usize,
+}
+
+impl Early {
+    pub(super) fn keep(&mut self, message: &SignedMessage) {
+        let waiting = self.0.entry(message.sender).or_default();
+        if waiting.messages.iter().any(|known| known.digest() == message.digest()) {
+            return;
+        }
+        waiting.bytes += message.encode().len();
+        waiting.messages.push_back(message.clone());
+        while waiting.bytes > SENDER_BYTES_MAX {
+            let Some(oldest) = waiting.messages.pop_front() else { return };
+            waiting.bytes -= oldest.encode().len();
+        }
+    }
+
+    /// Hands over what waits for the round of this plan, each sender's words in their order.
+    pub(super) fn take(&mut self, plan: &Digest) -> Vec<SignedMessage> {
+        let mut taken = Vec::new();
+        for waiting in self.0.values_mut() {
+            let all = std::mem::take(&mut waiting.messages).into_iter();
+            let (of_plan, rest): (VecDeque<_>, VecDeque<_>) = all.partition(|message| message.plan == *plan);
+            waiting.bytes = rest.iter().map(|message| message.encode().len()).sum();
+            waiting.messages = rest;
+            taken.extend(of_plan);
+        }
+        taken
+    }
+}
