@@ -122,6 +122,9 @@ impl Node {
         let routes = Health::beside::<RoundServer<RoundApi>>(routes, health::round_serves, of, to);
         servers.spawn(serve("peers", options.peers, acceptor, routes, stop.subscribe()));
         if let Some((listener, service)) = options.kms {
+            if let Some(writer) = service.take_writer() {
+                servers.spawn(async move { writer.await.unwrap_or_default() });
+            }
             let routes = Routes::new(KmsServer::new(KmsApi(service)));
             let (of, to) = (published.clone(), served.clone());
             let routes = Health::beside::<KmsServer<KmsApi>>(routes, health::kms_serves, of, to);

@@ -1,6 +1,7 @@
 //! Writes requests down before they are answered: one transaction for all that wait.
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use crate::store::journal::Record;
 use crate::store::{Store, StoreFault};
@@ -15,11 +16,11 @@ const BATCH: usize = 256;
 pub struct Ledger(mpsc::Sender<(Record, oneshot::Sender<bool>)>);
 
 impl Ledger {
-    /// Starts the task that writes; it ends with the last clone.
+    /// Starts the task that writes; it ends with the last clone, and then lets go of the store.
     #[must_use]
-    pub fn start(store: Store) -> Self {
+    pub fn start(store: Store) -> (Self, JoinHandle<()>) {
         let (sender, mut mailbox) = mpsc::channel(MAILBOX);
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let mut waiting = Vec::new();
             while mailbox.recv_many(&mut waiting, BATCH).await > 0 {
                 let (records, replies): (Vec<Record>, Vec<oneshot::Sender<bool>>) = waiting.drain(..).unzip();
@@ -32,7 +33,7 @@ impl Ledger {
                 }
             }
         });
-        Self(sender)
+        (Self(sender), task)
     }
 
     /// Writes one request down; durable when this returns.

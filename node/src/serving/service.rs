@@ -1,6 +1,6 @@
 //! One request, from token to answer.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use keyfleet_crds::cluster::Access;
 use keyfleet_crds::cluster::access::Request;
@@ -11,6 +11,7 @@ use keyfleet_threshold::serving::derivation::EncryptedKey;
 use keyfleet_threshold::serving::ibe::Identity;
 use keyfleet_threshold::serving::signature;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use super::ledger::Ledger;
 use super::token::{Caller, TokenFault, Tokens};
@@ -114,6 +115,8 @@ pub struct Service {
     tokens: Arc<Tokens>,
     store: Store,
     ledger: Ledger,
+    /// The ledger's task, until somebody waits for its end.
+    writes: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Service {
@@ -126,8 +129,13 @@ impl Service {
         tokens: Arc<Tokens>,
         store: Store,
     ) -> Self {
-        let ledger = Ledger::start(store.clone());
-        Self { owner, access, served, tokens, store, ledger }
+        let (ledger, task) = Ledger::start(store.clone());
+        Self { owner, access, served, tokens, store, ledger, writes: Mutex::new(Some(task)) }
+    }
+
+    /// The task that writes requests down, once: it ends after the last of its service, and holds the state file until then.
+    pub fn take_writer(&self) -> Option<JoinHandle<()>> {
+        self.writes.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Whose service it is.
