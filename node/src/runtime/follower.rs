@@ -236,3 +236,27 @@ async fn fetch(me: &Me, channel: &Channel, wanted: &[Digest], facts: &mpsc::Send
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use keyfleet_threshold::identity::IdentityKey;
+    use keyfleet_threshold::round::{Body, SignedMessage};
+
+    use super::*;
+
+    #[test]
+    fn a_peer_is_heard_in_its_own_name_alone() {
+        let (peer, other) = (NodeIndex::new(2).unwrap(), NodeIndex::new(3).unwrap());
+        let key = IdentityKey::from_seed(&[2; 32]);
+        let row = |sender| {
+            let message = SignedMessage::sign(Digest([1; 32]), sender, Body::Erased, &key);
+            let said = v1::outbox_row::Said::Message(messages::message(&message));
+            v1::OutboxRow { position: 1, number: 1, said: Some(said) }
+        };
+        assert!(said(&row(peer), peer, &key.public()).is_some(), "its own words are dropped");
+        assert!(
+            said(&row(other), peer, &key.public()).is_none(),
+            "it speaks for another, and would fill what is kept of it"
+        );
+    }
+}

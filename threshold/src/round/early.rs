@@ -46,3 +46,36 @@ impl Early {
         taken
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::IdentityKey;
+    use crate::round::Body;
+
+    fn have(sender: u32, bundle: u16) -> SignedMessage {
+        let [high, low] = bundle.to_be_bytes();
+        let mut digest = [low; 32];
+        digest[0] = high;
+        let sender = NodeIndex::new(sender).unwrap();
+        let body = Body::Have { dealer: sender, bundle: Digest(digest) };
+        SignedMessage::sign(Digest([9; 32]), sender, body, &IdentityKey::from_seed(&[7; 32]))
+    }
+
+    #[test]
+    fn who_says_too_much_loses_its_own_oldest_words_and_nobody_elses() {
+        let mut early = Early::default();
+        early.keep(&have(1, 0));
+        for bundle in 0..1_000 {
+            early.keep(&have(2, bundle));
+            early.keep(&have(2, bundle));
+        }
+        let kept = early.take(&Digest([9; 32]));
+        let (first, second): (Vec<_>, Vec<_>) = kept.iter().partition(|message| message.sender.value() == 1);
+        assert_eq!(first, [&have(1, 0)], "another's words went");
+        let bytes: usize = second.iter().map(|message| message.encode().len()).sum();
+        assert!(bytes <= SENDER_BYTES_MAX, "{bytes} bytes of one sender are kept");
+        assert!(second.len() > 200 && second.last() == Some(&&have(2, 999)), "the newest are not what is kept");
+        assert!(early.take(&Digest([9; 32])).is_empty(), "what was handed over is kept");
+    }
+}
