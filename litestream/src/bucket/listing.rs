@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
+use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
+
 use super::{Bucket, BucketError};
 
 /// One entry of a listing.
@@ -32,20 +34,7 @@ impl Bucket {
         let mut entries = Vec::new();
         let mut token: Option<String> = None;
         loop {
-            let page = self
-                .patiently(|| async {
-                    self.traffic.lists.fetch_add(1, Ordering::Relaxed);
-                    self.client
-                        .list_objects_v2()
-                        .bucket(&self.location.bucket)
-                        .prefix(self.full(folder))
-                        .set_start_after(start_after.map(|key| self.full(key)))
-                        .set_continuation_token(token.clone())
-                        .send()
-                        .await
-                        .map_err(|error| self.classify("LIST", folder, &error))
-                })
-                .await?;
+            let page = self.page(folder, start_after, None, token).await?;
             for object in page.contents() {
                 let Some(key) = object.key().and_then(|key| self.relative(key)) else { continue };
                 entries.push(Entry {
@@ -57,9 +46,9 @@ impl Bucket {
                     is_latest: true,
                 });
             }
-            match page.next_continuation_token() {
-                Some(next) if page.is_truncated() == Some(true) => token = Some(next.to_owned()),
-                _ => return Ok(entries),
+            token = next_token(&page);
+            if token.is_none() {
+                return Ok(entries);
             }
         }
     }
@@ -72,27 +61,37 @@ impl Bucket {
         let mut folders = Vec::new();
         let mut token: Option<String> = None;
         loop {
-            let page = self
-                .patiently(|| async {
-                    self.traffic.lists.fetch_add(1, Ordering::Relaxed);
-                    self.client
-                        .list_objects_v2()
-                        .bucket(&self.location.bucket)
-                        .prefix(self.full(""))
-                        .delimiter("/")
-                        .set_continuation_token(token.clone())
-                        .send()
-                        .await
-                        .map_err(|error| self.classify("LIST", "", &error))
-                })
-                .await?;
+            let page = self.page("", None, Some("/"), token).await?;
             let names = page.common_prefixes().iter().filter_map(|folder| self.relative(folder.prefix()?));
             folders.extend(names.map(|name| name.trim_end_matches('/').to_owned()));
-            match page.next_continuation_token() {
-                Some(next) if page.is_truncated() == Some(true) => token = Some(next.to_owned()),
-                _ => return Ok(folders),
+            token = next_token(&page);
+            if token.is_none() {
+                return Ok(folders);
             }
         }
+    }
+
+    async fn page(
+        &self,
+        folder: &str,
+        start_after: Option<&str>,
+        delimiter: Option<&str>,
+        token: Option<String>,
+    ) -> Result<ListObjectsV2Output, BucketError> {
+        self.patiently(|| async {
+            self.traffic.lists.fetch_add(1, Ordering::Relaxed);
+            self.client
+                .list_objects_v2()
+                .bucket(&self.location.bucket)
+                .prefix(self.full(folder))
+                .set_start_after(start_after.map(|key| self.full(key)))
+                .set_delimiter(delimiter.map(str::to_owned))
+                .set_continuation_token(token.clone())
+                .send()
+                .await
+                .map_err(|error| self.classify("LIST", folder, &error))
+        })
+        .await
     }
 
     /// LIST of every version and delete marker under `folder`. On a bucket without versions, of every object.
@@ -146,6 +145,11 @@ impl Bucket {
             version_marker = page.next_version_id_marker().map(str::to_owned);
         }
     }
+}
+
+/// Where the next page begins; `None` after the last.
+fn next_token(page: &ListObjectsV2Output) -> Option<String> {
+    page.next_continuation_token().filter(|_| page.is_truncated() == Some(true)).map(str::to_owned)
 }
 
 fn stored_ms(time: Option<&aws_sdk_s3::primitives::DateTime>) -> u64 {
