@@ -7,14 +7,14 @@ use keyfleet_crds::{KeyEpochSpec, KeyEpochStatus};
 use keyfleet_threshold::curve::{G1, G2};
 use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeySetNumber, Threshold};
 use keyfleet_threshold::identity::IdentityPublicKey;
-use keyfleet_threshold::plan::{self, FrozenDigests, Member, Origin, Plan, PlanFault, PlanVersion, ValidPlan};
+use keyfleet_threshold::plan::{self, FrozenDigests, Member, Origin, Plan, PlanError, PlanVersion, ValidPlan};
 use keyfleet_threshold::purpose::Certificate;
 use keyfleet_threshold::round::{self, RoundRecord};
 
 /// An object that is not a plan or record which this release understands.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ConvertFault {
+pub enum ConvertError {
     /// Another release wrote it.
     #[error("planVersion {0} is not known to this release: upgrade the operator")]
     PlanVersion(u16),
@@ -26,16 +26,16 @@ pub enum ConvertFault {
     Order(&'static str),
     /// The plan's shape is wrong.
     #[error(transparent)]
-    Plan(#[from] PlanFault),
+    Plan(#[from] PlanError),
 }
 
 /// The plan of a `KeyEpoch`.
 ///
 /// # Errors
 /// When it is of another version, or nodes would refuse it.
-pub fn plan_of(spec: &KeyEpochSpec) -> Result<ValidPlan, ConvertFault> {
+pub fn plan_of(spec: &KeyEpochSpec) -> Result<ValidPlan, ConvertError> {
     if spec.plan_version != PlanVersion::V1.number() {
-        return Err(ConvertFault::PlanVersion(spec.plan_version));
+        return Err(ConvertError::PlanVersion(spec.plan_version));
     }
     let origin = match (&spec.source, spec.old_threshold, spec.expected_public_key) {
         (None, None, None) => Origin::Genesis,
@@ -48,7 +48,7 @@ pub fn plan_of(spec: &KeyEpochSpec) -> Result<ValidPlan, ConvertFault> {
             },
             public_key: point(&key)?,
         },
-        _ => return Err(ConvertFault::Field("source, oldThreshold or expectedPublicKey")),
+        _ => return Err(ConvertError::Field("source, oldThreshold or expectedPublicKey")),
     };
     let plan = Plan {
         version: PlanVersion::V1,
@@ -64,7 +64,7 @@ pub fn plan_of(spec: &KeyEpochSpec) -> Result<ValidPlan, ConvertFault> {
             .map(|dealer| {
                 Ok(Member { index: index(dealer.index)?, identity: IdentityPublicKey(dealer.identity_key.0) })
             })
-            .collect::<Result<_, ConvertFault>>()?,
+            .collect::<Result<_, ConvertError>>()?,
         receivers: spec
             .receivers
             .iter()
@@ -76,7 +76,7 @@ pub fn plan_of(spec: &KeyEpochSpec) -> Result<ValidPlan, ConvertFault> {
                     prekey_digest: Digest(receiver.prekey_digest.0),
                 })
             })
-            .collect::<Result<_, ConvertFault>>()?,
+            .collect::<Result<_, ConvertError>>()?,
         expected: spec.expected.iter().map(|expected| index(*expected)).collect::<Result<_, _>>()?,
         deadlines: deadlines(&spec.deadlines),
         roster: spec.roster_digest.map(|roster| Digest(roster.0)),
@@ -105,14 +105,14 @@ pub fn spec_of(plan: &ValidPlan) -> KeyEpochSpec {
         dealers: plan
             .dealers
             .iter()
-            .map(|dealer| Dealer { index: dealer.index.value(), identity_key: values::IdentityKey(dealer.identity.0) })
+            .map(|dealer| Dealer { index: dealer.index.value(), identity_key: values::PinnedKey(dealer.identity.0) })
             .collect(),
         receivers: plan
             .receivers
             .iter()
             .map(|receiver| Receiver {
                 index: receiver.index.value(),
-                identity_key: values::IdentityKey(receiver.identity.0),
+                identity_key: values::PinnedKey(receiver.identity.0),
                 prekey_set: receiver.prekey_set.0,
                 prekey_digest: digest(&receiver.prekey_digest),
             })
@@ -133,7 +133,7 @@ pub fn spec_of(plan: &ValidPlan) -> KeyEpochSpec {
 ///
 /// # Errors
 /// When a field cannot be what it says.
-pub fn record_of(plan: &ValidPlan, status: Option<&KeyEpochStatus>) -> Result<RoundRecord, ConvertFault> {
+pub fn record_of(plan: &ValidPlan, status: Option<&KeyEpochStatus>) -> Result<RoundRecord, ConvertError> {
     let Some(status) = status else { return Ok(RoundRecord::opened()) };
     let dealers = status
         .dealers
@@ -156,9 +156,9 @@ pub fn record_of(plan: &ValidPlan, status: Option<&KeyEpochStatus>) -> Result<Ro
 ///
 /// # Errors
 /// When the signature is not a point of G1.
-pub fn certificate_of(plan: &ValidPlan, status: &KeyEpochStatus) -> Result<Option<Certificate>, ConvertFault> {
+pub fn certificate_of(plan: &ValidPlan, status: &KeyEpochStatus) -> Result<Option<Certificate>, ConvertError> {
     let (Some(certificate), Some(vector)) = (&status.certificate, status.vector_digest) else { return Ok(None) };
-    let signature = G1::decode(&certificate.signature.0).map_err(|_| ConvertFault::Field("status.certificate"))?;
+    let signature = G1::decode(&certificate.signature.0).map_err(|_| ConvertError::Field("status.certificate"))?;
     Ok(Some(Certificate {
         cluster: plan.cluster,
         number: plan.number,
@@ -172,15 +172,15 @@ pub fn certificate_of(plan: &ValidPlan, status: &KeyEpochStatus) -> Result<Optio
 ///
 /// # Errors
 /// When it is zero.
-pub fn index(index: u32) -> Result<NodeIndex, ConvertFault> {
-    NodeIndex::new(index).ok_or(ConvertFault::Field("an index"))
+pub fn index(index: u32) -> Result<NodeIndex, ConvertError> {
+    NodeIndex::new(index).ok_or(ConvertError::Field("an index"))
 }
 
 /// A threshold.
 ///
 /// # Errors
 /// When it does not fit.
-pub fn threshold(value: u32, field: &'static str) -> Result<Threshold, ConvertFault> {
+pub fn threshold(value: u32, field: &'static str) -> Result<Threshold, ConvertError> {
     small(value, field).map(Threshold)
 }
 
@@ -188,8 +188,8 @@ pub fn threshold(value: u32, field: &'static str) -> Result<Threshold, ConvertFa
 ///
 /// # Errors
 /// When it is none of G2.
-pub fn point(key: &values::PublicKey) -> Result<G2, ConvertFault> {
-    G2::decode(&key.0).map_err(|_| ConvertFault::Field("a public key"))
+pub fn point(key: &values::PublicKey) -> Result<G2, ConvertError> {
+    G2::decode(&key.0).map_err(|_| ConvertError::Field("a public key"))
 }
 
 /// Deadlines of a plan.
@@ -207,8 +207,8 @@ pub fn deadlines(of: &Deadlines) -> plan::Deadlines {
 ///
 /// # Errors
 /// When it does not fit.
-pub fn small(value: u32, field: &'static str) -> Result<u16, ConvertFault> {
-    u16::try_from(value).map_err(|_| ConvertFault::Field(field))
+pub fn small(value: u32, field: &'static str) -> Result<u16, ConvertError> {
+    u16::try_from(value).map_err(|_| ConvertError::Field(field))
 }
 
 /// A digest, for a kind.
@@ -238,9 +238,9 @@ pub fn frozen_responses(list: &FrozenDigests) -> Vec<FrozenResponse> {
 fn digests(
     list: impl Iterator<Item = (u32, values::Digest)>,
     field: &'static str,
-) -> Result<FrozenDigests, ConvertFault> {
-    let list = list.map(|(i, of)| Ok((index(i)?, Digest(of.0)))).collect::<Result<_, ConvertFault>>()?;
-    FrozenDigests::new(list).map_err(|_| ConvertFault::Order(field))
+) -> Result<FrozenDigests, ConvertError> {
+    let list = list.map(|(i, of)| Ok((index(i)?, Digest(of.0)))).collect::<Result<_, ConvertError>>()?;
+    FrozenDigests::new(list).map_err(|_| ConvertError::Order(field))
 }
 
 fn phase(of: Phase) -> round::Phase {
@@ -274,7 +274,7 @@ mod tests {
             let spec: KeyEpochSpec = serde_json::from_str(&json).unwrap();
             assert_eq!(plan_of(&spec).unwrap().digest(), plan.digest(), "{name}: the plan changed on its way");
             let newer = KeyEpochSpec { plan_version: 2, ..spec };
-            assert_eq!(plan_of(&newer).unwrap_err(), ConvertFault::PlanVersion(2));
+            assert_eq!(plan_of(&newer).unwrap_err(), ConvertError::PlanVersion(2));
         }
     }
 }

@@ -2,11 +2,11 @@
 //! cluster id, index as u32 big-endian) under the identity key, whose private half is gone when anybody reads it.
 
 use keyfleet_threshold::identifiers::{ClusterId, Digest, NodeIndex};
-use keyfleet_threshold::identity::{IdentityKey, IdentityPublicKey, Signature};
+use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey, Signature};
 
 /// Signs the statement.
 #[must_use]
-pub fn sign(cluster: ClusterId, index: NodeIndex, identity: &IdentityKey) -> Signature {
+pub fn sign(cluster: ClusterId, index: NodeIndex, identity: &IdentitySecretKey) -> Signature {
     identity.sign(&digest(cluster, index))
 }
 
@@ -27,13 +27,16 @@ mod tests {
     /// seed: 002-27
     #[test]
     fn a_statement_is_of_one_node_in_one_cluster() {
-        let identity = IdentityKey::from_seed(&[7; 32]);
+        let identity = IdentitySecretKey::from_seed(&[7; 32]);
         let (cluster, index) = (ClusterId([1; 16]), NodeIndex::new(3).unwrap());
         let statement = sign(cluster, index, &identity);
         assert!(is_signed(cluster, index, &identity.public(), &statement));
         assert!(!is_signed(cluster, NodeIndex::new(4).unwrap(), &identity.public(), &statement), "another index");
         assert!(!is_signed(ClusterId([2; 16]), index, &identity.public(), &statement), "another cluster");
-        assert!(!is_signed(cluster, index, &IdentityKey::from_seed(&[8; 32]).public(), &statement), "another key");
+        assert!(
+            !is_signed(cluster, index, &IdentitySecretKey::from_seed(&[8; 32]).public(), &statement),
+            "another key"
+        );
         let offer = identity.offer(cluster, index);
         assert!(!is_signed(cluster, index, &identity.public(), &offer), "an offer is no last word");
     }

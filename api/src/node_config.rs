@@ -87,7 +87,7 @@ pub enum LogFormat {
 /// What is wrong with a file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum NodeConfigFault {
+pub enum NodeConfigError {
     /// Not the YAML that is wanted: the message names line and key, and what is allowed there.
     #[error("the configuration: {0}")]
     Yaml(#[from] serde_yaml::Error),
@@ -111,12 +111,12 @@ impl NodeConfig {
     ///
     /// # Errors
     /// What is wrong, and where.
-    pub fn parse(text: &str) -> Result<Self, NodeConfigFault> {
+    pub fn parse(text: &str) -> Result<Self, NodeConfigError> {
         let config: Self = serde_yaml::from_str(text)?;
         if config.format != FORMAT {
-            return Err(NodeConfigFault::Format(config.format));
+            return Err(NodeConfigError::Format(config.format));
         }
-        let fault = |at, what| Err(NodeConfigFault::Value { at, what });
+        let fault = |at, what| Err(NodeConfigError::Value { at, what });
         if config.index == 0 {
             return fault("index", "must be at least 1; a share at 0 would be the key itself");
         }

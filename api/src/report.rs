@@ -1,14 +1,14 @@
 //! A node's report, signed and checked: Ed25519 over SHA-256(`KEYFLEET-V1-REPORT`, a zero byte, the protobuf bytes).
 
 use keyfleet_threshold::identifiers::Digest;
-use keyfleet_threshold::identity::{IdentityKey, IdentityPublicKey, Signature};
+use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey, Signature};
 use prost::Message as _;
 
 use crate::v1;
 
 /// Signs a report.
 #[must_use]
-pub fn sign(report: &v1::Report, identity: &IdentityKey) -> v1::SignedReport {
+pub fn sign(report: &v1::Report, identity: &IdentitySecretKey) -> v1::SignedReport {
     let payload = report.encode_to_vec();
     let signature = identity.sign(&payload_digest(&payload)).0.to_vec();
     v1::SignedReport { payload, signature }

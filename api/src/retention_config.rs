@@ -5,7 +5,7 @@ use keyfleet_crds::cluster::storage::S3;
 use keyfleet_crds::values::ClusterId;
 use serde::{Deserialize, Serialize};
 
-use crate::node_config::{LogFormat, NodeConfigFault};
+use crate::node_config::{LogFormat, NodeConfigError};
 
 /// The format that this release writes and reads.
 pub const FORMAT: u32 = 1;
@@ -36,14 +36,14 @@ impl RetentionConfig {
     ///
     /// # Errors
     /// What is wrong, and where.
-    pub fn parse(text: &str) -> Result<Self, NodeConfigFault> {
+    pub fn parse(text: &str) -> Result<Self, NodeConfigError> {
         let config: Self = serde_yaml::from_str(text)?;
         if config.format != FORMAT {
-            return Err(NodeConfigFault::Format(config.format));
+            return Err(NodeConfigError::Format(config.format));
         }
         if config.grace_hours == 0 {
             let what = "must be at least 1: a writer that was idle trusts objects for minutes before it looks again";
-            return Err(NodeConfigFault::Value { at: "graceHours", what });
+            return Err(NodeConfigError::Value { at: "graceHours", what });
         }
         Ok(config)
     }

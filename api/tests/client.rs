@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use fleet::{CALLER, Fleet, Minted, node};
 use keyfleet_api::client::sealed::{Sealed, seal};
-use keyfleet_api::client::{AskError, Client, Direct, NodeFault, Patience, Shortfall, Trust};
+use keyfleet_api::client::{AskError, Client, Direct, NodeError, Patience, Shortfall, Trust};
 use keyfleet_api::tls::{Authorities, PlatformCertificate};
 use keyfleet_crds::cluster::Access;
 use keyfleet_threshold::identifiers::EpochNumber;
@@ -74,7 +74,7 @@ async fn one_node_down_is_not_noticed_and_two_down_are_named() {
     let short = shortfall(opened(&hasty, &bytes).await);
     assert_eq!((short.came, short.needed), (2, 3));
     assert_eq!(short.missing.keys().copied().collect::<Vec<_>>(), [node(2), node(4)], "{short}");
-    assert!(short.missing.values().all(|fault| matches!(fault, NodeFault::Unreachable(_))), "{short}");
+    assert!(short.missing.values().all(|fault| matches!(fault, NodeError::Unreachable(_))), "{short}");
     assert!(!short.is_refusal(), "nobody refused");
     let said = short.to_string();
     assert!(said.starts_with("2 of 3 needed answers came") && said.contains("\n  node 4: cannot be reached"), "{said}");
@@ -90,7 +90,7 @@ async fn a_node_that_lies_is_left_out_and_named() {
     fleet.stop(3).await;
     let short = shortfall(fleet.client(SHORT).sign("receipts", b"paid").await);
     assert_eq!((short.came, short.needed), (2, 3));
-    assert_eq!(short.missing[&node(1)], NodeFault::WrongPartial, "{short}");
+    assert_eq!(short.missing[&node(1)], NodeError::WrongPartial, "{short}");
     fleet.run(3).await;
     let mut named = false;
     for message in 0..200 {
@@ -123,12 +123,12 @@ async fn a_caller_without_the_right_token_or_rule_is_refused_by_every_node_and_t
     assert!(short.is_refusal(), "{short}");
     assert!(short.came <= 1, "only node 1 may take its token: {short}");
     let refused = &short.missing[&node(2)];
-    assert!(matches!(refused, NodeFault::Unauthenticated(why) if why.contains("audience")), "{short}");
+    assert!(matches!(refused, NodeError::Unauthenticated(why) if why.contains("audience")), "{short}");
 
     let stranger = fleet.client_of(Minted { subject: "system:serviceaccount:other:thief", always: None }, LONG);
     let short = shortfall(stranger.derive(IDENTITY).await);
     assert!(short.is_refusal() && short.came == 0, "{short}");
-    let denied = |fault: &NodeFault| matches!(fault, NodeFault::Denied(why) if why.contains("spec.access.rules"));
+    let denied = |fault: &NodeError| matches!(fault, NodeError::Denied(why) if why.contains("spec.access.rules"));
     assert!(short.missing.values().any(denied), "{short}");
     let short = shortfall(fleet.client(LONG).sign("payroll", b"paid").await);
     assert!(short.is_refusal(), "{short}");
@@ -146,7 +146,7 @@ async fn a_node_with_another_identity_than_the_pinned_one_is_not_asked() {
     let short = shortfall(fleet.client(SHORT).sign("receipts", b"paid").await);
     assert_eq!(short.came, 2, "{short}");
     let pinned =
-        |fault: &NodeFault| matches!(fault, NodeFault::Unreachable(why) if why.contains("not the pinned node"));
+        |fault: &NodeError| matches!(fault, NodeError::Unreachable(why) if why.contains("not the pinned node"));
     assert!(short.missing.values().all(pinned), "{short}");
 }
 
@@ -171,7 +171,7 @@ async fn a_client_may_know_nodes_by_the_platforms_authorities_in_the_place_of_pi
     let signed = trusting("kms.example.com").sign("receipts", b"paid").await.unwrap();
     assert_eq!(fleet.client(LONG).sign("receipts", b"paid").await.unwrap().value, signed.value, "by pin, as before");
     let short = shortfall(trusting("other.example.com").sign("receipts", b"paid").await);
-    assert!(short.missing.values().all(|fault| matches!(fault, NodeFault::Unreachable(_))), "{short}");
+    assert!(short.missing.values().all(|fault| matches!(fault, NodeError::Unreachable(_))), "{short}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

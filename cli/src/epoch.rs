@@ -104,7 +104,7 @@ async fn replayed(
     epoch: &KeyEpoch,
     public_key: PublicKey,
 ) -> Result<Check, Failure> {
-    let malformed = |error: convert::ConvertFault| Failure::new(Exit::NotVerified, error);
+    let malformed = |error: convert::ConvertError| Failure::new(Exit::NotVerified, error);
     let number = epoch.spec.number;
     if epoch.status.as_ref().and_then(|status| status.phase) == Some(Phase::Retired) {
         return Err(Failure::other(format!("epoch {number} is retired: nodes keep what they said until then")));
@@ -159,7 +159,7 @@ async fn fetch(cluster: &Cluster, name: &str, number: Option<u64>) -> Result<Key
 /// # Errors
 /// When the object is malformed, or the round has not become an epoch.
 pub fn check(epoch: &KeyEpoch, public_key: PublicKey) -> Result<Findings, Failure> {
-    let malformed = |error: convert::ConvertFault| Failure::new(Exit::NotVerified, error);
+    let malformed = |error: convert::ConvertError| Failure::new(Exit::NotVerified, error);
     let status = epoch.status.clone().unwrap_or_default();
     let plan = convert::plan_of(&epoch.spec).map_err(malformed)?;
     let certificate = convert::certificate_of(&plan, &status).map_err(malformed)?;
@@ -195,7 +195,7 @@ pub fn check(epoch: &KeyEpoch, public_key: PublicKey) -> Result<Findings, Failur
     Ok(Findings { number: epoch.spec.number, public_key, plan_digest: digest, verified, checks })
 }
 
-fn public_shares(holders: &[Holder]) -> Result<Vec<(NodeIndex, G2)>, convert::ConvertFault> {
+fn public_shares(holders: &[Holder]) -> Result<Vec<(NodeIndex, G2)>, convert::ConvertError> {
     let share = |holder: &Holder| Ok((convert::index(holder.index)?, convert::point(&holder.public_share)?));
     holders.iter().map(share).collect()
 }

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::process::ExitCode;
 
 use keyfleet_api::client::AskError;
-use keyfleet_api::client::sealed::SealedFault;
+use keyfleet_api::client::sealed::SealedError;
 
 /// Exit codes, as the help documents them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,15 +77,15 @@ impl From<AskError> for Failure {
     }
 }
 
-impl From<SealedFault> for Failure {
-    fn from(fault: SealedFault) -> Self {
+impl From<SealedError> for Failure {
+    fn from(fault: SealedError) -> Self {
         let exit = match &fault {
             // Whoever reads closed the pipe, and knows.
-            SealedFault::Write(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            SealedError::Write(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
                 return Self::new(Exit::Failed, "");
             }
-            SealedFault::Identity(_) => Exit::Usage,
-            SealedFault::NotSealed(_) | SealedFault::Stream(_) => Exit::NotVerified,
+            SealedError::Identity(_) => Exit::Usage,
+            SealedError::NotSealed(_) | SealedError::Stream(_) => Exit::NotVerified,
             _ => Exit::Failed,
         };
         Self::new(exit, fault)

@@ -61,8 +61,8 @@ pub fn volume(record: &ClientRecord) -> Volume {
 #[must_use]
 pub fn sample() -> String {
     use keyfleet_crds::record::ClientNode;
-    use keyfleet_crds::values::{ClusterId, IdentityKey, PublicKey};
-    let node = |index| ClientNode { index, identity_key: IdentityKey([0; 32]) };
+    use keyfleet_crds::values::{ClusterId, PinnedKey, PublicKey};
+    let node = |index| ClientNode { index, identity_key: PinnedKey([0; 32]) };
     let record = ClientRecord {
         cluster: "keys".into(),
         cluster_id: ClusterId(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef_u128.to_be_bytes()),

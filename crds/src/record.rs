@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::epoch::status::{Certificate, FrozenDealer, FrozenResponse, Holder};
 use crate::epoch::{KeyEpochSpec, RoundKind};
-use crate::values::{ClusterId, Digest, IdentityKey, PublicKey};
+use crate::values::{ClusterId, Digest, PinnedKey, PublicKey};
 
 /// The format version that this release writes; it reads no other.
 pub const FORMAT: u32 = 1;
@@ -55,7 +55,7 @@ pub struct RecordedNode {
     pub index: u32,
     /// Its pinned identity key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub identity_key: Option<IdentityKey>,
+    pub identity_key: Option<PinnedKey>,
     /// Its volume's handle.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_handle: Option<String>,
@@ -134,7 +134,7 @@ pub struct ClientNode {
     /// Its index.
     pub index: u32,
     /// The identity key that its certificate must show.
-    pub identity_key: IdentityKey,
+    pub identity_key: PinnedKey,
 }
 
 /// A record that cannot be used.

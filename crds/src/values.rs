@@ -109,7 +109,7 @@ hex_value!(
 );
 hex_value!(
     /// A node's Ed25519 identity key: 32 bytes.
-    IdentityKey, 32, "an identity key"
+    PinnedKey, 32, "an identity key"
 );
 hex_value!(
     /// An Ed25519 signature: 64 bytes.

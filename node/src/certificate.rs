@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use keyfleet_api::tls::{Platform, PlatformCertificate, PlatformFault};
+use keyfleet_api::tls::{Platform, PlatformCertificate, PlatformError};
 use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::node::report::ProblemAbout;
 use zeroize::Zeroizing;
@@ -72,8 +72,8 @@ impl Mounted {
             Err(fault) => {
                 self.read = None;
                 let next = match fault {
-                    PlatformFault::NotYet(_) => "wait, or put one that is valid now into the Secret",
-                    PlatformFault::Expired(_) => "renew it",
+                    PlatformError::NotYet(_) => "wait, or put one that is valid now into the Secret",
+                    PlatformError::Expired(_) => "renew it",
                     _ => "put a certificate with its key into the Secret that spec.tls.kmsCertificateSecret names",
                 };
                 self.trouble(&fault.to_string(), next);

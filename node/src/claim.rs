@@ -17,7 +17,7 @@ pub struct NameClaim {
 /// Why a name is not this cluster's.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ClaimFault {
+pub enum ClaimError {
     /// It is another's.
     #[error(
         "the bucket says in {object} that this name belongs to cluster {found}, not to {expected}: restore that cluster's \
@@ -47,7 +47,7 @@ impl NameClaim {
     ///
     /// # Errors
     /// When it names another, or the bucket does not take it.
-    pub async fn ensure(&self) -> Result<(), ClaimFault> {
+    pub async fn ensure(&self) -> Result<(), ClaimError> {
         let own = self.id.to_string();
         let made = self.bucket.create(&self.object, own.as_bytes()).await;
         if matches!(made, Ok(Created::Yes)) {
@@ -62,6 +62,6 @@ impl NameClaim {
         if found == own {
             return Ok(());
         }
-        Err(ClaimFault::Other { object: self.object.clone(), found, expected: self.id })
+        Err(ClaimError::Other { object: self.object.clone(), found, expected: self.id })
     }
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use keyfleet_adversary::Behaviour;
 use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
-use keyfleet_threshold::identity::IdentityKey;
+use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::round::{Outputs, Participant, SignedMessage};
 
 use crate::round::memory::{Barrier, Memory, Step};
@@ -44,7 +44,7 @@ const SAID: [(&str, u8); 7] =
 /// A variable says nothing that could be done.
 #[derive(Debug, thiserror::Error)]
 #[error("{variable}: `{item}` is not of the form {form}")]
-pub struct DangerFault {
+pub struct DangerError {
     variable: &'static str,
     item: String,
     form: &'static str,
@@ -81,7 +81,7 @@ impl Faults {
         environment: impl Fn(&str) -> Option<String>,
         index: NodeIndex,
         data: &Path,
-    ) -> Result<Self, DangerFault> {
+    ) -> Result<Self, DangerError> {
         let mut faults =
             Self { deaths: Vec::new(), behaviour: Behaviour::Honest, from: EpochNumber(1), file: data.join(DIED) };
         let items = |variable| {
@@ -90,7 +90,7 @@ impl Faults {
         };
         for item in items(DIE_AT) {
             let form = "<index>:<step>[@<said>], a step like Commit and what is said like Prepared";
-            let fault = || DangerFault { variable: DIE_AT, item: item.clone(), form };
+            let fault = || DangerError { variable: DIE_AT, item: item.clone(), form };
             let (whose, death) = item.split_once(':').ok_or_else(fault)?;
             let death = parse_death(death).ok_or_else(fault)?;
             if whose.parse().map_err(|_| fault()).map(NodeIndex::new)? == Some(index) {
@@ -99,7 +99,7 @@ impl Faults {
         }
         for item in items(DEALER) {
             let form = "<index>:bad-share, mute, equivocate or wrong-source";
-            let fault = || DangerFault { variable: DEALER, item: item.clone(), form };
+            let fault = || DangerError { variable: DEALER, item: item.clone(), form };
             let (whose, lie) = item.split_once(':').ok_or_else(fault)?;
             let behaviour = parse_behaviour(lie, index).ok_or_else(fault)?;
             if whose.parse().map_err(|_| fault()).map(NodeIndex::new)? == Some(index) {
@@ -107,7 +107,7 @@ impl Faults {
             }
         }
         for item in items(FROM) {
-            let fault = |_| DangerFault { variable: FROM, item: item.clone(), form: "an attempt's number" };
+            let fault = |_| DangerError { variable: FROM, item: item.clone(), form: "an attempt's number" };
             faults.from = item.parse().map(EpochNumber).map_err(fault)?;
         }
         Ok(faults)
@@ -196,7 +196,7 @@ fn parse_behaviour(text: &str, index: NodeIndex) -> Option<Behaviour> {
 pub struct Liar {
     behaviour: Behaviour,
     from: EpochNumber,
-    key: IdentityKey,
+    key: IdentitySecretKey,
     /// Lies by the digest of what is true: the same ones are told for as long as the process lives.
     told: BTreeMap<Digest, Vec<Arc<SignedMessage>>>,
 }
@@ -234,7 +234,7 @@ impl Liar {
 mod tests {
     use super::*;
 
-    fn read(index: u32, variables: &[(&str, &str)]) -> Result<Faults, DangerFault> {
+    fn read(index: u32, variables: &[(&str, &str)]) -> Result<Faults, DangerError> {
         let lookup =
             |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
         Faults::read(lookup, NodeIndex::new(index).unwrap(), Path::new("/nowhere"))

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use keyfleet_api::erasure;
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
-use keyfleet_threshold::identity::{IdentityKey, Signature};
+use keyfleet_threshold::identity::{IdentitySecretKey, Signature};
 
 use crate::apiserver::ApiServer;
 use crate::apiserver::seal::SealSecret;
@@ -49,7 +49,7 @@ impl Ending {
     ///
     /// # Errors
     /// When the volume does not take it; then nothing has begun.
-    pub(crate) fn begin(data: &Path, owner: (ClusterId, NodeIndex), identity: &IdentityKey) -> io::Result<Self> {
+    pub(crate) fn begin(data: &Path, owner: (ClusterId, NodeIndex), identity: &IdentitySecretKey) -> io::Result<Self> {
         let statement = erasure::sign(owner.0, owner.1, identity);
         durably(&data.join(STATEMENT), &statement.0)?;
         Ok(Self(statement))
@@ -89,7 +89,8 @@ mod tests {
     fn an_ending_that_was_begun_is_gone_on_with_and_leaves_the_statement_alone() {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path();
-        let (owner, identity) = ((ClusterId([7; 16]), NodeIndex::new(2).unwrap()), IdentityKey::from_seed(&[3; 32]));
+        let (owner, identity) =
+            ((ClusterId([7; 16]), NodeIndex::new(2).unwrap()), IdentitySecretKey::from_seed(&[3; 32]));
         assert!(Ending::begun(data).unwrap().is_none(), "nobody said so");
         std::fs::create_dir_all(data.join("seal")).unwrap();
         for file in ["seal/identity", "seal/.data-1", "state.redb", "bundles.redb", "restored"] {

@@ -30,10 +30,10 @@ use crate::homes::decision::HomeKind;
 use crate::homes::secret::SecretHome;
 use crate::homes::volume::VolumeHome;
 use crate::http::{self, Pages, Running};
-use crate::round::{StartFault, Started, start};
+use crate::round::{StartError, Started, start};
 use crate::runtime::{Addresses, Node, Options};
 use crate::serving::{Service, Tokens};
-use crate::startup::{AssembleFault, RESTORED, assemble};
+use crate::startup::{AssembleError, RESTORED, assemble};
 use crate::store::Backing;
 use crate::troubles::{watch_replication, watch_rounds};
 
@@ -68,26 +68,26 @@ pub struct Surroundings {
 /// Why a process ends without being told to.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ProcessFault {
+pub enum ProcessError {
     /// A listener, or a second home.
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// A second home.
     #[error(transparent)]
-    Home(#[from] crate::homes::HomeFault),
+    Home(#[from] crate::homes::HomeError),
     /// The node's own state or identity.
     #[error(transparent)]
-    Run(#[from] crate::runtime::RunFault),
+    Run(#[from] crate::runtime::RunError),
     /// The state file.
     #[error(transparent)]
-    Store(#[from] crate::store::StoreFault),
+    Store(#[from] crate::store::StoreError),
     /// A container's environment is made when it starts: only a new one has what came meanwhile.
     #[error("the environment lacks {0}: the container has to start again once it is there")]
     Environment(String),
     /// A test asks for a fault that there is not.
     #[cfg(feature = "danger-faults")]
     #[error(transparent)]
-    Danger(#[from] crate::danger::DangerFault),
+    Danger(#[from] crate::danger::DangerError),
     /// Neither the API server nor a folder in its place.
     #[error("there is no API server here, and secondHome is not set")]
     Nowhere,
@@ -98,7 +98,7 @@ impl Surroundings {
     ///
     /// # Errors
     /// When a port is taken.
-    pub async fn of_pod(config: &Config) -> Result<Self, ProcessFault> {
+    pub async fn of_pod(config: &Config) -> Result<Self, ProcessError> {
         let client = match Client::try_default().await {
             Ok(client) => Some(client),
             Err(error) if config.file.second_home.is_some() => {
@@ -134,7 +134,7 @@ pub async fn run(
     config: Config,
     surroundings: Surroundings,
     stop: impl Future<Output = ()>,
-) -> Result<(), ProcessFault> {
+) -> Result<(), ProcessError> {
     let (trouble, running) = (watch::Sender::new(None), watch::Sender::new(None));
     #[cfg(feature = "danger-faults")]
     let faults = crate::danger::Faults::read(|name| std::env::var(name).ok(), config.index, config.data())?;
@@ -188,7 +188,7 @@ pub async fn run(
         tries += 1;
         if let Some(lacked) = config.lacked(|name| std::env::var_os(name).is_some()).filter(|_| tries >= TRIES_WITHOUT)
         {
-            return Err(ProcessFault::Environment(lacked));
+            return Err(ProcessError::Environment(lacked));
         }
         tokio::select! {
             () = tokio::time::sleep(RETRY) => {}
@@ -316,7 +316,7 @@ async fn try_start(config: &Config, server: Option<&ApiServer>, problems: &Probl
             let text = fault.to_string();
             problems.set(about, reason, &text);
             // A fault of one thing says nothing of the others, but that the key was read before the bucket was asked.
-            if !matches!(fault, AssembleFault::Key(_)) {
+            if !matches!(fault, AssembleError::Key(_)) {
                 problems.clear(ProblemAbout::KeyEncryption);
             }
             return Err(format!("{}: {text}", reason.as_str()));
@@ -333,7 +333,7 @@ async fn try_start(config: &Config, server: Option<&ApiServer>, problems: &Probl
             Ok(started)
         }
         Err(fault) => {
-            let (about, reason) = StartFault::concerns(&fault);
+            let (about, reason) = StartError::concerns(&fault);
             problems.set(about, reason, &fault.to_string());
             Err(format!("{}: {fault}", reason.as_str()))
         }
@@ -341,10 +341,10 @@ async fn try_start(config: &Config, server: Option<&ApiServer>, problems: &Probl
 }
 
 /// The home beside the volume: the Secret, or the folder in its place.
-pub(crate) fn home(config: &Config, server: Option<&ApiServer>) -> Result<Arc<dyn Home>, ProcessFault> {
+pub(crate) fn home(config: &Config, server: Option<&ApiServer>) -> Result<Arc<dyn Home>, ProcessError> {
     match (&config.file.second_home, server) {
         (Some(folder), _) => Ok(Arc::new(VolumeHome::open_as(HomeKind::Secret, folder.clone())?)),
         (None, Some(server)) => Ok(Arc::new(SecretHome::new(SealSecret::new(server)))),
-        (None, None) => Err(ProcessFault::Nowhere),
+        (None, None) => Err(ProcessError::Nowhere),
     }
 }

@@ -12,29 +12,29 @@ use crate::apiserver::ApiServer;
 use crate::apiserver::status::{Problems, StatusWriter};
 use crate::config::Config;
 use crate::erasure::Ending;
-use crate::homes::HomeFault;
+use crate::homes::HomeError;
 use crate::homes::volume::VolumeHome;
-use crate::process::{ProcessFault, home};
-use crate::startup::{AssembleFault, RESTORED, STATE, bucket_reason, options};
+use crate::process::{ProcessError, home};
+use crate::startup::{AssembleError, RESTORED, STATE, bucket_reason, options};
 use keyfleet_litestream::bucket::{Bucket, Patience};
-use keyfleet_litestream::restore::{Options, RestoreError, restore};
+use keyfleet_litestream::restore::{self, Options};
 
 /// Why nothing was restored that should have been.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum RestoreFault {
+pub enum RestoreError {
     /// A home does not say whether there is a floor.
     #[error("whether a replica must exist is not known, so nothing is begun: {0}")]
-    Home(#[from] HomeFault),
+    Home(#[from] HomeError),
     /// No home to ask.
     #[error(transparent)]
-    Process(#[from] ProcessFault),
+    Process(#[from] ProcessError),
     /// The configuration does not name a replica.
     #[error(transparent)]
-    Assemble(#[from] AssembleFault),
+    Assemble(#[from] AssembleError),
     /// The replica.
     #[error("the volume is empty, and the state file was not restored: {0}")]
-    Restore(#[from] RestoreError),
+    Restore(#[from] restore::RestoreError),
     /// The volume.
     #[error("the volume: {0}")]
     Io(#[from] std::io::Error),
@@ -47,7 +47,7 @@ pub enum RestoreFault {
 ///
 /// # Errors
 /// When there should have been and it was not.
-pub async fn run(config: &Config) -> Result<(), RestoreFault> {
+pub async fn run(config: &Config) -> Result<(), RestoreError> {
     let client = if config.file.second_home.is_none() { Some(Client::try_default().await?) } else { None };
     run_with(config, client).await
 }
@@ -57,7 +57,7 @@ pub async fn run(config: &Config) -> Result<(), RestoreFault> {
 ///
 /// # Errors
 /// As [`run`].
-pub async fn run_with(config: &Config, client: Option<Client>) -> Result<(), RestoreFault> {
+pub async fn run_with(config: &Config, client: Option<Client>) -> Result<(), RestoreError> {
     if Ending::begun(config.data())?.is_some() {
         // What was destroyed does not come back.
         return Ok(());
@@ -82,17 +82,17 @@ pub async fn run_with(config: &Config, client: Option<Client>) -> Result<(), Res
     restored
 }
 
-impl RestoreFault {
+impl RestoreError {
     fn reason(&self) -> Reason {
         match self {
-            Self::Restore(RestoreError::Bucket(error)) => bucket_reason(error.kind),
+            Self::Restore(restore::RestoreError::Bucket(error)) => bucket_reason(error.kind),
             Self::Assemble(fault) => fault.concerns().1,
             _ => Reason::ReplicaUnavailable,
         }
     }
 }
 
-async fn try_restore(config: &Config, server: Option<&ApiServer>) -> Result<(), RestoreFault> {
+async fn try_restore(config: &Config, server: Option<&ApiServer>) -> Result<(), RestoreError> {
     let state = config.data().join(STATE);
     let Some(replication) = &config.file.replication else {
         tracing::info!("nothing is replicated, so nothing is restored");
@@ -122,12 +122,12 @@ async fn try_restore(config: &Config, server: Option<&ApiServer>) -> Result<(), 
     let mark = config.data().join(RESTORED);
     std::fs::write(&mark, [])?;
     std::fs::File::open(config.data())?.sync_all()?;
-    match restore(&bucket, &names.replica, &names.keys, &state, &how).await {
+    match restore::restore(&bucket, &names.replica, &names.keys, &state, &how).await {
         Ok(restored) => {
             tracing::info!(position = %restored.position, objects = restored.objects, "the state file was restored");
             Ok(())
         }
-        Err(RestoreError::NoReplica) if floor.is_none() => {
+        Err(restore::RestoreError::NoReplica) if floor.is_none() => {
             std::fs::remove_file(&mark)?;
             tracing::info!("there is no replica and none has ever been: a new node");
             Ok(())

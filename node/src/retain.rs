@@ -26,7 +26,7 @@ pub struct Retained {
 /// Why a run did not do all of its work.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum RetainFault {
+pub enum RetainError {
     /// Who may sign the bucket's certificate is not known.
     #[error(transparent)]
     Authorities(#[from] AuthoritiesMissing),
@@ -49,8 +49,8 @@ pub enum RetainFault {
 /// Sweeps every replica once. One that fails keeps no other from being swept.
 ///
 /// # Errors
-/// [`RetainFault`]. What was deleted until then is needed by no restore.
-pub async fn run(config: &RetentionConfig) -> Result<Retained, RetainFault> {
+/// [`RetainError`]. What was deleted until then is needed by no restore.
+pub async fn run(config: &RetentionConfig) -> Result<Retained, RetainError> {
     let folder = location(&config.s3, &config.cluster_id.to_string())?;
     run_at(&folder, config.grace_hours).await
 }
@@ -59,12 +59,12 @@ pub async fn run(config: &RetentionConfig) -> Result<Retained, RetainFault> {
 ///
 /// # Errors
 /// As [`run`].
-pub async fn run_at(folder: &Location, grace_hours: u32) -> Result<Retained, RetainFault> {
+pub async fn run_at(folder: &Location, grace_hours: u32) -> Result<Retained, RetainError> {
     let bucket = Bucket::connect(folder.clone(), Patience::default()).await;
     let mut nodes: Vec<u32> = bucket
         .folders()
         .await
-        .map_err(|error| RetainFault::Bucket { error })?
+        .map_err(|error| RetainError::Bucket { error })?
         .iter()
         .filter_map(|name| name.parse().ok().filter(|index: &u32| index.to_string() == *name))
         .collect();
@@ -94,7 +94,7 @@ pub async fn run_at(folder: &Location, grace_hours: u32) -> Result<Retained, Ret
             }
         }
     }
-    if faults.is_empty() { Ok(retained) } else { Err(RetainFault::Replicas { all: nodes.len(), faults }) }
+    if faults.is_empty() { Ok(retained) } else { Err(RetainError::Replicas { all: nodes.len(), faults }) }
 }
 
 /// Nothing older than what the newest snapshots need is wanted: a node comes back as of its newest acknowledged commit, and

@@ -18,13 +18,13 @@ use keyfleet_litestream::restore::RestoreError;
 use keyfleet_litestream::start::Allow;
 use keyfleet_litestream::{Database, Position, keys};
 
-use crate::config::{Config, KeyFault};
+use crate::config::{Config, KeyError};
 use crate::homes::volume::VolumeHome;
-use crate::homes::{Home, HomeFault};
+use crate::homes::{Home, HomeError};
 use crate::round::Parts;
 use crate::seal::KeyRing;
 use crate::store::bundles::BundleFile;
-use crate::store::{Backing, StoreFault};
+use crate::store::{Backing, StoreError};
 
 /// A round's commit waits so long for the bucket before it is tried again.
 pub(crate) const ACKNOWLEDGE: Duration = Duration::from_secs(10);
@@ -46,16 +46,16 @@ pub(crate) const RESTORED: &str = "restored";
 /// Why the parts are not there.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum AssembleFault {
+pub enum AssembleError {
     /// A key-encryption key.
     #[error(transparent)]
-    Key(#[from] KeyFault),
+    Key(#[from] KeyError),
     /// A home.
     #[error(transparent)]
-    Home(#[from] HomeFault),
+    Home(#[from] HomeError),
     /// A file.
     #[error(transparent)]
-    Store(#[from] StoreFault),
+    Store(#[from] StoreError),
     /// The replica's name or key does not fit its format.
     #[error("replication: {0}")]
     Replica(String),
@@ -70,7 +70,7 @@ pub enum AssembleFault {
     Open(#[from] OpenError),
 }
 
-impl AssembleFault {
+impl AssembleError {
     /// What it concerns, and the condition reason.
     #[must_use]
     pub fn concerns(&self) -> (ProblemAbout, Reason) {
@@ -107,7 +107,7 @@ fn open_reason(fault: &OpenError) -> Reason {
 ///
 /// # Errors
 /// What is missing, and what to do.
-pub async fn assemble(config: &Config, secret: Arc<dyn Home>) -> Result<Parts, AssembleFault> {
+pub async fn assemble(config: &Config, secret: Arc<dyn Home>) -> Result<Parts, AssembleError> {
     let ring = config.key_ring(|name| std::env::var(name).ok())?;
     let volume: Arc<dyn Home> = Arc::new(VolumeHome::open(config.data().join("seal"))?);
     let state = config.data().join(STATE);
@@ -132,12 +132,12 @@ pub async fn assemble(config: &Config, secret: Arc<dyn Home>) -> Result<Parts, A
     Ok(Parts { backing, bundles, volume, secret, ring })
 }
 
-pub(crate) fn options(config: &Config, replication: &Replication, ring: &KeyRing) -> Result<Options, AssembleFault> {
+pub(crate) fn options(config: &Config, replication: &Replication, ring: &KeyRing) -> Result<Options, AssembleError> {
     let name = ReplicaName::new(format!("{}/{}", config.cluster, config.index));
-    let name = name.map_err(|error| AssembleFault::Replica(error.to_string()))?;
+    let name = name.map_err(|error| AssembleError::Replica(error.to_string()))?;
     let location = location(&replication.s3, &format!("{}/{}", config.cluster, config.index))?;
     let keys = ring.keys().map(|key| keys::KeyEncryptionKey::new(key.id(), *key.expose()));
-    let keys = keys.collect::<Result<Vec<_>, _>>().map_err(|error| AssembleFault::Replica(error.to_string()))?;
+    let keys = keys.collect::<Result<Vec<_>, _>>().map_err(|error| AssembleError::Replica(error.to_string()))?;
     let keys = keys::KeyRing { key_encryption_keys: keys, ..keys::KeyRing::default() };
     Ok(Options { patience: PATIENCE, ..Options::new(config.data().join(STATE), name, location, Arc::new(keys)) })
 }
@@ -182,16 +182,16 @@ pub struct AuthoritiesMissing {
 ///
 /// # Errors
 /// When it does not answer.
-pub(crate) async fn floor(home: &dyn Home) -> Result<Option<Position>, HomeFault> {
+pub(crate) async fn floor(home: &dyn Home) -> Result<Option<Position>, HomeError> {
     let entries = home.read().await?;
     let text = entries.get("floor").map(|bytes| String::from_utf8_lossy(bytes));
     let position =
-        text.map(|text| text.parse().map_err(|_| HomeFault::new(home.kind(), format!("`{text}` is no floor"))));
+        text.map(|text| text.parse().map_err(|_| HomeError::new(home.kind(), format!("`{text}` is no floor"))));
     position.transpose()
 }
 
 /// The higher of the two homes' floors. A Secret that cannot be read leaves the volume's.
-async fn highest_floor(volume: &dyn Home, secret: &dyn Home) -> Result<Option<Position>, HomeFault> {
+async fn highest_floor(volume: &dyn Home, secret: &dyn Home) -> Result<Option<Position>, HomeError> {
     let volume = floor(volume).await?;
     let secret = match floor(secret).await {
         Ok(secret) => secret,

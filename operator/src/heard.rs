@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
-use keyfleet_crds::values::{ClusterId, IdentityKey, PublicKey};
+use keyfleet_crds::values::{ClusterId, PinnedKey, PublicKey};
 
 use crate::decide::state::Heard;
 
@@ -29,7 +29,7 @@ pub struct Target {
     /// Its host name and port.
     pub address: String,
     /// The pinned identity that its certificate must show.
-    pub identity: IdentityKey,
+    pub identity: PinnedKey,
 }
 
 /// Follows the nodes of clusters and remembers what they say.

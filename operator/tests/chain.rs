@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use keyfleet_crds::cluster::schedule::Finality;
 use keyfleet_operator::blocks::ethereum::Ethereum;
-use keyfleet_operator::blocks::{BlockFault, BlockSource};
+use keyfleet_operator::blocks::{BlockError, BlockSource};
 use serde_json::{Value, json};
 
 struct Chain(Child);
@@ -53,8 +53,8 @@ async fn blocks_that_a_chain_finalizes_are_seen_and_a_dead_chain_is_down() {
     assert!(finalized <= safe && safe <= 10, "finalized {finalized}, safe {safe}, newest 10");
     assert!(finalized >= 7, "with one slot in an epoch finality lags a few blocks only: {finalized}");
     let other = Ethereum::new(vec![url.clone()], 1, Finality::Latest, 0).newest().await;
-    assert_eq!(other, Err(BlockFault::OtherChain { found: 31_337, expected: 1 }));
+    assert_eq!(other, Err(BlockError::OtherChain { found: 31_337, expected: 1 }));
     chain.0.kill().expect("the chain can be ended");
     chain.0.wait().expect("the chain ends");
-    assert!(matches!(latest.newest().await, Err(BlockFault::Down(_))), "a dead chain is down");
+    assert!(matches!(latest.newest().await, Err(BlockError::Down(_))), "a dead chain is down");
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use keyfleet_threshold::curve::{G2, SecretScalar};
 use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeySetNumber, Threshold};
-use keyfleet_threshold::identity::IdentityKey;
+use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::plan::{Deadlines, Member, Origin, Plan, PlanVersion, Receiver, Source, ValidPlan};
 use keyfleet_threshold::polynomial::{Polynomial, VerificationVector, lagrange_at_zero};
 use keyfleet_threshold::prekey::{PrekeySecret, slots_for};
@@ -36,7 +36,7 @@ fn measure(n: u32) {
     let old = Polynomial::random(SecretScalar::random(&mut rng), threshold, &mut rng);
     let source = old.vector();
     let nodes: Vec<_> = (1..=n).filter_map(NodeIndex::new).collect();
-    let identities: Vec<_> = nodes.iter().map(|_| IdentityKey::random(&mut rng)).collect();
+    let identities: Vec<_> = nodes.iter().map(|_| IdentitySecretKey::random(&mut rng)).collect();
     let cluster = ClusterId([1; 16]);
     let secrets: Vec<_> = nodes
         .iter()
@@ -104,7 +104,7 @@ fn plan(
     cluster: ClusterId,
     threshold: Threshold,
     nodes: &[NodeIndex],
-    identities: &[IdentityKey],
+    identities: &[IdentitySecretKey],
     source: &VerificationVector,
     prekey_digest: impl Fn(NodeIndex) -> Digest,
 ) -> ValidPlan {

@@ -15,9 +15,9 @@ use crate::identifiers::{ClusterId, Digest, NodeIndex};
 const TAG: &[u8] = b"KEYFLEET-V1-IDENTITY\0";
 
 /// A node's secret identity key. Wiped when dropped; it has no printable form.
-pub struct IdentityKey(SigningKey);
+pub struct IdentitySecretKey(SigningKey);
 
-impl IdentityKey {
+impl IdentitySecretKey {
     /// A fresh key.
     pub fn random(rng: &mut impl CryptoRng) -> Self {
         let mut seed = Zeroizing::new([0; 32]);
@@ -107,12 +107,12 @@ mod tests {
     /// seed: 002-27
     #[test]
     fn an_identity_offered_for_another_index_or_cluster_is_not_taken() {
-        let identity = IdentityKey::from_seed(&[7; 32]);
+        let identity = IdentitySecretKey::from_seed(&[7; 32]);
         let (cluster, index) = (ClusterId([1; 16]), NodeIndex::new(3).unwrap());
         let proof = identity.offer(cluster, index);
         assert!(identity.public().is_offered(cluster, index, &proof));
         assert!(!identity.public().is_offered(cluster, NodeIndex::new(4).unwrap(), &proof), "another index");
         assert!(!identity.public().is_offered(ClusterId([2; 16]), index, &proof), "another cluster");
-        assert!(!IdentityKey::from_seed(&[9; 32]).public().is_offered(cluster, index, &proof), "another key");
+        assert!(!IdentitySecretKey::from_seed(&[9; 32]).public().is_offered(cluster, index, &proof), "another key");
     }
 }

@@ -17,7 +17,7 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::encoding::{DecodeError, Reader, Writer};
 use crate::identifiers::{ClusterId, Digest, NodeIndex, PrekeySetNumber};
-use crate::identity::{IdentityKey, IdentityPublicKey, Signature};
+use crate::identity::{IdentityPublicKey, IdentitySecretKey, Signature};
 
 type Kem = X25519HkdfSha256;
 type HpkePublicKey = <Kem as hpke::Kem>::PublicKey;
@@ -178,7 +178,7 @@ impl PrekeySecret {
 
     /// The public half, signed.
     #[must_use]
-    pub fn offer(&self, slots: usize, identity: &IdentityKey) -> SignedPrekeySet {
+    pub fn offer(&self, slots: usize, identity: &IdentitySecretKey) -> SignedPrekeySet {
         let set = PrekeySet {
             cluster: self.cluster,
             node: self.node,
@@ -321,7 +321,7 @@ mod tests {
 
     #[test]
     fn a_signed_set_survives_its_encoding_and_no_change() {
-        let identity = IdentityKey::from_seed(&[9; 32]);
+        let identity = IdentitySecretKey::from_seed(&[9; 32]);
         let signed = secret(4).offer(8, &identity);
         let bytes = signed.encode();
         assert!(SignedPrekeySet::decode(&bytes).unwrap().verify(&identity.public()).is_some());

@@ -7,7 +7,7 @@ use keyfleet_threshold::curve::{G1, G2, SecretScalar};
 use keyfleet_threshold::identifiers::{NodeIndex, Threshold};
 use keyfleet_threshold::polynomial::Polynomial;
 use keyfleet_threshold::purpose::Purpose;
-use keyfleet_threshold::serving::ibe::{Encapsulation, IdentityKey, timelock_point};
+use keyfleet_threshold::serving::ibe::{DerivedKey, Encapsulation, timelock_point};
 use keyfleet_threshold::serving::signature;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -43,7 +43,7 @@ fn tlock_opens_what_we_seal_and_we_open_what_tlock_seals() {
     let mut rng = ChaCha20Rng::seed_from_u64(9);
     for round in 1..=30 {
         let (public_key, signature) = beacon(7, round);
-        let key = IdentityKey::verify(signature, &timelock_point(round), &public_key).unwrap();
+        let key = DerivedKey::verify(signature, &timelock_point(round), &public_key).unwrap();
         // tlock cuts trailing zeros off what it opens, so the message has none.
         let message: [u8; 16] = std::array::from_fn(|i| u8::try_from(i).unwrap() + 1);
 

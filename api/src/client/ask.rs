@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use super::fault::{AskError, NodeFault, Shortfall};
+use super::fault::{AskError, NodeError, Shortfall};
 use super::tally::{Call, Tally};
 use super::tokens::audience;
 use super::{Answer, Shared, Trust};
@@ -49,7 +49,7 @@ pub(super) trait Question: Send + Sync + 'static {
         &self,
         client: KmsClient<Channel>,
         asked: Asked,
-    ) -> impl Future<Output = Result<(EpochNumber, Self::Partial), NodeFault>> + Send;
+    ) -> impl Future<Output = Result<(EpochNumber, Self::Partial), NodeError>> + Send;
 
     /// Combines.
     fn combine(
@@ -89,7 +89,7 @@ impl Question for Derivation {
         &self,
         mut client: KmsClient<Channel>,
         asked: Asked,
-    ) -> Result<(EpochNumber, EncryptedKey), NodeFault> {
+    ) -> Result<(EpochNumber, EncryptedKey), NodeError> {
         let request = asked.request(|cluster_id, request_id, epoch| v1::DeriveRequest {
             cluster_id,
             request_id,
@@ -98,7 +98,7 @@ impl Question for Derivation {
             epoch,
         });
         let answer = client.derive(request).await.map_err(|status| fault_of(&status))?.into_inner();
-        let partial = EncryptedKey::decode(&answer.encrypted_partial).map_err(|_| NodeFault::WrongPartial)?;
+        let partial = EncryptedKey::decode(&answer.encrypted_partial).map_err(|_| NodeError::WrongPartial)?;
         Ok((EpochNumber(answer.epoch), partial))
     }
 
@@ -122,12 +122,12 @@ impl Question for Signing {
     type Partial = G1;
     type Whole = G1;
 
-    async fn put(&self, mut client: KmsClient<Channel>, asked: Asked) -> Result<(EpochNumber, G1), NodeFault> {
+    async fn put(&self, mut client: KmsClient<Channel>, asked: Asked) -> Result<(EpochNumber, G1), NodeError> {
         let purpose = Some(self.purpose.clone());
         let request =
             asked.request(|cluster_id, request_id, epoch| v1::SignRequest { cluster_id, request_id, epoch, purpose });
         let answer = client.sign(request).await.map_err(|status| fault_of(&status))?.into_inner();
-        let partial = point(&answer.partial_signature).ok_or(NodeFault::WrongPartial)?;
+        let partial = point(&answer.partial_signature).ok_or(NodeError::WrongPartial)?;
         Ok((EpochNumber(answer.epoch), partial))
     }
 
@@ -163,7 +163,7 @@ pub(super) async fn ask<Q: Question>(shared: &Arc<Shared>, question: Q) -> Resul
             calls.spawn(async move {
                 tokio::time::sleep(next.after).await;
                 let asked = tokio::time::timeout(shared.patience.call, call(&shared, &*question, &request, next)).await;
-                (next, asked.unwrap_or(Err(NodeFault::Silent)))
+                (next, asked.unwrap_or(Err(NodeError::Silent)))
             });
         }
         let heard = tokio::time::timeout_at(deadline, calls.join_next()).await;
@@ -227,10 +227,10 @@ async fn call<Q: Question>(
     question: &Q,
     request: &[u8; 16],
     next: Call,
-) -> Result<(EpochNumber, Q::Partial), NodeFault> {
+) -> Result<(EpochNumber, Q::Partial), NodeError> {
     let audience = audience(shared.fleet.cluster, next.node);
     let token = shared.tokens.token(next.node, &audience, next.renew).await;
-    let authorization = token.and_then(|token| token.authorization()).map_err(NodeFault::NoToken)?;
+    let authorization = token.and_then(|token| token.authorization()).map_err(NodeError::NoToken)?;
     let client = KmsClient::new(shared.channel(next.node).await?);
     let asked = Asked {
         cluster_id: shared.fleet.cluster.0.to_vec(),
@@ -239,12 +239,12 @@ async fn call<Q: Question>(
         authorization,
     };
     let answer = question.put(client.clone(), asked).await;
-    if matches!(answer, Err(NodeFault::Unreachable(_))) {
+    if matches!(answer, Err(NodeError::Unreachable(_))) {
         shared.channels().remove(&next.node);
     }
     let (epoch, partial) = answer?;
     if next.epoch.is_some_and(|wanted| wanted != epoch) {
-        return Err(NodeFault::WrongPartial);
+        return Err(NodeError::WrongPartial);
     }
     if shared.vector(epoch).is_none() {
         shared.learn(client, epoch).await?;
@@ -261,13 +261,13 @@ impl Shared {
         self.vectors.lock().unwrap_or_else(PoisonError::into_inner).get(&epoch).cloned()
     }
 
-    async fn channel(&self, node: NodeIndex) -> Result<Channel, NodeFault> {
+    async fn channel(&self, node: NodeIndex) -> Result<Channel, NodeError> {
         let known = self.channels().get(&node).cloned();
         if let Some(channel) = known {
             return Ok(channel);
         }
-        let unreachable = |error: &dyn std::error::Error| NodeFault::Unreachable(innermost(error));
-        let pin = self.fleet.nodes.get(&node).copied().ok_or(NodeFault::Silent)?;
+        let unreachable = |error: &dyn std::error::Error| NodeError::Unreachable(innermost(error));
+        let pin = self.fleet.nodes.get(&node).copied().ok_or(NodeError::Silent)?;
         let connector = match &self.trust {
             Trust::Pins => Connector::new(None, pin),
             Trust::Authorities { authorities, names } => {
@@ -286,14 +286,14 @@ impl Shared {
     }
 
     /// Asks a node for the vector of an epoch, and takes it if the fleet's key certified it.
-    async fn learn(&self, mut client: KmsClient<Channel>, epoch: EpochNumber) -> Result<(), NodeFault> {
+    async fn learn(&self, mut client: KmsClient<Channel>, epoch: EpochNumber) -> Result<(), NodeError> {
         let request = v1::PublicKeyRequest { cluster_id: self.fleet.cluster.0.to_vec() };
         let answer = client.public_key(request).await.map_err(|status| fault_of(&status))?.into_inner();
         let proofs = [answer.active, answer.previous];
         let proof = proofs.into_iter().flatten().find(|proof| proof.number == epoch.0);
         // It may have gone on to the next epoch between the two calls.
-        let proof = proof.ok_or_else(|| NodeFault::NotNow(format!("it does not show epoch {epoch}")))?;
-        let vector = verified(&proof, self).map_err(NodeFault::WrongProof)?;
+        let proof = proof.ok_or_else(|| NodeError::NotNow(format!("it does not show epoch {epoch}")))?;
+        let vector = verified(&proof, self).map_err(NodeError::WrongProof)?;
         let mut vectors = self.vectors.lock().unwrap_or_else(PoisonError::into_inner);
         vectors.insert(epoch, Arc::new(vector));
         while vectors.len() > VECTORS {
@@ -321,18 +321,18 @@ fn verified(proof: &v1::EpochProof, shared: &Shared) -> Result<VerificationVecto
     if certificate.verify(&shared.fleet.public_key) { Ok(vector) } else { Err("its certificate is not the fleet's") }
 }
 
-pub(super) fn fault_of(status: &Status) -> NodeFault {
+pub(super) fn fault_of(status: &Status) -> NodeError {
     // A source means that the transport failed: the node itself said nothing.
     if let Some(source) = status.source() {
-        return NodeFault::Unreachable(innermost(source));
+        return NodeError::Unreachable(innermost(source));
     }
     let said = status.message().to_owned();
     match status.code() {
-        Code::Unauthenticated => NodeFault::Unauthenticated(said),
-        Code::PermissionDenied => NodeFault::Denied(said),
-        Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented => NodeFault::Refused(said),
-        Code::Unavailable | Code::ResourceExhausted | Code::Aborted => NodeFault::NotNow(said),
-        code => NodeFault::NotNow(format!("{code:?}: {said}")),
+        Code::Unauthenticated => NodeError::Unauthenticated(said),
+        Code::PermissionDenied => NodeError::Denied(said),
+        Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented => NodeError::Refused(said),
+        Code::Unavailable | Code::ResourceExhausted | Code::Aborted => NodeError::NotNow(said),
+        code => NodeError::NotNow(format!("{code:?}: {said}")),
     }
 }
 

@@ -42,7 +42,7 @@ pub struct Shortfall {
     /// How long was waited.
     pub waited: Duration,
     /// The nodes whose partial was missing, and why.
-    pub missing: BTreeMap<NodeIndex, NodeFault>,
+    pub missing: BTreeMap<NodeIndex, NodeError>,
 }
 
 impl Shortfall {
@@ -71,7 +71,7 @@ impl std::error::Error for Shortfall {}
 /// Why a node's partial is missing.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum NodeFault {
+pub enum NodeError {
     /// It gave no answer in time.
     #[error("no answer")]
     Silent,
@@ -104,7 +104,7 @@ pub enum NodeFault {
     WrongProof(&'static str),
 }
 
-impl NodeFault {
+impl NodeError {
     /// Whether asking this node again is pointless.
     pub(super) fn is_final(&self) -> bool {
         match self {

@@ -7,7 +7,7 @@ use keyfleet_threshold::curve::G2;
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex, Threshold};
 use keyfleet_threshold::identity::IdentityPublicKey;
 
-use crate::convert::{self, ConvertFault};
+use crate::convert::{self, ConvertError};
 
 /// The public facts of a fleet. Whoever hands over false ones decides whom data is encrypted to: take them from the
 /// cluster's record, and compare the public key where it matters.
@@ -26,10 +26,10 @@ pub struct Fleet {
 /// Facts that are none.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum FleetFault {
+pub enum FleetError {
     /// A field holds no valid value.
     #[error("the cluster's record: {0}")]
-    Field(#[from] ConvertFault),
+    Field(#[from] ConvertError),
     /// There is nobody to ask.
     #[error("the cluster's record names {nodes} nodes and a threshold of {threshold}")]
     TooFewNodes {
@@ -41,9 +41,9 @@ pub enum FleetFault {
 }
 
 impl TryFrom<&ClientRecord> for Fleet {
-    type Error = FleetFault;
+    type Error = FleetError;
 
-    fn try_from(record: &ClientRecord) -> Result<Self, FleetFault> {
+    fn try_from(record: &ClientRecord) -> Result<Self, FleetError> {
         let node = |node: &keyfleet_crds::record::ClientNode| {
             Ok((convert::index(node.index)?, IdentityPublicKey(node.identity_key.0)))
         };
@@ -51,11 +51,11 @@ impl TryFrom<&ClientRecord> for Fleet {
             cluster: ClusterId(record.cluster_id.0),
             public_key: convert::point(&record.public_key)?,
             threshold: convert::threshold(record.threshold, "threshold")?,
-            nodes: record.nodes.iter().map(node).collect::<Result<_, ConvertFault>>()?,
+            nodes: record.nodes.iter().map(node).collect::<Result<_, ConvertError>>()?,
         };
         let (nodes, threshold) = (fleet.nodes.len(), fleet.threshold);
         if threshold.count() == 0 || nodes < threshold.count() {
-            return Err(FleetFault::TooFewNodes { nodes, threshold: threshold.0 });
+            return Err(FleetError::TooFewNodes { nodes, threshold: threshold.0 });
         }
         Ok(fleet)
     }

@@ -30,7 +30,7 @@ use keyfleet_threshold::identifiers::{EpochNumber, NodeIndex};
 use keyfleet_threshold::polynomial::VerificationVector;
 use keyfleet_threshold::purpose::Purpose;
 use keyfleet_threshold::serving::derivation::TransportKey;
-use keyfleet_threshold::serving::ibe::{Identity, IdentityKey};
+use keyfleet_threshold::serving::ibe::{DerivedKey, Identity};
 use tonic::transport::Channel;
 
 use crate::limits::{IDENTITY_BYTES_MAX, KEY_NAME_BYTES_MAX, SIGNED_MESSAGE_BYTES_MAX};
@@ -38,8 +38,8 @@ use crate::tls::Authorities;
 use ask::{Derivation, Signing};
 
 pub use dial::{Dial, Direct, Duplex};
-pub use fault::{AskError, NodeFault, Shortfall};
-pub use fleet::{Fleet, FleetFault};
+pub use fault::{AskError, NodeError, Shortfall};
+pub use fleet::{Fleet, FleetError};
 pub use observer::Observer;
 pub use tokens::{NoToken, Token, TokenFiles, Tokens};
 
@@ -130,7 +130,7 @@ impl Client {
     ///
     /// # Errors
     /// When too few nodes answered in time; each one's reason is said.
-    pub async fn derive(&self, identity: &str) -> Result<Answer<IdentityKey>, AskError> {
+    pub async fn derive(&self, identity: &str) -> Result<Answer<DerivedKey>, AskError> {
         limited("the identity", identity.len(), 1, IDENTITY_BYTES_MAX)?;
         let transport = TransportKey::random(&mut rand::rng());
         let question = Derivation { identity: identity.to_owned(), transport: transport.public() };

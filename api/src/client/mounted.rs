@@ -9,7 +9,7 @@ use std::sync::Arc;
 use keyfleet_crds::record::{CLIENT_KEY, ClientRecord, RecordError};
 use keyfleet_crds::wire::KMS_PORT;
 
-use super::{Client, Direct, Fleet, FleetFault, Patience, TokenFiles};
+use super::{Client, Direct, Fleet, FleetError, Patience, TokenFiles};
 
 /// Where callers' pods mount the volume unless they choose otherwise.
 pub const MOUNT_PATH: &str = "/var/run/secrets/keyfleet.dev";
@@ -32,7 +32,7 @@ pub struct Mounted {
 /// A mounted volume that is none.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum MountedFault {
+pub enum MountedError {
     /// A file cannot be read.
     #[error("{path}: {source}; mount the volume that `keyfleet pod-volume` prints", path = path.display())]
     File {
@@ -51,7 +51,7 @@ pub enum MountedFault {
     },
     /// The record's facts are none.
     #[error(transparent)]
-    Fleet(#[from] FleetFault),
+    Fleet(#[from] FleetError),
 }
 
 impl Mounted {
@@ -59,13 +59,13 @@ impl Mounted {
     ///
     /// # Errors
     /// When a file is missing or no record: the message says which.
-    pub fn read(folder: &Path) -> Result<Self, MountedFault> {
+    pub fn read(folder: &Path) -> Result<Self, MountedError> {
         let text = |name: &str| {
             let path = folder.join(name);
-            std::fs::read_to_string(&path).map_err(|source| MountedFault::File { path, source })
+            std::fs::read_to_string(&path).map_err(|source| MountedError::File { path, source })
         };
         let record = ClientRecord::from_data(&BTreeMap::from([(CLIENT_KEY.to_owned(), text(CLIENT_KEY)?)]));
-        let record = record.map_err(|source| MountedFault::Record { path: folder.join(CLIENT_KEY), source })?;
+        let record = record.map_err(|source| MountedError::Record { path: folder.join(CLIENT_KEY), source })?;
         let namespace = text(NAMESPACE_FILE)?.trim().to_owned();
         Ok(Self { record, namespace, tokens: TokenFiles(folder.join(TOKENS_FOLDER)) })
     }
@@ -74,7 +74,7 @@ impl Mounted {
     ///
     /// # Errors
     /// When the record's facts are none.
-    pub fn client(&self, patience: Patience) -> Result<Client, MountedFault> {
+    pub fn client(&self, patience: Patience) -> Result<Client, MountedError> {
         let fleet = Fleet::try_from(&self.record)?;
         let dial = Direct::by_host_names(&fleet, &self.record.cluster, &self.namespace, KMS_PORT);
         Ok(Client::new(fleet, Arc::new(dial), Arc::new(self.tokens.clone()), patience))

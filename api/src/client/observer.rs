@@ -10,7 +10,7 @@ use tonic::transport::Channel;
 
 use super::ask::{fault_of, innermost};
 use super::tokens::audience;
-use super::{Dial, Fleet, NodeFault, Patience, Tokens};
+use super::{Dial, Fleet, NodeError, Patience, Tokens};
 use crate::limits::FETCH_DIGESTS_MAX;
 use crate::tls::Connector;
 use crate::v1::round_client::RoundClient;
@@ -43,7 +43,7 @@ impl Observer {
     ///
     /// # Errors
     /// Why it did not tell, or not all of it in time.
-    pub async fn said(&self, node: NodeIndex) -> Result<Vec<SignedMessage>, NodeFault> {
+    pub async fn said(&self, node: NodeIndex) -> Result<Vec<SignedMessage>, NodeError> {
         let read = async {
             let request = v1::FollowRequest { cluster_id: self.fleet.cluster.0.to_vec(), ..Default::default() };
             let request = self.authorized(node, request).await?;
@@ -61,16 +61,16 @@ impl Observer {
                     Some(v1::follow_item::Item::Report(_)) | None => {}
                 }
             }
-            Err(NodeFault::NotNow("it closed the stream".to_owned()))
+            Err(NodeError::NotNow("it closed the stream".to_owned()))
         };
-        timeout(self.patience.request, read).await.unwrap_or(Err(NodeFault::Silent))
+        timeout(self.patience.request, read).await.unwrap_or(Err(NodeError::Silent))
     }
 
     /// The messages and prekey sets with these digests, as far as `node` has them.
     ///
     /// # Errors
     /// Why it did not hand them over.
-    pub async fn fetch(&self, node: NodeIndex, wanted: &[Digest]) -> Result<Vec<Blob>, NodeFault> {
+    pub async fn fetch(&self, node: NodeIndex, wanted: &[Digest]) -> Result<Vec<Blob>, NodeError> {
         let read = async {
             let mut client = self.client(node).await?;
             let mut found = Vec::new();
@@ -86,12 +86,12 @@ impl Observer {
             }
             Ok(found)
         };
-        timeout(self.patience.request, read).await.unwrap_or(Err(NodeFault::Silent))
+        timeout(self.patience.request, read).await.unwrap_or(Err(NodeError::Silent))
     }
 
-    async fn client(&self, node: NodeIndex) -> Result<RoundClient<Channel>, NodeFault> {
-        let unreachable = |error: &dyn std::error::Error| NodeFault::Unreachable(innermost(error));
-        let pin = self.fleet.nodes.get(&node).copied().ok_or(NodeFault::Silent)?;
+    async fn client(&self, node: NodeIndex) -> Result<RoundClient<Channel>, NodeError> {
+        let unreachable = |error: &dyn std::error::Error| NodeError::Unreachable(innermost(error));
+        let pin = self.fleet.nodes.get(&node).copied().ok_or(NodeError::Silent)?;
         let connector = Connector::new(None, pin).map_err(|error| unreachable(&error))?;
         let dial = self.dial.clone();
         let dial = move || {
@@ -101,10 +101,10 @@ impl Observer {
         channel::connect_over(dial, connector).await.map(RoundClient::new).map_err(|error| unreachable(&error))
     }
 
-    async fn authorized<T>(&self, node: NodeIndex, message: T) -> Result<Request<T>, NodeFault> {
+    async fn authorized<T>(&self, node: NodeIndex, message: T) -> Result<Request<T>, NodeError> {
         let token = self.tokens.token(node, &audience(self.fleet.cluster, node), false).await;
         let mut request = Request::new(message);
-        let header = token.and_then(|token| token.authorization()).map_err(NodeFault::NoToken)?;
+        let header = token.and_then(|token| token.authorization()).map_err(NodeError::NoToken)?;
         request.metadata_mut().insert("authorization", header);
         Ok(request)
     }

@@ -6,7 +6,7 @@
 use std::io::{self, Read, Write};
 
 use keyfleet_threshold::curve::G2;
-use keyfleet_threshold::serving::ibe::{Identity, IdentityKey};
+use keyfleet_threshold::serving::ibe::{DerivedKey, Identity};
 use keyfleet_threshold::serving::stream::{CHUNK_BYTES, Header, StreamError, TAG_BYTES};
 use zeroize::Zeroizing;
 
@@ -19,7 +19,7 @@ const HEADER_BYTES_FIXED: usize = 16 + 96 + 2;
 /// Why a stream was not encrypted or decrypted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum SealedFault {
+pub enum SealedError {
     /// The input cannot be read.
     #[error("reading: {0}")]
     Read(io::Error),
@@ -47,23 +47,23 @@ pub fn seal(
     input: &mut dyn Read,
     output: &mut dyn Write,
     seen: &mut dyn FnMut(u64),
-) -> Result<(), SealedFault> {
+) -> Result<(), SealedError> {
     if !(1..=IDENTITY_BYTES_MAX).contains(&identity.len()) {
-        return Err(SealedFault::Identity(identity.len()));
+        return Err(SealedError::Identity(identity.len()));
     }
     let (header, mut sealer) = Header::begin(public_key, Identity(identity.as_bytes()), &mut rand::rng())?;
-    output.write_all(&header.encode()).map_err(SealedFault::Write)?;
+    output.write_all(&header.encode()).map_err(SealedError::Write)?;
     let mut chunks = Chunks::new(CHUNK_BYTES);
     let mut bytes = 0;
     loop {
-        let last = chunks.advance(input).map_err(SealedFault::Read)?;
+        let last = chunks.advance(input).map_err(SealedError::Read)?;
         bytes += chunks.current().len() as u64;
         seen(bytes);
         if last {
-            output.write_all(&sealer.last(chunks.current())?).map_err(SealedFault::Write)?;
-            return output.flush().map_err(SealedFault::Write);
+            output.write_all(&sealer.last(chunks.current())?).map_err(SealedError::Write)?;
+            return output.flush().map_err(SealedError::Write);
         }
-        output.write_all(&sealer.next(chunks.current())?).map_err(SealedFault::Write)?;
+        output.write_all(&sealer.next(chunks.current())?).map_err(SealedError::Write)?;
     }
 }
 
@@ -79,22 +79,22 @@ impl<R: Read> Sealed<R> {
     ///
     /// # Errors
     /// When there is none.
-    pub fn read(mut input: R) -> Result<Self, SealedFault> {
+    pub fn read(mut input: R) -> Result<Self, SealedError> {
         let mut bytes = vec![0; HEADER_BYTES_FIXED];
         fill(&mut input, &mut bytes)?;
         let length = usize::from(u16::from_be_bytes([bytes[HEADER_BYTES_FIXED - 2], bytes[HEADER_BYTES_FIXED - 1]]));
         if !bytes.starts_with(b"KEYFLEET-V1-FILE") {
-            return Err(SealedFault::NotSealed("it does not begin with KEYFLEET-V1-FILE".to_owned()));
+            return Err(SealedError::NotSealed("it does not begin with KEYFLEET-V1-FILE".to_owned()));
         }
         let whole = HEADER_BYTES_MAX - IDENTITY_BYTES_MAX + length;
         if whole > HEADER_BYTES_MAX {
-            return Err(SealedFault::Identity(length));
+            return Err(SealedError::Identity(length));
         }
         bytes.resize(whole, 0);
         fill(&mut input, &mut bytes[HEADER_BYTES_FIXED..])?;
-        let (header, _) = Header::read_from(&bytes).map_err(|error| SealedFault::NotSealed(error.to_string()))?;
+        let (header, _) = Header::read_from(&bytes).map_err(|error| SealedError::NotSealed(error.to_string()))?;
         let identity = String::from_utf8(header.identity.clone());
-        let identity = identity.map_err(|_| SealedFault::NotSealed("its identity is not UTF-8".to_owned()))?;
+        let identity = identity.map_err(|_| SealedError::NotSealed("its identity is not UTF-8".to_owned()))?;
         Ok(Self { header, identity, input })
     }
 
@@ -117,33 +117,33 @@ impl<R: Read> Sealed<R> {
     /// all there was: whoever acts on it must wait for the end.
     pub fn open(
         mut self,
-        key: &IdentityKey,
+        key: &DerivedKey,
         output: &mut dyn Write,
         seen: &mut dyn FnMut(u64),
-    ) -> Result<(), SealedFault> {
+    ) -> Result<(), SealedError> {
         let mut opener = self.header.open(key)?;
         let mut chunks = Chunks::new(CHUNK_BYTES + TAG_BYTES);
         let mut bytes = 0;
         loop {
-            let last = chunks.advance(&mut self.input).map_err(SealedFault::Read)?;
+            let last = chunks.advance(&mut self.input).map_err(SealedError::Read)?;
             if last {
                 let data = Zeroizing::new(opener.last(chunks.current())?);
-                output.write_all(&data).map_err(SealedFault::Write)?;
+                output.write_all(&data).map_err(SealedError::Write)?;
                 seen(bytes + data.len() as u64);
-                return output.flush().map_err(SealedFault::Write);
+                return output.flush().map_err(SealedError::Write);
             }
             let data = Zeroizing::new(opener.next(chunks.current())?);
-            output.write_all(&data).map_err(SealedFault::Write)?;
+            output.write_all(&data).map_err(SealedError::Write)?;
             bytes += data.len() as u64;
             seen(bytes);
         }
     }
 }
 
-fn fill(input: &mut impl Read, bytes: &mut [u8]) -> Result<(), SealedFault> {
+fn fill(input: &mut impl Read, bytes: &mut [u8]) -> Result<(), SealedError> {
     input.read_exact(bytes).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => SealedFault::NotSealed("it ends within the header".to_owned()),
-        _ => SealedFault::Read(error),
+        io::ErrorKind::UnexpectedEof => SealedError::NotSealed("it ends within the header".to_owned()),
+        _ => SealedError::Read(error),
     })
 }
 
@@ -190,10 +190,10 @@ mod tests {
     use super::*;
     use keyfleet_threshold::curve::SecretScalar;
 
-    fn keys(identity: &str) -> (G2, IdentityKey) {
+    fn keys(identity: &str) -> (G2, DerivedKey) {
         let secret = SecretScalar::random(&mut rand::rng());
         let (public_key, point) = (G2::of_secret(&secret), Identity(identity.as_bytes()).point());
-        let key = IdentityKey::verify(point.times_secret(&secret), &point, &public_key).unwrap();
+        let key = DerivedKey::verify(point.times_secret(&secret), &point, &public_key).unwrap();
         (public_key, key)
     }
 
@@ -203,7 +203,7 @@ mod tests {
         out
     }
 
-    fn open(bytes: &[u8], key: &IdentityKey) -> Result<Vec<u8>, SealedFault> {
+    fn open(bytes: &[u8], key: &DerivedKey) -> Result<Vec<u8>, SealedError> {
         let mut out = Vec::new();
         Sealed::read(bytes)?.open(key, &mut out, &mut |_| ()).map(|()| out)
     }
@@ -262,10 +262,10 @@ mod tests {
     fn what_was_never_encrypted_is_told_so() {
         let key = keys("x").1;
         let error = open(b"PK\x03\x04 surely a zip archive, and one that is long enough to have had a header ..................................................", &key);
-        assert!(matches!(error, Err(SealedFault::NotSealed(_))), "{:?}", error.err());
+        assert!(matches!(error, Err(SealedError::NotSealed(_))), "{:?}", error.err());
         for identity in [String::new(), "i".repeat(IDENTITY_BYTES_MAX + 1)] {
             let sealed = seal(&keys("x").0, &identity, &mut io::empty(), &mut io::sink(), &mut |_| ());
-            assert!(matches!(sealed, Err(SealedFault::Identity(_))), "nodes do not take {} bytes", identity.len());
+            assert!(matches!(sealed, Err(SealedError::Identity(_))), "nodes do not take {} bytes", identity.len());
         }
     }
 }

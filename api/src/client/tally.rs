@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
 
-use super::fault::NodeFault;
+use super::fault::NodeError;
 
 /// A node that did not answer is asked again after so long, and twice as long each time.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -53,7 +53,7 @@ struct Standing {
     renewed: bool,
     tries: u32,
     answers: u32,
-    fault: Option<NodeFault>,
+    fault: Option<NodeError>,
     newest: Option<EpochNumber>,
     refused: BTreeSet<EpochNumber>,
 }
@@ -77,17 +77,17 @@ impl<P: Copy> Tally<P> {
     }
 
     /// A node was asked for `epoch` and did not answer.
-    pub(super) fn failed(&mut self, node: NodeIndex, epoch: Option<EpochNumber>, fault: NodeFault) {
+    pub(super) fn failed(&mut self, node: NodeIndex, epoch: Option<EpochNumber>, fault: NodeError) {
         let Some(standing) = self.nodes.get_mut(&node) else { return };
         standing.asked = false;
         match (&fault, epoch) {
             // It does not serve that epoch, or not any more: no reason to let it go.
-            (NodeFault::Refused(_), Some(epoch)) => {
+            (NodeError::Refused(_), Some(epoch)) => {
                 standing.refused.insert(epoch);
                 return;
             }
             // Once with a fresh token: the one shown may have been over.
-            (NodeFault::Unauthenticated(_), _) if !standing.renewed => standing.renewed = true,
+            (NodeError::Unauthenticated(_), _) if !standing.renewed => standing.renewed = true,
             _ => standing.out = fault.is_final(),
         }
         standing.tries += 1;
@@ -101,7 +101,7 @@ impl<P: Copy> Tally<P> {
                 partials.remove(node);
             }
             if let Some(standing) = self.nodes.get_mut(node) {
-                (standing.out, standing.fault) = (true, Some(NodeFault::WrongPartial));
+                (standing.out, standing.fault) = (true, Some(NodeError::WrongPartial));
             }
         }
     }
@@ -138,7 +138,7 @@ impl<P: Copy> Tally<P> {
             if epoch.is_none() && standing.newest.is_some() && standing.fault.is_none() {
                 standing.tries += 1;
             }
-            let renew = matches!(standing.fault, Some(NodeFault::Unauthenticated(_)));
+            let renew = matches!(standing.fault, Some(NodeError::Unauthenticated(_)));
             let after = match standing.tries {
                 0 => Duration::ZERO,
                 tries => AGAIN_MOST.min(AGAIN * 2u32.saturating_pow(tries - 1)),
@@ -164,14 +164,14 @@ impl<P: Copy> Tally<P> {
     }
 
     /// Why each node that did not contribute to `epoch` is missing.
-    pub(super) fn missing(&self, epoch: Option<EpochNumber>) -> BTreeMap<NodeIndex, NodeFault> {
+    pub(super) fn missing(&self, epoch: Option<EpochNumber>) -> BTreeMap<NodeIndex, NodeError> {
         let none = BTreeMap::new();
         let came = epoch.and_then(|epoch| self.partials.get(&epoch)).unwrap_or(&none);
         let absent = self.nodes.iter().filter(|(node, _)| !came.contains_key(node));
         let why = |standing: &Standing| match (&standing.fault, standing.newest) {
             (Some(fault), _) => fault.clone(),
-            (None, Some(newest)) => NodeFault::OtherEpoch(newest),
-            (None, None) => NodeFault::Silent,
+            (None, Some(newest)) => NodeError::OtherEpoch(newest),
+            (None, None) => NodeError::Silent,
         };
         absent.map(|(node, standing)| (*node, why(standing))).collect()
     }
@@ -221,8 +221,8 @@ mod tests {
         tally.answered(node(3), OLD, ());
         tally.answered(node(1), NEW, ());
         tally.answered(node(2), NEW, ());
-        tally.failed(node(4), None, NodeFault::Unreachable("down".to_owned()));
-        let retired = || NodeFault::Refused("retired".to_owned());
+        tally.failed(node(4), None, NodeError::Unreachable("down".to_owned()));
+        let retired = || NodeError::Refused("retired".to_owned());
         assert!(of(&tally.calls()).contains(&(1, Some(OLD))));
         tally.failed(node(1), Some(OLD), retired());
         tally.failed(node(2), Some(OLD), retired());
@@ -236,14 +236,14 @@ mod tests {
     #[test]
     fn a_token_that_was_not_taken_is_renewed_once_and_a_refusal_is_final() {
         let mut tally = four();
-        let expired = || NodeFault::Unauthenticated("expired".to_owned());
+        let expired = || NodeError::Unauthenticated("expired".to_owned());
         tally.failed(node(1), None, expired());
         assert!(tally.calls()[0].renew, "the same token would be refused again");
         tally.failed(node(1), None, expired());
-        tally.failed(node(2), None, NodeFault::Denied("no rule".to_owned()));
+        tally.failed(node(2), None, NodeError::Denied("no rule".to_owned()));
         assert_eq!((of(&tally.calls()), tally.hopeful()), (Vec::new(), 2));
         assert!(tally.missing(None)[&node(2)].is_refusal());
-        assert_eq!(tally.missing(None)[&node(3)], NodeFault::Silent);
+        assert_eq!(tally.missing(None)[&node(3)], NodeError::Silent);
     }
 
     #[test]
@@ -251,7 +251,7 @@ mod tests {
         let mut tally = Tally::<()>::new([node(1)]);
         let id = |tally: &mut Tally<()>| tally.calls()[0].request_id(&[7; 16]);
         let first = id(&mut tally);
-        tally.failed(node(1), None, NodeFault::Silent);
+        tally.failed(node(1), None, NodeError::Silent);
         assert_eq!(id(&mut tally), first, "repeated, it would be counted and logged twice");
         let mut tally = Tally::<()>::new([node(1), node(2)]);
         let _ = tally.calls();
@@ -269,6 +269,6 @@ mod tests {
         }
         tally.blame(&[node(2)]);
         assert_eq!(tally.partials()[0].1.len(), 3);
-        assert_eq!(tally.missing(Some(NEW)), [(node(2), NodeFault::WrongPartial)].into());
+        assert_eq!(tally.missing(Some(NEW)), [(node(2), NodeError::WrongPartial)].into());
     }
 }

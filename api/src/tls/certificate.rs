@@ -1,6 +1,6 @@
 //! The certificate of an identity: self-signed, the same key in it that the pin names.
 
-use keyfleet_threshold::identity::{IdentityKey, IdentityPublicKey};
+use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
 use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use webpki::EndEntityCert;
@@ -16,7 +16,7 @@ const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 3, 0
 /// No TLS can be made of an identity: a defect of this program.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum CertificateFault {
+pub enum CertificateError {
     /// The certificate.
     #[error("the identity's certificate: {0}")]
     Certificate(#[from] rcgen::Error),
@@ -29,8 +29,8 @@ pub enum CertificateFault {
 }
 
 pub(super) fn self_signed(
-    identity: &IdentityKey,
-) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), CertificateFault> {
+    identity: &IdentitySecretKey,
+) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), CertificateError> {
     let pkcs8 = Zeroizing::new([PKCS8_PREFIX.as_slice(), identity.expose_seed().as_slice()].concat());
     let private = PrivatePkcs8KeyDer::from(pkcs8.as_slice());
     let key = KeyPair::from_pkcs8_der_and_sign_algo(&private, &PKCS_ED25519)?;

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
 use keyfleet_threshold::identifiers::NodeIndex;
-use keyfleet_threshold::identity::{IdentityKey, IdentityPublicKey};
+use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
 use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ServerConfig};
@@ -24,8 +24,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
-pub use certificate::{CertificateFault, identity_of};
-pub use platform::{Authorities, AuthoritiesFault, Platform, PlatformCertificate, PlatformFault};
+pub use certificate::{CertificateError, identity_of};
+pub use platform::{Authorities, AuthoritiesError, Platform, PlatformCertificate, PlatformError};
 
 /// The identities that are pinned now, by index. Followed without a restart.
 #[derive(Clone, Default, Debug)]
@@ -63,7 +63,7 @@ impl Acceptor {
     ///
     /// # Errors
     /// When no certificate can be made of it.
-    pub fn new(identity: &IdentityKey, pins: Pins) -> Result<Self, CertificateFault> {
+    pub fn new(identity: &IdentitySecretKey, pins: Pins) -> Result<Self, CertificateError> {
         Self::for_callers(identity, pins, Platform::default())
     }
 
@@ -72,7 +72,7 @@ impl Acceptor {
     ///
     /// # Errors
     /// When no certificate can be made of the identity.
-    pub fn for_callers(identity: &IdentityKey, pins: Pins, platform: Platform) -> Result<Self, CertificateFault> {
+    pub fn for_callers(identity: &IdentitySecretKey, pins: Pins, platform: Platform) -> Result<Self, CertificateError> {
         let (chain, key) = certificate::self_signed(identity)?;
         let own = CertifiedKey::from_der(vec![chain], key, &verifier::provider())?;
         let config = ServerConfig::builder_with_provider(verifier::provider())
@@ -119,7 +119,7 @@ impl Connector {
     ///
     /// # Errors
     /// When no certificate can be made of it.
-    pub fn new(identity: Option<&IdentityKey>, pin: IdentityPublicKey) -> Result<Self, CertificateFault> {
+    pub fn new(identity: Option<&IdentitySecretKey>, pin: IdentityPublicKey) -> Result<Self, CertificateError> {
         let config = ClientConfig::builder_with_provider(verifier::provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
@@ -141,10 +141,10 @@ impl Connector {
     ///
     /// # Errors
     /// When there is no name, or one that is none.
-    pub fn of_authorities(authorities: &Authorities, names: &[String]) -> Result<Self, CertificateFault> {
+    pub fn of_authorities(authorities: &Authorities, names: &[String]) -> Result<Self, CertificateError> {
         let parsed = names.iter().map(|name| ServerName::try_from(name.clone()).map_err(|_| name.clone()));
-        let names = parsed.collect::<Result<Vec<_>, _>>().map_err(CertificateFault::Name)?;
-        let first = names.first().cloned().ok_or_else(|| CertificateFault::Name(String::new()))?;
+        let names = parsed.collect::<Result<Vec<_>, _>>().map_err(CertificateError::Name)?;
+        let first = names.first().cloned().ok_or_else(|| CertificateError::Name(String::new()))?;
         let mut config = ClientConfig::builder_with_provider(verifier::provider())
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()
@@ -182,8 +182,8 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
-    pub(super) fn identity(byte: u8) -> IdentityKey {
-        IdentityKey::from_seed(&[byte; 32])
+    pub(super) fn identity(byte: u8) -> IdentitySecretKey {
+        IdentitySecretKey::from_seed(&[byte; 32])
     }
 
     fn index(index: u32) -> NodeIndex {

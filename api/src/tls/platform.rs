@@ -20,7 +20,7 @@ use super::verifier::provider;
 /// Why a certificate cannot be used.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum PlatformFault {
+pub enum PlatformError {
     /// The chain.
     #[error("tls.crt: {0}")]
     Chain(String),
@@ -56,25 +56,25 @@ impl PlatformCertificate {
     ///
     /// # Errors
     /// What is wrong with which of the two.
-    pub fn read(chain: &[u8], key: &[u8], now: i64) -> Result<Self, PlatformFault> {
+    pub fn read(chain: &[u8], key: &[u8], now: i64) -> Result<Self, PlatformError> {
         let chain = CertificateDer::pem_slice_iter(chain).collect::<Result<Vec<_>, _>>();
-        let chain = chain.map_err(|error| PlatformFault::Chain(format!("no certificates in PEM: {error}")))?;
-        let first = chain.first().ok_or_else(|| PlatformFault::Chain("no certificate in PEM".to_owned()))?;
+        let chain = chain.map_err(|error| PlatformError::Chain(format!("no certificates in PEM: {error}")))?;
+        let first = chain.first().ok_or_else(|| PlatformError::Chain("no certificate in PEM".to_owned()))?;
         let (_, parsed) = parse_x509_certificate(first)
-            .map_err(|error| PlatformFault::Chain(format!("its first certificate is none: {error}")))?;
+            .map_err(|error| PlatformError::Chain(format!("its first certificate is none: {error}")))?;
         let validity = parsed.validity();
         if validity.not_before.timestamp() > now {
-            return Err(PlatformFault::NotYet(validity.not_before.to_string()));
+            return Err(PlatformError::NotYet(validity.not_before.to_string()));
         }
         let not_after = validity.not_after.timestamp();
         if not_after < now {
-            return Err(PlatformFault::Expired(validity.not_after.to_string()));
+            return Err(PlatformError::Expired(validity.not_after.to_string()));
         }
         let key = PrivateKeyDer::from_pem_slice(key)
-            .map_err(|error| PlatformFault::Key(format!("no private key in PEM: {error}")))?;
+            .map_err(|error| PlatformError::Key(format!("no private key in PEM: {error}")))?;
         let key = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => PlatformFault::Mismatch,
-            other => PlatformFault::Key(other.to_string()),
+            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => PlatformError::Mismatch,
+            other => PlatformError::Key(other.to_string()),
         })?;
         Ok(Self { key: Arc::new(key), not_after })
     }
@@ -127,7 +127,7 @@ pub struct Authorities(pub(super) Arc<WebPkiServerVerifier>);
 /// Why there are no authorities.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum AuthoritiesFault {
+pub enum AuthoritiesError {
     /// No PEM, or not certificates.
     #[error("no certificates in PEM: {0}")]
     Pem(String),
@@ -146,15 +146,15 @@ impl Authorities {
     ///
     /// # Errors
     /// When there is none in it, or one that is none.
-    pub fn read(pem: &[u8]) -> Result<Self, AuthoritiesFault> {
+    pub fn read(pem: &[u8]) -> Result<Self, AuthoritiesError> {
         let mut roots = RootCertStore::empty();
         for (at, certificate) in CertificateDer::pem_slice_iter(pem).enumerate() {
-            let certificate = certificate.map_err(|error| AuthoritiesFault::Pem(error.to_string()))?;
+            let certificate = certificate.map_err(|error| AuthoritiesError::Pem(error.to_string()))?;
             let added = roots.add(certificate);
-            added.map_err(|error| AuthoritiesFault::Certificate { at: at + 1, what: error.to_string() })?;
+            added.map_err(|error| AuthoritiesError::Certificate { at: at + 1, what: error.to_string() })?;
         }
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build();
-        verifier.map(Self).map_err(|error| AuthoritiesFault::Pem(error.to_string()))
+        verifier.map(Self).map_err(|error| AuthoritiesError::Pem(error.to_string()))
     }
 }
 
@@ -184,7 +184,7 @@ mod tests {
         (params.signed_by(&key, issuer).unwrap().pem(), key.serialize_pem())
     }
 
-    fn read(of: &(String, String)) -> Result<PlatformCertificate, PlatformFault> {
+    fn read(of: &(String, String)) -> Result<PlatformCertificate, PlatformError> {
         PlatformCertificate::read(of.0.as_bytes(), of.1.as_bytes(), NOW)
     }
 

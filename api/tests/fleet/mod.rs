@@ -27,7 +27,7 @@ use keyfleet_node::runtime::{Addresses, Node, Options};
 use keyfleet_node::serving::{FetchedKeys, KeySource, Service, Tokens as Checked};
 use keyfleet_threshold::curve::G1;
 use keyfleet_threshold::identifiers::NodeIndex;
-use keyfleet_threshold::identity::IdentityKey;
+use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::round::Phase;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -177,7 +177,7 @@ impl Fleet {
         let node_index = member.test.index;
         let started = member.test.try_start().await.unwrap();
         let memory = &started.memory;
-        let identity: IdentityKey = memory.identity_key().unwrap();
+        let identity: IdentitySecretKey = memory.identity_key().unwrap();
         let owner = (CLUSTER, node_index);
         let names = ["kubernetes".to_owned()];
         let tokens =
@@ -291,7 +291,7 @@ impl Fleet {
         let epoch = self.operator.epochs.last().unwrap();
         let node = |receiver: &keyfleet_threshold::plan::Receiver| ClientNode {
             index: receiver.index.value(),
-            identity_key: values::IdentityKey(receiver.identity.0),
+            identity_key: values::PinnedKey(receiver.identity.0),
         };
         ClientRecord {
             cluster: "keys".to_owned(),

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use keyfleet_api::client::{NodeFault, Observer};
+use keyfleet_api::client::{NodeError, Observer};
 use keyfleet_threshold::curve::G2;
 use keyfleet_threshold::identifiers::{Digest, NodeIndex};
 use keyfleet_threshold::plan::{FrozenDigests, ValidPlan};
@@ -21,7 +21,7 @@ use crate::exit::{Exit, Failure};
 /// What was heard of a round, and from whom nothing.
 pub struct Heard {
     transcript: Transcript,
-    silent: BTreeMap<NodeIndex, NodeFault>,
+    silent: BTreeMap<NodeIndex, NodeError>,
 }
 
 /// Asks all nodes what was said in the round of `plan`. `source` is the vector of the epoch that it reshared.
@@ -67,7 +67,7 @@ pub async fn gather(
 
 type Told = BTreeMap<NodeIndex, Vec<SignedMessage>>;
 
-async fn ask_all(observer: &Arc<Observer>) -> (Told, BTreeMap<NodeIndex, NodeFault>) {
+async fn ask_all(observer: &Arc<Observer>) -> (Told, BTreeMap<NodeIndex, NodeError>) {
     let mut asked = JoinSet::new();
     for node in observer.fleet().nodes.keys().copied() {
         let observer = observer.clone();
@@ -90,13 +90,13 @@ fn missing(transcript: &Transcript, named: &BTreeSet<Digest>) -> Vec<Digest> {
     missing
 }
 
-fn nobody(silent: &BTreeMap<NodeIndex, NodeFault>) -> Failure {
-    let refused = silent.values().all(NodeFault::is_refusal);
+fn nobody(silent: &BTreeMap<NodeIndex, NodeError>) -> Failure {
+    let refused = silent.values().all(NodeError::is_refusal);
     let exit = if refused { Exit::Refused } else { Exit::TooFewNodes };
     Failure::new(exit, format!("no node told what was said in the round:{}", listed(silent)))
 }
 
-fn listed(silent: &BTreeMap<NodeIndex, NodeFault>) -> String {
+fn listed(silent: &BTreeMap<NodeIndex, NodeError>) -> String {
     silent.iter().map(|(node, fault)| format!("\n  node {node}: {fault}")).collect()
 }
 

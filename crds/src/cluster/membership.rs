@@ -5,7 +5,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::values::{IdentityKey, IdentitySignature};
+use crate::values::{IdentitySignature, PinnedKey};
 
 /// Who decides which nodes belong to the fleet.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
@@ -55,7 +55,7 @@ pub struct SignedRoster {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RosterSignature {
     /// The approver's Ed25519 public key.
-    pub approver: IdentityKey,
+    pub approver: PinnedKey,
     /// Its signature.
     pub signature: IdentitySignature,
 }

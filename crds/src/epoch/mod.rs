@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::cluster::schedule::Deadlines as ClusterDeadlines;
 use crate::rules::{only_rises, written_once};
-use crate::values::{ClusterId, Digest, IdentityKey, PublicKey};
+use crate::values::{ClusterId, Digest, PinnedKey, PublicKey};
 pub use status::{KeyEpochStatus, Phase};
 
 /// The highest `planVersion` that this release writes.
@@ -180,7 +180,7 @@ pub struct Dealer {
     #[schemars(range(min = 1, max = 4_294_967_295_u32))]
     pub index: u32,
     /// Its pinned identity key.
-    pub identity_key: IdentityKey,
+    pub identity_key: PinnedKey,
 }
 
 /// A node that gets a share.
@@ -191,7 +191,7 @@ pub struct Receiver {
     #[schemars(range(min = 1, max = 4_294_967_295_u32))]
     pub index: u32,
     /// Its pinned identity key.
-    pub identity_key: IdentityKey,
+    pub identity_key: PinnedKey,
     /// The number of the prekey set that its shares are sealed to.
     #[schemars(range(max = 9_007_199_254_740_991_u64))]
     pub prekey_set: u64,

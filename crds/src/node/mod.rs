@@ -9,7 +9,7 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use crate::rules::{only_rises, written_once};
-use crate::values::{ClusterId, IdentityKey};
+use crate::values::{ClusterId, PinnedKey};
 pub use report::NodeReport;
 
 /// One node of a fleet.
@@ -73,7 +73,7 @@ pub struct KmsNodeSpec {
     /// The node's identity key, pinned by the operator once the node has offered it. Written once. Others deal and connect
     /// only to this key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub identity_key: Option<IdentityKey>,
+    pub identity_key: Option<PinnedKey>,
     /// The node is to be let go: it gets no share of new epochs, and erases its secrets when it is no longer needed. Default
     /// false.
     #[serde(default)]

@@ -8,7 +8,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::values::{Digest, IdentityKey, IdentitySignature};
+use crate::values::{Digest, IdentitySignature, PinnedKey};
 
 /// What a node says of itself.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
@@ -74,7 +74,7 @@ pub struct NodeReport {
 #[serde(rename_all = "camelCase")]
 pub struct IdentityOffer {
     /// The Ed25519 public key.
-    pub key: IdentityKey,
+    pub key: PinnedKey,
     /// A signature of the key over cluster id, index and itself: the node has the private half.
     pub proof: IdentitySignature,
 }

@@ -2,7 +2,7 @@
 
 use keyfleet_threshold::curve::{G1, HashDomain, SecretScalar};
 use keyfleet_threshold::identifiers::{Digest, NodeIndex};
-use keyfleet_threshold::identity::IdentityKey;
+use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::prekey::PrekeySecret;
 use keyfleet_threshold::round::{
     Body, Complaint, DealerSeed, Dealing, Participant, Response, SecretName, SignedMessage, Transcript,
@@ -38,7 +38,12 @@ pub enum Behaviour {
 impl Behaviour {
     /// What leaves the node instead of `message`: nothing, or one message, or several.
     #[must_use]
-    pub fn bend(self, message: &SignedMessage, process: &Participant, key: &IdentityKey) -> Option<Vec<SignedMessage>> {
+    pub fn bend(
+        self,
+        message: &SignedMessage,
+        process: &Participant,
+        key: &IdentitySecretKey,
+    ) -> Option<Vec<SignedMessage>> {
         let say = |body| SignedMessage::sign(message.plan, message.sender, body, key);
         let bent = match (self, &message.body) {
             (Self::Silent, _) | (Self::MuteDealer, Body::Dealing(_)) => return None,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use keyfleet_threshold::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex};
-use keyfleet_threshold::identity::IdentityKey;
+use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::round::{Blob, Notice, Outputs, Participant, SecretName, SignedMessage};
 use rand_core::CryptoRng;
 
@@ -69,8 +69,8 @@ impl Node {
 
     /// The node's identity key.
     #[must_use]
-    pub fn identity_key(&self) -> IdentityKey {
-        IdentityKey::from_seed(&self.identity)
+    pub fn identity_key(&self) -> IdentitySecretKey {
+        IdentitySecretKey::from_seed(&self.identity)
     }
 
     /// Starts a node that has never run.
@@ -160,7 +160,8 @@ impl Node {
                 if self.published.contains_key(&key) {
                     continue;
                 }
-                if let Some(bent) = self.behaviour.bend(message, process, &IdentityKey::from_seed(&self.identity)) {
+                if let Some(bent) = self.behaviour.bend(message, process, &IdentitySecretKey::from_seed(&self.identity))
+                {
                     let extra = bent.into_iter().enumerate();
                     for (copy, message) in extra {
                         // A second message of the same place goes to a place of its own.

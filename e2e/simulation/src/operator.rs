@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use keyfleet_threshold::coordination::planning::{choose_source, genesis, reshare};
 use keyfleet_threshold::coordination::retention::{ActivatedEpoch, kept};
 use keyfleet_threshold::coordination::{
-    Decision, FleetView, KeptEpoch, NodeView, Offer, PlanningFault, RoundView, boundary, closing, decide,
+    Decision, FleetView, KeptEpoch, NodeView, Offer, PlanningError, RoundView, boundary, closing, decide,
 };
 use keyfleet_threshold::identifiers::{Block, EpochNumber, NodeIndex};
 use keyfleet_threshold::plan::ValidPlan;
@@ -135,7 +135,7 @@ impl Operator {
                 open(fleet, plan);
             }
             Err(fault) => {
-                if matches!(fault, PlanningFault::NoSource { .. }) {
+                if matches!(fault, PlanningError::NoSource { .. }) {
                     self.starved_since.get_or_insert(now);
                 }
                 self.retry_at = Some(Block(now.0 + 1));
@@ -144,7 +144,7 @@ impl Operator {
         }
     }
 
-    fn plan(&self, fleet: &Fleet, spec: &Spec, block: Block) -> Result<ValidPlan, PlanningFault> {
+    fn plan(&self, fleet: &Fleet, spec: &Spec, block: Block) -> Result<ValidPlan, PlanningError> {
         let api = &fleet.api;
         let node_view = |index: &NodeIndex| NodeView {
             index: *index,

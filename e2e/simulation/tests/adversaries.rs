@@ -2,7 +2,7 @@
 
 use keyfleet_simulation::{Behaviour, Fleet, Settings, seeds};
 use keyfleet_threshold::identifiers::{EpochNumber, NodeIndex};
-use keyfleet_threshold::round::{DealingFault, Offence, Phase};
+use keyfleet_threshold::round::{DealingError, Offence, Phase};
 
 fn index(i: u32) -> NodeIndex {
     NodeIndex::new(i).expect("indices start at one")
@@ -75,7 +75,7 @@ fn a_dealer_that_deals_something_else_than_its_share_is_named_by_everyone() {
     for seed in seeds(2) {
         let (fleet, number) = reshare_with(seed, 4, 3, &[(4, Behaviour::ForeignConstant)]);
         assert_eq!(qualified(&fleet, number), [1, 2, 3], "seed {seed}");
-        let expected = Offence::BadBundle(DealingFault::NotItsShare);
+        let expected = Offence::BadBundle(DealingError::NotItsShare);
         assert_eq!(offence(&fleet, number, 4), Some(expected), "seed {seed}");
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use keyfleet_api::tls::Pins;
 use keyfleet_crds::cluster::Access;
-use keyfleet_crds::values::IdentityKey;
+use keyfleet_crds::values::PinnedKey;
 use keyfleet_threshold::identifiers::NodeIndex;
 use keyfleet_threshold::identity::IdentityPublicKey;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::runtime::Addresses;
 use crate::seal::KeyMaterial;
-use crate::store::{Store, StoreFault};
+use crate::store::{Store, StoreError};
 
 const RULES: &str = "rules";
 const PEERS: &str = "peers";
@@ -33,7 +33,7 @@ struct Peers(BTreeMap<u32, Peer>);
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 struct Peer {
-    pin: IdentityKey,
+    pin: PinnedKey,
     address: String,
 }
 
@@ -42,7 +42,7 @@ impl Known {
     ///
     /// # Errors
     /// When a row does not open.
-    pub fn recall(store: &Store, node_key: &KeyMaterial) -> Result<Self, StoreFault> {
+    pub fn recall(store: &Store, node_key: &KeyMaterial) -> Result<Self, StoreError> {
         let row = |name| store.access(name, node_key);
         let access: Access = row(RULES)?.and_then(|row| serde_json::from_slice(&row).ok()).unwrap_or_default();
         let peers: Peers = row(PEERS)?.and_then(|row| serde_json::from_slice(&row).ok()).unwrap_or_default();
@@ -88,7 +88,7 @@ impl Known {
     pub(super) fn set_peers(&self, pins: BTreeMap<NodeIndex, IdentityPublicKey>, addresses: &Addresses) {
         let peer = |(index, pin): (NodeIndex, IdentityPublicKey)| {
             let address = addresses.get(&index).cloned().unwrap_or_default();
-            (index.value(), Peer { pin: IdentityKey(pin.0), address })
+            (index.value(), Peer { pin: PinnedKey(pin.0), address })
         };
         let now = Peers(pins.into_iter().map(peer).collect());
         let changed = self.peers.send_if_modified(|before| {

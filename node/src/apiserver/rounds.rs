@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::status::Problems;
 use super::watching::Listed;
-use crate::claim::{ClaimFault, NameClaim};
+use crate::claim::{ClaimError, NameClaim};
 use crate::round::{Input, Published};
 
 /// What is held back, or not yet done, is tried again so often.
@@ -196,10 +196,10 @@ fn may_need_everyone(plan: &ValidPlan, plans: &BTreeMap<u64, ValidPlan>, allow_d
 const CLAIM_REASONS: [Reason; 4] =
     [Reason::NameTaken, Reason::BucketMissing, Reason::ReplicaUnavailable, Reason::CredentialsRefused];
 
-fn claim_reason(fault: &ClaimFault) -> Reason {
+fn claim_reason(fault: &ClaimError) -> Reason {
     match fault {
-        ClaimFault::Other { .. } => Reason::NameTaken,
-        ClaimFault::Bucket(error) => crate::startup::bucket_reason(error.kind),
+        ClaimError::Other { .. } => Reason::NameTaken,
+        ClaimError::Bucket(error) => crate::startup::bucket_reason(error.kind),
     }
 }
 
@@ -209,14 +209,14 @@ mod tests {
     use keyfleet_threshold::coordination::{FleetView, KeptEpoch, NodeView, Offer, planning};
     use keyfleet_threshold::curve::G2;
     use keyfleet_threshold::identifiers::{ClusterId, NodeIndex, PrekeySetNumber, Threshold};
-    use keyfleet_threshold::identity::IdentityKey;
+    use keyfleet_threshold::identity::IdentitySecretKey;
     use keyfleet_threshold::plan::Deadlines;
 
     fn view(number: u64, nodes: u8, threshold: u16) -> FleetView {
         let index = |i: u8| NodeIndex::new(i.into()).unwrap();
         let node = |i: u8| NodeView {
             index: index(i),
-            identity: IdentityKey::from_seed(&[i; 32]).public(),
+            identity: IdentitySecretKey::from_seed(&[i; 32]).public(),
             offers: vec![Offer {
                 number: PrekeySetNumber(number),
                 digest: Digest([9; 32]),

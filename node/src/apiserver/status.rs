@@ -11,10 +11,10 @@ use keyfleet_crds::labels::NODE_FIELD_MANAGER;
 use keyfleet_crds::node::report::{
     HeldEpoch, IdentityOffer, NodeReport, PrekeySet, Problem, ProblemAbout, ReplicationPosition, Signed,
 };
-use keyfleet_crds::values::{Digest, IdentityKey, IdentitySignature};
+use keyfleet_crds::values::{Digest, IdentitySignature, PinnedKey};
 use keyfleet_crds::{GROUP, KmsNodeStatus, VERSION};
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
-use keyfleet_threshold::identity::{IdentityKey as SecretIdentity, Signature};
+use keyfleet_threshold::identity::{IdentitySecretKey, Signature};
 use keyfleet_threshold::plan::PlanVersion;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
@@ -75,7 +75,7 @@ impl Problems {
 #[derive(Clone)]
 pub struct Speaker {
     /// Signs the offer and the report.
-    pub identity: Arc<SecretIdentity>,
+    pub identity: Arc<IdentitySecretKey>,
     /// Whose it is.
     pub owner: (ClusterId, NodeIndex),
     /// What it has said.
@@ -182,7 +182,7 @@ impl StatusWriter {
         let (cluster, index) = speaker.owner;
         let public = speaker.identity.public();
         now.offer = Some(IdentityOffer {
-            key: IdentityKey(public.0),
+            key: PinnedKey(public.0),
             proof: IdentitySignature(speaker.identity.offer(cluster, index).0),
         });
         let (published, served) = (speaker.published.borrow().clone(), speaker.served.borrow().clone());

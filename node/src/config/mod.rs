@@ -1,17 +1,17 @@
 //! The node's configuration: one YAML file, rendered from the resources; the environment holds secrets and nothing else.
 //!
 //! The file is [`keyfleet_api::node_config`]; here is what a node makes of it. A missing or malformed key-encryption key
-//! is a [`KeyFault`], apart from [`ConfigFault`]: the node starts all the same and says so on `/status` and in its
+//! is a [`KeyError`], apart from [`ConfigError`]: the node starts all the same and says so on `/status` and in its
 //! KmsNode, since a pod that only crashes tells nobody what it lacks.
 
 use std::path::{Path, PathBuf};
 
-use keyfleet_api::node_config::{KEK_FOLDER, NodeConfig, NodeConfigFault};
+use keyfleet_api::node_config::{KEK_FOLDER, NodeConfig, NodeConfigError};
 use keyfleet_crds::cluster::keys;
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
 use zeroize::Zeroizing;
 
-use crate::seal::wrap::WrapFault;
+use crate::seal::wrap::WrapError;
 use crate::seal::{KeyEncryptionKey, KeyRing};
 
 /// A node's configuration, checked.
@@ -50,7 +50,7 @@ pub enum KeyPlace {
 /// What is wrong with the file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ConfigFault {
+pub enum ConfigError {
     /// The file is not there or not readable.
     #[error("{}: {error}", .path.display())]
     Read {
@@ -61,7 +61,7 @@ pub enum ConfigFault {
     },
     /// What it says is not a configuration.
     #[error(transparent)]
-    File(#[from] NodeConfigFault),
+    File(#[from] NodeConfigError),
     /// A value makes no sense.
     #[error("the configuration: {at}: {what}")]
     Value {
@@ -75,7 +75,7 @@ pub enum ConfigFault {
 /// What is wrong with a key-encryption key. Its text is never repeated.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum KeyFault {
+pub enum KeyError {
     /// It is not there.
     #[error("key `{id}`: {place} {why}; create it with 32 random bytes, written as 64 hexadecimal digits")]
     Missing {
@@ -106,10 +106,10 @@ pub enum KeyFault {
     },
     /// The keys do not make a ring.
     #[error(transparent)]
-    Ring(#[from] WrapFault),
+    Ring(#[from] WrapError),
 }
 
-impl KeyFault {
+impl KeyError {
     /// The condition reason.
     #[must_use]
     pub fn reason(&self) -> keyfleet_crds::conditions::Reason {
@@ -126,8 +126,8 @@ impl Config {
     ///
     /// # Errors
     /// What is wrong, and where.
-    pub fn read(path: &Path) -> Result<Self, ConfigFault> {
-        let text = std::fs::read_to_string(path).map_err(|error| ConfigFault::Read { path: path.to_owned(), error })?;
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
         Self::parse(&text)
     }
 
@@ -135,10 +135,10 @@ impl Config {
     ///
     /// # Errors
     /// What is wrong, and where.
-    pub fn parse(text: &str) -> Result<Self, ConfigFault> {
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let file = NodeConfig::parse(text)?;
         let index = NodeIndex::new(file.index);
-        let index = index.ok_or_else(|| ConfigFault::Value { at: "index", what: "must be at least 1".to_owned() })?;
+        let index = index.ok_or_else(|| ConfigError::Value { at: "index", what: "must be at least 1".to_owned() })?;
         let keys = [&file.key_encryption.active].into_iter().chain(&file.key_encryption.previous);
         let key_encryption = keys.map(KeySource::of).collect::<Result<_, _>>()?;
         Ok(Self { cluster: ClusterId(file.cluster_id.0), index, key_encryption, file })
@@ -171,14 +171,14 @@ impl Config {
     ///
     /// # Errors
     /// Which key is wrong, and what to do.
-    pub fn key_ring(&self, env: impl Fn(&str) -> Option<String>) -> Result<KeyRing, KeyFault> {
+    pub fn key_ring(&self, env: impl Fn(&str) -> Option<String>) -> Result<KeyRing, KeyError> {
         let keys = self.key_encryption.iter().map(|source| source.load(&env)).collect::<Result<_, _>>()?;
         Ok(KeyRing::new(self.cluster, self.index, keys)?)
     }
 }
 
 impl KeySource {
-    fn of(source: &keys::KeySource) -> Result<Self, ConfigFault> {
+    fn of(source: &keys::KeySource) -> Result<Self, ConfigError> {
         let id = source.id.clone();
         let secret = source.secret.as_ref().map(|_| KeyPlace::File(Path::new(KEK_FOLDER).join(&id).join("key")));
         let file = source.file.as_ref().map(|file| KeyPlace::File(file.path.clone().into()));
@@ -189,12 +189,12 @@ impl KeySource {
             (Some(place), None) => Ok(Self { id, place }),
             _ => {
                 let what = format!("key `{id}` needs exactly one of `secret`, `file`, `env` and `awsKms`");
-                Err(ConfigFault::Value { at: "keyEncryption", what })
+                Err(ConfigError::Value { at: "keyEncryption", what })
             }
         }
     }
 
-    fn load(&self, env: impl Fn(&str) -> Option<String>) -> Result<KeyEncryptionKey, KeyFault> {
+    fn load(&self, env: impl Fn(&str) -> Option<String>) -> Result<KeyEncryptionKey, KeyError> {
         let (place, found) = match &self.place {
             KeyPlace::File(path) => {
                 (format!("file {}", path.display()), std::fs::read(path).map_err(|error| error.to_string()))
@@ -203,9 +203,9 @@ impl KeySource {
                 let value = env(name).map(String::into_bytes).ok_or_else(|| "is not set".to_owned());
                 (format!("environment variable {name}"), value)
             }
-            KeyPlace::Unsupported(place) => return Err(KeyFault::Unsupported { id: self.id.clone(), place }),
+            KeyPlace::Unsupported(place) => return Err(KeyError::Unsupported { id: self.id.clone(), place }),
         };
-        let missing = |why| KeyFault::Missing { id: self.id.clone(), place: place.clone(), why };
+        let missing = |why| KeyError::Missing { id: self.id.clone(), place: place.clone(), why };
         let bytes = Zeroizing::new(found.map_err(missing)?);
         let mut key = Zeroizing::new([0; 32]);
         let is_file = matches!(self.place, KeyPlace::File(_));
@@ -213,7 +213,7 @@ impl KeySource {
             *key = raw;
         } else {
             let text = bytes.trim_ascii();
-            hex::decode_to_slice(text, key.as_mut_slice()).map_err(|_| KeyFault::Malformed {
+            hex::decode_to_slice(text, key.as_mut_slice()).map_err(|_| KeyError::Malformed {
                 id: self.id.clone(),
                 place: place.clone(),
                 found: bytes.len(),
@@ -298,7 +298,7 @@ log: info
         let file = tempfile::NamedTempFile::new().unwrap();
         let from_file = GOOD.replace("env: {name: KEK}", &format!("file: {{path: {}}}", file.path().display()));
         let config = Config::parse(&from_file).unwrap();
-        assert!(matches!(config.key_ring(|_| None), Err(KeyFault::Malformed { found: 0, .. })), "an empty file");
+        assert!(matches!(config.key_ring(|_| None), Err(KeyError::Malformed { found: 0, .. })), "an empty file");
         std::fs::write(file.path(), [7; 32]).unwrap();
         assert!(config.key_ring(|_| None).is_ok(), "32 raw bytes in a file");
     }

@@ -8,7 +8,7 @@ use keyfleet_api::limits::REPORTED_VERDICTS_MAX;
 use keyfleet_api::v1;
 use keyfleet_threshold::curve::SecretScalar;
 use keyfleet_threshold::identifiers::{ClusterId, EpochNumber};
-use keyfleet_threshold::identity::{IdentityKey, IdentityPublicKey};
+use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
 use keyfleet_threshold::plan::PlanVersion;
 use keyfleet_threshold::purpose::Purpose;
 use keyfleet_threshold::round::Verdict;
@@ -136,7 +136,7 @@ pub fn report(published: &Published, identity: &IdentityPublicKey) -> Option<v1:
 
 /// Numbers, dates and signs a report.
 #[must_use]
-pub fn sign(report: v1::Report, sequence: u64, identity: &IdentityKey) -> v1::SignedReport {
+pub fn sign(report: v1::Report, sequence: u64, identity: &IdentitySecretKey) -> v1::SignedReport {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let made_at_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
     keyfleet_api::report::sign(&v1::Report { sequence, made_at_ms, ..report }, identity)

@@ -13,7 +13,7 @@ use keyfleet_api::{messages, v1};
 use keyfleet_crds::cluster::Access;
 use keyfleet_crds::cluster::access::{self, KUBERNETES_ISSUER};
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
-use keyfleet_threshold::identity::IdentityKey;
+use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::round::Blob;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
@@ -38,7 +38,7 @@ pub struct RoundApi {
     /// What peers may ask for again.
     pub bundles: BundleFile,
     /// Signs reports.
-    pub identity: Arc<IdentityKey>,
+    pub identity: Arc<IdentitySecretKey>,
     /// Who may read beside peers; `None`: nobody.
     pub readers: Option<Readers>,
     /// The last report's sequence number.
@@ -99,7 +99,7 @@ impl RoundApi {
 struct Following {
     published: watch::Receiver<Arc<Published>>,
     served: watch::Receiver<Arc<Epochs>>,
-    identity: Arc<IdentityKey>,
+    identity: Arc<IdentitySecretKey>,
     sequence: Arc<AtomicU64>,
     reports: Arc<Reports>,
     challenge: Option<Challenge>,

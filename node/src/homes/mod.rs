@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::seal::wrap::WrapFault;
+use crate::seal::wrap::WrapError;
 use crate::seal::{KeyEncryptionKey, KeyMaterial, KeyName, KeyRing};
 use decision::{Decision, Finding, HomeKind, Seen};
 use ledger::Ledger;
@@ -34,13 +34,13 @@ pub trait Home: Send + Sync {
     ///
     /// # Errors
     /// When it does not answer.
-    async fn read(&self) -> Result<Entries, HomeFault>;
+    async fn read(&self) -> Result<Entries, HomeError>;
 
     /// Puts entries, then removes others.
     ///
     /// # Errors
     /// When it does not answer; then nothing is known of the change.
-    async fn change(&self, put: &Entries, remove: &BTreeSet<String>) -> Result<(), HomeFault>;
+    async fn change(&self, put: &Entries, remove: &BTreeSet<String>) -> Result<(), HomeError>;
 
     /// Whether somebody else was seen writing here since the last call.
     fn take_conflicted(&self) -> bool {
@@ -51,14 +51,14 @@ pub trait Home: Send + Sync {
 /// A home does not answer, or says no.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{home}: {what}")]
-pub struct HomeFault {
+pub struct HomeError {
     /// Which one.
     pub home: HomeKind,
     /// What it said.
     pub what: String,
 }
 
-impl HomeFault {
+impl HomeError {
     /// A fault of `home`.
     #[must_use]
     pub fn new(home: HomeKind, what: String) -> Self {
@@ -69,17 +69,17 @@ impl HomeFault {
 /// Why the homes cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum HomesFault {
+pub enum HomesError {
     /// A home does not answer.
     #[error(transparent)]
-    Home(#[from] HomeFault),
+    Home(#[from] HomeError),
     /// An entry stays closed.
     #[error("{home}: {fault}")]
     Wrap {
         /// Where it is.
         home: HomeKind,
         /// Why.
-        fault: WrapFault,
+        fault: WrapError,
     },
     /// The homes hold different identities, say.
     #[error("{0}")]
@@ -111,7 +111,7 @@ impl Found {
     ///
     /// # Errors
     /// When the volume cannot be read or an entry of either home stays closed.
-    pub async fn read(volume: Arc<dyn Home>, secret: Arc<dyn Home>, ring: KeyRing) -> Result<Self, HomesFault> {
+    pub async fn read(volume: Arc<dyn Home>, secret: Arc<dyn Home>, ring: KeyRing) -> Result<Self, HomesError> {
         let mut wrapped_under = BTreeSet::new();
         let (volume_keys, volume_floor) =
             unwrap_all(HomeKind::Volume, volume.read().await?, &ring, &mut wrapped_under)?;
@@ -146,10 +146,10 @@ impl Found {
     ///
     /// # Errors
     /// When a home does not take the change, or a person must look.
-    pub async fn settle(self, ledger: Option<&Ledger>) -> Result<(Homes, Vec<Finding>), HomesFault> {
+    pub async fn settle(self, ledger: Option<&Ledger>) -> Result<(Homes, Vec<Finding>), HomesError> {
         let decision = decision::decide(ledger, &seen(&self.volume), self.secret.as_ref().map(seen).as_ref());
         if let Some(conflict) = decision.findings.iter().find(|finding| matches!(finding, Finding::Conflict(_))) {
-            return Err(HomesFault::Finding(conflict.clone()));
+            return Err(HomesError::Finding(conflict.clone()));
         }
         let of = |name: &KeyName, home: &HomeKind| match home {
             HomeKind::Volume => self.volume.get(name),
@@ -202,7 +202,7 @@ impl Homes {
     ///
     /// # Errors
     /// When a home does not confirm. The keys may be in one home then; creating them again is the way on.
-    pub async fn create(&mut self, keys: Vec<(KeyName, KeyMaterial)>) -> Result<(), HomesFault> {
+    pub async fn create(&mut self, keys: Vec<(KeyName, KeyMaterial)>) -> Result<(), HomesError> {
         if keys.is_empty() {
             return Ok(());
         }
@@ -220,7 +220,7 @@ impl Homes {
     ///
     /// # Errors
     /// When a home does not confirm; destroying them again is the way on.
-    pub async fn destroy(&mut self, names: &BTreeSet<KeyName>) -> Result<(), HomesFault> {
+    pub async fn destroy(&mut self, names: &BTreeSet<KeyName>) -> Result<(), HomesError> {
         if names.is_empty() {
             return Ok(());
         }
@@ -236,7 +236,7 @@ impl Homes {
     ///
     /// # Errors
     /// When a home does not confirm.
-    pub async fn raise_floor(&self, floor: &str) -> Result<(), HomesFault> {
+    pub async fn raise_floor(&self, floor: &str) -> Result<(), HomesError> {
         let put = Entries::from([(FLOOR.to_owned(), floor.as_bytes().to_vec())]);
         for home in &self.homes {
             home.change(&put, &BTreeSet::new()).await?;
@@ -249,7 +249,7 @@ impl Homes {
     ///
     /// # Errors
     /// When a home does not answer.
-    pub async fn compare(&mut self, ledger: &Ledger) -> Result<Vec<Finding>, HomesFault> {
+    pub async fn compare(&mut self, ledger: &Ledger) -> Result<Vec<Finding>, HomesError> {
         let mut wrapped_under = BTreeSet::new();
         let (volume, _) = unwrap_all(HomeKind::Volume, self.homes[0].read().await?, &self.ring, &mut wrapped_under)?;
         let (secret, _) = unwrap_all(HomeKind::Secret, self.homes[1].read().await?, &self.ring, &mut wrapped_under)?;
@@ -284,7 +284,7 @@ impl Homes {
         self.homes.iter().any(|home| home.take_conflicted())
     }
 
-    async fn repair(&self, decision: &Decision) -> Result<(), HomesFault> {
+    async fn repair(&self, decision: &Decision) -> Result<(), HomesError> {
         for home in &self.homes {
             let kind = home.kind();
             let mine = |list: &BTreeSet<(HomeKind, KeyName)>| -> Vec<KeyName> {
@@ -313,13 +313,13 @@ fn unwrap_all(
     entries: Entries,
     ring: &KeyRing,
     wrapped_under: &mut BTreeSet<String>,
-) -> Result<(BTreeMap<KeyName, KeyMaterial>, Option<String>), HomesFault> {
+) -> Result<(BTreeMap<KeyName, KeyMaterial>, Option<String>), HomesError> {
     let (mut keys, mut floor) = (BTreeMap::new(), None);
     for (entry, bytes) in entries {
         if entry == FLOOR {
             floor = String::from_utf8(bytes).ok();
         } else if let Ok(name) = entry.parse::<KeyName>() {
-            let key = ring.unwrap(name, &bytes).map_err(|fault| HomesFault::Wrap { home, fault })?;
+            let key = ring.unwrap(name, &bytes).map_err(|fault| HomesError::Wrap { home, fault })?;
             wrapped_under.extend(KeyRing::id_of(&bytes).map(str::to_owned));
             keys.insert(name, key);
         }

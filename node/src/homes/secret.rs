@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 
-use super::{Entries, Home, HomeFault, HomeKind};
+use super::{Entries, Home, HomeError, HomeKind};
 
 /// How often a change is tried again after a conflict.
 const TRIES: u32 = 8;
@@ -21,13 +21,13 @@ pub trait SealClient: Send + Sync {
     ///
     /// # Errors
     /// When the API server does not answer or says no.
-    async fn get(&self) -> Result<(String, Entries), HomeFault>;
+    async fn get(&self) -> Result<(String, Entries), HomeError>;
 
     /// Replaces the data, if the resourceVersion is still this one. `Ok(false)`: it is not (409).
     ///
     /// # Errors
     /// When the API server does not answer or says no.
-    async fn put(&self, version: &str, data: Entries) -> Result<bool, HomeFault>;
+    async fn put(&self, version: &str, data: Entries) -> Result<bool, HomeError>;
 }
 
 /// The home.
@@ -50,11 +50,11 @@ impl<C: SealClient> Home for SecretHome<C> {
         HomeKind::Secret
     }
 
-    async fn read(&self) -> Result<Entries, HomeFault> {
+    async fn read(&self) -> Result<Entries, HomeError> {
         Ok(self.client.get().await?.1)
     }
 
-    async fn change(&self, put: &Entries, remove: &BTreeSet<String>) -> Result<(), HomeFault> {
+    async fn change(&self, put: &Entries, remove: &BTreeSet<String>) -> Result<(), HomeError> {
         for _ in 0..TRIES {
             let (version, mut data) = self.client.get().await?;
             let before = data.clone();
@@ -65,7 +65,7 @@ impl<C: SealClient> Home for SecretHome<C> {
             }
             self.conflicted.store(true, Ordering::Release);
         }
-        Err(HomeFault::new(
+        Err(HomeError::new(
             HomeKind::Secret,
             format!("{TRIES} conflicts in a row: something else keeps writing the seal Secret; find it and stop it"),
         ))

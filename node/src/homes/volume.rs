@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
-use super::{Entries, Home, HomeFault, HomeKind};
+use super::{Entries, Home, HomeError, HomeKind};
 
 /// The folder.
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ impl VolumeHome {
     ///
     /// # Errors
     /// When it cannot be made, or others may read it.
-    pub fn open(folder: impl Into<PathBuf>) -> Result<Self, HomeFault> {
+    pub fn open(folder: impl Into<PathBuf>) -> Result<Self, HomeError> {
         Self::open_as(HomeKind::Volume, folder)
     }
 
@@ -30,9 +30,9 @@ impl VolumeHome {
     ///
     /// # Errors
     /// As [`VolumeHome::open`].
-    pub fn open_as(kind: HomeKind, folder: impl Into<PathBuf>) -> Result<Self, HomeFault> {
+    pub fn open_as(kind: HomeKind, folder: impl Into<PathBuf>) -> Result<Self, HomeError> {
         let folder = folder.into();
-        let fault = |error: io::Error| HomeFault::new(kind, format!("{}: {error}", folder.display()));
+        let fault = |error: io::Error| HomeError::new(kind, format!("{}: {error}", folder.display()));
         match fs::DirBuilder::new().mode(0o700).create(&folder) {
             Ok(()) => sync_folder(folder.parent().unwrap_or(&folder)).map_err(fault)?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -41,7 +41,7 @@ impl VolumeHome {
         let mode = fs::metadata(&folder).map_err(fault)?.permissions().mode() & 0o777;
         if mode & 0o007 != 0 {
             let what = format!("{} has mode {mode:o}: others may read it; chmod it to 0700", folder.display());
-            return Err(HomeFault::new(kind, what));
+            return Err(HomeError::new(kind, what));
         }
         Ok(Self { folder, kind })
     }
@@ -84,19 +84,19 @@ impl Home for VolumeHome {
         self.kind
     }
 
-    async fn read(&self) -> Result<Entries, HomeFault> {
+    async fn read(&self) -> Result<Entries, HomeError> {
         let home = self.clone();
         blocking(move || home.read_all()).await
     }
 
-    async fn change(&self, put: &Entries, remove: &BTreeSet<String>) -> Result<(), HomeFault> {
+    async fn change(&self, put: &Entries, remove: &BTreeSet<String>) -> Result<(), HomeError> {
         let (home, put, remove) = (self.clone(), put.clone(), remove.clone());
         blocking(move || home.change_all(&put, &remove)).await
     }
 }
 
-async fn blocking<T: Send + 'static>(run: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, HomeFault> {
-    let fault = |error: &dyn std::fmt::Display| HomeFault::new(HomeKind::Volume, error.to_string());
+async fn blocking<T: Send + 'static>(run: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, HomeError> {
+    let fault = |error: &dyn std::fmt::Display| HomeError::new(HomeKind::Volume, error.to_string());
     match tokio::task::spawn_blocking(run).await {
         Ok(done) => done.map_err(|error| fault(&error)),
         Err(error) => Err(fault(&error)),

@@ -10,10 +10,10 @@ use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::plan::Plan;
 use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::round::{
-    Blob, Contradiction, MessageFault, Notice, Outputs, Participant, Refusal, RetireFault, RoundRecord, Want,
+    Blob, Contradiction, MessageError, Notice, Outputs, Participant, Refusal, RetireError, RoundRecord, Want,
 };
 
-use super::memory::{CarryFault, Memory};
+use super::memory::{CarryError, Memory};
 use super::start::Started;
 
 /// A fact.
@@ -34,10 +34,10 @@ pub enum Input {
 /// Why a fact was not taken up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum DriveFault {
+pub enum DriveError {
     /// Something is owed, or became so; the fact itself may be fed again.
     #[error(transparent)]
-    Carry(#[from] CarryFault),
+    Carry(#[from] CarryError),
     /// The operator is at fault.
     #[error(transparent)]
     Refusal(#[from] Refusal),
@@ -46,10 +46,10 @@ pub enum DriveFault {
     Contradiction(#[from] Contradiction),
     /// A peer is at fault, or the message comes out of turn.
     #[error(transparent)]
-    Message(#[from] MessageFault),
+    Message(#[from] MessageError),
     /// The epoch is kept.
     #[error(transparent)]
-    Retire(#[from] RetireFault),
+    Retire(#[from] RetireError),
 }
 
 /// A participant and its memory.
@@ -114,7 +114,7 @@ impl Driver {
     ///
     /// # Errors
     /// It is still owed.
-    pub async fn settle(&mut self) -> Result<(), CarryFault> {
+    pub async fn settle(&mut self) -> Result<(), CarryError> {
         if let Some(owed) = &self.owed {
             self.memory.carry_out(&self.participant, owed).await?;
             self.notices.append(&mut self.owed.take().map(|owed| owed.notices).unwrap_or_default());
@@ -126,7 +126,7 @@ impl Driver {
     ///
     /// # Errors
     /// Why it was not taken up, or what is owed.
-    pub async fn feed(&mut self, input: &Input) -> Result<(), DriveFault> {
+    pub async fn feed(&mut self, input: &Input) -> Result<(), DriveError> {
         self.feed_all(std::slice::from_ref(input)).await?.pop().map_or(Ok(()), |(_, fault)| Err(fault))
     }
 
@@ -137,7 +137,7 @@ impl Driver {
     ///
     /// # Errors
     /// What is owed; the facts may be fed again.
-    pub async fn feed_all(&mut self, inputs: &[Input]) -> Result<Vec<(usize, DriveFault)>, CarryFault> {
+    pub async fn feed_all(&mut self, inputs: &[Input]) -> Result<Vec<(usize, DriveError)>, CarryError> {
         self.settle().await?;
         let mut faults = Vec::new();
         for (place, input) in inputs.iter().enumerate() {
@@ -159,7 +159,7 @@ impl Driver {
         }
     }
 
-    fn take(&mut self, input: &Input) -> Result<Outputs, DriveFault> {
+    fn take(&mut self, input: &Input) -> Result<Outputs, DriveError> {
         let rng = &mut rand::rng();
         Ok(match input {
             Input::Plan(plan) => self.participant.accept(plan.clone(), rng)?,
@@ -190,20 +190,20 @@ impl Driver {
     ///
     /// # Errors
     /// When a home does not answer.
-    pub async fn compare(&mut self) -> Result<(), CarryFault> {
+    pub async fn compare(&mut self) -> Result<(), CarryError> {
         self.settle().await?;
         self.memory.compare().await.map(|_| ())
     }
 
     /// Gives the participant what it wants and this node has: in its own file, or heard before there was a plan for it.
-    fn recall(&mut self) -> Result<(), CarryFault> {
+    fn recall(&mut self) -> Result<(), CarryError> {
         let mut tried = BTreeSet::new();
         loop {
             let next = self.participant.wants().into_iter().map(|want| want.digest).find(|want| !tried.contains(want));
             let Some(digest) = next else { return Ok(()) };
             tried.insert(digest);
             let heard = self.offers.get(&digest);
-            let kept = || self.memory.bundles().get(&digest).map_err(CarryFault::Store);
+            let kept = || self.memory.bundles().get(&digest).map_err(CarryError::Store);
             let Some(blob) = heard.map_or_else(kept, |blob| Ok(Some(blob)))? else { continue };
             // What does not fit any more was kept for another round.
             if let Ok(outputs) = self.participant.learn(&blob, &mut rand::rng()) {

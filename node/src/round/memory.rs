@@ -18,16 +18,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use keyfleet_threshold::identifiers::Digest;
-use keyfleet_threshold::identity::IdentityKey;
+use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::round::{Attempt, Body, Outputs, Participant, SecretName};
 use tokio::sync::watch;
 
 use crate::homes::decision::Finding;
 use crate::homes::ledger::Ledger;
-use crate::homes::{Homes, HomesFault};
+use crate::homes::{Homes, HomesError};
 use crate::seal::{KeyMaterial, KeyName};
 use crate::store::bundles::BundleFile;
-use crate::store::{RoundCommit, Store, StoreFault};
+use crate::store::{RoundCommit, Store, StoreError};
 
 use super::outbox::Outbox;
 use super::published::{Epochs, Published};
@@ -55,13 +55,13 @@ pub enum Step {
 /// Why outputs were not carried out to the end. They are owed: carry them out again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum CarryFault {
+pub enum CarryError {
     /// A home does not answer, or holds what it must not.
     #[error(transparent)]
-    Homes(#[from] HomesFault),
+    Homes(#[from] HomesError),
     /// The state file or its replica.
     #[error(transparent)]
-    Store(#[from] StoreFault),
+    Store(#[from] StoreError),
     /// A test stopped the process here.
     #[error("stopped after {0:?}")]
     Stopped(Step),
@@ -145,8 +145,8 @@ impl Memory {
 
     /// The node's identity key, for TLS and reports.
     #[must_use]
-    pub fn identity_key(&self) -> Option<IdentityKey> {
-        self.homes.key(KeyName::Identity).map(|seed| IdentityKey::from_seed(seed.expose()))
+    pub fn identity_key(&self) -> Option<IdentitySecretKey> {
+        self.homes.key(KeyName::Identity).map(|seed| IdentitySecretKey::from_seed(seed.expose()))
     }
 
     /// The data key of the node's own rows.
@@ -164,7 +164,7 @@ impl Memory {
     ///
     /// # Errors
     /// Where it stopped. Everything above is done, nothing below; the outputs are owed.
-    pub async fn carry_out(&mut self, participant: &Participant, outputs: &Outputs) -> Result<(), CarryFault> {
+    pub async fn carry_out(&mut self, participant: &Participant, outputs: &Outputs) -> Result<(), CarryError> {
         if !self.homes.is_united() || self.homes.take_conflicted() {
             self.compare().await?;
         }
@@ -189,7 +189,7 @@ impl Memory {
     ///
     /// # Errors
     /// When a home does not answer.
-    pub async fn compare(&mut self) -> Result<Vec<Finding>, CarryFault> {
+    pub async fn compare(&mut self) -> Result<Vec<Finding>, CarryError> {
         let findings = self.homes.compare(&self.ledger).await?;
         for finding in &findings {
             tracing::warn!(%finding, "the homes of the key material differed");
@@ -205,7 +205,7 @@ impl Memory {
         self.homes.needed_ids().chain(configured).map(str::to_owned).collect()
     }
 
-    async fn commit(&mut self, participant: &Participant, outputs: &Outputs, said: &Said) -> Result<(), CarryFault> {
+    async fn commit(&mut self, participant: &Participant, outputs: &Outputs, said: &Said) -> Result<(), CarryError> {
         let ledger = self.next_ledger(participant);
         let live = participant.state().live_secrets();
         let shares = outputs.create.iter().filter_map(|name| {
@@ -239,7 +239,7 @@ impl Memory {
         self.done(Step::Floor, participant, outputs)
     }
 
-    async fn destroy(&mut self, participant: &Participant, outputs: &Outputs) -> Result<(), CarryFault> {
+    async fn destroy(&mut self, participant: &Participant, outputs: &Outputs) -> Result<(), CarryError> {
         // What an earlier life left above the ledger is overtaken by now.
         let overtaken = |name: &KeyName| !self.ledger.live.contains_key(name) && !self.ledger.is_above(*name);
         let mut dead: BTreeSet<_> = self.homes.names().filter(overtaken).collect();
@@ -288,14 +288,14 @@ impl Memory {
     }
 
     #[cfg(any(test, feature = "danger-faults"))]
-    fn done(&mut self, step: Step, participant: &Participant, outputs: &Outputs) -> Result<(), CarryFault> {
+    fn done(&mut self, step: Step, participant: &Participant, outputs: &Outputs) -> Result<(), CarryError> {
         let dies = self.barrier.as_mut().is_some_and(|barrier| barrier(step, outputs, participant));
-        if dies { Err(CarryFault::Stopped(step)) } else { Ok(()) }
+        if dies { Err(CarryError::Stopped(step)) } else { Ok(()) }
     }
 
     #[cfg(not(any(test, feature = "danger-faults")))]
     #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "a barrier stands here in the images for tests")]
-    fn done(&mut self, _: Step, _: &Participant, _: &Outputs) -> Result<(), CarryFault> {
+    fn done(&mut self, _: Step, _: &Participant, _: &Outputs) -> Result<(), CarryError> {
         Ok(())
     }
 

@@ -19,6 +19,6 @@ mod tests;
 mod voice;
 
 pub use driver::{Driver, Input};
-pub use memory::{CarryFault, Memory, Step};
+pub use memory::{CarryError, Memory, Step};
 pub use published::{Epochs, Published, ServedEpoch};
-pub use start::{Parts, StartFault, Started, start};
+pub use start::{Parts, StartError, Started, start};

@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::node::report::ProblemAbout;
-use keyfleet_threshold::identity::{IdentityKey, IdentityPublicKey};
-use keyfleet_threshold::round::{Outputs, Participant, RestoreFault, SecretName};
+use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
+use keyfleet_threshold::round::{Outputs, Participant, RestoreError, SecretName};
 use zeroize::Zeroizing;
 
 use crate::homes::decision::Finding;
 use crate::homes::ledger::Ledger;
-use crate::homes::{Found, Home, Homes, HomesFault};
+use crate::homes::{Found, Home, Homes, HomesError};
 use crate::seal::{KeyMaterial, KeyName, KeyRing};
 use crate::store::bundles::BundleFile;
-use crate::store::{Backing, Store, StoreFault};
+use crate::store::{Backing, Store, StoreError};
 
 use super::memory::Memory;
 use super::outbox::Outbox;
@@ -51,16 +51,16 @@ pub struct Started {
 /// Why a node does not start. Nothing was made anew.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum StartFault {
+pub enum StartError {
     /// The state file.
     #[error(transparent)]
-    Store(#[from] StoreFault),
+    Store(#[from] StoreError),
     /// The homes.
     #[error(transparent)]
-    Homes(#[from] HomesFault),
+    Homes(#[from] HomesError),
     /// The stored state is not one.
     #[error(transparent)]
-    State(#[from] RestoreFault),
+    State(#[from] RestoreError),
     /// Neither home has a key without which the node is not itself.
     #[error(
         "SealKeysLost: the state file is here, but `{0}` is in neither home; restore the seal Secret or the volume's \
@@ -72,15 +72,15 @@ pub enum StartFault {
     SecretOutOfReach,
 }
 
-impl StartFault {
+impl StartError {
     /// What it concerns, and the condition reason.
     #[must_use]
     pub fn concerns(&self) -> (ProblemAbout, Reason) {
         match self {
             Self::KeyLost(_) => (ProblemAbout::Seal, Reason::SealKeysLost),
-            Self::Homes(HomesFault::Wrap { .. }) => (ProblemAbout::KeyEncryption, Reason::KeyEncryptionKeyWrong),
-            Self::Store(StoreFault::Replica(_)) => (ProblemAbout::Replication, Reason::ReplicaUnavailable),
-            Self::Homes(HomesFault::Finding(finding)) => (ProblemAbout::Seal, finding.reason()),
+            Self::Homes(HomesError::Wrap { .. }) => (ProblemAbout::KeyEncryption, Reason::KeyEncryptionKeyWrong),
+            Self::Store(StoreError::Replica(_)) => (ProblemAbout::Replication, Reason::ReplicaUnavailable),
+            Self::Homes(HomesError::Finding(finding)) => (ProblemAbout::Seal, finding.reason()),
             _ => (ProblemAbout::Seal, Reason::Starting),
         }
     }
@@ -89,8 +89,8 @@ impl StartFault {
 /// Starts a node.
 ///
 /// # Errors
-/// [`StartFault`] says what to do.
-pub async fn start(parts: Parts) -> Result<Started, StartFault> {
+/// [`StartError`] says what to do.
+pub async fn start(parts: Parts) -> Result<Started, StartError> {
     let (cluster, index) = parts.ring.owner();
     let store = Store::open(parts.backing, cluster, index).await?;
     let found = Found::read(parts.volume, parts.secret, parts.ring).await?;
@@ -98,13 +98,13 @@ pub async fn start(parts: Parts) -> Result<Started, StartFault> {
     let (mut homes, mut findings) = found.settle(ledger.as_ref()).await?;
     if ledger.is_none() {
         if !homes.is_united() {
-            return Err(StartFault::SecretOutOfReach);
+            return Err(StartError::SecretOutOfReach);
         }
         make_first_keys(&mut homes).await?;
     }
-    let key = |name| homes.key(name).cloned().ok_or(StartFault::KeyLost(name));
+    let key = |name| homes.key(name).cloned().ok_or(StartError::KeyLost(name));
     let (identity, node_key) = (key(KeyName::Identity)?, key(KeyName::Node)?);
-    let identity = IdentityKey::from_seed(identity.expose());
+    let identity = IdentitySecretKey::from_seed(identity.expose());
     let public = identity.public();
     let (participant, outputs) = match (store.participant(&node_key)?, &ledger) {
         (Some(state), Some(ledger)) => {
@@ -127,7 +127,7 @@ pub async fn start(parts: Parts) -> Result<Started, StartFault> {
     Ok(Started { participant, identity: public, memory, outputs, findings, restored })
 }
 
-fn read_ledger(store: &Store, found: &Found) -> Result<Option<Ledger>, StartFault> {
+fn read_ledger(store: &Store, found: &Found) -> Result<Option<Ledger>, StartError> {
     if !store.has_ledger()? {
         return Ok(None);
     }
@@ -138,11 +138,11 @@ fn read_ledger(store: &Store, found: &Found) -> Result<Option<Ledger>, StartFaul
             Err(fault) => refused = Some(fault),
         }
     }
-    Err(refused.map_or(StartFault::KeyLost(KeyName::Node), StartFault::Store))
+    Err(refused.map_or(StartError::KeyLost(KeyName::Node), StartError::Store))
 }
 
 /// Identity and node key: in both homes before anyone is shown the one, or a row is sealed under the other.
-async fn make_first_keys(homes: &mut Homes) -> Result<(), HomesFault> {
+async fn make_first_keys(homes: &mut Homes) -> Result<(), HomesError> {
     let keys = [KeyName::Identity, KeyName::Node].map(|name| {
         let known = homes.key(name).cloned();
         (name, known.unwrap_or_else(|| KeyMaterial::random(&mut rand::rng())))
@@ -153,7 +153,7 @@ async fn make_first_keys(homes: &mut Homes) -> Result<(), HomesFault> {
 type Secrets = Vec<(SecretName, Zeroizing<[u8; 32]>)>;
 
 /// The secrets that the ledger names, and the names of those whose row or key is gone.
-fn read_secrets(store: &Store, homes: &Homes, ledger: &Ledger) -> Result<(Secrets, Vec<KeyName>), StoreFault> {
+fn read_secrets(store: &Store, homes: &Homes, ledger: &Ledger) -> Result<(Secrets, Vec<KeyName>), StoreError> {
     let (mut secrets, mut lost) = (Vec::new(), Vec::new());
     for name in ledger.live.keys() {
         let Some(key) = homes.key(*name) else { continue };

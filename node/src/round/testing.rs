@@ -15,12 +15,12 @@ use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::round::{Blob, Body, Phase, RoundRecord, SignedMessage, Transcript};
 use tempfile::TempDir;
 
-use super::driver::{DriveFault, Driver, Input};
-use super::memory::{CarryFault, Step};
-use super::start::{Parts, StartFault, Started, start};
+use super::driver::{DriveError, Driver, Input};
+use super::memory::{CarryError, Step};
+use super::start::{Parts, StartError, Started, start};
 use crate::homes::secret::{SealClient, SecretHome};
 use crate::homes::volume::VolumeHome;
-use crate::homes::{Entries, HomeFault, decision::HomeKind};
+use crate::homes::{Entries, HomeError, decision::HomeKind};
 use crate::seal::{KeyEncryptionKey, KeyName, KeyRing};
 use crate::store::Backing;
 use crate::store::bundles::BundleFile;
@@ -45,17 +45,17 @@ pub struct MemorySecret {
 
 #[async_trait]
 impl SealClient for Arc<MemorySecret> {
-    async fn get(&self) -> Result<(String, Entries), HomeFault> {
+    async fn get(&self) -> Result<(String, Entries), HomeError> {
         if *self.down.lock().unwrap() {
-            return Err(HomeFault::new(HomeKind::Secret, "no answer".to_owned()));
+            return Err(HomeError::new(HomeKind::Secret, "no answer".to_owned()));
         }
         let data = self.data.lock().unwrap();
         Ok((data.0.to_string(), data.1.clone()))
     }
 
-    async fn put(&self, version: &str, entries: Entries) -> Result<bool, HomeFault> {
+    async fn put(&self, version: &str, entries: Entries) -> Result<bool, HomeError> {
         if *self.down.lock().unwrap() {
-            return Err(HomeFault::new(HomeKind::Secret, "no answer".to_owned()));
+            return Err(HomeError::new(HomeKind::Secret, "no answer".to_owned()));
         }
         let mut data = self.data.lock().unwrap();
         if data.0.to_string() != version {
@@ -105,7 +105,7 @@ impl TestNode {
         }
     }
 
-    pub async fn try_start(&self) -> Result<Started, StartFault> {
+    pub async fn try_start(&self) -> Result<Started, StartError> {
         start(parts(self.index, self.folder.path(), &self.secret)).await
     }
 
@@ -138,18 +138,18 @@ impl TestNode {
                     self.driver = Some(driver);
                     return;
                 }
-                Err(CarryFault::Stopped(step)) => self.died_at.push(step),
+                Err(CarryError::Stopped(step)) => self.died_at.push(step),
                 Err(fault) => panic!("{}: {fault}", self.index),
             }
         }
     }
 
     /// Feeds a fact; a process that dies of it is started again and fed it again.
-    pub async fn feed(&mut self, input: &Input) -> Result<(), DriveFault> {
+    pub async fn feed(&mut self, input: &Input) -> Result<(), DriveError> {
         loop {
             let fed = self.driver.as_mut().unwrap().feed(input).await;
             match fed {
-                Err(DriveFault::Carry(CarryFault::Stopped(step))) => {
+                Err(DriveError::Carry(CarryError::Stopped(step))) => {
                     self.died_at.push(step);
                     // What was readable at the moment of death was said.
                     self.note_what_was_said();

@@ -9,7 +9,7 @@ use keyfleet_api::v1;
 use keyfleet_api::v1::round_client::RoundClient;
 use keyfleet_threshold::curve::G2;
 use keyfleet_threshold::identifiers::{ClusterId, Digest, NodeIndex};
-use keyfleet_threshold::identity::{IdentityKey, IdentityPublicKey};
+use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
 use keyfleet_threshold::polynomial::VerificationVector;
 use keyfleet_threshold::round::{Blob, Want};
 use tokio::sync::{mpsc, watch};
@@ -35,7 +35,7 @@ const TURN: Duration = Duration::from_millis(100);
 pub(super) struct Me {
     pub(super) cluster: ClusterId,
     pub(super) index: NodeIndex,
-    pub(super) identity: Arc<IdentityKey>,
+    pub(super) identity: Arc<IdentitySecretKey>,
     pub(super) pins: Pins,
 }
 
@@ -239,7 +239,7 @@ async fn fetch(me: &Me, channel: &Channel, wanted: &[Digest], facts: &mpsc::Send
 
 #[cfg(test)]
 mod tests {
-    use keyfleet_threshold::identity::IdentityKey;
+    use keyfleet_threshold::identity::IdentitySecretKey;
     use keyfleet_threshold::round::{Body, SignedMessage};
 
     use super::*;
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn a_peer_is_heard_in_its_own_name_alone() {
         let (peer, other) = (NodeIndex::new(2).unwrap(), NodeIndex::new(3).unwrap());
-        let key = IdentityKey::from_seed(&[2; 32]);
+        let key = IdentitySecretKey::from_seed(&[2; 32]);
         let row = |sender| {
             let message = SignedMessage::sign(Digest([1; 32]), sender, Body::Erased, &key);
             let said = v1::outbox_row::Said::Message(messages::message(&message));

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use keyfleet_api::tls::{Acceptor, CertificateFault, Pins, Platform};
+use keyfleet_api::tls::{Acceptor, CertificateError, Pins, Platform};
 use keyfleet_api::v1::kms_server::KmsServer;
 use keyfleet_api::v1::round_server::RoundServer;
 use keyfleet_threshold::identifiers::NodeIndex;
@@ -28,7 +28,7 @@ use crate::grpc::health::{self, Health};
 use crate::grpc::kms::KmsApi;
 use crate::grpc::round::{Readers, RoundApi};
 use crate::grpc::transport;
-use crate::round::driver::{DriveFault, Driver, Input};
+use crate::round::driver::{DriveError, Driver, Input};
 use crate::round::{Epochs, Published, Started};
 use crate::seal::KeyName;
 use crate::serving::Service;
@@ -49,13 +49,13 @@ const COMPARE: Duration = Duration::from_secs(300);
 /// Why a node cannot be run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum RunFault {
+pub enum RunError {
     /// The homes hold no identity.
     #[error("`{0}` is in neither home")]
     NoIdentity(KeyName),
     /// The identity makes no TLS.
     #[error(transparent)]
-    Certificate(#[from] CertificateFault),
+    Certificate(#[from] CertificateError),
 }
 
 /// Where the peers are: host and port by index. Their identities are in the pins.
@@ -94,9 +94,9 @@ impl Node {
     ///
     /// # Errors
     /// When it has no identity, or that makes no TLS.
-    pub fn run(started: Started, options: Options) -> Result<Self, RunFault> {
+    pub fn run(started: Started, options: Options) -> Result<Self, RunError> {
         let identity = started.memory.identity_key();
-        let identity = Arc::new(identity.ok_or(RunFault::NoIdentity(KeyName::Identity))?);
+        let identity = Arc::new(identity.ok_or(RunError::NoIdentity(KeyName::Identity))?);
         let (cluster, index) = started.memory.homes().owner();
         let (published, served) = (started.memory.published(), started.memory.served());
         let bundles = started.memory.bundles().clone();
@@ -245,7 +245,7 @@ async fn drive(
         inputs.clear();
         for (_, fault) in faults {
             match fault {
-                DriveFault::Message(fault) => tracing::debug!(%fault, "a message was not taken up"),
+                DriveError::Message(fault) => tracing::debug!(%fault, "a message was not taken up"),
                 fault => tracing::warn!(%fault, "a fact was refused"),
             }
         }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use keyfleet_api::v1;
 use keyfleet_api::v1::round_client::RoundClient;
 use keyfleet_threshold::identifiers::{Digest, NodeIndex};
-use keyfleet_threshold::identity::IdentityKey;
+use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::round::{Blob, Body, Phase};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -50,8 +50,8 @@ impl KeySource for NoIssuer {
     }
 }
 
-fn observer() -> IdentityKey {
-    IdentityKey::from_seed(&[99; 32])
+fn observer() -> IdentitySecretKey {
+    IdentitySecretKey::from_seed(&[99; 32])
 }
 
 impl Fleet {
@@ -233,7 +233,7 @@ async fn four_nodes_make_a_key_and_reshare_it_over_tls_though_one_restarts_in_mi
 async fn a_stranger_reads_nothing_and_another_cluster_is_told_so() {
     let fleet = Fleet::start(3).await;
     let (address, pin) = (fleet.addresses.borrow()[&index(1)].clone(), fleet.pins.get(index(1)).unwrap());
-    let follow = |identity: Option<IdentityKey>, cluster: [u8; 16]| {
+    let follow = |identity: Option<IdentitySecretKey>, cluster: [u8; 16]| {
         let address = address.clone();
         async move {
             let connector = Connector::new(identity.as_ref(), pin).unwrap();
@@ -244,7 +244,7 @@ async fn a_stranger_reads_nothing_and_another_cluster_is_told_so() {
         }
     };
     assert_eq!(follow(None, CLUSTER.0).await, Err(tonic::Code::Unauthenticated), "no certificate and no token");
-    let stranger = follow(Some(IdentityKey::from_seed(&[5; 32])), CLUSTER.0).await;
+    let stranger = follow(Some(IdentitySecretKey::from_seed(&[5; 32])), CLUSTER.0).await;
     assert!(stranger.is_err(), "a certificate that nobody pinned was let in");
     assert_eq!(follow(Some(observer()), [0; 16]).await, Err(tonic::Code::FailedPrecondition), "another cluster");
 }

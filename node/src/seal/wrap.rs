@@ -36,10 +36,10 @@ impl KeyEncryptionKey {
     /// Names a key of 32 random bytes. The id has 1 to 64 bytes.
     ///
     /// # Errors
-    /// [`WrapFault::Id`].
-    pub fn new(id: impl Into<String>, key: [u8; 32]) -> Result<Self, WrapFault> {
+    /// [`WrapError::Id`].
+    pub fn new(id: impl Into<String>, key: [u8; 32]) -> Result<Self, WrapError> {
         let id = id.into();
-        if (1..=64).contains(&id.len()) { Ok(Self { id, key }) } else { Err(WrapFault::Id(id)) }
+        if (1..=64).contains(&id.len()) { Ok(Self { id, key }) } else { Err(WrapError::Id(id)) }
     }
 
     /// The public name.
@@ -78,7 +78,7 @@ pub struct KeyRing {
 /// What is wrong with a key-encryption key or a wrap.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum WrapFault {
+pub enum WrapError {
     /// The configuration is at fault.
     #[error("key id `{0}` must have 1 to 64 bytes")]
     Id(String),
@@ -114,14 +114,14 @@ impl KeyRing {
     ///
     /// # Errors
     /// When there is no key, or two have one id.
-    pub fn new(cluster: ClusterId, node: NodeIndex, keys: Vec<KeyEncryptionKey>) -> Result<Self, WrapFault> {
+    pub fn new(cluster: ClusterId, node: NodeIndex, keys: Vec<KeyEncryptionKey>) -> Result<Self, WrapError> {
         if keys.is_empty() {
-            return Err(WrapFault::Empty);
+            return Err(WrapError::Empty);
         }
         if let Some((_, twice)) =
             keys.iter().enumerate().find(|(at, key)| keys[..*at].iter().any(|earlier| earlier.id == key.id))
         {
-            return Err(WrapFault::Twice(twice.id.clone()));
+            return Err(WrapError::Twice(twice.id.clone()));
         }
         Ok(Self { cluster, node, keys })
     }
@@ -170,8 +170,8 @@ impl KeyRing {
     ///
     /// # Errors
     /// Why it stays closed.
-    pub fn unwrap(&self, name: KeyName, wrap: &[u8]) -> Result<KeyMaterial, WrapFault> {
-        let malformed = || WrapFault::Malformed(name.to_string());
+    pub fn unwrap(&self, name: KeyName, wrap: &[u8]) -> Result<KeyMaterial, WrapError> {
+        let malformed = || WrapError::Malformed(name.to_string());
         let (&version, rest) = wrap.split_first().ok_or_else(malformed)?;
         let (&length, rest) = rest.split_first().ok_or_else(malformed)?;
         let (id, rest) = rest.split_at_checked(length.into()).ok_or_else(malformed)?;
@@ -181,10 +181,10 @@ impl KeyRing {
             return Err(malformed());
         }
         let key = self.keys.iter().find(|key| key.id == id);
-        let key = key.ok_or_else(|| WrapFault::NoKey { name: name.to_string(), id: id.to_owned() })?;
+        let key = key.ok_or_else(|| WrapError::NoKey { name: name.to_string(), id: id.to_owned() })?;
         let payload = Payload { msg: sealed, aad: &self.associated_data(name) };
         let opened = key.cipher(salt).decrypt(&Nonce::default(), payload);
-        let refused = |_| WrapFault::Refused { name: name.to_string(), id: id.to_owned() };
+        let refused = |_| WrapError::Refused { name: name.to_string(), id: id.to_owned() };
         let opened = Zeroizing::new(opened.map_err(refused)?);
         Ok(KeyMaterial::new(opened.as_slice().try_into().map_err(|_| malformed())?))
     }
@@ -218,9 +218,9 @@ mod tests {
         let wrap = ours.wrap(name, &KeyMaterial::new([9; 32]), &mut rng);
         assert_eq!(ours.unwrap(name, &wrap).unwrap().expose(), &[9; 32]);
         let other_name = KeyName::Data(EpochNumber(5));
-        assert!(matches!(ours.unwrap(other_name, &wrap), Err(WrapFault::Refused { .. })), "moved to another epoch");
+        assert!(matches!(ours.unwrap(other_name, &wrap), Err(WrapError::Refused { .. })), "moved to another epoch");
         for other in [ring(2, 1, &[("a", 1)]), ring(1, 2, &[("a", 1)]), ring(1, 1, &[("a", 2)])] {
-            assert!(matches!(other.unwrap(name, &wrap), Err(WrapFault::Refused { .. })), "{other:?} opened it");
+            assert!(matches!(other.unwrap(name, &wrap), Err(WrapError::Refused { .. })), "{other:?} opened it");
         }
         for position in 0..wrap.len() {
             let mut changed = wrap.clone();

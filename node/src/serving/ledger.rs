@@ -4,7 +4,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use crate::store::journal::Record;
-use crate::store::{Store, StoreFault};
+use crate::store::{Store, StoreError};
 
 /// Requests that may wait for the ledger; beyond it callers are told to come back.
 const MAILBOX: usize = 1024;
@@ -40,9 +40,9 @@ impl Ledger {
     ///
     /// # Errors
     /// When it was not: then nothing may be answered.
-    pub async fn write(&self, record: Record) -> Result<(), StoreFault> {
+    pub async fn write(&self, record: Record) -> Result<(), StoreError> {
         let (reply, answer) = oneshot::channel();
-        self.0.send((record, reply)).await.map_err(|_| StoreFault::Stopped)?;
-        if answer.await.unwrap_or(false) { Ok(()) } else { Err(StoreFault::Stopped) }
+        self.0.send((record, reply)).await.map_err(|_| StoreError::Stopped)?;
+        if answer.await.unwrap_or(false) { Ok(()) } else { Err(StoreError::Stopped) }
     }
 }

@@ -14,10 +14,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::ledger::Ledger;
-use super::token::{Caller, TokenFault, Tokens};
+use super::token::{Caller, TokenError, Tokens};
 use crate::round::Epochs;
 use crate::store::journal::{Known, Record};
-use crate::store::{Store, StoreFault};
+use crate::store::{Store, StoreError};
 
 /// What a caller asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -82,7 +82,7 @@ pub struct Answer {
 pub enum Denied {
     /// The caller is at fault.
     #[error(transparent)]
-    Token(#[from] TokenFault),
+    Token(#[from] TokenError),
     /// The caller asks for what no rule allows.
     #[error("no rule allows `{subject}` of issuer `{issuer}` to {verb} this; a rule in spec.access.rules would")]
     NotAllowed {
@@ -104,7 +104,7 @@ pub enum Denied {
     IdReused,
     /// The request cannot be written down.
     #[error(transparent)]
-    Store(#[from] StoreFault),
+    Store(#[from] StoreError),
 }
 
 /// Serves callers.
@@ -163,7 +163,7 @@ impl Service {
         now_seconds: u64,
     ) -> Result<Answer, Denied> {
         let access = self.access.borrow().clone();
-        let token = token.ok_or(TokenFault::Missing)?;
+        let token = token.ok_or(TokenError::Missing)?;
         let caller =
             self.tokens.check(token, &access.issuer_names(), access.max_token_seconds.into(), now_seconds).await?;
         let who = caller_digest(&caller);
@@ -182,7 +182,7 @@ impl Service {
         }
         if let Some(id) = &id {
             match self.store.known_request(id, &request)? {
-                Known::Answered(answer) => return read_answer(&answer).ok_or(StoreFault::Malformed("requests").into()),
+                Known::Answered(answer) => return read_answer(&answer).ok_or(StoreError::Malformed("requests").into()),
                 Known::OtherRequest => return Err(Denied::IdReused),
                 Known::No => {}
             }

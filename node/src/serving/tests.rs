@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::service::{Asked, Denied, Service};
-use super::token::{FetchedKeys, KeySource, TokenFault, Tokens, audience};
+use super::token::{FetchedKeys, KeySource, TokenError, Tokens, audience};
 use crate::round::testing::{CLUSTER, Operator, TestNode};
 use crate::seal::KeyMaterial;
 use crate::store::Store;
@@ -145,7 +145,7 @@ async fn a_token_counts_for_this_node_alone_and_a_rule_must_allow_the_rest() {
         assert!(matches!(answer, Err(Denied::Token(_))), "a token that is {what} gave {answer:?}");
     }
     let without = service.answer(None, None, &sign("receipts"), None, NOW).await;
-    assert!(matches!(without, Err(Denied::Token(TokenFault::Missing))));
+    assert!(matches!(without, Err(Denied::Token(TokenError::Missing))));
     for asked in [sign("payroll"), Asked::Beacon(7)] {
         let answer = ask(token(1, |_| {}), asked).await;
         assert!(matches!(answer, Err(Denied::NotAllowed { .. })), "no rule allows it, yet: {answer:?}");

@@ -15,7 +15,7 @@ use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
 use serde::{Deserialize, Serialize};
 
 use crate::seal::KeyMaterial;
-use crate::store::{Store, StoreFault};
+use crate::store::{Store, StoreError};
 
 /// Clocks may differ by so much, in seconds.
 const LEEWAY_SECONDS: u64 = 30;
@@ -53,7 +53,7 @@ pub struct Caller {
 /// Why a token does not count. Says nothing that helps to make one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum TokenFault {
+pub enum TokenError {
     /// None was sent.
     #[error("no token: send `authorization: Bearer <token>`")]
     Missing,
@@ -121,7 +121,7 @@ impl Tokens {
         source: Arc<dyn KeySource>,
         store: Store,
         node_key: KeyMaterial,
-    ) -> Result<Self, StoreFault> {
+    ) -> Result<Self, StoreError> {
         let mut known = BTreeMap::new();
         for name in issuers {
             let row = store.access(&format!("keys/{name}"), &node_key)?;
@@ -142,9 +142,9 @@ impl Tokens {
         issuers: &[String],
         max_token_seconds: u64,
         now_seconds: u64,
-    ) -> Result<Caller, TokenFault> {
+    ) -> Result<Caller, TokenError> {
         match self.check_known(token, issuers, max_token_seconds, now_seconds) {
-            Err(TokenFault::UnknownKey) => {
+            Err(TokenError::UnknownKey) => {
                 self.refetch(issuers, now_seconds).await;
                 self.check_known(token, issuers, max_token_seconds, now_seconds)
             }
@@ -152,11 +152,11 @@ impl Tokens {
         }
     }
 
-    fn check_known(&self, token: &str, issuers: &[String], max: u64, now: u64) -> Result<Caller, TokenFault> {
-        let header = decode_header(token).map_err(|_| TokenFault::Malformed)?;
-        let kid = header.kid.as_deref().ok_or(TokenFault::Malformed)?;
+    fn check_known(&self, token: &str, issuers: &[String], max: u64, now: u64) -> Result<Caller, TokenError> {
+        let header = decode_header(token).map_err(|_| TokenError::Malformed)?;
+        let kid = header.kid.as_deref().ok_or(TokenError::Malformed)?;
         let known = self.issuers.read().unwrap_or_else(PoisonError::into_inner);
-        let mut fault = TokenFault::UnknownKey;
+        let mut fault = TokenError::UnknownKey;
         for name in issuers {
             let Some((issuer, jwk)) =
                 known.get(name).and_then(|known| Some((&known.fetched.issuer, known.fetched.keys.find(kid)?)))
@@ -172,34 +172,34 @@ impl Tokens {
             validation.validate_aud = false;
             validation.validate_exp = false;
             if !SIGNED.contains(&header.alg) {
-                return Err(TokenFault::Malformed);
+                return Err(TokenError::Malformed);
             }
             match decode::<Claims>(token, &key, &validation) {
                 Ok(data) => {
                     self.check_claims(&data.claims, max, now)?;
                     return Ok(Caller { issuer: name.clone(), subject: data.claims.sub });
                 }
-                Err(_) => fault = TokenFault::Malformed,
+                Err(_) => fault = TokenError::Malformed,
             }
         }
         Err(fault)
     }
 
-    fn check_claims(&self, claims: &Claims, max: u64, now: u64) -> Result<(), TokenFault> {
+    fn check_claims(&self, claims: &Claims, max: u64, now: u64) -> Result<(), TokenError> {
         let audiences = match &claims.aud {
             Audiences::One(one) => std::slice::from_ref(one),
             Audiences::Many(many) => many.as_slice(),
         };
         let keyfleet: Vec<_> = audiences.iter().filter(|audience| audience.starts_with("keyfleet.dev/")).collect();
         if keyfleet.is_empty() || keyfleet.iter().any(|audience| **audience != self.audience) {
-            return Err(TokenFault::Audience(self.audience.clone()));
+            return Err(TokenError::Audience(self.audience.clone()));
         }
         let begins = claims.nbf.or(claims.iat).unwrap_or(now);
         if claims.exp.saturating_add(LEEWAY_SECONDS) <= now || begins > now + LEEWAY_SECONDS {
-            return Err(TokenFault::Expired);
+            return Err(TokenError::Expired);
         }
         let issued = claims.iat.or(claims.nbf).unwrap_or(now);
-        if claims.exp.saturating_sub(issued) > max { Err(TokenFault::TooLong(max)) } else { Ok(()) }
+        if claims.exp.saturating_sub(issued) > max { Err(TokenError::TooLong(max)) } else { Ok(()) }
     }
 
     async fn refetch(&self, issuers: &[String], now_seconds: u64) {

@@ -14,7 +14,7 @@ use keyfleet_litestream::{Ack, Database, Position};
 use redb::{ReadTransaction, ReadableDatabase as _, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{StoreFault, redb as fault};
+use super::{StoreError, redb as fault};
 
 /// Writes that may wait for the writer.
 const MAILBOX: usize = 256;
@@ -67,7 +67,7 @@ impl Backing {
     ///
     /// # Errors
     /// redb's, and the file system's.
-    pub fn local(path: &Path) -> Result<Self, StoreFault> {
+    pub fn local(path: &Path) -> Result<Self, StoreError> {
         let redb = Arc::new(redb::Database::create(path).map_err(fault)?);
         let (jobs, mut mailbox) = mpsc::channel::<Job>(MAILBOX);
         let file = redb.clone();
@@ -77,7 +77,7 @@ impl Backing {
             }
         };
         let writer = thread::Builder::new().name("store-writer".into()).spawn(run);
-        let writer = writer.map_err(|error| StoreFault::Redb(redb::Error::Io(error)))?;
+        let writer = writer.map_err(|error| StoreError::Redb(redb::Error::Io(error)))?;
         Ok(Self::Local(Local(Arc::new(Inner { redb, jobs: Some(jobs), writer: Some(writer) }))))
     }
 
@@ -97,7 +97,7 @@ impl Backing {
     ///
     /// # Errors
     /// redb's.
-    pub fn begin_read(&self) -> Result<ReadTransaction, StoreFault> {
+    pub fn begin_read(&self) -> Result<ReadTransaction, StoreError> {
         match self {
             Self::Replicated { database, .. } => database.begin_read().map_err(fault),
             Self::Local(local) => local.0.redb.begin_read().map_err(fault),
@@ -109,7 +109,7 @@ impl Backing {
     ///
     /// # Errors
     /// When it was not committed.
-    pub async fn write<T, F>(&self, transaction: F) -> Result<(T, CommitId), StoreFault>
+    pub async fn write<T, F>(&self, transaction: F) -> Result<(T, CommitId), StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&WriteTransaction) -> Result<T, redb::Error> + Send + 'static,
@@ -117,18 +117,18 @@ impl Backing {
         match self {
             Self::Replicated { database, .. } => match database.write(Ack::Local, transaction).await {
                 Ok(receipt) => Ok((receipt.value, CommitId(Some(receipt.commit)))),
-                Err(WriteError::Rejected(error) | WriteError::Storage(error)) => Err(StoreFault::Redb(error)),
-                Err(WriteError::Closed | WriteError::Panicked) => Err(StoreFault::Stopped),
-                Err(other) => Err(StoreFault::Replica(other.to_string())),
+                Err(WriteError::Rejected(error) | WriteError::Storage(error)) => Err(StoreError::Redb(error)),
+                Err(WriteError::Closed | WriteError::Panicked) => Err(StoreError::Stopped),
+                Err(other) => Err(StoreError::Replica(other.to_string())),
             },
             Self::Local(local) => {
                 let (reply, answer) = oneshot::channel();
                 let job: Job = Box::new(move |redb| {
                     let _ = reply.send(transact(redb, transaction));
                 });
-                let jobs = local.0.jobs.as_ref().ok_or(StoreFault::Stopped)?;
-                jobs.send(job).await.map_err(|_| StoreFault::Stopped)?;
-                let value = answer.await.map_err(|_| StoreFault::Stopped)??;
+                let jobs = local.0.jobs.as_ref().ok_or(StoreError::Stopped)?;
+                jobs.send(job).await.map_err(|_| StoreError::Stopped)?;
+                let value = answer.await.map_err(|_| StoreError::Stopped)??;
                 Ok((value, CommitId(None)))
             }
         }
@@ -137,14 +137,14 @@ impl Backing {
     /// Waits until the replica has a commit, and says at which position; `None` where there is no replica.
     ///
     /// # Errors
-    /// [`StoreFault::Replica`] when it did not acknowledge in time; the commit stays in the queue.
-    pub async fn acknowledged(&self, commit: CommitId) -> Result<Option<Position>, StoreFault> {
+    /// [`StoreError::Replica`] when it did not acknowledge in time; the commit stays in the queue.
+    pub async fn acknowledged(&self, commit: CommitId) -> Result<Option<Position>, StoreError> {
         match (self, commit) {
             (Self::Replicated { database, timeout, .. }, CommitId(Some(commit))) => {
                 let position = database.wait_durable(commit, *timeout).await;
-                let position = position.map_err(|not| StoreFault::Replica(not.to_string()))?;
+                let position = position.map_err(|not| StoreError::Replica(not.to_string()))?;
                 let noted = database.persist_position().await;
-                noted.map_err(|error| StoreFault::Redb(redb::Error::Io(error)))?;
+                noted.map_err(|error| StoreError::Redb(redb::Error::Io(error)))?;
                 Ok(Some(position))
             }
             _ => Ok(None),
@@ -155,7 +155,7 @@ impl Backing {
 fn transact<T>(
     redb: &redb::Database,
     transaction: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
-) -> Result<T, StoreFault> {
+) -> Result<T, StoreError> {
     let txn = redb.begin_write().map_err(fault)?;
     let value = transaction(&txn)?;
     txn.commit().map_err(fault)?;

@@ -10,7 +10,7 @@ use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::round::{Blob, SignedMessage};
 use redb::{ReadableDatabase as _, TableDefinition};
 
-use super::{StoreFault, redb as fault};
+use super::{StoreError, redb as fault};
 
 const BLOBS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("blobs");
 
@@ -28,7 +28,7 @@ impl BundleFile {
     ///
     /// # Errors
     /// redb's.
-    pub fn open(path: &Path) -> Result<Self, StoreFault> {
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
         let file = redb::Database::create(path).map_err(fault)?;
         let txn = file.begin_write().map_err(fault)?;
         txn.open_table(BLOBS).map_err(fault)?;
@@ -40,7 +40,7 @@ impl BundleFile {
     ///
     /// # Errors
     /// redb's.
-    pub async fn keep(&self, blobs: &[Blob]) -> Result<(), StoreFault> {
+    pub async fn keep(&self, blobs: &[Blob]) -> Result<(), StoreError> {
         if blobs.is_empty() {
             return Ok(());
         }
@@ -58,7 +58,7 @@ impl BundleFile {
     ///
     /// # Errors
     /// redb's.
-    pub async fn retain(&self, plans: BTreeSet<Digest>, sets: BTreeSet<Digest>) -> Result<(), StoreFault> {
+    pub async fn retain(&self, plans: BTreeSet<Digest>, sets: BTreeSet<Digest>) -> Result<(), StoreError> {
         let keep = move |digest: &[u8; 32], bytes: &[u8]| match bytes.split_first() {
             Some((&MESSAGE, bytes)) => SignedMessage::plan_named_by(bytes).is_some_and(|plan| plans.contains(&plan)),
             Some((&PREKEYS, _)) => sets.contains(&Digest(*digest)),
@@ -72,7 +72,7 @@ impl BundleFile {
     ///
     /// # Errors
     /// redb's.
-    pub fn get(&self, digest: &Digest) -> Result<Option<Blob>, StoreFault> {
+    pub fn get(&self, digest: &Digest) -> Result<Option<Blob>, StoreError> {
         let txn = self.0.begin_read().map_err(fault)?;
         let table = txn.open_table(BLOBS).map_err(fault)?;
         let row = table.get(&digest.0).map_err(fault)?;
@@ -84,7 +84,7 @@ impl BundleFile {
         change: impl FnOnce(&mut redb::Table<'_, &'static [u8; 32], &'static [u8]>) -> Result<(), redb::StorageError>
         + Send
         + 'static,
-    ) -> Result<(), StoreFault> {
+    ) -> Result<(), StoreError> {
         let file = self.0.clone();
         let run = move || {
             let mut txn = file.begin_write().map_err(fault)?;
@@ -93,7 +93,7 @@ impl BundleFile {
             change(&mut txn.open_table(BLOBS).map_err(fault)?).map_err(fault)?;
             txn.commit().map_err(fault)
         };
-        tokio::task::spawn_blocking(run).await.map_err(|_| StoreFault::Stopped)?
+        tokio::task::spawn_blocking(run).await.map_err(|_| StoreError::Stopped)?
     }
 }
 

@@ -8,7 +8,7 @@
 use keyfleet_threshold::identifiers::Digest;
 use redb::{ReadableTable as _, TableDefinition, WriteTransaction};
 
-use super::{Store, StoreFault, redb as fault};
+use super::{Store, StoreError, redb as fault};
 
 const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
 const REQUESTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("requests");
@@ -113,7 +113,7 @@ impl Store {
     ///
     /// # Errors
     /// redb's.
-    pub fn known_request(&self, id: &Digest, request: &Digest) -> Result<Known, StoreFault> {
+    pub fn known_request(&self, id: &Digest, request: &Digest) -> Result<Known, StoreError> {
         let txn = self.backing.begin_read()?;
         let table = txn.open_table(REQUESTS).map_err(fault)?;
         let Some(row) = table.get(&id.0).map_err(fault)? else { return Ok(Known::No) };
@@ -128,7 +128,7 @@ impl Store {
     ///
     /// # Errors
     /// When it was not committed: then nothing may be answered.
-    pub async fn record(&self, batch: Vec<Record>) -> Result<(), StoreFault> {
+    pub async fn record(&self, batch: Vec<Record>) -> Result<(), StoreError> {
         let written = self.backing.write(move |txn| {
             let mut audit = txn.open_table(AUDIT)?;
             let last = audit.last()?.and_then(|(_, bytes)| AuditEntry::decode(bytes.value()));
@@ -169,16 +169,16 @@ impl Store {
     /// The audit log, oldest first, with its chain checked.
     ///
     /// # Errors
-    /// [`StoreFault::Malformed`] where an entry was changed or taken out.
-    pub fn audit(&self) -> Result<Vec<AuditEntry>, StoreFault> {
+    /// [`StoreError::Malformed`] where an entry was changed or taken out.
+    pub fn audit(&self) -> Result<Vec<AuditEntry>, StoreError> {
         let txn = self.backing.begin_read()?;
         let table = txn.open_table(AUDIT).map_err(fault)?;
         let (mut entries, mut previous) = (Vec::<AuditEntry>::new(), Digest([0; 32]));
         for row in table.iter().map_err(fault)? {
             let row = row.map_err(fault)?;
-            let entry = AuditEntry::decode(row.1.value()).ok_or(StoreFault::Malformed("audit"))?;
+            let entry = AuditEntry::decode(row.1.value()).ok_or(StoreError::Malformed("audit"))?;
             if entry.previous != previous || entry.number != entries.len() as u64 + 1 {
-                return Err(StoreFault::Malformed("audit"));
+                return Err(StoreError::Malformed("audit"));
             }
             previous = entry.hash();
             entries.push(entry);

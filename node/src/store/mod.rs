@@ -46,7 +46,7 @@ const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters"
 /// Why the store does not do as asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum StoreFault {
+pub enum StoreError {
     /// A newer program wrote the file.
     #[error("the state file has schema {found}, this program knows up to {SCHEMA}: run the newer image again")]
     NewerSchema {
@@ -82,8 +82,8 @@ pub enum StoreFault {
 }
 
 /// Turns each of redb's errors into the one of this crate.
-pub(crate) fn redb(error: impl Into<redb::Error>) -> StoreFault {
-    StoreFault::Redb(error.into())
+pub(crate) fn redb(error: impl Into<redb::Error>) -> StoreError {
+    StoreError::Redb(error.into())
 }
 
 /// The state file of one node.
@@ -113,21 +113,21 @@ impl Store {
     ///
     /// # Errors
     /// Why it is refused; nothing was written then.
-    pub async fn open(backing: Backing, cluster: ClusterId, node: NodeIndex) -> Result<Self, StoreFault> {
+    pub async fn open(backing: Backing, cluster: ClusterId, node: NodeIndex) -> Result<Self, StoreError> {
         let store = Self { backing, cluster, node };
         let owner = [cluster.0.as_slice(), &node.value().to_be_bytes()].concat();
         let (found_schema, found_owner) = (store.row(META, "schema")?, store.row(META, "owner")?);
         if let Some(found) = found_schema {
             let found = found.as_slice().try_into().map(u32::from_be_bytes);
-            let found = found.map_err(|_| StoreFault::Malformed("meta/schema"))?;
+            let found = found.map_err(|_| StoreError::Malformed("meta/schema"))?;
             if found > SCHEMA {
-                return Err(StoreFault::NewerSchema { found });
+                return Err(StoreError::NewerSchema { found });
             }
             let name = |bytes: &[u8]| format!("owner {}", hex::encode(bytes));
             return match found_owner {
                 Some(found) if found == owner => Ok(store),
                 found => {
-                    Err(StoreFault::OtherOwner { found: name(&found.unwrap_or_default()), expected: name(&owner) })
+                    Err(StoreError::OtherOwner { found: name(&found.unwrap_or_default()), expected: name(&owner) })
                 }
             };
         }
@@ -159,7 +159,7 @@ impl Store {
     ///
     /// # Errors
     /// redb's.
-    pub fn has_ledger(&self) -> Result<bool, StoreFault> {
+    pub fn has_ledger(&self) -> Result<bool, StoreError> {
         Ok(self.row(STATE, "ledger")?.is_some())
     }
 
@@ -167,7 +167,7 @@ impl Store {
     ///
     /// # Errors
     /// When it does not open.
-    pub fn ledger(&self, node_key: &KeyMaterial) -> Result<Option<Ledger>, StoreFault> {
+    pub fn ledger(&self, node_key: &KeyMaterial) -> Result<Option<Ledger>, StoreError> {
         let opened = self.open_row(STATE, "state", "ledger", node_key)?;
         opened.map(|bytes| Ok(Ledger::decode(&bytes)?)).transpose()
     }
@@ -176,7 +176,7 @@ impl Store {
     ///
     /// # Errors
     /// When it does not open.
-    pub fn participant(&self, node_key: &KeyMaterial) -> Result<Option<Zeroizing<Vec<u8>>>, StoreFault> {
+    pub fn participant(&self, node_key: &KeyMaterial) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
         self.open_row(STATE, "state", "participant", node_key)
     }
 
@@ -184,8 +184,8 @@ impl Store {
     ///
     /// # Errors
     /// When a row is malformed.
-    pub fn outbox(&self) -> Result<Option<Outbox>, StoreFault> {
-        let malformed = || StoreFault::Malformed("outbox");
+    pub fn outbox(&self) -> Result<Option<Outbox>, StoreError> {
+        let malformed = || StoreError::Malformed("outbox");
         let Some(meta) = self.row(META, "outbox")? else { return Ok(None) };
         let (lineage, next) = meta.split_first_chunk().ok_or_else(malformed)?;
         let next = u64::from_be_bytes(next.try_into().map_err(|_| malformed())?);
@@ -204,12 +204,12 @@ impl Store {
     ///
     /// # Errors
     /// When it does not open.
-    pub fn share(&self, epoch: EpochNumber, key: &KeyMaterial) -> Result<Option<Zeroizing<[u8; 32]>>, StoreFault> {
+    pub fn share(&self, epoch: EpochNumber, key: &KeyMaterial) -> Result<Option<Zeroizing<[u8; 32]>>, StoreError> {
         let txn = self.backing.begin_read()?;
         let table = txn.open_table(SHARES).map_err(redb)?;
         let Some(sealed) = table.get(epoch.0).map_err(redb)? else { return Ok(None) };
         let opened = DataKey(key).open(&self.share_place(epoch, &epoch.0.to_be_bytes()), sealed.value())?;
-        let share = opened.as_slice().try_into().map_err(|_| StoreFault::Malformed("shares"))?;
+        let share = opened.as_slice().try_into().map_err(|_| StoreError::Malformed("shares"))?;
         Ok(Some(Zeroizing::new(share)))
     }
 
@@ -217,7 +217,7 @@ impl Store {
     ///
     /// # Errors
     /// redb's.
-    pub fn share_epochs(&self) -> Result<Vec<EpochNumber>, StoreFault> {
+    pub fn share_epochs(&self) -> Result<Vec<EpochNumber>, StoreError> {
         let txn = self.backing.begin_read()?;
         let table = txn.open_table(SHARES).map_err(redb)?;
         table.iter().map_err(redb)?.map(|row| Ok(EpochNumber(row.map_err(redb)?.0.value()))).collect()
@@ -227,7 +227,7 @@ impl Store {
     ///
     /// # Errors
     /// When it was not committed.
-    pub async fn commit_round(&self, commit: RoundCommit, node_key: &KeyMaterial) -> Result<CommitId, StoreFault> {
+    pub async fn commit_round(&self, commit: RoundCommit, node_key: &KeyMaterial) -> Result<CommitId, StoreError> {
         let (state, ledger, shares) = self.seal_round(&commit, node_key);
         let (held, outbox) = (commit.held, commit.outbox);
         self.backing
@@ -275,7 +275,7 @@ impl Store {
     ///
     /// # Errors
     /// When the row does not open.
-    pub fn access(&self, row: &str, node_key: &KeyMaterial) -> Result<Option<Vec<u8>>, StoreFault> {
+    pub fn access(&self, row: &str, node_key: &KeyMaterial) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(self.open_row(ACCESS, "access", row, node_key)?.map(|bytes| bytes.to_vec()))
     }
 
@@ -283,7 +283,7 @@ impl Store {
     ///
     /// # Errors
     /// When it was not committed.
-    pub async fn remember_access(&self, row: &str, value: &[u8], node_key: &KeyMaterial) -> Result<(), StoreFault> {
+    pub async fn remember_access(&self, row: &str, value: &[u8], node_key: &KeyMaterial) -> Result<(), StoreError> {
         let sealed = DataKey(node_key).seal(&self.node_place("access", row), value, &mut rand::rng());
         let row = row.to_owned();
         let written = self.backing.write(move |txn| {
@@ -299,7 +299,7 @@ impl Store {
     ///
     /// # Errors
     /// When it was not committed.
-    pub async fn raise_counter(&self, name: &'static str, to: u64) -> Result<u64, StoreFault> {
+    pub async fn raise_counter(&self, name: &'static str, to: u64) -> Result<u64, StoreError> {
         let raised = self.backing.write(move |txn| {
             let mut table = txn.open_table(COUNTERS)?;
             let now = table.get(name)?.map_or(0, |value| value.value());
@@ -313,13 +313,13 @@ impl Store {
     ///
     /// # Errors
     /// redb's.
-    pub fn counter(&self, name: &str) -> Result<u64, StoreFault> {
+    pub fn counter(&self, name: &str) -> Result<u64, StoreError> {
         let txn = self.backing.begin_read()?;
         let table = txn.open_table(COUNTERS).map_err(redb)?;
         Ok(table.get(name).map_err(redb)?.map_or(0, |value| value.value()))
     }
 
-    fn row(&self, table: TableDefinition<'_, &str, &[u8]>, row: &str) -> Result<Option<Vec<u8>>, StoreFault> {
+    fn row(&self, table: TableDefinition<'_, &str, &[u8]>, row: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let txn = self.backing.begin_read()?;
         match txn.open_table(table) {
             Ok(table) => Ok(table.get(row).map_err(redb)?.map(|value| value.value().to_vec())),
@@ -334,7 +334,7 @@ impl Store {
         table: &str,
         row: &str,
         key: &KeyMaterial,
-    ) -> Result<Option<Zeroizing<Vec<u8>>>, StoreFault> {
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
         let Some(sealed) = self.row(definition, row)? else { return Ok(None) };
         Ok(Some(DataKey(key).open(&self.node_place(table, row), &sealed)?))
     }
@@ -356,7 +356,7 @@ impl Store {
     ///
     /// # Errors
     /// When it was not committed.
-    pub async fn danger_set_schema(&self, schema: u32) -> Result<(), StoreFault> {
+    pub async fn danger_set_schema(&self, schema: u32) -> Result<(), StoreError> {
         let written = self.backing.write(move |txn: &redb::WriteTransaction| {
             txn.open_table(META)?.insert("schema", schema.to_be_bytes().as_slice())?;
             Ok(())

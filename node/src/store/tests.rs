@@ -6,7 +6,7 @@ fn node(index: u32) -> NodeIndex {
     NodeIndex::new(index).unwrap()
 }
 
-async fn store(path: &std::path::Path) -> Result<Store, StoreFault> {
+async fn store(path: &std::path::Path) -> Result<Store, StoreError> {
     Store::open(Backing::local(path).unwrap(), ClusterId([1; 16]), node(1)).await
 }
 
@@ -64,7 +64,7 @@ async fn a_file_of_a_newer_program_or_of_another_node_is_refused() {
     let path = folder.path().join("state.redb");
     drop(store(&path).await.unwrap());
     let other = Store::open(Backing::local(&path).unwrap(), ClusterId([1; 16]), node(2)).await;
-    assert!(matches!(other.err(), Some(StoreFault::OtherOwner { .. })), "another node's file was taken up");
+    assert!(matches!(other.err(), Some(StoreError::OtherOwner { .. })), "another node's file was taken up");
     let ours = store(&path).await.unwrap();
     ours.danger_set_schema(SCHEMA + 1).await.unwrap();
     drop(ours);

@@ -24,7 +24,7 @@ pub struct Clock {
 
 #[async_trait::async_trait]
 impl super::BlockSource for Clock {
-    async fn newest(&self) -> Result<u64, super::BlockFault> {
+    async fn newest(&self) -> Result<u64, super::BlockError> {
         Ok(block_at(Timestamp::now(), self.block_ms))
     }
 }

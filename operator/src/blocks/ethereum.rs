@@ -8,7 +8,7 @@ use std::time::Duration;
 use keyfleet_crds::cluster::schedule::Finality;
 use serde_json::{Value, json};
 
-use super::BlockFault;
+use super::BlockError;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// A block without transactions is some kilobytes; nothing that is asked for here is larger.
@@ -32,22 +32,22 @@ impl Ethereum {
         Self { agent: config.into(), urls, chain_id, finality, confirmations }
     }
 
-    fn ask_all(&self) -> Result<u64, BlockFault> {
-        let mut last = BlockFault::Down("no URL is configured".into());
+    fn ask_all(&self) -> Result<u64, BlockError> {
+        let mut last = BlockError::Down("no URL is configured".into());
         for (at, url) in self.urls.iter().enumerate() {
             match self.ask(url) {
                 Ok(block) => return Ok(block),
-                Err(BlockFault::Down(why)) => last = BlockFault::Down(format!("endpoint {}: {why}", at + 1)),
+                Err(BlockError::Down(why)) => last = BlockError::Down(format!("endpoint {}: {why}", at + 1)),
                 Err(fault) => last = fault,
             }
         }
         Err(last)
     }
 
-    fn ask(&self, url: &str) -> Result<u64, BlockFault> {
+    fn ask(&self, url: &str) -> Result<u64, BlockError> {
         let found = quantity(&self.call(url, "eth_chainId", &json!([]))?, "eth_chainId")?;
         if found != self.chain_id {
-            return Err(BlockFault::OtherChain { found, expected: self.chain_id });
+            return Err(BlockError::OtherChain { found, expected: self.chain_id });
         }
         let tag = match self.finality {
             Finality::Finalized => "finalized",
@@ -59,47 +59,47 @@ impl Ethereum {
         };
         let block = self.call(url, "eth_getBlockByNumber", &json!([tag, false]))?;
         if block.is_null() {
-            return Err(BlockFault::Down(format!("it has no {tag} block yet")));
+            return Err(BlockError::Down(format!("it has no {tag} block yet")));
         }
         quantity(&block["number"], "the block's number")
     }
 
-    fn call(&self, url: &str, method: &str, params: &Value) -> Result<Value, BlockFault> {
+    fn call(&self, url: &str, method: &str, params: &Value) -> Result<Value, BlockError> {
         let request = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
         let body = serde_json::to_vec(&request).expect("a request is JSON");
         let sent = self.agent.post(url).header("content-type", "application/json").send(&body);
-        let mut answer = sent.map_err(|error| BlockFault::Down(without_url(&error)))?;
+        let mut answer = sent.map_err(|error| BlockError::Down(without_url(&error)))?;
         let limited = answer.body_mut().with_config().limit(ANSWER_MAX_BYTES).read_to_vec();
         let bytes = limited.map_err(|error| match error {
-            ureq::Error::BodyExceedsLimit(_) => BlockFault::Nonsense(format!("{method}: more than 1 MiB")),
-            other => BlockFault::Down(without_url(&other)),
+            ureq::Error::BodyExceedsLimit(_) => BlockError::Nonsense(format!("{method}: more than 1 MiB")),
+            other => BlockError::Down(without_url(&other)),
         })?;
         let json: Value = serde_json::from_slice(&bytes)
-            .map_err(|_| BlockFault::Nonsense(format!("{method}: the answer is not JSON")))?;
+            .map_err(|_| BlockError::Nonsense(format!("{method}: the answer is not JSON")))?;
         if let Some(error) = json.get("error").filter(|error| !error.is_null()) {
             let message: String = error["message"].as_str().unwrap_or("without a message").chars().take(200).collect();
-            return Err(BlockFault::Down(format!("{method} is refused: {message}")));
+            return Err(BlockError::Down(format!("{method} is refused: {message}")));
         }
-        json.get("result").cloned().ok_or_else(|| BlockFault::Nonsense(format!("{method}: neither result nor error")))
+        json.get("result").cloned().ok_or_else(|| BlockError::Nonsense(format!("{method}: neither result nor error")))
     }
 }
 
 #[async_trait::async_trait]
 impl super::BlockSource for Ethereum {
-    async fn newest(&self) -> Result<u64, BlockFault> {
+    async fn newest(&self) -> Result<u64, BlockError> {
         let this = self.clone();
         let asked = tokio::task::spawn_blocking(move || this.ask_all()).await;
-        asked.unwrap_or_else(|_| Err(BlockFault::Down("asking was aborted".into())))
+        asked.unwrap_or_else(|_| Err(BlockError::Down("asking was aborted".into())))
     }
 }
 
 /// A quantity as JSON-RPC writes it: `0x`, then hexadecimal digits without leading zeros.
-fn quantity(value: &Value, what: &str) -> Result<u64, BlockFault> {
+fn quantity(value: &Value, what: &str) -> Result<u64, BlockError> {
     let digits = value.as_str().and_then(|text| text.strip_prefix("0x")).filter(|digits| !digits.is_empty());
     let plain = digits.filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
     let parsed = plain.and_then(|digits| u64::from_str_radix(digits, 16).ok());
     // Larger numbers do not fit the kinds, whose numbers JSON must carry exactly.
-    parsed.filter(|number| *number < 1 << 53).ok_or_else(|| BlockFault::Nonsense(format!("{what} is no number")))
+    parsed.filter(|number| *number < 1 << 53).ok_or_else(|| BlockError::Nonsense(format!("{what} is no number")))
 }
 
 /// An error's kind: its text may repeat the URL, and with it an access key.

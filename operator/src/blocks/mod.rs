@@ -4,7 +4,7 @@
 //! - [`mod@ethereum`]: a chain, asked by JSON-RPC
 //! - [`tracker`]: which answers are believed; the only place that decides so
 //!
-//! A source that is down, goes backwards, jumps far ahead or answers nonsense gives a [`BlockFault`], which becomes a
+//! A source that is down, goes backwards, jumps far ahead or answers nonsense gives a [`BlockError`], which becomes a
 //! condition: no round starts, and serving is untouched.
 
 pub mod clock;
@@ -19,13 +19,13 @@ pub use tracker::Tracker;
 #[async_trait::async_trait]
 pub trait BlockSource: Send + Sync {
     /// The newest block that counts, as the source says. [`Tracker`] decides whether it is believed.
-    async fn newest(&self) -> Result<u64, BlockFault>;
+    async fn newest(&self) -> Result<u64, BlockError>;
 }
 
 /// Why the newest block is not known.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum BlockFault {
+pub enum BlockError {
     /// Nothing was asked yet.
     #[error("the block source has not been asked yet")]
     NotAsked,
@@ -73,7 +73,7 @@ pub enum BlockFault {
     },
 }
 
-impl BlockFault {
+impl BlockError {
     /// The condition's reason.
     #[must_use]
     pub fn reason(&self) -> Reason {

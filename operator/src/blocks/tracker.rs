@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::BlockFault;
+use super::BlockError;
 
 /// So many times faster than its usual pace may a chain be before its answer is doubted.
 const HASTE: u64 = 20;
@@ -34,20 +34,20 @@ impl Tracker {
     /// When the source failed, or its answer is not believable.
     pub fn observe(
         &mut self,
-        answer: Result<u64, BlockFault>,
+        answer: Result<u64, BlockError>,
         now: Timestamp,
         restarted: bool,
-    ) -> Result<u64, BlockFault> {
+    ) -> Result<u64, BlockError> {
         let block = answer?;
         if let Some((before, at)) = self.believed {
             if block < before {
-                return Err(BlockFault::Reversed { before, now: block });
+                return Err(BlockError::Reversed { before, now: block });
             }
             let elapsed_seconds = u64::try_from(now.as_second().saturating_sub(at.as_second())).unwrap_or(0);
             let most = elapsed_seconds.saturating_mul(HASTE).saturating_add(SLACK_BLOCKS);
             // After a restart the time since the last height is not known, so that nothing can be said about pace.
             if !restarted && block - before > most {
-                return Err(BlockFault::Jumped { before, now: block, elapsed_seconds });
+                return Err(BlockError::Jumped { before, now: block, elapsed_seconds });
             }
         }
         self.believed = Some((block, now));
@@ -67,10 +67,10 @@ mod tests {
     fn a_source_that_goes_back_or_jumps_is_named_and_believed_again_when_it_is_right() {
         let mut tracker = Tracker::default();
         assert_eq!(tracker.observe(Ok(1_000), at(0), false), Ok(1_000));
-        assert_eq!(tracker.observe(Ok(990), at(1), false), Err(BlockFault::Reversed { before: 1_000, now: 990 }));
-        let jumped = BlockFault::Jumped { before: 1_000, now: 20_000_000, elapsed_seconds: 2 };
+        assert_eq!(tracker.observe(Ok(990), at(1), false), Err(BlockError::Reversed { before: 1_000, now: 990 }));
+        let jumped = BlockError::Jumped { before: 1_000, now: 20_000_000, elapsed_seconds: 2 };
         assert_eq!(tracker.observe(Ok(20_000_000), at(2), false), Err(jumped));
-        let down = BlockFault::Down("refused".into());
+        let down = BlockError::Down("refused".into());
         assert_eq!(tracker.observe(Err(down.clone()), at(3), false), Err(down));
         assert_eq!(tracker.highest(), Some(1_000), "faults leave no trace");
         assert_eq!(tracker.observe(Ok(1_001), at(4), false), Ok(1_001));
@@ -80,7 +80,7 @@ mod tests {
     #[test]
     fn after_a_restart_a_far_height_is_believed_and_a_low_one_is_not() {
         let mut tracker = Tracker::from_record(Some(500), at(0));
-        assert!(matches!(tracker.observe(Ok(499), at(1), true), Err(BlockFault::Reversed { before: 500, .. })));
+        assert!(matches!(tracker.observe(Ok(499), at(1), true), Err(BlockError::Reversed { before: 500, .. })));
         assert_eq!(tracker.observe(Ok(5_000_000), at(1), true), Ok(5_000_000));
     }
 }

@@ -19,7 +19,7 @@ use super::observe::{Read, observe};
 use super::{Context, Failure, Memory, apply, epoch};
 use crate::blocks::clock::{self, Clock};
 use crate::blocks::ethereum::Ethereum;
-use crate::blocks::{BlockFault, BlockSource, Tracker};
+use crate::blocks::{BlockError, BlockSource, Tracker};
 use crate::build::{Fleet, access, network, retention};
 use crate::decide::state::{Heard, Retention};
 use crate::decide::{self, Action as Write, State, report};
@@ -174,7 +174,7 @@ async fn newest_block(
     cluster: &KmsCluster,
     memory: &mut Memory,
     now: jiff::Timestamp,
-) -> (Result<u64, BlockFault>, u64) {
+) -> (Result<u64, BlockError>, u64) {
     let restarted = memory.tracker.is_none();
     let status = cluster.status.as_ref();
     let recorded = status.and_then(|status| status.last_decision_block.max(status.last_processed_boundary));

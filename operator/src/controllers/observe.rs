@@ -13,7 +13,7 @@ use keyfleet_threshold::prekey::SignedPrekeySet;
 use kube::ResourceExt;
 
 use super::{Memory, Options};
-use crate::blocks::BlockFault;
+use crate::blocks::BlockError;
 use crate::build::{Fleet, config};
 use crate::decide::State;
 use crate::decide::state::{Cluster, Epoch, Heard, Lag, Node, Recorded, Retention};
@@ -42,7 +42,7 @@ pub(super) struct Read {
 pub(super) fn observe(
     read: &Read,
     heard: Heard,
-    block: Result<u64, BlockFault>,
+    block: Result<u64, BlockError>,
     last_block: u64,
     memory: &Memory,
     options: &Options,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use keyfleet_crds::KmsNodeSpec;
 use keyfleet_crds::cluster::status::Erasure;
-use keyfleet_crds::values::{ClusterId, IdentityKey};
+use keyfleet_crds::values::{ClusterId, PinnedKey};
 
 use super::Action;
 use super::state::State;
@@ -73,7 +73,7 @@ pub fn members(state: &State) -> Members {
 
 /// The pin of an index that a plan or record names: nobody else may ever be pinned under it.
 #[must_use]
-pub fn known_pin(state: &State, index: u32) -> Option<IdentityKey> {
+pub fn known_pin(state: &State, index: u32) -> Option<PinnedKey> {
     let planned = state.epochs.values().rev().find_map(|epoch| {
         let receivers = epoch.spec.receivers.iter().map(|receiver| (receiver.index, receiver.identity_key));
         let dealers = epoch.spec.dealers.iter().map(|dealer| (dealer.index, dealer.identity_key));

@@ -14,7 +14,7 @@ use keyfleet_crds::cluster::status::Reservation;
 use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::{KeyEpochSpec, KmsClusterStatus};
 use keyfleet_threshold::coordination::planning::{self, choose_source};
-use keyfleet_threshold::coordination::{FleetView, KeptEpoch, NodeView, PlanningFault, boundary};
+use keyfleet_threshold::coordination::{FleetView, KeptEpoch, NodeView, PlanningError, boundary};
 use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeySetNumber, Threshold};
 use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::plan::{Deadlines, ValidPlan};
@@ -23,7 +23,7 @@ use super::membership::Members;
 use super::state::{Epoch, Node, State};
 use super::{Action, gate};
 use crate::round::{self, Moment};
-use keyfleet_api::convert::{self, ConvertFault};
+use keyfleet_api::convert::{self, ConvertError};
 
 /// Why a round starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,10 +44,10 @@ pub enum Trigger {
 pub enum Waiting {
     /// No plan can be made.
     #[error(transparent)]
-    Planning(#[from] PlanningFault),
+    Planning(#[from] PlanningError),
     /// An object says what this release does not understand.
     #[error(transparent)]
-    Convert(#[from] ConvertFault),
+    Convert(#[from] ConvertError),
     /// A node has no pinned identity yet.
     #[error("node {0} has not offered an identity key yet; look at its pod")]
     NoIdentity(u32),
@@ -94,7 +94,7 @@ pub fn rounds(state: &State, members: &Members) -> Rounds {
     match result {
         Ok(action) => Rounds { actions: action.into_iter().collect(), ..Rounds::default() },
         Err(waiting) => {
-            let starved = matches!(waiting, Waiting::Planning(PlanningFault::NoSource { .. }));
+            let starved = matches!(waiting, Waiting::Planning(PlanningError::NoSource { .. }));
             Rounds { waiting: Some(waiting), starved, ..Rounds::default() }
         }
     }
@@ -348,7 +348,7 @@ fn plan(state: &State, members: &Members, reservation: &Reservation) -> Result<V
         return Ok(planning::genesis(&view)?);
     }
     let kept: Vec<KeptEpoch> =
-        state.served().map(|(number, epoch)| kept(state, number, epoch)).collect::<Result<_, ConvertFault>>()?;
+        state.served().map(|(number, epoch)| kept(state, number, epoch)).collect::<Result<_, ConvertError>>()?;
     let interval = u64::from(spec.schedule.interval_blocks);
     let starved = state.starved_since.is_some_and(|since| state.last_block >= since.saturating_add(interval));
     let source = choose_source(&kept, &view.connected, &avoid, starved)
@@ -357,7 +357,7 @@ fn plan(state: &State, members: &Members, reservation: &Reservation) -> Result<V
 }
 
 /// Dealers to leave out while enough others remain.
-fn avoid(state: &State) -> Result<BTreeSet<NodeIndex>, ConvertFault> {
+fn avoid(state: &State) -> Result<BTreeSet<NodeIndex>, ConvertError> {
     let last = state.epochs.values().next_back().and_then(|epoch| epoch.status.as_ref());
     // Who was silent once may deal again; a lie is proven.
     let proven = last.into_iter().flat_map(|status| &status.culprits).filter(|c| !c.evidence_digests.is_empty());
@@ -378,10 +378,10 @@ fn node_view(state: &State, index: u32) -> Result<NodeView, Waiting> {
     })
 }
 
-fn kept(state: &State, number: u64, epoch: &Epoch) -> Result<KeptEpoch, ConvertFault> {
+fn kept(state: &State, number: u64, epoch: &Epoch) -> Result<KeptEpoch, ConvertError> {
     let vector = epoch.status.as_ref().and_then(|status| status.vector_digest);
-    let vector = vector.ok_or(ConvertFault::Field("status.vectorDigest"))?;
-    let key = state.cluster.status.public_key.ok_or(ConvertFault::Field("status.publicKey"))?;
+    let vector = vector.ok_or(ConvertError::Field("status.vectorDigest"))?;
+    let key = state.cluster.status.public_key.ok_or(ConvertError::Field("status.publicKey"))?;
     Ok(KeptEpoch {
         number: EpochNumber(number),
         plan: convert::plan_of(&epoch.spec)?,
@@ -391,7 +391,7 @@ fn kept(state: &State, number: u64, epoch: &Epoch) -> Result<KeptEpoch, ConvertF
     })
 }
 
-fn indexes(of: &BTreeSet<u32>) -> Result<BTreeSet<NodeIndex>, ConvertFault> {
+fn indexes(of: &BTreeSet<u32>) -> Result<BTreeSet<NodeIndex>, ConvertError> {
     of.iter().map(|index| convert::index(*index)).collect()
 }
 

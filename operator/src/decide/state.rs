@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use keyfleet_crds::record::Record;
-use keyfleet_crds::values::IdentityKey;
+use keyfleet_crds::values::PinnedKey;
 use keyfleet_crds::{KeyEpochSpec, KeyEpochStatus, KmsClusterSpec, KmsClusterStatus, KmsNodeSpec};
 use keyfleet_threshold::coordination::{Decision, Offer};
 use keyfleet_threshold::round::Culprit;
 
-use crate::blocks::BlockFault;
+use crate::blocks::BlockError;
 
 /// One cluster as the operator sees it at one moment.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ pub struct State {
     /// What nodes said to this process.
     pub heard: Heard,
     /// The newest block that counts, or why none is known.
-    pub block: Result<u64, BlockFault>,
+    pub block: Result<u64, BlockError>,
     /// The newest block ever known to this process or any record; deadlines and back-off go by it while the source is down.
     pub last_block: u64,
     /// The block since which no reshare could be planned for want of dealers.
@@ -110,7 +110,7 @@ pub struct Node {
     /// Its spec.
     pub spec: KmsNodeSpec,
     /// The identity key that it offers with a good proof.
-    pub offered: Option<IdentityKey>,
+    pub offered: Option<PinnedKey>,
     /// Prekey sets on offer, signed by the pinned identity.
     pub offers: Vec<Offer>,
     /// Whether its pod is ready, which means that it serves the newest active epoch it has heard of.

@@ -20,7 +20,7 @@ use keyfleet_crds::epoch::status::{Certificate, Culprit, Failure, Fault, Holder,
 use keyfleet_crds::values::{BlsSignature, PublicKey};
 use keyfleet_crds::{KeyEpochSpec, KeyEpochStatus};
 use keyfleet_threshold::coordination::{Decision, FailReason};
-use keyfleet_threshold::round::{self as core, DealingFault, Offence};
+use keyfleet_threshold::round::{self as core, DealingError, Offence};
 
 /// A round in the phase that its record names.
 #[derive(Clone, PartialEq, Debug)]
@@ -275,7 +275,7 @@ pub fn culprits(found: &[core::Culprit]) -> Vec<Culprit> {
         Offence::FalseComplaint(_) => Fault::FalseComplaint,
         Offence::ForeignVector | Offence::ForeignResponse => Fault::WrongVector,
         Offence::BadPartial => Fault::InvalidPartial,
-        Offence::BadBundle(DealingFault::NotItsShare) => Fault::WrongSource,
+        Offence::BadBundle(DealingError::NotItsShare) => Fault::WrongSource,
         _ => Fault::InvalidDealing,
     };
     found

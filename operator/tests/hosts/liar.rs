@@ -10,19 +10,19 @@ use keyfleet_api::v1::round_client::RoundClient;
 use keyfleet_api::v1::round_server::{Round, RoundServer};
 use keyfleet_api::{channel, report, v1};
 use keyfleet_node::grpc::transport;
-use keyfleet_threshold::identity::IdentityKey;
+use keyfleet_threshold::identity::IdentitySecretKey;
 use tokio::net::TcpListener;
 use tonic::{Request, Response, Status};
 
 const OTHER_DAY: [u8; 32] = [1; 32];
 
 struct Liar {
-    identity: Arc<IdentityKey>,
+    identity: Arc<IdentitySecretKey>,
     behind: String,
 }
 
 /// Starts the liar in front of the node at `behind`; answers where it listens.
-pub(crate) async fn start(identity: IdentityKey, behind: String) -> String {
+pub(crate) async fn start(identity: IdentitySecretKey, behind: String) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("a bound socket has an address").to_string();
     let acceptor = Acceptor::new(&identity, Pins::default()).expect("an identity makes TLS");

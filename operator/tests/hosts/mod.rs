@@ -36,7 +36,7 @@ use keyfleet_operator::decide::state::Heard;
 use keyfleet_operator::heard::token::OwnAccount;
 use keyfleet_operator::heard::{Followers, Nodes, Target, Watched};
 use keyfleet_threshold::identifiers::{ClusterId, EpochNumber, NodeIndex};
-use keyfleet_threshold::identity::{IdentityKey, IdentityPublicKey};
+use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
 use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::round::Blob;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
@@ -155,7 +155,7 @@ struct Host {
 
 struct Running {
     node: Node,
-    identity: IdentityKey,
+    identity: IdentitySecretKey,
     cluster: ClusterId,
     index: NodeIndex,
     /// The versions of epochs that it was told of.
@@ -288,8 +288,11 @@ impl Host {
             all.insert(index, address.clone());
         });
         let lies = self.liars.lock().unwrap_or_else(PoisonError::into_inner).contains(&index.value());
-        let shown =
-            if lies { liar::start(IdentityKey::from_seed(&identity.expose_seed()), address).await } else { address };
+        let shown = if lies {
+            liar::start(IdentitySecretKey::from_seed(&identity.expose_seed()), address).await
+        } else {
+            address
+        };
         self.ports.lock().unwrap_or_else(PoisonError::into_inner).insert(index.value(), shown);
         let running = Running { node, identity, cluster, index, told: BTreeMap::new(), written: None };
         self.running.insert(index.value(), running);
@@ -358,7 +361,7 @@ impl Running {
         let state = published.state.as_ref();
         NodeReport {
             offer: Some(IdentityOffer {
-                key: values::IdentityKey(public.0),
+                key: values::PinnedKey(public.0),
                 proof: values::IdentitySignature(self.identity.offer(self.cluster, self.index).0),
             }),
             prekey_sets: offers.collect(),

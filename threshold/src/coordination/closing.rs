@@ -9,7 +9,7 @@ use crate::curve::G2;
 use crate::identifiers::{Block, Digest, NodeIndex};
 use crate::plan::FrozenDigests;
 use crate::purpose::Certificate;
-use crate::round::{CombineFault, Combined, Culprit, Judgement, Offence, Phase, RoundRecord, Transcript};
+use crate::round::{CombineError, Combined, Culprit, Judgement, Offence, Phase, RoundRecord, Transcript};
 use crate::serving::signature;
 
 /// What the decision rests on.
@@ -71,7 +71,7 @@ pub enum FailReason {
     },
     /// The frozen fields give no sharing.
     #[error(transparent)]
-    NoSharing(#[from] CombineFault),
+    NoSharing(#[from] CombineError),
     /// A bundle or response that a frozen field needs could not be had by the deadline.
     #[error("a signed message that the record needs could not be fetched by the deadline")]
     EvidenceMissing,

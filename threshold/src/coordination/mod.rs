@@ -16,4 +16,4 @@ pub mod planning;
 pub mod retention;
 
 pub use closing::{Decision, FailReason, RoundView, decide};
-pub use planning::{FleetView, KeptEpoch, NodeView, Offer, PlanningFault};
+pub use planning::{FleetView, KeptEpoch, NodeView, Offer, PlanningError};

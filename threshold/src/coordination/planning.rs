@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::curve::G2;
 use crate::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeySetNumber, Threshold};
 use crate::identity::IdentityPublicKey;
-use crate::plan::{Deadlines, Member, Origin, Plan, PlanFault, PlanVersion, Receiver, Source, ValidPlan};
+use crate::plan::{Deadlines, Member, Origin, Plan, PlanError, PlanVersion, Receiver, Source, ValidPlan};
 
 /// What a plan is made from.
 #[derive(Clone, Debug)]
@@ -76,7 +76,7 @@ pub struct KeptEpoch {
 /// Why no plan can be made now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum PlanningFault {
+pub enum PlanningError {
     /// A node has not offered a prekey set that may be named.
     #[error("{0} has no prekey set on offer; it must have been connected once")]
     NoPrekeys(NodeIndex),
@@ -106,16 +106,16 @@ pub enum PlanningFault {
     },
     /// The plan is not one that nodes accept.
     #[error(transparent)]
-    Plan(#[from] PlanFault),
+    Plan(#[from] PlanError),
 }
 
 /// The plan of a genesis: every node deals, receives and is expected.
 ///
 /// # Errors
 /// Why it has to wait.
-pub fn genesis(view: &FleetView) -> Result<ValidPlan, PlanningFault> {
+pub fn genesis(view: &FleetView) -> Result<ValidPlan, PlanningError> {
     if let Some(absent) = view.receivers.iter().find(|node| !view.connected.contains(&node.index)) {
-        return Err(PlanningFault::GenesisWaitsFor(absent.index));
+        return Err(PlanningError::GenesisWaitsFor(absent.index));
     }
     let dealers = view.receivers.iter().map(|node| Member { index: node.index, identity: node.identity }).collect();
     let expected = view.receivers.iter().map(|node| node.index).collect();
@@ -126,7 +126,7 @@ pub fn genesis(view: &FleetView) -> Result<ValidPlan, PlanningFault> {
 ///
 /// # Errors
 /// Why it cannot be made.
-pub fn reshare(view: &FleetView, source: &KeptEpoch) -> Result<ValidPlan, PlanningFault> {
+pub fn reshare(view: &FleetView, source: &KeptEpoch) -> Result<ValidPlan, PlanningError> {
     let needed = source.plan.threshold.count();
     let able = |index: &NodeIndex| view.connected.contains(index) && source.holders.contains(index);
     let members = || source.plan.receivers.iter().map(|r| Member { index: r.index, identity: r.identity });
@@ -168,11 +168,11 @@ pub fn choose_source<'a>(
     connected: &BTreeSet<NodeIndex>,
     culprits: &BTreeSet<NodeIndex>,
     starved: bool,
-) -> Result<&'a KeptEpoch, PlanningFault> {
+) -> Result<&'a KeptEpoch, PlanningError> {
     let answering = |epoch: &KeptEpoch| epoch.holders.intersection(connected).filter(|i| !culprits.contains(i)).count();
     let supplies = |epoch: &&KeptEpoch| answering(epoch) >= epoch.plan.threshold.count();
     let active = kept.last();
-    let none = || PlanningFault::NoSource {
+    let none = || PlanningError::NoSource {
         needed: active.map_or(0, |epoch| epoch.plan.threshold.count()),
         answering: active.map_or(0, answering),
     };
@@ -188,13 +188,13 @@ fn finish(
     origin: Origin,
     dealers: Vec<Member>,
     expected: Vec<NodeIndex>,
-) -> Result<ValidPlan, PlanningFault> {
+) -> Result<ValidPlan, PlanningError> {
     let needed = dealers.len();
     let receiver = |node: &NodeView| {
-        let too_small = |slots| PlanningFault::TooFewSlots { node: node.index, slots, needed };
-        let none = || largest_set(node).map_or(PlanningFault::NoPrekeys(node.index), too_small);
+        let too_small = |slots| PlanningError::TooFewSlots { node: node.index, slots, needed };
+        let none = || largest_set(node).map_or(PlanningError::NoPrekeys(node.index), too_small);
         let offer = choose_prekeys(node, needed).ok_or_else(none)?;
-        Ok::<_, PlanningFault>(Receiver {
+        Ok::<_, PlanningError>(Receiver {
             index: node.index,
             identity: node.identity,
             prekey_set: offer.number,

@@ -16,7 +16,7 @@ use crate::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, Preke
 use crate::identity::IdentityPublicKey;
 
 pub use frozen::{Frozen, FrozenDigests};
-pub use validation::{PlanFault, ValidPlan};
+pub use validation::{PlanError, ValidPlan};
 
 /// Which fields a plan's encoding holds. Nodes refuse a version they do not know.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -33,7 +33,7 @@ impl ValidPlan {
 /// Why a plan is refused by anyone who reads it. The operator is at fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum PlanFault {
+pub enum PlanError {
     /// Fewer than three receivers cannot lose one and keep a key that two must open.
     #[error("{nodes} receivers: a cluster needs at least 3")]
     TooFewNodes {
@@ -114,8 +114,8 @@ impl Plan {
     /// Checks the plan's shape.
     ///
     /// # Errors
-    /// The first [`PlanFault`] found, in the order of the fields.
-    pub fn validate(self) -> Result<ValidPlan, PlanFault> {
+    /// The first [`PlanError`] found, in the order of the fields.
+    pub fn validate(self) -> Result<ValidPlan, PlanError> {
         check_sizes(&self)?;
         check_order(&self)?;
         check_identities(&self)?;
@@ -128,30 +128,30 @@ impl Plan {
             deadlines.certifying_blocks,
         ];
         if phases.contains(&0) {
-            return Err(PlanFault::ZeroDeadline);
+            return Err(PlanError::ZeroDeadline);
         }
         Ok(ValidPlan { digest: self.digest(), plan: self })
     }
 }
 
-fn check_sizes(plan: &Plan) -> Result<(), PlanFault> {
+fn check_sizes(plan: &Plan) -> Result<(), PlanError> {
     let (nodes, threshold, min_holders) = (plan.receivers.len(), plan.threshold, plan.min_holders);
     if nodes < 3 {
-        return Err(PlanFault::TooFewNodes { nodes });
+        return Err(PlanError::TooFewNodes { nodes });
     }
     if 2 * threshold.count() <= nodes {
-        return Err(PlanFault::ThresholdTooLow { threshold, nodes });
+        return Err(PlanError::ThresholdTooLow { threshold, nodes });
     }
     if threshold.count() > nodes {
-        return Err(PlanFault::ThresholdTooHigh { threshold, nodes });
+        return Err(PlanError::ThresholdTooHigh { threshold, nodes });
     }
     if min_holders < threshold.0 || usize::from(min_holders) > nodes {
-        return Err(PlanFault::MinHolders { min_holders, threshold, nodes });
+        return Err(PlanError::MinHolders { min_holders, threshold, nodes });
     }
     Ok(())
 }
 
-fn check_order(plan: &Plan) -> Result<(), PlanFault> {
+fn check_order(plan: &Plan) -> Result<(), PlanError> {
     let ascending = |indices: &mut dyn Iterator<Item = NodeIndex>| indices.is_sorted_by(|a, b| a < b);
     let lists = [
         ("dealers", ascending(&mut plan.dealers.iter().map(|dealer| dealer.index))),
@@ -159,48 +159,48 @@ fn check_order(plan: &Plan) -> Result<(), PlanFault> {
         ("expected", ascending(&mut plan.expected.iter().copied())),
     ];
     match lists.into_iter().find(|(_, ascending)| !ascending) {
-        Some((list, _)) => Err(PlanFault::NotAscending { list }),
+        Some((list, _)) => Err(PlanError::NotAscending { list }),
         None => Ok(()),
     }
 }
 
-fn check_identities(plan: &Plan) -> Result<(), PlanFault> {
+fn check_identities(plan: &Plan) -> Result<(), PlanError> {
     let dealers = plan.dealers.iter().map(|dealer| (dealer.identity, dealer.index));
     let mut all: Vec<_> = dealers.chain(plan.receivers.iter().map(|r| (r.identity, r.index))).collect();
     // Ordered by key: a key of two indices. Ordered by index: an index of two keys.
     all.sort_unstable();
     all.dedup();
     if let Some(pair) = all.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-        return Err(PlanFault::IdentityConflict { one: pair[0].1, other: pair[1].1 });
+        return Err(PlanError::IdentityConflict { one: pair[0].1, other: pair[1].1 });
     }
     all.sort_unstable_by_key(|(_, index)| *index);
     match all.windows(2).find(|pair| pair[0].1 == pair[1].1) {
-        Some(pair) => Err(PlanFault::IdentityConflict { one: pair[0].1, other: pair[1].1 }),
+        Some(pair) => Err(PlanError::IdentityConflict { one: pair[0].1, other: pair[1].1 }),
         None => Ok(()),
     }
 }
 
-fn check_roles(plan: &Plan) -> Result<(), PlanFault> {
+fn check_roles(plan: &Plan) -> Result<(), PlanError> {
     if let Some(stranger) = plan.expected.iter().find(|index| plan.identity_of(**index).is_none()) {
-        return Err(PlanFault::ExpectsStranger(*stranger));
+        return Err(PlanError::ExpectsStranger(*stranger));
     }
     match &plan.origin {
         Origin::Genesis => {
             let dealers = plan.dealers.iter().map(|dealer| dealer.index);
             let everyone = || plan.receivers.iter().map(|receiver| receiver.index);
             if !dealers.eq(everyone()) || !plan.expected.iter().copied().eq(everyone()) {
-                return Err(PlanFault::GenesisRoles);
+                return Err(PlanError::GenesisRoles);
             }
         }
         Origin::Reshare { source, .. } => {
             if source.number >= plan.number {
-                return Err(PlanFault::SourceNotOlder { source_number: source.number, number: plan.number });
+                return Err(PlanError::SourceNotOlder { source_number: source.number, number: plan.number });
             }
             if source.threshold.0 < 2 {
-                return Err(PlanFault::SourceThreshold(source.threshold));
+                return Err(PlanError::SourceThreshold(source.threshold));
             }
             if plan.dealers.len() < plan.dealers_needed() {
-                return Err(PlanFault::TooFewDealers { dealers: plan.dealers.len(), needed: plan.dealers_needed() });
+                return Err(PlanError::TooFewDealers { dealers: plan.dealers.len(), needed: plan.dealers_needed() });
             }
         }
     }
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
     use crate::plan::tests::example;
 
-    fn fault(change: impl FnOnce(&mut Plan)) -> PlanFault {
+    fn fault(change: impl FnOnce(&mut Plan)) -> PlanError {
         let mut plan = example();
         change(&mut plan);
         plan.validate().expect_err("the changed plan must be refused")
@@ -225,29 +225,29 @@ mod tests {
 
     #[test]
     fn plans_on_which_a_key_could_be_lost_or_taken_are_refused() {
-        assert_eq!(fault(|p| p.receivers.truncate(2)), PlanFault::TooFewNodes { nodes: 2 });
-        assert!(matches!(fault(|p| p.threshold = Threshold(2)), PlanFault::ThresholdTooLow { .. }));
-        assert!(matches!(fault(|p| p.threshold = Threshold(5)), PlanFault::ThresholdTooHigh { .. }));
-        assert!(matches!(fault(|p| p.min_holders = 2), PlanFault::MinHolders { .. }));
-        assert!(matches!(fault(|p| p.min_holders = 5), PlanFault::MinHolders { .. }));
-        assert_eq!(fault(|p| p.dealers.swap(0, 1)), PlanFault::NotAscending { list: "dealers" });
-        assert_eq!(fault(|p| p.receivers[1] = p.receivers[0]), PlanFault::NotAscending { list: "receivers" });
-        assert_eq!(fault(|p| p.expected.reverse()), PlanFault::NotAscending { list: "expected" });
+        assert_eq!(fault(|p| p.receivers.truncate(2)), PlanError::TooFewNodes { nodes: 2 });
+        assert!(matches!(fault(|p| p.threshold = Threshold(2)), PlanError::ThresholdTooLow { .. }));
+        assert!(matches!(fault(|p| p.threshold = Threshold(5)), PlanError::ThresholdTooHigh { .. }));
+        assert!(matches!(fault(|p| p.min_holders = 2), PlanError::MinHolders { .. }));
+        assert!(matches!(fault(|p| p.min_holders = 5), PlanError::MinHolders { .. }));
+        assert_eq!(fault(|p| p.dealers.swap(0, 1)), PlanError::NotAscending { list: "dealers" });
+        assert_eq!(fault(|p| p.receivers[1] = p.receivers[0]), PlanError::NotAscending { list: "receivers" });
+        assert_eq!(fault(|p| p.expected.reverse()), PlanError::NotAscending { list: "expected" });
         assert!(matches!(
             fault(|p| p.receivers[0].identity = p.dealers[2].identity),
-            PlanFault::IdentityConflict { .. }
+            PlanError::IdentityConflict { .. }
         ));
-        assert!(matches!(fault(|p| p.dealers.truncate(2)), PlanFault::TooFewDealers { dealers: 2, needed: 3 }));
-        assert!(matches!(fault(|p| p.expected.push(NodeIndex::new(99).unwrap())), PlanFault::ExpectsStranger(_)));
-        assert!(matches!(fault(|p| p.number = EpochNumber(7)), PlanFault::SourceNotOlder { .. }));
-        assert_eq!(fault(|p| p.deadlines.preparing_blocks = 0), PlanFault::ZeroDeadline);
+        assert!(matches!(fault(|p| p.dealers.truncate(2)), PlanError::TooFewDealers { dealers: 2, needed: 3 }));
+        assert!(matches!(fault(|p| p.expected.push(NodeIndex::new(99).unwrap())), PlanError::ExpectsStranger(_)));
+        assert!(matches!(fault(|p| p.number = EpochNumber(7)), PlanError::SourceNotOlder { .. }));
+        assert_eq!(fault(|p| p.deadlines.preparing_blocks = 0), PlanError::ZeroDeadline);
         assert_eq!(
             fault(|p| {
                 p.origin = Origin::Genesis;
                 p.dealers.pop();
                 p.expected.pop();
             }),
-            PlanFault::GenesisRoles
+            PlanError::GenesisRoles
         );
     }
 }

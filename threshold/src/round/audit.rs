@@ -1,6 +1,6 @@
 //! Auditing a finished round from its public transcript: what `epoch verify` does, and anyone can.
 
-use super::judgement::CombineFault;
+use super::judgement::CombineError;
 use super::record::RoundRecord;
 use super::transcript::{Culprit, Transcript};
 use crate::identifiers::{Digest, NodeIndex};
@@ -20,7 +20,7 @@ pub struct Audit {
 /// Why a record is not what its transcript makes of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum AuditFault {
+pub enum AuditError {
     /// The record is not that of an active epoch.
     #[error("the record is not complete: the round has not become active")]
     NotActive,
@@ -32,7 +32,7 @@ pub enum AuditFault {
     Qualified,
     /// The frozen fields give no sharing of the expected key.
     #[error(transparent)]
-    NoSharing(#[from] CombineFault),
+    NoSharing(#[from] CombineError),
     /// The certificate names another plan, vector or number, or its signature is wrong.
     #[error("the certificate does not certify this round under the cluster's key")]
     Certificate,
@@ -50,15 +50,15 @@ pub enum AuditFault {
 ///
 /// # Errors
 /// The first contradiction found, or what is missing to decide.
-pub fn audit(transcript: &Transcript, record: &RoundRecord) -> Result<Audit, AuditFault> {
+pub fn audit(transcript: &Transcript, record: &RoundRecord) -> Result<Audit, AuditError> {
     let (Some(dealers), Some(responses), Some(qualified), Some(certificate)) =
         (&record.dealers, &record.responses, &record.qualified, &record.certificate)
     else {
-        return Err(AuditFault::NotActive);
+        return Err(AuditError::NotActive);
     };
-    let judgement = transcript.judge(dealers, responses).map_err(AuditFault::Missing)?;
+    let judgement = transcript.judge(dealers, responses).map_err(AuditError::Missing)?;
     if judgement.frozen.qualified != *qualified {
-        return Err(AuditFault::Qualified);
+        return Err(AuditError::Qualified);
     }
     let vector = judgement.combine(transcript)?.vector;
     let plan = transcript.plan();
@@ -68,13 +68,13 @@ pub fn audit(transcript: &Transcript, record: &RoundRecord) -> Result<Audit, Aud
         && certificate.vector == vector.digest()
         && certificate.verify(&vector.constant());
     if !certifies {
-        return Err(AuditFault::Certificate);
+        return Err(AuditError::Certificate);
     }
     let agreed = (certificate.vector, judgement.frozen.digest(transcript.plan_digest()));
     let prepared: Vec<_> =
         transcript.prepared().iter().filter(|(_, named)| **named == agreed).map(|(index, _)| *index).collect();
     if prepared.len() < plan.holders_needed() {
-        return Err(AuditFault::TooFewPrepared { prepared: prepared.len(), needed: plan.holders_needed() });
+        return Err(AuditError::TooFewPrepared { prepared: prepared.len(), needed: plan.holders_needed() });
     }
     let mut culprits = judgement.culprits;
     culprits.extend(transcript.culprits().cloned());

@@ -83,7 +83,7 @@ impl DealerSeed {
 /// Why a bundle is bad for everyone who reads it. Its dealer is at fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum DealingFault {
+pub enum DealingError {
     /// The polynomial has another degree than the plan says.
     #[error("the bundle commits to {found} coefficients, the threshold is {expected}")]
     Threshold {
@@ -154,21 +154,21 @@ impl Dealing {
         plan: &ValidPlan,
         dealer: NodeIndex,
         source: Option<&VerificationVector>,
-    ) -> Result<(), DealingFault> {
-        plan.slot_of(dealer).ok_or(DealingFault::NotADealer)?;
+    ) -> Result<(), DealingError> {
+        plan.slot_of(dealer).ok_or(DealingError::NotADealer)?;
         let found = self.vector.commitments().len();
         if found != plan.threshold.count() {
-            return Err(DealingFault::Threshold { found, expected: plan.threshold.count() });
+            return Err(DealingError::Threshold { found, expected: plan.threshold.count() });
         }
         if self.shares.len() != plan.receivers.len() {
-            return Err(DealingFault::ShareCount { found: self.shares.len(), expected: plan.receivers.len() });
+            return Err(DealingError::ShareCount { found: self.shares.len(), expected: plan.receivers.len() });
         }
         match (&plan.origin, &self.proof) {
             (Origin::Genesis, Some(proof)) if proof.verify(&plan.digest(), dealer, &self.vector.constant()) => Ok(()),
-            (Origin::Genesis, _) | (Origin::Reshare { .. }, Some(_)) => Err(DealingFault::Proof),
+            (Origin::Genesis, _) | (Origin::Reshare { .. }, Some(_)) => Err(DealingError::Proof),
             (Origin::Reshare { .. }, None) => {
                 let own = source.map(|source| source.public_share(dealer));
-                if own == Some(self.vector.constant()) { Ok(()) } else { Err(DealingFault::NotItsShare) }
+                if own == Some(self.vector.constant()) { Ok(()) } else { Err(DealingError::NotItsShare) }
             }
         }
     }

@@ -50,7 +50,7 @@ impl Early {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::IdentityKey;
+    use crate::identity::IdentitySecretKey;
     use crate::round::Body;
 
     fn have(sender: u32, bundle: u16) -> SignedMessage {
@@ -59,7 +59,7 @@ mod tests {
         digest[0] = high;
         let sender = NodeIndex::new(sender).unwrap();
         let body = Body::Have { dealer: sender, bundle: Digest(digest) };
-        SignedMessage::sign(Digest([9; 32]), sender, body, &IdentityKey::from_seed(&[7; 32]))
+        SignedMessage::sign(Digest([9; 32]), sender, body, &IdentitySecretKey::from_seed(&[7; 32]))
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub struct Judgement {
 /// Why a judged round gives no sharing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum CombineFault {
+pub enum CombineError {
     /// Too few dealers qualified. Those named as culprits are at fault.
     #[error("{qualified} dealers qualified, {needed} are needed")]
     TooFewQualified {
@@ -112,11 +112,11 @@ impl Judgement {
     ///
     /// # Errors
     /// When there are too few, or the sum is not a sharing of the expected key.
-    pub fn combine(&self, transcript: &Transcript) -> Result<Combined, CombineFault> {
+    pub fn combine(&self, transcript: &Transcript) -> Result<Combined, CombineError> {
         let plan = transcript.plan();
         let qualified = &self.frozen.qualified;
         if qualified.len() < plan.dealers_needed() {
-            return Err(CombineFault::TooFewQualified { qualified: qualified.len(), needed: plan.dealers_needed() });
+            return Err(CombineError::TooFewQualified { qualified: qualified.len(), needed: plan.dealers_needed() });
         }
         let weights = match plan.origin {
             Origin::Genesis => vec![Scalar::one(); qualified.len()],
@@ -125,9 +125,9 @@ impl Judgement {
         let dealing_of = |dealer: &NodeIndex| self.frozen.dealers.get(*dealer).and_then(|d| transcript.bundle(&d));
         let vectors: Vec<_> = qualified.iter().filter_map(dealing_of).map(|dealing| &dealing.vector).collect();
         assert_eq!(vectors.len(), weights.len(), "a judgement exists only where every frozen bundle is known");
-        let vector = VerificationVector::combine(&vectors, &weights).map_err(|_| CombineFault::Vanished)?;
+        let vector = VerificationVector::combine(&vectors, &weights).map_err(|_| CombineError::Vanished)?;
         match plan.expected_public_key() {
-            Some(public_key) if public_key != vector.constant() => Err(CombineFault::PublicKeyChanged),
+            Some(public_key) if public_key != vector.constant() => Err(CombineError::PublicKeyChanged),
             _ => Ok(Combined { vector, weights: qualified.iter().copied().zip(weights).collect() }),
         }
     }

@@ -5,7 +5,7 @@ use rand_core::CryptoRng;
 use super::outputs::{Blob, Outputs, Want};
 use super::participant::Participant;
 use super::state::{Verdict, by_plan};
-use super::transcript::{MessageFault, Transcript};
+use super::transcript::{MessageError, Transcript};
 use crate::identifiers::{Digest, EpochNumber};
 use crate::polynomial::VerificationVector;
 
@@ -14,8 +14,8 @@ impl Participant {
     /// round reshares, is heard once that is here: whoever feeds it lets no peer speak in another's name.
     ///
     /// # Errors
-    /// When it is not taken up; see [`MessageFault`] for who is at fault.
-    pub fn learn(&mut self, blob: &Blob, rng: &mut impl CryptoRng) -> Result<Outputs, MessageFault> {
+    /// When it is not taken up; see [`MessageError`] for who is at fault.
+    pub fn learn(&mut self, blob: &Blob, rng: &mut impl CryptoRng) -> Result<Outputs, MessageError> {
         let mut out = Outputs::default();
         match blob {
             Blob::Message(message) => {
@@ -23,13 +23,13 @@ impl Participant {
                     self.early.keep(message);
                     return Ok(out);
                 };
-                let transcript = self.transcripts.get_mut(&number).ok_or(MessageFault::OtherPlan)?;
+                let transcript = self.transcripts.get_mut(&number).ok_or(MessageError::OtherPlan)?;
                 let heard = transcript.hear(message);
-                if heard == Err(MessageFault::SourceUnknown) {
+                if heard == Err(MessageError::SourceUnknown) {
                     self.early.keep(message);
                 }
                 let kept = matches!(message.body.kind(), 1 | 3);
-                if kept && (heard.is_ok() || matches!(heard, Err(MessageFault::Contradicts(_)))) {
+                if kept && (heard.is_ok() || matches!(heard, Err(MessageError::Contradicts(_)))) {
                     out.keep.push(blob.clone());
                 }
                 // A contradiction is remembered as evidence; the round goes on with what was kept.
@@ -41,7 +41,7 @@ impl Participant {
             Blob::Prekeys(set) => {
                 let digest = set.digest();
                 for number in self.waiting_for(|transcript| transcript.missing_prekeys().contains(&digest)) {
-                    let transcript = self.transcripts.get_mut(&number).ok_or(MessageFault::UnknownSet)?;
+                    let transcript = self.transcripts.get_mut(&number).ok_or(MessageError::UnknownSet)?;
                     transcript.learn_prekeys(set)?;
                     out.keep = vec![blob.clone()];
                     self.advance(number, rng, &mut out);

@@ -7,7 +7,7 @@
 use crate::curve::{G1, Scalar};
 use crate::encoding::{DecodeError, Reader, Writer};
 use crate::identifiers::{Digest, NodeIndex};
-use crate::identity::{IdentityKey, IdentityPublicKey, Signature};
+use crate::identity::{IdentityPublicKey, IdentitySecretKey, Signature};
 use crate::prekey::{RevealedKey, SealedShare};
 
 use super::dealing::{Dealing, Proof};
@@ -171,7 +171,7 @@ pub struct SignedMessage {
 impl SignedMessage {
     /// Signs `body` as `sender` in the round of the plan with digest `plan`.
     #[must_use]
-    pub fn sign(plan: Digest, sender: NodeIndex, body: Body, identity: &IdentityKey) -> Self {
+    pub fn sign(plan: Digest, sender: NodeIndex, body: Body, identity: &IdentitySecretKey) -> Self {
         let digest = digest_of(&plan, sender, &body);
         Self { plan, sender, body, signature: identity.sign(&digest), digest }
     }
@@ -243,7 +243,7 @@ mod tests {
     /// seed: 002-28, 004-23
     #[test]
     fn every_kind_survives_its_encoding_and_no_bit_is_unsigned() {
-        let identity = IdentityKey::from_seed(&[5; 32]);
+        let identity = IdentitySecretKey::from_seed(&[5; 32]);
         let index = |i| NodeIndex::new(i).unwrap();
         let digest = Digest([0x22; 32]);
         let bodies = [

@@ -37,11 +37,11 @@ mod steps;
 mod tests;
 mod transcript;
 
-pub use dealing::{DealerSeed, Dealing, DealingFault, Proof};
-pub use judgement::{CombineFault, Combined, Judgement};
+pub use dealing::{DealerSeed, Dealing, DealingError, Proof};
+pub use judgement::{CombineError, Combined, Judgement};
 pub use message::{Body, Complaint, Response, SignedMessage};
-pub use outputs::{Blob, Contradiction, Notice, Outputs, Refusal, RestoreFault, RetireFault, Want};
+pub use outputs::{Blob, Contradiction, Notice, Outputs, Refusal, RestoreError, RetireError, Want};
 pub use participant::Participant;
 pub use record::{Phase, RoundRecord};
 pub use state::{Attempt, PersistentState, SecretName, Verdict};
-pub use transcript::{Culprit, MessageFault, Offence, Transcript};
+pub use transcript::{Culprit, MessageError, Offence, Transcript};

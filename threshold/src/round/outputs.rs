@@ -1,11 +1,11 @@
 //! What a participant answers: what to carry out, what to fetch, what a person should hear of, and why it refuses.
 
-use super::judgement::CombineFault;
+use super::judgement::CombineError;
 use super::message::SignedMessage;
 use super::state::SecretName;
 use crate::encoding::DecodeError;
 use crate::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex};
-use crate::plan::PlanFault;
+use crate::plan::PlanError;
 use crate::polynomial::VerificationVector;
 use crate::prekey::SignedPrekeySet;
 
@@ -86,7 +86,7 @@ pub enum Notice {
     RecordContradictsMessages(EpochNumber),
     /// The frozen fields give no sharing.
     #[error("epoch {0}: {1}")]
-    NoSharing(EpochNumber, CombineFault),
+    NoSharing(EpochNumber, CombineError),
     /// The record's certificate does not verify, or certifies something else. The operator is at fault.
     #[error("epoch {0}: the record's certificate does not verify")]
     BadCertificate(EpochNumber),
@@ -101,7 +101,7 @@ pub enum Notice {
 pub enum Refusal {
     /// The plan is malformed.
     #[error(transparent)]
-    Plan(#[from] PlanFault),
+    Plan(#[from] PlanError),
     /// Another cluster's.
     #[error("the plan is of cluster {0}")]
     OtherCluster(ClusterId),
@@ -148,7 +148,7 @@ pub enum Contradiction {
 /// Why an epoch is not retired.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum RetireFault {
+pub enum RetireError {
     /// The epoch serves, or is the grace window's.
     #[error("epoch {0} is active or the one before")]
     StillServed(EpochNumber),
@@ -160,7 +160,7 @@ pub enum RetireFault {
 /// Why a stored state cannot be taken up.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum RestoreFault {
+pub enum RestoreError {
     /// The bytes are not a state.
     #[error("the stored state: {0}")]
     State(#[from] DecodeError),

@@ -19,13 +19,13 @@ use zeroize::Zeroizing;
 
 use crate::curve::SecretScalar;
 use crate::identifiers::{ClusterId, EpochNumber, NodeIndex, PrekeySetNumber};
-use crate::identity::IdentityKey;
+use crate::identity::IdentitySecretKey;
 use crate::plan::{Origin, Plan, ValidPlan, frozen};
 use crate::prekey::{PrekeySecret, SignedPrekeySet};
 
 use super::dealing::DealerSeed;
 use super::early::Early;
-use super::outputs::{Contradiction, Outputs, Refusal, RestoreFault, RetireFault};
+use super::outputs::{Contradiction, Outputs, Refusal, RestoreError, RetireError};
 use super::record::{Phase, RoundRecord};
 use super::state::{Attempt, PersistentState, SecretName, Verdict};
 use super::transcript::Transcript;
@@ -41,7 +41,7 @@ pub(super) const SETS_ON_OFFER: usize = 3;
 /// }
 /// ```
 pub struct Participant {
-    pub(super) identity: IdentityKey,
+    pub(super) identity: IdentitySecretKey,
     pub(super) state: PersistentState,
     pub(super) secrets: Secrets,
     pub(super) transcripts: BTreeMap<EpochNumber, Transcript>,
@@ -66,7 +66,7 @@ impl Participant {
     pub fn new(
         cluster: ClusterId,
         index: NodeIndex,
-        identity: IdentityKey,
+        identity: IdentitySecretKey,
         rng: &mut impl CryptoRng,
     ) -> (Self, Outputs) {
         let mut participant = Self {
@@ -90,10 +90,10 @@ impl Participant {
     /// # Errors
     /// When state or secrets are malformed: nothing is taken up.
     pub fn restore(
-        identity: IdentityKey,
+        identity: IdentitySecretKey,
         state: &[u8],
         stored: impl IntoIterator<Item = (SecretName, Zeroizing<[u8; 32]>)>,
-    ) -> Result<(Self, Outputs), RestoreFault> {
+    ) -> Result<(Self, Outputs), RestoreError> {
         let stored_state = PersistentState::decode(state)?;
         let mut state = stored_state.clone();
         let live = state.live_secrets();
@@ -106,7 +106,7 @@ impl Participant {
             match name {
                 SecretName::Prekeys(number) => {
                     let offer = state.offers.get(&number).and_then(|offer| offer.verify(&identity.public()));
-                    let offer = offer.ok_or(RestoreFault::Secret(name))?;
+                    let offer = offer.ok_or(RestoreError::Secret(name))?;
                     let secret = PrekeySecret::restore(state.cluster, state.index, number, offer.last_resort, &bytes);
                     secrets.prekeys.insert(number, secret);
                 }
@@ -114,10 +114,10 @@ impl Participant {
                     secrets.seeds.insert(number, DealerSeed::restore(&bytes));
                 }
                 SecretName::Share(number) => {
-                    let share = SecretScalar::decode(&bytes).map_err(|_| RestoreFault::Secret(name))?;
+                    let share = SecretScalar::decode(&bytes).map_err(|_| RestoreError::Secret(name))?;
                     let vector = state.attempts.get(&number).and_then(|attempt| attempt.vector.as_ref());
                     if !vector.is_some_and(|vector| vector.matches(state.index, &share)) {
-                        return Err(RestoreFault::Secret(name));
+                        return Err(RestoreError::Secret(name));
                     }
                     secrets.shares.insert(number, share);
                 }
@@ -311,7 +311,7 @@ impl Participant {
     ///
     /// # Errors
     /// Why the epoch is kept. Nothing has changed then.
-    pub fn retire(&mut self, number: EpochNumber) -> Result<Outputs, RetireFault> {
+    pub fn retire(&mut self, number: EpochNumber) -> Result<Outputs, RetireError> {
         let me = self.state.index;
         let certified: Vec<_> =
             self.state.attempts.iter().rev().filter(|(_, attempt)| attempt.certificate().is_some()).collect();
@@ -319,7 +319,7 @@ impl Participant {
         let removed = newest.is_some_and(|(_, attempt)| attempt.plan.receiver(me).is_none());
         let limit = if removed { newest.map(|(number, _)| **number) } else { before };
         if limit.is_none_or(|limit| number >= limit) {
-            return Err(RetireFault::StillServed(number));
+            return Err(RetireError::StillServed(number));
         }
         let proven = certified.iter().take_while(|(newer, _)| **newer > number).any(|(newer, attempt)| {
             let vector = attempt.certificate().map(|certificate| certificate.vector);
@@ -330,7 +330,7 @@ impl Participant {
             holders >= attempt.plan.threshold.count()
         });
         if !proven {
-            return Err(RetireFault::NewerNotProven(number));
+            return Err(RetireError::NewerNotProven(number));
         }
         let mut out = Outputs::default();
         self.erase(number, &mut out);

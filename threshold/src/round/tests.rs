@@ -16,7 +16,7 @@ use super::*;
 use crate::coordination::planning::{self, FleetView, KeptEpoch, NodeView, Offer};
 use crate::coordination::{Decision, RoundView, decide};
 use crate::identifiers::{Block, ClusterId, EpochNumber, NodeIndex, Threshold};
-use crate::identity::IdentityKey;
+use crate::identity::IdentitySecretKey;
 use crate::plan::{Deadlines, ValidPlan};
 use crate::prekey::{PrekeySecret, SignedPrekeySet};
 
@@ -26,8 +26,8 @@ fn index(i: u32) -> NodeIndex {
     NodeIndex::new(i).unwrap()
 }
 
-fn identity(i: u32) -> IdentityKey {
-    IdentityKey::from_seed(&[u8::try_from(i).unwrap(); 32])
+fn identity(i: u32) -> IdentitySecretKey {
+    IdentitySecretKey::from_seed(&[u8::try_from(i).unwrap(); 32])
 }
 
 /// Four nodes, threshold three, and everyone hears everything at once.

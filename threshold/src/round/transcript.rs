@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::dealing::{Dealing, DealingFault};
+use super::dealing::{Dealing, DealingError};
 use super::judgement::{Judgement, judge};
 use super::message::{Body, Response, SignedMessage};
 use crate::curve::{G1, G2};
@@ -61,7 +61,7 @@ pub enum Offence {
     Equivocation,
     /// Dealt a bundle that is bad for everyone.
     #[error("dealt a bad bundle: {0}")]
-    BadBundle(DealingFault),
+    BadBundle(DealingError),
     /// Sealed a share that does not match its commitments; a complaint revealed the key that shows it.
     #[error("sealed a bad share to {0}")]
     BadShare(NodeIndex),
@@ -82,7 +82,7 @@ pub enum Offence {
 /// Why a message is not taken up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum MessageFault {
+pub enum MessageError {
     /// It belongs to another plan.
     #[error("the message belongs to another plan")]
     OtherPlan,
@@ -97,7 +97,7 @@ pub enum MessageFault {
     Contradicts(NodeIndex),
     /// The bundle is bad for everyone. The dealer is at fault.
     #[error("the bundle of {0}: {1}")]
-    BadBundle(NodeIndex, DealingFault),
+    BadBundle(NodeIndex, DealingError),
     /// A reshare's source vector is needed before bundles can be judged.
     #[error("the source vector is not known yet")]
     SourceUnknown,
@@ -152,20 +152,20 @@ impl Transcript {
     ///
     /// # Errors
     /// When the plan names no such set, it has too few slots, or its node did not sign it.
-    pub fn learn_prekeys(&mut self, signed: &SignedPrekeySet) -> Result<(), MessageFault> {
+    pub fn learn_prekeys(&mut self, signed: &SignedPrekeySet) -> Result<(), MessageError> {
         let digest = signed.digest();
         let named = self.plan.receivers.iter().find(|receiver| receiver.prekey_digest == digest);
-        let receiver = named.ok_or(MessageFault::UnknownSet)?;
+        let receiver = named.ok_or(MessageError::UnknownSet)?;
         if self.prekeys.contains_key(&receiver.index) {
             return Ok(());
         }
-        let set = signed.verify(&receiver.identity).ok_or(MessageFault::Forged(receiver.index))?;
+        let set = signed.verify(&receiver.identity).ok_or(MessageError::Forged(receiver.index))?;
         let fits = set.cluster == self.plan.cluster
             && set.node == receiver.index
             && set.number == receiver.prekey_set
             && set.slots.len() >= self.plan.dealers.len();
         if !fits {
-            return Err(MessageFault::UnknownSet);
+            return Err(MessageError::UnknownSet);
         }
         self.prekeys.insert(receiver.index, set.clone());
         Ok(())
@@ -182,17 +182,17 @@ impl Transcript {
     ///
     /// # Errors
     /// When it is not taken up; where the sender is provably at fault, [`Transcript::culprits`] names it from now on.
-    pub fn hear(&mut self, message: &SignedMessage) -> Result<(), MessageFault> {
+    pub fn hear(&mut self, message: &SignedMessage) -> Result<(), MessageError> {
         if message.plan != self.digest {
-            return Err(MessageFault::OtherPlan);
+            return Err(MessageError::OtherPlan);
         }
         let (sender, digest) = (message.sender, message.digest());
         if self.heard.contains(&digest) {
             return Ok(());
         }
         self.identity_for(sender, &message.body)
-            .ok_or(MessageFault::NotItsPart(sender))
-            .and_then(|identity| message.is_signed_by(&identity).then_some(()).ok_or(MessageFault::Forged(sender)))?;
+            .ok_or(MessageError::NotItsPart(sender))
+            .and_then(|identity| message.is_signed_by(&identity).then_some(()).ok_or(MessageError::Forged(sender)))?;
         let first = match &message.body {
             Body::Dealing(dealing) => return self.hear_dealing(sender, digest, dealing),
             Body::Have { dealer, bundle } => self.haves.entry((sender, *dealer)).or_insert(*bundle) == bundle,
@@ -232,17 +232,17 @@ impl Transcript {
         self.evidence.get(&(sender, kind, None)).copied()
     }
 
-    fn hear_dealing(&mut self, dealer: NodeIndex, digest: Digest, dealing: &Dealing) -> Result<(), MessageFault> {
+    fn hear_dealing(&mut self, dealer: NodeIndex, digest: Digest, dealing: &Dealing) -> Result<(), MessageError> {
         if self.plan.source().is_some() && self.source.is_none() {
-            return Err(MessageFault::SourceUnknown);
+            return Err(MessageError::SourceUnknown);
         }
         if let Err(fault) = dealing.check(&self.plan, dealer, self.source.as_ref()) {
             self.blame(dealer, Offence::BadBundle(fault), vec![digest]);
-            return Err(MessageFault::BadBundle(dealer, fault));
+            return Err(MessageError::BadBundle(dealer, fault));
         }
         let known = self.bundles.values().filter(|(from, _)| *from == dealer).count();
         if known >= 2 && !self.wanted.contains(&digest) {
-            return Err(MessageFault::Contradicts(dealer));
+            return Err(MessageError::Contradicts(dealer));
         }
         let other = self.bundle_of(dealer).map(|(other, _)| other);
         // A second bundle is kept all the same: if it is the one that was frozen, it is the one that counts.
@@ -254,10 +254,10 @@ impl Transcript {
         }
     }
 
-    fn hear_response(&mut self, sender: NodeIndex, digest: Digest, response: &Response) -> Result<(), MessageFault> {
+    fn hear_response(&mut self, sender: NodeIndex, digest: Digest, response: &Response) -> Result<(), MessageError> {
         let known = self.responses.values().filter(|(from, _)| *from == sender).count();
         if known >= 2 && !self.wanted.contains(&digest) {
-            return Err(MessageFault::Contradicts(sender));
+            return Err(MessageError::Contradicts(sender));
         }
         let other = self.response_of(sender).map(|(other, _)| other);
         self.responses.insert(digest, (sender, response.clone()));
@@ -276,9 +276,9 @@ impl Transcript {
         }
     }
 
-    fn equivocated(&mut self, sender: NodeIndex, evidence: Vec<Digest>) -> MessageFault {
+    fn equivocated(&mut self, sender: NodeIndex, evidence: Vec<Digest>) -> MessageError {
         self.blame(sender, Offence::Equivocation, evidence);
-        MessageFault::Contradicts(sender)
+        MessageError::Contradicts(sender)
     }
 
     fn blame(&mut self, index: NodeIndex, offence: Offence, evidence: Vec<Digest>) {

@@ -41,9 +41,9 @@ pub fn timelock_point(round: u64) -> G1 {
 }
 
 /// The key of an identity: the cluster's signature over its point. It opens everything encrypted to the identity.
-pub struct IdentityKey(G1);
+pub struct DerivedKey(G1);
 
-impl IdentityKey {
+impl DerivedKey {
     /// Checks that `key` is the key of the identity at `point`.
     #[must_use]
     pub fn verify(key: G1, point: &G1, public_key: &G2) -> Option<Self> {
@@ -92,7 +92,7 @@ impl<const N: usize> Encapsulation<N> {
     ///
     /// # Errors
     /// [`CannotOpen`]; nothing of the message is given away.
-    pub fn open(&self, key: &IdentityKey) -> Result<Zeroizing<[u8; N]>, CannotOpen> {
+    pub fn open(&self, key: &DerivedKey) -> Result<Zeroizing<[u8; N]>, CannotOpen> {
         let sigma = Zeroizing::new(xor(&self.v, &h2(&pairing_bytes(&key.0, &self.u))));
         let message = Zeroizing::new(xor(&self.w, &h4(sigma.as_ref())));
         let u = G2::of_secret(&h3(sigma.as_ref(), message.as_ref()));
@@ -163,12 +163,12 @@ mod tests {
         let secret = SecretScalar::random(&mut rng);
         let public_key = G2::of_secret(&secret);
         let (alice, bob) = (Identity(b"alice").point(), Identity(b"bob").point());
-        let key_of = |point: &G1| IdentityKey::verify(point.times_secret(&secret), point, &public_key).unwrap();
+        let key_of = |point: &G1| DerivedKey::verify(point.times_secret(&secret), point, &public_key).unwrap();
         let sealed = Encapsulation::<32>::seal(&[7; 32], &alice, &public_key, &mut rng);
         let again = Encapsulation::decode(&sealed.encode()).unwrap();
         assert_eq!(again.open(&key_of(&alice)).as_deref(), Ok(&[7; 32]));
         assert_eq!(again.open(&key_of(&bob)), Err(CannotOpen));
-        assert!(IdentityKey::verify(bob.times_secret(&secret), &alice, &public_key).is_none());
+        assert!(DerivedKey::verify(bob.times_secret(&secret), &alice, &public_key).is_none());
         let mut changed = again.clone();
         changed.w[31] ^= 1;
         assert_eq!(changed.open(&key_of(&alice)), Err(CannotOpen), "a flipped bit must be noticed");

@@ -17,7 +17,7 @@ use rand_core::CryptoRng;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use super::ibe::{CannotOpen, Encapsulation, Identity, IdentityKey};
+use super::ibe::{CannotOpen, DerivedKey, Encapsulation, Identity};
 use crate::curve::G2;
 use crate::encoding::{DecodeError, Reader, Writer};
 
@@ -94,7 +94,7 @@ impl Header {
     ///
     /// # Errors
     /// When the key is not that of the identity, or the header was changed.
-    pub fn open(&self, key: &IdentityKey) -> Result<Opener, StreamError> {
+    pub fn open(&self, key: &DerivedKey) -> Result<Opener, StreamError> {
         let key = self.encapsulation.open(key)?;
         let header = self.encode();
         let stream = DecryptorBE32::new((&*file_key(&key, &header)).into(), &NONCE.into());
@@ -240,7 +240,7 @@ mod tests {
         let (header, length) = Header::read_from(header).unwrap();
         assert_eq!(length, header.encode().len());
         let point = Identity(&header.identity).point();
-        let key = IdentityKey::verify(point.times_secret(&secret), &point, &public_key).unwrap();
+        let key = DerivedKey::verify(point.times_secret(&secret), &point, &public_key).unwrap();
         let mut opener = header.open(&key)?;
         let mut data = Vec::new();
         let (last, full) = chunks.split_last().unwrap();

@@ -16,7 +16,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs
 use super::*;
 use crate::round::testing::{CLUSTER, TestNode};
 use crate::serving::Tokens;
-use crate::serving::token::{TokenFault, audience};
+use crate::serving::token::{TokenError, audience};
 
 const NAME: &str = "corp";
 const NOW: u64 = 1_800_000_000;
@@ -147,10 +147,10 @@ async fn the_keys_of_an_issuer_behind_its_own_authority_are_found_and_followed_t
     assert_eq!((caller.issuer.as_str(), caller.subject.as_str()), (NAME, "build@corp"));
     *server.keys.lock().unwrap() = vec![2];
     let before = check(server.token(2, &own), NOW + 2).await;
-    assert_eq!(before, Err(TokenFault::UnknownKey), "keys are not asked for with every unknown token");
+    assert_eq!(before, Err(TokenError::UnknownKey), "keys are not asked for with every unknown token");
     check(server.token(2, &own), NOW + 60).await.expect("a key that came with a rotation");
     let gone = check(server.token(1, &own), NOW + 61).await;
-    assert_eq!(gone, Err(TokenFault::UnknownKey), "a key that went with a rotation counts on");
+    assert_eq!(gone, Err(TokenError::UnknownKey), "a key that went with a rotation counts on");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -43,7 +43,7 @@ fn result(value: &Value) -> Vec<u8> {
     ok(&json!({ "jsonrpc": "2.0", "id": 1, "result": value }).to_string())
 }
 
-fn ask(urls: Vec<String>, finality: Finality, confirmations: u32) -> Result<u64, BlockFault> {
+fn ask(urls: Vec<String>, finality: Finality, confirmations: u32) -> Result<u64, BlockError> {
     Ethereum::new(urls, 31_337, finality, confirmations).ask_all()
 }
 
@@ -70,7 +70,7 @@ fn an_endpoint_that_is_down_is_passed_over_and_none_is_a_fault_without_the_url()
     let dead = "http://127.0.0.1:9/secret-key".to_owned();
     assert_eq!(ask(vec![dead.clone(), server(chain)], Finality::Finalized, 0), Ok(90));
     let fault = ask(vec![dead], Finality::Finalized, 0).unwrap_err();
-    assert!(matches!(fault, BlockFault::Down(_)), "{fault}");
+    assert!(matches!(fault, BlockError::Down(_)), "{fault}");
     assert!(!fault.to_string().contains("secret-key"), "an access key is in the message: {fault}");
 }
 
@@ -93,7 +93,7 @@ fn hostile_answers_are_named_and_none_is_taken_for_a_height() {
     ];
     for (what, answer) in nonsense {
         let fault = ask(vec![server(answer)], Finality::Finalized, 0).expect_err(what);
-        assert!(matches!(fault, BlockFault::Nonsense(_)), "{what}: {fault}");
+        assert!(matches!(fault, BlockError::Nonsense(_)), "{what}: {fault}");
     }
     let down: [(&str, Answer); 4] = [
         ("an error", |_| ok(r#"{"error":{"code":-32000,"message":"limit exceeded"}}"#)),
@@ -106,8 +106,8 @@ fn hostile_answers_are_named_and_none_is_taken_for_a_height() {
     ];
     for (what, answer) in down {
         let fault = ask(vec![server(answer)], Finality::Finalized, 0).expect_err(what);
-        assert!(matches!(fault, BlockFault::Down(_)), "{what}: {fault}");
+        assert!(matches!(fault, BlockError::Down(_)), "{what}: {fault}");
     }
     let other = ask(vec![server(|_| result(&json!("0x1")))], Finality::Finalized, 0);
-    assert_eq!(other, Err(BlockFault::OtherChain { found: 1, expected: 31_337 }));
+    assert_eq!(other, Err(BlockError::OtherChain { found: 1, expected: 31_337 }));
 }

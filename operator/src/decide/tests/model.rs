@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use keyfleet_crds::KmsCluster;
-use keyfleet_crds::values::{ClusterId, IdentityKey};
+use keyfleet_crds::values::{ClusterId, PinnedKey};
 use keyfleet_threshold::coordination::{Decision, FailReason, Offer};
 use keyfleet_threshold::curve::{G2, Scalar};
 use keyfleet_threshold::identifiers::{Digest, NodeIndex, PrekeySetNumber};
@@ -178,7 +178,7 @@ impl Model {
     pub(super) fn state(&mut self, who: usize) -> State {
         let mut nodes = self.api.nodes.clone();
         for (index, node) in &mut nodes {
-            let key = IdentityKey([u8::try_from(*index).expect("few nodes"); 32]);
+            let key = PinnedKey([u8::try_from(*index).expect("few nodes"); 32]);
             node.offered = Some(key);
             let used = self.api.epochs.len() as u64;
             let offer = |number, last_resort| Offer {

@@ -64,7 +64,7 @@ fn what_forbids_a_round_says_why_and_what_to_do_and_starts_none() {
         ),
         (
             "a source that went back",
-            |state| state.block = Err(crate::blocks::BlockFault::Reversed { before: 9, now: 3 }),
+            |state| state.block = Err(crate::blocks::BlockError::Reversed { before: 9, now: 3 }),
             Reason::BlockSourceReversed,
             "check the endpoint",
         ),
@@ -203,7 +203,7 @@ fn the_pin_of_an_index_that_a_plan_names_is_the_plans_whatever_is_offered() {
     let (_, mut state) = steady();
     let node = state.nodes.get_mut(&2).unwrap();
     let pin = node.spec.identity_key.take();
-    node.offered = Some(keyfleet_crds::values::IdentityKey([99; 32]));
+    node.offered = Some(keyfleet_crds::values::PinnedKey([99; 32]));
     let pinned = decide(&state).actions.into_iter().find_map(|action| match action {
         Action::UpdateNode { spec, .. } if spec.index == 2 => Some(spec.identity_key),
         _ => None,

@@ -1,6 +1,6 @@
 use keyfleet_threshold::curve::SecretScalar;
 use keyfleet_threshold::identifiers::{NodeIndex, PrekeySetNumber, Threshold};
-use keyfleet_threshold::identity::IdentityKey;
+use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::polynomial::Polynomial;
 use keyfleet_threshold::prekey::PrekeySecret;
 use keyfleet_threshold::round::{Body, SignedMessage};
@@ -20,8 +20,8 @@ impl Tokens for NoTokens {
     }
 }
 
-fn identity(byte: u8) -> IdentityKey {
-    IdentityKey::from_seed(&[byte; 32])
+fn identity(byte: u8) -> IdentitySecretKey {
+    IdentitySecretKey::from_seed(&[byte; 32])
 }
 
 /// A follower of node 1, whose identity has seed 1.
@@ -30,7 +30,7 @@ fn follower() -> Follower {
     Follower {
         cluster: CLUSTER,
         index: 1,
-        target: Target { address: String::new(), identity: keyfleet_crds::values::IdentityKey(pin.0) },
+        target: Target { address: String::new(), identity: keyfleet_crds::values::PinnedKey(pin.0) },
         pin,
         tokens: Arc::new(NoTokens),
         transcripts: Arc::default(),

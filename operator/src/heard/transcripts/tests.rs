@@ -4,7 +4,7 @@ use keyfleet_crds::epoch::status::Timings;
 use keyfleet_threshold::coordination::{FleetView, NodeView, Offer, planning};
 use keyfleet_threshold::curve::SecretScalar;
 use keyfleet_threshold::identifiers::{ClusterId, EpochNumber, PrekeySetNumber, Threshold};
-use keyfleet_threshold::identity::IdentityKey;
+use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::plan::{Deadlines, ValidPlan};
 use keyfleet_threshold::polynomial::Polynomial;
 use keyfleet_threshold::round::Body;
@@ -19,8 +19,8 @@ fn index(index: u32) -> NodeIndex {
     NodeIndex::new(index).unwrap()
 }
 
-fn identity(index: u32) -> IdentityKey {
-    IdentityKey::from_seed(&[u8::try_from(index).unwrap(); 32])
+fn identity(index: u32) -> IdentitySecretKey {
+    IdentitySecretKey::from_seed(&[u8::try_from(index).unwrap(); 32])
 }
 
 fn plan(number: u64) -> ValidPlan {

@@ -44,7 +44,7 @@ fn a_rushing_dealer_at_genesis_cannot_cancel_the_others() {
         let rushed = say(&plan, 5, Body::Dealing(Dealing { proof, ..own.clone() }));
         assert_eq!(
             transcript.hear(&rushed),
-            Err(MessageFault::BadBundle(index(5), DealingFault::Proof)),
+            Err(MessageError::BadBundle(index(5), DealingError::Proof)),
             "a key that cancels the others cannot be proven known, neither by an own proof nor by a copied one"
         );
     }
@@ -93,7 +93,7 @@ fn a_pair_of_errors_that_cancel_is_found_and_both_dealers_are_named() {
     assert_eq!(judgement.frozen.qualified, [index(4), index(5)], "neither of the pair qualifies");
     let named: Vec<_> = judgement.culprits.iter().map(|culprit| (culprit.index.value(), culprit.offence)).collect();
     assert_eq!(named, [(2, Offence::BadShare(victim)), (3, Offence::BadShare(victim))]);
-    let too_few = CombineFault::TooFewQualified { qualified: 2, needed: 3 };
+    let too_few = CombineError::TooFewQualified { qualified: 2, needed: 3 };
     assert_eq!(judgement.combine(&transcript), Err(too_few), "and two dealers are not enough");
 }
 

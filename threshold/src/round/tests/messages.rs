@@ -18,9 +18,9 @@ fn messages_of_strangers_and_of_other_plans_are_not_taken_up() {
     let erased = |sender: u32, key: u32, plan: Digest| {
         SignedMessage::sign(plan, index(sender), Body::Holds { vector: Digest([1; 32]) }, &identity(key))
     };
-    assert_eq!(transcript.hear(&erased(2, 2, Digest([0; 32]))), Err(MessageFault::OtherPlan));
-    assert_eq!(transcript.hear(&erased(9, 9, plan.digest())), Err(MessageFault::NotItsPart(index(9))));
-    assert_eq!(transcript.hear(&erased(2, 3, plan.digest())), Err(MessageFault::Forged(index(2))));
+    assert_eq!(transcript.hear(&erased(2, 2, Digest([0; 32]))), Err(MessageError::OtherPlan));
+    assert_eq!(transcript.hear(&erased(9, 9, plan.digest())), Err(MessageError::NotItsPart(index(9))));
+    assert_eq!(transcript.hear(&erased(2, 3, plan.digest())), Err(MessageError::Forged(index(2))));
     assert_eq!(transcript.culprits().count(), 0, "nobody is blamed for what anyone could have made up");
     assert_eq!(transcript.hear(&erased(2, 2, plan.digest())), Ok(()));
 }
@@ -37,15 +37,15 @@ fn a_finished_round_is_checked_from_its_public_transcript() {
     assert_eq!((audit.prepared.len(), audit.culprits.len()), (4, 0));
     let mut doctored = record.clone();
     doctored.qualified = Some(vec![index(1), index(2), index(3)]);
-    assert_eq!(audit::audit(transcript, &doctored), Err(audit::AuditFault::Qualified));
+    assert_eq!(audit::audit(transcript, &doctored), Err(audit::AuditError::Qualified));
     let mut doctored = record.clone();
     doctored.certificate =
         record.certificate.map(|certificate| crate::purpose::Certificate { number: EpochNumber(2), ..certificate });
-    assert_eq!(audit::audit(transcript, &doctored), Err(audit::AuditFault::Certificate));
+    assert_eq!(audit::audit(transcript, &doctored), Err(audit::AuditError::Certificate));
     let empty = Transcript::new(plan, None);
     let missing = audit::audit(&empty, &record).err();
     assert!(
-        matches!(missing, Some(audit::AuditFault::Missing(digests)) if digests.len() == 8),
+        matches!(missing, Some(audit::AuditError::Missing(digests)) if digests.len() == 8),
         "4 bundles, 4 responses"
     );
 }

@@ -93,8 +93,8 @@ fn frozen_fields_and_verdicts_are_written_once_or_not_acted_on() {
     let verdict = node.observe(plan.number, &failed, &mut rng).expect_err("an active epoch cannot fail");
     assert_eq!(verdict, Contradiction::Verdict(plan.number));
     assert!(node.share(plan.number).is_some(), "nothing that it says is acted on");
-    assert_eq!(node.retire(plan.number).expect_err("it serves"), RetireFault::StillServed(plan.number));
-    assert_eq!(node.retire(EpochNumber(1)).expect_err("grace"), RetireFault::StillServed(EpochNumber(1)));
+    assert_eq!(node.retire(plan.number).expect_err("it serves"), RetireError::StillServed(plan.number));
+    assert_eq!(node.retire(EpochNumber(1)).expect_err("grace"), RetireError::StillServed(EpochNumber(1)));
 }
 
 /// seed: 004-16
@@ -143,8 +143,8 @@ fn a_restart_restores_what_was_committed_and_destroys_what_nothing_names() {
         }
     }
     let fault = Participant::restore(identity(2), &bytes, stored).err().unwrap();
-    assert_eq!(fault, RestoreFault::Secret(SecretName::Share(EpochNumber(1))), "a damaged share is never served");
-    assert!(matches!(Participant::restore(identity(2), &bytes[..40], []), Err(RestoreFault::State(_))));
+    assert_eq!(fault, RestoreError::Secret(SecretName::Share(EpochNumber(1))), "a damaged share is never served");
+    assert!(matches!(Participant::restore(identity(2), &bytes[..40], []), Err(RestoreError::State(_))));
 }
 
 /// A node restored from a replica may have said, in its other life, what the replica does not hold.
