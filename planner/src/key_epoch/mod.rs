@@ -5,16 +5,16 @@
 //!     └───────────────────┴─────────────────────┴──────────────────────┴──fail──▶ Failed
 //! ```
 //!
-//! - [`key`]: the public key of an active epoch
+//! - [`public_key`]: the public key of an active epoch
 //!
 //! When a phase closes and what is then written is decided by [`keyfleet_threshold::coordination::closing`], the code that
 //! the simulation runs too; here its answers become statuses.
 
-pub mod key;
+pub mod public_key;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use keyfleet_api::convert;
 use keyfleet_crds::conditions::Reason;
+use keyfleet_crds::convert;
 use keyfleet_crds::epoch::Phase;
 use keyfleet_crds::epoch::status::{Certificate, Culprit, Failure, Fault, Holder, Timings};
 use keyfleet_crds::values::{BlsSignature, PublicKey};

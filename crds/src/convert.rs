@@ -1,9 +1,9 @@
 //! Between the kinds, which people read, and the plain types of the threshold core, which the protocol computes with.
 
-use keyfleet_crds::epoch::status::{FrozenDealer, FrozenResponse};
-use keyfleet_crds::epoch::{Deadlines, Dealer, Phase, Receiver, RoundKind, Source};
-use keyfleet_crds::values;
-use keyfleet_crds::{KeyEpochSpec, KeyEpochStatus};
+use crate::epoch::status::{FrozenDealer, FrozenResponse};
+use crate::epoch::{Deadlines, Dealer, Phase, Receiver, RoundKind, Source};
+use crate::values;
+use crate::{KeyEpochSpec, KeyEpochStatus};
 use keyfleet_threshold::curve::{G1, G2};
 use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeySetNumber, Threshold};
 use keyfleet_threshold::identity::IdentityPublicKey;

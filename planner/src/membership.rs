@@ -6,8 +6,8 @@ use keyfleet_crds::KmsNodeSpec;
 use keyfleet_crds::cluster::status::Erasure;
 use keyfleet_crds::values::{ClusterId, PinnedKey};
 
-use super::Action;
-use super::state::State;
+use crate::Action;
+use crate::state::State;
 
 /// The nodes of a cluster, decided.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

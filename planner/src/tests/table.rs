@@ -3,11 +3,11 @@
 use keyfleet_crds::conditions::Reason;
 use keyfleet_threshold::coordination::Decision;
 
-use super::super::rounds::{Trigger, back_off_blocks, due};
-use super::super::state::{Recorded, State};
-use super::super::{Action, decide, gate, membership};
 use super::model::Model;
 use super::steady;
+use crate::rounds::{Trigger, back_off_blocks, due};
+use crate::state::{Recorded, State};
+use crate::{Action, decide, gate, membership};
 
 fn starts(state: &State) -> bool {
     decide(state).actions.iter().any(|action| match action {
@@ -64,7 +64,7 @@ fn what_forbids_a_round_says_why_and_what_to_do_and_starts_none() {
         ),
         (
             "a source that went back",
-            |state| state.block = Err(crate::blocks::BlockError::Reversed { before: 9, now: 3 }),
+            |state| state.block = Err(crate::state::BlockError::Reversed { before: 9, now: 3 }),
             Reason::BlockSourceReversed,
             "check the endpoint",
         ),
@@ -220,7 +220,7 @@ fn back_off_doubles_and_stops_at_four_intervals() {
 /// seed: 002-14
 #[test]
 fn a_changed_pod_is_replaced_alone_and_only_while_the_others_serve() {
-    use super::super::rolling::{Rolling, rolling};
+    use crate::rollout::{Rolling, rolling};
     let (_, mut state) = steady();
     let members = membership::members(&state);
     assert_eq!(rolling(&state, &members), Rolling::Done, "nothing has changed");

@@ -16,9 +16,9 @@ use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::round::{RoundRecord, SignedMessage, Transcript};
 
 use super::possession::{Claims, Known};
-use crate::decide::state::{Closing, Heard};
-use crate::round;
-use keyfleet_api::convert;
+use super::{Closing, Heard};
+use crate::key_epoch;
+use keyfleet_crds::convert;
 
 /// Bytes of messages that are kept of one node: two dozen rounds of the largest fleet.
 pub const NODE_BYTES_MAX: usize = 1 << 20;
@@ -144,8 +144,9 @@ impl Transcripts {
         }
     }
 
-    #[cfg(test)]
-    pub(super) fn sets_of(&self, index: u32) -> usize {
+    /// Number of prekey sets that are kept of a node.
+    #[must_use]
+    pub fn prekey_sets_of(&self, index: u32) -> usize {
         self.nodes.get(&index).map_or(0, |said| said.sets.len())
     }
 
@@ -167,7 +168,7 @@ impl Transcripts {
     #[must_use]
     pub fn wanted(&self, rounds: &[Watched]) -> BTreeSet<Digest> {
         let mut wanted = BTreeSet::new();
-        for watched in rounds.iter().filter(|watched| round::is_open(watched.status.as_ref())) {
+        for watched in rounds.iter().filter(|watched| key_epoch::is_open(watched.status.as_ref())) {
             let Some(transcript) = self.rounds.get(&watched.spec.number) else { continue };
             let missing =
                 |digest: &Digest| transcript.bundle(digest).is_none() && transcript.response(digest).is_none();
@@ -213,7 +214,7 @@ impl Transcripts {
             if !erased.is_empty() {
                 heard.erased.insert(number, erased);
             }
-            if round::is_open(watched.status.as_ref()) || round::serves(watched.status.as_ref()) {
+            if key_epoch::is_open(watched.status.as_ref()) || key_epoch::serves(watched.status.as_ref()) {
                 heard.closing.insert(number, closing(watched, transcript, &record));
                 heard.cheated.extend(transcript.unable().values().flatten().map(|index| index.value()));
             }
@@ -330,7 +331,7 @@ fn closing(watched: &Watched, transcript: &Transcript, record: &RoundRecord) -> 
     let opened = watched.status.as_ref().and_then(|status| status.phase_block).unwrap_or(watched.block);
     let view =
         RoundView { transcript, record, opened: Block(opened), now: Block(watched.block), overdue: watched.overdue };
-    let open = round::is_open(watched.status.as_ref());
+    let open = key_epoch::is_open(watched.status.as_ref());
     // Whoever was at fault in a round that has ended stands in its record.
     let culprits = if open { closing::culprits(&view) } else { Vec::new() };
     Closing { decision: decide(&view), culprits }

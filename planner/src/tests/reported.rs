@@ -4,9 +4,10 @@ use keyfleet_crds::conditions::{ClusterCondition, Reason};
 use keyfleet_crds::record::Position;
 use keyfleet_threshold::coordination::{Decision, FailReason};
 
-use super::super::state::{Closing, Lag, Retention, State, Unproven};
-use super::super::{Action, report};
 use super::steady;
+use crate::state::{Lag, Retention, State};
+use crate::view::{Closing, Unproven};
+use crate::{Action, status};
 
 /// seed: 002-04
 #[test]
@@ -15,7 +16,7 @@ fn a_node_that_does_not_prove_what_it_claims_is_named_with_what_to_do() {
     let (number, _) = state.active().unwrap();
     state.heard.holds.get_mut(&number).unwrap().remove(&2);
     state.heard.unproven.insert(number, [(2, Unproven::OtherChallenge), (77, Unproven::Missing)].into());
-    let status = report::status(&state, None, None);
+    let status = status::status(&state, None, None);
     let degraded = status.conditions.iter().find(|one| one.type_ == "Degraded").unwrap();
     assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "PossessionUnproven"));
     for part in ["node 2:", &format!("epoch {number}"), "another challenge", "kubectl delete pod"] {
@@ -34,7 +35,7 @@ fn replicated_says_where_each_node_stands_and_how_far_it_is_behind() {
     let s3 = serde_json::json!({ "s3": { "bucket": "fleets" } });
     state.cluster.spec.replication = serde_json::from_value(s3).unwrap();
     let condition = |state: &State| {
-        let status = report::status(state, None, None);
+        let status = status::status(state, None, None);
         let found = status.conditions.into_iter().find(|one| one.type_ == ClusterCondition::Replicated.as_str());
         let found = found.expect("there is always one");
         (found.status == "True", found.reason, found.message)
@@ -77,24 +78,24 @@ fn positions_that_move_in_a_round_are_told_once_it_is_over() {
         }
     };
     to(&mut state, 5);
-    state.cluster.status = report::status(&state, None, None);
+    state.cluster.status = status::status(&state, None, None);
     let settled = state.clone();
     let newest = *state.epochs.keys().next_back().unwrap();
     state.epochs.get_mut(&newest).unwrap().status.as_mut().unwrap().phase = Some(keyfleet_crds::epoch::Phase::Dealing);
     assert!(state.open().is_some(), "no round is open, so that nothing is tried");
-    let open = report::status(&state, None, None);
+    let open = status::status(&state, None, None);
     to(&mut state, 6);
-    assert_eq!(report::status(&state, None, None), open, "a position that moved is a write");
+    assert_eq!(status::status(&state, None, None), open, "a position that moved is a write");
     let mut over = settled;
     to(&mut over, 6);
-    assert_ne!(report::status(&over, None, None), over.cluster.status, "where it has come to is never told");
+    assert_ne!(status::status(&over, None, None), over.cluster.status, "where it has come to is never told");
 }
 
 #[test]
 fn a_retention_job_that_fails_needs_a_look_and_takes_nothing_from_the_fleet() {
     let (_, mut state) = steady();
     state.nodes.values_mut().for_each(|node| node.ready = true);
-    let conditions = |state: &State| report::status(state, None, None).conditions;
+    let conditions = |state: &State| status::status(state, None, None).conditions;
     let find = |state: &State, type_: ClusterCondition| {
         conditions(state).into_iter().find(|one| one.type_ == type_.as_str()).map(|one| (one.status, one.reason))
     };
@@ -113,7 +114,7 @@ fn a_bucket_that_is_away_is_said_in_replicated_and_a_round_that_fails_for_it_bla
     let bucket = serde_json::json!({"s3": {"bucket": "keyfleet"}});
     state.cluster.spec.replication = Some(serde_json::from_value(bucket).unwrap());
     let of = |state: &State, type_: &str| {
-        let status = report::status(state, None, None);
+        let status = status::status(state, None, None);
         let found = status.conditions.into_iter().find(|condition| condition.type_ == type_);
         found.map(|condition| (condition.status, condition.reason, condition.message)).unwrap()
     };

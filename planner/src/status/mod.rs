@@ -13,10 +13,10 @@ use keyfleet_crds::cluster::{DeletionPolicy, Phase};
 use keyfleet_crds::conditions::{ClusterCondition, Reason};
 use keyfleet_crds::labels;
 
-use super::gate::{self, Stop};
-use super::state::{Retention, State};
-use super::{Action, Waiting, membership, rounds};
-use crate::round;
+use crate::gate::{self, Stop};
+use crate::key_epoch;
+use crate::state::{Retention, State};
+use crate::{Action, Waiting, membership, rounds};
 
 use conditions::{conditions_of, needs_a_look};
 
@@ -293,6 +293,6 @@ fn count(of: usize) -> u32 {
 pub fn is_busy(state: &State) -> bool {
     gate::reports(state).is_err()
         || state.cluster.status.reservation.is_some()
-        || state.epochs.values().any(|epoch| round::is_open(epoch.status.as_ref()))
+        || state.epochs.values().any(|epoch| key_epoch::is_open(epoch.status.as_ref()))
         || rounds::due(state, &membership::members(state), state.last_block).is_some()
 }

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use super::state::State;
-use super::{Action, gate, membership::Members};
+use crate::state::State;
+use crate::{Action, gate, membership::Members};
 
 /// What a rolling change waits for.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -8,125 +8,41 @@
 //! refused by the API server, and everything is read and decided again. So any number of operators may run at any moment,
 //! and any of them may stop between any two writes.
 //!
-//! - [`state`]: what decisions rest on
+//! - [`state`]: what decisions rest on; [`action`]: what they come to
+//! - [`view`]: what nodes said, judged: the part of the state that streams are folded into
 //! - [`gate`]: what forbids them
 //! - [`membership`]: which nodes there should be
 //! - [`rounds`]: reservation, plan, phases, settlement
 //! - [`epochs`]: confirmation, retirement, history
 //! - [`record`]: the ConfigMap that outlives the cluster
 //! - [`deletion`]: what a deleted cluster leaves
-//! - [`rolling`]: pods of an earlier spec, one at a time
-//! - [`report`]: conditions, phase and summary for people
+//! - [`rollout`]: pods of an earlier spec, one at a time
+//! - [`key_epoch`]: a `KeyEpoch`'s phases as types
+//! - [`status`]: conditions, phase and summary for people
 //!
 //! Invariants, checked by `tests` after every write of interleaved operators: one epoch per boundary; one open round; a
 //! number, an index and the public key once written stay; the active epoch only rises.
 
+pub mod action;
 pub mod deletion;
 pub mod epochs;
 pub mod gate;
+pub mod key_epoch;
 pub mod membership;
 pub mod record;
-pub mod report;
-pub mod rolling;
+pub mod rollout;
 pub mod rounds;
 pub mod state;
+pub mod status;
 #[cfg(test)]
 mod tests;
+pub mod view;
 
-use keyfleet_crds::record::Record;
-use keyfleet_crds::{KeyEpochSpec, KeyEpochStatus, KmsClusterStatus, KmsNodeSpec};
+use keyfleet_crds::KmsClusterStatus;
 
+pub use action::Action;
 pub use rounds::{Trigger, Waiting};
 pub use state::State;
-
-/// One write.
-#[derive(Clone, PartialEq, Debug)]
-#[non_exhaustive]
-pub enum Action {
-    /// Puts the operator's finalizer on the `KmsCluster`, or takes it off.
-    SetClusterFinalizer {
-        /// Whether it shall be there.
-        present: bool,
-    },
-    /// Mints a cluster id: the shell puts sixteen random bytes into this status and updates it.
-    MintClusterId {
-        /// The version read.
-        resource_version: String,
-        /// The status, but for the id.
-        status: Box<KmsClusterStatus>,
-    },
-    /// Updates the `KmsCluster`'s status.
-    UpdateCluster {
-        /// The version read.
-        resource_version: String,
-        /// The status after.
-        status: Box<KmsClusterStatus>,
-    },
-    /// Posts a `KeyEpoch`. One that is there already is as good: the number was reserved.
-    CreateEpoch(Box<KeyEpochSpec>),
-    /// Updates a `KeyEpoch`'s status.
-    UpdateEpoch {
-        /// Its number.
-        number: u64,
-        /// The version read.
-        resource_version: String,
-        /// The status after.
-        status: Box<KeyEpochStatus>,
-    },
-    /// Puts the active epoch's finalizer on, or takes it off.
-    SetEpochFinalizer {
-        /// Its number.
-        number: u64,
-        /// Whether it shall be there.
-        present: bool,
-    },
-    /// Deletes the record of an epoch.
-    DeleteEpoch {
-        /// Its number.
-        number: u64,
-    },
-    /// Posts a `KmsNode`.
-    CreateNode(Box<KmsNodeSpec>),
-    /// Updates a `KmsNode`'s spec: pins its identity, or lets it go.
-    UpdateNode {
-        /// The version read.
-        resource_version: String,
-        /// The spec after.
-        spec: Box<KmsNodeSpec>,
-    },
-    /// Takes the finalizer off a `KmsNode` that is being deleted.
-    ReleaseNode {
-        /// Its index.
-        index: u32,
-    },
-    /// Deletes the `KmsNode` of a node whose secrets are gone.
-    DeleteNode {
-        /// Its index.
-        index: u32,
-    },
-    /// Evicts a node's pod, which comes back as the spec wants it. The disruption budget may refuse.
-    Evict {
-        /// Its index.
-        index: u32,
-    },
-    /// Writes the ConfigMap `<cluster>-record`.
-    WriteRecord {
-        /// The version read; `None` creates it.
-        resource_version: Option<String>,
-        /// What it says.
-        record: Box<Record>,
-    },
-    /// Deletes the ConfigMap `<cluster>-record`, when a fleet was destroyed.
-    DeleteRecord,
-}
-
-impl Action {
-    /// An update of the cluster's status, decided on the version that was read.
-    #[must_use]
-    pub fn update_cluster(state: &State, status: KmsClusterStatus) -> Self {
-        Self::UpdateCluster { resource_version: state.cluster.resource_version.clone(), status: Box::new(status) }
-    }
-}
 
 /// What to write, in this order, and what to remember.
 #[derive(Clone, Default, Debug)]
@@ -142,12 +58,12 @@ pub struct Decisions {
 /// Decides. The same state always gives the same answer.
 #[must_use]
 pub fn decide(state: &State) -> Decisions {
-    let status = &state.cluster.status;
+    let recorded = &state.cluster.status;
     if state.cluster.deleting {
         let mut actions = deletion::actions(state);
         if actions.is_empty() {
             // What it waits for, for people.
-            actions = report::action(state, None, None);
+            actions = status::action(state, None, None);
         }
         return Decisions { actions, ..Decisions::default() };
     }
@@ -155,16 +71,16 @@ pub fn decide(state: &State) -> Decisions {
         return only(Action::SetClusterFinalizer { present: true });
     }
     if let Err(stop) = gate::record(state) {
-        return Decisions { actions: report::action(state, Some(&stop), None), ..Decisions::default() };
+        return Decisions { actions: status::action(state, Some(&stop), None), ..Decisions::default() };
     }
-    let Some(id) = status.cluster_id else { return only(record::adopt_or_mint(state)) };
+    let Some(id) = recorded.cluster_id else { return only(record::adopt_or_mint(state)) };
     if let Some(restored) = record::restore(state) {
         return only(restored);
     }
     let members = membership::members(state);
     if members.missing > 0 && !state.cluster.spec.paused {
-        let next = status.next_index.unwrap_or(1) + u64::from(members.missing);
-        let after = KmsClusterStatus { next_index: Some(next), ..status.clone() };
+        let next = recorded.next_index.unwrap_or(1) + u64::from(members.missing);
+        let after = KmsClusterStatus { next_index: Some(next), ..recorded.clone() };
         return only(Action::update_cluster(state, after));
     }
     let mut actions = membership::actions(state, &members, id);
@@ -175,12 +91,12 @@ pub fn decide(state: &State) -> Decisions {
     let waiting = rounds.waiting.as_ref();
     actions.extend(rounds.actions.iter().cloned());
     if actions.is_empty() {
-        actions.extend(rolling::actions(state, &members));
+        actions.extend(rollout::actions(state, &members));
     }
     if !writes_status {
         // One write of the status per run: the report follows when nothing else is decided.
         let stop = gate::start(state).err();
-        actions.extend(report::action(state, stop.as_ref(), waiting));
+        actions.extend(status::action(state, stop.as_ref(), waiting));
     }
     Decisions { actions: once_each(actions), starved: rounds.starved, waiting: rounds.waiting.map(|w| w.to_string()) }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use keyfleet_crds::cluster::DeletionPolicy;
 use keyfleet_crds::conditions::Reason;
 
-use super::state::{Recorded, State};
+use crate::state::{Recorded, State};
 
 /// Why no round is started, and the next step.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -6,20 +6,30 @@
 
 use std::collections::BTreeMap;
 
-use keyfleet_api::v1;
 use keyfleet_crds::epoch::status::Holder;
 use keyfleet_threshold::curve::{G1, G2};
 use keyfleet_threshold::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::polynomial::VerificationVector;
 use keyfleet_threshold::purpose::{Purpose, verifies};
 
-use crate::decide::state::Unproven;
+use super::Unproven;
 
 /// At most so many epochs are claimed at once: what is kept is far less.
 const CLAIMS_MAX: usize = 64;
 
 /// A challenge: 32 fresh random bytes.
 pub type Challenge = [u8; 32];
+
+/// One epoch of which a node's report says that it holds the share.
+#[derive(Clone, Default, Debug)]
+pub struct Claimed {
+    /// The epoch's number.
+    pub number: u64,
+    /// Digest of its verification vector; `None` where the report's field is no digest.
+    pub vector: Option<Digest>,
+    /// Partial signature over the challenge, as it came.
+    pub possession: Vec<u8>,
+}
 
 /// What a node's newest report claims to hold.
 #[derive(Clone, Default, Debug)]
@@ -36,11 +46,16 @@ struct Claim {
 }
 
 impl Claims {
-    /// Reads the report of a node of `cluster` that was sent `challenge`.
+    /// Reads what a node of `cluster` claims in a report that answers the challenge `answered`, when it was sent `challenge`.
     #[must_use]
-    pub fn of(cluster: ClusterId, report: &v1::Report, challenge: &Challenge) -> Self {
-        let answered = report.challenge == challenge;
-        let claim = |held: &v1::HeldEpoch| {
+    pub fn of(
+        cluster: ClusterId,
+        claimed: impl IntoIterator<Item = Claimed>,
+        answered: &[u8],
+        challenge: &Challenge,
+    ) -> Self {
+        let answered = answered == challenge;
+        let claim = |held: Claimed| {
             let proof = match held.possession.as_slice() {
                 _ if !answered => Err(Unproven::OtherChallenge),
                 [] => Err(Unproven::Missing),
@@ -49,12 +64,11 @@ impl Claims {
                     point.ok_or(Unproven::WrongSignature)
                 }
             };
-            let vector = held.vector_digest.as_slice().try_into().ok().map(Digest);
             let verdict = proof.as_ref().err().map(|why| Err(*why));
             let purpose = Purpose::possession(cluster, EpochNumber(held.number), challenge);
-            (held.number, Claim { vector, purpose, proof, verdict })
+            (held.number, Claim { vector: held.vector, purpose, proof, verdict })
         };
-        Self(report.held.iter().take(CLAIMS_MAX).map(claim).collect())
+        Self(claimed.into_iter().take(CLAIMS_MAX).map(claim).collect())
     }
 
     /// Takes a newer report's claims. What was judged of the same claims stays judged. Whether anything changed.
@@ -126,7 +140,7 @@ impl Known<'_> {
             return Some(vector.public_share(index));
         }
         let holder = self.holders.iter().find(|holder| holder.index == index.value())?;
-        keyfleet_api::convert::point(&holder.public_share).ok()
+        keyfleet_crds::convert::point(&holder.public_share).ok()
     }
 }
 
@@ -162,9 +176,8 @@ mod tests {
             signature::sign(&purpose, &share).encode().to_vec()
         }
 
-        fn held(&self, number: u64, possession: Vec<u8>) -> v1::HeldEpoch {
-            let vector_digest = self.vector.digest().0.to_vec();
-            v1::HeldEpoch { number, vector_digest, possession, ..v1::HeldEpoch::default() }
+        fn held(&self, number: u64, possession: Vec<u8>) -> Claimed {
+            Claimed { number, vector: Some(self.vector.digest()), possession }
         }
 
         fn known(&self) -> Known<'_> {
@@ -172,16 +185,19 @@ mod tests {
         }
     }
 
-    fn of(report: &v1::Report, challenge: Challenge) -> Claims {
-        Claims::of(CLUSTER, report, &challenge)
+    /// What a report claims, and the challenge that it answers.
+    type Report = (Vec<Claimed>, Challenge);
+
+    fn of(report: &Report, challenge: Challenge) -> Claims {
+        Claims::of(CLUSTER, report.0.clone(), &report.1, &challenge)
     }
 
-    fn report(held: Vec<v1::HeldEpoch>, challenge: Challenge) -> v1::Report {
-        v1::Report { held, challenge: challenge.to_vec(), ..v1::Report::default() }
+    fn report(held: Vec<Claimed>, challenge: Challenge) -> Report {
+        (held, challenge)
     }
 
     /// What node 2 has proven and what is refuted, when this is what it claims of epoch 5.
-    fn judged(held: v1::HeldEpoch, answers: Challenge, epoch: &Epoch) -> (Vec<u64>, Vec<(u64, Unproven)>) {
+    fn judged(held: Claimed, answers: Challenge, epoch: &Epoch) -> (Vec<u64>, Vec<(u64, Unproven)>) {
         let mut claims = of(&report(vec![held], answers), CHALLENGE);
         claims.judge(2, |number| (number == 5).then(|| epoch.known()));
         (claims.proven().collect(), claims.refuted().collect())
@@ -236,7 +252,7 @@ mod tests {
         let mut claims = of(&claimed, CHALLENGE);
         claims.judge(2, |_| None);
         assert_eq!((claims.proven().count(), claims.refuted().count()), (0, 0), "nothing is known to judge it by");
-        let (index, key) = (NodeIndex::new(2).unwrap(), keyfleet_api::convert::public_key);
+        let (index, key) = (NodeIndex::new(2).unwrap(), keyfleet_crds::convert::public_key);
         let holders = [Holder { index: 2, public_share: key(&own.vector.public_share(index)) }];
         let recorded = Known { vector: own.vector.digest(), full: None, holders: &holders };
         claims.judge(2, |_| Some(recorded));

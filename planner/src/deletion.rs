@@ -3,8 +3,8 @@
 use keyfleet_crds::KmsNodeSpec;
 use keyfleet_crds::cluster::DeletionPolicy;
 
-use super::state::{Recorded, State};
-use super::{Action, membership, record};
+use crate::state::{Recorded, State};
+use crate::{Action, membership, record};
 
 /// The writes that end a cluster. Pods stop by themselves: a `KmsNode` without a live `KmsCluster` has none.
 #[must_use]

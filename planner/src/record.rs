@@ -6,9 +6,9 @@ use keyfleet_crds::record::{CertifiedEpoch, Record, RecordedNode, RecordedRoster
 use keyfleet_crds::values::ClusterId;
 use keyfleet_crds::{KeyEpochStatus, KmsClusterStatus};
 
-use super::membership::{Members, known_pin};
-use super::state::{Epoch, Recorded, State};
-use super::{Action, gate};
+use crate::membership::{Members, known_pin};
+use crate::state::{Epoch, Recorded, State};
+use crate::{Action, gate};
 
 /// A cluster without an id: the record's, or a new one.
 #[must_use]

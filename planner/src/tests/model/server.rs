@@ -6,33 +6,33 @@ use keyfleet_crds::KmsNodeSpec;
 use keyfleet_crds::record::Record;
 use keyfleet_crds::values::ClusterId;
 
-use crate::decide::Action;
-use crate::decide::state::{Cluster, Epoch, Lag, Node};
-use crate::round;
+use crate::Action;
+use crate::key_epoch;
+use crate::state::{Cluster, Epoch, Lag, Node};
 
 /// Objects with versions, and what the real server refuses.
 #[derive(Clone)]
-pub(in crate::decide::tests) struct Server {
-    pub(in crate::decide::tests) cluster: Cluster,
-    pub(in crate::decide::tests) nodes: BTreeMap<u32, Node>,
-    pub(in crate::decide::tests) epochs: BTreeMap<u64, Epoch>,
-    pub(in crate::decide::tests) record: Option<(u64, Record)>,
+pub(in crate::tests) struct Server {
+    pub(in crate::tests) cluster: Cluster,
+    pub(in crate::tests) nodes: BTreeMap<u32, Node>,
+    pub(in crate::tests) epochs: BTreeMap<u64, Epoch>,
+    pub(in crate::tests) record: Option<(u64, Record)>,
     pub(super) version: u64,
-    pub(in crate::decide::tests) writes: u64,
+    pub(in crate::tests) writes: u64,
 }
 
 impl Server {
     pub(super) fn served(&self) -> impl Iterator<Item = (&u64, &Epoch)> {
-        self.epochs.iter().filter(|(_, epoch)| round::serves(epoch.status.as_ref()))
+        self.epochs.iter().filter(|(_, epoch)| key_epoch::serves(epoch.status.as_ref()))
     }
 
-    pub(in crate::decide::tests) fn bump_cluster(&mut self) {
+    pub(in crate::tests) fn bump_cluster(&mut self) {
         self.version += 1;
         self.cluster.resource_version = self.version.to_string();
     }
 
     /// All objects deleted and put back as a backup of manifests would: specs, no status.
-    pub(in crate::decide::tests) fn lose_status(&mut self) {
+    pub(in crate::tests) fn lose_status(&mut self) {
         self.cluster.status = keyfleet_crds::KmsClusterStatus::default();
         self.cluster.finalizer = false;
         self.bump_cluster();

@@ -18,9 +18,10 @@ use keyfleet_threshold::purpose::{Certificate, Purpose};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use super::super::state::{Closing, Cluster, Epoch, Heard, Recorded, Retention, State};
-use super::super::{Action, decide};
-use keyfleet_api::convert;
+use crate::state::{Cluster, Epoch, Recorded, Retention, State};
+use crate::view::{Closing, Heard};
+use crate::{Action, decide};
+use keyfleet_crds::convert;
 
 use invariants::invariants;
 use server::Server;

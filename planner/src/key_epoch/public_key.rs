@@ -6,7 +6,7 @@ use keyfleet_threshold::curve::G2;
 use keyfleet_threshold::identifiers::NodeIndex;
 use keyfleet_threshold::polynomial::lagrange_at_zero;
 
-use keyfleet_api::convert;
+use keyfleet_crds::convert;
 
 /// The key that the holders' public shares lie on, if the epoch's certificate verifies under it. At genesis no plan names
 /// the key, so this is where it is first known; a record that somebody bent gives none.

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::Server;
-use crate::decide::state::Epoch;
-use crate::round;
+use crate::key_epoch;
+use crate::state::Epoch;
 
 /// All invariants, on the objects before and after one write.
 pub(super) fn invariants(before: &Server, after: &Server) -> Result<(), String> {
@@ -41,7 +41,7 @@ fn invariant_one_epoch_per_boundary(server: &Server) -> Result<(), String> {
 fn invariant_one_open_round(server: &Server) -> Result<(), String> {
     let started = server.epochs.values().filter(|epoch| {
         let phase = epoch.status.as_ref().and_then(|status| status.phase);
-        phase.is_some() && round::is_open(epoch.status.as_ref())
+        phase.is_some() && key_epoch::is_open(epoch.status.as_ref())
     });
     let numbers: Vec<u64> = started.map(|epoch| epoch.spec.number).collect();
     if numbers.len() > 1 { Err(format!("rounds {numbers:?} are open at once")) } else { Ok(()) }

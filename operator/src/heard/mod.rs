@@ -4,24 +4,20 @@
 //!
 //! - [`followers`]: one task per node that keeps its stream (`Round.Follow`) open
 //! - [`token`]: the operator's tokens, by which nodes know it
-//! - [`possession`]: which epochs a node has proven to hold; pure
-//! - [`transcripts`]: the streams' content: messages in, the core's decisions out; pure
+//!
+//! What streams say is judged by [`keyfleet_planner::view`].
 
 pub mod followers;
-pub mod possession;
 pub mod token;
-pub mod transcripts;
 
 use std::collections::BTreeMap;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use keyfleet_crds::values::{ClusterId, PinnedKey, PublicKey};
-
-use crate::decide::state::Heard;
+use keyfleet_planner::view::{Heard, Watched};
 
 pub use followers::Followers;
-pub use transcripts::{Transcripts, Watched};
 
 /// A node to be followed.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -9,10 +9,10 @@ use keyfleet_threshold::coordination::Decision;
 use keyfleet_threshold::coordination::retention::{ActivatedEpoch, confirmed_by_age, kept};
 use keyfleet_threshold::identifiers::EpochNumber;
 
-use super::state::{Epoch, State};
-use super::{Action, gate, rounds};
-use crate::round::{self, Round};
-use keyfleet_api::convert;
+use crate::key_epoch::{self, Round};
+use crate::state::{Epoch, State};
+use crate::{Action, gate, rounds};
+use keyfleet_crds::convert;
 
 /// Confirms, retires, notes who holds and who erased, keeps the finalizer on the active epoch, forgets old failures.
 #[must_use]
@@ -24,7 +24,7 @@ pub fn actions(state: &State) -> Vec<Action> {
     let mut actions = Vec::new();
     for (number, epoch) in &state.epochs {
         let Some(before) = &epoch.status else { continue };
-        if round::is_open(Some(before)) {
+        if key_epoch::is_open(Some(before)) {
             continue;
         }
         let moved = advance(state, *number, epoch, kept.contains(number));
@@ -85,7 +85,7 @@ fn confirms(state: &State, number: u64, epoch: &Epoch) -> bool {
     let needed = convert::plan_of(&epoch.spec).map(|plan| plan.holders_to_confirm());
     let by_count = said && needed.is_ok_and(|needed| holding.len() >= needed);
     let answering = receivers.intersection(&state.heard.connected).count();
-    let since = epoch.status.as_ref().and_then(round::entered);
+    let since = epoch.status.as_ref().and_then(key_epoch::entered);
     let after_seconds = i64::from(state.cluster.spec.epochs.confirm_after_seconds);
     let outlasted = since.is_some_and(|since| state.now.as_second() - since.0.as_second() >= after_seconds);
     by_count || confirmed_by_age(holding.len(), answering, epoch.spec.threshold as usize, outlasted)
@@ -93,7 +93,7 @@ fn confirms(state: &State, number: u64, epoch: &Epoch) -> bool {
 
 /// What nodes said of an epoch since the record was written: who holds it, who destroyed it. Written when it changes.
 fn observe(state: &State, number: u64, epoch: &Epoch, status: &mut KeyEpochStatus) {
-    if round::serves(Some(status)) {
+    if key_epoch::serves(Some(status)) {
         let holds = state.heard.holds.get(&number).into_iter().flatten();
         let mut possessors: BTreeSet<u32> = status.possessors.iter().chain(holds).copied().collect();
         // Who cannot prove it now is known to hold it no more.

@@ -19,11 +19,11 @@ use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, Nod
 use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::plan::{Deadlines, ValidPlan};
 
-use super::membership::Members;
-use super::state::{Epoch, Node, State};
-use super::{Action, gate};
-use crate::round::{self, Moment};
-use keyfleet_api::convert::{self, ConvertError};
+use crate::key_epoch::{self, Moment};
+use crate::membership::Members;
+use crate::state::{Epoch, Node, State};
+use crate::{Action, gate};
+use keyfleet_crds::convert::{self, ConvertError};
 
 /// Why a round starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -188,14 +188,15 @@ fn settle(state: &State) -> Option<Action> {
         after.public_key = status
             .public_key
             .or(epoch.spec.expected_public_key)
-            .or_else(|| round::key::public_key_of(&epoch.spec, epoch.status.as_ref()?));
+            .or_else(|| key_epoch::public_key::public_key_of(&epoch.spec, epoch.status.as_ref()?));
         after.key_fingerprint = after.public_key.map(|key| key.fingerprint());
     }
     if let Some(reservation) = status.reservation {
-        let ended = state.epochs.get(&reservation.number).filter(|epoch| !round::is_open(epoch.status.as_ref()));
+        let ended = state.epochs.get(&reservation.number).filter(|epoch| !key_epoch::is_open(epoch.status.as_ref()));
         if let Some(epoch) = ended {
             after.reservation = None;
-            if !round::serves(epoch.status.as_ref()) && active.is_none_or(|(number, _)| number < reservation.number) {
+            if !key_epoch::serves(epoch.status.as_ref()) && active.is_none_or(|(number, _)| number < reservation.number)
+            {
                 let failures = status.failures_in_row.unwrap_or(0).saturating_add(1);
                 let interval = u64::from(state.cluster.spec.schedule.interval_blocks);
                 after.failures_in_row = Some(failures);
@@ -218,12 +219,12 @@ fn strays(state: &State) -> Vec<Action> {
     let next = state.cluster.status.next_number.unwrap_or(1);
     let stray = |(number, epoch): &(&u64, &Epoch)| {
         let recorded = state.recorded().and_then(|record| record.epoch.as_ref()).map(|epoch| epoch.plan.number);
-        round::is_open(epoch.status.as_ref()) && Some(**number) != reserved && Some(**number) != recorded
+        key_epoch::is_open(epoch.status.as_ref()) && Some(**number) != reserved && Some(**number) != recorded
     };
     let supersede = |(number, epoch): (&u64, &Epoch)| Action::UpdateEpoch {
         number: *number,
         resource_version: epoch.resource_version.clone(),
-        status: Box::new(round::supersede(epoch.status.clone().unwrap_or_default(), next, &moment(state))),
+        status: Box::new(key_epoch::supersede(epoch.status.clone().unwrap_or_default(), next, &moment(state))),
     };
     state.epochs.iter().filter(stray).map(supersede).collect()
 }
@@ -232,13 +233,13 @@ pub(super) fn drive(state: &State, number: u64, epoch: &Epoch) -> Vec<Action> {
     let now = moment(state);
     let closing = state.heard.closing.get(&number).cloned().unwrap_or_default();
     let before = epoch.status.clone();
-    let round = round::Round::of(&epoch.spec, before.as_ref());
+    let round = key_epoch::Round::of(&epoch.spec, before.as_ref());
     let after = if before.as_ref().and_then(|status| status.phase).is_none() {
         let Ok(plan) = convert::plan_of(&epoch.spec) else { return Vec::new() };
-        round::Round::Dealing(round::Dealing::open(convert::digest(&plan.digest()), &now)).into_status()
+        key_epoch::Round::Dealing(key_epoch::Dealing::open(convert::digest(&plan.digest()), &now)).into_status()
     } else {
         let Some(decision) = closing.decision else { return Vec::new() };
-        if let Some(key) = round::activated_key(&decision) {
+        if let Some(key) = key_epoch::activated_key(&decision) {
             let known = state.cluster.status.public_key;
             let other = known.is_some_and(|known| known != key);
             if other || state.cluster.spec.expected_public_key.is_some_and(|expected| expected != key) {
@@ -255,9 +256,9 @@ pub(super) fn drive(state: &State, number: u64, epoch: &Epoch) -> Vec<Action> {
         let away = without_bucket(state);
         let able = epoch.spec.expected.iter().filter(|index| !away.contains_key(index)).count();
         if let Some((first, (_, message))) = away.first_key_value().filter(|_| able < needed) {
-            status = round::fails_for_want_of_the_bucket(status, &format!("node {first}: {message}"));
+            status = key_epoch::fails_for_want_of_the_bucket(status, &format!("node {first}: {message}"));
         }
-        status.culprits = round::with_the_silent(round::culprits(&closing.culprits), &epoch.spec, &status);
+        status.culprits = key_epoch::with_the_silent(key_epoch::culprits(&closing.culprits), &epoch.spec, &status);
         status
     };
     let resource_version = epoch.resource_version.clone();

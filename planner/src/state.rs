@@ -1,16 +1,16 @@
 //! Everything that decisions rest on, gathered before they are made: objects as they were read, with the version that each
 //! write has to name, what nodes said, and how far the chain is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::record::Record;
 use keyfleet_crds::values::PinnedKey;
 use keyfleet_crds::{KeyEpochSpec, KeyEpochStatus, KmsClusterSpec, KmsClusterStatus, KmsNodeSpec};
-use keyfleet_threshold::coordination::{Decision, Offer};
-use keyfleet_threshold::round::Culprit;
+use keyfleet_threshold::coordination::Offer;
 
-use crate::blocks::BlockError;
+use crate::view::Heard;
 
 /// One cluster as the operator sees it at one moment.
 #[derive(Clone, Debug)]
@@ -173,51 +173,68 @@ pub enum Recorded {
     Unreadable(String),
 }
 
-/// What nodes said to this process since it started.
-#[derive(Clone, Debug, Default)]
-pub struct Heard {
-    /// Nodes whose stream is open.
-    pub connected: BTreeSet<u32>,
-    /// Nodes that have reported at least once, with the highest number that each ever accepted.
-    pub highest: BTreeMap<u32, u64>,
-    /// The newest certified epoch that each named.
-    pub certified: BTreeMap<u32, u64>,
-    /// Per epoch, who has proven to hold its share of the certified vector: by its partial signature over a fresh challenge.
-    pub holds: BTreeMap<u64, BTreeSet<u32>>,
-    /// Per epoch, who claims to hold its share and proves it not.
-    pub unproven: BTreeMap<u64, BTreeMap<u32, Unproven>>,
-    /// Per epoch, who said that it destroyed its secrets, with the statement's digest.
-    pub erased: BTreeMap<u64, BTreeMap<u32, keyfleet_crds::values::Digest>>,
-    /// What the core decides on each epoch that can still move, and whom it blames.
-    pub closing: BTreeMap<u64, Closing>,
-    /// Dealers whose shares someone could not use: left out of the next plan while others remain.
-    pub cheated: BTreeSet<u32>,
+/// Why the newest block is not known.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BlockError {
+    /// Nothing was asked yet.
+    #[error("the block source has not been asked yet")]
+    NotAsked,
+    /// It does not answer.
+    #[error(
+        "the block source does not answer: {0}; no round starts until it does. Check the URL, its access key and the network"
+    )]
+    Down(String),
+    /// It answers for another chain.
+    #[error(
+        "the block source is chain {found}, the KmsCluster's schedule says {expected}: correct the URL or make a new cluster"
+    )]
+    OtherChain {
+        /// What it answers.
+        found: u64,
+        /// What was configured.
+        expected: u64,
+    },
+    /// Its answer makes no sense.
+    #[error(
+        "the block source answers nonsense: {0}; no round starts. Check that the URL is a JSON-RPC endpoint of an Ethereum node"
+    )]
+    Nonsense(String),
+    /// It went back below a height that it had told.
+    #[error(
+        "the block source says {now} after it had said {before}: a final height never falls. No round starts until it is past {before} again; check the endpoint"
+    )]
+    Reversed {
+        /// What it had told.
+        before: u64,
+        /// What it says now.
+        now: u64,
+    },
+    /// It jumped implausibly far.
+    #[error(
+        "the block source jumped from {before} to {now} within {elapsed_seconds} s, which no chain does. No round starts; if the height is right, restart the operator"
+    )]
+    Jumped {
+        /// What it had told.
+        before: u64,
+        /// What it says now.
+        now: u64,
+        /// Time between the two answers.
+        elapsed_seconds: u64,
+    },
 }
 
-/// Why a node that claims to hold an epoch does not count.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Unproven {
-    /// It sent no proof.
-    #[error("it sends no partial signature")]
-    Missing,
-    /// Its report answers a challenge that it was not asked.
-    #[error("its report answers another challenge than the one it was sent: it was made earlier, or elsewhere")]
-    OtherChallenge,
-    /// It names another vector than the certified one.
-    #[error("it names another verification vector than the certified one")]
-    OtherVector,
-    /// The signature is not that of its share.
-    #[error("its partial signature does not verify under its public share")]
-    WrongSignature,
-}
-
-/// What the core makes of a round.
-#[derive(Clone, Debug, Default)]
-pub struct Closing {
-    /// What to write next, if anything.
-    pub decision: Option<Decision>,
-    /// Who is provably at fault.
-    pub culprits: Vec<Culprit>,
+impl BlockError {
+    /// The condition's reason.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::NotAsked | Self::Down(_) => Reason::BlockSourceDown,
+            Self::OtherChain { .. } | Self::Nonsense(_) => Reason::BlockSourceWrong,
+            Self::Reversed { .. } => Reason::BlockSourceReversed,
+            Self::Jumped { .. } => Reason::BlockSourceJumped,
+        }
+    }
 }
 
 impl State {
@@ -229,14 +246,14 @@ impl State {
 
     /// Epochs that are active or confirmed, ascending.
     pub fn served(&self) -> impl Iterator<Item = (u64, &Epoch)> {
-        let serves = |(_, epoch): &(&u64, &Epoch)| crate::round::serves(epoch.status.as_ref());
+        let serves = |(_, epoch): &(&u64, &Epoch)| crate::key_epoch::serves(epoch.status.as_ref());
         self.epochs.iter().filter(serves).map(|(number, epoch)| (*number, epoch))
     }
 
     /// The round under way: the newest epoch that can still end either way.
     #[must_use]
     pub fn open(&self) -> Option<(u64, &Epoch)> {
-        let open = |(_, epoch): &(&u64, &Epoch)| crate::round::is_open(epoch.status.as_ref());
+        let open = |(_, epoch): &(&u64, &Epoch)| crate::key_epoch::is_open(epoch.status.as_ref());
         self.epochs.iter().rev().find(open).map(|(number, epoch)| (*number, epoch))
     }
 

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use keyfleet_crds::conditions::{ClusterCondition, Reason};
 
 use super::{Facts, degraded, last_failure, phase, unavailable};
-use crate::decide::rolling::{self, Rolling};
-use crate::decide::rounds;
-use crate::decide::state::{Lag, Node, State};
+use crate::rollout::{self, Rolling};
+use crate::rounds;
+use crate::state::{Lag, Node, State};
 
 /// A condition, whether it holds, why, and that in words.
 pub(super) type Said = (ClusterCondition, Option<bool>, Reason, String);
@@ -78,8 +78,8 @@ pub(super) fn conditions_of(state: &State, facts: &Facts<'_>) -> Vec<Said> {
 
 /// Pods that were made for an earlier spec, and what their replacement waits for.
 fn rolls(state: &State, facts: &Facts<'_>) -> Option<(Reason, String)> {
-    let left = rolling::outdated(state, &facts.members).len();
-    let next = match rolling::rolling(state, &facts.members) {
+    let left = rollout::outdated(state, &facts.members).len();
+    let next = match rollout::rolling(state, &facts.members) {
         Rolling::Done => return None,
         Rolling::Evict(index) => format!("node {index} is next"),
         Rolling::Waits(why) => format!("it waits for {why}"),
