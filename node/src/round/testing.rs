@@ -15,7 +15,8 @@ use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::round::{Blob, Body, MessageKind, Phase, RoundRecord, SignedMessage, Transcript};
 use tempfile::TempDir;
 
-use super::driver::{DriveError, Driver, Input};
+use super::Input;
+use super::driver::{DriveError, Driver};
 use super::memory::{CarryError, Step};
 use super::start::{Parts, StartError, Started, start};
 use crate::homes::secret::{SealClient, SecretHome};
