@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::status::Problems;
 use super::watching::Listed;
-use crate::claim::{ClaimError, NameClaim};
+use crate::name_mark::{NameMark, NameMarkError};
 use crate::round::{Input, Published};
 
 /// What is held back, or not yet done, is tried again so often.
@@ -29,7 +29,7 @@ pub struct Rounds {
     /// What the node remembers of rounds.
     pub published: watch::Receiver<Arc<Published>>,
     /// The bucket's mark of the cluster's name; `None` where nothing is replicated.
-    pub claim: Option<NameClaim>,
+    pub name_mark: Option<NameMark>,
     /// The file that says that the state came from its replica: the node abstains in the plans that it may have forgotten.
     pub restored: Option<PathBuf>,
     /// What a person should hear of.
@@ -164,15 +164,15 @@ impl Rounds {
     /// Whether a genesis may begin: not before the bucket durably says that this cluster's name is this cluster's.
     async fn may_begin(&self, plan: &ValidPlan) -> bool {
         let known = self.is_known(plan);
-        let Some(claim) = self.claim.as_ref().filter(|_| !known) else { return true };
-        match claim.ensure().await {
+        let Some(name_mark) = self.name_mark.as_ref().filter(|_| !known) else { return true };
+        match name_mark.ensure().await {
             Ok(()) => {
-                self.problems.clear_reasons(ProblemAbout::Replication, &CLAIM_REASONS);
+                self.problems.clear_reasons(ProblemAbout::Replication, &NAME_MARK_REASONS);
                 true
             }
             Err(fault) => {
                 tracing::warn!(%fault, "genesis is held back");
-                self.problems.set(ProblemAbout::Replication, claim_reason(&fault), &fault.to_string());
+                self.problems.set(ProblemAbout::Replication, name_mark_reason(&fault), &fault.to_string());
                 false
             }
         }
@@ -193,13 +193,13 @@ fn may_need_everyone(plan: &ValidPlan, plans: &BTreeMap<u64, ValidPlan>, allow_d
     !needs(plan) || allow_downtime || as_before
 }
 
-const CLAIM_REASONS: [Reason; 4] =
+const NAME_MARK_REASONS: [Reason; 4] =
     [Reason::NameTaken, Reason::BucketMissing, Reason::ReplicaUnavailable, Reason::CredentialsRefused];
 
-fn claim_reason(fault: &ClaimError) -> Reason {
+fn name_mark_reason(fault: &NameMarkError) -> Reason {
     match fault {
-        ClaimError::Other { .. } => Reason::NameTaken,
-        ClaimError::Bucket(error) => crate::startup::bucket_reason(error.kind),
+        NameMarkError::Other { .. } => Reason::NameTaken,
+        NameMarkError::Bucket(error) => crate::startup::bucket_reason(error.kind),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Feeds a participant facts, one after the other.
 //!
-//! While a home or the replica does not take an output, the driver owes it: it takes no further fact in, so the participant
+//! While a key store or the replica does not take an output, the driver owes it: it takes no further fact in, so the participant
 //! never runs ahead of what is durable by more than one step. Serving goes on from what was durable before.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -13,7 +13,7 @@ use keyfleet_threshold::round::{
     Blob, Contradiction, MessageError, Notice, Outputs, Participant, Refusal, RetireError, RoundRecord, Want,
 };
 
-use super::memory::{CarryError, Memory};
+use super::persist::{PersistError, Persister};
 use super::start::Started;
 
 /// A fact.
@@ -37,7 +37,7 @@ pub enum Input {
 pub enum DriveError {
     /// Something is owed, or became so; the fact itself may be fed again.
     #[error(transparent)]
-    Carry(#[from] CarryError),
+    Carry(#[from] PersistError),
     /// The operator is at fault.
     #[error(transparent)]
     Refusal(#[from] Refusal),
@@ -55,7 +55,7 @@ pub enum DriveError {
 /// A participant and its memory.
 pub struct Driver {
     participant: Participant,
-    memory: Memory,
+    persister: Persister,
     identity: IdentityPublicKey,
     owed: Option<Outputs>,
     notices: Vec<Notice>,
@@ -88,8 +88,8 @@ impl Driver {
     /// Takes a started node over. Call [`Driver::settle`] to carry out what the start owes.
     #[must_use]
     pub fn new(started: Started) -> Self {
-        let Started { participant, identity, memory, outputs, .. } = started;
-        Self { participant, memory, identity, owed: Some(outputs), notices: Vec::new(), offers: Offers::default() }
+        let Started { participant, identity, persister, outputs, .. } = started;
+        Self { participant, persister, identity, owed: Some(outputs), notices: Vec::new(), offers: Offers::default() }
     }
 
     /// The protocol machine, to read.
@@ -106,17 +106,17 @@ impl Driver {
 
     /// The memory, to read.
     #[must_use]
-    pub fn memory(&self) -> &Memory {
-        &self.memory
+    pub fn persister(&self) -> &Persister {
+        &self.persister
     }
 
     /// Carries out what is owed, if anything is.
     ///
     /// # Errors
     /// It is still owed.
-    pub async fn settle(&mut self) -> Result<(), CarryError> {
+    pub async fn settle(&mut self) -> Result<(), PersistError> {
         if let Some(owed) = &self.owed {
-            self.memory.carry_out(&self.participant, owed).await?;
+            self.persister.apply(&self.participant, owed).await?;
             self.notices.append(&mut self.owed.take().map(|owed| owed.notices).unwrap_or_default());
         }
         Ok(())
@@ -137,7 +137,7 @@ impl Driver {
     ///
     /// # Errors
     /// What is owed; the facts may be fed again.
-    pub async fn feed_all(&mut self, inputs: &[Input]) -> Result<Vec<(usize, DriveError)>, CarryError> {
+    pub async fn feed_all(&mut self, inputs: &[Input]) -> Result<Vec<(usize, DriveError)>, PersistError> {
         self.settle().await?;
         let mut faults = Vec::new();
         for (place, input) in inputs.iter().enumerate() {
@@ -186,24 +186,24 @@ impl Driver {
         std::mem::take(&mut self.notices)
     }
 
-    /// Compares the homes; for the clock that calls every few minutes.
+    /// Compares the key stores; for the clock that calls every few minutes.
     ///
     /// # Errors
-    /// When a home does not answer.
-    pub async fn compare(&mut self) -> Result<(), CarryError> {
+    /// When a key store does not answer.
+    pub async fn compare(&mut self) -> Result<(), PersistError> {
         self.settle().await?;
-        self.memory.compare().await.map(|_| ())
+        self.persister.compare().await.map(|_| ())
     }
 
     /// Gives the participant what it wants and this node has: in its own file, or heard before there was a plan for it.
-    fn recall(&mut self) -> Result<(), CarryError> {
+    fn recall(&mut self) -> Result<(), PersistError> {
         let mut tried = BTreeSet::new();
         loop {
             let next = self.participant.wants().into_iter().map(|want| want.digest).find(|want| !tried.contains(want));
             let Some(digest) = next else { return Ok(()) };
             tried.insert(digest);
             let heard = self.offers.get(&digest);
-            let kept = || self.memory.bundles().get(&digest).map_err(CarryError::Store);
+            let kept = || self.persister.bundles().get(&digest).map_err(PersistError::Store);
             let Some(blob) = heard.map_or_else(kept, |blob| Ok(Some(blob)))? else { continue };
             // What does not fit any more was kept for another round.
             if let Ok(outputs) = self.participant.learn(&blob, &mut rand::rng()) {
@@ -216,7 +216,7 @@ impl Driver {
 #[cfg(any(test, feature = "danger-faults"))]
 impl Driver {
     /// Sets the barrier of the order of durability.
-    pub fn danger_set_barrier(&mut self, barrier: super::memory::Barrier) {
-        self.memory.danger_set_barrier(barrier);
+    pub fn danger_set_barrier(&mut self, barrier: super::persist::Barrier) {
+        self.persister.danger_set_barrier(barrier);
     }
 }

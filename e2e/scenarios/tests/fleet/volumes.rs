@@ -89,7 +89,7 @@ fn fork(fleet: &Fleet<'_>, folder: &Path) -> Result<()> {
 }
 
 /// First as it was, then after it went on alone for longer than its replica did. Either way it is moved aside, and the node is
-/// the one that the bucket and the homes know.
+/// the one that the bucket and the key stores know.
 ///
 /// seed: 001-03, 003-45
 #[test]
@@ -145,7 +145,7 @@ fn a_volume_that_is_lost_in_the_middle_of_a_round_costs_nothing_that_was_acknowl
     let cluster = Cluster::shared()?;
     let fleet = Fleet::prepare(&cluster, "midround")?;
     // One barrier after the other: the node starts again in no time, and is not to get past them.
-    let steps = ["Homes", "Commit", "Acknowledged"].map(|step| format!("{NODE}:{step}@Prepared"));
+    let steps = ["KeyStores", "Commit", "Acknowledged"].map(|step| format!("{NODE}:{step}@Prepared"));
     let mut spec = replication(&fleet.namespace.name);
     spec["image"] = json!("docker.io/keyfleet/node-faults:dev");
     spec["podTemplate"] = json!({"env": [
