@@ -38,7 +38,7 @@ pub struct Started {
     pub participant: Participant,
     /// Its identity, which the operator pins.
     pub identity: IdentityPublicKey,
-    /// Its memory.
+    /// Writes what it remembers.
     pub persister: Persister,
     /// Owed: to be carried out first.
     pub outputs: Outputs,
