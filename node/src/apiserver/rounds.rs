@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyfleet_api::convert::{plan_of, record_of};
 use keyfleet_crds::conditions::Reason;
+use keyfleet_crds::convert::{plan_of, record_of};
 use keyfleet_crds::node::report::ProblemAbout;
 use keyfleet_threshold::feed::{Feed, HeldBack, Input, ListedEpoch, Listing};
 use keyfleet_threshold::identifiers::EpochNumber;

@@ -28,7 +28,7 @@ const NODE: u32 = 1;
 /// The fleet's key-encryption key, which the thief has.
 const KEY: [u8; 32] = [0x5a; 32];
 
-/// What whoever takes everything from a node has: files that were its state once, and entries of its key stores.
+/// Everything that a thief takes from a node: earlier versions of its state file, and the entries of its key stores.
 struct Loot {
     cluster: ClusterId,
     /// State files, by where they are from.
@@ -38,7 +38,7 @@ struct Loot {
     _folder: TempDir,
 }
 
-/// What came of it.
+/// Outcome of the theft.
 struct Opened {
     /// State files that hold a row of the epoch's share.
     rows: usize,
