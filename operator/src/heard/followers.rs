@@ -13,7 +13,7 @@ use futures_util::stream::{self, BoxStream};
 use keyfleet_api::limits::FETCH_DIGESTS_MAX;
 use keyfleet_api::tls::Connector;
 use keyfleet_api::v1::round_client::RoundClient;
-use keyfleet_api::{channel, messages, report, v1};
+use keyfleet_api::{channel, messages, report, v1, wire};
 use keyfleet_crds::values::{ClusterId, PublicKey};
 use keyfleet_threshold::curve::{G1, G2};
 use keyfleet_threshold::identifiers::{self, Digest, EpochNumber};
@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 
 use super::possession::{Challenge, Claims};
-use super::token::{Token, Tokens, audience};
+use super::token::{Token, Tokens};
 use super::transcripts::{Certified, Transcripts, Watched};
 use super::{Nodes, Target};
 use crate::decide::state::Heard;
@@ -264,7 +264,7 @@ impl Follower {
     async fn authorized<T>(&mut self, message: T) -> Result<tonic::Request<T>, String> {
         let token = match self.token.take().filter(|token| Instant::now() < token.renew_at) {
             Some(token) => token,
-            None => self.tokens.token(&audience(self.cluster, self.index)).await?,
+            None => self.tokens.token(&wire::audience(identifiers::ClusterId(self.cluster.0), self.index)).await?,
         };
         let mut request = tonic::Request::new(message);
         let bearer = format!("Bearer {}", token.secret).parse().map_err(|_| "the token is no header value")?;
