@@ -3,9 +3,10 @@
 //! redb often does not notice a missing segment: a file rebuilt with a gap opens, with wrong contents. So every
 //! link is checked here, before a byte reaches a file that someone could open.
 
+use crate::format::error::ObjectError;
 use crate::format::header::{Header, Kind, ReplicaName};
 use crate::format::payload::{Commit, decode_commits};
-use crate::format::seal::{self, ObjectError};
+use crate::format::seal;
 use crate::keys::{KeyRing, TermKey};
 use crate::position::{CommitNo, Digest, Position, Seq, Term};
 

@@ -2,8 +2,8 @@
 
 use crate::bucket::{Bucket, BucketError};
 use crate::chain::{ChainError, Place};
+use crate::format::error::ObjectError;
 use crate::format::header::{Header, Kind, ReplicaName};
-use crate::format::seal::ObjectError;
 use crate::keyspace;
 use crate::position::{Digest, Position, Seq};
 use crate::tenure::Head;

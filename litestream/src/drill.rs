@@ -170,7 +170,7 @@ async fn oldest_of_term(
     replica: &ReplicaName,
     newest: &Restored,
 ) -> Result<Option<Seq>, RestoreError> {
-    let found = discover(bucket, replica, crate::now_ms).await?;
+    let found = discover(bucket, replica, crate::clock::now_ms).await?;
     for (seq, hash) in found.snapshots {
         let key = keyspace::snapshot(seq, hash);
         if key == newest.snapshot || found.boundary.is_some_and(|boundary| seq < boundary) {

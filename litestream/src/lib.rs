@@ -26,6 +26,7 @@
 pub mod authorities;
 pub mod bucket;
 pub mod chain;
+pub mod clock;
 pub mod config;
 pub mod contents;
 pub mod database;
@@ -46,10 +47,3 @@ pub mod verify;
 
 pub use database::{Ack, Database, Options};
 pub use position::Position;
-
-/// The wall clock, in milliseconds since the Unix epoch.
-#[must_use]
-pub fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}

@@ -76,7 +76,7 @@ pub async fn run_at(folder: &Location, grace_hours: u32) -> Result<Retained, Ret
     for node in &nodes {
         let own = Location { prefix: format!("{}/{node}", folder.prefix), ..folder.clone() };
         let bucket = Bucket::connect(own, Patience::default()).await;
-        match retention::run(&bucket, &rules(grace_hours), keyfleet_litestream::now_ms(), false).await {
+        match retention::run(&bucket, &rules(grace_hours), keyfleet_litestream::clock::now_ms(), false).await {
             Ok(swept) => {
                 let boundary = swept.boundary.map(|boundary| boundary.0);
                 let (deleted, kept) = (swept.deleted.len(), swept.kept.len());

@@ -113,7 +113,7 @@ enum Look {
 
 async fn look(options: &Options, bucket: &Bucket) -> Result<Look, OpenError> {
     let local = read_local(options)?;
-    let (found, replica) = match discover(bucket, &options.replica, crate::now_ms).await {
+    let (found, replica) = match discover(bucket, &options.replica, crate::clock::now_ms).await {
         Ok(found) => {
             let replica = found.head.map_or(Replica::Absent, Replica::Present);
             (Some(found), replica)
@@ -192,7 +192,7 @@ async fn restore_newest(
             Err(RestoreError::NoSnapshot { head, .. })
                 if stale.is_none() && options.floor.is_none() && head.seq.0 == head.term.0 =>
             {
-                let found = discover(bucket, &options.replica, crate::now_ms).await?;
+                let found = discover(bucket, &options.replica, crate::clock::now_ms).await?;
                 // Only the very head that had nothing may be followed by a beginning from nothing.
                 if found.head.is_some_and(|found| found.position == head) && found.snapshots.is_empty() {
                     tracing::warn!(%head, "the replica was opened, but nothing was ever stored in it");

@@ -152,7 +152,8 @@ pub async fn restore(
 /// # Errors
 /// The file system's.
 pub fn set_aside(path: &Path, why: &str) -> io::Result<PathBuf> {
-    let aside = meta::beside(path, &format!(".{why}-{}-{}", crate::now_ms(), hex::encode(rand::random::<[u8; 3]>())));
+    let aside =
+        meta::beside(path, &format!(".{why}-{}-{}", crate::clock::now_ms(), hex::encode(rand::random::<[u8; 3]>())));
     fs::rename(path, &aside)?;
     let note = Note::path(path);
     if note.exists() {
@@ -170,7 +171,7 @@ pub(crate) async fn fetch(
     file: &Path,
     options: &Options,
 ) -> Result<Restored, RestoreError> {
-    let found = discover(bucket, replica, crate::now_ms).await?;
+    let found = discover(bucket, replica, crate::clock::now_ms).await?;
     let Some(head) = found.head else {
         return Err(match options.floor {
             Some(floor) => RestoreError::ReplicaVanished(floor),
@@ -232,7 +233,7 @@ struct Pin(String);
 
 impl Pin {
     async fn set(bucket: &Bucket, lowest: Seq) -> Option<Self> {
-        let key = crate::keyspace::pin(crate::now_ms(), lowest, rand::random());
+        let key = crate::keyspace::pin(crate::clock::now_ms(), lowest, rand::random());
         match bucket.create(&key, b"restore\n").await {
             // What was below the boundary before the pin may be on its way out; the chain check notices.
             Ok(_) => {

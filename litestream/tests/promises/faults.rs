@@ -6,7 +6,7 @@ use keyfleet_litestream::Ack;
 use keyfleet_litestream::bucket::ErrorKind;
 use keyfleet_litestream::chain::ChainError;
 use keyfleet_litestream::database::{Database, OpenError, Phase, WriteError};
-use keyfleet_litestream::format::seal::ObjectError;
+use keyfleet_litestream::format::error::ObjectError;
 use keyfleet_litestream::keyspace;
 use keyfleet_litestream::position::{Position, Seq};
 use keyfleet_litestream::restore::RestoreError;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use keyfleet_litestream::clock::now_ms;
 use keyfleet_litestream::database::{Database, WriteError};
-use keyfleet_litestream::now_ms;
 use keyfleet_litestream::position::Seq;
 use keyfleet_litestream::restore::{self, Target};
 use keyfleet_litestream::retention::{self, Level, Rules};

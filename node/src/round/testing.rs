@@ -12,7 +12,7 @@ use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, Nod
 use keyfleet_threshold::plan::{Deadlines, ValidPlan};
 use keyfleet_threshold::polynomial::VerificationVector;
 use keyfleet_threshold::prekey::SignedPrekeySet;
-use keyfleet_threshold::round::{Blob, Body, Phase, RoundRecord, SignedMessage, Transcript};
+use keyfleet_threshold::round::{Blob, Body, MessageKind, Phase, RoundRecord, SignedMessage, Transcript};
 use tempfile::TempDir;
 
 use super::driver::{DriveError, Driver, Input};
@@ -73,7 +73,7 @@ pub struct TestNode {
     pub secret: Arc<MemorySecret>,
     pub driver: Option<Driver>,
     /// What it ever let others read, by what a node says only once.
-    pub said: BTreeMap<(Digest, u8, Option<NodeIndex>), Digest>,
+    pub said: BTreeMap<(Digest, MessageKind, Option<NodeIndex>), Digest>,
     heard: BTreeSet<Digest>,
     /// Steps until the process dies; counted down over restarts.
     pub dies_after: Arc<Mutex<Option<u32>>>,
@@ -181,7 +181,7 @@ impl TestNode {
             };
             let key = (message.plan, message.body.kind(), dealer);
             let digest = *self.said.entry(key).or_insert(message.digest());
-            assert_eq!(digest, message.digest(), "{} said two things of kind {}", self.index, message.body.kind());
+            assert_eq!(digest, message.digest(), "{} said two things of kind {:?}", self.index, message.body.kind());
         }
     }
 

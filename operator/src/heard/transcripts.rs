@@ -13,7 +13,7 @@ use keyfleet_threshold::coordination::{RoundView, closing, decide};
 use keyfleet_threshold::identifiers::{Block, Digest, NodeIndex};
 use keyfleet_threshold::polynomial::VerificationVector;
 use keyfleet_threshold::prekey::SignedPrekeySet;
-use keyfleet_threshold::round::{RoundRecord, SignedMessage, Transcript};
+use keyfleet_threshold::round::{MessageKind, RoundRecord, SignedMessage, Transcript};
 
 use super::possession::{Claims, Known};
 use crate::decide::state::{Closing, Heard};
@@ -24,8 +24,6 @@ use keyfleet_api::convert;
 pub const NODE_BYTES_MAX: usize = 1 << 20;
 /// Prekey sets that are kept of one node: as many as can be alive.
 const SETS_MAX: usize = 16;
-/// Kind of the message that says that an epoch's secrets are gone.
-const ERASED: u8 = 8;
 
 /// A round whose record is looked at.
 #[derive(Clone, Debug)]
@@ -208,7 +206,9 @@ impl Transcripts {
             let Ok(record) = convert::record_of(transcript.plan(), watched.status.as_ref()) else { continue };
             let erased = transcript.erased().iter();
             let erased: BTreeMap<_, _> = erased
-                .filter_map(|index| Some((index.value(), convert::digest(&transcript.said(*index, ERASED)?))))
+                .filter_map(|index| {
+                    Some((index.value(), convert::digest(&transcript.said(*index, MessageKind::Erased)?)))
+                })
                 .collect();
             if !erased.is_empty() {
                 heard.erased.insert(number, erased);

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use keyfleet_litestream::bucket::{Bucket, Patience};
+use keyfleet_litestream::clock::now_ms;
 use keyfleet_litestream::config::{Config, Db};
 use keyfleet_litestream::database::{Database, Phase};
 use keyfleet_litestream::discover::discover;
@@ -11,7 +12,7 @@ use keyfleet_litestream::drill::{self, Drilled, Local};
 use keyfleet_litestream::keys::Identity;
 use keyfleet_litestream::metrics::Metrics;
 use keyfleet_litestream::restore::{self, RestoreError, Target};
-use keyfleet_litestream::{keyspace, now_ms, retention, verify};
+use keyfleet_litestream::{keyspace, retention, verify};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 

@@ -1,9 +1,9 @@
 //! The uploader: drives the tenure against the bucket, one request of the sequence at a time.
 //!
 //! `opening` finds out whether the local file is still the newest state and opens a term for it, `shipping` holds that term,
-//! `beside` sends what needs no turn in its sequence: snapshots and merged segments.
+//! `merge` collects the segments that are worth sending once more as one object.
 
-mod beside;
+mod merge;
 mod opening;
 mod shipping;
 
@@ -135,7 +135,7 @@ impl Uploader {
 /// # Errors
 /// The failure of the request; the tenure will ask for the same again.
 pub(super) async fn step(bucket: &Bucket, tenure: &mut Tenure, rng: &mut StdRng) -> Result<Option<Event>, BucketError> {
-    let Some(request) = tenure.request(crate::now_ms(), rng) else { return Ok(None) };
+    let Some(request) = tenure.request(crate::clock::now_ms(), rng) else { return Ok(None) };
     let answer = match &request {
         Request::Create { key, bytes } => bucket.create(key, bytes).await.map(|created| match created {
             Created::Yes => Answer::Created,
@@ -157,9 +157,9 @@ pub(super) async fn step(bucket: &Bucket, tenure: &mut Tenure, rng: &mut StdRng)
         },
     };
     match answer {
-        Ok(answer) => Ok(tenure.answer(answer, crate::now_ms())),
+        Ok(answer) => Ok(tenure.answer(answer, crate::clock::now_ms())),
         Err(error) => {
-            tenure.answer(Answer::Unknown, crate::now_ms());
+            tenure.answer(Answer::Unknown, crate::clock::now_ms());
             Err(error)
         }
     }
@@ -199,7 +199,7 @@ pub(super) fn lag(shared: &Shared) -> Probe {
     let durable_commit = status.durable.map_or(CommitNo(0), |(_, commit)| commit);
     let lag_commits = status.committed.0.saturating_sub(durable_commit.0);
     let lag_ms = match shared.unacknowledged_ms() {
-        Some(oldest_ms) if lag_commits > 0 => crate::now_ms().saturating_sub(oldest_ms),
+        Some(oldest_ms) if lag_commits > 0 => crate::clock::now_ms().saturating_sub(oldest_ms),
         _ => 0,
     };
     Probe { position: status.durable.map(|(position, _)| position), lag_commits, lag_ms }

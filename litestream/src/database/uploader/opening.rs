@@ -55,7 +55,7 @@ impl Uploader {
 
     async fn try_reopen(&mut self, local: Option<Local>) -> Result<Option<Tenure>, ReopenError> {
         loop {
-            let found = discover(&self.bucket, &self.options.replica, crate::now_ms).await?;
+            let found = discover(&self.bucket, &self.options.replica, crate::clock::now_ms).await?;
             if let Some(head) = found.head {
                 self.check_known(head).await?;
             }

@@ -4,14 +4,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::rngs::StdRng;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::beside::Merge;
+use super::merge::Merge;
 use super::{End, Uploader, step};
-use crate::bucket::BucketError;
-use crate::database::shared::{Item, Phase, SnapshotImage};
-use crate::format::Commit;
+use crate::bucket::{Bucket, BucketError};
+use crate::database::shared::{Item, Phase, Shared, SnapshotImage};
+use crate::database::writer::Job;
 use crate::format::payload::coalesce;
+use crate::format::{Commit, Sealed};
 use crate::keyspace;
 use crate::position::{CommitNo, Digest, Position};
 use crate::tenure::{Event, Tenure};
@@ -217,6 +219,78 @@ impl<'u> Shipping<'u> {
         }
     }
 
+    pub(super) fn ask_for_snapshot(&mut self, commit: CommitNo) {
+        let due = self.segments >= self.up.options.snapshot_segments
+            || (self.last_snapshot.elapsed() >= self.up.options.snapshot_interval && commit > self.snapshot_commit);
+        if !due || self.asked_for_snapshot {
+            return;
+        }
+        if let Some(jobs) = self.up.jobs.upgrade()
+            && jobs.try_send(Job::Snapshot { done: None }).is_ok()
+        {
+            self.asked_for_snapshot = true;
+        }
+    }
+
+    /// Seals and sends the snapshots that stand for exactly this position. They travel beside the sequence.
+    pub(super) fn send_snapshots(&mut self, position: Position, commit: CommitNo) {
+        let (due, later) = std::mem::take(&mut self.snapshots).into_iter().partition(|image| image.commit <= commit);
+        self.snapshots = later;
+        let due: Vec<SnapshotImage> = due;
+        for mut image in due.into_iter().filter(|image| image.commit == commit) {
+            self.asked_for_snapshot = false;
+            self.last_snapshot = Instant::now();
+            self.segments = 0;
+            self.snapshot_commit = commit;
+            let (sealer, runtime) = (self.tenure.sealer(), tokio::runtime::Handle::current());
+            let (bucket, shared) = (self.up.bucket.clone(), Arc::clone(&self.up.shared));
+            tokio::task::spawn_blocking(move || {
+                let frame = match image.compress() {
+                    Ok(frame) => frame,
+                    Err(error) => {
+                        tracing::error!(%error, "the copy of the file could not be read");
+                        return;
+                    }
+                };
+                let mut rng: StdRng = rand::make_rng();
+                let sealed = sealer.snapshot(frame, image.file_len, position, commit, image.time_ms, &mut rng);
+                let key = keyspace::snapshot(position.seq, position.hash);
+                if runtime.block_on(send_beside(&bucket, &shared, &key, &sealed)) {
+                    shared.update(|status| status.snapshot = Some(position));
+                    if let Some(done) = image.done.take() {
+                        let _ = done.send(());
+                    }
+                }
+            });
+        }
+    }
+
+    /// Collects what was shipped, and sends it once more as one object when there is enough of it: a restore then
+    /// needs one GET where it needed many.
+    pub(super) fn merge_segments(&mut self, position: Position, commit: CommitNo) {
+        let options = &self.up.options;
+        if options.merge_segments < 2 {
+            return;
+        }
+        if !self.merge.take(position, commit) {
+            return;
+        }
+        if self.merge.segments < options.merge_segments && self.merge.bytes < options.segment_bytes {
+            return;
+        }
+        let file_len = self.tenure.file_len();
+        let Some(run) = self.merge.finish().filter(|run| run.segments > 1) else { return };
+        let (sealer, runtime) = (self.tenure.sealer(), tokio::runtime::Handle::current());
+        let (bucket, shared) = (self.up.bucket.clone(), Arc::clone(&self.up.shared));
+        tokio::task::spawn_blocking(move || {
+            let merged = Commit { number: run.last_commit, time_ms: run.time_ms, ops: coalesce(run.ops) };
+            let mut rng: StdRng = rand::make_rng();
+            let sealed = sealer.merged(run.first, run.prev, position, run.first_commit, &merged, file_len, &mut rng);
+            let key = keyspace::merged(run.first, position.seq, position.hash);
+            runtime.block_on(send_beside(&bucket, &shared, &key, &sealed));
+        });
+    }
+
     /// At most once a second: the note is a lower bound, and a sync of the disk is not free.
     fn write_note(&mut self, now: bool) {
         if !self.note_due || (!now && self.noted.elapsed() < Duration::from_secs(1)) {
@@ -251,4 +325,21 @@ impl<'u> Shipping<'u> {
             () = self.up.shared.closed() => {}
         }
     }
+}
+
+/// PUTs what travels beside the sequence, as patiently as a read. One that fails is not missed: the next will do.
+async fn send_beside(bucket: &Bucket, shared: &Shared, key: &str, sealed: &Sealed) -> bool {
+    for failures in 1..=bucket.patience().reads {
+        match bucket.create(key, &sealed.bytes).await {
+            Ok(_) => return true,
+            Err(error) if error.kind.is_transient() && !shared.is_closing() => {
+                sleep(bucket.patience().pause_after(failures)).await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "{key} could not be stored");
+                return false;
+            }
+        }
+    }
+    false
 }
