@@ -12,7 +12,7 @@
 //! |---|---|
 //! | what is copied, and when | [`recorder`] |
 //! | requests to S3, and what a failure means | [`bucket`] |
-//! | the objects in the bucket | [`mod@format`], [`keyspace`], [`keys`] |
+//! | the objects in the bucket | [`mod@format`], [`layout`], [`keys`] |
 //! | who may write: terms, fencing, acknowledgement | [`tenure`] |
 //! | what happens to a local file at a start | [`start`] |
 //! | what a restore checks | [`chain`], [`restore`] |
@@ -34,7 +34,7 @@ pub mod discover;
 pub mod drill;
 pub mod format;
 pub mod keys;
-pub mod keyspace;
+pub mod layout;
 pub mod meta;
 pub mod metrics;
 pub mod position;
@@ -42,7 +42,7 @@ pub mod recorder;
 pub mod restore;
 pub mod retention;
 pub mod start;
-pub mod tenure;
+pub mod term;
 pub mod verify;
 
 pub use database::{Ack, Database, Options};

@@ -8,7 +8,7 @@ use keyfleet_litestream::database::{Database, Phase, WriteError};
 use keyfleet_litestream::position::{Position, Seq};
 use keyfleet_litestream::restore::{self, RestoreError, Target};
 use keyfleet_litestream::retention::{self, Rules};
-use keyfleet_litestream::{Ack, keyspace};
+use keyfleet_litestream::{Ack, layout};
 
 use crate::gateway::{Gateway, Tls};
 use crate::s3::{self, Server};
@@ -234,7 +234,7 @@ async fn a_closed_database_is_opened_again_under_a_new_term(location: Location) 
         }
     }
     let bucket = s3::bucket(location.clone()).await;
-    assert!(bucket.get(&keyspace::sequence(Seq(1))).await.unwrap().is_some());
+    assert!(bucket.get(&layout::sequence(Seq(1))).await.unwrap().is_some());
     let to = folder.path().join("restored.redb");
     assert_eq!(restore(location, &to).await.unwrap().position, last.unwrap());
     assert_eq!(entries(&to).len(), 4);

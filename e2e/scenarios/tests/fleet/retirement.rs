@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
-use keyfleet_litestream::bucket::{Bucket, Location, Patience};
+use keyfleet_litestream::bucket::{Bucket, Location, RetryPolicy};
 use keyfleet_litestream::clock::now_ms;
 use keyfleet_litestream::discover::discover;
 use keyfleet_litestream::format::ReplicaName;
@@ -126,7 +126,7 @@ async fn restore_all(
         endpoint: Some(endpoint),
         ..Location::default()
     };
-    let bucket = Bucket::connect(location, Patience::default()).await;
+    let bucket = Bucket::connect(location, RetryPolicy::default()).await;
     let name = ReplicaName::new(replica.to_owned())?;
     let ring = keys::KeyRing::with_key(keys::KeyEncryptionKey::new("1", KEY)?);
     let head = discover(&bucket, &name, now_ms).await?.head.context("the node has a replica")?.position.seq;

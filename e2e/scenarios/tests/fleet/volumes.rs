@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use keyfleet_litestream::bucket::{Location, Patience};
+use keyfleet_litestream::bucket::{Location, RetryPolicy};
 use keyfleet_litestream::database::Options;
 use keyfleet_litestream::format::ReplicaName;
-use keyfleet_litestream::start::Allow;
+use keyfleet_litestream::start::Permissions;
 use keyfleet_litestream::{Ack, Database, keys};
 use keyfleet_scenarios::cluster::Cluster;
 use keyfleet_scenarios::fleet::{Fleet, replication};
@@ -71,8 +71,8 @@ fn fork(fleet: &Fleet<'_>, folder: &Path) -> Result<()> {
         ..Location::default()
     };
     let mut options = Options::new(folder.join("state.redb"), replica, nowhere, Arc::new(ring));
-    options.allow = Allow { unproven: true, ..Allow::default() };
-    options.patience = Patience { reads: 1, ..Patience::default() };
+    options.permissions = Permissions { unproven: true, ..Permissions::default() };
+    options.retry = RetryPolicy { read_attempts: 1, ..RetryPolicy::default() };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let database = Database::open(options).await?;

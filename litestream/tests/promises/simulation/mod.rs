@@ -16,10 +16,10 @@ use keyfleet_litestream::chain::check_floor;
 use keyfleet_litestream::format::header::Header;
 use keyfleet_litestream::format::payload::apply;
 use keyfleet_litestream::format::{Commit, Op};
-use keyfleet_litestream::keyspace;
-use keyfleet_litestream::position::{CommitNo, Digest, Position, Seq, Term};
-use keyfleet_litestream::start::{Allow, Decision, Intent, Local, Meta, Noted, Replica, decide};
-use keyfleet_litestream::tenure::{Answer, Event, Head, Request, Settings, Tenure};
+use keyfleet_litestream::layout;
+use keyfleet_litestream::position::{CommitNo, Digest, Head, Position, Seq, Term};
+use keyfleet_litestream::start::{Acknowledged, Decision, Intent, Local, Meta, Permissions, Replica, decide};
+use keyfleet_litestream::term::{Answer, Event, Request, Settings, TermState};
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha20Rng;
 
@@ -35,7 +35,7 @@ struct Volume {
     /// Entries of eight bytes, one per write.
     image: Vec<u8>,
     meta: Meta,
-    noted: Option<Noted>,
+    acknowledged: Option<Acknowledged>,
     intent: Option<Intent>,
     exists: bool,
 }
@@ -44,8 +44,8 @@ struct Volume {
 enum Doing {
     Looking,
     Fetching(Head, u64),
-    Opening(Box<Tenure>),
-    Running(Box<Tenure>),
+    Opening(Box<TermState>),
+    Running(Box<TermState>),
     /// Local work without the replica.
     Alone,
 }
@@ -182,7 +182,7 @@ impl World {
                 Some(doing) => doing,
                 None => Doing::Looking,
             },
-            Doing::Opening(mut tenure) => match self.exchange(&mut tenure, now_ms) {
+            Doing::Opening(mut term) => match self.exchange(&mut term, now_ms) {
                 Some(Event::Opened(position)) => {
                     self.say(format_args!("machine {machine}: opened term {} at seq {}", position.term, position.seq));
                     let volume = &mut self.volumes[machine];
@@ -192,21 +192,21 @@ impl World {
                     volume.exists = true;
                     let (image, meta) = (volume.image.clone(), volume.meta);
                     let frame = zstd::bulk::compress(&image, 1).unwrap();
-                    tenure.base(frame, image.len() as u64, meta.commit, meta.time_ms, &mut self.rng);
-                    self.commit(machine, Some(&mut tenure), false, now_ms);
-                    Doing::Running(tenure)
+                    term.base(frame, image.len() as u64, meta.commit, meta.time_ms, &mut self.rng);
+                    self.commit(machine, Some(&mut term), false, now_ms);
+                    Doing::Running(term)
                 }
                 Some(Event::Lost) => {
                     self.say(format_args!("machine {machine}: lost the race for a term"));
                     Doing::Looking
                 }
-                _ => Doing::Opening(tenure),
+                _ => Doing::Opening(term),
             },
-            Doing::Running(mut tenure) => {
+            Doing::Running(mut term) => {
                 if self.rng.random_ratio(1, 3) {
-                    self.commit(machine, Some(&mut tenure), true, now_ms);
+                    self.commit(machine, Some(&mut term), true, now_ms);
                 }
-                match self.exchange(&mut tenure, now_ms) {
+                match self.exchange(&mut term, now_ms) {
                     Some(Event::Durable { position, commit, .. }) => self.acknowledge(machine, position, commit),
                     Some(Event::Fenced { seq }) => {
                         self.fenced += 1;
@@ -216,18 +216,18 @@ impl World {
                     _ => {}
                 }
                 if self.rng.random_ratio(1, 30)
-                    && let Some((position, commit)) = tenure.durable()
-                    && tenure.is_idle()
+                    && let Some((position, commit)) = term.durable()
+                    && term.is_idle()
                 {
                     let volume = &self.volumes[machine];
                     let frame = zstd::bulk::compress(&volume.image, 1).unwrap();
                     let len = volume.image.len() as u64;
-                    let sealed = tenure.sealer().snapshot(frame, len, position, commit, now_ms, &mut self.rng);
-                    let key = keyspace::snapshot(position.seq, position.hash);
+                    let sealed = term.sealer().snapshot(frame, len, position, commit, now_ms, &mut self.rng);
+                    let key = layout::snapshot(position.seq, position.hash);
                     self.bucket.create(&key, &sealed.bytes, self.now_ms);
                     self.say(format_args!("machine {machine}: snapshot at seq {}", position.seq));
                 }
-                Doing::Running(tenure)
+                Doing::Running(term)
             }
             Doing::Alone => {
                 self.commit(machine, None, true, now_ms);
@@ -239,13 +239,16 @@ impl World {
 
     fn look(&mut self, machine: usize, now_ms: u64) -> Option<Doing> {
         let volume = &self.volumes[machine];
-        let local =
-            volume.exists.then_some(Local { meta: Some(volume.meta), noted: volume.noted, intent: volume.intent });
+        let local = volume.exists.then_some(Local {
+            meta: Some(volume.meta),
+            acknowledged: volume.acknowledged,
+            intent: volume.intent,
+        });
         let silent = self.rng.random_ratio(1, 10);
         let head = self.bucket.head();
         let replica = if silent { Replica::Silent } else { head.map_or(Replica::Absent, Replica::Present) };
-        let allow = Allow { unproven: true, ..Allow::default() };
-        let decision = decide(local, replica, self.floor, allow);
+        let permissions = Permissions { unproven: true, ..Permissions::default() };
+        let decision = decide(local, replica, self.floor, permissions);
         self.say(format_args!("machine {machine}: {decision:?}"));
         match decision {
             Decision::Create | Decision::Keep => Some(self.open(machine, head, now_ms)),
@@ -259,7 +262,7 @@ impl World {
         match self.bucket.restore(&keys(), head) {
             Ok(Some(restored)) => {
                 if let Some(floor) = self.floor {
-                    let seen = self.bucket.get(&keyspace::sequence(floor.seq)).map(Digest::of);
+                    let seen = self.bucket.get(&layout::sequence(floor.seq)).map(Digest::of);
                     if check_floor(restored.position, floor, seen).is_err() {
                         // The look was older than the floor: look again.
                         return None;
@@ -270,7 +273,7 @@ impl World {
                 self.volumes[machine] = Volume {
                     image,
                     meta: Meta { term: position.term, commit, linked: commit, time_ms },
-                    noted: Some(Noted { position, commit }),
+                    acknowledged: Some(Acknowledged { position, commit }),
                     intent: None,
                     exists: true,
                 };
@@ -284,18 +287,18 @@ impl World {
 
     fn open(&mut self, machine: usize, head: Option<Head>, seen_ms: u64) -> Doing {
         let settings = Settings { replica: name(), idle_grace_ms: IDLE_GRACE_MS, segment_bytes: 200 };
-        let tenure = Tenure::open(settings, head, &keys(), seen_ms, b"", &mut self.rng).unwrap();
-        let (seq, nonce) = tenure.intent().expect("an opening");
+        let term = TermState::open(settings, head, &keys(), seen_ms, b"", &mut self.rng).unwrap();
+        let (seq, nonce) = term.intent().expect("an opening");
         let (after_term, after_commit) = head.map_or((Term(0), CommitNo(0)), |h| (h.position.term, h.last_commit));
         let volume = &mut self.volumes[machine];
         volume.intent = Some(Intent { seq, nonce, after_term, after_commit });
         // Numbers never repeat.
         volume.meta.commit = volume.meta.commit.max(after_commit);
-        Doing::Opening(Box::new(tenure))
+        Doing::Opening(Box::new(term))
     }
 
     /// A local transaction: durable on the volume, then offered.
-    fn commit(&mut self, machine: usize, tenure: Option<&mut Tenure>, with_entry: bool, now_ms: u64) {
+    fn commit(&mut self, machine: usize, term: Option<&mut TermState>, with_entry: bool, now_ms: u64) {
         let volume = &mut self.volumes[machine];
         let number = volume.meta.commit.next();
         let mut ops = Vec::new();
@@ -307,15 +310,15 @@ impl World {
         volume.meta.commit = number;
         volume.meta.time_ms = now_ms.max(volume.meta.time_ms);
         volume.exists = true;
-        if let Some(tenure) = tenure {
+        if let Some(term) = term {
             volume.meta.linked = number;
-            tenure.offer(Commit { number, time_ms: volume.meta.time_ms, ops });
+            term.offer(Commit { number, time_ms: volume.meta.time_ms, ops });
         }
     }
 
     /// One request and what the network makes of it.
-    fn exchange(&mut self, tenure: &mut Tenure, now_ms: u64) -> Option<Event> {
-        let request = tenure.request(now_ms, &mut self.rng)?;
+    fn exchange(&mut self, term: &mut TermState, now_ms: u64) -> Option<Event> {
+        let request = term.request(now_ms, &mut self.rng)?;
         let fault = self.rng.random_range(0..20);
         let answer = match request {
             _ if fault == 0 => Answer::Unknown,
@@ -333,9 +336,11 @@ impl World {
                 }
             }
             Request::ReadBack { key } => Answer::Object(self.bucket.get(&key).map(<[u8]>::to_vec)),
-            Request::ReadBoundary => Answer::Boundary(self.bucket.boundary.map(|(boundary, _)| boundary)),
+            Request::ReadLowestNeeded => {
+                Answer::LowestNeeded(self.bucket.lowest_needed.map(|(lowest_needed, _)| lowest_needed))
+            }
         };
-        tenure.answer(answer, now_ms)
+        term.answer(answer, now_ms)
     }
 
     fn acknowledge(&mut self, machine: usize, position: Position, commit: CommitNo) {
@@ -349,9 +354,9 @@ impl World {
         if self.floor.is_none_or(|floor| position.seq > floor.seq) {
             self.floor = Some(position);
         }
-        self.volumes[machine].noted = Some(Noted { position, commit });
+        self.volumes[machine].acknowledged = Some(Acknowledged { position, commit });
         // Entries up to this commit: those made later are still in the tenure's queue, at the end of the image.
-        let object = self.bucket.get(&keyspace::sequence(position.seq)).expect("just acknowledged");
+        let object = self.bucket.get(&layout::sequence(position.seq)).expect("just acknowledged");
         let len = Header::decode(object).unwrap().0.file_len as usize;
         let entries = self.volumes[machine].image[..len].chunks(8).map(|e| u64::from_be_bytes(e.try_into().unwrap()));
         self.acknowledged.extend(entries.collect::<Vec<_>>());
@@ -373,7 +378,7 @@ impl World {
             self.fail(&format!("entry {lost} was acknowledged and is not in the replica ({})", restored.position));
         }
         let floor = self.floor.expect("raised with every acknowledgement");
-        let seen = self.bucket.get(&keyspace::sequence(floor.seq)).map(Digest::of);
+        let seen = self.bucket.get(&layout::sequence(floor.seq)).map(Digest::of);
         if let Err(error) = check_floor(restored.position, floor, seen) {
             self.fail(&format!("the newest state is refused: {error}"));
         }

@@ -8,13 +8,13 @@ use crate::position::{CommitNo, Digest};
 
 /// An object on its way.
 #[derive(Debug)]
-pub(super) struct Flight {
+pub(super) struct InFlight {
     pub(super) object: Object,
     pub(super) step: Step,
     /// When it was first sent: what follows it in the sequence was made later than that.
     pub(super) sent_ms: Option<u64>,
     /// It was there and then gone: the boundary must be read whatever the clock says.
-    pub(super) wary: bool,
+    pub(super) must_check: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -30,28 +30,28 @@ pub(super) struct Object {
 pub(super) enum Step {
     Put,
     ReadBack,
-    Boundary,
+    ReadLowestNeeded,
 }
 
-impl Flight {
+impl InFlight {
     pub(super) fn new(key: String, sealed: Sealed) -> Self {
         let Sealed { header, bytes, digest } = sealed;
         let object =
             Object { key, bytes: bytes.into(), digest, last_commit: header.last_commit, time_ms: header.time_ms };
-        Self { object, step: Step::Put, sent_ms: None, wary: false }
+        Self { object, step: Step::Put, sent_ms: None, must_check: false }
     }
 
     pub(super) fn request(&self) -> Request {
         match self.step {
             Step::Put => Request::Create { key: self.object.key.clone(), bytes: self.object.bytes.clone() },
             Step::ReadBack => Request::ReadBack { key: self.object.key.clone() },
-            Step::Boundary => Request::ReadBoundary,
+            Step::ReadLowestNeeded => Request::ReadLowestNeeded,
         }
     }
 }
 
 /// Where a flight ended.
-pub(super) enum Landing {
+pub(super) enum Outcome {
     Ours,
     Foreign,
 }

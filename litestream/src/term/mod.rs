@@ -7,8 +7,8 @@
 //!  Lost (restore, try again)                               Fenced (acknowledges nothing more)
 //! ```
 //!
-//! The caller asks [`Tenure::request`] what to do, does it, and tells [`Tenure::answer`] what happened. At most
-//! one request on the sequence is in flight. The rules kept here:
+//! The caller asks [`TermState::request`] what to do, does it, and tells [`TermState::answer`] what happened. At most
+//! one request on the sequence is in in_flight. The rules kept here:
 //!
 //! - The opening is `If-None-Match: *` on head + 1 and names the head's digest: a compare-and-swap on exactly
 //!   the state held.
@@ -20,9 +20,9 @@
 //! - A writer that proved its place longer ago than the idle grace reads the boundary before it acknowledges:
 //!   its number may have been used by a successor and collected since.
 //!
-//! `sealer` makes the objects of a term, `flight` is one of them on its way.
+//! `sealer` makes the objects of a term, `in_flight` is one of them on its way.
 
-mod flight;
+mod in_flight;
 mod sealer;
 
 use std::collections::VecDeque;
@@ -34,26 +34,11 @@ use crate::format::header::{Header, Kind, ReplicaName};
 use crate::format::payload::{Commit, encode_commits};
 use crate::format::seal;
 use crate::keys::{KeyError, KeyRing, TermKey};
-use crate::keyspace;
-use crate::position::{CommitNo, Digest, Position, Seq, Term};
+use crate::layout;
+use crate::position::{CommitNo, Digest, Head, Position, Seq, Term};
 
-use flight::{Flight, Landing, Step};
+use in_flight::{InFlight, Outcome, Step};
 pub use sealer::Sealer;
-
-/// The newest object of a sequence, as read from the bucket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
-    /// Its term, number and digest.
-    pub position: Position,
-    /// Opening or segment.
-    pub is_opening: bool,
-    /// Its writer's nonce.
-    pub nonce: [u8; 16],
-    /// Last commit it carries; of an opening, the last one before it.
-    pub last_commit: CommitNo,
-    /// Its time, in milliseconds since the Unix epoch.
-    pub time_ms: u64,
-}
 
 /// What a tenure needs to know about its surroundings.
 #[derive(Clone, Debug)]
@@ -83,7 +68,7 @@ pub enum Request {
         key: String,
     },
     /// GET of the boundary object.
-    ReadBoundary,
+    ReadLowestNeeded,
 }
 
 /// What came of a [`Request`].
@@ -98,7 +83,7 @@ pub enum Answer {
     /// The object read back; none when it is gone.
     Object(Option<Vec<u8>>),
     /// The boundary read; none when there is none.
-    Boundary(Option<Seq>),
+    LowestNeeded(Option<Seq>),
 }
 
 /// What a tenure has to say after an answer.
@@ -133,7 +118,7 @@ pub enum Event {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Tenure {
+pub struct TermState {
     settings: Settings,
     sealer: Sealer,
     state: State,
@@ -151,15 +136,15 @@ pub struct Tenure {
 
 #[derive(Debug)]
 enum State {
-    Opening(Flight),
+    Opening(InFlight),
     NeedsBase,
-    Basing(Flight),
-    Shipping(Option<Flight>),
+    Basing(InFlight),
+    Shipping(Option<InFlight>),
     /// Lost, fenced or closed.
     Over,
 }
 
-impl Tenure {
+impl TermState {
     /// Prepares the opening of the term after `head`'s, at the number after `head`'s; of the first term of a
     /// replica when there is no head. `seen_ms` is when the number was seen to be free.
     ///
@@ -193,11 +178,11 @@ impl Tenure {
             ..sealer.header(Kind::Opening, term, before.seq.next())
         };
         let sealed = seal::seal(&sealer.key, header, note, rng);
-        let flight = Flight::new(keyspace::sequence(before.seq.next()), sealed);
+        let in_flight = InFlight::new(layout::sequence(before.seq.next()), sealed);
         Ok(Self {
             settings,
             sealer,
-            state: State::Opening(flight),
+            state: State::Opening(in_flight),
             head: Position { term, ..before },
             last_commit,
             time_ms,
@@ -211,7 +196,7 @@ impl Tenure {
 
     /// The term that this tenure is, or asks to be.
     #[must_use]
-    pub fn term(&self) -> Term {
+    pub fn number(&self) -> Term {
         self.head.term
     }
 
@@ -219,8 +204,8 @@ impl Tenure {
     /// right after it does not take our own opening for a stranger's.
     #[must_use]
     pub fn intent(&self) -> Option<(Seq, [u8; 16])> {
-        let State::Opening(flight) = &self.state else { return None };
-        let (header, _) = Header::decode(&flight.object.bytes).expect("own header decodes");
+        let State::Opening(in_flight) = &self.state else { return None };
+        let (header, _) = Header::decode(&in_flight.object.bytes).expect("own header decodes");
         Some((header.seq, header.nonce))
     }
 
@@ -230,7 +215,7 @@ impl Tenure {
         matches!(self.state, State::NeedsBase)
     }
 
-    /// Whether nothing is in flight and nothing waits.
+    /// Whether nothing is in in_flight and nothing waits.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         matches!(self.state, State::Shipping(None)) && self.pending.is_empty()
@@ -257,7 +242,7 @@ impl Tenure {
         self.file_len = file_len;
         let time_ms = time_ms.max(self.time_ms);
         let sealed = self.sealer.snapshot(image, file_len, self.head, commit, time_ms, rng);
-        self.state = State::Basing(Flight::new(keyspace::snapshot(self.head.seq, self.head.hash), sealed));
+        self.state = State::Basing(InFlight::new(layout::snapshot(self.head.seq, self.head.hash), sealed));
     }
 
     /// What seals snapshots and merged segments of this term.
@@ -286,7 +271,7 @@ impl Tenure {
     /// The request to make now; none while there is nothing to do or the caller owes a base. Asking again before
     /// answering gives the same request: that is how a failed one is repeated.
     pub fn request(&mut self, now_ms: u64, rng: &mut impl CryptoRng) -> Option<Request> {
-        if let State::Shipping(flight @ None) = &mut self.state
+        if let State::Shipping(in_flight @ None) = &mut self.state
             && !self.pending.is_empty()
         {
             let mut size = 0;
@@ -323,12 +308,12 @@ impl Tenure {
                 ..self.sealer.header(Kind::Segment, self.head.term, seq)
             };
             let sealed = seal::seal(&self.sealer.key, header, &encode_commits(&commits), rng);
-            *flight = Some(Flight::new(keyspace::sequence(seq), sealed));
+            *in_flight = Some(InFlight::new(layout::sequence(seq), sealed));
         }
         match &mut self.state {
-            State::Opening(flight) | State::Basing(flight) | State::Shipping(Some(flight)) => {
-                flight.sent_ms.get_or_insert(now_ms);
-                Some(flight.request())
+            State::Opening(in_flight) | State::Basing(in_flight) | State::Shipping(Some(in_flight)) => {
+                in_flight.sent_ms.get_or_insert(now_ms);
+                Some(in_flight.request())
             }
             State::NeedsBase | State::Shipping(None) | State::Over => None,
         }
@@ -339,38 +324,40 @@ impl Tenure {
     pub fn answer(&mut self, answer: Answer, now_ms: u64) -> Option<Event> {
         let idle = now_ms.saturating_sub(self.proven_ms) > self.settings.idle_grace_ms;
         let own_seq = self.head.seq.next();
-        let flight = match &mut self.state {
-            State::Opening(flight) | State::Basing(flight) | State::Shipping(Some(flight)) => flight,
+        let in_flight = match &mut self.state {
+            State::Opening(in_flight) | State::Basing(in_flight) | State::Shipping(Some(in_flight)) => in_flight,
             State::NeedsBase | State::Shipping(None) | State::Over => return None,
         };
         // A snapshot is named by our own opening's digest: nobody can have overtaken it.
-        let check = (idle || flight.wary) && flight.object.key.starts_with(keyspace::SEQUENCE);
-        let landing = match (flight.step, answer) {
+        let check = (idle || in_flight.must_check) && in_flight.object.key.starts_with(layout::SEQUENCE);
+        let outcome = match (in_flight.step, answer) {
             (Step::Put, Answer::Exists) => {
-                flight.step = Step::ReadBack;
+                in_flight.step = Step::ReadBack;
                 None
             }
             // It was there and is gone: collected under us, or never ours.
             (Step::ReadBack, Answer::Object(None)) => {
-                (flight.step, flight.wary) = (Step::Put, true);
+                (in_flight.step, in_flight.must_check) = (Step::Put, true);
                 None
             }
-            (Step::ReadBack, Answer::Object(Some(found))) if found[..] != flight.object.bytes[..] => {
-                Some(Landing::Foreign)
+            (Step::ReadBack, Answer::Object(Some(found))) if found[..] != in_flight.object.bytes[..] => {
+                Some(Outcome::Foreign)
             }
             (Step::Put, Answer::Created) | (Step::ReadBack, Answer::Object(Some(_))) if check => {
-                flight.step = Step::Boundary;
+                in_flight.step = Step::ReadLowestNeeded;
                 None
             }
-            (Step::Put, Answer::Created) | (Step::ReadBack, Answer::Object(Some(_))) => Some(Landing::Ours),
+            (Step::Put, Answer::Created) | (Step::ReadBack, Answer::Object(Some(_))) => Some(Outcome::Ours),
             // At and above the boundary nothing was ever deleted, so an object created there is no second one.
-            (Step::Boundary, Answer::Boundary(Some(boundary))) if boundary > own_seq => Some(Landing::Foreign),
-            (Step::Boundary, Answer::Boundary(_)) => Some(Landing::Ours),
+            (Step::ReadLowestNeeded, Answer::LowestNeeded(Some(lowest_needed))) if lowest_needed > own_seq => {
+                Some(Outcome::Foreign)
+            }
+            (Step::ReadLowestNeeded, Answer::LowestNeeded(_)) => Some(Outcome::Ours),
             _ => None,
         };
-        match landing? {
-            Landing::Ours => Some(self.landed()),
-            Landing::Foreign => {
+        match outcome? {
+            Outcome::Ours => Some(self.object_created()),
+            Outcome::Foreign => {
                 let lost = matches!(std::mem::replace(&mut self.state, State::Over), State::Opening(_));
                 self.pending.clear();
                 Some(if lost { Event::Lost } else { Event::Fenced { seq: own_seq } })
@@ -384,22 +371,22 @@ impl Tenure {
         self.pending.clear();
     }
 
-    fn landed(&mut self) -> Event {
+    fn object_created(&mut self) -> Event {
         let proof = |sent_ms: Option<u64>| sent_ms.expect("only what was sent is answered");
         match std::mem::replace(&mut self.state, State::Over) {
-            State::Opening(Flight { object, sent_ms, .. }) => {
+            State::Opening(InFlight { object, sent_ms, .. }) => {
                 self.proven_ms = proof(sent_ms);
                 self.head = Position { term: self.head.term, seq: self.head.seq.next(), hash: object.digest };
                 self.state = State::NeedsBase;
                 Event::Opened(self.head)
             }
-            State::Basing(Flight { object, .. }) => {
+            State::Basing(InFlight { object, .. }) => {
                 self.last_commit = object.last_commit;
                 self.time_ms = object.time_ms;
                 self.state = State::Shipping(None);
                 Event::Based { position: self.head, commit: self.last_commit }
             }
-            State::Shipping(Some(Flight { object, sent_ms, .. })) => {
+            State::Shipping(Some(InFlight { object, sent_ms, .. })) => {
                 self.proven_ms = proof(sent_ms);
                 self.confirmed = true;
                 self.head = Position { term: self.head.term, seq: self.head.seq.next(), hash: object.digest };
@@ -409,7 +396,7 @@ impl Tenure {
                 Event::Durable { position: self.head, commit: self.last_commit, bytes: object.bytes.len() }
             }
             State::NeedsBase | State::Shipping(None) | State::Over => {
-                unreachable!("only a flight lands")
+                unreachable!("only an object in flight is answered")
             }
         }
     }

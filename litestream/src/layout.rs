@@ -12,7 +12,7 @@ pub const MERGED: &str = "merged/";
 /// Folder of the pins that running restores hold.
 pub const PINS: &str = "pin/";
 /// The lowest sequence number that may still be needed.
-pub const BOUNDARY: &str = "boundary";
+pub const LOWEST_NEEDED: &str = "boundary";
 
 /// Key of an opening or a segment.
 #[must_use]
