@@ -10,6 +10,7 @@
 //! - [`rules`]: the form of the rules that keep a field written once, or only rising
 //! - [`values`]: keys, digests and ids as they are written in objects
 //! - [`conditions`]: condition types and reasons, and how a condition is set
+//! - [`convert`]: between a KeyEpoch, which people read, and the plan, which the protocol computes with
 //! - [`names`], [`labels`]: names of objects, labels and finalizers
 //! - [`record`]: the ConfigMap `<cluster>-record`
 //! - [`node_config`], [`retention_config`]: the files that the operator renders and a node, or the retention job, reads
@@ -21,6 +22,7 @@
 
 pub mod cluster;
 pub mod conditions;
+pub mod convert;
 pub mod epoch;
 pub mod generate;
 pub mod labels;

@@ -15,7 +15,8 @@ use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::round::{Blob, Body, MessageKind, Phase, RoundRecord, SignedMessage, Transcript};
 use tempfile::TempDir;
 
-use super::driver::{DriveError, Driver, Input};
+use super::Input;
+use super::driver::{DriveError, Driver};
 use super::memory::{CarryError, Step};
 use super::start::{Parts, StartError, Started, start};
 use crate::homes::secret::{SealClient, SecretHome};
@@ -286,39 +287,25 @@ impl Operator {
         let block = round.plan.block;
         let view =
             RoundView { transcript: &round.transcript, record: &round.record, opened: block, now: block, overdue };
-        let decision = decide(&view);
-        let record = &mut round.record;
-        match decision {
-            None => {}
-            Some(Decision::FreezeDealers(dealers)) => {
-                record.phase = Phase::Verifying;
-                record.dealers = Some(dealers);
-            }
-            Some(Decision::FreezeResponses { responses, qualified }) => {
-                record.phase = Phase::Preparing;
-                record.responses = Some(responses);
-                record.qualified = Some(qualified);
-            }
-            Some(Decision::Certify) => record.phase = Phase::Certifying,
-            Some(Decision::Activate { certificate, public_key, holders }) => {
-                record.phase = Phase::Active;
-                record.certificate = Some(certificate);
-                let judgement = round
-                    .transcript
-                    .judge(record.dealers.as_ref().unwrap(), record.responses.as_ref().unwrap())
-                    .expect("all evidence is there");
-                let vector = judgement.combine(&round.transcript).unwrap().vector;
-                self.vectors.insert(round.number, vector);
-                self.epochs.push(KeptEpoch {
-                    number: round.number,
-                    plan: round.plan.clone(),
-                    vector: certificate.vector,
-                    public_key,
-                    holders: holders.keys().copied().collect(),
-                });
-            }
-            Some(Decision::Confirm) => record.phase = Phase::Confirmed,
-            Some(Decision::Fail(reason)) => panic!("the round failed: {reason}"),
+        let Some(decision) = decide(&view) else { return };
+        if let Decision::Fail(reason) = decision {
+            panic!("the round failed: {reason}");
+        }
+        round.record.apply(&decision).expect("a decision fits the record that it rests on");
+        if let Decision::Activate { certificate, public_key, holders } = decision {
+            let judgement = round
+                .transcript
+                .judge(round.record.dealers.as_ref().unwrap(), round.record.responses.as_ref().unwrap())
+                .expect("all evidence is there");
+            let vector = judgement.combine(&round.transcript).unwrap().vector;
+            self.vectors.insert(round.number, vector);
+            self.epochs.push(KeptEpoch {
+                number: round.number,
+                plan: round.plan.clone(),
+                vector: certificate.vector,
+                public_key,
+                holders: holders.keys().copied().collect(),
+            });
         }
     }
 
