@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyfleet_api::node_config::S3_CA_FOLDER;
 use keyfleet_crds::cluster::Replication;
 use keyfleet_crds::cluster::storage::S3;
 use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::node::report::ProblemAbout;
+use keyfleet_crds::node_config::S3_CA_FOLDER;
 use keyfleet_litestream::authorities::{Authorities, AuthoritiesError};
 use keyfleet_litestream::bucket::{ErrorKind, Location, RetryPolicy};
 use keyfleet_litestream::database::{OpenError, Options};

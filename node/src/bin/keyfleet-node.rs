@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use keyfleet_api::node_config::LogFormat;
-use keyfleet_api::retention_config::RetentionConfig;
+use keyfleet_crds::node_config::LogFormat;
+use keyfleet_crds::retention_config::RetentionConfig;
 use keyfleet_node::config::Config;
 use keyfleet_node::process::{self, Surroundings};
 use keyfleet_node::{restore, retain};

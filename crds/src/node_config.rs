@@ -5,8 +5,8 @@
 
 use std::path::PathBuf;
 
-use keyfleet_crds::cluster::{KeyEncryption, Recovery, Replication};
-use keyfleet_crds::values::ClusterId;
+use crate::cluster::{KeyEncryption, Recovery, Replication};
+use crate::values::ClusterId;
 use serde::{Deserialize, Serialize};
 
 /// The format that this release writes and reads.
