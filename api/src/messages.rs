@@ -2,7 +2,7 @@
 
 use keyfleet_threshold::identifiers::Digest;
 use keyfleet_threshold::prekey::SignedPrekeySet;
-use keyfleet_threshold::round::{Blob, SignedMessage};
+use keyfleet_threshold::round::{Blob, MessageKind, SignedMessage};
 
 use crate::v1;
 
@@ -12,7 +12,20 @@ const SIGNATURE_BYTES: usize = 64;
 #[must_use]
 pub fn message(message: &SignedMessage) -> v1::SignedMessage {
     let (payload, signature) = split(message.encode());
-    v1::SignedMessage { kind: message.body.kind().into(), payload, signature }
+    v1::SignedMessage { kind: kind(message.body.kind()).into(), payload, signature }
+}
+
+fn kind(kind: MessageKind) -> v1::MessageKind {
+    match kind {
+        MessageKind::Dealing => v1::MessageKind::Dealing,
+        MessageKind::Have => v1::MessageKind::Have,
+        MessageKind::Response => v1::MessageKind::Response,
+        MessageKind::Prepared => v1::MessageKind::Prepared,
+        MessageKind::Partial => v1::MessageKind::Partial,
+        MessageKind::Unable => v1::MessageKind::Unable,
+        MessageKind::Holds => v1::MessageKind::Holds,
+        MessageKind::Erased => v1::MessageKind::Erased,
+    }
 }
 
 /// A prekey set as it travels.
@@ -44,7 +57,7 @@ pub fn read_found(item: &v1::FetchItem) -> Option<Blob> {
 fn read_message(message: &v1::SignedMessage) -> Option<Blob> {
     let bytes = join(&message.payload, &message.signature)?;
     let read = SignedMessage::decode(&bytes).ok()?;
-    (i32::from(read.body.kind()) == message.kind).then_some(Blob::Message(read))
+    (kind(read.body.kind()) == message.kind()).then_some(Blob::Message(read))
 }
 
 fn read_prekey_set(set: &v1::SignedPrekeySet) -> Option<Blob> {

@@ -14,7 +14,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use keyfleet_litestream::database::Database;
-use keyfleet_litestream::{Ack, keyspace};
+use keyfleet_litestream::{Ack, layout};
 use redb::TableDefinition;
 
 use support::{REMOTE, TABLE, opened, options, restore, value};
@@ -79,7 +79,7 @@ async fn main() {
     println!("{:<58} {:.0} ms", "flush of the rest at close", lag.elapsed().as_secs_f64() * 1e3);
     let bucket = s3::bucket(gateway.location("one")).await;
     let payload: usize = (0..COMMITS).map(|key| record(key).len() + 60).sum();
-    let grouped: u64 = bucket.list(keyspace::SEQUENCE, None).await.unwrap().iter().map(|entry| entry.size).sum();
+    let grouped: u64 = bucket.list(layout::SEQUENCE, None).await.unwrap().iter().map(|entry| entry.size).sum();
     println!("{:<58} {:.2}", "bytes shipped / payload, commits grouped", grouped as f64 / payload as f64);
 
     // One object for every commit.
@@ -94,7 +94,7 @@ async fn main() {
     percentiles("Ack::Remote, one PUT to versitygw each", remote_times);
     let bucket = s3::bucket(gateway.location("two")).await;
     let payload: usize = (0..400).map(|key| record(key).len() + 60).sum();
-    let single: u64 = bucket.list(keyspace::SEQUENCE, None).await.unwrap().iter().map(|entry| entry.size).sum();
+    let single: u64 = bucket.list(layout::SEQUENCE, None).await.unwrap().iter().map(|entry| entry.size).sum();
     println!("{:<58} {:.2}", "bytes shipped / payload, one object per commit", single as f64 / payload as f64);
     // Lag with a sync interval of 20 ms: from a local commit to its acknowledgement when nobody hurries it.
     let mut lags = Vec::new();

@@ -3,15 +3,16 @@
 //! redb often does not notice a missing segment: a file rebuilt with a gap opens, with wrong contents. So every
 //! link is checked here, before a byte reaches a file that someone could open.
 
+use crate::format::error::ObjectError;
 use crate::format::header::{Header, Kind, ReplicaName};
 use crate::format::payload::{Commit, decode_commits};
-use crate::format::seal::{self, ObjectError};
+use crate::format::seal;
 use crate::keys::{KeyRing, TermKey};
 use crate::position::{CommitNo, Digest, Position, Seq, Term};
 
 /// A verified walk along the chain.
 #[derive(Debug)]
-pub struct Walk<'k> {
+pub struct ChainCursor<'k> {
     replica: ReplicaName,
     keys: &'k KeyRing,
     key: TermKey,
@@ -20,20 +21,20 @@ pub struct Walk<'k> {
     /// The state: last object whose content is included.
     state: Position,
     /// An opening whose base is not the snapshot we started from.
-    baseless: Option<(Term, Seq)>,
+    missing_base: Option<(Term, Seq)>,
     newest_term: Term,
     last_commit: CommitNo,
     time_ms: u64,
     file_len: u64,
 }
 
-impl<'k> Walk<'k> {
+impl<'k> ChainCursor<'k> {
     /// Starts at a snapshot, which lies under the key for `(seq, hash)`. Returns the walk and the file's image
     /// as one zstd frame of `file_len` bytes.
     ///
     /// # Errors
     /// When the object is not that snapshot of this replica.
-    pub fn begin(
+    pub fn from_snapshot(
         replica: &ReplicaName,
         keys: &'k KeyRing,
         (seq, hash): (Seq, Digest),
@@ -49,26 +50,26 @@ impl<'k> Walk<'k> {
             .unwrap(&header.wraps, replica.as_str(), header.term)
             .map_err(|error| ChainError::Object { place, error: error.into() })?;
         let image = seal::open_compressed(&key, object).map_err(|error| ChainError::Object { place, error })?;
-        let walk = Self {
+        let cursor = Self {
             replica: replica.clone(),
             keys,
             key,
             link: (seq, hash),
             state: Position { term: header.term, seq, hash },
-            baseless: None,
+            missing_base: None,
             newest_term: header.term,
             last_commit: header.last_commit,
             time_ms: header.time_ms,
             file_len: header.file_len,
         };
-        Ok((walk, image))
+        Ok((cursor, image))
     }
 
     /// Takes the object numbered `self.next_seq()`, and returns the commits it carries.
     ///
     /// # Errors
     /// [`ChainError`] says which promise of the chain the object breaks.
-    pub fn step(&mut self, object: &[u8]) -> Result<Vec<Commit>, ChainError> {
+    pub fn read_next(&mut self, object: &[u8]) -> Result<Vec<Commit>, ChainError> {
         let place = Place::Sequence(self.next_seq());
         let header = decode(place, object)?;
         expect_owner(place, &self.replica, &header)?;
@@ -86,7 +87,7 @@ impl<'k> Walk<'k> {
                 .map_err(|error| ChainError::Object { place, error: error.into() })?;
             seal::open(&key, object).map_err(|error| ChainError::Object { place, error })?;
             self.newest_term = header.term;
-            self.baseless = Some((header.term, header.seq));
+            self.missing_base = Some((header.term, header.seq));
             Vec::new()
         } else {
             self.take_commits(place, &header, object)?
@@ -98,8 +99,8 @@ impl<'k> Walk<'k> {
     /// Takes a merged segment that begins at `self.next_seq()`.
     ///
     /// # Errors
-    /// As [`Walk::step`].
-    pub fn step_merged(&mut self, last: Seq, hash: Digest, object: &[u8]) -> Result<Vec<Commit>, ChainError> {
+    /// As [`ChainCursor::read_next`].
+    pub fn read_merged(&mut self, last: Seq, hash: Digest, object: &[u8]) -> Result<Vec<Commit>, ChainError> {
         let place = Place::Merged(self.next_seq(), last);
         let header = decode(place, object)?;
         expect_owner(place, &self.replica, &header)?;
@@ -161,7 +162,7 @@ impl<'k> Walk<'k> {
     }
 
     fn take_commits(&mut self, place: Place, header: &Header, object: &[u8]) -> Result<Vec<Commit>, ChainError> {
-        if let Some((term, seq)) = self.baseless {
+        if let Some((term, seq)) = self.missing_base {
             return Err(ChainError::BaseMissing { term, seq });
         }
         if header.term != self.state.term {

@@ -2,11 +2,10 @@
 
 use crate::bucket::{Bucket, BucketError};
 use crate::chain::{ChainError, Place};
+use crate::format::error::ObjectError;
 use crate::format::header::{Header, Kind, ReplicaName};
-use crate::format::seal::ObjectError;
-use crate::keyspace;
-use crate::position::{Digest, Position, Seq};
-use crate::tenure::Head;
+use crate::layout;
+use crate::position::{Digest, Head, Position, Seq};
 
 /// What a look at the bucket found.
 #[derive(Clone, Debug)]
@@ -18,7 +17,7 @@ pub struct Found {
     /// Merged segments listed: first, last, digest.
     pub merged: Vec<(Seq, Seq, Digest)>,
     /// Lowest number that may still be needed.
-    pub boundary: Option<Seq>,
+    pub lowest_needed: Option<Seq>,
     /// When the number after the head was seen to be free, in milliseconds since the Unix epoch.
     pub seen_ms: u64,
 }
@@ -35,7 +34,7 @@ pub enum DiscoverError {
     Chain(#[from] ChainError),
     /// The boundary object is not one.
     #[error("the boundary object is malformed: expected one decimal number, found `{0}`")]
-    Boundary(String),
+    LowestNeeded(String),
 }
 
 /// Looks for the head: from the highest number that a listing or the boundary names, upwards by key until one
@@ -46,33 +45,33 @@ pub enum DiscoverError {
 /// [`DiscoverError`]; a bucket that does not exist is an error, not an absent replica.
 pub async fn discover(bucket: &Bucket, replica: &ReplicaName, now_ms: fn() -> u64) -> Result<Found, DiscoverError> {
     loop {
-        let boundary = read_boundary(bucket).await?.map(|(boundary, _)| boundary);
-        let after = boundary.map(keyspace::sequence);
-        let listed = bucket.list(keyspace::SEQUENCE, after.as_deref()).await?;
-        let listed = boundary.max(listed.iter().filter_map(|entry| keyspace::parse_sequence(&entry.key)).max());
+        let lowest_needed = read_lowest_needed(bucket).await?.map(|(lowest_needed, _)| lowest_needed);
+        let after = lowest_needed.map(layout::sequence);
+        let listed = bucket.list(layout::SEQUENCE, after.as_deref()).await?;
+        let listed = lowest_needed.max(listed.iter().filter_map(|entry| layout::parse_sequence(&entry.key)).max());
         let head = climb(bucket, replica, listed, now_ms).await?;
         // After the head: a base that a segment follows is in this listing, or somebody took it away.
         let mut snapshots: Vec<_> = bucket
-            .list(keyspace::SNAPSHOTS, None)
+            .list(layout::SNAPSHOTS, None)
             .await?
             .iter()
-            .filter_map(|entry| keyspace::parse_snapshot(&entry.key))
+            .filter_map(|entry| layout::parse_snapshot(&entry.key))
             .collect();
         snapshots.sort_unstable_by_key(|(seq, hash)| (*seq, hash.0));
         if let Some((newest, _)) = snapshots.last()
             && head.is_none_or(|(head, _)| head.position.seq < *newest)
         {
             // Either the replica grew while we looked, or its end is missing.
-            if bucket.get_start(&keyspace::sequence(*newest), 1).await?.is_none() {
+            if bucket.get_start(&layout::sequence(*newest), 1).await?.is_none() {
                 return Err(ChainError::Missing { place: Place::Sequence(*newest) }.into());
             }
             continue;
         }
         let mut merged: Vec<_> =
-            bucket.list(keyspace::MERGED, None).await?.iter().filter_map(|e| keyspace::parse_merged(&e.key)).collect();
+            bucket.list(layout::MERGED, None).await?.iter().filter_map(|e| layout::parse_merged(&e.key)).collect();
         merged.sort_unstable_by_key(|(first, last, hash)| (*first, *last, hash.0));
         let (head, seen_ms) = head.unzip();
-        return Ok(Found { head, snapshots, merged, boundary, seen_ms: seen_ms.unwrap_or_else(now_ms) });
+        return Ok(Found { head, snapshots, merged, lowest_needed, seen_ms: seen_ms.unwrap_or_else(now_ms) });
     }
 }
 
@@ -85,7 +84,7 @@ async fn climb(
     now_ms: fn() -> u64,
 ) -> Result<Option<(Head, u64)>, DiscoverError> {
     let mut seq = known.unwrap_or(Seq(1));
-    let Some(mut object) = bucket.get(&keyspace::sequence(seq)).await? else {
+    let Some(mut object) = bucket.get(&layout::sequence(seq)).await? else {
         return match known {
             Some(seq) => Err(ChainError::Missing { place: Place::Sequence(seq) }.into()),
             None => Ok(None),
@@ -93,7 +92,7 @@ async fn climb(
     };
     loop {
         let seen_ms = now_ms();
-        match bucket.get(&keyspace::sequence(seq.next())).await? {
+        match bucket.get(&layout::sequence(seq.next())).await? {
             Some(next) => (object, seq) = (next, seq.next()),
             None => return Ok(Some((read_head(replica, seq, &object)?, seen_ms))),
         }
@@ -104,18 +103,18 @@ async fn climb(
 ///
 /// # Errors
 /// [`DiscoverError`].
-pub async fn read_boundary(bucket: &Bucket) -> Result<Option<(Seq, Option<String>)>, DiscoverError> {
-    let Some((bytes, etag)) = bucket.get_tagged(keyspace::BOUNDARY, None).await? else { return Ok(None) };
-    Ok(Some((parse_boundary(&bytes)?, etag)))
+pub async fn read_lowest_needed(bucket: &Bucket) -> Result<Option<(Seq, Option<String>)>, DiscoverError> {
+    let Some((bytes, etag)) = bucket.get_tagged(layout::LOWEST_NEEDED, None).await? else { return Ok(None) };
+    Ok(Some((parse_lowest_needed(&bytes)?, etag)))
 }
 
 /// Reads the content of a boundary object: one decimal number and a line feed.
 ///
 /// # Errors
-/// [`DiscoverError::Boundary`].
-pub fn parse_boundary(bytes: &[u8]) -> Result<Seq, DiscoverError> {
+/// [`DiscoverError::LowestNeeded`].
+pub fn parse_lowest_needed(bytes: &[u8]) -> Result<Seq, DiscoverError> {
     let text = String::from_utf8_lossy(bytes);
-    text.trim_end().parse().map(Seq).map_err(|_| DiscoverError::Boundary(text.chars().take(40).collect()))
+    text.trim_end().parse().map(Seq).map_err(|_| DiscoverError::LowestNeeded(text.chars().take(40).collect()))
 }
 
 /// Reads the clear part of the newest object. Its seal is checked by whoever uses its content.

@@ -18,7 +18,7 @@ use crate::keys::KeyRing;
 use crate::position::{CommitNo, Position, Seq};
 use crate::restore::{Options, Progress, RestoreError, Restored, Target, check_file, fetch};
 use crate::start::Meta;
-use crate::{keyspace, meta, verify};
+use crate::{layout, meta, verify};
 
 /// What a drill restored and compared.
 #[derive(Clone, Debug, Serialize)]
@@ -116,7 +116,7 @@ impl Newest<'_> {
             let lacking = held.commit.0 - head.commit.0;
             return Ok(Local::NotCompared(format!("it has {lacking} commits that the bucket does not have")));
         }
-        let objects = verify::list(self.bucket, keyspace::SEQUENCE).await?;
+        let objects = verify::list(self.bucket, layout::SEQUENCE).await?;
         let point = objects.iter().find(|one| one.last_commit == held.commit && one.term == held.term);
         let Some(point) = point else {
             let why = "no object of the sequence ends with it, or it was collected";
@@ -170,10 +170,10 @@ async fn oldest_of_term(
     replica: &ReplicaName,
     newest: &Restored,
 ) -> Result<Option<Seq>, RestoreError> {
-    let found = discover(bucket, replica, crate::now_ms).await?;
+    let found = discover(bucket, replica, crate::clock::now_ms).await?;
     for (seq, hash) in found.snapshots {
-        let key = keyspace::snapshot(seq, hash);
-        if key == newest.snapshot || found.boundary.is_some_and(|boundary| seq < boundary) {
+        let key = layout::snapshot(seq, hash);
+        if key == newest.snapshot || found.lowest_needed.is_some_and(|lowest_needed| seq < lowest_needed) {
             continue;
         }
         let Some(start) = bucket.get_start(&key, header::MAX_LEN).await? else { continue };

@@ -12,7 +12,7 @@
 //! |---|---|
 //! | what is copied, and when | [`recorder`] |
 //! | requests to S3, and what a failure means | [`bucket`] |
-//! | the objects in the bucket | [`mod@format`], [`keyspace`], [`keys`] |
+//! | the objects in the bucket | [`mod@format`], [`layout`], [`keys`] |
 //! | who may write: terms, fencing, acknowledgement | [`tenure`] |
 //! | what happens to a local file at a start | [`start`] |
 //! | what a restore checks | [`chain`], [`restore`] |
@@ -23,9 +23,12 @@
 //! `tenure`, `start`, `chain` and `format` are pure: the same code runs in the process and in
 //! the simulation.
 
+#![warn(missing_docs)]
+
 pub mod authorities;
 pub mod bucket;
 pub mod chain;
+pub mod clock;
 pub mod config;
 pub mod contents;
 pub mod database;
@@ -33,7 +36,7 @@ pub mod discover;
 pub mod drill;
 pub mod format;
 pub mod keys;
-pub mod keyspace;
+pub mod layout;
 pub mod meta;
 pub mod metrics;
 pub mod position;
@@ -41,15 +44,8 @@ pub mod recorder;
 pub mod restore;
 pub mod retention;
 pub mod start;
-pub mod tenure;
+pub mod term;
 pub mod verify;
 
 pub use database::{Ack, Database, Options};
 pub use position::Position;
-
-/// The wall clock, in milliseconds since the Unix epoch.
-#[must_use]
-pub fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}

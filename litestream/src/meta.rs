@@ -9,7 +9,7 @@ use redb::{ReadableDatabase, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use crate::position::{CommitNo, Position, Seq, Term};
-use crate::start::{Intent, Local, Meta, Noted};
+use crate::start::{Acknowledged, Intent, Local, Meta};
 
 const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keyfleet_litestream");
 const ROW: &str = "position";
@@ -59,7 +59,7 @@ pub fn read(database: &impl ReadableDatabase) -> Result<Option<Meta>, redb::Erro
 /// witness, never the truth; without it a start only becomes more careful.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Note {
+pub struct PositionFile {
     /// Last position known to be acknowledged and included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<Position>,
@@ -68,7 +68,7 @@ pub struct Note {
     pub commit: CommitNo,
     /// An opening that was about to leave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub intent: Option<NotedIntent>,
+    pub intent: Option<SavedIntent>,
     /// A floor that was overridden on purpose when this file was restored, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overridden: Option<String>,
@@ -77,14 +77,14 @@ pub struct Note {
 /// See [`Intent`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct NotedIntent {
+pub struct SavedIntent {
     seq: Seq,
     nonce: String,
     after_term: Term,
     after_commit: CommitNo,
 }
 
-impl From<Intent> for NotedIntent {
+impl From<Intent> for SavedIntent {
     fn from(intent: Intent) -> Self {
         Self {
             seq: intent.seq,
@@ -95,7 +95,7 @@ impl From<Intent> for NotedIntent {
     }
 }
 
-impl Note {
+impl PositionFile {
     /// The note's place.
     #[must_use]
     pub fn path(file: &Path) -> PathBuf {
@@ -137,7 +137,11 @@ impl Note {
             hex::decode_to_slice(&intent.nonce, &mut nonce).ok()?;
             Some(Intent { seq: intent.seq, nonce, after_term: intent.after_term, after_commit: intent.after_commit })
         });
-        Local { meta, noted: self.position.map(|position| Noted { position, commit: self.commit }), intent }
+        Local {
+            meta,
+            acknowledged: self.position.map(|position| Acknowledged { position, commit: self.commit }),
+            intent,
+        }
     }
 }
 

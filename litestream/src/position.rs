@@ -128,6 +128,21 @@ impl FromStr for Position {
     }
 }
 
+/// The newest object of a sequence, as read from the bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Its term, number and digest.
+    pub position: Position,
+    /// Opening or segment.
+    pub is_opening: bool,
+    /// Its writer's nonce.
+    pub nonce: [u8; 16],
+    /// Last commit it carries; of an opening, the last one before it.
+    pub last_commit: CommitNo,
+    /// Its time, in milliseconds since the Unix epoch.
+    pub time_ms: u64,
+}
+
 /// Why a text is not a [`Position`].
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ParsePositionError {

@@ -11,8 +11,7 @@
 //! | at or above the floor | older than the file or the floor, or gone | keep, read-mostly, when the caller allows it |
 //! | anything else | silent, or absent below a floor | refuse |
 
-use crate::position::{CommitNo, Position, Seq, Term};
-use crate::tenure::Head;
+use crate::position::{CommitNo, Head, Position, Seq, Term};
 
 /// What the local file says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +19,7 @@ pub struct Local {
     /// Its newest row of {term, commit}; none in a file that was never written through this library.
     pub meta: Option<Meta>,
     /// The last position it is known to include, from the note beside it.
-    pub noted: Option<Noted>,
+    pub acknowledged: Option<Acknowledged>,
     /// An opening that this volume's last process was about to make, and the head it was to follow.
     pub intent: Option<Intent>,
 }
@@ -41,7 +40,7 @@ pub struct Meta {
 
 /// A position acknowledged by the replica, and the commit it stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Noted {
+pub struct Acknowledged {
     /// The position.
     pub position: Position,
     /// Its last commit.
@@ -82,18 +81,18 @@ pub enum Decision {
     /// Go on with the local file, under a new term.
     Keep,
     /// Move the local file aside, then restore.
-    SetAside(Why),
+    SetAside(StaleReason),
     /// Go on with the local file; the replica is asked again before the first remote acknowledgement.
     KeepUnproven,
     /// Go on with the local file, which is newer than the replica; nothing is acknowledged until a person has looked.
-    KeepContradicted(Refusal),
+    KeepContradicted(StartError),
     /// Do nothing: a person must look.
-    Refuse(Refusal),
+    Refuse(StartError),
 }
 
 /// Why a local file is not the newest state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum StaleReason {
     /// It was never part of this replica.
     NotReplicated,
     /// Another writer opened a term since.
@@ -122,7 +121,7 @@ pub enum Why {
 /// Why a start is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Refusal {
+pub enum StartError {
     /// There must be a replica, and there is none.
     #[error("there is no replica, but {0} is known to have been acknowledged: look for the right bucket and prefix")]
     ReplicaVanished(Position),
@@ -154,7 +153,7 @@ pub enum Refusal {
     },
 }
 
-impl Refusal {
+impl StartError {
     /// Whether the replica lacks what is known to have been in it.
     fn blames_the_replica(self) -> bool {
         matches!(self, Self::ReplicaVanished(_) | Self::ReplicaVanishedUnderFile(_) | Self::ReplicaOlder { .. })
@@ -163,7 +162,7 @@ impl Refusal {
 
 /// What the caller allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Allow {
+pub struct Permissions {
     /// Open on local state when the replica does not answer.
     pub unproven: bool,
     /// Begin a new replica for a file that was replicated before.
@@ -174,10 +173,10 @@ pub struct Allow {
 
 /// Decides. `local` is none when there is no file.
 #[must_use]
-pub fn decide(local: Option<Local>, replica: Replica, floor: Option<Position>, allow: Allow) -> Decision {
-    match (compare(local, replica, floor, allow), local) {
+pub fn decide(local: Option<Local>, replica: Replica, floor: Option<Position>, permissions: Permissions) -> Decision {
+    match (compare(local, replica, floor, permissions), local) {
         (Decision::Refuse(why), Some(local))
-            if allow.contradicted && why.blames_the_replica() && is_at_floor(local, floor) =>
+            if permissions.contradicted && why.blames_the_replica() && is_at_floor(local, floor) =>
         {
             Decision::KeepContradicted(why)
         }
@@ -185,28 +184,30 @@ pub fn decide(local: Option<Local>, replica: Replica, floor: Option<Position>, a
     }
 }
 
-fn compare(local: Option<Local>, replica: Replica, floor: Option<Position>, allow: Allow) -> Decision {
+fn compare(local: Option<Local>, replica: Replica, floor: Option<Position>, permissions: Permissions) -> Decision {
     match (local, replica) {
-        (None, Replica::Silent) => Decision::Refuse(Refusal::NothingLocal),
+        (None, Replica::Silent) => Decision::Refuse(StartError::NothingLocal),
         (None, Replica::Present(_)) => Decision::Restore,
         (_, Replica::Absent) if floor.is_some() => {
-            Decision::Refuse(Refusal::ReplicaVanished(floor.expect("just seen")))
+            Decision::Refuse(StartError::ReplicaVanished(floor.expect("just seen")))
         }
         (None, Replica::Absent) => Decision::Create,
         (Some(local), Replica::Absent) => match local.meta {
-            Some(meta) if meta.term > Term(0) && !allow.new_replica => {
-                Decision::Refuse(Refusal::ReplicaVanishedUnderFile(meta.term))
+            Some(meta) if meta.term > Term(0) && !permissions.new_replica => {
+                Decision::Refuse(StartError::ReplicaVanishedUnderFile(meta.term))
             }
             _ => Decision::Keep,
         },
-        (Some(_), Replica::Silent) if !allow.unproven => Decision::Refuse(Refusal::NotAllowed),
+        (Some(_), Replica::Silent) if !permissions.unproven => Decision::Refuse(StartError::NotAllowed),
         (Some(local), Replica::Silent) => match floor {
-            Some(floor) if !reaches(local, floor) => Decision::Refuse(Refusal::LocalBelowFloor(floor)),
+            Some(floor) if !reaches(local, floor) => Decision::Refuse(StartError::LocalBelowFloor(floor)),
             _ => Decision::KeepUnproven,
         },
         (Some(local), Replica::Present(head)) => match includes(local, head) {
             Ok(()) => Decision::Keep,
-            Err(Why::NewerTerm { local, replica }) => Decision::Refuse(Refusal::ReplicaOlder { local, replica }),
+            Err(StaleReason::NewerTerm { local, replica }) => {
+                Decision::Refuse(StartError::ReplicaOlder { local, replica })
+            }
             Err(why) => Decision::SetAside(why),
         },
     }
@@ -216,7 +217,7 @@ fn compare(local: Option<Local>, replica: Replica, floor: Option<Position>, allo
 ///
 /// # Errors
 /// Says why not.
-pub fn includes(local: Local, head: Head) -> Result<(), Why> {
+pub fn includes(local: Local, head: Head) -> Result<(), StaleReason> {
     let meta = local.meta.unwrap_or_default();
     // Our own opening, whose answer or whose first commit the crash took: the newest term before it counts.
     let own =
@@ -226,13 +227,13 @@ pub fn includes(local: Local, head: Head) -> Result<(), Why> {
         _ => (head.position.term, head.last_commit),
     };
     if meta.term < term && meta.term == Term(0) {
-        Err(Why::NotReplicated)
+        Err(StaleReason::NotReplicated)
     } else if meta.term < term {
-        Err(Why::OlderTerm { local: meta.term, replica: term })
+        Err(StaleReason::OlderTerm { local: meta.term, replica: term })
     } else if meta.term > term {
-        Err(Why::NewerTerm { local: meta.term, replica: term })
+        Err(StaleReason::NewerTerm { local: meta.term, replica: term })
     } else if meta.linked < commit {
-        Err(Why::Behind { local: meta.linked, replica: commit })
+        Err(StaleReason::Behind { local: meta.linked, replica: commit })
     } else {
         Ok(())
     }
@@ -246,11 +247,11 @@ pub fn is_at_floor(local: Local, floor: Option<Position>) -> bool {
 
 /// Whether the local file is known to include the floor.
 fn reaches(local: Local, floor: Position) -> bool {
-    let (Some(meta), Some(noted)) = (local.meta, local.noted) else { return false };
-    let includes_noted =
-        meta.term > noted.position.term || (meta.term == noted.position.term && meta.linked >= noted.commit);
-    let above = noted.position.seq > floor.seq && noted.position.term >= floor.term;
-    includes_noted && (above || noted.position == floor)
+    let (Some(meta), Some(acknowledged)) = (local.meta, local.acknowledged) else { return false };
+    let includes_noted = meta.term > acknowledged.position.term
+        || (meta.term == acknowledged.position.term && meta.linked >= acknowledged.commit);
+    let above = acknowledged.position.seq > floor.seq && acknowledged.position.term >= floor.term;
+    includes_noted && (above || acknowledged.position == floor)
 }
 
 #[cfg(test)]
@@ -269,27 +270,33 @@ mod tests {
 
     fn local(term: u64, commit: u64, linked: u64) -> Local {
         let meta = Meta { term: Term(term), commit: CommitNo(commit), linked: CommitNo(linked), time_ms: 0 };
-        Local { meta: Some(meta), noted: None, intent: None }
+        Local { meta: Some(meta), acknowledged: None, intent: None }
     }
 
-    const ONLINE: Allow = Allow { unproven: false, new_replica: false, contradicted: false };
-    const OFFLINE: Allow = Allow { unproven: true, new_replica: false, contradicted: true };
+    const ONLINE: Permissions = Permissions { unproven: false, new_replica: false, contradicted: false };
+    const OFFLINE: Permissions = Permissions { unproven: true, new_replica: false, contradicted: true };
 
     #[test]
     fn a_file_is_kept_only_when_its_term_is_the_newest_and_it_includes_the_head() {
         let decide = |l, h| decide(Some(l), Replica::Present(h), None, ONLINE);
         assert_eq!(decide(local(3, 50, 50), head(3, 9, 50)), Decision::Keep);
         assert_eq!(decide(local(3, 70, 70), head(3, 9, 50)), Decision::Keep, "local commits not yet shipped");
-        assert!(matches!(decide(local(3, 49, 49), head(3, 9, 50)), Decision::SetAside(Why::Behind { .. })));
-        assert!(matches!(decide(local(2, 900, 900), head(3, 9, 50)), Decision::SetAside(Why::OlderTerm { .. })));
-        assert!(matches!(decide(local(4, 900, 900), head(3, 9, 50)), Decision::Refuse(Refusal::ReplicaOlder { .. })));
+        assert!(matches!(decide(local(3, 49, 49), head(3, 9, 50)), Decision::SetAside(StaleReason::Behind { .. })));
+        assert!(matches!(
+            decide(local(2, 900, 900), head(3, 9, 50)),
+            Decision::SetAside(StaleReason::OlderTerm { .. })
+        ));
+        assert!(matches!(
+            decide(local(4, 900, 900), head(3, 9, 50)),
+            Decision::Refuse(StartError::ReplicaOlder { .. })
+        ));
     }
 
     #[test]
     fn commits_made_without_the_replica_prove_nothing_about_its_head() {
         // A volume rolled back to commit 40 worked on alone to 90; the replica has another 50.
         let decision = decide(Some(local(3, 90, 40)), Replica::Present(head(3, 9, 50)), None, ONLINE);
-        assert!(matches!(decision, Decision::SetAside(Why::Behind { .. })), "a fork was kept: {decision:?}");
+        assert!(matches!(decision, Decision::SetAside(StaleReason::Behind { .. })), "a fork was kept: {decision:?}");
     }
 
     #[test]
@@ -302,7 +309,7 @@ mod tests {
         let strangers = Head { nonce: [8; 16], ..opening };
         let fresh = Local {
             meta: None,
-            noted: None,
+            acknowledged: None,
             intent: Some(Intent { seq: Seq(1), nonce: [9; 16], ..Default::default() }),
         };
         let first = Head { is_opening: true, ..head(1, 1, 0) };
@@ -315,31 +322,31 @@ mod tests {
     fn an_absent_replica_is_accepted_only_where_nothing_says_that_there_was_one() {
         assert_eq!(decide(None, Replica::Absent, None, ONLINE), Decision::Create);
         let refused = decide(None, Replica::Absent, Some(at(1, 4)), ONLINE);
-        assert_eq!(refused, Decision::Refuse(Refusal::ReplicaVanished(at(1, 4))));
+        assert_eq!(refused, Decision::Refuse(StartError::ReplicaVanished(at(1, 4))));
         let refused = decide(Some(local(2, 5, 5)), Replica::Absent, None, ONLINE);
-        assert_eq!(refused, Decision::Refuse(Refusal::ReplicaVanishedUnderFile(Term(2))));
-        let fresh = Local { meta: None, noted: None, intent: None };
+        assert_eq!(refused, Decision::Refuse(StartError::ReplicaVanishedUnderFile(Term(2))));
+        let fresh = Local { meta: None, acknowledged: None, intent: None };
         assert_eq!(decide(Some(fresh), Replica::Absent, None, ONLINE), Decision::Keep);
     }
 
     #[test]
     fn a_silent_replica_never_lets_a_file_below_the_floor_serve() {
         let mut file = local(3, 60, 60);
-        file.noted = Some(Noted { position: at(3, 9), commit: CommitNo(50) });
+        file.acknowledged = Some(Acknowledged { position: at(3, 9), commit: CommitNo(50) });
         let decide = |local, floor| decide(local, Replica::Silent, floor, OFFLINE);
         assert_eq!(decide(Some(file), Some(at(3, 9))), Decision::KeepUnproven);
         assert_eq!(decide(Some(file), Some(at(3, 7))), Decision::KeepUnproven);
         assert_eq!(decide(Some(file), None), Decision::KeepUnproven);
-        assert_eq!(decide(Some(file), Some(at(3, 11))), Decision::Refuse(Refusal::LocalBelowFloor(at(3, 11))));
-        let rolled_back = Local { noted: file.noted, ..local(3, 40, 40) };
+        assert_eq!(decide(Some(file), Some(at(3, 11))), Decision::Refuse(StartError::LocalBelowFloor(at(3, 11))));
+        let rolled_back = Local { acknowledged: file.acknowledged, ..local(3, 40, 40) };
         assert!(matches!(decide(Some(rolled_back), Some(at(3, 9))), Decision::Refuse(_)), "the note outlived its file");
-        assert_eq!(decide(None, Some(at(3, 9))), Decision::Refuse(Refusal::NothingLocal));
+        assert_eq!(decide(None, Some(at(3, 9))), Decision::Refuse(StartError::NothingLocal));
     }
 
     #[test]
     fn a_replica_that_was_rolled_back_is_never_followed_and_a_file_above_the_floor_is_kept_beside_it() {
         let mut file = local(3, 60, 60);
-        file.noted = Some(Noted { position: at(3, 9), commit: CommitNo(50) });
+        file.acknowledged = Some(Acknowledged { position: at(3, 9), commit: CommitNo(50) });
         let older = Replica::Present(head(2, 5, 20));
         for (replica, floor) in [(older, Some(at(3, 9))), (older, None), (Replica::Absent, Some(at(3, 9)))] {
             let refused = decide(Some(file), replica, floor, ONLINE);

@@ -4,11 +4,11 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 
 use crate::bucket::{Bucket, BucketError};
-use crate::chain::{ChainError, Place, Walk};
+use crate::chain::{ChainCursor, ChainError, Place};
 use crate::discover::{DiscoverError, discover};
 use crate::format::header::{self, Header, Kind, ReplicaName};
 use crate::keys::KeyRing;
-use crate::keyspace;
+use crate::layout;
 use crate::position::{CommitNo, Digest, Position, Seq, Term};
 use crate::restore::Progress;
 
@@ -96,7 +96,7 @@ pub async fn verify(
     progress: Option<&Progress>,
 ) -> Result<Verified, DiscoverError> {
     let mut verified = Verified::default();
-    let found = match discover(bucket, replica, crate::now_ms).await {
+    let found = match discover(bucket, replica, crate::clock::now_ms).await {
         Ok(found) => found,
         Err(DiscoverError::Chain(error)) => {
             verified.findings.push(error.to_string());
@@ -106,7 +106,7 @@ pub async fn verify(
     };
     let Some(head) = found.head else { return Ok(verified) };
     let anchored: Vec<(Seq, Digest)> =
-        found.snapshots.iter().copied().filter(|(seq, _)| found.boundary.is_none_or(|b| *seq >= b)).collect();
+        found.snapshots.iter().copied().filter(|(seq, _)| found.lowest_needed.is_none_or(|b| *seq >= b)).collect();
     let Some((first, _)) = anchored.first().copied() else {
         verified
             .findings
@@ -123,32 +123,32 @@ pub async fn verify(
     };
 
     for (seq, hash) in found.snapshots.iter().copied().filter(|at| !anchored.contains(at)) {
-        begin(bucket, replica, keys, (seq, hash), &mut verified).await?;
+        open_snapshot(bucket, replica, keys, (seq, hash), &mut verified).await?;
         report();
     }
-    let mut walk = begin(bucket, replica, keys, anchored[0], &mut verified).await?;
+    let mut cursor = open_snapshot(bucket, replica, keys, anchored[0], &mut verified).await?;
     report();
     let numbers = first.0 + 1..=head.position.seq.0;
     let mut objects = stream::iter(numbers.map(Seq))
-        .map(|seq| async move { Ok::<_, BucketError>((seq, bucket.get(&keyspace::sequence(seq)).await?)) })
+        .map(|seq| async move { Ok::<_, BucketError>((seq, bucket.get(&layout::sequence(seq)).await?)) })
         .buffered(parallelism.max(1));
     while let Some((seq, object)) = objects.try_next().await? {
         report();
         let place = Place::Sequence(seq);
         let Some(object) = object else {
             verified.findings.push(ChainError::Missing { place }.to_string());
-            walk = None;
+            cursor = None;
             continue;
         };
         verified.bytes += object.len() as u64;
         let digest = Digest::of(&object);
         let mut whole = false;
-        if let Some(current) = &mut walk {
-            match current.step(&object) {
+        if let Some(current) = &mut cursor {
+            match current.read_next(&object) {
                 Ok(_) => whole = true,
                 Err(error) => {
                     verified.findings.push(error.to_string());
-                    walk = None;
+                    cursor = None;
                 }
             }
         } else if let Err(error) = Header::decode(&object) {
@@ -169,38 +169,38 @@ pub async fn verify(
                 continue;
             }
             // From here on its own term can be followed, whatever happened before.
-            if let Some(fresh) = begin(bucket, replica, keys, at, &mut verified).await? {
-                walk = Some(fresh);
+            if let Some(fresh) = open_snapshot(bucket, replica, keys, at, &mut verified).await? {
+                cursor = Some(fresh);
             }
             report();
         }
     }
-    verified.position = walk.map(|walk| walk.state());
+    verified.position = cursor.map(|cursor| cursor.state());
     Ok(verified)
 }
 
-async fn begin<'k>(
+async fn open_snapshot<'k>(
     bucket: &Bucket,
     replica: &ReplicaName,
     keys: &'k KeyRing,
     at: (Seq, Digest),
     verified: &mut Verified,
-) -> Result<Option<Walk<'k>>, BucketError> {
+) -> Result<Option<ChainCursor<'k>>, BucketError> {
     let place = Place::Snapshot(at.0);
-    let Some(object) = bucket.get(&keyspace::snapshot(at.0, at.1)).await? else {
+    let Some(object) = bucket.get(&layout::snapshot(at.0, at.1)).await? else {
         verified.findings.push(ChainError::Missing { place }.to_string());
         return Ok(None);
     };
     verified.bytes += object.len() as u64;
-    match Walk::begin(replica, keys, at, &object) {
-        Ok((walk, frame)) => {
+    match ChainCursor::from_snapshot(replica, keys, at, &object) {
+        Ok((cursor, frame)) => {
             let mut sink = std::io::sink();
             if let Err(error) = zstd::stream::copy_decode(&frame[..], &mut sink) {
                 verified.findings.push(format!("{place}: {error}"));
                 return Ok(None);
             }
             verified.objects += 1;
-            Ok(Some(walk))
+            Ok(Some(cursor))
         }
         Err(error) => {
             verified.findings.push(error.to_string());

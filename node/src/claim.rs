@@ -5,7 +5,7 @@
 
 use keyfleet_crds::names::name_claim_object;
 use keyfleet_crds::values::ClusterId;
-use keyfleet_litestream::bucket::{Bucket, BucketError, Created, Location, Patience};
+use keyfleet_litestream::bucket::{Bucket, BucketError, Created, Location, RetryPolicy};
 
 /// The mark of one cluster's name.
 pub struct NameClaim {
@@ -39,7 +39,7 @@ pub enum ClaimError {
 impl NameClaim {
     /// The mark of `namespace`/`cluster` in a bucket. Nothing is sent yet.
     pub async fn new(location: Location, namespace: &str, cluster: &str, id: ClusterId) -> Self {
-        let bucket = Bucket::connect(location, Patience::default()).await;
+        let bucket = Bucket::connect(location, RetryPolicy::default()).await;
         Self { bucket, object: name_claim_object(namespace, cluster), id }
     }
 

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use keyfleet_adversary::Behaviour;
 use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::identity::IdentitySecretKey;
-use keyfleet_threshold::round::{Outputs, Participant, SignedMessage};
+use keyfleet_threshold::round::{MessageKind, Outputs, Participant, SignedMessage};
 
 use crate::round::memory::{Barrier, Memory, Step};
 
@@ -37,9 +37,16 @@ const EXIT_CODE: i32 = 137;
 const STEPS: [Step; 7] =
     [Step::Homes, Step::Bundles, Step::Commit, Step::Acknowledged, Step::Floor, Step::Said, Step::Destroyed];
 
-/// Names of what is said, by the number that stands for it in encodings.
-const SAID: [(&str, u8); 7] =
-    [("Dealing", 1), ("Have", 2), ("Response", 3), ("Prepared", 4), ("Partial", 5), ("Holds", 7), ("Erased", 8)];
+/// Kinds of messages at which a barrier can be set.
+const SAID: [MessageKind; 7] = [
+    MessageKind::Dealing,
+    MessageKind::Have,
+    MessageKind::Response,
+    MessageKind::Prepared,
+    MessageKind::Partial,
+    MessageKind::Holds,
+    MessageKind::Erased,
+];
 
 /// A variable says nothing that could be done.
 #[derive(Debug, thiserror::Error)]
@@ -62,13 +69,13 @@ pub struct Faults {
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Death {
     step: Step,
-    says: Option<(&'static str, u8)>,
+    says: Option<MessageKind>,
 }
 
 impl std::fmt::Display for Death {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:?}", self.step)?;
-        self.says.map_or(Ok(()), |(name, _)| write!(f, "@{name}"))
+        self.says.map_or(Ok(()), |kind| write!(f, "@{kind:?}"))
     }
 }
 
@@ -163,10 +170,10 @@ impl Death {
             let mut attempts = state.attempts.iter();
             attempts.find(|(_, attempt)| attempt.plan.digest() == message.plan).map(|(number, _)| *number)
         };
-        let said = |kind: u8| {
+        let said = |kind: MessageKind| {
             outputs.say.iter().any(|message| message.body.kind() == kind && number(message).is_some_and(|n| n >= from))
         };
-        step == self.step && self.says.map_or(state.highest >= from, |(_, kind)| said(kind))
+        step == self.step && self.says.map_or(state.highest >= from, said)
     }
 }
 
@@ -175,7 +182,7 @@ fn parse_death(text: &str) -> Option<Death> {
     let step = STEPS.into_iter().find(|known| format!("{known:?}") == step)?;
     let says = match says {
         None => None,
-        Some(says) => Some(SAID.into_iter().find(|(name, _)| *name == says)?),
+        Some(says) => Some(SAID.into_iter().find(|kind| format!("{kind:?}") == says)?),
     };
     Some(Death { step, says })
 }

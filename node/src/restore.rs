@@ -16,7 +16,7 @@ use crate::homes::HomeError;
 use crate::homes::volume::VolumeHome;
 use crate::process::{ProcessError, home};
 use crate::startup::{AssembleError, RESTORED, STATE, bucket_reason, options};
-use keyfleet_litestream::bucket::{Bucket, Patience};
+use keyfleet_litestream::bucket::{Bucket, RetryPolicy};
 use keyfleet_litestream::restore::{self, Options};
 
 /// Why nothing was restored that should have been.
@@ -116,7 +116,7 @@ async fn try_restore(config: &Config, server: Option<&ApiServer>) -> Result<(), 
     let floor = floors.into_iter().flatten().max_by_key(|position| position.seq);
     let names = options(config, replication, &ring)?;
     // There is nothing else to go on with: as patiently as it may be.
-    let bucket = Bucket::connect(names.location.clone(), Patience::default()).await;
+    let bucket = Bucket::connect(names.location.clone(), RetryPolicy::default()).await;
     let how = Options { floor, ..Options::default() };
     // Before the file: a file without the mark would be taken for one that the node wrote itself.
     let mark = config.data().join(RESTORED);

@@ -5,7 +5,7 @@
 //! swept, a removed node's replica too. What a replica keeps is decided by [`keyfleet_litestream::retention`].
 
 use keyfleet_api::retention_config::RetentionConfig;
-use keyfleet_litestream::bucket::{Bucket, BucketError, ErrorKind, Location, Patience};
+use keyfleet_litestream::bucket::{Bucket, BucketError, ErrorKind, Location, RetryPolicy};
 use keyfleet_litestream::retention::{self, Rules, SweepError};
 
 use crate::startup::{AuthoritiesMissing, location};
@@ -60,7 +60,7 @@ pub async fn run(config: &RetentionConfig) -> Result<Retained, RetainError> {
 /// # Errors
 /// As [`run`].
 pub async fn run_at(folder: &Location, grace_hours: u32) -> Result<Retained, RetainError> {
-    let bucket = Bucket::connect(folder.clone(), Patience::default()).await;
+    let bucket = Bucket::connect(folder.clone(), RetryPolicy::default()).await;
     let mut nodes: Vec<u32> = bucket
         .folders()
         .await
@@ -75,10 +75,10 @@ pub async fn run_at(folder: &Location, grace_hours: u32) -> Result<Retained, Ret
     let (mut retained, mut faults) = (Retained::default(), Vec::new());
     for node in &nodes {
         let own = Location { prefix: format!("{}/{node}", folder.prefix), ..folder.clone() };
-        let bucket = Bucket::connect(own, Patience::default()).await;
-        match retention::run(&bucket, &rules(grace_hours), keyfleet_litestream::now_ms(), false).await {
+        let bucket = Bucket::connect(own, RetryPolicy::default()).await;
+        match retention::run(&bucket, &rules(grace_hours), keyfleet_litestream::clock::now_ms(), false).await {
             Ok(swept) => {
-                let boundary = swept.boundary.map(|boundary| boundary.0);
+                let boundary = swept.lowest_needed.map(|boundary| boundary.0);
                 let (deleted, kept) = (swept.deleted.len(), swept.kept.len());
                 tracing::info!(node, deleted, kept, boundary, unusable = ?swept.unusable, "swept");
                 retained.replicas += 1;

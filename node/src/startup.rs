@@ -10,12 +10,12 @@ use keyfleet_crds::cluster::storage::S3;
 use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::node::report::ProblemAbout;
 use keyfleet_litestream::authorities::{Authorities, AuthoritiesError};
-use keyfleet_litestream::bucket::{ErrorKind, Location, Patience};
+use keyfleet_litestream::bucket::{ErrorKind, Location, RetryPolicy};
 use keyfleet_litestream::database::{OpenError, Options};
 use keyfleet_litestream::discover::DiscoverError;
 use keyfleet_litestream::format::ReplicaName;
 use keyfleet_litestream::restore::RestoreError;
-use keyfleet_litestream::start::Allow;
+use keyfleet_litestream::start::Permissions;
 use keyfleet_litestream::{Database, Position, keys};
 
 use crate::config::{Config, KeyError};
@@ -31,11 +31,11 @@ pub(crate) const ACKNOWLEDGE: Duration = Duration::from_secs(10);
 
 /// A node that starts while the bucket says nothing at all serves from its volume after a minute and a half; one whose bucket
 /// refuses connections does at once.
-const PATIENCE: Patience = Patience {
-    attempt: Duration::from_secs(30),
-    reads: 3,
-    pause: Duration::from_millis(100),
-    pause_max: Duration::from_secs(10),
+const RETRY: RetryPolicy = RetryPolicy {
+    attempt_timeout: Duration::from_secs(30),
+    read_attempts: 3,
+    backoff_min: Duration::from_millis(100),
+    backoff_max: Duration::from_secs(10),
 };
 
 /// The state file, in the state folder.
@@ -118,7 +118,7 @@ pub async fn assemble(config: &Config, secret: Arc<dyn Home>) -> Result<Parts, A
             let mut options = options(config, replication, &ring)?;
             options.floor = floor;
             // Only where neither home has a floor may there be no replica yet.
-            options.allow = Allow { new_replica: floor.is_none(), unproven: true, contradicted: true };
+            options.permissions = Permissions { new_replica: floor.is_none(), unproven: true, contradicted: true };
             let database = Database::open(options).await?;
             let mark = config.data().join(RESTORED);
             let restored = database.started().restored.is_some() || mark.exists();
@@ -139,7 +139,7 @@ pub(crate) fn options(config: &Config, replication: &Replication, ring: &KeyRing
     let keys = ring.keys().map(|key| keys::KeyEncryptionKey::new(key.id(), *key.expose()));
     let keys = keys.collect::<Result<Vec<_>, _>>().map_err(|error| AssembleError::Replica(error.to_string()))?;
     let keys = keys::KeyRing { key_encryption_keys: keys, ..keys::KeyRing::default() };
-    Ok(Options { patience: PATIENCE, ..Options::new(config.data().join(STATE), name, location, Arc::new(keys)) })
+    Ok(Options { retry: RETRY, ..Options::new(config.data().join(STATE), name, location, Arc::new(keys)) })
 }
 
 /// A folder of the bucket, below the prefix that the cluster names. Credentials are the environment's.

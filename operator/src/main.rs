@@ -12,6 +12,9 @@ use keyfleet_operator::heard::token::OwnAccount;
 use keyfleet_operator::leader::Candidate;
 use keyfleet_operator::metrics::Metrics;
 
+/// A transparent group is for simulations: nothing that is shipped compiles with it.
+const _: () = assert!(!keyfleet_threshold::curve::IS_TRANSPARENT);
+
 /// Keeps fleets of key-management nodes as their KmsClusters say.
 #[derive(Parser)]
 #[command(version)]

@@ -12,6 +12,7 @@
 //! | [`plan`] | what a round agrees on before it starts, byte by byte, and what its record freezes |
 //! | [`round`] | a node's side of a round: start reading at [`round::Participant`] |
 //! | [`coordination`] | the operator's side of a round, as pure decisions |
+//! | [`feed`] | what a node is fed, what it fetches from its peers, and what it hands out |
 //! | [`purpose`] | what the key signs, kept apart; certificates |
 //! | [`serving`] | signatures, identity-based encryption, encrypted derivation |
 //!
@@ -19,9 +20,12 @@
 //! [`round::Transcript`] hears it, [`prekey::SignedPrekeySet`] until it is verified, [`plan::Plan`] until it is a
 //! [`plan::ValidPlan`]. Secrets are types of their own, wiped when dropped, without `Debug` and without serde.
 
+#![warn(missing_docs)]
+
 pub mod coordination;
 pub mod curve;
 mod encoding;
+pub mod feed;
 pub mod identifiers;
 pub mod identity;
 pub mod plan;

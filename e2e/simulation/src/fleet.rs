@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 
 use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, Threshold};
 use keyfleet_threshold::plan::Deadlines;
-use keyfleet_threshold::round::Outputs;
+use keyfleet_threshold::round::{MessageKind, Outputs};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
@@ -98,7 +98,7 @@ pub(crate) enum Event {
     Block,
     Reconcile,
     Poll(NodeIndex),
-    Deliver { to: NodeIndex, from: NodeIndex, key: (EpochNumber, usize, u8) },
+    Deliver { to: NodeIndex, from: NodeIndex, key: (EpochNumber, usize, MessageKind) },
     Restart(NodeIndex),
 }
 

@@ -6,7 +6,7 @@ use keyfleet_threshold::curve::G2;
 use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::plan::Frozen;
 use keyfleet_threshold::purpose::Purpose;
-use keyfleet_threshold::round::{Body, Participant, PersistentState, SecretName, SignedMessage, Verdict};
+use keyfleet_threshold::round::{Body, MessageKind, Participant, PersistentState, SecretName, SignedMessage, Verdict};
 use keyfleet_threshold::serving::signature;
 
 use crate::fleet::Fleet;
@@ -20,7 +20,7 @@ pub struct Invariants {
     vectors: BTreeMap<EpochNumber, Digest>,
     frozen: BTreeMap<EpochNumber, Frozen>,
     verdicts: BTreeMap<(NodeIndex, EpochNumber), Verdict>,
-    said: BTreeMap<(NodeIndex, EpochNumber, u8, Option<NodeIndex>), Digest>,
+    said: BTreeMap<(NodeIndex, EpochNumber, MessageKind, Option<NodeIndex>), Digest>,
     signed: BTreeMap<EpochNumber, BTreeSet<NodeIndex>>,
     durable: BTreeMap<NodeIndex, BTreeSet<Digest>>,
 }
@@ -94,7 +94,7 @@ impl Invariants {
             let key = (node.index, *number, message.body.kind(), about);
             let first = *self.said.entry(key).or_insert(*digest);
             ensure(first == *digest, || {
-                format!("epoch {number}: node {} said two different messages of kind {}", node.index, key.2)
+                format!("epoch {number}: node {} said two different messages of kind {:?}", node.index, key.2)
             })?;
         }
         Ok(())

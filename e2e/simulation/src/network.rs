@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
-use keyfleet_threshold::round::{Blob, Phase, Verdict};
+use keyfleet_threshold::round::{Blob, MessageKind, Phase, Verdict};
 
 use crate::fleet::{Event, Fleet};
 
@@ -34,7 +34,7 @@ impl Fleet {
         }
     }
 
-    fn has_two_faces(&self, from: NodeIndex, key: (EpochNumber, usize, u8)) -> bool {
+    fn has_two_faces(&self, from: NodeIndex, key: (EpochNumber, usize, MessageKind)) -> bool {
         self.nodes[&from].published.contains_key(&(key.0, key.1 % 1_000 + 1_000, key.2))
     }
 
@@ -123,7 +123,7 @@ impl Fleet {
         })
     }
 
-    pub(crate) fn deliver(&mut self, to: NodeIndex, from: NodeIndex, key: (EpochNumber, usize, u8)) {
+    pub(crate) fn deliver(&mut self, to: NodeIndex, from: NodeIndex, key: (EpochNumber, usize, MessageKind)) {
         let Some((digest, message)) = self.nodes[&from].published.get(&key).cloned() else { return };
         self.in_flight.remove(&(to, digest));
         let node = self.nodes.get_mut(&to).expect("deliveries go to nodes that exist");

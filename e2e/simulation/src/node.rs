@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use keyfleet_threshold::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::identity::IdentitySecretKey;
-use keyfleet_threshold::round::{Blob, Notice, Outputs, Participant, SecretName, SignedMessage};
+use keyfleet_threshold::round::{Blob, MessageKind, Notice, Outputs, Participant, SecretName, SignedMessage};
 use rand_core::CryptoRng;
 
 use keyfleet_adversary::Behaviour;
@@ -23,7 +23,7 @@ pub struct Node {
     /// How it behaves.
     pub behaviour: Behaviour,
     /// What it has let others read, by attempt: only what is durable, unless it lies.
-    pub published: BTreeMap<(EpochNumber, usize, u8), (Digest, Rc<SignedMessage>)>,
+    pub published: BTreeMap<(EpochNumber, usize, MessageKind), (Digest, Rc<SignedMessage>)>,
     /// Digests of what this process has heard.
     pub seen: BTreeSet<Digest>,
     /// What the process wanted a person to hear of.
@@ -172,8 +172,9 @@ impl Node {
                 }
             }
         }
-        let kept =
-            |key: &(EpochNumber, usize, u8)| current.contains(key) || current.contains(&(key.0, key.1 % 1_000, key.2));
+        let kept = |key: &(EpochNumber, usize, MessageKind)| {
+            current.contains(key) || current.contains(&(key.0, key.1 % 1_000, key.2))
+        };
         self.published.retain(|key, _| kept(key));
     }
 

@@ -113,7 +113,7 @@ impl Operator {
             fleet.log(format!("epoch {number} active with {holders} prepared"));
             self.starved_since = None;
         }
-        apply(&mut fleet.api, number, now, decision);
+        apply(&mut fleet.api, number, now, &decision);
     }
 
     /// Starts a round if one is due: genesis, a changed spec, or a boundary.
@@ -202,7 +202,7 @@ impl Operator {
             let (record, opened) = (&epoch.record, epoch.opened);
             let view = RoundView { transcript, record, opened, now, overdue: false };
             if decide(&view) == Some(Decision::Confirm) {
-                apply(&mut fleet.api, number, now, Decision::Confirm);
+                apply(&mut fleet.api, number, now, &Decision::Confirm);
                 fleet.log(format!("operator: epoch {number} confirmed"));
             }
         }
@@ -218,7 +218,7 @@ impl Operator {
         let under_way = fleet.api.open_round().and_then(|number| fleet.api.epochs[&number].plan.source());
         let kept = kept(&activated, RETENTION, under_way.map(|source| source.number));
         for number in activated.iter().map(|epoch| epoch.number).filter(|number| !kept.contains(number)) {
-            fleet.api.write(number, now, |record| record.phase = Phase::Retired);
+            fleet.api.write(number, now, |record| record.retire().expect("an activated epoch retires once"));
         }
     }
 }
@@ -251,28 +251,11 @@ fn open(fleet: &mut Fleet, plan: ValidPlan) {
     fleet.api.epochs.insert(number, epoch);
 }
 
-fn apply(api: &mut Api, number: EpochNumber, now: Block, decision: Decision) {
-    if let Decision::Activate { certificate, public_key, .. } = &decision {
+fn apply(api: &mut Api, number: EpochNumber, now: Block, decision: &Decision) {
+    if let Decision::Activate { certificate, public_key, .. } = decision {
         assert!(certificate.verify(public_key), "the certificate verifies under the key that it comes with");
         let known = *api.public_key.get_or_insert(*public_key);
         assert!(known == *public_key, "epoch {number} would change the public key");
     }
-    api.write(number, now, |record| match decision {
-        Decision::FreezeDealers(dealers) => {
-            record.dealers = Some(dealers);
-            record.phase = Phase::Verifying;
-        }
-        Decision::FreezeResponses { responses, qualified } => {
-            record.responses = Some(responses);
-            record.qualified = Some(qualified);
-            record.phase = Phase::Preparing;
-        }
-        Decision::Certify => record.phase = Phase::Certifying,
-        Decision::Activate { certificate, .. } => {
-            record.certificate = Some(certificate);
-            record.phase = Phase::Active;
-        }
-        Decision::Fail(_) => record.phase = Phase::Failed,
-        Decision::Confirm => record.phase = Phase::Confirmed,
-    });
+    api.write(number, now, |record| record.apply(decision).expect("a decision fits the record that it rests on"));
 }

@@ -78,7 +78,7 @@ impl Bucket {
         delimiter: Option<&str>,
         token: Option<String>,
     ) -> Result<ListObjectsV2Output, BucketError> {
-        self.patiently(|| async {
+        self.with_retries(|| async {
             self.traffic.lists.fetch_add(1, Ordering::Relaxed);
             self.client
                 .list_objects_v2()
@@ -103,7 +103,7 @@ impl Bucket {
         let (mut key_marker, mut version_marker): (Option<String>, Option<String>) = (None, None);
         loop {
             let page = self
-                .patiently(|| async {
+                .with_retries(|| async {
                     self.traffic.lists.fetch_add(1, Ordering::Relaxed);
                     self.client
                         .list_object_versions()

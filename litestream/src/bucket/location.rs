@@ -47,32 +47,32 @@ impl fmt::Debug for StaticCredentials {
 
 /// Limits of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
+pub struct RetryPolicy {
     /// One request, headers and body.
-    pub attempt: Duration,
+    pub attempt_timeout: Duration,
     /// How often a read is tried.
-    pub reads: u32,
-    /// Pause after the first failure; doubles up to [`Patience::pause_max`].
-    pub pause: Duration,
+    pub read_attempts: u32,
+    /// Pause after the first failure; doubles up to [`RetryPolicy::backoff_max`].
+    pub backoff_min: Duration,
     /// Longest pause.
-    pub pause_max: Duration,
+    pub backoff_max: Duration,
 }
 
-impl Default for Patience {
+impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
-            attempt: Duration::from_secs(30),
-            reads: 6,
-            pause: Duration::from_millis(100),
-            pause_max: Duration::from_secs(10),
+            attempt_timeout: Duration::from_secs(30),
+            read_attempts: 6,
+            backoff_min: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(10),
         }
     }
 }
 
-impl Patience {
+impl RetryPolicy {
     /// The pause after `failures` failures in a row.
     #[must_use]
-    pub fn pause_after(&self, failures: u32) -> Duration {
-        self.pause.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(self.pause_max)
+    pub fn backoff(&self, failures: u32) -> Duration {
+        self.backoff_min.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(self.backoff_max)
     }
 }

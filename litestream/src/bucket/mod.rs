@@ -1,7 +1,7 @@
 //! The thin edge to S3: conditional creates, reads with retries, listings, deletions. Nothing is decided here.
 //!
 //! The SDK's own retries are off: a create that is repeated behind our back turns its own success into a 412.
-//! Reads are repeated here, creates by [`crate::tenure`].
+//! Reads are repeated here, creates by [`crate::term`].
 //!
 //! `location` says where a replica lies and how long to wait for it, `listing` what is there, `error` what kind of trouble
 //! an answer is.
@@ -25,7 +25,7 @@ use aws_smithy_http_client::tls;
 
 pub use error::{BucketError, ErrorKind};
 pub use listing::Entry;
-pub use location::{Location, Patience, StaticCredentials};
+pub use location::{Location, RetryPolicy, StaticCredentials};
 
 /// Requests and bytes, as counted by this process.
 #[derive(Debug, Default)]
@@ -58,13 +58,13 @@ pub enum Created {
 pub struct Bucket {
     client: Client,
     location: Location,
-    patience: Patience,
+    retry: RetryPolicy,
     traffic: Arc<Traffic>,
 }
 
 impl Bucket {
     /// Prepares a client. Nothing is sent yet.
-    pub async fn connect(location: Location, patience: Patience) -> Self {
+    pub async fn connect(location: Location, retry: RetryPolicy) -> Self {
         let http = aws_smithy_http_client::Builder::new()
             .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring));
         let http = match &location.authorities {
@@ -76,8 +76,8 @@ impl Bucket {
             .retry_config(RetryConfig::disabled())
             .timeout_config(
                 TimeoutConfig::builder()
-                    .connect_timeout(patience.attempt.min(Duration::from_secs(5)))
-                    .operation_attempt_timeout(patience.attempt)
+                    .connect_timeout(retry.attempt_timeout.min(Duration::from_secs(5)))
+                    .operation_attempt_timeout(retry.attempt_timeout)
                     .build(),
             );
         if let Some(region) = &location.region {
@@ -104,7 +104,7 @@ impl Bucket {
         if let Some(endpoint) = &location.endpoint {
             config = config.endpoint_url(endpoint);
         }
-        Self { client: Client::from_conf(config.build()), location, patience, traffic: Arc::default() }
+        Self { client: Client::from_conf(config.build()), location, retry, traffic: Arc::default() }
     }
 
     /// Where this is.
@@ -115,8 +115,8 @@ impl Bucket {
 
     /// Limits of requests.
     #[must_use]
-    pub fn patience(&self) -> Patience {
-        self.patience
+    pub fn retry(&self) -> RetryPolicy {
+        self.retry
     }
 
     /// Requests made through this client and its clones.
@@ -164,7 +164,7 @@ impl Bucket {
         }
     }
 
-    /// GET of a whole object, tried again as often as patience allows; none when there is none.
+    /// GET of a whole object, tried again as often as retry allows; none when there is none.
     ///
     /// # Errors
     /// The last failure.
@@ -189,7 +189,7 @@ impl Bucket {
         key: &str,
         start: Option<usize>,
     ) -> Result<Option<(Vec<u8>, Option<String>)>, BucketError> {
-        self.patiently(|| self.get_once(key, start)).await
+        self.with_retries(|| self.get_once(key, start)).await
     }
 
     /// GET of a whole object, tried once: for callers with a clock of their own.
@@ -218,7 +218,7 @@ impl Bucket {
         let expected = response.content_length();
         let etag = response.e_tag().map(str::to_owned);
         // A body that stalls is as dead as a server that never answers.
-        let body = tokio::time::timeout(self.patience.attempt, response.body.collect()).await;
+        let body = tokio::time::timeout(self.retry.attempt_timeout, response.body.collect()).await;
         let torn = |what: String| BucketError { kind: ErrorKind::Transport, operation: "GET", key: key.into(), what };
         let body = body
             .map_err(|_| BucketError { kind: ErrorKind::Timeout, ..torn("the body stalled".into()) })?
@@ -236,7 +236,7 @@ impl Bucket {
     /// # Errors
     /// As [`Bucket::get`].
     pub async fn delete(&self, key: &str, version: Option<&str>) -> Result<(), BucketError> {
-        self.patiently(|| async {
+        self.with_retries(|| async {
             self.traffic.deletes.fetch_add(1, Ordering::Relaxed);
             self.client
                 .delete_object()
@@ -251,17 +251,17 @@ impl Bucket {
         .map(drop)
     }
 
-    async fn patiently<T, F: Future<Output = Result<T, BucketError>>>(
+    async fn with_retries<T, F: Future<Output = Result<T, BucketError>>>(
         &self,
         attempt: impl Fn() -> F,
     ) -> Result<T, BucketError> {
         let mut failures = 0;
         loop {
             match attempt().await {
-                Err(error) if error.kind.is_transient() && failures + 1 < self.patience.reads => {
+                Err(error) if error.kind.is_transient() && failures + 1 < self.retry.read_attempts => {
                     failures += 1;
                     tracing::debug!(%error, failures, "request failed, will be tried again");
-                    tokio::time::sleep(self.patience.pause_after(failures)).await;
+                    tokio::time::sleep(self.retry.backoff(failures)).await;
                 }
                 outcome => return outcome,
             }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::database::Options;
-use crate::format::seal::ObjectError;
+use crate::format::error::ObjectError;
 use crate::keys::KeyError;
 use crate::retention::Rules;
 

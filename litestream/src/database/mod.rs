@@ -7,7 +7,7 @@
 //! ```
 //!
 //! `open` decides what the local file is worth, `writer` owns the transactions, `uploader` drives the
-//! [`crate::tenure::Tenure`], `shared` is what they have in common.
+//! [`crate::term::TermState`], `shared` is what they have in common.
 
 mod open;
 mod shared;
@@ -21,14 +21,14 @@ use std::time::Duration;
 use redb::{ReadableDatabase as _, WriteTransaction};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::bucket::{Bucket, Location, Patience};
+use crate::bucket::{Bucket, Location, RetryPolicy};
 use crate::chain::ChainError;
 use crate::discover::DiscoverError;
 use crate::format::header::ReplicaName;
 use crate::keys::{KeyError, KeyRing};
 use crate::position::{CommitNo, Position, Seq};
 use crate::restore::RestoreError;
-use crate::start::{Allow, Refusal};
+use crate::start::{Permissions, StartError};
 
 pub use open::Started;
 pub use shared::{Phase, Status};
@@ -64,7 +64,7 @@ pub struct Options {
     /// Open an older state all the same, and say why.
     pub override_floor: Option<String>,
     /// What a start may do without the replica.
-    pub allow: Allow,
+    pub permissions: Permissions,
     /// How redb commits.
     pub commit_mode: CommitMode,
     /// redb's cache, in bytes.
@@ -83,12 +83,12 @@ pub struct Options {
     pub segment_bytes: usize,
     /// Commits that wait for the bucket may hold this much memory, in bytes; beyond it the chain is closed.
     pub queue_bytes: usize,
-    /// See [`crate::tenure::Settings::idle_grace_ms`].
+    /// See [`crate::term::Settings::idle_grace_ms`].
     pub idle_grace: Duration,
     /// Transactions that may wait for the writer.
     pub mailbox: usize,
     /// Limits of requests.
-    pub patience: Patience,
+    pub retry: RetryPolicy,
 }
 
 impl Options {
@@ -102,7 +102,7 @@ impl Options {
             keys,
             floor: None,
             override_floor: None,
-            allow: Allow::default(),
+            permissions: Permissions::default(),
             commit_mode: CommitMode::default(),
             cache_bytes: 64 << 20,
             compact: false,
@@ -114,7 +114,7 @@ impl Options {
             queue_bytes: 64 << 20,
             idle_grace: Duration::from_secs(300),
             mailbox: 256,
-            patience: Patience::default(),
+            retry: RetryPolicy::default(),
         }
     }
 }
@@ -204,8 +204,8 @@ impl Database {
         let position = match ack {
             Ack::Local => None,
             Ack::Remote { timeout } => Some(self.wait_durable(commit, timeout).await.map_err(|not| match not {
-                NotDurable::Indeterminate => WriteError::Indeterminate { commit },
-                NotDurable::Fenced(seq) => WriteError::Fenced { seq },
+                DurabilityError::Indeterminate => WriteError::Indeterminate { commit },
+                DurabilityError::Fenced(seq) => WriteError::Fenced { seq },
             })?),
         };
         Ok(Receipt { value, commit, position })
@@ -214,8 +214,8 @@ impl Database {
     /// Waits until a commit is in the bucket.
     ///
     /// # Errors
-    /// [`NotDurable`].
-    pub async fn wait_durable(&self, commit: CommitNo, timeout: Duration) -> Result<Position, NotDurable> {
+    /// [`DurabilityError`].
+    pub async fn wait_durable(&self, commit: CommitNo, timeout: Duration) -> Result<Position, DurabilityError> {
         let _waiting = self.shared.waiting();
         let mut status = self.shared.subscribe();
         let reached = status.wait_for(|status| {
@@ -223,12 +223,12 @@ impl Database {
                 || status.durable.is_some_and(|(_, durable)| durable >= commit)
         });
         let Ok(Ok(status)) = tokio::time::timeout(timeout, reached).await else {
-            return Err(NotDurable::Indeterminate);
+            return Err(DurabilityError::Indeterminate);
         };
         match (&status.durable, &status.phase) {
             (Some((position, durable)), _) if *durable >= commit => Ok(*position),
-            (_, Phase::Fenced { seq }) => Err(NotDurable::Fenced(*seq)),
-            _ => Err(NotDurable::Indeterminate),
+            (_, Phase::Fenced { seq }) => Err(DurabilityError::Fenced(*seq)),
+            _ => Err(DurabilityError::Indeterminate),
         }
     }
 
@@ -248,14 +248,14 @@ impl Database {
     /// Takes a snapshot and waits until it is in the bucket.
     ///
     /// # Errors
-    /// [`NotDurable::Indeterminate`] when that did not happen in time.
-    pub async fn snapshot(&self, timeout: Duration) -> Result<(), NotDurable> {
+    /// [`DurabilityError::Indeterminate`] when that did not happen in time.
+    pub async fn snapshot(&self, timeout: Duration) -> Result<(), DurabilityError> {
         let (done, finished) = oneshot::channel();
         let _waiting = self.shared.waiting();
-        self.jobs.send(Job::Snapshot { done: Some(done) }).await.map_err(|_| NotDurable::Indeterminate)?;
+        self.jobs.send(Job::Snapshot { done: Some(done) }).await.map_err(|_| DurabilityError::Indeterminate)?;
         match tokio::time::timeout(timeout, finished).await {
             Ok(Ok(())) => Ok(()),
-            _ => Err(NotDurable::Indeterminate),
+            _ => Err(DurabilityError::Indeterminate),
         }
     }
 
@@ -263,7 +263,7 @@ impl Database {
     /// called before a floor is raised to it.
     pub async fn persist_position(&self) -> Result<(), std::io::Error> {
         let (path, shared) = (self.path.clone(), Arc::clone(&self.shared));
-        tokio::task::spawn_blocking(move || shared.write_note(&path)).await.map_err(std::io::Error::other)?
+        tokio::task::spawn_blocking(move || shared.save_position(&path)).await.map_err(std::io::Error::other)?
     }
 
     /// Asks the bucket itself how far it is: reads the durable position's object back and compares.
@@ -290,9 +290,9 @@ impl Database {
     /// still hold transactions keep the file open.
     ///
     /// # Errors
-    /// [`NotDurable`] when not everything was shipped in time; the local file has it, unless this writer was
+    /// [`DurabilityError`] when not everything was shipped in time; the local file has it, unless this writer was
     /// fenced.
-    pub async fn close(self, timeout: Duration) -> Result<Option<Position>, NotDurable> {
+    pub async fn close(self, timeout: Duration) -> Result<Option<Position>, DurabilityError> {
         let (reply, finished) = oneshot::channel();
         let last = match self.jobs.send(Job::Last { reply }).await {
             Ok(()) => finished.await.unwrap_or_default(),
@@ -332,7 +332,7 @@ pub enum ProbeError {
 
 /// Why a commit is not known to be in the bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotDurable {
+pub enum DurabilityError {
     /// It may arrive yet; it stays in the queue.
     #[error("not confirmed in time: it may or may not reach the bucket")]
     Indeterminate,
@@ -377,7 +377,7 @@ pub enum WriteError<E> {
 pub enum OpenError {
     /// A person must look.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] StartError),
     /// The bucket does not answer and there is no way around it.
     #[error("the replica cannot be read: {0}")]
     Discover(#[from] DiscoverError),
@@ -401,7 +401,7 @@ pub enum OpenError {
     /// The local disk.
     #[error("local file: {0}")]
     Io(#[from] std::io::Error),
-    /// The opening could not be made within the time that patience allows.
+    /// The opening could not be made within the time that retry allows.
     #[error("no term could be opened: {0}")]
     Opening(String),
 }

@@ -9,19 +9,19 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::shared::{Phase, Shared};
-use super::uploader::{Beginning, Uploader, prepare, step};
+use super::uploader::{Start, Uploader, prepare, step};
 use super::writer::Writer;
 use super::{Database, OpenError, Options};
 use crate::bucket::Bucket;
 use crate::chain::check_floor;
 use crate::discover::{DiscoverError, Found, discover};
-use crate::keyspace;
-use crate::meta::{self, Note};
-use crate::position::{Digest, Position, Term};
+use crate::layout;
+use crate::meta::{self, PositionFile};
+use crate::position::{Digest, Head, Position, Term};
 use crate::recorder::Recorder;
 use crate::restore::{self, RestoreError, Restored};
-use crate::start::{Decision, Local, Meta, Replica, Why, decide, is_at_floor};
-use crate::tenure::{Event, Head, Tenure};
+use crate::start::{Decision, Local, Meta, Replica, StaleReason, decide, is_at_floor};
+use crate::term::{Event, TermState};
 
 /// What a start found and did.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -37,11 +37,11 @@ pub struct Started {
 }
 
 pub(super) async fn open(options: Options) -> Result<Database, OpenError> {
-    let bucket = Bucket::connect(options.location.clone(), options.patience).await;
+    let bucket = Bucket::connect(options.location.clone(), options.retry).await;
     let mut rng: rand::rngs::StdRng = rand::make_rng();
     let mut started = Started::default();
     // A term that was lost to another writer means: look again, restore again, try again.
-    let (beginning, meta) = loop {
+    let (origin, meta) = loop {
         let (local, found, decision) = match look(&options, &bucket).await? {
             Look::Decided(local, found, decision) => (local, found, decision),
             Look::Broken(local, why) => break refused(local, &why),
@@ -50,7 +50,7 @@ pub(super) async fn open(options: Options) -> Result<Database, OpenError> {
             Decision::Refuse(refusal) => return Err(refusal.into()),
             Decision::KeepUnproven => {
                 let local = local.expect("only a local file is kept");
-                break (Beginning::Unproven(local), local.meta.unwrap_or_default());
+                break (Start::Unproven(local), local.meta.unwrap_or_default());
             }
             Decision::KeepContradicted(why) => {
                 let local = local.expect("only a local file is kept");
@@ -66,17 +66,18 @@ pub(super) async fn open(options: Options) -> Result<Database, OpenError> {
         if let (Decision::Keep, Some(floor), Some(head), None) =
             (decision, options.floor, head, &options.override_floor)
         {
-            let object = bucket.get(&keyspace::sequence(floor.seq)).await.map_err(DiscoverError::from)?;
+            let object = bucket.get(&layout::sequence(floor.seq)).await.map_err(DiscoverError::from)?;
             let checked = check_floor(head.position, floor, object.as_deref().map(Digest::of));
-            match (checked, local.filter(|local| options.allow.contradicted && is_at_floor(*local, Some(floor)))) {
+            match (checked, local.filter(|local| options.permissions.contradicted && is_at_floor(*local, Some(floor))))
+            {
                 (Ok(()), _) => {}
                 (Err(why), Some(local)) => break refused(local, &why.to_string()),
                 (Err(why), None) => return Err(why.into()),
             }
         }
-        let note = Note { intent: None, ..Note::read(&options.path) };
-        let tenure = prepare(&options, head, seen_ms, note, options.override_floor.as_deref(), &mut rng)?;
-        if let Some((tenure, position)) = make_opening(&options, &bucket, tenure, &mut rng).await? {
+        let note = PositionFile { intent: None, ..PositionFile::read(&options.path) };
+        let term = prepare(&options, head, seen_ms, note, options.override_floor.as_deref(), &mut rng)?;
+        if let Some((term, position)) = make_opening(&options, &bucket, term, &mut rng).await? {
             started.term = Some(position.term);
             started.opening = Some(position);
             let after = local.and_then(|local| local.meta).unwrap_or_default();
@@ -84,23 +85,20 @@ pub(super) async fn open(options: Options) -> Result<Database, OpenError> {
             // Numbers never repeat, whatever was set aside.
             let commit = after.commit.max(head_commit);
             let restored_ms = head.map_or(0, |head: Head| head.time_ms);
-            break (
-                Beginning::Opened(Box::new(tenure)),
-                Meta { commit, time_ms: after.time_ms.max(restored_ms), ..after },
-            );
+            break (Start::Opened(Box::new(term)), Meta { commit, time_ms: after.time_ms.max(restored_ms), ..after });
         }
         // What this start restored is in the bucket; what was there before is set aside by the next round.
         if started.restored.is_some() {
             std::fs::remove_file(&options.path)?;
         }
     };
-    start(options, bucket, rng, beginning, meta, started)
+    spawn_workers(options, bucket, rng, origin, meta, started)
 }
 
 /// Goes on with a local file beside a replica that is not what it was.
-fn refused(local: Local, why: &str) -> (Beginning, Meta) {
+fn refused(local: Local, why: &str) -> (Start, Meta) {
     tracing::error!(why, "the replica is not followed: nothing is acknowledged until it is what it was");
-    (Beginning::Refused(local), local.meta.unwrap_or_default())
+    (Start::Refused(local), local.meta.unwrap_or_default())
 }
 
 /// What a look at the file and at the bucket found.
@@ -113,20 +111,20 @@ enum Look {
 
 async fn look(options: &Options, bucket: &Bucket) -> Result<Look, OpenError> {
     let local = read_local(options)?;
-    let (found, replica) = match discover(bucket, &options.replica, crate::now_ms).await {
+    let (found, replica) = match discover(bucket, &options.replica, crate::clock::now_ms).await {
         Ok(found) => {
             let replica = found.head.map_or(Replica::Absent, Replica::Present);
             (Some(found), replica)
         }
         Err(DiscoverError::Bucket(error)) if error.kind.is_transient() => {
             tracing::warn!(%error, "the replica does not answer");
-            if !options.allow.unproven || local.is_none() {
+            if !options.permissions.unproven || local.is_none() {
                 return Err(DiscoverError::Bucket(error).into());
             }
             (None, Replica::Silent)
         }
         Err(DiscoverError::Chain(error)) => {
-            let local = local.filter(|local| options.allow.contradicted && is_at_floor(*local, options.floor));
+            let local = local.filter(|local| options.permissions.contradicted && is_at_floor(*local, options.floor));
             return match local {
                 Some(local) => Ok(Look::Broken(local, error.to_string())),
                 None => Err(DiscoverError::Chain(error).into()),
@@ -134,7 +132,7 @@ async fn look(options: &Options, bucket: &Bucket) -> Result<Look, OpenError> {
         }
         Err(error) => return Err(error.into()),
     };
-    let decision = decide(local, replica, options.floor, options.allow);
+    let decision = decide(local, replica, options.floor, options.permissions);
     tracing::info!(?decision, path = %options.path.display(), "start");
     Ok(Look::Decided(local, found, decision))
 }
@@ -160,14 +158,14 @@ fn read_local(options: &Options) -> Result<Option<Local>, OpenError> {
         database.compact().map_err(|error| storage(error.into()))?;
     }
     let meta = meta::read(&database).map_err(storage)?;
-    Ok(Some(Note::read(path).local(meta)))
+    Ok(Some(PositionFile::read(path).local(meta)))
 }
 
 /// Restores, moving a stale file aside only once there is another to take its name.
 async fn restore_newest(
     options: &Options,
     bucket: &Bucket,
-    stale: Option<Why>,
+    stale: Option<StaleReason>,
     started: &mut Started,
 ) -> Result<(Option<Head>, u64), OpenError> {
     let how = restore::Options {
@@ -192,7 +190,7 @@ async fn restore_newest(
             Err(RestoreError::NoSnapshot { head, .. })
                 if stale.is_none() && options.floor.is_none() && head.seq.0 == head.term.0 =>
             {
-                let found = discover(bucket, &options.replica, crate::now_ms).await?;
+                let found = discover(bucket, &options.replica, crate::clock::now_ms).await?;
                 // Only the very head that had nothing may be followed by a beginning from nothing.
                 if found.head.is_some_and(|found| found.position == head) && found.snapshots.is_empty() {
                     tracing::warn!(%head, "the replica was opened, but nothing was ever stored in it");
@@ -208,14 +206,14 @@ async fn restore_newest(
 async fn make_opening(
     options: &Options,
     bucket: &Bucket,
-    mut tenure: Tenure,
+    mut term: TermState,
     rng: &mut rand::rngs::StdRng,
-) -> Result<Option<(Tenure, Position)>, OpenError> {
+) -> Result<Option<(TermState, Position)>, OpenError> {
     let mut failures = 0;
     let began = Instant::now();
     loop {
-        match step(bucket, &mut tenure, rng).await {
-            Ok(Some(Event::Opened(position))) => return Ok(Some((tenure, position))),
+        match step(bucket, &mut term, rng).await {
+            Ok(Some(Event::Opened(position))) => return Ok(Some((term, position))),
             Ok(Some(Event::Lost)) => {
                 tracing::info!("another writer opened a term first");
                 return Ok(None);
@@ -223,21 +221,21 @@ async fn make_opening(
             Ok(_) => {}
             Err(error) => {
                 failures += 1;
-                let patience = options.patience;
-                if !error.kind.is_transient() || failures >= patience.reads {
+                let retry = options.retry;
+                if !error.kind.is_transient() || failures >= retry.read_attempts {
                     return Err(OpenError::Opening(format!("{error} (after {:?})", began.elapsed())));
                 }
-                sleep(patience.pause_after(failures)).await;
+                sleep(retry.backoff(failures)).await;
             }
         }
     }
 }
 
-fn start(
+fn spawn_workers(
     options: Options,
     bucket: Bucket,
     rng: rand::rngs::StdRng,
-    beginning: Beginning,
+    origin: Start,
     meta: Meta,
     started: Started,
 ) -> Result<Database, OpenError> {
@@ -254,10 +252,10 @@ fn start(
     let own = meta::read(&*redb).map_err(storage)?.unwrap_or_default();
     let meta = Meta { commit: meta.commit.max(own.commit), time_ms: meta.time_ms.max(own.time_ms), ..own };
 
-    let phase = match &beginning {
-        Beginning::Opened(_) => Phase::Basing,
-        Beginning::Unproven(_) => Phase::Unproven,
-        Beginning::Refused(_) => Phase::Refused("the replica is not what it was".to_owned()),
+    let phase = match &origin {
+        Start::Opened(_) => Phase::Basing,
+        Start::Unproven(_) => Phase::Unproven,
+        Start::Refused(_) => Phase::Refused("the replica is not what it was".to_owned()),
     };
     let shared = Arc::new(Shared::new(options.queue_bytes, phase, meta.term, meta.commit));
     let (jobs, inbox) = mpsc::channel(options.mailbox.max(1));
@@ -265,6 +263,6 @@ fn start(
         Writer::spawn(Arc::clone(&redb), tape, Arc::clone(&shared), meta, options.commit_mode, path.clone(), inbox)?;
     let uploader =
         Uploader { options, bucket: bucket.clone(), shared: Arc::clone(&shared), jobs: jobs.downgrade(), rng };
-    tokio::spawn(uploader.run(beginning));
+    tokio::spawn(uploader.run(origin));
     Ok(Database { redb, writer: Arc::new(writer), jobs, shared, bucket, path, started: Arc::new(started) })
 }

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use crate::bucket::ErrorKind;
 use crate::format::Commit;
-use crate::meta::Note;
+use crate::meta::PositionFile;
 use crate::position::{CommitNo, Position, Seq, Term};
 
 /// Where replication stands.
@@ -90,7 +90,7 @@ pub(super) struct Shared {
     status: watch::Sender<Status>,
     closing: watch::Sender<bool>,
     /// Held while the note beside the file is read, changed and written.
-    noting: Mutex<()>,
+    saving: Mutex<()>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -118,7 +118,7 @@ impl Shared {
             waiters: AtomicUsize::new(0),
             status: watch::Sender::new(status),
             closing: watch::Sender::new(false),
-            noting: Mutex::default(),
+            saving: Mutex::default(),
         }
     }
 
@@ -148,7 +148,7 @@ impl Shared {
         Waiting(Arc::clone(self))
     }
 
-    pub(super) fn is_awaited(&self) -> bool {
+    pub(super) fn has_waiters(&self) -> bool {
         self.waiters.load(Ordering::SeqCst) > 0 || *self.closing.borrow()
     }
 
@@ -167,19 +167,19 @@ impl Shared {
 
     /// The note that tells a later start how far the file at `path` is: what was written there, and what became
     /// known since. An intent stands until something in its term is durable.
-    pub(super) fn note(&self, path: &Path) -> Note {
-        let mut note = Note::read(path);
+    pub(super) fn position_file(&self, path: &Path) -> PositionFile {
+        let mut file = PositionFile::read(path);
         if let Some((position, commit)) = self.status.borrow().durable {
-            note = Note { position: Some(position), commit, intent: None, ..note };
+            file = PositionFile { position: Some(position), commit, intent: None, ..file };
         }
-        note
+        file
     }
 
     /// Writes that note. The uploader does so about once a second, and whoever raises a floor at once: one after the
     /// other, or the older of two would be the one that stays.
-    pub(super) fn write_note(&self, path: &Path) -> std::io::Result<()> {
-        let _noting = self.noting.lock().unwrap_or_else(PoisonError::into_inner);
-        self.note(path).write(path)
+    pub(super) fn save_position(&self, path: &Path) -> std::io::Result<()> {
+        let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+        self.position_file(path).write(path)
     }
 
     /// Begins to queue: everything from here on belongs to the chain whose base was just copied.

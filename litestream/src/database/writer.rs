@@ -120,7 +120,7 @@ impl Writer {
     fn commit(&mut self, txn: WriteTransaction) -> Result<CommitNo, redb::Error> {
         let commit = self.meta.commit.next();
         // The clock may step back; the chain's does not.
-        let time_ms = crate::now_ms().max(self.meta.time_ms);
+        let time_ms = crate::clock::now_ms().max(self.meta.time_ms);
         let linked = if self.linked { commit } else { self.meta.linked };
         let next = Meta { term: self.meta.term, commit, linked, time_ms };
         meta::write(&txn, next)?;

@@ -2,20 +2,17 @@
 
 use std::fmt;
 
-use crate::format::seal::ObjectError;
+use crate::format::error::ObjectError;
+use crate::format::version::{REDB_FILE_FORMAT, VERSION};
 use crate::keys::{Wrap, WrapKind};
 use crate::position::{CommitNo, Digest, Seq, Term};
 
 /// First bytes of every object.
 pub const MAGIC: [u8; 4] = *b"KFLS";
-/// The version this code writes, and the only one it reads.
-pub const VERSION: u8 = 1;
 /// Bytes of the fixed part, before the replica's name.
 pub const FIXED_LEN: usize = 236;
 /// No header is longer than this; a reader asks for at most so much.
 pub const MAX_LEN: usize = 64 * 1024;
-/// The redb file format that payloads are written in.
-pub const REDB_FILE_FORMAT: u16 = 3;
 
 /// What an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

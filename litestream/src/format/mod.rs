@@ -9,10 +9,14 @@
 //!
 //! [`header`] is the clear, authenticated part; [`payload`] the content; [`seal`] binds the two.
 
+pub mod error;
 pub mod header;
 pub mod payload;
 pub mod seal;
+pub mod version;
 
+pub use error::ObjectError;
 pub use header::{Header, Kind, ReplicaName};
 pub use payload::{Commit, Op};
-pub use seal::{ObjectError, Sealed};
+pub use seal::Sealed;
+pub use version::{REDB_FILE_FORMAT, VERSION};

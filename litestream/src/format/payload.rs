@@ -1,7 +1,7 @@
 //! What segments carry: commits, each a list of operations on the file in the order in which redb made them.
 
+use crate::format::error::ObjectError;
 use crate::format::header::Reader;
-use crate::format::seal::ObjectError;
 use crate::position::CommitNo;
 
 /// One operation on the database file.

@@ -7,13 +7,12 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use super::image::Image;
 use super::{Options, RestoreError, Restored, Target};
 use crate::bucket::{Bucket, BucketError};
-use crate::chain::{ChainError, Place, Walk, check_floor};
+use crate::chain::{ChainCursor, ChainError, Place, check_floor};
 use crate::discover::Found;
 use crate::format::Commit;
 use crate::format::header::ReplicaName;
 use crate::keys::KeyRing;
-use crate::position::{Digest, Seq};
-use crate::tenure::Head;
+use crate::position::{Digest, Head, Seq};
 
 /// From one snapshot to the target.
 #[expect(clippy::too_many_arguments, reason = "one call, in one place")]
@@ -28,12 +27,12 @@ pub(super) async fn follow(
     (seq, hash): (Seq, Digest),
 ) -> Result<Restored, RestoreError> {
     let place = Place::Snapshot(seq);
-    let key = crate::keyspace::snapshot(seq, hash);
+    let key = crate::layout::snapshot(seq, hash);
     let object = bucket.get(&key).await?.ok_or(ChainError::Missing { place })?;
-    let (mut walk, image) = Walk::begin(replica, keys, (seq, hash), &object)?;
+    let (mut cursor, image) = ChainCursor::from_snapshot(replica, keys, (seq, hash), &object)?;
     let mut bytes = object.len() as u64;
     drop(object);
-    let mut image_file = Image::create(file, &image, walk.file_len()).await?;
+    let mut image_file = Image::create(file, &image, cursor.file_len()).await?;
     drop(image);
     if seq == head.position.seq && hash != head.position.hash {
         return Err(
@@ -67,13 +66,13 @@ pub(super) async fn follow(
     while let Some((step, object)) = objects.try_next().await? {
         let object = object.ok_or(ChainError::Missing { place: step.place() })?;
         bytes += object.len() as u64;
-        let before = (walk.state(), walk.last_commit(), walk.time_ms());
+        let before = (cursor.state(), cursor.last_commit(), cursor.time_ms());
         let commits = match step {
-            Step::One(_) => walk.step(&object)?,
-            Step::Merged(_, last, hash) => walk.step_merged(last, hash, &object)?,
+            Step::One(_) => cursor.read_next(&object)?,
+            Step::Merged(_, last, hash) => cursor.read_merged(last, hash, &object)?,
         };
-        if options.floor.is_some_and(|floor| floor.seq == walk.link().0) {
-            floor_seen = Some(walk.link().1);
+        if options.floor.is_some_and(|floor| floor.seq == cursor.link().0) {
+            floor_seen = Some(cursor.link().1);
         }
         done += 1;
         report(done);
@@ -96,11 +95,11 @@ pub(super) async fn follow(
     if let Some(floor) = options.floor
         && floor_seen.is_none()
         && floor.seq < seq
-        && let Some(object) = bucket.get(&crate::keyspace::sequence(floor.seq)).await?
+        && let Some(object) = bucket.get(&crate::layout::sequence(floor.seq)).await?
     {
         floor_seen = Some(Digest::of(&object));
     }
-    let (position, commit, time_ms) = partial.unwrap_or((walk.state(), walk.last_commit(), walk.time_ms()));
+    let (position, commit, time_ms) = partial.unwrap_or((cursor.state(), cursor.last_commit(), cursor.time_ms()));
     let overridden = match options.floor.map(|floor| check_floor(position, floor, floor_seen)) {
         Some(Err(error)) => match &options.override_floor {
             Some(reason) => Some(format!("{reason} ({error})")),
@@ -108,7 +107,7 @@ pub(super) async fn follow(
         },
         Some(Ok(())) | None => None,
     };
-    let file_len = image_file.finish((partial.is_none()).then(|| walk.file_len()))?;
+    let file_len = image_file.finish((partial.is_none()).then(|| cursor.file_len()))?;
     Ok(Restored {
         position,
         commit,
@@ -135,8 +134,8 @@ enum Step {
 impl Step {
     fn key(self) -> String {
         match self {
-            Self::One(seq) => crate::keyspace::sequence(seq),
-            Self::Merged(first, last, hash) => crate::keyspace::merged(first, last, hash),
+            Self::One(seq) => crate::layout::sequence(seq),
+            Self::Merged(first, last, hash) => crate::layout::merged(first, last, hash),
         }
     }
 

@@ -20,12 +20,11 @@ use serde::Serialize;
 
 use crate::bucket::{Bucket, BucketError};
 use crate::chain::ChainError;
-use crate::discover::{DiscoverError, Found, discover, read_boundary};
+use crate::discover::{DiscoverError, Found, discover, read_lowest_needed};
 use crate::format::header::{self, Header, ReplicaName};
 use crate::keys::KeyRing;
-use crate::meta::{self, Note};
-use crate::position::{CommitNo, Position, Seq};
-use crate::tenure::Head;
+use crate::meta::{self, PositionFile};
+use crate::position::{CommitNo, Head, Position, Seq};
 
 use follow::follow;
 pub(crate) use image::check_file;
@@ -134,7 +133,7 @@ pub async fn restore(
         let aside = set_aside(path, "replaced")?;
         restored.moved_aside = Some(aside);
     }
-    let note = Note {
+    let note = PositionFile {
         position: Some(restored.position),
         commit: restored.commit,
         intent: None,
@@ -152,11 +151,12 @@ pub async fn restore(
 /// # Errors
 /// The file system's.
 pub fn set_aside(path: &Path, why: &str) -> io::Result<PathBuf> {
-    let aside = meta::beside(path, &format!(".{why}-{}-{}", crate::now_ms(), hex::encode(rand::random::<[u8; 3]>())));
+    let aside =
+        meta::beside(path, &format!(".{why}-{}-{}", crate::clock::now_ms(), hex::encode(rand::random::<[u8; 3]>())));
     fs::rename(path, &aside)?;
-    let note = Note::path(path);
+    let note = PositionFile::path(path);
     if note.exists() {
-        fs::rename(note, Note::path(&aside))?;
+        fs::rename(note, PositionFile::path(&aside))?;
     }
     meta::sync_folder(path)?;
     Ok(aside)
@@ -170,7 +170,7 @@ pub(crate) async fn fetch(
     file: &Path,
     options: &Options,
 ) -> Result<Restored, RestoreError> {
-    let found = discover(bucket, replica, crate::now_ms).await?;
+    let found = discover(bucket, replica, crate::clock::now_ms).await?;
     let Some(head) = found.head else {
         return Err(match options.floor {
             Some(floor) => RestoreError::ReplicaVanished(floor),
@@ -180,7 +180,7 @@ pub(crate) async fn fetch(
     let mut skipped = Vec::new();
     let mut first_error = None;
     for (seq, hash) in found.snapshots.iter().rev().copied() {
-        let key = crate::keyspace::snapshot(seq, hash);
+        let key = crate::layout::snapshot(seq, hash);
         if options.begin_at_most.is_some_and(|most| seq > most)
             || !may_begin_with(bucket, &key, seq, options.target).await?
         {
@@ -232,14 +232,14 @@ struct Pin(String);
 
 impl Pin {
     async fn set(bucket: &Bucket, lowest: Seq) -> Option<Self> {
-        let key = crate::keyspace::pin(crate::now_ms(), lowest, rand::random());
+        let key = crate::layout::pin(crate::clock::now_ms(), lowest, rand::random());
         match bucket.create(&key, b"restore\n").await {
             // What was below the boundary before the pin may be on its way out; the chain check notices.
             Ok(_) => {
-                if let Ok(Some((boundary, _))) = read_boundary(bucket).await
-                    && boundary > lowest
+                if let Ok(Some((lowest_needed, _))) = read_lowest_needed(bucket).await
+                    && lowest_needed > lowest
                 {
-                    tracing::info!(%boundary, %lowest, "restoring from below the boundary");
+                    tracing::info!(%lowest_needed, %lowest, "restoring from below the boundary");
                 }
                 Some(Self(key))
             }

@@ -13,9 +13,9 @@ use serde::Serialize;
 
 use crate::bucket::{Bucket, BucketError, Created, Entry, ErrorKind};
 use crate::chain::{ChainError, Place};
-use crate::discover::{DiscoverError, read_boundary};
+use crate::discover::{DiscoverError, read_lowest_needed};
 use crate::format::header::{self, Header};
-use crate::keyspace;
+use crate::layout;
 use crate::position::{Digest, Seq};
 
 pub use plan::{Level, Rules};
@@ -24,7 +24,8 @@ pub use plan::{Level, Rules};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Swept {
     /// The boundary after the run.
-    pub boundary: Option<Seq>,
+    #[serde(rename = "boundary")]
+    pub lowest_needed: Option<Seq>,
     /// Restore points kept: numbers covered by snapshots.
     pub kept: Vec<Seq>,
     /// Keys deleted, all their versions included.
@@ -39,13 +40,13 @@ pub struct Swept {
 /// [`SweepError`]; what was deleted until then is not needed by any kept restore point either.
 pub async fn run(bucket: &Bucket, rules: &Rules, now_ms: u64, dry_run: bool) -> Result<Swept, SweepError> {
     let mut swept = Swept::default();
-    let before = read_boundary(bucket).await?;
+    let before = read_lowest_needed(bucket).await?;
     let raised_ms = match &before {
-        Some(_) => bucket.list(keyspace::BOUNDARY, None).await?.first().map_or(now_ms, |entry| entry.stored_ms),
+        Some(_) => bucket.list(layout::LOWEST_NEEDED, None).await?.first().map_or(now_ms, |entry| entry.stored_ms),
         None => now_ms,
     };
     let snapshots = usable_snapshots(bucket, &mut swept).await?;
-    let old = before.as_ref().map(|(boundary, _)| *boundary);
+    let old = before.as_ref().map(|(lowest_needed, _)| *lowest_needed);
     let settled = now_ms.saturating_sub(raised_ms) >= rules.grace_ms;
     let decision = if old.is_none() || settled {
         plan::decide(&snapshots, old, now_ms, rules)
@@ -53,21 +54,21 @@ pub async fn run(bucket: &Bucket, rules: &Rules, now_ms: u64, dry_run: bool) -> 
         plan::hold(&snapshots, old, now_ms, rules)
     };
     swept.kept.clone_from(&decision.kept);
-    swept.boundary = decision.boundary;
+    swept.lowest_needed = decision.lowest_needed;
 
-    if let Some(boundary) = decision.boundary.filter(|new| old.is_none_or(|old| *new > old))
+    if let Some(lowest_needed) = decision.lowest_needed.filter(|new| old.is_none_or(|old| *new > old))
         && !dry_run
     {
         let etag = before.as_ref().and_then(|(_, etag)| etag.as_deref());
-        let text = format!("{boundary}\n");
-        if bucket.replace(keyspace::BOUNDARY, text.as_bytes(), etag).await? == Created::Exists {
+        let text = format!("{lowest_needed}\n");
+        if bucket.replace(layout::LOWEST_NEEDED, text.as_bytes(), etag).await? == Created::Exists {
             return Err(SweepError::Overtaken);
         }
     }
     // Only what lay below the boundary before this run, and for long enough that a restore without a pin ended.
     let Some(old) = old.filter(|_| settled) else { return Ok(swept) };
-    let pins = bucket.list(keyspace::PINS, None).await?;
-    let live = pins.iter().filter_map(|entry| keyspace::parse_pin(&entry.key).map(|pin| (entry, pin)));
+    let pins = bucket.list(layout::PINS, None).await?;
+    let live = pins.iter().filter_map(|entry| layout::parse_pin(&entry.key).map(|pin| (entry, pin)));
     let limit = live
         .filter(|(entry, _)| now_ms.saturating_sub(entry.stored_ms) < rules.pin_expiry_ms)
         .map(|(_, (_, lowest))| lowest)
@@ -76,15 +77,15 @@ pub async fn run(bucket: &Bucket, rules: &Rules, now_ms: u64, dry_run: bool) -> 
         .expect("the boundary is one of them");
 
     let is_old = |entry: &Entry| now_ms.saturating_sub(entry.stored_ms) >= rules.grace_ms;
-    for folder in [keyspace::SEQUENCE, keyspace::SNAPSHOTS, keyspace::MERGED, keyspace::PINS] {
+    for folder in [layout::SEQUENCE, layout::SNAPSHOTS, layout::MERGED, layout::PINS] {
         let entries = list_all(bucket, folder).await?;
         let mut keys: Vec<&str> = Vec::new();
         for entry in &entries {
             let goes = match folder {
-                keyspace::SEQUENCE => keyspace::parse_sequence(&entry.key).is_some_and(|seq| seq < limit),
-                keyspace::SNAPSHOTS => keyspace::parse_snapshot(&entry.key)
+                layout::SEQUENCE => layout::parse_sequence(&entry.key).is_some_and(|seq| seq < limit),
+                layout::SNAPSHOTS => layout::parse_snapshot(&entry.key)
                     .is_some_and(|(seq, _)| seq < limit && !decision.kept.contains(&seq)),
-                keyspace::MERGED => keyspace::parse_merged(&entry.key).is_some_and(|(first, ..)| first < limit),
+                layout::MERGED => layout::parse_merged(&entry.key).is_some_and(|(first, ..)| first < limit),
                 _ => now_ms.saturating_sub(entry.stored_ms) >= rules.pin_expiry_ms,
             };
             // Every version must be old: one that was written a moment ago belongs to a writer that must notice.
@@ -121,8 +122,8 @@ async fn list_all(bucket: &Bucket, folder: &str) -> Result<Vec<Entry>, BucketErr
 /// Snapshots that a restore can begin with: whole headers, of the right place, on the chain that is there.
 async fn usable_snapshots(bucket: &Bucket, swept: &mut Swept) -> Result<Vec<plan::Snapshot>, SweepError> {
     let mut usable = Vec::new();
-    for entry in bucket.list(keyspace::SNAPSHOTS, None).await? {
-        let Some((seq, hash)) = keyspace::parse_snapshot(&entry.key) else { continue };
+    for entry in bucket.list(layout::SNAPSHOTS, None).await? {
+        let Some((seq, hash)) = layout::parse_snapshot(&entry.key) else { continue };
         let start = bucket.get_start(&entry.key, header::MAX_LEN).await?.unwrap_or_default();
         let header = match Header::decode(&start) {
             Ok((header, _)) if header.seq == seq && header.covers == hash => header,
@@ -138,7 +139,7 @@ async fn usable_snapshots(bucket: &Bucket, swept: &mut Swept) -> Result<Vec<plan
             }
         };
         // A writer that was overtaken may have stored a snapshot of a history that is not the replica's.
-        match bucket.get(&keyspace::sequence(seq)).await? {
+        match bucket.get(&layout::sequence(seq)).await? {
             Some(object) if Digest::of(&object) != hash => {
                 swept.unusable.push(format!("{}: another object has that number", entry.key));
             }

@@ -57,14 +57,14 @@ pub struct Snapshot {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
     /// Everything numbered at or above this stays.
-    pub boundary: Option<Seq>,
+    pub lowest_needed: Option<Seq>,
     /// Snapshots that stay, by number covered.
     pub kept: Vec<Seq>,
 }
 
 /// Decides. `snapshots` are in ascending order.
 #[must_use]
-pub fn decide(snapshots: &[Snapshot], boundary: Option<Seq>, now_ms: u64, rules: &Rules) -> Decision {
+pub fn decide(snapshots: &[Snapshot], lowest_needed: Option<Seq>, now_ms: u64, rules: &Rules) -> Decision {
     let from_ms = now_ms.saturating_sub(rules.window_ms);
     // Where the window begins: its points are restored from here, object by object.
     let anchored = || snapshots.iter().filter(|snapshot| snapshot.anchored);
@@ -72,21 +72,21 @@ pub fn decide(snapshots: &[Snapshot], boundary: Option<Seq>, now_ms: u64, rules:
     let least = anchored().rev().nth(rules.keep_at_least.saturating_sub(1)).or_else(|| anchored().next());
     let proposed = anchor.map(|anchor| least.map_or(anchor.seq, |least| anchor.seq.min(least.seq)));
     // It never falls.
-    hold(snapshots, boundary.max(proposed), now_ms, rules)
+    hold(snapshots, lowest_needed.max(proposed), now_ms, rules)
 }
 
 /// What stays while the boundary stands where it is.
 #[must_use]
-pub fn hold(snapshots: &[Snapshot], boundary: Option<Seq>, now_ms: u64, rules: &Rules) -> Decision {
+pub fn hold(snapshots: &[Snapshot], lowest_needed: Option<Seq>, now_ms: u64, rules: &Rules) -> Decision {
     let mut kept: Vec<Seq> = Vec::new();
     for snapshot in snapshots {
-        let in_window = boundary.is_none_or(|boundary| snapshot.seq >= boundary);
+        let in_window = lowest_needed.is_none_or(|lowest_needed| snapshot.seq >= lowest_needed);
         if in_window || rules.levels.iter().any(|level| represents(*snapshot, snapshots, *level, now_ms)) {
             kept.push(snapshot.seq);
         }
     }
     kept.dedup();
-    Decision { boundary, kept }
+    Decision { lowest_needed, kept }
 }
 
 /// Whether a snapshot is the first of one of a level's stretches. Stretches are counted from the Unix epoch, so
@@ -106,15 +106,15 @@ fn represents(snapshot: Snapshot, all: &[Snapshot], level: Level, now_ms: u64) -
 /// # Panics
 /// When the decision breaks that.
 pub fn invariant_keeps_what_is_needed(snapshots: &[Snapshot], decision: &Decision, now_ms: u64, rules: &Rules) {
-    let Some(boundary) = decision.boundary else { return };
+    let Some(lowest_needed) = decision.lowest_needed else { return };
     let anchored: Vec<_> = snapshots.iter().filter(|snapshot| snapshot.anchored).collect();
     if let Some(newest) = anchored.last() {
-        assert!(newest.seq >= boundary && decision.kept.contains(&newest.seq), "the newest snapshot would go");
+        assert!(newest.seq >= lowest_needed && decision.kept.contains(&newest.seq), "the newest snapshot would go");
     }
     let from_ms = now_ms.saturating_sub(rules.window_ms);
     let first = anchored.iter().rev().find(|snapshot| snapshot.time_ms <= from_ms);
     if let Some(first) = first {
-        assert!(first.seq >= boundary && decision.kept.contains(&first.seq), "the window's beginning would go");
+        assert!(first.seq >= lowest_needed && decision.kept.contains(&first.seq), "the window's beginning would go");
     }
     assert!(
         anchored.iter().rev().take(rules.keep_at_least).all(|snapshot| decision.kept.contains(&snapshot.seq)),
@@ -137,7 +137,7 @@ mod tests {
     fn the_window_keeps_the_snapshot_before_its_beginning() {
         let rules = Rules { window_ms: 3 * DAY, levels: Vec::new(), ..Rules::default() };
         let decision = decide(&daily(0..10), None, 9 * DAY + 5, &rules);
-        assert_eq!(decision.boundary, Some(Seq(601)), "a point three days back needs the snapshot of day 6");
+        assert_eq!(decision.lowest_needed, Some(Seq(601)), "a point three days back needs the snapshot of day 6");
         assert_eq!(decision.kept.first(), Some(&Seq(601)));
     }
 
@@ -153,10 +153,10 @@ mod tests {
     fn the_boundary_never_falls_and_a_lone_snapshot_never_goes() {
         let rules = Rules::default();
         let decision = decide(&daily(0..3), Some(Seq(250)), 100 * DAY, &rules);
-        assert_eq!(decision.boundary, Some(Seq(250)));
+        assert_eq!(decision.lowest_needed, Some(Seq(250)));
         let decision = decide(&daily(0..1), None, 1000 * DAY, &rules);
-        assert_eq!((decision.boundary, decision.kept), (Some(Seq(1)), vec![Seq(1)]));
-        assert_eq!(decide(&[], None, 5, &rules), Decision { boundary: None, kept: Vec::new() });
+        assert_eq!((decision.lowest_needed, decision.kept), (Some(Seq(1)), vec![Seq(1)]));
+        assert_eq!(decide(&[], None, 5, &rules), Decision { lowest_needed: None, kept: Vec::new() });
     }
 
     #[test]
@@ -169,17 +169,17 @@ mod tests {
                 levels: vec![Level { every_ms: DAY, keep: rng.random_range(0..9) }],
                 ..Rules::default()
             };
-            let (mut seq, mut time_ms, mut boundary, mut snapshots) = (1, 0, None, Vec::new());
+            let (mut seq, mut time_ms, mut lowest_needed, mut snapshots) = (1, 0, None, Vec::new());
             for _ in 0..40 {
                 seq += rng.random_range(1..50);
                 time_ms += rng.random_range(1..DAY);
                 snapshots.push(Snapshot { seq: Seq(seq), time_ms, anchored: true });
-                let decision = decide(&snapshots, boundary, time_ms + 1, &rules);
+                let decision = decide(&snapshots, lowest_needed, time_ms + 1, &rules);
                 invariant_keeps_what_is_needed(&snapshots, &decision, time_ms + 1, &rules);
-                assert!(decision.boundary >= boundary, "seed {seed}: the boundary fell");
-                boundary = decision.boundary;
+                assert!(decision.lowest_needed >= lowest_needed, "seed {seed}: the boundary fell");
+                lowest_needed = decision.lowest_needed;
                 for snapshot in &mut snapshots {
-                    snapshot.anchored &= boundary.is_none_or(|boundary| snapshot.seq >= boundary);
+                    snapshot.anchored &= lowest_needed.is_none_or(|lowest_needed| snapshot.seq >= lowest_needed);
                 }
                 snapshots.retain(|snapshot| decision.kept.contains(&snapshot.seq));
             }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use keyfleet_litestream::keyspace;
+use keyfleet_litestream::layout;
 use keyfleet_litestream::position::Seq;
 
 use crate::s3::{ACCESS_KEY, SECRET_KEY, Server};
@@ -81,7 +81,7 @@ async fn each_outcome_of_a_restore_has_its_own_exit_code() {
     assert!(drill[0]["local"]["same"].is_object(), "the local file was not compared: {drill}");
     assert_eq!(call(folder, &["retention", "--dry-run"]).await.0, 0);
 
-    let key = format!("p/{}", keyspace::sequence(Seq(position.seq.0 - 1)));
+    let key = format!("p/{}", layout::sequence(Seq(position.seq.0 - 1)));
     let mut bytes = server.peek(&key).unwrap().to_vec();
     *bytes.last_mut().unwrap() ^= 1;
     server.poke(&key, bytes);

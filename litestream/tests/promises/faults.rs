@@ -6,11 +6,11 @@ use keyfleet_litestream::Ack;
 use keyfleet_litestream::bucket::ErrorKind;
 use keyfleet_litestream::chain::ChainError;
 use keyfleet_litestream::database::{Database, OpenError, Phase, WriteError};
-use keyfleet_litestream::format::seal::ObjectError;
-use keyfleet_litestream::keyspace;
+use keyfleet_litestream::format::error::ObjectError;
+use keyfleet_litestream::layout;
 use keyfleet_litestream::position::{Position, Seq};
 use keyfleet_litestream::restore::RestoreError;
-use keyfleet_litestream::start::Refusal;
+use keyfleet_litestream::start::StartError;
 
 use crate::s3::{Fault, Server};
 use crate::support::{REMOTE, entries, opened, options, put, reach, restore, value};
@@ -115,14 +115,14 @@ async fn torn_missing_swapped_and_foreign_objects_each_have_their_own_error() {
     let folder = tempfile::tempdir().unwrap();
     filled(&server, folder.path(), 6).await;
     let good = server.image();
-    let key = |seq| format!("p/{}", keyspace::sequence(Seq(seq)));
+    let key = |seq| format!("p/{}", layout::sequence(Seq(seq)));
     let other = {
         let mut foreign = options(&folder.path().join("other.redb"), server.location("q"));
         foreign.replica = keyfleet_litestream::format::ReplicaName::new("cluster/node-2/state").unwrap();
         let database = opened(foreign).await;
         put(&database, REMOTE, 1, value(1, 100)).await.unwrap();
         let _ = database.close(Duration::from_secs(30)).await.unwrap();
-        server.peek(&format!("q/{}", keyspace::sequence(Seq(3)))).unwrap().to_vec()
+        server.peek(&format!("q/{}", layout::sequence(Seq(3)))).unwrap().to_vec()
     };
     let object = good[&key(3)].to_vec();
     let flipped = |at: usize| {
@@ -213,14 +213,14 @@ async fn a_node_serves_on_local_state_while_s3_is_away_and_proves_itself_before_
     let floor = filled(&server, folder.path(), 3).await;
     let open = |floor| {
         let mut options = options(&path, server.location("p"));
-        options.allow.unproven = true;
+        options.permissions.unproven = true;
         options.floor = floor;
         Database::open(options)
     };
     server.set_down(true);
     let higher = Position { seq: Seq(floor.seq.0 + 1), ..floor };
     let refused = open(Some(higher)).await;
-    assert!(matches!(refused, Err(OpenError::Refused(Refusal::LocalBelowFloor(_)))), "{refused:?}");
+    assert!(matches!(refused, Err(OpenError::Refused(StartError::LocalBelowFloor(_)))), "{refused:?}");
 
     let database = open(Some(floor)).await.unwrap();
     assert_eq!(database.status().borrow().phase, Phase::Unproven);
@@ -247,7 +247,7 @@ async fn a_node_that_worked_alone_on_a_stale_volume_is_fenced_when_s3_is_back() 
 
     server.set_down(true);
     let mut alone = options(&path, server.location("p"));
-    alone.allow.unproven = true;
+    alone.permissions.unproven = true;
     let database = Database::open(alone).await.unwrap();
     put(&database, Ack::Local, 6, value(6, 100)).await.unwrap();
     server.set_down(false);

@@ -5,13 +5,13 @@
 
 use std::path::PathBuf;
 
-use keyfleet_litestream::chain::Walk;
+use keyfleet_litestream::chain::ChainCursor;
 use keyfleet_litestream::format::header::{Header, Kind};
 use keyfleet_litestream::format::{Commit, Op, ReplicaName};
 use keyfleet_litestream::keys::{Identity, KeyEncryptionKey, KeyRing};
-use keyfleet_litestream::keyspace;
+use keyfleet_litestream::layout;
 use keyfleet_litestream::position::CommitNo;
-use keyfleet_litestream::tenure::{Answer, Event, Request, Settings, Tenure};
+use keyfleet_litestream::term::{Answer, Event, Request, Settings, TermState};
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha20Rng;
 
@@ -48,19 +48,19 @@ fn commits() -> [Commit; 2] {
 fn written() -> Vec<(&'static str, String, Vec<u8>)> {
     let mut rng = ChaCha20Rng::seed_from_u64(1);
     let settings = Settings { replica: replica(), idle_grace_ms: 1000, segment_bytes: 1 << 20 };
-    let mut tenure = Tenure::open(settings, None, &ring(), 1_800_000_000_000, b"{}", &mut rng).unwrap();
+    let mut term = TermState::open(settings, None, &ring(), 1_800_000_000_000, b"{}", &mut rng).unwrap();
     let mut objects = Vec::new();
     for what in ["opening", "snapshot", "segment"] {
-        let Some(Request::Create { key, bytes }) = tenure.request(1_800_000_000_000, &mut rng) else {
+        let Some(Request::Create { key, bytes }) = term.request(1_800_000_000_000, &mut rng) else {
             panic!("{what} was not offered")
         };
         objects.push((what, key, bytes.to_vec()));
-        match tenure.answer(Answer::Created, 1_800_000_000_000) {
+        match term.answer(Answer::Created, 1_800_000_000_000) {
             Some(Event::Opened(_)) => {
                 let frame = zstd::bulk::compress(IMAGE, 3).unwrap();
-                tenure.base(frame, IMAGE.len() as u64, CommitNo(7), 1_800_000_000_000, &mut rng);
+                term.base(frame, IMAGE.len() as u64, CommitNo(7), 1_800_000_000_000, &mut rng);
             }
-            Some(Event::Based { .. }) => commits().into_iter().for_each(|commit| tenure.offer(commit)),
+            Some(Event::Based { .. }) => commits().into_iter().for_each(|commit| term.offer(commit)),
             Some(Event::Durable { .. }) => {}
             other => panic!("{other:?}"),
         }
@@ -82,10 +82,10 @@ fn frozen_objects_of_version_1_are_read() {
     let seq = keyfleet_litestream::position::Seq(1);
     let offline = KeyRing { identities: vec![identity()], ..KeyRing::default() };
     for keys in [&ring(), &offline] {
-        let (mut walk, frame) = Walk::begin(&replica(), keys, (seq, hash), &snapshot).unwrap();
+        let (mut cursor, frame) = ChainCursor::from_snapshot(&replica(), keys, (seq, hash), &snapshot).unwrap();
         assert_eq!(zstd::bulk::decompress(&frame, 1 << 16).unwrap(), IMAGE);
-        assert_eq!(walk.step(&segment).unwrap(), commits());
-        assert_eq!((walk.file_len(), walk.last_commit(), walk.time_ms()), (70, CommitNo(9), 1_800_000_000_777));
+        assert_eq!(cursor.read_next(&segment).unwrap(), commits());
+        assert_eq!((cursor.file_len(), cursor.last_commit(), cursor.time_ms()), (70, CommitNo(9), 1_800_000_000_777));
     }
     for (kind, object) in [(Kind::Opening, &opening), (Kind::Snapshot, &snapshot), (Kind::Segment, &segment)] {
         let (header, len) = Header::decode(object).unwrap();
@@ -108,15 +108,15 @@ fn no_flipped_byte_of_a_frozen_object_is_accepted() {
     let seq = keyfleet_litestream::position::Seq(1);
     let ring = ring();
     for at in 0..segment.len() {
-        let (mut walk, _) = Walk::begin(&replica(), &ring, (seq, hash), &snapshot).unwrap();
+        let (mut cursor, _) = ChainCursor::from_snapshot(&replica(), &ring, (seq, hash), &snapshot).unwrap();
         let mut flipped = segment.clone();
         flipped[at] ^= 0x10;
-        assert!(walk.step(&flipped).is_err(), "a segment with byte {at} flipped was accepted");
+        assert!(cursor.read_next(&flipped).is_err(), "a segment with byte {at} flipped was accepted");
     }
     for at in 0..snapshot.len() {
         let mut flipped = snapshot.clone();
         flipped[at] ^= 0x10;
-        let begun = Walk::begin(&replica(), &ring, (seq, hash), &flipped);
+        let begun = ChainCursor::from_snapshot(&replica(), &ring, (seq, hash), &flipped);
         assert!(begun.is_err(), "a snapshot with byte {at} flipped was accepted");
     }
 }
@@ -128,7 +128,7 @@ fn todays_objects_have_the_frozen_layout() {
         let (today, _) = Header::decode(&bytes).unwrap();
         let (then, _) = Header::decode(&frozen).unwrap();
         assert_eq!(today, then, "the {what} has another header today");
-        assert!(key.starts_with(keyspace::SEQUENCE) || key.starts_with(keyspace::SNAPSHOTS));
+        assert!(key.starts_with(layout::SEQUENCE) || key.starts_with(layout::SNAPSHOTS));
     }
 }
 

@@ -125,7 +125,7 @@ async fn after_every_kill_s3_alone_restores_what_was_acknowledged_and_the_local_
         let restored = prefix_len(&entries(&to), "restored");
         assert!(restored >= remote, "seed {seed}, kill {kill}: {remote} acknowledged, {restored} restored");
         std::fs::remove_file(&to).unwrap();
-        std::fs::remove_file(keyfleet_litestream::meta::Note::path(&to)).unwrap();
+        std::fs::remove_file(keyfleet_litestream::meta::PositionFile::path(&to)).unwrap();
 
         let kept = prefix_len(&entries(&path), "local");
         assert!(kept >= local, "seed {seed}, kill {kill}: {local} acknowledged locally, {kept} in the file");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keyfleet_litestream::Ack;
 use keyfleet_litestream::database::{Phase, WriteError};
-use keyfleet_litestream::keyspace;
+use keyfleet_litestream::layout;
 use keyfleet_litestream::metrics::Metrics;
 
 use crate::s3::{Fault, Server};
@@ -39,7 +39,7 @@ async fn an_idle_database_sends_no_request_and_none_lists_in_steady_state() {
     reach(&database, "in a new term", |phase| matches!(phase, Phase::Basing | Phase::Shipping)).await;
     put(&database, REMOTE, 99, value(99, 100)).await.unwrap();
     let position = database.durable_position().unwrap().0;
-    server.remove(&format!("p/{}", keyspace::sequence(position.seq)));
+    server.remove(&format!("p/{}", layout::sequence(position.seq)));
     metrics.collect(&database).await;
     let page = metrics.page();
     assert!(page.lines().any(|line| line.contains("confirmed{") && line.ends_with(" 0")), "{page}");

@@ -5,10 +5,10 @@ use std::time::Duration;
 use keyfleet_litestream::Ack;
 use keyfleet_litestream::chain::ChainError;
 use keyfleet_litestream::database::{Database, OpenError, Phase, WriteError};
-use keyfleet_litestream::keyspace;
+use keyfleet_litestream::layout;
 use keyfleet_litestream::position::{Position, Seq};
 use keyfleet_litestream::restore::{self, RestoreError};
-use keyfleet_litestream::start::Refusal;
+use keyfleet_litestream::start::StartError;
 
 use crate::s3::Server;
 use crate::support::{REMOTE, entries, opened, options, put, reach, restore, restore_with, value};
@@ -59,7 +59,7 @@ async fn a_bucket_rolled_back_to_a_valid_older_state_is_refused_below_the_floor(
     .unwrap_err();
     assert!(matches!(error, RestoreError::ReplicaVanished(_)), "{error}");
     let again = Database::open(options(&path, server.location("p"))).await;
-    assert!(matches!(again, Err(OpenError::Refused(Refusal::ReplicaVanishedUnderFile(_)))), "{again:?}");
+    assert!(matches!(again, Err(OpenError::Refused(StartError::ReplicaVanishedUnderFile(_)))), "{again:?}");
 }
 
 /// The number after the last is free in an older bucket: taking it would leave a gap that no restore gets over.
@@ -110,11 +110,11 @@ async fn a_start_beside_a_bucket_that_was_rolled_back_keeps_the_file_that_is_at_
     let _ = database.close(Duration::from_secs(30)).await.unwrap();
     let new = server.image();
     let mut broken = new.clone();
-    broken.retain(|key, _| !key.ends_with(&keyspace::sequence(floor.seq)));
+    broken.retain(|key, _| !key.ends_with(&layout::sequence(floor.seq)));
     let open = |floor, contradicted| {
         let mut options = options(&path, server.location("p"));
-        options.allow.unproven = true;
-        options.allow.contradicted = contradicted;
+        options.permissions.unproven = true;
+        options.permissions.contradicted = contradicted;
         options.floor = Some(floor);
         Database::open(options)
     };

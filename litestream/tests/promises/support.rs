@@ -25,7 +25,7 @@ pub(crate) fn name() -> ReplicaName {
 
 pub(crate) fn options(path: &Path, location: Location) -> Options {
     let mut options = Options::new(path, name(), location, keys());
-    options.patience = crate::s3::patience();
+    options.retry = crate::s3::retry();
     options.sync_interval = Duration::from_millis(20);
     options
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use keyfleet_litestream::clock::now_ms;
 use keyfleet_litestream::database::{Database, WriteError};
-use keyfleet_litestream::now_ms;
 use keyfleet_litestream::position::Seq;
 use keyfleet_litestream::restore::{self, Target};
 use keyfleet_litestream::retention::{self, Level, Rules};
@@ -40,7 +40,7 @@ async fn retention_raises_the_boundary_first_and_deletes_a_grace_later_what_no_k
 
     let first = retention::run(&bucket, &strict(), now_ms(), false).await.unwrap();
     assert_eq!(first.deleted, Vec::<String>::new(), "deleted in the run that raised the boundary");
-    assert!(first.boundary > Some(Seq(1)));
+    assert!(first.lowest_needed > Some(Seq(1)));
     server.age(HOUR / 2);
     let early = retention::run(&bucket, &strict(), now_ms(), false).await.unwrap();
     assert_eq!(early.deleted, Vec::<String>::new(), "deleted before the grace was over");
@@ -70,12 +70,12 @@ async fn levels_keep_their_points_and_a_pin_keeps_what_a_running_restore_needs()
     let database = filled(&server, folder.path()).await;
     let bucket = s3::bucket(server.location("p")).await;
     drop(database);
-    let pin = keyfleet_litestream::keyspace::pin(now_ms(), Seq(4), [1; 8]);
+    let pin = keyfleet_litestream::layout::pin(now_ms(), Seq(4), [1; 8]);
     retention::run(&bucket, &strict(), now_ms(), false).await.unwrap();
     server.age(2 * HOUR);
     bucket.create(&pin, b"restore\n").await.unwrap();
     let swept = retention::run(&bucket, &strict(), now_ms(), false).await.unwrap();
-    let lowest = server.keys().iter().filter_map(|key| keyfleet_litestream::keyspace::parse_sequence(&key[2..])).min();
+    let lowest = server.keys().iter().filter_map(|key| keyfleet_litestream::layout::parse_sequence(&key[2..])).min();
     assert_eq!(lowest, Some(Seq(4)), "deleted under a running restore: {:?}", swept.deleted);
     // The restore died; its pin expires.
     server.age(7 * HOUR);
@@ -109,7 +109,7 @@ async fn an_idle_zombie_that_wakes_after_its_next_number_was_collected_acknowled
     server.age(2 * HOUR);
     let swept = retention::run(&bucket, &strict(), now_ms(), false).await.unwrap();
     let next = zombie.durable_position().unwrap().0.seq.next();
-    let number = keyfleet_litestream::keyspace::sequence(next);
+    let number = keyfleet_litestream::layout::sequence(next);
     assert!(swept.deleted.contains(&number), "the trace needs the zombie's next number to be free again");
 
     tokio::time::sleep(Duration::from_millis(60)).await;

@@ -8,7 +8,7 @@ use keyfleet_litestream::database::{Database, Phase, WriteError};
 use keyfleet_litestream::position::{Position, Seq};
 use keyfleet_litestream::restore::{self, RestoreError, Target};
 use keyfleet_litestream::retention::{self, Rules};
-use keyfleet_litestream::{Ack, keyspace};
+use keyfleet_litestream::{Ack, layout};
 
 use crate::gateway::{Gateway, Tls};
 use crate::s3::{self, Server};
@@ -128,7 +128,7 @@ async fn every_point_in_time_can_be_restored(location: Location) {
     let mut points: Vec<(u64, Position)> = Vec::new();
     for key in 0..8 {
         let receipt = put(&database, REMOTE, key, value(key, 300)).await.unwrap();
-        points.push((keyfleet_litestream::now_ms(), receipt.position.unwrap()));
+        points.push((keyfleet_litestream::clock::now_ms(), receipt.position.unwrap()));
         tokio::time::sleep(Duration::from_millis(5)).await;
         if key == 4 {
             database.snapshot(Duration::from_secs(30)).await.unwrap();
@@ -165,7 +165,7 @@ async fn retention_takes_what_is_not_needed_and_nothing_else(location: Location)
     let bucket = s3::bucket(location.clone()).await;
     let none = Rules { window_ms: 0, levels: Vec::new(), keep_at_least: 1, grace_ms: 0, pin_expiry_ms: 60_000 };
     // The clock is ahead of the snapshots' own times by a second.
-    let later = || keyfleet_litestream::now_ms() + 1000;
+    let later = || keyfleet_litestream::clock::now_ms() + 1000;
     let raised = retention::run(&bucket, &none, later(), false).await.unwrap();
     assert!(raised.deleted.is_empty(), "deleted before the boundary was raised: {:?}", raised.deleted);
     let swept = retention::run(&bucket, &none, later(), false).await.unwrap();
@@ -234,7 +234,7 @@ async fn a_closed_database_is_opened_again_under_a_new_term(location: Location) 
         }
     }
     let bucket = s3::bucket(location.clone()).await;
-    assert!(bucket.get(&keyspace::sequence(Seq(1))).await.unwrap().is_some());
+    assert!(bucket.get(&layout::sequence(Seq(1))).await.unwrap().is_some());
     let to = folder.path().join("restored.redb");
     assert_eq!(restore(location, &to).await.unwrap().position, last.unwrap());
     assert_eq!(entries(&to).len(), 4);

@@ -1,25 +1,23 @@
-//! Plans and records as the round's facts: all plans oldest first, then all records oldest first. A list that was read
-//! anew is fed whole; what was seen before does no harm.
+//! Plans and records from the API server into the node's rounds. [`Feed`] decides what is fed; here it is carried out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyfleet_api::convert::{plan_of, record_of};
 use keyfleet_crds::conditions::Reason;
+use keyfleet_crds::convert::{plan_of, record_of};
 use keyfleet_crds::node::report::ProblemAbout;
-use keyfleet_threshold::identifiers::{Block, Digest, EpochNumber};
-use keyfleet_threshold::plan::{Origin, ValidPlan};
-use keyfleet_threshold::round::{Blob, Phase, RoundRecord};
+use keyfleet_threshold::feed::{Feed, HeldBack, Input, ListedEpoch, Listing};
+use keyfleet_threshold::identifiers::EpochNumber;
 use tokio::sync::{mpsc, watch};
 
 use super::status::Problems;
 use super::watching::Listed;
 use crate::claim::{ClaimError, NameClaim};
-use crate::round::{Input, Published};
+use crate::round::Published;
 
-/// What is held back, or not yet done, is tried again so often.
+/// Pause before something that is held back, or not yet done, is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// Feeds the facts of rounds.
@@ -39,143 +37,84 @@ pub struct Rounds {
 /// The driver is gone: the node stops.
 struct Stopped;
 
-#[derive(Default)]
-struct Fed {
-    lists: u64,
-    plans: BTreeSet<u64>,
-    /// Prekey sets, each with the plan that names it.
-    sets: BTreeSet<(u64, Digest)>,
-    records: BTreeMap<u64, RoundRecord>,
-}
-
 impl Rounds {
     /// Feeds what is listed, for as long as the node runs.
     pub async fn feed(mut self, mut listed: watch::Receiver<Arc<Listed>>) {
-        let mut fed = Fed::default();
+        let mut feed = Feed::default();
         loop {
             let now = listed.borrow_and_update().clone();
-            let waits = match self.pass(&now, &mut fed).await {
-                Ok(waits) => waits,
+            let again = match self.pass(&now, &mut feed).await {
+                Ok(again) => again,
                 Err(Stopped) => return,
             };
             tokio::select! {
                 changed = listed.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(AGAIN), if waits => {}
+                () = tokio::time::sleep(AGAIN), if again => {}
             }
         }
     }
 
-    /// Feeds what was not fed yet. Answers whether something has to be tried again.
-    async fn pass(&mut self, listed: &Listed, fed: &mut Fed) -> Result<bool, Stopped> {
+    /// Feeds what was not fed yet. Tells whether something has to be tried again.
+    async fn pass(&mut self, listed: &Listed, feed: &mut Feed) -> Result<bool, Stopped> {
         if listed.lists == 0 {
             return Ok(false);
         }
-        if fed.lists != listed.lists {
-            *fed = Fed { lists: listed.lists, ..Fed::default() };
-        }
-        let plans = listed.epochs.iter().filter_map(|(number, epoch)| match plan_of(&epoch.spec) {
-            Ok(plan) => Some((*number, plan)),
-            Err(fault) => {
-                tracing::warn!(number, %fault, "the plan of a KeyEpoch is refused");
-                None
-            }
-        });
-        let plans: BTreeMap<u64, ValidPlan> = plans.collect();
+        let listing = listing(listed);
         if let Some(mark) = self.restored.take() {
-            let newest = plans.values().map(|plan| plan.block).max().unwrap_or(Block(0));
-            self.send(Input::Abstain(newest)).await?;
-            let abstains = |published: &Arc<Published>| {
-                published.state.as_ref().is_some_and(|state| state.abstain_through >= Some(newest))
-            };
-            self.published.wait_for(abstains).await.map_err(|_| Stopped)?;
-            if let Err(error) = std::fs::remove_file(&mark) {
-                tracing::warn!(%error, "the mark of a restored state file stays; the next start abstains once more");
-            }
+            self.abstain(&listing, mark).await?;
         }
-        let mut waits = false;
-        let mut refused = None;
-        for (number, plan) in &plans {
-            if fed.plans.contains(number) {
-                continue;
-            }
-            if !self.is_known(plan) && !may_need_everyone(plan, &plans, listed.allow_downtime == Some(true)) {
-                // The KmsCluster may not have been read yet, or change.
-                (refused, waits) = (Some(*number), true);
-                continue;
-            }
-            if matches!(plan.origin, Origin::Genesis) && !self.may_begin(plan).await {
-                waits = true;
-                continue;
-            }
-            self.send(Input::Plan((**plan).clone())).await?;
-            fed.plans.insert(*number);
+        let state = self.published.borrow().state.clone();
+        let is_marked = !feed.awaits_name_mark(&listing, state.as_deref()) || self.mark_name().await;
+        let next = feed.next(&listing, state.as_deref(), is_marked);
+        for input in next.inputs {
+            self.send(input).await?;
         }
-        match refused.filter(|_| listed.allow_downtime.is_some()) {
-            None => self.problems.clear_reasons(ProblemAbout::Peers, &[Reason::SpecInvalid]),
-            Some(number) => {
-                let message = format!(
-                    "plan {number} needs every one of its nodes, so that one away would stop the fleet: this node takes no \
-                     part. Add a node, lower spec.threshold, or set spec.allowDowntime"
-                );
-                self.problems.set(ProblemAbout::Peers, Reason::SpecInvalid, &message);
-            }
-        }
-        for (number, plan) in plans.iter().filter(|(number, _)| fed.plans.contains(number)) {
-            // Dealers seal to every receiver, absent ones included.
-            for digest in plan.receivers.iter().map(|receiver| receiver.prekey_digest) {
-                if let Some(set) = listed.sets.get(&digest).filter(|_| !fed.sets.contains(&(*number, digest))) {
-                    self.send(Input::Blob(Blob::Prekeys(set.clone()))).await?;
-                    fed.sets.insert((*number, digest));
-                }
-            }
-            let status = listed.epochs.get(number).and_then(|epoch| epoch.status.as_ref());
-            let record = match record_of(plan, status) {
-                Ok(record) => record,
-                Err(fault) => {
-                    tracing::warn!(number, %fault, "the record of a KeyEpoch is refused");
-                    continue;
-                }
-            };
-            let retired = record.phase == Phase::Retired;
-            if fed.records.get(number) != Some(&record) {
-                self.send(Input::Record(EpochNumber(*number), record.clone())).await?;
-                fed.records.insert(*number, record);
-            }
-            // The newer epoch may not be proven yet, so this is said until it is done.
-            if retired && self.still_holds(*number) {
-                self.send(Input::Retire(EpochNumber(*number))).await?;
-                waits = true;
-            }
-        }
-        Ok(waits)
+        self.show(&next.held_back);
+        Ok(next.again)
     }
 
-    fn still_holds(&self, number: u64) -> bool {
-        let published = self.published.borrow();
-        let attempt = published.state.as_ref().and_then(|state| state.attempts.get(&EpochNumber(number)));
-        attempt.is_some_and(|attempt| attempt.holds_share && !attempt.erased)
+    /// Abstains in the plans that a state from a replica may have forgotten, and drops the mark once that is durable.
+    async fn abstain(&mut self, listing: &Listing<'_>, mark: PathBuf) -> Result<(), Stopped> {
+        let newest = listing.newest_block();
+        self.send(Input::Abstain(newest)).await?;
+        let abstains = |published: &Arc<Published>| {
+            published.state.as_ref().is_some_and(|state| state.abstain_through >= Some(newest))
+        };
+        self.published.wait_for(abstains).await.map_err(|_| Stopped)?;
+        if let Err(error) = std::fs::remove_file(&mark) {
+            tracing::warn!(%error, "the mark of a restored state file stays; the next start abstains once more");
+        }
+        Ok(())
     }
 
-    fn is_known(&self, plan: &ValidPlan) -> bool {
-        let published = self.published.borrow();
-        published.state.as_ref().is_some_and(|state| state.attempts.contains_key(&plan.number))
-    }
-
-    /// Whether a genesis may begin: not before the bucket durably says that this cluster's name is this cluster's.
-    async fn may_begin(&self, plan: &ValidPlan) -> bool {
-        let known = self.is_known(plan);
-        let Some(claim) = self.claim.as_ref().filter(|_| !known) else { return true };
+    /// Makes the bucket say that this cluster's name is this cluster's: durably, before a genesis begins.
+    async fn mark_name(&self) -> bool {
+        let Some(claim) = &self.claim else { return true };
         match claim.ensure().await {
             Ok(()) => {
                 self.problems.clear_reasons(ProblemAbout::Replication, &CLAIM_REASONS);
                 true
             }
-            Err(fault) => {
-                tracing::warn!(%fault, "genesis is held back");
-                self.problems.set(ProblemAbout::Replication, claim_reason(&fault), &fault.to_string());
+            Err(error) => {
+                tracing::warn!(%error, "genesis is held back");
+                self.problems.set(ProblemAbout::Replication, claim_reason(&error), &error.to_string());
                 false
             }
         }
+    }
+
+    /// Shows the user the newest plan that only the user can release.
+    fn show(&self, held_back: &BTreeMap<EpochNumber, HeldBack>) {
+        let refused = held_back.iter().rev().find(|(_, reason)| **reason == HeldBack::NeedsEveryNode);
+        let Some((number, _)) = refused else {
+            return self.problems.clear_reasons(ProblemAbout::Peers, &[Reason::SpecInvalid]);
+        };
+        let message = format!(
+            "plan {} needs every one of its nodes, so that one away would stop the fleet: this node takes no part. Add a \
+             node, lower spec.threshold, or set spec.allowDowntime",
+            number.0
+        );
+        self.problems.set(ProblemAbout::Peers, Reason::SpecInvalid, &message);
     }
 
     async fn send(&self, input: Input) -> Result<(), Stopped> {
@@ -183,82 +122,30 @@ impl Rounds {
     }
 }
 
-/// Whether a plan's receivers may all be needed: only by the user's word, or as in the epoch that it hands on. That word is
-/// no part of a plan, so each node reads it itself.
-fn may_need_everyone(plan: &ValidPlan, plans: &BTreeMap<u64, ValidPlan>, allow_downtime: bool) -> bool {
-    let needs = |plan: &ValidPlan| plan.threshold.count() >= plan.receivers.len();
-    let members = |plan: &ValidPlan| plan.receivers.iter().map(|receiver| receiver.index).collect::<Vec<_>>();
-    let source = plan.source().and_then(|source| plans.get(&source.number.0));
-    let as_before = source.is_some_and(|source| needs(source) && members(source) == members(plan));
-    !needs(plan) || allow_downtime || as_before
+/// Decodes the objects. Refuses those whose plan or record cannot be one.
+fn listing(listed: &Listed) -> Listing<'_> {
+    let mut epochs = BTreeMap::new();
+    for (number, epoch) in &listed.epochs {
+        let plan = match plan_of(&epoch.spec) {
+            Ok(plan) => plan,
+            Err(error) => {
+                tracing::warn!(number, %error, "the plan of a KeyEpoch is refused");
+                continue;
+            }
+        };
+        let record = record_of(&plan, epoch.status.as_ref());
+        let record = record.inspect_err(|error| tracing::warn!(number, %error, "the record of a KeyEpoch is refused"));
+        epochs.insert(EpochNumber(*number), ListedEpoch { plan, record: record.ok() });
+    }
+    Listing { generation: listed.lists, epochs, prekey_sets: &listed.sets, allow_downtime: listed.allow_downtime }
 }
 
 const CLAIM_REASONS: [Reason; 4] =
     [Reason::NameTaken, Reason::BucketMissing, Reason::ReplicaUnavailable, Reason::CredentialsRefused];
 
-fn claim_reason(fault: &ClaimError) -> Reason {
-    match fault {
+fn claim_reason(error: &ClaimError) -> Reason {
+    match error {
         ClaimError::Other { .. } => Reason::NameTaken,
         ClaimError::Bucket(error) => crate::startup::bucket_reason(error.kind),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use keyfleet_threshold::coordination::{FleetView, KeptEpoch, NodeView, Offer, planning};
-    use keyfleet_threshold::curve::G2;
-    use keyfleet_threshold::identifiers::{ClusterId, NodeIndex, PrekeySetNumber, Threshold};
-    use keyfleet_threshold::identity::IdentitySecretKey;
-    use keyfleet_threshold::plan::Deadlines;
-
-    fn view(number: u64, nodes: u8, threshold: u16) -> FleetView {
-        let index = |i: u8| NodeIndex::new(i.into()).unwrap();
-        let node = |i: u8| NodeView {
-            index: index(i),
-            identity: IdentitySecretKey::from_seed(&[i; 32]).public(),
-            offers: vec![Offer {
-                number: PrekeySetNumber(number),
-                digest: Digest([9; 32]),
-                last_resort: false,
-                slots: 8,
-            }],
-            named: None,
-        };
-        FleetView {
-            cluster: ClusterId([7; 16]),
-            number: EpochNumber(number),
-            block: Block(100),
-            threshold: Threshold(threshold),
-            min_holders: threshold,
-            deadlines: Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 },
-            roster: None,
-            receivers: (1..=nodes).map(node).collect(),
-            connected: (1..=nodes).map(index).collect(),
-            avoid: BTreeSet::new(),
-        }
-    }
-
-    /// seed: 001-33
-    #[test]
-    fn a_plan_that_needs_every_node_is_refused_unless_the_user_allows_it() {
-        let none = BTreeMap::new();
-        let (spare, tight) = (planning::genesis(&view(1, 4, 3)).unwrap(), planning::genesis(&view(1, 3, 3)).unwrap());
-        assert!(may_need_everyone(&spare, &none, false), "one may be away");
-        assert!(!may_need_everyone(&tight, &none, false), "nobody may be away, and nobody allowed that");
-        assert!(may_need_everyone(&tight, &none, true));
-        // Handed on as it is while a newcomer starts: the user's word was given then.
-        let kept = KeptEpoch {
-            number: EpochNumber(1),
-            plan: tight.clone(),
-            vector: Digest([5; 32]),
-            public_key: G2::generator(),
-            holders: (1..=3).map(|i| NodeIndex::new(i).unwrap()).collect(),
-        };
-        let plans = BTreeMap::from([(1, tight)]);
-        let same = planning::reshare(&view(2, 3, 3), &kept).unwrap();
-        assert!(may_need_everyone(&same, &plans, false), "a reshare among the same nodes changes nothing");
-        let grown = planning::reshare(&view(2, 4, 4), &kept).unwrap();
-        assert!(!may_need_everyone(&grown, &plans, false), "other nodes are another agreement");
     }
 }

@@ -226,7 +226,7 @@ impl StatusWriter {
             // Before this process has a term of its own, what was acknowledged before still is.
             now.replication = position.or(now.replication).map(|at| ReplicationPosition { flushed: false, ..at });
         }
-        let sequence = keyfleet_litestream::now_ms();
+        let sequence = keyfleet_litestream::clock::now_ms();
         let report = grpc::report::report(&published, &speaker.identity.public());
         let signed = report.map(|report| grpc::report::sign(report, sequence, &speaker.identity));
         let signed = signed.filter(|signed| signed.payload.len() <= PAYLOAD_BYTES_MAX).and_then(|signed| {

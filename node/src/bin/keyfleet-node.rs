@@ -12,6 +12,9 @@ use keyfleet_node::{restore, retain};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+/// A transparent group is for simulations: nothing that is shipped compiles with it.
+const _: () = assert!(!keyfleet_threshold::curve::IS_TRANSPARENT);
+
 /// One key-management node of a Keyfleet cluster.
 #[derive(Parser)]
 #[command(version)]

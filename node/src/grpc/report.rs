@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use keyfleet_api::limits::REPORTED_VERDICTS_MAX;
 use keyfleet_api::v1;
 use keyfleet_threshold::curve::SecretScalar;
+use keyfleet_threshold::feed;
 use keyfleet_threshold::identifiers::{ClusterId, EpochNumber};
 use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
 use keyfleet_threshold::plan::PlanVersion;
@@ -76,33 +77,20 @@ fn prove(report: &mut v1::Report, served: &Epochs, challenge: &mut Challenge, cl
 #[must_use]
 pub fn report(published: &Published, identity: &IdentityPublicKey) -> Option<v1::Report> {
     let (state, outbox) = (published.state.as_ref()?, published.outbox.as_ref()?);
-    let held = state.attempts.iter().rev().filter_map(|(number, attempt)| {
-        let (certificate, true) = (attempt.certificate()?, attempt.holds_share) else { return None };
-        Some(v1::HeldEpoch {
-            number: number.0,
-            plan_digest: certificate.plan.0.to_vec(),
-            vector_digest: certificate.vector.0.to_vec(),
-            possession: Vec::new(),
-        })
+    let facts = feed::Report::of(state);
+    let held = facts.held.iter().map(|certificate| v1::HeldEpoch {
+        number: certificate.number.0,
+        plan_digest: certificate.plan.0.to_vec(),
+        vector_digest: certificate.vector.0.to_vec(),
+        possession: Vec::new(),
     });
-    let verdicts = state.attempts.iter().rev().filter_map(|(number, attempt)| {
-        let (outcome, vector) = match attempt.verdict? {
-            Verdict::Active(certificate) => (v1::verdict::Outcome::Active, certificate.vector.0.to_vec()),
-            Verdict::Failed => (v1::verdict::Outcome::Failed, Vec::new()),
-        };
-        let plan_digest = attempt.plan.digest().0.to_vec();
-        Some(v1::Verdict { number: number.0, outcome: outcome.into(), plan_digest, vector_digest: vector })
-    });
-    let newest = state.attempts.iter().rev().find_map(|(number, attempt)| {
-        let (certificate, vector) = (attempt.certificate()?, attempt.vector.as_ref()?);
-        Some(v1::Certificate {
-            number: number.0,
-            plan: attempt.plan.encode(),
-            // The frozen fields have no public encoding yet; their digest is in every `Prepared`.
-            frozen: Vec::new(),
-            verification_vector: vector.commitments().iter().map(|point| point.encode().to_vec()).collect(),
-            signature: certificate.signature.encode().to_vec(),
-        })
+    let newest = facts.newest.as_ref().map(|newest| v1::Certificate {
+        number: newest.certificate.number.0,
+        plan: newest.plan.encode(),
+        // The frozen fields have no public encoding yet; their digest is in every `Prepared`.
+        frozen: Vec::new(),
+        verification_vector: newest.vector.commitments().iter().map(|point| point.encode().to_vec()).collect(),
+        signature: newest.certificate.signature.encode().to_vec(),
     });
     let offers = published.offers.iter().map(|offer| {
         let set = offer.unverified();
@@ -119,10 +107,10 @@ pub fn report(published: &Published, identity: &IdentityPublicKey) -> Option<v1:
         identity_key: identity.0.to_vec(),
         sequence: 0,
         lineage: outbox.lineage.to_vec(),
-        highest_number: state.highest.0,
+        highest_number: facts.highest.0,
         roster_sequence: 0,
-        highest_boundary: state.attempts.values().map(|attempt| attempt.plan.block.0).max().unwrap_or(0),
-        verdicts: verdicts.take(REPORTED_VERDICTS_MAX).collect(),
+        highest_boundary: facts.highest_block.0,
+        verdicts: facts.verdicts.iter().take(REPORTED_VERDICTS_MAX).map(verdict).collect(),
         newest_certificate: newest,
         held: held.collect(),
         nodes: state.pins.iter().map(node).collect(),
@@ -132,6 +120,19 @@ pub fn report(published: &Published, identity: &IdentityPublicKey) -> Option<v1:
         challenge: Vec::new(),
         made_at_ms: 0,
     })
+}
+
+fn verdict(reported: &feed::ReportedVerdict) -> v1::Verdict {
+    let (outcome, vector_digest) = match reported.verdict {
+        Verdict::Active(certificate) => (v1::verdict::Outcome::Active, certificate.vector.0.to_vec()),
+        Verdict::Failed => (v1::verdict::Outcome::Failed, Vec::new()),
+    };
+    v1::Verdict {
+        number: reported.number.0,
+        outcome: outcome.into(),
+        plan_digest: reported.plan.0.to_vec(),
+        vector_digest,
+    }
 }
 
 /// Numbers, dates and signs a report.

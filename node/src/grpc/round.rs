@@ -12,6 +12,7 @@ use keyfleet_api::v1::round_server::Round;
 use keyfleet_api::{messages, v1};
 use keyfleet_crds::cluster::Access;
 use keyfleet_crds::cluster::access::{self, KUBERNETES_ISSUER};
+use keyfleet_threshold::feed;
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
 use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::round::Blob;
@@ -201,18 +202,18 @@ impl Round for RoundApi {
             .map(|bytes| messages::digest(bytes).ok_or_else(|| Status::invalid_argument("a digest has 32 bytes")))
             .collect::<Result<_, _>>()?;
         let published = self.published.borrow().clone();
-        let mut items = Vec::new();
-        for digest in digests {
-            let kept = || self.bundles.get(&digest).ok().flatten();
-            // What this node says itself comes from what is durable, never from the second file, which is ahead of it.
-            let own = |blob: &Blob| matches!(blob, Blob::Message(message) if message.sender == self.owner.1);
-            let found = match published.find(&digest).or_else(|| kept().filter(|blob| !own(blob))) {
-                Some(Blob::Message(message)) => v1::fetch_item::Found::Message(messages::message(&message)),
-                Some(Blob::Prekeys(set)) => v1::fetch_item::Found::PrekeySet(messages::prekey_set(&set)),
-                _ => continue,
+        let Some(state) = &published.state else { return Ok(Response::new(Box::pin(stream::empty()))) };
+        let kept = |digest: &_| self.bundles.get(digest).ok().flatten();
+        let found = feed::answer(&digests, state, &published.messages, kept);
+        let items = found.into_iter().filter_map(|(digest, blob)| {
+            let found = match blob {
+                Blob::Message(message) => v1::fetch_item::Found::Message(messages::message(&message)),
+                Blob::Prekeys(set) => v1::fetch_item::Found::PrekeySet(messages::prekey_set(&set)),
+                Blob::Vector(_) => return None,
             };
-            items.push(Ok(v1::FetchItem { digest: digest.0.to_vec(), found: Some(found) }));
-        }
+            Some(Ok(v1::FetchItem { digest: digest.0.to_vec(), found: Some(found) }))
+        });
+        let items: Vec<_> = items.collect();
         Ok(Response::new(Box::pin(stream::iter(items))))
     }
 }

@@ -3,33 +3,12 @@
 //! While a home or the replica does not take an output, the driver owes it: it takes no further fact in, so the participant
 //! never runs ahead of what is durable by more than one step. Serving goes on from what was durable before.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-
-use keyfleet_threshold::identifiers::{Block, Digest, EpochNumber, NodeIndex};
+use keyfleet_threshold::feed::{Input, InputError, Intake};
 use keyfleet_threshold::identity::IdentityPublicKey;
-use keyfleet_threshold::plan::Plan;
-use keyfleet_threshold::prekey::SignedPrekeySet;
-use keyfleet_threshold::round::{
-    Blob, Contradiction, MessageError, Notice, Outputs, Participant, Refusal, RetireError, RoundRecord, Want,
-};
+use keyfleet_threshold::round::{Notice, Outputs, Participant, Want};
 
 use super::memory::{CarryError, Memory};
 use super::start::Started;
-
-/// A fact.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// A plan appeared.
-    Plan(Plan),
-    /// The record of a round, as it reads now.
-    Record(EpochNumber, RoundRecord),
-    /// A peer said or gave something.
-    Blob(Blob),
-    /// The record says that an epoch is retired.
-    Retire(EpochNumber),
-    /// The node was restored from its replica while this was the newest block.
-    Abstain(Block),
-}
 
 /// Why a fact was not taken up.
 #[derive(Debug, thiserror::Error)]
@@ -38,18 +17,9 @@ pub enum DriveError {
     /// Something is owed, or became so; the fact itself may be fed again.
     #[error(transparent)]
     Carry(#[from] CarryError),
-    /// The operator is at fault.
+    /// The participant refused it.
     #[error(transparent)]
-    Refusal(#[from] Refusal),
-    /// The operator is at fault.
-    #[error(transparent)]
-    Contradiction(#[from] Contradiction),
-    /// A peer is at fault, or the message comes out of turn.
-    #[error(transparent)]
-    Message(#[from] MessageError),
-    /// The epoch is kept.
-    #[error(transparent)]
-    Retire(#[from] RetireError),
+    Input(#[from] InputError),
 }
 
 /// A participant and its memory.
@@ -59,29 +29,7 @@ pub struct Driver {
     identity: IdentityPublicKey,
     owed: Option<Outputs>,
     notices: Vec<Notice>,
-    offers: Offers,
-}
-
-/// Prekey sets that were heard before a plan names them: each node's newest.
-#[derive(Default)]
-struct Offers(BTreeMap<NodeIndex, VecDeque<(Digest, SignedPrekeySet)>>);
-
-impl Offers {
-    /// As many as a node has on offer, and those of plans under way.
-    const OF_A_NODE: usize = 8;
-
-    fn hear(&mut self, set: &SignedPrekeySet) {
-        let sets = self.0.entry(set.unverified().node).or_default();
-        let digest = set.digest();
-        if sets.iter().all(|(known, _)| *known != digest) {
-            sets.push_back((digest, set.clone()));
-            sets.drain(..sets.len().saturating_sub(Self::OF_A_NODE));
-        }
-    }
-
-    fn get(&self, digest: &Digest) -> Option<Blob> {
-        self.0.values().flatten().find(|(known, _)| known == digest).map(|(_, set)| Blob::Prekeys(set.clone()))
-    }
+    intake: Intake,
 }
 
 impl Driver {
@@ -89,7 +37,7 @@ impl Driver {
     #[must_use]
     pub fn new(started: Started) -> Self {
         let Started { participant, identity, memory, outputs, .. } = started;
-        Self { participant, memory, identity, owed: Some(outputs), notices: Vec::new(), offers: Offers::default() }
+        Self { participant, memory, identity, owed: Some(outputs), notices: Vec::new(), intake: Intake::default() }
     }
 
     /// The protocol machine, to read.
@@ -127,7 +75,7 @@ impl Driver {
     /// # Errors
     /// Why it was not taken up, or what is owed.
     pub async fn feed(&mut self, input: &Input) -> Result<(), DriveError> {
-        self.feed_all(std::slice::from_ref(input)).await?.pop().map_or(Ok(()), |(_, fault)| Err(fault))
+        self.feed_all(std::slice::from_ref(input)).await?.pop().map_or(Ok(()), |(_, error)| Err(error.into()))
     }
 
     /// Takes facts in that came together, in their order, and makes durable at once what they lead to: a process that dies
@@ -137,19 +85,19 @@ impl Driver {
     ///
     /// # Errors
     /// What is owed; the facts may be fed again.
-    pub async fn feed_all(&mut self, inputs: &[Input]) -> Result<Vec<(usize, DriveError)>, CarryError> {
+    pub async fn feed_all(&mut self, inputs: &[Input]) -> Result<Vec<(usize, InputError)>, CarryError> {
         self.settle().await?;
-        let mut faults = Vec::new();
+        let mut errors = Vec::new();
         for (place, input) in inputs.iter().enumerate() {
-            match self.take(input) {
+            match self.intake.take(input, &mut self.participant, &mut rand::rng()) {
                 Ok(outputs) => self.owe(outputs),
-                Err(fault) => faults.push((place, fault)),
+                Err(error) => errors.push((place, error)),
             }
         }
         self.settle().await?;
         self.recall()?;
         self.settle().await?;
-        Ok(faults)
+        Ok(errors)
     }
 
     fn owe(&mut self, outputs: Outputs) {
@@ -157,22 +105,6 @@ impl Driver {
             Some(owed) => owed.extend(outputs),
             None => self.owed = Some(outputs),
         }
-    }
-
-    fn take(&mut self, input: &Input) -> Result<Outputs, DriveError> {
-        let rng = &mut rand::rng();
-        Ok(match input {
-            Input::Plan(plan) => self.participant.accept(plan.clone(), rng)?,
-            Input::Record(number, record) => self.participant.observe(*number, record, rng)?,
-            Input::Blob(blob) => {
-                if let Blob::Prekeys(set) = blob {
-                    self.offers.hear(set);
-                }
-                self.participant.learn(blob, rng)?
-            }
-            Input::Retire(number) => self.participant.retire(*number)?,
-            Input::Abstain(block) => self.participant.abstain_through(*block),
-        })
     }
 
     /// What has to be fetched from peers.
@@ -195,21 +127,11 @@ impl Driver {
         self.memory.compare().await.map(|_| ())
     }
 
-    /// Gives the participant what it wants and this node has: in its own file, or heard before there was a plan for it.
+    /// Gives the participant what it wants and this node has.
     fn recall(&mut self) -> Result<(), CarryError> {
-        let mut tried = BTreeSet::new();
-        loop {
-            let next = self.participant.wants().into_iter().map(|want| want.digest).find(|want| !tried.contains(want));
-            let Some(digest) = next else { return Ok(()) };
-            tried.insert(digest);
-            let heard = self.offers.get(&digest);
-            let kept = || self.memory.bundles().get(&digest).map_err(CarryError::Store);
-            let Some(blob) = heard.map_or_else(kept, |blob| Ok(Some(blob)))? else { continue };
-            // What does not fit any more was kept for another round.
-            if let Ok(outputs) = self.participant.learn(&blob, &mut rand::rng()) {
-                self.owe(outputs);
-            }
-        }
+        let Self { intake, participant, memory, owed, .. } = self;
+        let kept = |digest: &_| memory.bundles().get(digest).map_err(CarryError::Store);
+        intake.recall(participant, kept, &mut rand::rng(), owed)
     }
 }
 

@@ -18,7 +18,8 @@ pub mod testing;
 mod tests;
 mod voice;
 
-pub use driver::{Driver, Input};
+pub use driver::Driver;
+pub use keyfleet_threshold::feed::Input;
 pub use memory::{CarryError, Memory, Step};
 pub use published::{Epochs, Published, ServedEpoch};
 pub use start::{Parts, StartError, Started, start};

@@ -12,10 +12,11 @@ use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, Nod
 use keyfleet_threshold::plan::{Deadlines, ValidPlan};
 use keyfleet_threshold::polynomial::VerificationVector;
 use keyfleet_threshold::prekey::SignedPrekeySet;
-use keyfleet_threshold::round::{Blob, Body, Phase, RoundRecord, SignedMessage, Transcript};
+use keyfleet_threshold::round::{Blob, Body, MessageKind, Phase, RoundRecord, SignedMessage, Transcript};
 use tempfile::TempDir;
 
-use super::driver::{DriveError, Driver, Input};
+use super::Input;
+use super::driver::{DriveError, Driver};
 use super::memory::{CarryError, Step};
 use super::start::{Parts, StartError, Started, start};
 use crate::homes::secret::{SealClient, SecretHome};
@@ -73,7 +74,7 @@ pub struct TestNode {
     pub secret: Arc<MemorySecret>,
     pub driver: Option<Driver>,
     /// What it ever let others read, by what a node says only once.
-    pub said: BTreeMap<(Digest, u8, Option<NodeIndex>), Digest>,
+    pub said: BTreeMap<(Digest, MessageKind, Option<NodeIndex>), Digest>,
     heard: BTreeSet<Digest>,
     /// Steps until the process dies; counted down over restarts.
     pub dies_after: Arc<Mutex<Option<u32>>>,
@@ -181,7 +182,7 @@ impl TestNode {
             };
             let key = (message.plan, message.body.kind(), dealer);
             let digest = *self.said.entry(key).or_insert(message.digest());
-            assert_eq!(digest, message.digest(), "{} said two things of kind {}", self.index, message.body.kind());
+            assert_eq!(digest, message.digest(), "{} said two things of kind {:?}", self.index, message.body.kind());
         }
     }
 
@@ -285,39 +286,25 @@ impl Operator {
         let block = round.plan.block;
         let view =
             RoundView { transcript: &round.transcript, record: &round.record, opened: block, now: block, overdue };
-        let decision = decide(&view);
-        let record = &mut round.record;
-        match decision {
-            None => {}
-            Some(Decision::FreezeDealers(dealers)) => {
-                record.phase = Phase::Verifying;
-                record.dealers = Some(dealers);
-            }
-            Some(Decision::FreezeResponses { responses, qualified }) => {
-                record.phase = Phase::Preparing;
-                record.responses = Some(responses);
-                record.qualified = Some(qualified);
-            }
-            Some(Decision::Certify) => record.phase = Phase::Certifying,
-            Some(Decision::Activate { certificate, public_key, holders }) => {
-                record.phase = Phase::Active;
-                record.certificate = Some(certificate);
-                let judgement = round
-                    .transcript
-                    .judge(record.dealers.as_ref().unwrap(), record.responses.as_ref().unwrap())
-                    .expect("all evidence is there");
-                let vector = judgement.combine(&round.transcript).unwrap().vector;
-                self.vectors.insert(round.number, vector);
-                self.epochs.push(KeptEpoch {
-                    number: round.number,
-                    plan: round.plan.clone(),
-                    vector: certificate.vector,
-                    public_key,
-                    holders: holders.keys().copied().collect(),
-                });
-            }
-            Some(Decision::Confirm) => record.phase = Phase::Confirmed,
-            Some(Decision::Fail(reason)) => panic!("the round failed: {reason}"),
+        let Some(decision) = decide(&view) else { return };
+        if let Decision::Fail(reason) = decision {
+            panic!("the round failed: {reason}");
+        }
+        round.record.apply(&decision).expect("a decision fits the record that it rests on");
+        if let Decision::Activate { certificate, public_key, holders } = decision {
+            let judgement = round
+                .transcript
+                .judge(round.record.dealers.as_ref().unwrap(), round.record.responses.as_ref().unwrap())
+                .expect("all evidence is there");
+            let vector = judgement.combine(&round.transcript).unwrap().vector;
+            self.vectors.insert(round.number, vector);
+            self.epochs.push(KeptEpoch {
+                number: round.number,
+                plan: round.plan.clone(),
+                vector: certificate.vector,
+                public_key,
+                holders: holders.keys().copied().collect(),
+            });
         }
     }
 

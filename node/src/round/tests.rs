@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use keyfleet_threshold::identifiers::EpochNumber;
 use keyfleet_threshold::round::Phase;
 
-use super::driver::Input;
+use super::Input;
 use super::testing::{Operator, TestNode};
 use crate::homes::decision::Finding;
 use crate::seal::KeyName;

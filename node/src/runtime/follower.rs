@@ -8,8 +8,9 @@ use keyfleet_api::limits::FETCH_DIGESTS_MAX;
 use keyfleet_api::v1;
 use keyfleet_api::v1::round_client::RoundClient;
 use keyfleet_threshold::curve::G2;
+use keyfleet_threshold::feed::{Input, Turns, says_itself};
 use keyfleet_threshold::identifiers::{ClusterId, Digest, NodeIndex};
-use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
+use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::polynomial::VerificationVector;
 use keyfleet_threshold::round::{Blob, Want};
 use tokio::sync::{mpsc, watch};
@@ -18,17 +19,14 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use super::Addresses;
-use crate::round::Input;
 use keyfleet_api::tls::{Connector, Pins};
 use keyfleet_api::{channel, messages, report};
 
 /// The pause before a peer is called again; doubled up to the last after every failure.
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// What is still wanted is asked for again so often.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// So much later the next peer is asked.
-const TURN: Duration = Duration::from_millis(100);
+/// Timeout of one fetch.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Who follows.
 #[derive(Clone)]
@@ -153,17 +151,16 @@ async fn once(
     };
     let mut wanted = wanted.clone();
     wanted.mark_changed();
-    // When this peer is asked for what is wanted.
-    let mut turns: BTreeMap<Digest, Instant> = BTreeMap::new();
+    let (opened, mut turns) = (Instant::now(), Turns::new(me.index, peer));
     loop {
-        let next = turns.values().min().copied().unwrap_or_else(Instant::now);
+        let next = turns.next_ms().map_or(opened, |next_ms| opened + Duration::from_millis(next_ms));
         tokio::select! {
             item = stream.message() => {
                 let item = item.map_err(|status| status.to_string())?.ok_or("it closed the stream")?;
                 let blob = match item.item {
                     Some(v1::follow_item::Item::Row(row)) => {
                         place.position = row.position;
-                        said(&row, peer, &pin)
+                        messages::read_row(&row).filter(|blob| says_itself(blob, peer, &pin))
                     }
                     Some(v1::follow_item::Item::Report(signed)) => {
                         let report = report::verified(&signed, &pin).ok_or("its report is not signed by it")?;
@@ -182,38 +179,19 @@ async fn once(
                 if let Some(vector) = place.shown.as_ref().and_then(|shown| shown.wanted(&now)) {
                     facts.send(Input::Blob(vector)).await.map_err(|_| "this node stops")?;
                 }
-                turns.retain(|digest, _| now.iter().any(|want| want.digest == *digest));
-                for want in now {
-                    turns.entry(want.digest).or_insert_with(|| Instant::now() + turn(me, peer, peers, &want.digest));
-                }
+                let peers = peers.borrow().keys().copied().collect();
+                turns.want(&now, &peers, ms_since(opened));
             }
-            () = tokio::time::sleep_until(next), if !turns.is_empty() => {
-                let now = Instant::now();
-                let due: Vec<_> = turns.iter().filter(|(_, turn)| **turn <= now).map(|(digest, _)| *digest).collect();
-                turns.extend(due.iter().map(|digest| (*digest, now + ASK_AGAIN)));
+            () = tokio::time::sleep_until(next), if turns.next_ms().is_some() => {
+                let due = turns.due(ms_since(opened));
                 fetch(me, &channel, &due, facts).await?;
             }
         }
     }
 }
 
-/// What a row gives the participant: the peer's own words. Signatures of messages are the participant's to check.
-fn said(row: &v1::OutboxRow, peer: NodeIndex, pin: &IdentityPublicKey) -> Option<Blob> {
-    messages::read_row(row).filter(|blob| match blob {
-        Blob::Prekeys(set) => set.verify(pin).is_some_and(|set| set.node == peer),
-        Blob::Message(message) => message.sender == peer,
-        Blob::Vector(_) => false,
-    })
-}
-
-/// How long this peer waits for its turn: most peers have the same to give, so that one is asked after the other, and each
-/// node begins with another one.
-fn turn(me: &Me, peer: NodeIndex, peers: &watch::Receiver<Addresses>, wanted: &Digest) -> Duration {
-    let peers = peers.borrow();
-    let others = || peers.keys().filter(|index| **index != me.index);
-    let (count, place) = (others().count().max(1), others().take_while(|index| **index < peer).count());
-    let first = usize::from(wanted.0[0]) + usize::try_from(me.index.value()).unwrap_or(0);
-    TURN * u32::try_from((place + first) % count).unwrap_or(0)
+fn ms_since(opened: Instant) -> u64 {
+    u64::try_from(opened.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn fetch(me: &Me, channel: &Channel, wanted: &[Digest], facts: &mpsc::Sender<Input>) -> Result<(), String> {
@@ -223,7 +201,7 @@ async fn fetch(me: &Me, channel: &Channel, wanted: &[Digest], facts: &mpsc::Send
             digests: wanted.iter().map(|digest| digest.0.to_vec()).collect(),
         };
         let mut request = tonic::Request::new(request);
-        request.set_timeout(Duration::from_secs(10));
+        request.set_timeout(FETCH_TIMEOUT);
         let stream = RoundClient::new(channel.clone()).fetch(request).await;
         let mut stream = stream.map_err(|status| status.to_string())?.into_inner();
         while let Some(item) = stream.message().await.map_err(|status| status.to_string())? {
@@ -235,28 +213,4 @@ async fn fetch(me: &Me, channel: &Channel, wanted: &[Digest], facts: &mpsc::Send
         }
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use keyfleet_threshold::identity::IdentitySecretKey;
-    use keyfleet_threshold::round::{Body, SignedMessage};
-
-    use super::*;
-
-    #[test]
-    fn a_peer_is_heard_in_its_own_name_alone() {
-        let (peer, other) = (NodeIndex::new(2).unwrap(), NodeIndex::new(3).unwrap());
-        let key = IdentitySecretKey::from_seed(&[2; 32]);
-        let row = |sender| {
-            let message = SignedMessage::sign(Digest([1; 32]), sender, Body::Erased, &key);
-            let said = v1::outbox_row::Said::Message(messages::message(&message));
-            v1::OutboxRow { position: 1, number: 1, said: Some(said) }
-        };
-        assert!(said(&row(peer), peer, &key.public()).is_some(), "its own words are dropped");
-        assert!(
-            said(&row(other), peer, &key.public()).is_none(),
-            "it speaks for another, and would fill what is kept of it"
-        );
-    }
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use keyfleet_api::tls::{Acceptor, CertificateError, Pins, Platform};
 use keyfleet_api::v1::kms_server::KmsServer;
 use keyfleet_api::v1::round_server::RoundServer;
+use keyfleet_threshold::feed::InputError;
 use keyfleet_threshold::identifiers::NodeIndex;
 use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::round::{Notice, Want};
@@ -28,8 +29,8 @@ use crate::grpc::health::{self, Health};
 use crate::grpc::kms::KmsApi;
 use crate::grpc::round::{Readers, RoundApi};
 use crate::grpc::transport;
-use crate::round::driver::{DriveError, Driver, Input};
-use crate::round::{Epochs, Published, Started};
+use crate::round::driver::Driver;
+use crate::round::{Epochs, Input, Published, Started};
 use crate::seal::KeyName;
 use crate::serving::Service;
 
@@ -114,7 +115,7 @@ impl Node {
             bundles,
             identity: identity.clone(),
             readers: options.readers,
-            sequence: Arc::new(AtomicU64::new(keyfleet_litestream::now_ms())),
+            sequence: Arc::new(AtomicU64::new(keyfleet_litestream::clock::now_ms())),
             reports: Arc::default(),
         };
         let routes = Routes::new(RoundServer::new(round));
@@ -232,9 +233,9 @@ async fn drive(
             }
         }
         let mut pause = RETRY;
-        let faults = loop {
+        let errors = loop {
             match driver.feed_all(&inputs).await {
-                Ok(faults) => break faults,
+                Ok(errors) => break errors,
                 Err(fault) => {
                     tracing::warn!(%fault, "a step is not durable yet; nothing is said until it is");
                     tokio::time::sleep(pause).await;
@@ -243,10 +244,10 @@ async fn drive(
             }
         };
         inputs.clear();
-        for (_, fault) in faults {
-            match fault {
-                DriveError::Message(fault) => tracing::debug!(%fault, "a message was not taken up"),
-                fault => tracing::warn!(%fault, "a fact was refused"),
+        for (_, error) in errors {
+            match error {
+                InputError::Message(error) => tracing::debug!(%error, "a message was not taken up"),
+                error => tracing::warn!(%error, "a fact was refused"),
             }
         }
         let now = driver.wants();

@@ -11,7 +11,7 @@ use keyfleet_api::v1;
 use keyfleet_api::v1::round_client::RoundClient;
 use keyfleet_threshold::identifiers::{Digest, NodeIndex};
 use keyfleet_threshold::identity::IdentitySecretKey;
-use keyfleet_threshold::round::{Blob, Body, Phase};
+use keyfleet_threshold::round::{Blob, Body, MessageKind, Phase};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
@@ -159,7 +159,7 @@ impl Fleet {
     /// Runs a round to Confirmed. `restart` is killed when the round reaches the phase, and started again.
     async fn round(&mut self, operator: &mut Operator, mut restart: Option<(usize, Phase)>) -> Round {
         let mut round = self.plan(operator).await;
-        let mut said: BTreeMap<(NodeIndex, Digest, u8, Option<NodeIndex>), Digest> = BTreeMap::new();
+        let mut said: BTreeMap<(NodeIndex, Digest, MessageKind, Option<NodeIndex>), Digest> = BTreeMap::new();
         self.tell(&round).await;
         let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
         while round.record.phase != Phase::Confirmed {
@@ -181,7 +181,7 @@ impl Fleet {
                 };
                 let key = (from, message.plan, message.body.kind(), dealer);
                 let first = *said.entry(key).or_insert(message.digest());
-                assert_eq!(first, message.digest(), "{from} said two things of kind {}", message.body.kind());
+                assert_eq!(first, message.digest(), "{from} said two things of kind {:?}", message.body.kind());
                 let _ = round.transcript.hear(message);
             }
             if let Heard::Report(report) = &heard {

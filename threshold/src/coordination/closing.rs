@@ -9,7 +9,7 @@ use crate::curve::G2;
 use crate::identifiers::{Block, Digest, NodeIndex};
 use crate::plan::FrozenDigests;
 use crate::purpose::Certificate;
-use crate::round::{CombineError, Combined, Culprit, Judgement, Offence, Phase, RoundRecord, Transcript};
+use crate::round::{CombineError, Combined, Culprit, Judgement, MessageKind, Offence, Phase, RoundRecord, Transcript};
 use crate::serving::signature;
 
 /// What the decision rests on.
@@ -119,13 +119,13 @@ pub fn culprits(view: &RoundView<'_>) -> Vec<Culprit> {
             let agreed = agreed(view.transcript, &judgement, &combined);
             for (index, named) in view.transcript.prepared() {
                 if *named != agreed {
-                    let evidence = view.transcript.said(*index, 4).into_iter().collect();
+                    let evidence = view.transcript.said(*index, MessageKind::Prepared).into_iter().collect();
                     all.entry(*index).or_insert(Culprit { index: *index, offence: Offence::ForeignVector, evidence });
                 }
             }
             let point = view.transcript.certificate_purpose(&agreed.0).point();
             for index in signature::culprits(&point, &combined.vector, view.transcript.partials()) {
-                let evidence = view.transcript.said(index, 5).into_iter().collect();
+                let evidence = view.transcript.said(index, MessageKind::Partial).into_iter().collect();
                 all.entry(index).or_insert(Culprit { index, offence: Offence::BadPartial, evidence });
             }
         }

@@ -6,14 +6,17 @@
 //! carries out the answers.
 //!
 //! - [`closing`]: when a phase closes and what is then frozen
+//! - [`RoundRecord::apply`](crate::round::RoundRecord::apply): how a decision changes the record
 //! - [`planning`]: which source, which dealers, which prekey sets: the next plan
 //! - [`retention`]: which epochs are kept, confirmed and retired
 //! - [`boundary`]: at which blocks rounds start
 
+mod apply;
 pub mod boundary;
 pub mod closing;
 pub mod planning;
 pub mod retention;
 
+pub use apply::ApplyError;
 pub use closing::{Decision, FailReason, RoundView, decide};
 pub use planning::{FleetView, KeptEpoch, NodeView, Offer, PlanningError};

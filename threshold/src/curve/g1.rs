@@ -6,33 +6,11 @@ use blst::{
     blst_p1_from_affine, blst_p1_mult, blst_p1_to_affine, blst_p1_uncompress, blst_sign_pk_in_g2,
 };
 
-use super::{CurveError, Scalar, SecretScalar};
+use super::{CurveError, HashDomain, Scalar, SecretScalar};
 
 /// A point of G1, in the subgroup, 48 bytes compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct G1(pub(super) blst_p1_affine);
-
-/// The domain separation tag under which bytes are hashed to G1 (RFC 9380 §3.1).
-///
-/// Identities have a tag of their own, so that no signature over a message can ever be the key of an identity.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum HashDomain {
-    /// Identities of identity-based encryption and derivation.
-    Identity,
-    /// Signatures, certificates and the beacon: drand's tag of the scheme `bls-unchained-g1-rfc9380`.
-    Signature,
-}
-
-impl HashDomain {
-    /// The tag's bytes.
-    #[must_use]
-    pub fn tag(self) -> &'static [u8] {
-        match self {
-            Self::Identity => b"KEYFLEET-V1-IBE_BLS12381G1_XMD:SHA-256_SSWU_RO_",
-            Self::Signature => b"BLS_SIG_BLS12381G1_XMD:SHA-256_SSWU_RO_NUL_",
-        }
-    }
-}
 
 impl G1 {
     /// Length of the compressed encoding in bytes.

@@ -15,17 +15,57 @@
 //! # Constant time
 //! Secrets are [`SecretScalar`]s. They meet only `blst_fr_*` arithmetic, `blst_sk_to_pk_in_g2`, `blst_sign_pk_in_g2` and
 //! `blst_p1_mult`, all of which run in constant time. Everything else here takes public values and may take shortcuts.
+//!
+//! # Simulations at scale
+//! The feature `transparent-group` replaces both groups by scalars, so that a hundred thousand fleets can be simulated on the
+//! product's own protocol code. It protects nothing and no product binary compiles with it.
 #![allow(unsafe_code)]
 
+#[cfg(not(feature = "transparent-group"))]
 mod g1;
+#[cfg(not(feature = "transparent-group"))]
 mod g2;
+#[cfg(not(feature = "transparent-group"))]
 mod pairing;
 mod scalar;
+#[cfg(feature = "transparent-group")]
+mod transparent;
 
-pub use g1::{G1, HashDomain};
+#[cfg(not(feature = "transparent-group"))]
+pub use g1::G1;
+#[cfg(not(feature = "transparent-group"))]
 pub use g2::G2;
+#[cfg(not(feature = "transparent-group"))]
 pub use pairing::{GT_BYTES, pairing_bytes, pairings_cancel};
 pub use scalar::{Scalar, SecretScalar};
+#[cfg(feature = "transparent-group")]
+pub use transparent::{G1, G2, GT_BYTES, pairing_bytes, pairings_cancel};
+
+/// Whether points show the secrets behind them: true in simulations built with the feature `transparent-group`, and
+/// nowhere else. Product binaries assert at compile time that it is false.
+pub const IS_TRANSPARENT: bool = cfg!(feature = "transparent-group");
+
+/// The domain separation tag under which bytes are hashed to G1 (RFC 9380 §3.1).
+///
+/// Identities have a tag of their own, so that no signature over a message can ever be the key of an identity.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HashDomain {
+    /// Identities of identity-based encryption and derivation.
+    Identity,
+    /// Signatures, certificates and the beacon: drand's tag of the scheme `bls-unchained-g1-rfc9380`.
+    Signature,
+}
+
+impl HashDomain {
+    /// The tag's bytes.
+    #[must_use]
+    pub fn tag(self) -> &'static [u8] {
+        match self {
+            Self::Identity => b"KEYFLEET-V1-IBE_BLS12381G1_XMD:SHA-256_SSWU_RO_",
+            Self::Signature => b"BLS_SIG_BLS12381G1_XMD:SHA-256_SSWU_RO_NUL_",
+        }
+    }
+}
 
 /// Why bytes are not a scalar or a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -4,8 +4,8 @@ use std::ops::{Add, Mul, Neg, Sub};
 
 use blst::{
     blst_bendian_from_scalar, blst_fr, blst_fr_add, blst_fr_cneg, blst_fr_from_scalar, blst_fr_from_uint64,
-    blst_fr_inverse, blst_fr_mul, blst_fr_sub, blst_lendian_from_scalar, blst_scalar, blst_scalar_fr_check,
-    blst_scalar_from_be_bytes, blst_scalar_from_bendian, blst_scalar_from_fr,
+    blst_fr_inverse, blst_fr_mul, blst_fr_sub, blst_scalar, blst_scalar_fr_check, blst_scalar_from_be_bytes,
+    blst_scalar_from_bendian, blst_scalar_from_fr,
 };
 use rand_core::CryptoRng;
 use subtle::{Choice, ConstantTimeEq};
@@ -87,10 +87,11 @@ impl Scalar {
     }
 
     /// The bytes that blst's multiplications read: 32, little-endian.
+    #[cfg(not(feature = "transparent-group"))]
     pub(super) fn little_endian(&self) -> [u8; 32] {
         let mut out = [0; 32];
         // SAFETY: writes 32 bytes.
-        unsafe { blst_lendian_from_scalar(out.as_mut_ptr(), &scalar_from_fr(&self.0)) };
+        unsafe { blst::blst_lendian_from_scalar(out.as_mut_ptr(), &scalar_from_fr(&self.0)) };
         out
     }
 }
@@ -193,6 +194,7 @@ impl SecretScalar {
         Scalar(self.0)
     }
 
+    #[cfg(not(feature = "transparent-group"))]
     pub(super) fn as_blst(&self) -> blst_scalar {
         scalar_from_fr(&self.0)
     }

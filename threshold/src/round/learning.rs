@@ -2,6 +2,7 @@
 
 use rand_core::CryptoRng;
 
+use super::message::{Body, MessageKind};
 use super::outputs::{Blob, Outputs, Want};
 use super::participant::Participant;
 use super::state::{Verdict, by_plan};
@@ -28,7 +29,7 @@ impl Participant {
                 if heard == Err(MessageError::SourceUnknown) {
                     self.early.keep(message);
                 }
-                let kept = matches!(message.body.kind(), 1 | 3);
+                let kept = matches!(message.body, Body::Dealing(_) | Body::Response(_));
                 if kept && (heard.is_ok() || matches!(heard, Err(MessageError::Contradicts(_)))) {
                     out.keep.push(blob.clone());
                 }
@@ -86,7 +87,7 @@ impl Participant {
             let Some(transcript) = self.transcripts.get(number) else { continue };
             let receives = attempt.plan.receiver(self.state.index).is_some();
             let deals = attempt.is_open() && attempt.plan.slot_of(self.state.index).is_some();
-            let given_up = attempt.vector.is_some() && attempt.has_said(6);
+            let given_up = attempt.vector.is_some() && attempt.has_said(MessageKind::Unable);
             let lacks_share = receives && !attempt.holds_share && !given_up && !attempt.erased;
             if attempt.verdict == Some(Verdict::Failed) || !(lacks_share || deals) {
                 continue;
@@ -95,7 +96,7 @@ impl Participant {
             if let (true, Some(source)) = (transcript.lacks_source(), attempt.plan.source()) {
                 digests.push(source.vector);
             }
-            if deals && attempt.dealers.is_none() && !attempt.has_said(1) {
+            if deals && attempt.dealers.is_none() && !attempt.has_said(MessageKind::Dealing) {
                 digests.extend(transcript.missing_prekeys());
             }
             if let Some(dealers) = &attempt.dealers {

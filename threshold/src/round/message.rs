@@ -13,6 +13,51 @@ use crate::prekey::{RevealedKey, SealedShare};
 use super::dealing::{Dealing, Proof};
 use crate::polynomial::VerificationVector;
 
+/// Kind of a message: the phase in which it is said, and the tag of its encoding.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum MessageKind {
+    /// [`Body::Dealing`].
+    Dealing = 1,
+    /// [`Body::Have`].
+    Have = 2,
+    /// [`Body::Response`].
+    Response = 3,
+    /// [`Body::Prepared`].
+    Prepared = 4,
+    /// [`Body::Partial`].
+    Partial = 5,
+    /// [`Body::Unable`].
+    Unable = 6,
+    /// [`Body::Holds`].
+    Holds = 7,
+    /// [`Body::Erased`].
+    Erased = 8,
+}
+
+impl MessageKind {
+    /// All kinds, ascending by the number that encodings give them.
+    pub const ALL: [Self; 8] = [
+        Self::Dealing,
+        Self::Have,
+        Self::Response,
+        Self::Prepared,
+        Self::Partial,
+        Self::Unable,
+        Self::Holds,
+        Self::Erased,
+    ];
+
+    fn write(self, out: &mut Writer) {
+        out.u8(self as u8);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let number = reader.u8("message kind")?;
+        Self::ALL.into_iter().find(|kind| *kind as u8 == number).ok_or(DecodeError::Invalid { field: "message kind" })
+    }
+}
+
 /// The content of a message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Body {
@@ -69,23 +114,23 @@ pub struct Complaint {
 }
 
 impl Body {
-    /// The number that stands for the kind in encodings. 9 and 10 are kept for share repair.
+    /// Returns the kind of the content.
     #[must_use]
-    pub fn kind(&self) -> u8 {
+    pub fn kind(&self) -> MessageKind {
         match self {
-            Self::Dealing(_) => 1,
-            Self::Have { .. } => 2,
-            Self::Response(_) => 3,
-            Self::Prepared { .. } => 4,
-            Self::Partial(_) => 5,
-            Self::Unable { .. } => 6,
-            Self::Holds { .. } => 7,
-            Self::Erased => 8,
+            Self::Dealing(_) => MessageKind::Dealing,
+            Self::Have { .. } => MessageKind::Have,
+            Self::Response(_) => MessageKind::Response,
+            Self::Prepared { .. } => MessageKind::Prepared,
+            Self::Partial(_) => MessageKind::Partial,
+            Self::Unable { .. } => MessageKind::Unable,
+            Self::Holds { .. } => MessageKind::Holds,
+            Self::Erased => MessageKind::Erased,
         }
     }
 
     fn write(&self, out: &mut Writer) {
-        out.u8(self.kind());
+        self.kind().write(out);
         match self {
             Self::Dealing(dealing) => {
                 dealing.vector.write(out);
@@ -123,8 +168,8 @@ impl Body {
     }
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(match reader.u8("message kind")? {
-            1 => Self::Dealing(Dealing {
+        Ok(match MessageKind::read(reader)? {
+            MessageKind::Dealing => Self::Dealing(Dealing {
                 vector: VerificationVector::read(reader)?,
                 proof: reader.option("proof", |reader| {
                     let commitment = reader.g2("proof commitment")?;
@@ -136,20 +181,23 @@ impl Body {
                     Ok(SealedShare { encapsulated, ciphertext: reader.array("sealed share")? })
                 })?,
             }),
-            2 => Self::Have { dealer: reader.index("dealer")?, bundle: reader.digest("bundle digest")? },
-            3 => Self::Response(Response {
+            MessageKind::Have => {
+                Self::Have { dealer: reader.index("dealer")?, bundle: reader.digest("bundle digest")? }
+            }
+            MessageKind::Response => Self::Response(Response {
                 dealers: reader.digest("dealers digest")?,
                 complaints: reader.list("complaints", |reader| {
                     let dealer = reader.index("accused dealer")?;
                     Ok(Complaint { dealer, key: RevealedKey(reader.array("revealed key")?) })
                 })?,
             }),
-            4 => Self::Prepared { vector: reader.digest("vector digest")?, frozen: reader.digest("frozen digest")? },
-            5 => Self::Partial(reader.g1("partial signature")?),
-            6 => Self::Unable { dealers: reader.list("dealers", |reader| reader.index("dealer"))? },
-            7 => Self::Holds { vector: reader.digest("vector digest")? },
-            8 => Self::Erased,
-            _ => return Err(DecodeError::Invalid { field: "message kind" }),
+            MessageKind::Prepared => {
+                Self::Prepared { vector: reader.digest("vector digest")?, frozen: reader.digest("frozen digest")? }
+            }
+            MessageKind::Partial => Self::Partial(reader.g1("partial signature")?),
+            MessageKind::Unable => Self::Unable { dealers: reader.list("dealers", |reader| reader.index("dealer"))? },
+            MessageKind::Holds => Self::Holds { vector: reader.digest("vector digest")? },
+            MessageKind::Erased => Self::Erased,
         })
     }
 }
@@ -266,7 +314,7 @@ mod tests {
                 let mut changed = bytes.clone();
                 changed[position] ^= 1;
                 let accepted = SignedMessage::decode(&changed).is_ok_and(|m| m.is_signed_by(&identity.public()));
-                assert!(!accepted, "kind {}: a change in byte {position} went unnoticed", message.body.kind());
+                assert!(!accepted, "{:?}: a change in byte {position} went unnoticed", message.body.kind());
             }
         }
     }

@@ -39,7 +39,7 @@ mod transcript;
 
 pub use dealing::{DealerSeed, Dealing, DealingError, Proof};
 pub use judgement::{CombineError, Combined, Judgement};
-pub use message::{Body, Complaint, Response, SignedMessage};
+pub use message::{Body, Complaint, MessageKind, Response, SignedMessage};
 pub use outputs::{Blob, Contradiction, Notice, Outputs, Refusal, RestoreError, RetireError, Want};
 pub use participant::Participant;
 pub use record::{Phase, RoundRecord};

@@ -25,7 +25,15 @@ pub enum Phase {
     Failed,
 }
 
-/// What the record says of a round beside its plan. Each `Option` is written once.
+impl Phase {
+    /// Returns true before the round has either become active or failed.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        self < Self::Active
+    }
+}
+
+/// The record of a round beside its plan. Each `Option` is written once, by [`RoundRecord::apply`] alone.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RoundRecord {
     /// Where the round stands.

@@ -14,7 +14,7 @@ use crate::polynomial::VerificationVector;
 use crate::prekey::SignedPrekeySet;
 use crate::purpose::Certificate;
 
-use super::message::SignedMessage;
+use super::message::{MessageKind, SignedMessage};
 
 /// The memory of one node. Commit it whole whenever [`super::Outputs::commit`] says so.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -236,12 +236,12 @@ impl Attempt {
     }
 
     /// Whether the outbox holds a message of this kind.
-    pub(super) fn has_said(&self, kind: u8) -> bool {
+    pub(super) fn has_said(&self, kind: MessageKind) -> bool {
         self.outbox.iter().any(|message| message.body.kind() == kind)
     }
 
     fn has_dealt(&self, index: NodeIndex) -> bool {
-        self.plan.slot_of(index).is_some() && self.has_said(1)
+        self.plan.slot_of(index).is_some() && self.has_said(MessageKind::Dealing)
     }
 
     fn write(&self, out: &mut Writer) {

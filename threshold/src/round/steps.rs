@@ -6,7 +6,7 @@
 use rand_core::CryptoRng;
 
 use super::dealing::{DealerSeed, Dealing};
-use super::message::{Body, Complaint, Response, SignedMessage};
+use super::message::{Body, Complaint, MessageKind, Response, SignedMessage};
 use super::outputs::{Blob, Notice, Outputs};
 use super::participant::{Participant, SETS_ON_OFFER};
 use super::record::Phase;
@@ -51,7 +51,10 @@ impl Participant {
     fn deal(&mut self, round: &mut Round<'_>, rng: &mut impl CryptoRng, out: &mut Outputs) {
         let me = self.state.index;
         let Round { number, attempt, transcript } = round;
-        let due = attempt.is_open() && attempt.dealers.is_none() && !attempt.abstain && !attempt.has_said(1);
+        let due = attempt.is_open()
+            && attempt.dealers.is_none()
+            && !attempt.abstain
+            && !attempt.has_said(MessageKind::Dealing);
         if !due || attempt.plan.slot_of(me).is_none() {
             return;
         }
@@ -111,7 +114,10 @@ impl Participant {
         let me = self.state.index;
         let Round { number, attempt, transcript } = round;
         let Some(dealers) = &attempt.dealers else { return };
-        let due = attempt.is_open() && attempt.frozen.is_none() && !attempt.has_said(3) && !attempt.has_said(6);
+        let due = attempt.is_open()
+            && attempt.frozen.is_none()
+            && !attempt.has_said(MessageKind::Response)
+            && !attempt.has_said(MessageKind::Unable);
         if !due || attempt.plan.receiver(me).is_none() {
             return;
         }
@@ -152,7 +158,8 @@ impl Participant {
         let Round { number, attempt, transcript } = round;
         let Some(frozen) = &attempt.frozen else { return };
         let receives = attempt.plan.receiver(me).is_some();
-        let done = attempt.vector.is_some() && (attempt.holds_share || !receives || attempt.has_said(6));
+        let done =
+            attempt.vector.is_some() && (attempt.holds_share || !receives || attempt.has_said(MessageKind::Unable));
         if attempt.verdict == Some(Verdict::Failed) || attempt.erased || done {
             return;
         }
@@ -194,7 +201,7 @@ impl Participant {
                 self.drop_prekeys(|number, secret| Some(number) == set && !secret.is_last_resort(), out);
             }
             Err(dealers) => {
-                if !attempt.has_said(6) {
+                if !attempt.has_said(MessageKind::Unable) {
                     out.notices.push(Notice::Unable(*number));
                     self.say(round, Body::Unable { dealers }, out);
                 }
@@ -206,7 +213,7 @@ impl Participant {
     fn certify(&self, round: &mut Round<'_>, out: &mut Outputs) {
         let Round { number, attempt, transcript } = round;
         let asked = self.records.get(number).is_some_and(|record| record.phase == Phase::Certifying);
-        if !asked || !attempt.is_open() || attempt.abstain || attempt.has_said(5) {
+        if !asked || !attempt.is_open() || attempt.abstain || attempt.has_said(MessageKind::Partial) {
             return;
         }
         let (Some(vector), Some(frozen), Some(share)) =
@@ -256,7 +263,7 @@ impl Participant {
     fn hold(&mut self, round: &mut Round<'_>, out: &mut Outputs) -> bool {
         let Round { number, attempt, .. } = round;
         let Some(certificate) = attempt.certificate() else { return false };
-        if !attempt.holds_share || attempt.has_said(7) || attempt.erased {
+        if !attempt.holds_share || attempt.has_said(MessageKind::Holds) || attempt.erased {
             return false;
         }
         let vector = certificate.vector;
@@ -315,7 +322,7 @@ impl Participant {
             out.destroy.push(SecretName::Share(number));
         }
         if !attempt.erased {
-            let held = attempt.has_said(7);
+            let held = attempt.has_said(MessageKind::Holds);
             attempt.holds_share = false;
             attempt.erased = true;
             attempt.outbox.clear();
@@ -342,7 +349,10 @@ impl Participant {
         let set_of = |attempt: &Attempt| attempt.plan.receiver(me).map(|receiver| receiver.prekey_set);
         let Some(held) = self.state.attempts.get(&number).and_then(set_of) else { return };
         let awaits_share = |attempt: &&Attempt| {
-            attempt.verdict != Some(Verdict::Failed) && !attempt.erased && !attempt.holds_share && !attempt.has_said(6)
+            attempt.verdict != Some(Verdict::Failed)
+                && !attempt.erased
+                && !attempt.holds_share
+                && !attempt.has_said(MessageKind::Unable)
         };
         let needed: Vec<_> = self.state.attempts.values().filter(awaits_share).filter_map(set_of).collect();
         let superseded =

@@ -119,21 +119,9 @@ impl Table {
             let transcript = self.nodes[&index(1)].transcript(plan.number).unwrap();
             let view = RoundView { transcript, record: &record, opened: Block(0), now: Block(1), overdue: false };
             match decide(&view) {
-                Some(Decision::FreezeDealers(dealers)) => {
-                    record.dealers = Some(dealers);
-                    record.phase = Phase::Verifying;
-                }
-                Some(Decision::FreezeResponses { responses, qualified }) => {
-                    (record.responses, record.qualified) = (Some(responses), Some(qualified));
-                    record.phase = Phase::Preparing;
-                }
-                Some(Decision::Certify) => record.phase = Phase::Certifying,
-                Some(Decision::Activate { certificate, .. }) => {
-                    record.certificate = Some(certificate);
-                    record.phase = Phase::Active;
-                }
                 Some(Decision::Confirm) => return record,
-                other => panic!("the round stands still in {:?}: {other:?}", record.phase),
+                Some(decision) => record.apply(&decision).unwrap(),
+                None => panic!("the round stands still in {:?}", record.phase),
             }
             self.observe(plan.number, &record);
         }
@@ -155,20 +143,8 @@ impl Table {
         for _ in 0..4 {
             let transcript = self.nodes[&index(1)].transcript(plan.number).unwrap();
             let view = RoundView { transcript, record: &record, opened: Block(0), now: Block(2), overdue: false };
-            match decide(&view).expect("a phase whose deadline has passed closes") {
-                Decision::FreezeDealers(dealers) => {
-                    record = RoundRecord { dealers: Some(dealers), phase: Phase::Verifying, ..record };
-                }
-                Decision::FreezeResponses { responses, qualified } => {
-                    let (responses, qualified) = (Some(responses), Some(qualified));
-                    record = RoundRecord { responses, qualified, phase: Phase::Preparing, ..record };
-                }
-                Decision::Certify => record.phase = Phase::Certifying,
-                Decision::Activate { certificate, .. } => {
-                    record = RoundRecord { certificate: Some(certificate), phase: Phase::Active, ..record };
-                }
-                other => panic!("unexpected: {other:?}"),
-            }
+            let decision = decide(&view).expect("a phase whose deadline has passed closes");
+            record.apply(&decision).unwrap();
             self.observe(plan.number, &record);
         }
         record

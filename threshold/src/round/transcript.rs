@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::dealing::{Dealing, DealingError};
 use super::judgement::{Judgement, judge};
-use super::message::{Body, Response, SignedMessage};
+use super::message::{Body, MessageKind, Response, SignedMessage};
 use crate::curve::{G1, G2};
 use crate::identifiers::{Digest, NodeIndex};
 use crate::identity::IdentityPublicKey;
@@ -37,7 +37,7 @@ pub struct Transcript {
     erased: Vec<NodeIndex>,
     wanted: BTreeSet<Digest>,
     heard: BTreeSet<Digest>,
-    evidence: BTreeMap<(NodeIndex, u8, Option<NodeIndex>), Digest>,
+    evidence: BTreeMap<(NodeIndex, MessageKind, Option<NodeIndex>), Digest>,
     culprits: BTreeMap<NodeIndex, Culprit>,
 }
 
@@ -228,7 +228,7 @@ impl Transcript {
 
     /// The digest of the first message of this kind that `sender` said: evidence of what it names.
     #[must_use]
-    pub fn said(&self, sender: NodeIndex, kind: u8) -> Option<Digest> {
+    pub fn said(&self, sender: NodeIndex, kind: MessageKind) -> Option<Digest> {
         self.evidence.get(&(sender, kind, None)).copied()
     }
 

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
-use keyfleet_litestream::bucket::{Bucket, Location, Patience};
+use keyfleet_litestream::bucket::{Bucket, Location, RetryPolicy};
+use keyfleet_litestream::clock::now_ms;
 use keyfleet_litestream::discover::discover;
 use keyfleet_litestream::format::ReplicaName;
+use keyfleet_litestream::keys;
 use keyfleet_litestream::position::Seq;
 use keyfleet_litestream::restore::{Options, Target, restore};
-use keyfleet_litestream::{keys, now_ms};
 use keyfleet_node::seal::{KeyEncryptionKey, KeyMaterial, KeyName, KeyRing};
 use keyfleet_node::store::{Backing, Store};
 use keyfleet_scenarios::cluster::Cluster;
@@ -27,7 +28,7 @@ const NODE: u32 = 1;
 /// The fleet's key-encryption key, which the thief has.
 const KEY: [u8; 32] = [0x5a; 32];
 
-/// What whoever takes everything from a node has: files that were its state once, and entries of its homes.
+/// Everything that a thief takes from a node: earlier versions of its state file, and the entries of its key stores.
 struct Loot {
     cluster: ClusterId,
     /// State files, by where they are from.
@@ -37,7 +38,7 @@ struct Loot {
     _folder: TempDir,
 }
 
-/// What came of it.
+/// Outcome of the theft.
 struct Opened {
     /// State files that hold a row of the epoch's share.
     rows: usize,
@@ -125,7 +126,7 @@ async fn restore_all(
         endpoint: Some(endpoint),
         ..Location::default()
     };
-    let bucket = Bucket::connect(location, Patience::default()).await;
+    let bucket = Bucket::connect(location, RetryPolicy::default()).await;
     let name = ReplicaName::new(replica.to_owned())?;
     let ring = keys::KeyRing::with_key(keys::KeyEncryptionKey::new("1", KEY)?);
     let head = discover(&bucket, &name, now_ms).await?.head.context("the node has a replica")?.position.seq;

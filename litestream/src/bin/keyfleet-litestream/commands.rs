@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use keyfleet_litestream::bucket::{Bucket, Patience};
+use keyfleet_litestream::bucket::{Bucket, RetryPolicy};
+use keyfleet_litestream::clock::now_ms;
 use keyfleet_litestream::config::{Config, Db};
 use keyfleet_litestream::database::{Database, Phase};
 use keyfleet_litestream::discover::discover;
@@ -11,24 +12,25 @@ use keyfleet_litestream::drill::{self, Drilled, Local};
 use keyfleet_litestream::keys::Identity;
 use keyfleet_litestream::metrics::Metrics;
 use keyfleet_litestream::restore::{self, RestoreError, Target};
-use keyfleet_litestream::{keyspace, now_ms, retention, verify};
+use keyfleet_litestream::{layout, retention, verify};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::args::{Args, Command, Restore};
-use crate::output::{Answers, Failure, answer, progress, time};
+use crate::output::{Answers, CommandError, answer, progress, time};
 
-pub(crate) async fn run(args: Args) -> Result<(), Failure> {
+pub(crate) async fn run(args: Args) -> Result<(), CommandError> {
     let Args { config, json, command } = args;
     if let Command::Keygen { output } = command {
         return keygen(&output, json);
     }
-    let config = Config::read(&config).map_err(|error| Failure::Usage(format!("{}: {error}", config.display())))?;
+    let config =
+        Config::read(&config).map_err(|error| CommandError::Usage(format!("{}: {error}", config.display())))?;
     match command {
         Command::Replicate { once } => replicate(config, once, json).await,
         Command::Restore(how) => restore(one(&config, how.db.as_deref())?, &how, json).await,
-        Command::Snapshots { db } => list(&some(&config, db.as_deref())?, keyspace::SNAPSHOTS, json).await,
-        Command::Segments { db } => list(&some(&config, db.as_deref())?, keyspace::SEQUENCE, json).await,
+        Command::Snapshots { db } => list(&some(&config, db.as_deref())?, layout::SNAPSHOTS, json).await,
+        Command::Segments { db } => list(&some(&config, db.as_deref())?, layout::SEQUENCE, json).await,
         Command::Verify { db } => verify_all(&some(&config, db.as_deref())?, json).await,
         Command::Drill { db } => drill_all(&some(&config, db.as_deref())?, json).await,
         Command::Status { db } => status(&some(&config, db.as_deref())?, json).await,
@@ -37,18 +39,18 @@ pub(crate) async fn run(args: Args) -> Result<(), Failure> {
     }
 }
 
-fn one<'c>(config: &'c Config, path: Option<&Path>) -> Result<&'c Db, Failure> {
+fn one<'c>(config: &'c Config, path: Option<&Path>) -> Result<&'c Db, CommandError> {
     match (path, &config.dbs[..]) {
         (None, [db]) => Ok(db),
-        (None, _) => Err(Failure::Usage("there are several databases: name one".into())),
+        (None, _) => Err(CommandError::Usage("there are several databases: name one".into())),
         (Some(path), dbs) => dbs
             .iter()
             .find(|db| db.options.path == path)
-            .ok_or_else(|| Failure::Usage(format!("{} is not in the configuration", path.display()))),
+            .ok_or_else(|| CommandError::Usage(format!("{} is not in the configuration", path.display()))),
     }
 }
 
-fn some<'c>(config: &'c Config, path: Option<&Path>) -> Result<Vec<&'c Db>, Failure> {
+fn some<'c>(config: &'c Config, path: Option<&Path>) -> Result<Vec<&'c Db>, CommandError> {
     match path {
         None => Ok(config.dbs.iter().collect()),
         Some(_) => Ok(vec![one(config, path)?]),
@@ -60,8 +62,8 @@ async fn each<T: Serialize>(
     dbs: &[&Db],
     json: bool,
     text: impl Fn(&Db, &T) -> String,
-    ask: impl AsyncFn(&Db) -> Result<T, Failure>,
-) -> Result<Vec<T>, Failure> {
+    ask: impl AsyncFn(&Db) -> Result<T, CommandError>,
+) -> Result<Vec<T>, CommandError> {
     let (mut answers, mut all) = (Answers::new(json), Vec::new());
     for db in dbs {
         let location = db.options.location.to_string();
@@ -71,14 +73,14 @@ async fn each<T: Serialize>(
 }
 
 async fn bucket(db: &Db) -> Bucket {
-    Bucket::connect(db.options.location.clone(), Patience::default()).await
+    Bucket::connect(db.options.location.clone(), RetryPolicy::default()).await
 }
 
-async fn replicate(config: Config, once: bool, json: bool) -> Result<(), Failure> {
+async fn replicate(config: Config, once: bool, json: bool) -> Result<(), CommandError> {
     let locations: Vec<String> = config.dbs.iter().map(|db| db.options.location.to_string()).collect();
     let mut databases = Vec::new();
     for db in config.dbs {
-        let database = Database::open(db.options).await.map_err(Failure::other)?;
+        let database = Database::open(db.options).await.map_err(CommandError::other)?;
         tracing::info!(path = %database.path().display(), started = ?database.started().term, "replicating");
         databases.push(database);
     }
@@ -96,7 +98,7 @@ async fn replicate(config: Config, once: bool, json: bool) -> Result<(), Failure
         let shipping =
             status.wait_for(|status| status.durable.is_some() || matches!(status.phase, Phase::Fenced { .. }));
         let _ = tokio::time::timeout(Duration::from_secs(60), shipping).await;
-        let closed = database.close(Duration::from_secs(60)).await.map_err(Failure::other);
+        let closed = database.close(Duration::from_secs(60)).await.map_err(CommandError::other);
         let closed = closed.map(|position| Reached { position });
         answers.add(&path, &location, closed, |reached| match reached.position {
             Some(position) => format!("{}: everything is in the bucket, at {position}", path.display()),
@@ -148,7 +150,7 @@ async fn serve_metrics(addr: Option<std::net::SocketAddr>, metrics: &Metrics, da
     }
 }
 
-async fn restore(db: &Db, how: &Restore, json: bool) -> Result<(), Failure> {
+async fn restore(db: &Db, how: &Restore, json: bool) -> Result<(), CommandError> {
     let output = how.output.as_ref().unwrap_or(&db.options.path);
     if how.if_db_not_exists && output.exists() {
         tracing::info!(path = %output.display(), "the file exists: nothing to do");
@@ -198,7 +200,7 @@ struct Objects {
     objects: Vec<verify::Listed>,
 }
 
-async fn list(dbs: &[&Db], folder: &str, json: bool) -> Result<(), Failure> {
+async fn list(dbs: &[&Db], folder: &str, json: bool) -> Result<(), CommandError> {
     let text = |db: &Db, listed: &Objects| {
         let mut lines = vec![
             format!("{}:", db.options.location),
@@ -219,13 +221,13 @@ async fn list(dbs: &[&Db], folder: &str, json: bool) -> Result<(), Failure> {
         lines.join("\n")
     };
     let ask = async |db: &Db| {
-        let objects = verify::list(&bucket(db).await, folder).await.map_err(Failure::other)?;
+        let objects = verify::list(&bucket(db).await, folder).await.map_err(CommandError::other)?;
         Ok(Objects { objects })
     };
     each(dbs, json, text, ask).await.map(drop)
 }
 
-async fn verify_all(dbs: &[&Db], json: bool) -> Result<(), Failure> {
+async fn verify_all(dbs: &[&Db], json: bool) -> Result<(), CommandError> {
     let text = |db: &Db, verified: &verify::Verified| {
         let said = verified.findings.iter().chain(&verified.remarks);
         let mut lines: Vec<String> = said.map(|line| format!("  {line}")).collect();
@@ -238,15 +240,15 @@ async fn verify_all(dbs: &[&Db], json: bool) -> Result<(), Failure> {
         let bar = progress("verifying");
         verify::verify(&bucket(db).await, &db.options.replica, &db.options.keys, 16, bar.as_ref())
             .await
-            .map_err(Failure::other)
+            .map_err(CommandError::other)
     };
     let verified = each(dbs, json, text, ask).await?;
     let broken: usize = verified.iter().map(|verified| verified.findings.len()).sum();
-    if broken == 0 { Ok(()) } else { Err(Failure::Broken(format!("{broken} findings"))) }
+    if broken == 0 { Ok(()) } else { Err(CommandError::Broken(format!("{broken} findings"))) }
 }
 
 /// Restores by two routes, compares them, and compares the database's own file where it is at rest.
-async fn drill_all(dbs: &[&Db], json: bool) -> Result<(), Failure> {
+async fn drill_all(dbs: &[&Db], json: bool) -> Result<(), CommandError> {
     let text = |db: &Db, drilled: &Drilled| {
         let rows: u64 = drilled.tables.iter().map(|table| table.rows).sum();
         let route = match &drilled.other_route {
@@ -277,7 +279,7 @@ struct Status {
     local: Option<keyfleet_litestream::Position>,
 }
 
-async fn status(dbs: &[&Db], json: bool) -> Result<(), Failure> {
+async fn status(dbs: &[&Db], json: bool) -> Result<(), CommandError> {
     let text = |db: &Db, status: &Status| match (&status.head, status.age_ms) {
         (Some(head), Some(age_ms)) => format!(
             "{}: {head}, newest commit {} s ago, {} snapshots; this machine last knew {}",
@@ -289,28 +291,29 @@ async fn status(dbs: &[&Db], json: bool) -> Result<(), Failure> {
         _ => format!("{}: there is no replica", db.options.location),
     };
     let ask = async |db: &Db| {
-        let found = discover(&bucket(db).await, &db.options.replica, now_ms).await.map_err(Failure::other)?;
+        let found = discover(&bucket(db).await, &db.options.replica, now_ms).await.map_err(CommandError::other)?;
         Ok(Status {
             head: found.head.map(|head| head.position),
             last_commit: found.head.map(|head| head.last_commit.0),
             age_ms: found.head.map(|head| now_ms().saturating_sub(head.time_ms)),
             snapshots: found.snapshots.len(),
-            boundary: found.boundary.map(|boundary| boundary.0),
-            local: keyfleet_litestream::meta::Note::read(&db.options.path).position,
+            boundary: found.lowest_needed.map(|boundary| boundary.0),
+            local: keyfleet_litestream::meta::PositionFile::read(&db.options.path).position,
         })
     };
     each(dbs, json, text, ask).await.map(drop)
 }
 
-async fn sweep(dbs: &[&Db], dry_run: bool, json: bool) -> Result<(), Failure> {
+async fn sweep(dbs: &[&Db], dry_run: bool, json: bool) -> Result<(), CommandError> {
     let text = |db: &Db, swept: &retention::Swept| {
         let would = if dry_run { "would delete" } else { "deleted" };
-        let boundary = swept.boundary.map_or_else(|| "none".into(), |boundary| boundary.to_string());
+        let boundary = swept.lowest_needed.map_or_else(|| "none".into(), |boundary| boundary.to_string());
         let (location, deleted, kept) = (&db.options.location, swept.deleted.len(), swept.kept.len());
         format!("{location}: {would} {deleted} objects; boundary {boundary}; {kept} restore points kept")
     };
-    let ask =
-        async |db: &Db| retention::run(&bucket(db).await, &db.rules, now_ms(), dry_run).await.map_err(Failure::other);
+    let ask = async |db: &Db| {
+        retention::run(&bucket(db).await, &db.rules, now_ms(), dry_run).await.map_err(CommandError::other)
+    };
     each(dbs, json, text, ask).await.map(drop)
 }
 
@@ -319,14 +322,14 @@ struct Made {
     recipient: String,
 }
 
-fn keygen(output: &Path, json: bool) -> Result<(), Failure> {
+fn keygen(output: &Path, json: bool) -> Result<(), CommandError> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
     let mut rng: rand::rngs::StdRng = rand::make_rng();
     let identity = Identity::generate(&mut rng);
     let mut file =
-        std::fs::File::options().write(true).create_new(true).mode(0o600).open(output).map_err(Failure::other)?;
-    writeln!(file, "{}", identity.to_hex().as_str()).and_then(|()| file.sync_all()).map_err(Failure::other)?;
+        std::fs::File::options().write(true).create_new(true).mode(0o600).open(output).map_err(CommandError::other)?;
+    writeln!(file, "{}", identity.to_hex().as_str()).and_then(|()| file.sync_all()).map_err(CommandError::other)?;
     let made = Made { recipient: identity.recipient().to_hex() };
     answer(json, &made, |made| format!("recipient: {}", made.recipient));
     Ok(())

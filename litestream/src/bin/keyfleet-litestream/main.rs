@@ -19,9 +19,9 @@ async fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match commands::run(args).await {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("keyfleet-litestream: {failure}");
-            failure.exit_code()
+        Err(error) => {
+            eprintln!("keyfleet-litestream: {error}");
+            error.exit_code()
         }
     }
 }

@@ -25,12 +25,12 @@ pub(crate) fn answer<T: Serialize>(json: bool, value: &T, text: impl FnOnce(&T) 
 pub(crate) struct Answers {
     json: bool,
     list: Vec<Value>,
-    failure: Option<Failure>,
+    first_error: Option<CommandError>,
 }
 
 impl Answers {
     pub(crate) fn new(json: bool) -> Self {
-        Self { json, list: Vec::new(), failure: None }
+        Self { json, list: Vec::new(), first_error: None }
     }
 
     /// Takes one database's answer, and gives it back if there is one.
@@ -38,12 +38,12 @@ impl Answers {
         &mut self,
         path: &Path,
         location: &str,
-        outcome: Result<T, Failure>,
+        outcome: Result<T, CommandError>,
         text: impl FnOnce(&T) -> String,
     ) -> Option<T> {
         let mut entry = match &outcome {
             Ok(value) => serde_json::to_value(value).expect("answers are plain data"),
-            Err(failure) => json!({ "error": failure.to_string() }),
+            Err(error) => json!({ "error": error.to_string() }),
         };
         entry["path"] = path.display().to_string().into();
         entry["location"] = location.into();
@@ -55,20 +55,20 @@ impl Answers {
                 }
                 Some(value)
             }
-            Err(failure) => {
-                eprintln!("{}: {failure}", path.display());
-                self.failure.get_or_insert(failure);
+            Err(error) => {
+                eprintln!("{}: {error}", path.display());
+                self.first_error.get_or_insert(error);
                 None
             }
         }
     }
 
     /// The first failure, if there was one, when all has been said.
-    pub(crate) fn finish(self) -> Result<(), Failure> {
+    pub(crate) fn finish(self) -> Result<(), CommandError> {
         if self.json {
             println!("{}", serde_json::to_string_pretty(&self.list).expect("answers are plain data"));
         }
-        self.failure.map_or(Ok(()), Err)
+        self.first_error.map_or(Ok(()), Err)
     }
 }
 
@@ -100,7 +100,7 @@ pub(crate) fn time(ms: u64) -> String {
 
 /// Why the program ends with another code than 0.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
+pub(crate) enum CommandError {
     #[error("{0}")]
     Usage(String),
     #[error(transparent)]
@@ -111,7 +111,7 @@ pub(crate) enum Failure {
     Other(#[from] Box<dyn std::error::Error>),
 }
 
-impl Failure {
+impl CommandError {
     pub(crate) fn other(error: impl std::error::Error + 'static) -> Self {
         Self::Other(Box::new(error))
     }

@@ -1,9 +1,9 @@
 //! The uploader: drives the tenure against the bucket, one request of the sequence at a time.
 //!
 //! `opening` finds out whether the local file is still the newest state and opens a term for it, `shipping` holds that term,
-//! `beside` sends what needs no turn in its sequence: snapshots and merged segments.
+//! `merge` collects the segments that are worth sending once more as one object.
 
-mod beside;
+mod merge;
 mod opening;
 mod shipping;
 
@@ -17,18 +17,18 @@ use super::shared::{Phase, Shared, SnapshotImage};
 use super::writer::Job;
 use super::{Options, Probe, ProbeError};
 use crate::bucket::{Bucket, BucketError, Created};
-use crate::keyspace;
+use crate::layout;
 use crate::position::{CommitNo, Digest};
 use crate::start::Local;
-use crate::tenure::{Answer, Event, Request, Tenure};
+use crate::term::{Answer, Event, Request, TermState};
 
 pub(super) use opening::prepare;
 use shipping::Shipping;
 
 /// What the uploader begins with.
-pub(super) enum Beginning {
+pub(super) enum Start {
     /// A term was opened; its base is due.
-    Opened(Box<Tenure>),
+    Opened(Box<TermState>),
     /// The replica did not answer: prove the local file first.
     Unproven(Local),
     /// The replica is not what it was, and says so: the local file goes on without it.
@@ -54,12 +54,12 @@ enum End {
 }
 
 impl Uploader {
-    pub(super) async fn run(mut self, beginning: Beginning) {
-        let mut tenure = match beginning {
-            Beginning::Opened(tenure) => Some(*tenure),
-            Beginning::Unproven(local) | Beginning::Refused(local) => self.reopen(Some(local)).await,
+    pub(super) async fn run(mut self, start: Start) {
+        let mut term = match start {
+            Start::Opened(term) => Some(*term),
+            Start::Unproven(local) | Start::Refused(local) => self.reopen(Some(local)).await,
         };
-        while let Some(current) = tenure.take() {
+        while let Some(current) = term.take() {
             match self.hold(current).await {
                 End::Overflow => {
                     self.shared.update(|status| {
@@ -67,23 +67,23 @@ impl Uploader {
                         status.closed_chains += 1;
                     });
                     tracing::warn!("the queue is full: the chain is closed; a new term and a base follow");
-                    tenure = self.reopen(None).await;
+                    term = self.reopen(None).await;
                 }
                 End::Closed | End::Over => break,
             }
         }
-        let _ = self.shared.write_note(&self.options.path);
+        let _ = self.shared.save_position(&self.options.path);
     }
 
     /// From the base of a term until something ends it.
-    async fn hold(&mut self, mut tenure: Tenure) -> End {
+    async fn hold(&mut self, mut term: TermState) -> End {
         self.shared.update(|status| {
-            status.term = tenure.term();
+            status.term = term.number();
             status.phase = Phase::Basing;
         });
         let (reply, answer) = oneshot::channel();
         let Some(jobs) = self.jobs.upgrade() else { return End::Over };
-        if jobs.send(Job::Base { term: tenure.term(), reply }).await.is_err() {
+        if jobs.send(Job::Base { term: term.number(), reply }).await.is_err() {
             return End::Closed;
         }
         drop(jobs);
@@ -97,8 +97,8 @@ impl Uploader {
             Err(_) => return End::Closed,
         };
         let Some((image, frame)) = compress(image).await else { return End::Over };
-        tenure.base(frame, image.file_len, image.commit, image.time_ms, &mut self.rng);
-        Shipping::new(self, tenure).run().await
+        term.base(frame, image.file_len, image.commit, image.time_ms, &mut self.rng);
+        Shipping::new(self, term).run().await
     }
 
     /// What the bucket holds is not what it acknowledged. It is asked again: a person may put it right.
@@ -109,7 +109,7 @@ impl Uploader {
         }
     }
 
-    fn note_trouble(&self, failures: u32, error: &BucketError) {
+    fn record_failure(&self, failures: u32, error: &BucketError) {
         if failures == 1 || failures.is_power_of_two() {
             tracing::warn!(%error, failures, "the bucket does not take what we have");
         }
@@ -124,7 +124,7 @@ impl Uploader {
 
     async fn pause(&self, failures: u32) {
         tokio::select! {
-            () = sleep(self.bucket.patience().pause_after(failures)) => {}
+            () = sleep(self.bucket.retry().backoff(failures)) => {}
             () = self.shared.closed() => {}
         }
     }
@@ -134,8 +134,12 @@ impl Uploader {
 ///
 /// # Errors
 /// The failure of the request; the tenure will ask for the same again.
-pub(super) async fn step(bucket: &Bucket, tenure: &mut Tenure, rng: &mut StdRng) -> Result<Option<Event>, BucketError> {
-    let Some(request) = tenure.request(crate::now_ms(), rng) else { return Ok(None) };
+pub(super) async fn step(
+    bucket: &Bucket,
+    term: &mut TermState,
+    rng: &mut StdRng,
+) -> Result<Option<Event>, BucketError> {
+    let Some(request) = term.request(crate::clock::now_ms(), rng) else { return Ok(None) };
     let answer = match &request {
         Request::Create { key, bytes } => bucket.create(key, bytes).await.map(|created| match created {
             Created::Yes => Answer::Created,
@@ -144,10 +148,10 @@ pub(super) async fn step(bucket: &Bucket, tenure: &mut Tenure, rng: &mut StdRng)
         Request::ReadBack { key } => {
             bucket.get_once(key, None).await.map(|found| Answer::Object(found.map(|(bytes, _)| bytes)))
         }
-        Request::ReadBoundary => match bucket.get_once(keyspace::BOUNDARY, None).await {
-            Ok(None) => Ok(Answer::Boundary(None)),
-            Ok(Some((bytes, _))) => match crate::discover::parse_boundary(&bytes) {
-                Ok(boundary) => Ok(Answer::Boundary(Some(boundary))),
+        Request::ReadLowestNeeded => match bucket.get_once(layout::LOWEST_NEEDED, None).await {
+            Ok(None) => Ok(Answer::LowestNeeded(None)),
+            Ok(Some((bytes, _))) => match crate::discover::parse_lowest_needed(&bytes) {
+                Ok(lowest_needed) => Ok(Answer::LowestNeeded(Some(lowest_needed))),
                 Err(error) => {
                     tracing::error!(%error, "the boundary cannot be read; nothing is acknowledged");
                     Ok(Answer::Unknown)
@@ -157,9 +161,9 @@ pub(super) async fn step(bucket: &Bucket, tenure: &mut Tenure, rng: &mut StdRng)
         },
     };
     match answer {
-        Ok(answer) => Ok(tenure.answer(answer, crate::now_ms())),
+        Ok(answer) => Ok(term.answer(answer, crate::clock::now_ms())),
         Err(error) => {
-            tenure.answer(Answer::Unknown, crate::now_ms());
+            term.answer(Answer::Unknown, crate::clock::now_ms());
             Err(error)
         }
     }
@@ -185,7 +189,7 @@ async fn compress(mut image: SnapshotImage) -> Option<(SnapshotImage, Vec<u8>)> 
 pub(super) async fn probe(shared: &Shared, bucket: &Bucket) -> Result<Probe, ProbeError> {
     let probe = lag(shared);
     if let Some(position) = probe.position {
-        let object = bucket.get(&keyspace::sequence(position.seq)).await?;
+        let object = bucket.get(&layout::sequence(position.seq)).await?;
         if object.is_none_or(|object| Digest::of(&object) != position.hash) {
             return Err(ProbeError::Mismatch(position));
         }
@@ -199,7 +203,7 @@ pub(super) fn lag(shared: &Shared) -> Probe {
     let durable_commit = status.durable.map_or(CommitNo(0), |(_, commit)| commit);
     let lag_commits = status.committed.0.saturating_sub(durable_commit.0);
     let lag_ms = match shared.unacknowledged_ms() {
-        Some(oldest_ms) if lag_commits > 0 => crate::now_ms().saturating_sub(oldest_ms),
+        Some(oldest_ms) if lag_commits > 0 => crate::clock::now_ms().saturating_sub(oldest_ms),
         _ => 0,
     };
     Probe { position: status.durable.map(|(position, _)| position), lag_commits, lag_ms }

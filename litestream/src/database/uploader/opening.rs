@@ -9,11 +9,11 @@ use crate::chain::{ChainError, check_floor};
 use crate::database::shared::Phase;
 use crate::database::{OpenError, Options};
 use crate::discover::{DiscoverError, discover};
-use crate::keyspace;
-use crate::meta::Note;
-use crate::position::Digest;
-use crate::start::{Intent, Local, Meta, Why, includes};
-use crate::tenure::{Event, Head, Settings, Tenure};
+use crate::layout;
+use crate::meta::PositionFile;
+use crate::position::{Digest, Head};
+use crate::start::{Intent, Local, Meta, StaleReason, includes};
+use crate::term::{Event, Settings, TermState};
 
 /// Why no term could be opened yet.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +25,7 @@ enum ReopenError {
     #[error("the replica is gone, although the local file was replicated: look for the right bucket and prefix")]
     Gone,
     #[error("the replica is older than the local file ({0:?}): it was rolled back, or is another one")]
-    Older(Why),
+    Older(StaleReason),
 }
 
 impl Uploader {
@@ -33,18 +33,18 @@ impl Uploader {
     ///
     /// `local` is what the file said at a start without the replica; none when this process held the last term,
     /// so that the file's line is the term's own.
-    pub(super) async fn reopen(&mut self, local: Option<Local>) -> Option<Tenure> {
+    pub(super) async fn reopen(&mut self, local: Option<Local>) -> Option<TermState> {
         let mut failures = 0;
         loop {
             if self.shared.is_closing() {
                 return None;
             }
             match self.try_reopen(local).await {
-                Ok(tenure) => return tenure,
+                Ok(term) => return term,
                 Err(error) => {
                     failures += 1;
                     match &error {
-                        ReopenError::Discover(DiscoverError::Bucket(error)) => self.note_trouble(failures, error),
+                        ReopenError::Discover(DiscoverError::Bucket(error)) => self.record_failure(failures, error),
                         error => self.refuse(error.to_string()),
                     }
                     self.pause(failures).await;
@@ -53,9 +53,9 @@ impl Uploader {
         }
     }
 
-    async fn try_reopen(&mut self, local: Option<Local>) -> Result<Option<Tenure>, ReopenError> {
+    async fn try_reopen(&mut self, local: Option<Local>) -> Result<Option<TermState>, ReopenError> {
         loop {
-            let found = discover(&self.bucket, &self.options.replica, crate::now_ms).await?;
+            let found = discover(&self.bucket, &self.options.replica, crate::clock::now_ms).await?;
             if let Some(head) = found.head {
                 self.check_known(head).await?;
             }
@@ -67,7 +67,7 @@ impl Uploader {
                 (None, None) => return Err(ReopenError::Gone),
                 (Some(_), None) => None,
                 (Some(local), Some(head)) => match includes(local, head) {
-                    Err(why @ Why::NewerTerm { .. }) => return Err(ReopenError::Older(why)),
+                    Err(why @ StaleReason::NewerTerm { .. }) => return Err(ReopenError::Older(why)),
                     other => other.err().map(|why| (head, format!("{why:?}"))),
                 },
                 (None, Some(head)) if head.position.term == status.term => None,
@@ -78,8 +78,8 @@ impl Uploader {
                 self.shared.update(|status| status.phase = Phase::Fenced { seq: head.position.seq });
                 return Ok(None);
             }
-            let mut tenure = match self.prepare(found.head, found.seen_ms) {
-                Ok(tenure) => tenure,
+            let mut term = match self.prepare(found.head, found.seen_ms) {
+                Ok(term) => term,
                 Err(error) => {
                     self.shared.update(|status| status.phase = Phase::Refused(error));
                     return Ok(None);
@@ -87,17 +87,17 @@ impl Uploader {
             };
             let mut failures = 0;
             loop {
-                match step(&self.bucket, &mut tenure, &mut self.rng).await {
+                match step(&self.bucket, &mut term, &mut self.rng).await {
                     Ok(Some(Event::Opened(_))) => {
                         self.shared.update(|status| status.trouble = None);
-                        return Ok(Some(tenure));
+                        return Ok(Some(term));
                     }
                     // Look again: the next look says whether it was a stranger.
                     Ok(Some(Event::Lost)) => break,
                     Ok(_) => {}
                     Err(error) => {
                         failures += 1;
-                        self.note_trouble(failures, &error);
+                        self.record_failure(failures, &error);
                         self.pause(failures).await;
                         if self.shared.is_closing() {
                             return Ok(None);
@@ -113,12 +113,12 @@ impl Uploader {
         let durable = self.shared.status().durable.map(|(position, _)| position);
         let floor = self.options.floor.filter(|_| self.options.override_floor.is_none());
         let Some(known) = floor.into_iter().chain(durable).max_by_key(|position| position.seq) else { return Ok(()) };
-        let object = self.bucket.get(&keyspace::sequence(known.seq)).await.map_err(DiscoverError::from)?;
+        let object = self.bucket.get(&layout::sequence(known.seq)).await.map_err(DiscoverError::from)?;
         Ok(check_floor(head.position, known, object.as_deref().map(Digest::of))?)
     }
 
-    fn prepare(&mut self, head: Option<Head>, seen_ms: u64) -> Result<Tenure, String> {
-        prepare(&self.options, head, seen_ms, self.shared.note(&self.options.path), None, &mut self.rng)
+    fn prepare(&mut self, head: Option<Head>, seen_ms: u64) -> Result<TermState, String> {
+        prepare(&self.options, head, seen_ms, self.shared.position_file(&self.options.path), None, &mut self.rng)
             .map_err(|error| error.to_string())
     }
 }
@@ -128,10 +128,10 @@ pub(in crate::database) fn prepare(
     options: &Options,
     head: Option<Head>,
     seen_ms: u64,
-    mut note: Note,
+    mut file: PositionFile,
     overridden: Option<&str>,
     rng: &mut StdRng,
-) -> Result<Tenure, OpenError> {
+) -> Result<TermState, OpenError> {
     let settings = Settings {
         replica: options.replica.clone(),
         idle_grace_ms: millis(options.idle_grace),
@@ -142,14 +142,14 @@ pub(in crate::database) fn prepare(
         "host": std::env::var("HOSTNAME").unwrap_or_default(),
         "overridden": overridden,
     });
-    let tenure = Tenure::open(settings, head, &options.keys, seen_ms, by.to_string().as_bytes(), rng)?;
-    if let Some((seq, nonce)) = tenure.intent() {
+    let term = TermState::open(settings, head, &options.keys, seen_ms, by.to_string().as_bytes(), rng)?;
+    if let Some((seq, nonce)) = term.intent() {
         let (after_term, after_commit) =
             head.map_or_else(Default::default, |head| (head.position.term, head.last_commit));
-        note.intent = Some(Intent { seq, nonce, after_term, after_commit }.into());
-        note.write(&options.path)?;
+        file.intent = Some(Intent { seq, nonce, after_term, after_commit }.into());
+        file.write(&options.path)?;
     }
-    Ok(tenure)
+    Ok(term)
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -4,20 +4,22 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::rngs::StdRng;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::beside::Merge;
+use super::merge::Merge;
 use super::{End, Uploader, step};
-use crate::bucket::BucketError;
-use crate::database::shared::{Item, Phase, SnapshotImage};
-use crate::format::Commit;
+use crate::bucket::{Bucket, BucketError};
+use crate::database::shared::{Item, Phase, Shared, SnapshotImage};
+use crate::database::writer::Job;
 use crate::format::payload::coalesce;
-use crate::keyspace;
+use crate::format::{Commit, Sealed};
+use crate::layout;
 use crate::position::{CommitNo, Digest, Position};
-use crate::tenure::{Event, Tenure};
+use crate::term::{Event, TermState};
 
 /// After so long without a request the bucket is asked for what it acknowledged last, before anything is added to it.
-const DOUBT: Duration = Duration::from_secs(10);
+const PROBE_AFTER: Duration = Duration::from_secs(10);
 
 /// Why a request of a held term has no answer.
 enum StepError {
@@ -34,8 +36,8 @@ impl From<BucketError> for StepError {
 
 /// A held term: base, then segments, with snapshots beside them.
 pub(super) struct Shipping<'u> {
-    pub(super) up: &'u mut Uploader,
-    pub(super) tenure: Tenure,
+    pub(super) uploader: &'u mut Uploader,
+    pub(super) term: TermState,
     /// Sizes of commits on their way, in order.
     sizes: VecDeque<(CommitNo, usize, u64)>,
     pub(super) snapshots: Vec<SnapshotImage>,
@@ -45,19 +47,19 @@ pub(super) struct Shipping<'u> {
     pub(super) segments: u64,
     pub(super) asked_for_snapshot: bool,
     pub(super) snapshot_commit: CommitNo,
-    noted: Instant,
-    note_due: bool,
+    position_saved: Instant,
+    position_due: bool,
     /// When commits were last taken from the queue.
     sent: Instant,
     /// The bucket failed, or was not heard of for long: it may be an older copy of itself by now.
-    doubted: bool,
+    must_probe: bool,
 }
 
 impl<'u> Shipping<'u> {
-    pub(super) fn new(up: &'u mut Uploader, tenure: Tenure) -> Self {
+    pub(super) fn new(uploader: &'u mut Uploader, term: TermState) -> Self {
         Self {
-            up,
-            tenure,
+            uploader,
+            term,
             sizes: VecDeque::new(),
             snapshots: Vec::new(),
             merge: Merge::default(),
@@ -66,22 +68,22 @@ impl<'u> Shipping<'u> {
             segments: 0,
             asked_for_snapshot: false,
             snapshot_commit: CommitNo(0),
-            noted: Instant::now(),
-            note_due: true,
+            position_saved: Instant::now(),
+            position_due: true,
             sent: Instant::now(),
-            doubted: false,
+            must_probe: false,
         }
     }
 
     pub(super) async fn run(mut self) -> End {
         loop {
-            if self.up.shared.overflowed() {
-                self.tenure.close();
+            if self.uploader.shared.overflowed() {
+                self.term.close();
                 return End::Overflow;
             }
             self.take();
-            if self.tenure.durable().is_some() && self.tenure.is_idle() {
-                if self.up.shared.is_closing() {
+            if self.term.durable().is_some() && self.term.is_idle() {
+                if self.uploader.shared.is_closing() {
                     return End::Closed;
                 }
                 self.wait().await;
@@ -90,10 +92,10 @@ impl<'u> Shipping<'u> {
             match self.step().await {
                 Err(StepError::RolledBack(position)) => {
                     self.failures += 1;
-                    self.up.refuse(format!(
+                    self.uploader.refuse(format!(
                         "{position}, which the bucket acknowledged, is not in it any more: it was rolled back, or is another one"
                     ));
-                    if self.up.shared.is_closing() {
+                    if self.uploader.shared.is_closing() {
                         return End::Closed;
                     }
                     self.pause().await;
@@ -101,17 +103,17 @@ impl<'u> Shipping<'u> {
                 Ok(event) => {
                     if event.is_some() && self.failures > 0 {
                         self.failures = 0;
-                        self.up.shared.update(|status| status.trouble = None);
+                        self.uploader.shared.update(|status| status.trouble = None);
                     }
-                    if let Some(end) = self.heard(event) {
+                    if let Some(end) = self.apply(event) {
                         return end;
                     }
                 }
                 Err(StepError::Bucket(error)) => {
-                    self.doubted = true;
+                    self.must_probe = true;
                     self.failures += 1;
-                    self.up.note_trouble(self.failures, &error);
-                    if self.up.shared.is_closing() {
+                    self.uploader.record_failure(self.failures, &error);
+                    if self.uploader.shared.is_closing() {
                         // `close` waited as long as its caller wanted; what is left stays local.
                         return End::Closed;
                     }
@@ -124,79 +126,79 @@ impl<'u> Shipping<'u> {
     /// The next request. In doubt, what was acknowledged last is read back first: a number that is free in a bucket that was
     /// rolled back would be taken, and leave a gap that no restore gets over.
     async fn step(&mut self) -> Result<Option<Event>, StepError> {
-        if let (true, Some((position, _))) = (self.doubted, self.tenure.durable()) {
-            let object = self.up.bucket.get_once(&keyspace::sequence(position.seq), None).await?;
+        if let (true, Some((position, _))) = (self.must_probe, self.term.durable()) {
+            let object = self.uploader.bucket.get_once(&layout::sequence(position.seq), None).await?;
             if object.is_none_or(|(object, _)| Digest::of(&object) != position.hash) {
                 return Err(StepError::RolledBack(position));
             }
         }
-        if std::mem::take(&mut self.doubted) && matches!(self.up.shared.status().phase, Phase::Refused(_)) {
+        if std::mem::take(&mut self.must_probe) && matches!(self.uploader.shared.status().phase, Phase::Refused(_)) {
             tracing::info!("the bucket holds again what it acknowledged");
-            self.up.shared.update(|status| status.phase = Phase::Shipping);
+            self.uploader.shared.update(|status| status.phase = Phase::Shipping);
         }
-        Ok(step(&self.up.bucket, &mut self.tenure, &mut self.up.rng).await?)
+        Ok(step(&self.uploader.bucket, &mut self.term, &mut self.uploader.rng).await?)
     }
 
     /// Moves what is due from the queue into the tenure.
     fn take(&mut self) {
-        let (bytes, oldest_ms) = self.up.shared.backlog();
+        let (bytes, oldest_ms) = self.uploader.shared.backlog();
         if oldest_ms.is_none() {
             self.take_all();
             return;
         }
         // The interval bounds how often something is sent: what comes after a pause leaves at once.
-        if self.up.shared.is_awaited()
-            || self.tenure.durable().is_none()
-            || self.sent.elapsed() >= self.up.options.sync_interval
-            || bytes >= self.up.options.segment_bytes
-            || self.tenure.pending() > 0
+        if self.uploader.shared.has_waiters()
+            || self.term.durable().is_none()
+            || self.sent.elapsed() >= self.uploader.options.sync_interval
+            || bytes >= self.uploader.options.segment_bytes
+            || self.term.pending() > 0
         {
             self.take_all();
         }
     }
 
     fn take_all(&mut self) {
-        for item in self.up.shared.drain() {
+        for item in self.uploader.shared.drain() {
             match item {
                 Item::Commit(commit) => {
-                    self.doubted |= self.sent.elapsed() >= DOUBT;
+                    self.must_probe |= self.sent.elapsed() >= PROBE_AFTER;
                     self.sent = Instant::now();
                     self.sizes.push_back((commit.number, commit.size(), commit.time_ms));
                     let commit = Commit { ops: coalesce(commit.ops), ..commit };
-                    if self.up.options.merge_segments > 1 {
+                    if self.uploader.options.merge_segments > 1 {
                         self.merge.waiting.push_back(commit.clone());
                     }
-                    self.tenure.offer(commit);
+                    self.term.offer(commit);
                 }
                 Item::Snapshot(image) => {
-                    self.tenure.cut_after(image.commit);
+                    self.term.cut_after(image.commit);
                     self.snapshots.push(image);
                 }
             }
         }
-        if let Some((position, commit)) = self.tenure.durable()
-            && self.tenure.pending() == 0
+        if let Some((position, commit)) = self.term.durable()
+            && self.term.pending() == 0
         {
             self.send_snapshots(position, commit);
         }
     }
 
-    fn heard(&mut self, event: Option<Event>) -> Option<End> {
+    fn apply(&mut self, event: Option<Event>) -> Option<End> {
         match event? {
             Event::Durable { position, commit, .. } => {
                 let mut bytes = 0;
                 while let Some((_, size, _)) = self.sizes.pop_front_if(|(number, ..)| *number <= commit) {
                     bytes += size;
                 }
-                self.up.shared.release(bytes, self.sizes.front().map(|(_, _, time_ms)| *time_ms));
+                self.uploader.shared.release(bytes, self.sizes.front().map(|(_, _, time_ms)| *time_ms));
                 self.segments += 1;
-                self.up.shared.update(|status| {
+                self.uploader.shared.update(|status| {
                     status.phase = Phase::Shipping;
                     status.durable = Some((position, commit));
                     status.trouble = None;
                 });
-                self.note_due = true;
-                self.write_note(false);
+                self.position_due = true;
+                self.save_position(false);
                 self.merge_segments(position, commit);
                 self.send_snapshots(position, commit);
                 self.ask_for_snapshot(commit);
@@ -205,28 +207,101 @@ impl<'u> Shipping<'u> {
             Event::Based { position, commit } => {
                 self.merge.last = Some(position);
                 self.snapshot_commit = commit;
-                self.up.shared.update(|status| status.snapshot = Some(position));
+                self.uploader.shared.update(|status| status.snapshot = Some(position));
                 None
             }
             Event::Fenced { seq } => {
                 tracing::error!(%seq, "another writer took over: nothing more is acknowledged");
-                self.up.shared.update(|status| status.phase = Phase::Fenced { seq });
+                self.uploader.shared.update(|status| status.phase = Phase::Fenced { seq });
                 Some(End::Over)
             }
             Event::Opened(_) | Event::Lost => None,
         }
     }
 
-    /// At most once a second: the note is a lower bound, and a sync of the disk is not free.
-    fn write_note(&mut self, now: bool) {
-        if !self.note_due || (!now && self.noted.elapsed() < Duration::from_secs(1)) {
+    pub(super) fn ask_for_snapshot(&mut self, commit: CommitNo) {
+        let due = self.segments >= self.uploader.options.snapshot_segments
+            || (self.last_snapshot.elapsed() >= self.uploader.options.snapshot_interval
+                && commit > self.snapshot_commit);
+        if !due || self.asked_for_snapshot {
             return;
         }
-        self.noted = Instant::now();
-        self.note_due = false;
-        let (shared, path) = (Arc::clone(&self.up.shared), self.up.options.path.clone());
+        if let Some(jobs) = self.uploader.jobs.upgrade()
+            && jobs.try_send(Job::Snapshot { done: None }).is_ok()
+        {
+            self.asked_for_snapshot = true;
+        }
+    }
+
+    /// Seals and sends the snapshots that stand for exactly this position. They travel beside the sequence.
+    pub(super) fn send_snapshots(&mut self, position: Position, commit: CommitNo) {
+        let (due, later) = std::mem::take(&mut self.snapshots).into_iter().partition(|image| image.commit <= commit);
+        self.snapshots = later;
+        let due: Vec<SnapshotImage> = due;
+        for mut image in due.into_iter().filter(|image| image.commit == commit) {
+            self.asked_for_snapshot = false;
+            self.last_snapshot = Instant::now();
+            self.segments = 0;
+            self.snapshot_commit = commit;
+            let (sealer, runtime) = (self.term.sealer(), tokio::runtime::Handle::current());
+            let (bucket, shared) = (self.uploader.bucket.clone(), Arc::clone(&self.uploader.shared));
+            tokio::task::spawn_blocking(move || {
+                let frame = match image.compress() {
+                    Ok(frame) => frame,
+                    Err(error) => {
+                        tracing::error!(%error, "the copy of the file could not be read");
+                        return;
+                    }
+                };
+                let mut rng: StdRng = rand::make_rng();
+                let sealed = sealer.snapshot(frame, image.file_len, position, commit, image.time_ms, &mut rng);
+                let key = layout::snapshot(position.seq, position.hash);
+                if runtime.block_on(send_beside(&bucket, &shared, &key, &sealed)) {
+                    shared.update(|status| status.snapshot = Some(position));
+                    if let Some(done) = image.done.take() {
+                        let _ = done.send(());
+                    }
+                }
+            });
+        }
+    }
+
+    /// Collects what was shipped, and sends it once more as one object when there is enough of it: a restore then
+    /// needs one GET where it needed many.
+    pub(super) fn merge_segments(&mut self, position: Position, commit: CommitNo) {
+        let options = &self.uploader.options;
+        if options.merge_segments < 2 {
+            return;
+        }
+        if !self.merge.take(position, commit) {
+            return;
+        }
+        if self.merge.segments < options.merge_segments && self.merge.bytes < options.segment_bytes {
+            return;
+        }
+        let file_len = self.term.file_len();
+        let Some(run) = self.merge.finish().filter(|run| run.segments > 1) else { return };
+        let (sealer, runtime) = (self.term.sealer(), tokio::runtime::Handle::current());
+        let (bucket, shared) = (self.uploader.bucket.clone(), Arc::clone(&self.uploader.shared));
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = shared.write_note(&path) {
+            let merged = Commit { number: run.last_commit, time_ms: run.time_ms, ops: coalesce(run.ops) };
+            let mut rng: StdRng = rand::make_rng();
+            let sealed = sealer.merged(run.first, run.prev, position, run.first_commit, &merged, file_len, &mut rng);
+            let key = layout::merged(run.first, position.seq, position.hash);
+            runtime.block_on(send_beside(&bucket, &shared, &key, &sealed));
+        });
+    }
+
+    /// At most once a second: the note is a lower bound, and a sync of the disk is not free.
+    fn save_position(&mut self, now: bool) {
+        if !self.position_due || (!now && self.position_saved.elapsed() < Duration::from_secs(1)) {
+            return;
+        }
+        self.position_saved = Instant::now();
+        self.position_due = false;
+        let (shared, path) = (Arc::clone(&self.uploader.shared), self.uploader.options.path.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = shared.save_position(&path) {
                 tracing::warn!(%error, "the note beside the database could not be written");
             }
         });
@@ -234,21 +309,38 @@ impl<'u> Shipping<'u> {
 
     /// Until something is due.
     async fn wait(&mut self) {
-        let (_, oldest_ms) = self.up.shared.backlog();
-        let note_at = self.note_due.then(|| self.noted + Duration::from_secs(1));
-        let sync_at = oldest_ms.map(|_| self.sent + self.up.options.sync_interval);
+        let (_, oldest_ms) = self.uploader.shared.backlog();
+        let note_at = self.position_due.then(|| self.position_saved + Duration::from_secs(1));
+        let sync_at = oldest_ms.map(|_| self.sent + self.uploader.options.sync_interval);
         let wake_at = [note_at, sync_at].into_iter().flatten().min();
         tokio::select! {
-            () = self.up.shared.wake.notified() => {}
+            () = self.uploader.shared.wake.notified() => {}
             () = async { sleep_until(wake_at.expect("guarded")).await }, if wake_at.is_some() => {}
         }
-        self.write_note(false);
+        self.save_position(false);
     }
 
     async fn pause(&self) {
         tokio::select! {
-            () = sleep(self.up.bucket.patience().pause_after(self.failures)) => {}
-            () = self.up.shared.closed() => {}
+            () = sleep(self.uploader.bucket.retry().backoff(self.failures)) => {}
+            () = self.uploader.shared.closed() => {}
         }
     }
+}
+
+/// PUTs what travels beside the sequence, as with_retries as a read. One that fails is not missed: the next will do.
+async fn send_beside(bucket: &Bucket, shared: &Shared, key: &str, sealed: &Sealed) -> bool {
+    for failures in 1..=bucket.retry().read_attempts {
+        match bucket.create(key, &sealed.bytes).await {
+            Ok(_) => return true,
+            Err(error) if error.kind.is_transient() && !shared.is_closing() => {
+                sleep(bucket.retry().backoff(failures)).await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "{key} could not be stored");
+                return false;
+            }
+        }
+    }
+    false
 }

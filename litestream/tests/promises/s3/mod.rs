@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use keyfleet_litestream::bucket::{Bucket, Location, Patience, StaticCredentials};
+use keyfleet_litestream::bucket::{Bucket, Location, RetryPolicy, StaticCredentials};
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 use tokio::net::TcpListener;
@@ -217,15 +217,15 @@ fn current(state: &State, key: &str) -> Option<Bytes> {
 }
 
 /// Short limits: tests wait for conditions, not for servers.
-pub(crate) fn patience() -> Patience {
-    Patience {
-        attempt: Duration::from_secs(5),
-        reads: 8,
-        pause: Duration::from_millis(5),
-        pause_max: Duration::from_millis(50),
+pub(crate) fn retry() -> RetryPolicy {
+    RetryPolicy {
+        attempt_timeout: Duration::from_secs(5),
+        read_attempts: 8,
+        backoff_min: Duration::from_millis(5),
+        backoff_max: Duration::from_millis(50),
     }
 }
 
 pub(crate) async fn bucket(location: Location) -> Bucket {
-    Bucket::connect(location, patience()).await
+    Bucket::connect(location, retry()).await
 }

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use keyfleet_litestream::chain::Walk;
+use keyfleet_litestream::chain::ChainCursor;
 use keyfleet_litestream::format::header::{Header, Kind};
 use keyfleet_litestream::format::payload::apply;
 use keyfleet_litestream::keys::KeyRing;
-use keyfleet_litestream::keyspace;
-use keyfleet_litestream::position::{CommitNo, Digest, Position, Seq};
-use keyfleet_litestream::tenure::Head;
+use keyfleet_litestream::layout;
+use keyfleet_litestream::position::{CommitNo, Digest, Head, Position, Seq};
 
 use crate::support::name;
 
@@ -16,7 +15,7 @@ use crate::support::name;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Bucket {
     pub(super) objects: BTreeMap<String, (Vec<u8>, u64)>,
-    pub(super) boundary: Option<(Seq, u64)>,
+    pub(super) lowest_needed: Option<(Seq, u64)>,
 }
 
 impl Bucket {
@@ -33,9 +32,9 @@ impl Bucket {
     }
 
     pub(super) fn head(&self) -> Option<Head> {
-        let listed = self.objects.keys().filter_map(|key| keyspace::parse_sequence(key)).max();
-        let seq = listed.max(self.boundary.map(|(boundary, _)| boundary))?;
-        let object = self.get(&keyspace::sequence(seq)).expect("nothing at or above the boundary is deleted");
+        let listed = self.objects.keys().filter_map(|key| layout::parse_sequence(key)).max();
+        let seq = listed.max(self.lowest_needed.map(|(lowest_needed, _)| lowest_needed))?;
+        let object = self.get(&layout::sequence(seq)).expect("nothing at or above the boundary is deleted");
         let (header, _) = Header::decode(object).unwrap();
         Some(Head {
             position: Position { term: header.term, seq, hash: Digest::of(object) },
@@ -47,7 +46,7 @@ impl Bucket {
     }
 
     pub(super) fn snapshots(&self) -> Vec<(Seq, Digest)> {
-        self.objects.keys().filter_map(|key| keyspace::parse_snapshot(key)).collect()
+        self.objects.keys().filter_map(|key| layout::parse_snapshot(key)).collect()
     }
 
     /// The state at `head`, as a restore rebuilds it; none where nothing was ever stored.
@@ -69,19 +68,20 @@ impl Bucket {
     }
 
     pub(super) fn follow(&self, ring: &KeyRing, at: (Seq, Digest), head: Head) -> Result<Restored, String> {
-        let object = self.get(&keyspace::snapshot(at.0, at.1)).expect("listed");
-        let (mut walk, frame) = Walk::begin(&name(), ring, at, object).map_err(|error| error.to_string())?;
+        let object = self.get(&layout::snapshot(at.0, at.1)).expect("listed");
+        let (mut cursor, frame) =
+            ChainCursor::from_snapshot(&name(), ring, at, object).map_err(|error| error.to_string())?;
         if at.0 == head.position.seq && at.1 != head.position.hash {
             return Err("a snapshot of another history".into());
         }
         let mut image = zstd::bulk::decompress(&frame, 1 << 20).unwrap();
-        while walk.link().0 < head.position.seq {
-            let object = self.get(&keyspace::sequence(walk.next_seq())).ok_or("missing")?;
-            for commit in walk.step(object).map_err(|error| error.to_string())? {
+        while cursor.link().0 < head.position.seq {
+            let object = self.get(&layout::sequence(cursor.next_seq())).ok_or("missing")?;
+            for commit in cursor.read_next(object).map_err(|error| error.to_string())? {
                 apply(&mut image, &commit.ops).unwrap();
             }
         }
-        Ok(Restored { image, position: walk.state(), commit: walk.last_commit(), time_ms: walk.time_ms() })
+        Ok(Restored { image, position: cursor.state(), commit: cursor.last_commit(), time_ms: cursor.time_ms() })
     }
 }
 

@@ -12,11 +12,11 @@ impl World {
             .snapshots()
             .into_iter()
             .filter_map(|(seq, hash)| {
-                let object = self.bucket.get(&keyspace::sequence(seq));
+                let object = self.bucket.get(&layout::sequence(seq));
                 if object.is_some_and(|object| Digest::of(object) != hash) {
                     return None;
                 }
-                let (header, _) = Header::decode(self.bucket.get(&keyspace::snapshot(seq, hash))?).ok()?;
+                let (header, _) = Header::decode(self.bucket.get(&layout::snapshot(seq, hash))?).ok()?;
                 Some(plan::Snapshot { seq, time_ms: header.time_ms, anchored: object.is_some() })
             })
             .collect();
@@ -27,20 +27,20 @@ impl World {
             grace_ms: RETENTION_GRACE_MS,
             pin_expiry_ms: 0,
         };
-        let old = self.bucket.boundary;
+        let old = self.bucket.lowest_needed;
         let settled = old.is_none_or(|(_, raised_ms)| self.now_ms - raised_ms >= RETENTION_GRACE_MS);
         let decide = if settled { plan::decide } else { plan::hold };
         // Skewed clocks of writers make some snapshots look as if they came from the future.
-        let decision = decide(&snapshots, old.map(|(boundary, _)| boundary), self.now_ms + 500_000, &rules);
+        let decision = decide(&snapshots, old.map(|(lowest_needed, _)| lowest_needed), self.now_ms + 500_000, &rules);
         plan::invariant_keeps_what_is_needed(&snapshots, &decision, self.now_ms + 500_000, &rules);
-        if decision.boundary > old.map(|(boundary, _)| boundary) {
-            self.bucket.boundary = decision.boundary.map(|boundary| (boundary, self.now_ms));
+        if decision.lowest_needed > old.map(|(lowest_needed, _)| lowest_needed) {
+            self.bucket.lowest_needed = decision.lowest_needed.map(|lowest_needed| (lowest_needed, self.now_ms));
         }
         let Some((limit, _)) = old.filter(|_| settled) else { return };
         let (now_ms, before) = (self.now_ms, self.bucket.objects.len());
         self.bucket.objects.retain(|key, (_, stored_ms)| {
-            let seq = keyspace::parse_sequence(key);
-            let snapshot = keyspace::parse_snapshot(key).map(|(seq, _)| seq).filter(|s| !decision.kept.contains(s));
+            let seq = layout::parse_sequence(key);
+            let snapshot = layout::parse_snapshot(key).map(|(seq, _)| seq).filter(|s| !decision.kept.contains(s));
             let below = seq.or(snapshot).is_some_and(|seq| seq < limit);
             !below || now_ms - *stored_ms < RETENTION_GRACE_MS
         });

@@ -11,8 +11,8 @@ fn settled(world: &mut World, machine: usize) -> Process {
         let index = at(world).expect("just started");
         world.advance(index);
         let Some(index) = at(world) else { continue };
-        if let Doing::Running(tenure) = &world.processes[index].doing
-            && tenure.durable().is_some()
+        if let Doing::Running(term) = &world.processes[index].doing
+            && term.durable().is_some()
         {
             return world.processes.remove(index);
         }
@@ -23,12 +23,12 @@ fn settled(world: &mut World, machine: usize) -> Process {
 /// Runs one process until it says something of interest.
 fn until_event(world: &mut World, process: &mut Process, entry: bool) -> Event {
     let now_ms = world.now_ms + process.skew_ms;
-    let Doing::Running(tenure) = &mut process.doing else { panic!("not running") };
+    let Doing::Running(term) = &mut process.doing else { panic!("not running") };
     if entry {
-        world.commit(process.machine, Some(tenure), true, now_ms);
+        world.commit(process.machine, Some(term), true, now_ms);
     }
     for _ in 0..200 {
-        if let Some(event) = world.exchange(tenure, now_ms) {
+        if let Some(event) = world.exchange(term, now_ms) {
             if let Event::Durable { position, commit, .. } = event {
                 world.acknowledge(process.machine, position, commit);
             }
@@ -59,8 +59,8 @@ fn trace_a_fenced_volume_with_a_longer_local_fork_comes_back() {
         let mut new = settled(&mut world, 1);
         for _ in 0..20 {
             let now_ms = world.now_ms + old.skew_ms;
-            let Doing::Running(tenure) = &mut old.doing else { unreachable!() };
-            world.commit(0, Some(tenure), true, now_ms);
+            let Doing::Running(term) = &mut old.doing else { unreachable!() };
+            world.commit(0, Some(term), true, now_ms);
         }
         assert!(matches!(until_event(&mut world, &mut new, true), Event::Durable { .. }));
         assert!(world.volumes[0].meta.commit > world.volumes[1].meta.commit, "the fork is not longer");
@@ -79,10 +79,10 @@ fn trace_two_puts_across_a_change_of_owner() {
         let mut old = settled(&mut world, 0);
         // Its PUT is on the wire, unanswered, while another opens the next number, or just does not.
         let now_ms = world.now_ms + old.skew_ms;
-        let Doing::Running(tenure) = &mut old.doing else { unreachable!() };
-        world.commit(0, Some(tenure), true, now_ms);
-        let Some(Request::Create { key, bytes }) = tenure.request(now_ms, &mut world.rng) else { unreachable!() };
-        tenure.answer(Answer::Unknown, now_ms);
+        let Doing::Running(term) = &mut old.doing else { unreachable!() };
+        world.commit(0, Some(term), true, now_ms);
+        let Some(Request::Create { key, bytes }) = term.request(now_ms, &mut world.rng) else { unreachable!() };
+        term.answer(Answer::Unknown, now_ms);
         let first = seed % 2 == 0;
         if first {
             world.bucket.create(&key, &bytes, world.now_ms);
@@ -113,20 +113,20 @@ fn trace_an_idle_zombie_wakes_after_its_next_number_was_collected() {
             until_event(&mut world, &mut successor, true);
         }
         let volume = world.volumes[1].clone();
-        let Doing::Running(tenure) = &successor.doing else { unreachable!() };
-        let (position, commit) = tenure.durable().unwrap();
+        let Doing::Running(term) = &successor.doing else { unreachable!() };
+        let (position, commit) = term.durable().unwrap();
         let frame = zstd::bulk::compress(&volume.image, 1).unwrap();
         let len = volume.image.len() as u64;
-        let sealed = tenure.sealer().snapshot(frame, len, position, commit, world.now_ms, &mut world.rng);
-        let key = keyspace::snapshot(position.seq, position.hash);
+        let sealed = term.sealer().snapshot(frame, len, position, commit, world.now_ms, &mut world.rng);
+        let key = layout::snapshot(position.seq, position.hash);
         world.bucket.create(&key, &sealed.bytes, world.now_ms);
         for _ in 0..3 {
             world.now_ms += 2 * RETENTION_GRACE_MS;
             world.collect();
         }
-        let Doing::Running(tenure) = &zombie.doing else { unreachable!() };
-        let next = tenure.durable().unwrap().0.seq.next();
-        assert!(world.bucket.get(&keyspace::sequence(next)).is_none(), "the trace needs the number to be free");
+        let Doing::Running(term) = &zombie.doing else { unreachable!() };
+        let next = term.durable().unwrap().0.seq.next();
+        assert!(world.bucket.get(&layout::sequence(next)).is_none(), "the trace needs the number to be free");
         let event = until_event(&mut world, &mut zombie, true);
         assert!(matches!(event, Event::Fenced { .. }), "seed {seed}: a zombie was answered {event:?}");
         assert!(matches!(until_event(&mut world, &mut successor, true), Event::Durable { .. }));
@@ -151,16 +151,16 @@ fn trace_a_new_owner_that_looked_before_the_base_arrived() {
     assert!(head.is_opening);
     assert!(world.fetch(2, head, world.now_ms).is_some());
     let now_ms = world.now_ms + old.skew_ms;
-    let Doing::Running(tenure) = &mut old.doing else { unreachable!() };
-    world.commit(1, Some(tenure), true, now_ms);
+    let Doing::Running(term) = &mut old.doing else { unreachable!() };
+    world.commit(1, Some(term), true, now_ms);
     loop {
-        match world.exchange(tenure, now_ms) {
+        match world.exchange(term, now_ms) {
             Some(Event::Based { .. }) => break,
             Some(other) => panic!("{other:?} before the base"),
             None => {}
         }
     }
-    assert!(tenure.durable().is_none(), "acknowledged by a base that nobody has to look at");
+    assert!(term.durable().is_none(), "acknowledged by a base that nobody has to look at");
     let doing = world.open(2, Some(head), world.now_ms);
     let Doing::Opening(mut newcomer) = doing else { unreachable!() };
     while world.exchange(&mut newcomer, now_ms).is_none() {}

@@ -221,7 +221,7 @@ fn a_last_resort_key_is_never_revealed_however_badly_a_dealer_cheats() {
         cheated.outbox.iter().any(|message| message.body == unable),
         "it says that it is unable, and because of whom"
     );
-    assert!(!cheated.has_said(3), "and reveals nothing");
+    assert!(!cheated.has_said(MessageKind::Response), "and reveals nothing");
 }
 
 /// It shows others another bundle than its own machine made, and has that one alone: nobody waits for it.

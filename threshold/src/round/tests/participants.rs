@@ -161,7 +161,8 @@ fn a_node_restored_from_a_replica_does_not_deal_or_certify_in_older_plans() {
     assert_eq!(record.phase, Phase::Active, "three of four are enough");
     let kinds: Vec<_> =
         table.nodes[&index(4)].state.attempts[&EpochNumber(2)].outbox.iter().map(|m| m.body.kind()).collect();
-    assert!(![1, 4, 5].iter().any(|kind| kinds.contains(kind)), "it neither deals, prepares nor certifies: {kinds:?}");
+    let withheld = [MessageKind::Dealing, MessageKind::Prepared, MessageKind::Partial];
+    assert!(!withheld.iter().any(|kind| kinds.contains(kind)), "it neither deals, prepares nor certifies: {kinds:?}");
     assert!(table.nodes[&index(4)].share(EpochNumber(2)).is_some(), "and holds its share all the same");
 }
 
@@ -184,7 +185,11 @@ fn what_a_node_hears_before_the_plan_counts_as_soon_as_the_plan_is_there() {
     table.settle();
     let attempt = |participant: &Participant| participant.state.attempts[&EpochNumber(2)].outbox.clone();
     let said: Vec<_> = table.nodes.values().flat_map(attempt).collect();
-    assert_eq!(said.iter().filter(|message| message.body.kind() == 1).count(), 3, "the other three have dealt");
+    assert_eq!(
+        said.iter().filter(|message| message.body.kind() == MessageKind::Dealing).count(),
+        3,
+        "the other three have dealt"
+    );
     for message in &said {
         assert!(node.learn(&Blob::Message(message.clone()), &mut rng).unwrap().say.is_empty(), "it knows no plan yet");
     }

@@ -1,0 +1,89 @@
+//! Where each object lies under the replica's prefix. Numbers are sixteen hexadecimal digits, so that the order
+//! of keys is the order of numbers.
+
+use crate::position::{Digest, Seq};
+
+/// Folder of the sequence.
+pub const SEQUENCE: &str = "seq/";
+/// Folder of the snapshots.
+pub const SNAPSHOTS: &str = "snap/";
+/// Folder of the merged segments.
+pub const MERGED: &str = "merged/";
+/// Folder of the pins that running restores hold.
+pub const PINS: &str = "pin/";
+/// The lowest sequence number that may still be needed.
+pub const LOWEST_NEEDED: &str = "boundary";
+
+/// Key of an opening or a segment.
+#[must_use]
+pub fn sequence(seq: Seq) -> String {
+    format!("{SEQUENCE}{:016x}", seq.0)
+}
+
+/// Key of a snapshot that stands for the state after object `seq`, whose digest is `hash`.
+#[must_use]
+pub fn snapshot(seq: Seq, hash: Digest) -> String {
+    format!("{SNAPSHOTS}{:016x}-{hash}", seq.0)
+}
+
+/// Key of a merged segment.
+#[must_use]
+pub fn merged(first: Seq, last: Seq, hash: Digest) -> String {
+    format!("{MERGED}{:016x}-{:016x}-{hash}", first.0, last.0)
+}
+
+/// Number in the key of an opening or a segment.
+#[must_use]
+pub fn parse_sequence(key: &str) -> Option<Seq> {
+    parse_number(key.strip_prefix(SEQUENCE)?)
+}
+
+/// Number and digest in the key of a snapshot.
+#[must_use]
+pub fn parse_snapshot(key: &str) -> Option<(Seq, Digest)> {
+    let (seq, hash) = key.strip_prefix(SNAPSHOTS)?.split_once('-')?;
+    Some((parse_number(seq)?, hash.parse().ok()?))
+}
+
+/// First and last number and digest in the key of a merged segment.
+#[must_use]
+pub fn parse_merged(key: &str) -> Option<(Seq, Seq, Digest)> {
+    let (first, rest) = key.strip_prefix(MERGED)?.split_once('-')?;
+    let (last, hash) = rest.split_once('-')?;
+    Some((parse_number(first)?, parse_number(last)?, hash.parse().ok()?))
+}
+
+/// Time and lowest needed number in the key of a pin.
+#[must_use]
+pub fn parse_pin(key: &str) -> Option<(u64, Seq)> {
+    let mut parts = key.strip_prefix(PINS)?.split('-');
+    let (time, seq) = (parts.next()?, parts.next()?);
+    Some((u64::from_str_radix(time, 16).ok()?, parse_number(seq)?))
+}
+
+/// Key of a pin: when it was set (milliseconds since the Unix epoch), the lowest number needed, whose.
+#[must_use]
+pub fn pin(time_ms: u64, lowest: Seq, owner: [u8; 8]) -> String {
+    format!("{PINS}{time_ms:016x}-{:016x}-{}", lowest.0, hex::encode(owner))
+}
+
+fn parse_number(digits: &str) -> Option<Seq> {
+    (digits.len() == 16).then(|| u64::from_str_radix(digits, 16).ok().map(Seq)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_name_what_they_hold_and_sort_by_number() {
+        let hash = Digest::of(b"x");
+        assert_eq!(parse_sequence(&sequence(Seq(300))), Some(Seq(300)));
+        assert_eq!(parse_snapshot(&snapshot(Seq(9), hash)), Some((Seq(9), hash)));
+        assert_eq!(parse_merged(&merged(Seq(2), Seq(9), hash)), Some((Seq(2), Seq(9), hash)));
+        assert_eq!(parse_pin(&pin(77, Seq(3), [1; 8])), Some((77, Seq(3))));
+        assert!(sequence(Seq(9)) < sequence(Seq(10)));
+        assert_eq!(parse_sequence("seq/12"), None);
+        assert_eq!(parse_snapshot("snap/0000000000000001-zz"), None);
+    }
+}

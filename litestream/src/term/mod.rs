@@ -1,0 +1,403 @@
+//! One writer's tenure, as a state machine without IO, clock or ambient randomness.
+//!
+//! ```text
+//! Opening ──created──▶ NeedsBase ──base()──▶ Basing ──created──▶ Shipping ──▶ Shipping …
+//!    │ exists, and not ours                                  │ exists, and not ours
+//!    ▼                                                       ▼
+//!  Lost (restore, try again)                               Fenced (acknowledges nothing more)
+//! ```
+//!
+//! The caller asks [`TermState::request`] what to do, does it, and tells [`TermState::answer`] what happened. At most
+//! one request on the sequence is in in_flight. The rules kept here:
+//!
+//! - The opening is `If-None-Match: *` on head + 1 and names the head's digest: a compare-and-swap on exactly
+//!   the state held.
+//! - No segment leaves before the base is in the bucket, and nothing is acknowledged before a segment has
+//!   followed it. The base itself lies outside the sequence: a new owner that looked before it arrived opens the
+//!   next number without it, and only the segment's own compare-and-swap tells which of the two was first.
+//! - A failed or unanswered PUT is repeated with the same bytes. If the object then exists, it is read back:
+//!   our own bytes, with our own nonce, are a success whose answer was lost; anything else fences us.
+//! - A writer that proved its place longer ago than the idle grace reads the boundary before it acknowledges:
+//!   its number may have been used by a successor and collected since.
+//!
+//! `sealer` makes the objects of a term, `in_flight` is one of them on its way.
+
+mod in_flight;
+mod sealer;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use rand::CryptoRng;
+
+use crate::format::header::{Header, Kind, ReplicaName};
+use crate::format::payload::{Commit, encode_commits};
+use crate::format::seal;
+use crate::keys::{KeyError, KeyRing, TermKey};
+use crate::layout;
+use crate::position::{CommitNo, Digest, Head, Position, Seq, Term};
+
+use in_flight::{InFlight, Outcome, Step};
+pub use sealer::Sealer;
+
+/// What a tenure needs to know about its surroundings.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Whose replica.
+    pub replica: ReplicaName,
+    /// A proof of place older than this makes the writer read the boundary before it acknowledges, in
+    /// milliseconds. Must be shorter than retention's grace.
+    pub idle_grace_ms: u64,
+    /// A segment takes commits until it holds this much, in bytes before compression.
+    pub segment_bytes: usize,
+}
+
+/// What to do next on the bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// PUT with `If-None-Match: *`.
+    Create {
+        /// Key under the prefix.
+        key: String,
+        /// The object.
+        bytes: Arc<[u8]>,
+    },
+    /// GET of an object that exists although we did not hear that we made it.
+    ReadBack {
+        /// Key under the prefix.
+        key: String,
+    },
+    /// GET of the boundary object.
+    ReadLowestNeeded,
+}
+
+/// What came of a [`Request`].
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// The object is ours.
+    Created,
+    /// 412: there is one already.
+    Exists,
+    /// No answer, or one that leaves open what happened (lost, 409, 503, 5xx). To be tried again.
+    Unknown,
+    /// The object read back; none when it is gone.
+    Object(Option<Vec<u8>>),
+    /// The boundary read; none when there is none.
+    LowestNeeded(Option<Seq>),
+}
+
+/// What a tenure has to say after an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The term is ours. The caller supplies a base next.
+    Opened(Position),
+    /// The base is in the bucket. Nothing may be acknowledged yet: a segment must follow.
+    Based {
+        /// The opening's position, which it stands for.
+        position: Position,
+        /// Its last commit.
+        commit: CommitNo,
+    },
+    /// Everything up to this commit is in the bucket, and may be acknowledged.
+    Durable {
+        /// The replica's state.
+        position: Position,
+        /// Its last commit.
+        commit: CommitNo,
+        /// Bytes of the object.
+        bytes: usize,
+    },
+    /// Another writer took the number of our opening. Restore and open again.
+    Lost,
+    /// Another writer follows us. Nothing more is acknowledged.
+    Fenced {
+        /// The number that is not ours.
+        seq: Seq,
+    },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct TermState {
+    settings: Settings,
+    sealer: Sealer,
+    state: State,
+    /// Newest object that is proven ours; before the opening, the head that was found.
+    head: Position,
+    last_commit: CommitNo,
+    time_ms: u64,
+    file_len: u64,
+    proven_ms: u64,
+    /// A segment has followed the base.
+    confirmed: bool,
+    pending: VecDeque<Commit>,
+    cuts: VecDeque<CommitNo>,
+}
+
+#[derive(Debug)]
+enum State {
+    Opening(InFlight),
+    NeedsBase,
+    Basing(InFlight),
+    Shipping(Option<InFlight>),
+    /// Lost, fenced or closed.
+    Over,
+}
+
+impl TermState {
+    /// Prepares the opening of the term after `head`'s, at the number after `head`'s; of the first term of a
+    /// replica when there is no head. `seen_ms` is when the number was seen to be free.
+    ///
+    /// `note` is sealed into the opening for people: who opened, and why.
+    ///
+    /// # Errors
+    /// When the ring can wrap for nobody.
+    pub fn open(
+        settings: Settings,
+        head: Option<Head>,
+        keys: &KeyRing,
+        seen_ms: u64,
+        note: &[u8],
+        rng: &mut impl CryptoRng,
+    ) -> Result<Self, KeyError> {
+        let (before, last_commit, head_time) = head
+            .map_or((Position { term: Term(0), seq: Seq(0), hash: Digest::NONE }, CommitNo(0), 0), |head| {
+                (head.position, head.last_commit, head.time_ms)
+            });
+        let term = Term(before.term.0 + 1);
+        let key = TermKey::generate(rng);
+        let wraps = keys.wrap(&key, settings.replica.as_str(), term, rng)?;
+        let time_ms = seen_ms.max(head_time);
+        let sealer = Sealer { replica: settings.replica.clone(), key: Arc::new(key), wraps: wraps.into() };
+        let header = Header {
+            first_commit: last_commit,
+            last_commit,
+            time_ms,
+            prev: before.hash,
+            wraps: sealer.wraps.to_vec(),
+            ..sealer.header(Kind::Opening, term, before.seq.next())
+        };
+        let sealed = seal::seal(&sealer.key, header, note, rng);
+        let in_flight = InFlight::new(layout::sequence(before.seq.next()), sealed);
+        Ok(Self {
+            settings,
+            sealer,
+            state: State::Opening(in_flight),
+            head: Position { term, ..before },
+            last_commit,
+            time_ms,
+            file_len: 0,
+            proven_ms: seen_ms,
+            confirmed: false,
+            pending: VecDeque::new(),
+            cuts: VecDeque::new(),
+        })
+    }
+
+    /// The term that this tenure is, or asks to be.
+    #[must_use]
+    pub fn number(&self) -> Term {
+        self.head.term
+    }
+
+    /// Number, nonce of the opening that is under way: to be written down before it leaves, so that a crash
+    /// right after it does not take our own opening for a stranger's.
+    #[must_use]
+    pub fn intent(&self) -> Option<(Seq, [u8; 16])> {
+        let State::Opening(in_flight) = &self.state else { return None };
+        let (header, _) = Header::decode(&in_flight.object.bytes).expect("own header decodes");
+        Some((header.seq, header.nonce))
+    }
+
+    /// Whether the caller must supply a base.
+    #[must_use]
+    pub fn needs_base(&self) -> bool {
+        matches!(self.state, State::NeedsBase)
+    }
+
+    /// Whether nothing is in in_flight and nothing waits.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        matches!(self.state, State::Shipping(None)) && self.pending.is_empty()
+    }
+
+    /// Commits that wait for a segment.
+    #[must_use]
+    pub fn pending(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// Position and commit up to which everything is proven to be in the bucket.
+    #[must_use]
+    pub fn durable(&self) -> Option<(Position, CommitNo)> {
+        (self.confirmed && matches!(self.state, State::Shipping(_))).then_some((self.head, self.last_commit))
+    }
+
+    /// Takes the base: the file after commit `commit`, as one zstd frame.
+    ///
+    /// # Panics
+    /// When no base is needed.
+    pub fn base(&mut self, image: Vec<u8>, file_len: u64, commit: CommitNo, time_ms: u64, rng: &mut impl CryptoRng) {
+        assert!(self.needs_base(), "a base is supplied once, after the opening");
+        self.file_len = file_len;
+        let time_ms = time_ms.max(self.time_ms);
+        let sealed = self.sealer.snapshot(image, file_len, self.head, commit, time_ms, rng);
+        self.state = State::Basing(InFlight::new(layout::snapshot(self.head.seq, self.head.hash), sealed));
+    }
+
+    /// What seals snapshots and merged segments of this term.
+    #[must_use]
+    pub fn sealer(&self) -> Sealer {
+        self.sealer.clone()
+    }
+
+    /// Length of the database file after what was made into segments so far, in bytes.
+    #[must_use]
+    pub fn file_len(&self) -> u64 {
+        self.file_len
+    }
+
+    /// Queues a commit that redb has made. Numbers rise by one.
+    pub fn offer(&mut self, commit: Commit) {
+        debug_assert!(self.pending.back().is_none_or(|last| last.number.next() == commit.number));
+        self.pending.push_back(commit);
+    }
+
+    /// Ends the segment that takes `commit` right after it, so that a snapshot can stand for its position.
+    pub fn cut_after(&mut self, commit: CommitNo) {
+        self.cuts.push_back(commit);
+    }
+
+    /// The request to make now; none while there is nothing to do or the caller owes a base. Asking again before
+    /// answering gives the same request: that is how a failed one is repeated.
+    pub fn request(&mut self, now_ms: u64, rng: &mut impl CryptoRng) -> Option<Request> {
+        if let State::Shipping(in_flight @ None) = &mut self.state
+            && !self.pending.is_empty()
+        {
+            let mut size = 0;
+            let mut commits = Vec::new();
+            while let Some(next) = self.pending.front()
+                && (commits.is_empty() || size + next.size() <= self.settings.segment_bytes)
+            {
+                size += next.size();
+                let next = self.pending.pop_front().expect("just seen");
+                let number = next.number;
+                commits.push(next);
+                while self.cuts.front().is_some_and(|cut| *cut < number) {
+                    self.cuts.pop_front();
+                }
+                if self.cuts.front() == Some(&number) {
+                    self.cuts.pop_front();
+                    break;
+                }
+            }
+            let (first, last) = (&commits[0], &commits[commits.len() - 1]);
+            for op in commits.iter().flat_map(|commit| &commit.ops) {
+                self.file_len = match op {
+                    crate::format::Op::SetLen(len) => *len,
+                    crate::format::Op::Write(offset, bytes) => self.file_len.max(offset + bytes.len() as u64),
+                };
+            }
+            let seq = self.head.seq.next();
+            let header = Header {
+                first_commit: first.number,
+                last_commit: last.number,
+                time_ms: last.time_ms.max(self.time_ms),
+                prev: self.head.hash,
+                file_len: self.file_len,
+                ..self.sealer.header(Kind::Segment, self.head.term, seq)
+            };
+            let sealed = seal::seal(&self.sealer.key, header, &encode_commits(&commits), rng);
+            *in_flight = Some(InFlight::new(layout::sequence(seq), sealed));
+        }
+        match &mut self.state {
+            State::Opening(in_flight) | State::Basing(in_flight) | State::Shipping(Some(in_flight)) => {
+                in_flight.sent_ms.get_or_insert(now_ms);
+                Some(in_flight.request())
+            }
+            State::NeedsBase | State::Shipping(None) | State::Over => None,
+        }
+    }
+
+    /// Takes the answer to the last request, and the time now (milliseconds since the Unix epoch, or any clock
+    /// that is not behind it).
+    pub fn answer(&mut self, answer: Answer, now_ms: u64) -> Option<Event> {
+        let idle = now_ms.saturating_sub(self.proven_ms) > self.settings.idle_grace_ms;
+        let own_seq = self.head.seq.next();
+        let in_flight = match &mut self.state {
+            State::Opening(in_flight) | State::Basing(in_flight) | State::Shipping(Some(in_flight)) => in_flight,
+            State::NeedsBase | State::Shipping(None) | State::Over => return None,
+        };
+        // A snapshot is named by our own opening's digest: nobody can have overtaken it.
+        let check = (idle || in_flight.must_check) && in_flight.object.key.starts_with(layout::SEQUENCE);
+        let outcome = match (in_flight.step, answer) {
+            (Step::Put, Answer::Exists) => {
+                in_flight.step = Step::ReadBack;
+                None
+            }
+            // It was there and is gone: collected under us, or never ours.
+            (Step::ReadBack, Answer::Object(None)) => {
+                (in_flight.step, in_flight.must_check) = (Step::Put, true);
+                None
+            }
+            (Step::ReadBack, Answer::Object(Some(found))) if found[..] != in_flight.object.bytes[..] => {
+                Some(Outcome::Foreign)
+            }
+            (Step::Put, Answer::Created) | (Step::ReadBack, Answer::Object(Some(_))) if check => {
+                in_flight.step = Step::ReadLowestNeeded;
+                None
+            }
+            (Step::Put, Answer::Created) | (Step::ReadBack, Answer::Object(Some(_))) => Some(Outcome::Ours),
+            // At and above the boundary nothing was ever deleted, so an object created there is no second one.
+            (Step::ReadLowestNeeded, Answer::LowestNeeded(Some(lowest_needed))) if lowest_needed > own_seq => {
+                Some(Outcome::Foreign)
+            }
+            (Step::ReadLowestNeeded, Answer::LowestNeeded(_)) => Some(Outcome::Ours),
+            _ => None,
+        };
+        match outcome? {
+            Outcome::Ours => Some(self.object_created()),
+            Outcome::Foreign => {
+                let lost = matches!(std::mem::replace(&mut self.state, State::Over), State::Opening(_));
+                self.pending.clear();
+                Some(if lost { Event::Lost } else { Event::Fenced { seq: own_seq } })
+            }
+        }
+    }
+
+    /// Gives up the tenure: the queue overflowed, or the process ends.
+    pub fn close(&mut self) {
+        self.state = State::Over;
+        self.pending.clear();
+    }
+
+    fn object_created(&mut self) -> Event {
+        let proof = |sent_ms: Option<u64>| sent_ms.expect("only what was sent is answered");
+        match std::mem::replace(&mut self.state, State::Over) {
+            State::Opening(InFlight { object, sent_ms, .. }) => {
+                self.proven_ms = proof(sent_ms);
+                self.head = Position { term: self.head.term, seq: self.head.seq.next(), hash: object.digest };
+                self.state = State::NeedsBase;
+                Event::Opened(self.head)
+            }
+            State::Basing(InFlight { object, .. }) => {
+                self.last_commit = object.last_commit;
+                self.time_ms = object.time_ms;
+                self.state = State::Shipping(None);
+                Event::Based { position: self.head, commit: self.last_commit }
+            }
+            State::Shipping(Some(InFlight { object, sent_ms, .. })) => {
+                self.proven_ms = proof(sent_ms);
+                self.confirmed = true;
+                self.head = Position { term: self.head.term, seq: self.head.seq.next(), hash: object.digest };
+                self.last_commit = object.last_commit;
+                self.time_ms = object.time_ms;
+                self.state = State::Shipping(None);
+                Event::Durable { position: self.head, commit: self.last_commit, bytes: object.bytes.len() }
+            }
+            State::NeedsBase | State::Shipping(None) | State::Over => {
+                unreachable!("only an object in flight is answered")
+            }
+        }
+    }
+}

@@ -1,0 +1,38 @@
+//! One fact for a participant.
+
+use crate::identifiers::{Block, EpochNumber};
+use crate::plan::Plan;
+use crate::round::{Blob, Contradiction, MessageError, Refusal, RetireError, RoundRecord};
+
+/// A fact. Facts may come in any order and be repeated.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Input {
+    /// A plan appeared.
+    Plan(Plan),
+    /// The record of a round, as it reads now.
+    Record(EpochNumber, RoundRecord),
+    /// A peer said or gave something, or the API server did in its place.
+    Blob(Blob),
+    /// The record says that an epoch is retired.
+    Retire(EpochNumber),
+    /// The node was restored from its replica when this was the newest block of a plan.
+    Abstain(Block),
+}
+
+/// Why a participant did not take an input up. Nothing of it has taken effect.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InputError {
+    /// A plan is refused. The operator is at fault.
+    #[error(transparent)]
+    Refusal(#[from] Refusal),
+    /// A record contradicts what the node has seen. The operator is at fault.
+    #[error(transparent)]
+    Contradiction(#[from] Contradiction),
+    /// A peer is at fault, or the message comes out of turn.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// The epoch is kept.
+    #[error(transparent)]
+    Retire(#[from] RetireError),
+}

@@ -1,0 +1,40 @@
+//! What a node is fed, what it fetches from its peers, and what it hands out to them: pure decisions.
+//!
+//! A [`Participant`](crate::round::Participant) takes facts in any order. Somebody has to give it these facts: plans and
+//! records from the API server, messages from the streams of peers, and blobs that it asks for by digest. All of that is
+//! decided here, from values alone. The node carries the decisions out over Kubernetes and TLS, the simulation in memory.
+//!
+//! ```text
+//!  Listing ──Feed::next──▶ Input ─┐                         ┌─▶ Outputs, carried out by the caller
+//!  peers' streams ──says_itself──▶├─▶ Intake ─▶ Participant ─┤
+//!  peers' answers ◀──Turns::due── ┘        ▲                └─▶ wants ──▶ Turns::want, one per peer
+//!                                          └── Intake::recall, from the node's own file
+//!  a peer's digests ──answer──▶ blobs         PersistentState ──Report::of──▶ what every stream begins with
+//! ```
+//!
+//! | Type or function | Decides |
+//! |---|---|
+//! | [`Feed`] | the next [`Input`]s from what is [listed](Listing), their order, and which plans are [held back](HeldBack) |
+//! | [`Intake`] | what waits between an input and the participant: prekey sets that are heard before their plan |
+//! | [`Turns`] | when one peer is asked for which digests |
+//! | [`says_itself`] | which rows of a peer's stream are its own |
+//! | [`answer`] | what a node hands out for the digests of a `Fetch` |
+//! | [`Report`] | what a node shows about itself |
+//!
+//! Time is an argument in milliseconds, randomness an argument, and nothing here reads or writes anything.
+
+mod answer;
+mod input;
+mod intake;
+mod listing;
+mod report;
+#[cfg(test)]
+mod tests;
+mod turns;
+
+pub use answer::answer;
+pub use input::{Input, InputError};
+pub use intake::Intake;
+pub use listing::{Feed, HeldBack, ListedEpoch, Listing, Next};
+pub use report::{Report, ReportedCertificate, ReportedVerdict};
+pub use turns::{Turns, says_itself};

@@ -1,0 +1,70 @@
+//! What a node shows about itself at the beginning of every stream.
+
+use crate::identifiers::{Block, Digest, EpochNumber};
+use crate::plan::ValidPlan;
+use crate::polynomial::VerificationVector;
+use crate::purpose::Certificate;
+use crate::round::{PersistentState, Verdict};
+
+/// The facts of a report, from the state that was committed last. The node adds who it is, dates it and signs it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// The highest attempt number that the node has ever seen.
+    pub highest: EpochNumber,
+    /// The newest block of a plan that it knows.
+    pub highest_block: Block,
+    /// How attempts ended for it, newest first.
+    pub verdicts: Vec<ReportedVerdict>,
+    /// The newest epoch whose certificate it verified and whose vector it computed.
+    pub newest: Option<ReportedCertificate>,
+    /// The certificates of the epochs whose share it holds, newest first.
+    pub held: Vec<Certificate>,
+}
+
+/// How an attempt ended for a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReportedVerdict {
+    /// The attempt.
+    pub number: EpochNumber,
+    /// The digest of its plan.
+    pub plan: Digest,
+    /// How it ended.
+    pub verdict: Verdict,
+}
+
+/// A certificate with all that is needed to check it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReportedCertificate {
+    /// The plan.
+    pub plan: ValidPlan,
+    /// The verification vector.
+    pub vector: VerificationVector,
+    /// The certificate.
+    pub certificate: Certificate,
+}
+
+impl Report {
+    /// Makes the report of a state.
+    #[must_use]
+    pub fn of(state: &PersistentState) -> Self {
+        let attempts = || state.attempts.iter().rev();
+        let verdicts = attempts().filter_map(|(number, attempt)| {
+            Some(ReportedVerdict { number: *number, plan: attempt.plan.digest(), verdict: attempt.verdict? })
+        });
+        let newest = attempts().find_map(|(_, attempt)| {
+            Some(ReportedCertificate {
+                plan: attempt.plan.clone(),
+                vector: attempt.vector.clone()?,
+                certificate: *attempt.certificate()?,
+            })
+        });
+        let held = attempts().filter(|(_, attempt)| attempt.holds_share);
+        Self {
+            highest: state.highest,
+            highest_block: state.attempts.values().map(|attempt| attempt.plan.block).max().unwrap_or(Block(0)),
+            verdicts: verdicts.collect(),
+            newest,
+            held: held.filter_map(|(_, attempt)| attempt.certificate().copied()).collect(),
+        }
+    }
+}

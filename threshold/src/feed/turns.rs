@@ -1,0 +1,77 @@
+//! Reading one peer: which of its rows count, and when it is asked for what is wanted.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::identifiers::{Digest, NodeIndex};
+use crate::identity::IdentityPublicKey;
+use crate::round::{Blob, Want};
+
+/// Milliseconds between the first requests for one blob to one peer and to the next.
+const TURN_MS: u64 = 100;
+/// Milliseconds until a peer is asked again for what is still wanted.
+const ASK_AGAIN_MS: u64 = 1_000;
+
+/// Says when one connected peer is asked for what is wanted.
+///
+/// Most peers have the same to give, so they are asked one after the other, and each node begins with another one. Each
+/// connection has turns of its own: a peer that is away delays nobody. Times are milliseconds since any fixed moment.
+#[derive(Debug)]
+pub struct Turns {
+    me: NodeIndex,
+    peer: NodeIndex,
+    due_ms: BTreeMap<Digest, u64>,
+}
+
+impl Turns {
+    /// Begins with nothing wanted. `me` asks `peer`.
+    #[must_use]
+    pub fn new(me: NodeIndex, peer: NodeIndex) -> Self {
+        Self { me, peer, due_ms: BTreeMap::new() }
+    }
+
+    /// Takes over what is wanted now; what is no longer wanted is forgotten. `peers` are all that could be asked.
+    pub fn want(&mut self, wants: &[Want], peers: &BTreeSet<NodeIndex>, now_ms: u64) {
+        let wanted: BTreeSet<_> = wants.iter().map(|want| want.digest).collect();
+        self.due_ms.retain(|digest, _| wanted.contains(digest));
+        for digest in wanted {
+            let due_ms = now_ms + self.place(peers, &digest) * TURN_MS;
+            self.due_ms.entry(digest).or_insert(due_ms);
+        }
+    }
+
+    /// Returns when [`Turns::due`] has something next; `None` while nothing is wanted.
+    #[must_use]
+    pub fn next_ms(&self) -> Option<u64> {
+        self.due_ms.values().min().copied()
+    }
+
+    /// Returns the digests to ask the peer for now. It is asked again for each that is still wanted a second later.
+    #[must_use]
+    pub fn due(&mut self, now_ms: u64) -> Vec<Digest> {
+        let due = self.due_ms.iter_mut().filter(|(_, due_ms)| **due_ms <= now_ms);
+        due.map(|(digest, due_ms)| {
+            *due_ms = now_ms + ASK_AGAIN_MS;
+            *digest
+        })
+        .collect()
+    }
+
+    /// The peer's place in the order in which this node asks for a blob.
+    fn place(&self, peers: &BTreeSet<NodeIndex>, wanted: &Digest) -> u64 {
+        let others = || peers.iter().filter(|index| **index != self.me);
+        let (count, place) = (others().count().max(1), others().take_while(|index| **index < self.peer).count());
+        let first = usize::from(wanted.0[0]) + usize::try_from(self.me.value()).unwrap_or(0);
+        u64::try_from((place + first) % count).unwrap_or(0)
+    }
+}
+
+/// Tells whether a row of `peer`'s stream says something of its own: nobody speaks in another's name, and vectors are only
+/// given when asked for. Signatures of messages are left to the participant; `pin` is the peer's identity.
+#[must_use]
+pub fn says_itself(row: &Blob, peer: NodeIndex, pin: &IdentityPublicKey) -> bool {
+    match row {
+        Blob::Prekeys(set) => set.verify(pin).is_some_and(|set| set.node == peer),
+        Blob::Message(message) => message.sender == peer,
+        Blob::Vector(_) => false,
+    }
+}
