@@ -122,9 +122,9 @@ words! {
         KeyEncryptionKeyMissing,
         /// The key-encryption key has the wrong length or opens nothing.
         KeyEncryptionKeyWrong,
-        /// A node's two homes of key material differed and were reconciled.
+        /// A node's two key stores differed and were reconciled.
         SealRolledBack,
-        /// Key material that should exist is in neither home.
+        /// Key material that should exist is in neither key store.
         SealKeysLost,
         /// A node shows another identity key than the pinned one.
         IdentityLost,
