@@ -167,7 +167,6 @@ impl Operator {
             threshold: spec.threshold,
             min_holders: spec.min_holders,
             deadlines: spec.deadlines,
-            roster: None,
             receivers: spec.receivers.iter().map(node_view).collect(),
             connected: connected.clone(),
             avoid: avoid.clone(),
