@@ -4,7 +4,6 @@
 //!   `.proto` files say lengths, limits, deadlines and codes. [`DESCRIPTORS`]: the same for tools
 //! - [`limits`]: the same limits for code
 //! - [`messages`], [`report`]: what a node signed, between its canonical bytes and what travels; [`erasure`]: its last word
-//! - [`convert`]: between a KeyEpoch, which people read, and the plan, which the protocol computes with
 //! - [`node_config`], [`retention_config`]: the files that the operator renders and a node, or the retention job, reads
 //! - [`client`]: asks the nodes of a fleet, checks what they answer, combines it
 //! - [`tls`], [`channel`]: who is at the other end, by the pinned identity
@@ -22,7 +21,6 @@ pub const DESCRIPTORS: &[u8] = include_bytes!("generated/keyfleet.v1.descriptors
 
 pub mod channel;
 pub mod client;
-pub mod convert;
 pub mod erasure;
 pub mod limits;
 pub mod messages;

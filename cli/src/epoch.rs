@@ -10,7 +10,7 @@ pub mod transcript;
 use std::path::Path;
 use std::sync::Arc;
 
-use keyfleet_api::convert;
+use keyfleet_crds::convert;
 use keyfleet_crds::epoch::Phase;
 use keyfleet_crds::epoch::status::Holder;
 use keyfleet_crds::values::{Digest, PublicKey};

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use keyfleet_api::client::mounted::{MOUNT_PATH, Mounted};
 use keyfleet_api::client::{Client, Dial, Direct, Fleet, Observer, Patience, TokenFiles, Tokens, Trust};
-use keyfleet_api::convert;
 use keyfleet_api::tls::Authorities;
+use keyfleet_crds::convert;
 use keyfleet_crds::names;
 use keyfleet_crds::record::{CLIENT_KEY, ClientRecord};
 use keyfleet_crds::wire::{KMS_PORT, ROUND_PORT};

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use keyfleet_api::convert;
 use keyfleet_api::limits::SIGNED_MESSAGE_BYTES_MAX;
+use keyfleet_crds::convert;
 use keyfleet_crds::values::{BlsSignature, ClusterId, PublicKey};
 use keyfleet_threshold::curve::G1;
 use keyfleet_threshold::purpose::{Purpose, verifies};

@@ -10,16 +10,19 @@
 //! - [`rules`]: the form of the rules that keep a field written once, or only rising
 //! - [`values`]: keys, digests and ids as they are written in objects
 //! - [`conditions`]: condition types and reasons, and how a condition is set
+//! - [`convert`]: between a KeyEpoch, which people read, and the plan, which the protocol computes with
 //! - [`names`], [`labels`], [`wire`]: names of objects, labels and finalizers, ports and token audiences
 //! - [`record`]: the ConfigMap `<cluster>-record`
 //! - [`patterns`]: the `*` patterns of access rules
 //! - [`generate`]: the checked-in YAML and `docs/kinds.md`
 
+#![warn(missing_docs)]
 // `KubeSchema` copies each struct, `pub` included, into the body of a function.
 #![expect(unreachable_pub)]
 
 pub mod cluster;
 pub mod conditions;
+pub mod convert;
 pub mod epoch;
 pub mod generate;
 pub mod labels;

@@ -3,7 +3,7 @@
 //! [`decide`] is pure; every write is an update with the resourceVersion read, so that of two candidates who saw the same
 //! expired lease one gets a 409 and knows that it lost. Expiry is judged by how long *this* process has seen the lease
 //! unchanged, never by comparing clocks of two machines. A holder that cannot renew in time ends its process: somebody else
-//! may hold the lease by then. Even so two operators at once do no harm (see [`crate::decide`]); the lease saves work.
+//! may hold the lease by then. Even so two operators at once do no harm (see [`keyfleet_planner`]); the lease saves work.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Keyfleet's operator.
 //!
-//! - [`decide`]: what to do next, a pure function of everything known; start here
-//! - [`round`]: a `KeyEpoch`'s phases as types, and the way between the kinds and the threshold core
+//! What to do next is decided by [`keyfleet_planner`], a pure function of everything known; start there.
+//!
 //! - [`build`]: from kinds to objects, pure
 //! - [`blocks`]: where blocks come from, and which are believed
 //! - [`heard`]: what nodes say, behind the trait that their streams are followed by
@@ -13,9 +13,7 @@
 pub mod blocks;
 pub mod build;
 pub mod controllers;
-pub mod decide;
 pub mod heard;
 pub mod leader;
 pub mod manifests;
 pub mod metrics;
-pub mod round;

@@ -7,7 +7,7 @@ use keyfleet_threshold::curve::G2;
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex, Threshold};
 use keyfleet_threshold::identity::IdentityPublicKey;
 
-use crate::convert::{self, ConvertError};
+use keyfleet_crds::convert::{self, ConvertError};
 
 /// The public facts of a fleet. Whoever hands over false ones decides whom data is encrypted to: take them from the
 /// cluster's record, and compare the public key where it matters.

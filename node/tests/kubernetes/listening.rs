@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::stream::BoxStream;
 use keyfleet_crds::values::{ClusterId, PublicKey};
-use keyfleet_operator::decide::state::Heard;
 use keyfleet_operator::heard::token::OwnAccount;
-use keyfleet_operator::heard::{Followers, Nodes, Target, Watched};
+use keyfleet_operator::heard::{Followers, Nodes, Target};
+use keyfleet_planner::view::{Heard, Watched};
 use kube::Client;
 
 use crate::fleet::Ports;

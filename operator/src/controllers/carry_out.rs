@@ -9,7 +9,7 @@ use kube::{Api, Client, Resource as _, ResourceExt};
 use serde_json::json;
 
 use super::Failure;
-use crate::decide::Action;
+use keyfleet_planner::Action;
 
 /// The objects of one cluster, to be written to.
 pub(super) struct Hand<'a> {

@@ -21,12 +21,11 @@ use crate::blocks::clock::{self, Clock};
 use crate::blocks::ethereum::Ethereum;
 use crate::blocks::{BlockError, BlockSource, Tracker};
 use crate::build::{Fleet, access, network, retention};
-use crate::decide::state::{Heard, Retention};
-use crate::decide::{self, Action as Write, State, report};
 use crate::heard::Target;
-use crate::heard::transcripts::Watched;
 use crate::metrics::Measured;
-use crate::round;
+use keyfleet_planner::state::Retention;
+use keyfleet_planner::view::{Heard, Watched};
+use keyfleet_planner::{self as planner, Action as Write, State, key_epoch, status};
 
 /// How soon a round under way is looked at again, though no node speaks: deadlines pass.
 const BUSY: Duration = Duration::from_millis(500);
@@ -66,7 +65,7 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
 
     // Validate and decide.
     let state = observe(&read, heard, block, last_block, &memory, &context.options, now);
-    let decisions = decide::decide(&state);
+    let decisions = planner::decide(&state);
     memory.id = id;
     memory.starved_since = decisions.starved.then(|| memory.starved_since.unwrap_or(last_block));
     context.memory.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), memory);
@@ -216,7 +215,8 @@ fn targets(read: &Read, name: &str, namespace: &str) -> BTreeMap<u32, Target> {
 fn watched(read: &Read, block: u64, now: jiff::Timestamp) -> Vec<Watched> {
     let cap = i64::from(read.cluster.spec.schedule.phase_timeout_seconds);
     let overdue = |epoch: &KeyEpoch| {
-        let since = epoch.status.as_ref().filter(|status| round::is_open(Some(status))).and_then(round::entered);
+        let since =
+            epoch.status.as_ref().filter(|status| key_epoch::is_open(Some(status))).and_then(key_epoch::entered);
         since.is_some_and(|since| now.as_second() - since.0.as_second() >= cap)
     };
     let watched = |epoch: &KeyEpoch| Watched {
@@ -280,7 +280,7 @@ async fn apply_objects(context: &Context, fleet: &Fleet<'_>, state: &State) -> R
 }
 
 fn pace(state: &State, cluster: &KmsCluster, wrote: bool, now: jiff::Timestamp) -> Duration {
-    if wrote || report::is_busy(state) {
+    if wrote || status::is_busy(state) {
         return BUSY;
     }
     // Who has come back is heard from the nodes, not from the API server.
@@ -303,9 +303,9 @@ fn pace(state: &State, cluster: &KmsCluster, wrote: bool, now: jiff::Timestamp) 
 /// The phase of a round that a write ends, and how many seconds it lasted.
 fn phase_that_ends(action: &Write, state: &State) -> Option<(String, f64)> {
     let Write::UpdateEpoch { number, status, .. } = action else { return None };
-    let before = state.epochs.get(number)?.status.as_ref().filter(|before| round::is_open(Some(before)))?;
+    let before = state.epochs.get(number)?.status.as_ref().filter(|before| key_epoch::is_open(Some(before)))?;
     let phase = before.phase.filter(|phase| Some(*phase) != status.phase)?;
-    let lasted = state.now.duration_since(round::entered(before)?.0).as_secs_f64();
+    let lasted = state.now.duration_since(key_epoch::entered(before)?.0).as_secs_f64();
     Some((format!("{phase:?}"), lasted.max(0.0)))
 }
 

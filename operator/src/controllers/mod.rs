@@ -1,4 +1,4 @@
-//! The controllers: the thin shell around [`crate::decide`] and [`crate::build`].
+//! The controllers: the thin shell around [`keyfleet_planner`] and [`crate::build`].
 //!
 //! | Controller | Watches | Does |
 //! |---|---|---|

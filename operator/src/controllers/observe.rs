@@ -15,8 +15,9 @@ use kube::ResourceExt;
 use super::{Memory, Options};
 use crate::blocks::BlockError;
 use crate::build::{Fleet, config};
-use crate::decide::State;
-use crate::decide::state::{Cluster, Epoch, Heard, Lag, Node, Recorded, Retention};
+use keyfleet_planner::State;
+use keyfleet_planner::state::{Cluster, Epoch, Lag, Node, Recorded, Retention};
+use keyfleet_planner::view::Heard;
 
 /// So many seconds a deletion waits for pods to end.
 const STOP_SECONDS_MAX: i64 = 300;

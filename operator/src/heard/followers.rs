@@ -26,11 +26,11 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 
-use super::possession::{Challenge, Claims};
 use super::token::{Token, Tokens, audience};
-use super::transcripts::{Certified, Transcripts, Watched};
 use super::{Nodes, Target};
-use crate::decide::state::Heard;
+use keyfleet_planner::view::Heard;
+use keyfleet_planner::view::possession::{Challenge, Claimed, Claims};
+use keyfleet_planner::view::transcripts::{Certified, Transcripts, Watched};
 
 /// The pause before a node is called again; doubled up to the last after every failure.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -286,7 +286,9 @@ impl Follower {
                 if report.cluster_id != self.cluster.0 || report.node_index != self.index {
                     return Err("the report is another node's".into());
                 }
-                let claims = Claims::of(identifiers::ClusterId(self.cluster.0), &report, &self.challenge);
+                let cluster = identifiers::ClusterId(self.cluster.0);
+                let claimed = report.held.iter().map(claimed);
+                let claims = Claims::of(cluster, claimed, &report.challenge, &self.challenge);
                 let certified = report.newest_certificate.and_then(|shown| self.verified(shown));
                 self.lineage = report.lineage;
                 Ok(locked(&self.transcripts).report(self.index, report.highest_number, certified, claims))
@@ -350,6 +352,11 @@ impl Follower {
         }
         Ok(())
     }
+}
+
+fn claimed(held: &v1::HeldEpoch) -> Claimed {
+    let vector = held.vector_digest.as_slice().try_into().ok().map(Digest);
+    Claimed { number: held.number, vector, possession: held.possession.clone() }
 }
 
 /// A certificate as a report shows it, if it verifies under the key that its own vector carries. Whether that key is the

@@ -1,6 +1,6 @@
 //! In place of kubelets: one real node per `KmsNode`, as a task of this process, on a port of its own.
 //!
-//! Each node has its folder, its homes and its tokens, reads plans and records from the API server, and writes its own
+//! Each node has its folder, its key stores and its tokens, reads plans and records from the API server, and writes its own
 //! `status.node`; its Pod is marked ready as a kubelet would, when it serves the newest active epoch.
 
 pub(crate) mod liar;
@@ -14,27 +14,27 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use keyfleet_api::convert;
 use keyfleet_api::tls::{Pins, Platform};
 use keyfleet_crds::cluster::Access;
 use keyfleet_crds::cluster::access::KUBERNETES_ISSUER;
+use keyfleet_crds::convert;
 use keyfleet_crds::epoch::Phase;
 use keyfleet_crds::node::NodeReport;
 use keyfleet_crds::node::report::{IdentityOffer, PrekeySet};
 use keyfleet_crds::values::{self, PublicKey};
 use keyfleet_crds::{KeyEpoch, KmsNode};
 use keyfleet_node::grpc::round::Readers;
-use keyfleet_node::homes::decision::HomeKind;
-use keyfleet_node::homes::volume::VolumeHome;
+use keyfleet_node::keystores::decision::StoreKind;
+use keyfleet_node::keystores::volume::VolumeStore;
 use keyfleet_node::round::{Input, Parts, Published, start};
 use keyfleet_node::runtime::{Addresses, Node, Options};
 use keyfleet_node::seal::{KeyEncryptionKey, KeyRing};
 use keyfleet_node::serving::{FetchedKeys, KeySource, Tokens};
 use keyfleet_node::store::Backing;
 use keyfleet_node::store::bundles::BundleFile;
-use keyfleet_operator::decide::state::Heard;
 use keyfleet_operator::heard::token::OwnAccount;
-use keyfleet_operator::heard::{Followers, Nodes, Target, Watched};
+use keyfleet_operator::heard::{Followers, Nodes, Target};
+use keyfleet_planner::view::{Heard, Watched};
 use keyfleet_threshold::identifiers::{ClusterId, EpochNumber, NodeIndex};
 use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
 use keyfleet_threshold::prekey::SignedPrekeySet;
@@ -261,15 +261,15 @@ impl Host {
         let parts = Parts {
             backing: Backing::local(&at.join("state.redb")).expect("a state file"),
             bundles: BundleFile::open(&at.join("bundles.redb")).expect("a file of bundles"),
-            volume: Arc::new(VolumeHome::open(at.join("seal")).expect("a home")),
-            secret: Arc::new(VolumeHome::open_as(HomeKind::Secret, at.join("secret")).expect("a home")),
+            volume: Arc::new(VolumeStore::open(at.join("seal")).expect("a key store")),
+            secret: Arc::new(VolumeStore::open_as(StoreKind::Secret, at.join("secret")).expect("a key store")),
             ring: KeyRing::new(cluster, index, vec![key]).expect("a ring"),
         };
         let started = start(parts).await.unwrap_or_else(|fault| panic!("node {index} does not start: {fault}"));
-        let identity = started.memory.identity_key().expect("a started node has an identity");
+        let identity = started.persister.identity_key().expect("a started node has an identity");
         let source = Arc::new(ApiServerKeys(self.client.clone()));
         let issuers = [KUBERNETES_ISSUER.to_owned()];
-        let (store, node_key) = (started.memory.store().clone(), started.memory.node_key().clone());
+        let (store, node_key) = (started.persister.store().clone(), started.persister.node_key().clone());
         let tokens = Tokens::new((cluster, index), &issuers, source, store, node_key).expect("tokens");
         let subject = format!("system:serviceaccount:{}:{OPERATOR}", self.client.default_namespace());
         let access = watch::Sender::<Arc<Access>>::default().subscribe();

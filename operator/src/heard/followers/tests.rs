@@ -121,7 +121,7 @@ fn a_prekey_set_of_another_node_is_not_kept() {
     };
     for (node, signer, kept) in [(2, 1, 0), (1, 2, 0), (1, 1, 1)] {
         follower.take(offer(node, signer)).expect("a row that does not count is passed over");
-        let sets = locked(&follower.transcripts).sets_of(1);
+        let sets = locked(&follower.transcripts).prekey_sets_of(1);
         assert_eq!(sets, kept, "a set of node {node}, signed by {signer}");
     }
 }

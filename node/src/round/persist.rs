@@ -1,0 +1,327 @@
+//! The order of durability, one way only.
+//!
+//! | step | what |
+//! |---|---|
+//! | [`Step::KeyStores`] | new key material is in both key stores |
+//! | [`Step::Bundles`] | what peers may ask for again is in the second file |
+//! | [`Step::Commit`] | state, inventory and shares are in the state file |
+//! | [`Step::Acknowledged`] | and in the bucket, where there is one |
+//! | [`Step::Floor`] | both key stores name that position: nothing older is ever taken up again |
+//! | [`Step::Said`] | peers and operator may read it; callers are served from it |
+//! | [`Step::Destroyed`] | what must be gone is gone from both key stores |
+//!
+//! Retirement needs no order of its own: the commit takes rows and inventory entries away first, the keys go last, and a start
+//! repeats that half. Every step may be done again, so a process that dies anywhere does them again after it restarts, and
+//! one whose key store or bucket does not answer tries the same outputs later.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use keyfleet_threshold::identifiers::Digest;
+use keyfleet_threshold::identity::IdentitySecretKey;
+use keyfleet_threshold::round::{Attempt, Body, Outputs, Participant, SecretName};
+use tokio::sync::watch;
+
+use crate::keystores::decision::Finding;
+use crate::keystores::inventory::KeyInventory;
+use crate::keystores::{KeyStores, KeyStoresError};
+use crate::seal::{KeyMaterial, KeyName};
+use crate::store::bundles::BundleFile;
+use crate::store::{RoundCommit, Store, StoreError};
+
+use super::outbox::Outbox;
+use super::published::{Epochs, Published};
+use super::voice::{Said, Voice};
+
+/// A step of the order, once it is done.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Step {
+    /// Key material is in both key stores.
+    KeyStores,
+    /// Blobs are kept.
+    Bundles,
+    /// The transaction is on the local disk.
+    Commit,
+    /// The bucket has it.
+    Acknowledged,
+    /// Both key stores name the position.
+    Floor,
+    /// Others may read it.
+    Said,
+    /// Dead secrets are gone.
+    Destroyed,
+}
+
+/// Why outputs were not carried out to the end. They are owed: carry them out again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PersistError {
+    /// A key store does not answer, or holds what it must not.
+    #[error(transparent)]
+    KeyStores(#[from] KeyStoresError),
+    /// The state file or its replica.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A test stopped the process here.
+    #[error("stopped after {0:?}")]
+    Stopped(Step),
+}
+
+/// Everything that a node remembers, and the only hands that write it.
+pub struct Persister {
+    key_stores: KeyStores,
+    store: Store,
+    bundles: BundleFile,
+    inventory: KeyInventory,
+    outbox: Outbox,
+    voice: Voice,
+    node_key: KeyMaterial,
+    published: watch::Sender<Arc<Published>>,
+    served: watch::Sender<Arc<Epochs>>,
+    floor_is_due: bool,
+    #[cfg(any(test, feature = "danger-faults"))]
+    barrier: Option<Barrier>,
+}
+
+/// Asked after every step, with what is carried out, whether the process dies there.
+#[cfg(any(test, feature = "danger-faults"))]
+pub type Barrier = Box<dyn FnMut(Step, &Outputs, &Participant) -> bool + Send>;
+
+impl Persister {
+    pub(super) fn new(
+        key_stores: KeyStores,
+        store: Store,
+        bundles: BundleFile,
+        inventory: Option<KeyInventory>,
+        outbox: Outbox,
+        node_key: KeyMaterial,
+    ) -> Self {
+        Self {
+            key_stores,
+            store,
+            bundles,
+            inventory: inventory.unwrap_or_default(),
+            outbox,
+            voice: Voice::default(),
+            node_key,
+            published: watch::Sender::new(Arc::default()),
+            served: watch::Sender::new(Arc::default()),
+            // After a start nothing is said before the floor has been raised.
+            floor_is_due: true,
+            #[cfg(any(test, feature = "danger-faults"))]
+            barrier: None,
+        }
+    }
+
+    /// What others may read, as it changes.
+    #[must_use]
+    pub fn published(&self) -> watch::Receiver<Arc<Published>> {
+        self.published.subscribe()
+    }
+
+    /// The shares to serve with, as they change.
+    #[must_use]
+    pub fn served(&self) -> watch::Receiver<Arc<Epochs>> {
+        self.served.subscribe()
+    }
+
+    /// The state file.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The key stores.
+    #[must_use]
+    pub fn key_stores(&self) -> &KeyStores {
+        &self.key_stores
+    }
+
+    /// The second file.
+    #[must_use]
+    pub fn bundles(&self) -> &BundleFile {
+        &self.bundles
+    }
+
+    /// The node's identity key, for TLS and reports.
+    #[must_use]
+    pub fn identity_key(&self) -> Option<IdentitySecretKey> {
+        self.key_stores.key(KeyName::Identity).map(|seed| IdentitySecretKey::from_seed(seed.expose()))
+    }
+
+    /// The data key of the node's own rows.
+    #[must_use]
+    pub fn node_key(&self) -> &KeyMaterial {
+        &self.node_key
+    }
+
+    /// Serves from what a start found, before anything is written: in an outage a node serves on.
+    pub(super) fn serve(&self, participant: &Participant) {
+        self.served.send_replace(Arc::new(Epochs::of(participant)));
+    }
+
+    /// Carries outputs out, from top to bottom. `participant` is the one that gave them, and has been given nothing since.
+    ///
+    /// # Errors
+    /// Where it stopped. Everything above is done, nothing below; the outputs are owed.
+    pub async fn apply(&mut self, participant: &Participant, outputs: &Outputs) -> Result<(), PersistError> {
+        if !self.key_stores.is_united() || self.key_stores.take_conflicted() {
+            self.compare().await?;
+        }
+        self.key_stores.create(self.new_keys(participant, outputs)).await?;
+        self.done(Step::KeyStores, participant, outputs)?;
+        self.bundles.keep(&outputs.keep).await?;
+        self.done(Step::Bundles, participant, outputs)?;
+        if outputs.commit || self.floor_is_due {
+            let said = self.voice.says(participant);
+            self.commit(participant, outputs, &said).await?;
+            self.serve(participant);
+            let mut published = Published::of(participant, self.outbox.clone(), said);
+            published.needed_key_encryption_ids = self.needed_key_encryption_ids();
+            self.published.send_replace(Arc::new(published));
+            self.done(Step::Said, participant, outputs)?;
+        }
+        self.destroy(participant, outputs).await?;
+        self.done(Step::Destroyed, participant, outputs)
+    }
+
+    /// Compares the key stores again with what the inventory names: every few minutes, and whenever somebody else wrote there.
+    ///
+    /// # Errors
+    /// When a key store does not answer.
+    pub async fn compare(&mut self) -> Result<Vec<Finding>, PersistError> {
+        let findings = self.key_stores.compare(&self.inventory).await?;
+        for finding in &findings {
+            tracing::warn!(%finding, "the key stores differed");
+        }
+        Ok(findings)
+    }
+
+    /// Terms of the replica stay wrapped by the key of their time for as long as the bucket keeps them, and a node cannot
+    /// see retention's end: where there is a replica, every key that is configured counts as needed.
+    fn needed_key_encryption_ids(&self) -> BTreeSet<String> {
+        let replicated = self.store.backing().is_replicated();
+        let configured = self.key_stores.configured_ids().filter(|_| replicated);
+        self.key_stores.needed_ids().chain(configured).map(str::to_owned).collect()
+    }
+
+    async fn commit(&mut self, participant: &Participant, outputs: &Outputs, said: &Said) -> Result<(), PersistError> {
+        let inventory = self.next_inventory(participant);
+        let live = participant.state().live_secrets();
+        let shares = outputs.create.iter().filter_map(|name| {
+            let SecretName::Share(epoch) = *name else { return None };
+            let key = self.key_stores.key(KeyName::Data(epoch))?.clone();
+            Some((epoch, key, participant.expose(*name)?))
+        });
+        let held = live.iter().filter_map(|name| match name {
+            SecretName::Share(epoch) => Some(*epoch),
+            _ => None,
+        });
+        let outbox = self.outbox.after(participant, said);
+        let commit = RoundCommit {
+            outbox: outbox.clone(),
+            state: participant.state().encode(),
+            inventory: inventory.clone(),
+            shares: shares.collect(),
+            held: held.collect(),
+        };
+        let commit = self.store.commit_round(commit, &self.node_key).await?;
+        self.inventory = inventory;
+        self.outbox = outbox;
+        self.floor_is_due |= outputs.say.iter().any(|message| raises_floor(&message.body));
+        self.done(Step::Commit, participant, outputs)?;
+        let position = self.store.backing().acknowledged(commit).await?;
+        self.done(Step::Acknowledged, participant, outputs)?;
+        if let (true, Some(position)) = (self.floor_is_due, position) {
+            self.key_stores.raise_floor(&position.to_string()).await?;
+        }
+        self.floor_is_due = false;
+        self.done(Step::Floor, participant, outputs)
+    }
+
+    async fn destroy(&mut self, participant: &Participant, outputs: &Outputs) -> Result<(), PersistError> {
+        // What an earlier life left above the inventory is overtaken by now.
+        let overtaken = |name: &KeyName| !self.inventory.live.contains_key(name) && !self.inventory.is_above(*name);
+        let mut dead: BTreeSet<_> = self.key_stores.names().filter(overtaken).collect();
+        let live = participant.state().live_secrets();
+        dead.extend(outputs.destroy.iter().filter(|name| !live.contains(name)).map(|name| KeyName::from(*name)));
+        self.key_stores.destroy(&dead).await?;
+        if !outputs.destroy.is_empty() {
+            let (plans, sets) = still_named(participant);
+            self.bundles.retain(plans, sets).await?;
+        }
+        Ok(())
+    }
+
+    /// The keys that outputs create. A share's is the data key of its epoch.
+    fn new_keys(&self, participant: &Participant, outputs: &Outputs) -> Vec<(KeyName, KeyMaterial)> {
+        let key = |name: &SecretName| {
+            // Created and destroyed in one step: it never has to be durable.
+            let secret = participant.expose(*name)?;
+            let key = match name {
+                SecretName::Share(epoch) => {
+                    let known = self.key_stores.key(KeyName::Data(*epoch)).cloned();
+                    known.unwrap_or_else(|| KeyMaterial::random(&mut rand::rng()))
+                }
+                SecretName::Prekeys(_) | SecretName::DealerSeed(_) => KeyMaterial::new(*secret),
+            };
+            Some((KeyName::from(*name), key))
+        };
+        outputs.create.iter().filter_map(key).collect()
+    }
+
+    fn next_inventory(&self, participant: &Participant) -> KeyInventory {
+        let state = participant.state();
+        let names = [KeyName::Identity, KeyName::Node].into_iter();
+        let names = names.chain(state.live_secrets().into_iter().map(KeyName::from));
+        let fingerprint = |name: KeyName| {
+            let held = self.key_stores.key(name).map(|key| key.fingerprint(name));
+            // A key that was lost stays named, so that it is taken up again should a backup bring it back.
+            Some((name, held.or_else(|| self.inventory.live.get(&name).copied())?))
+        };
+        let live: BTreeMap<_, _> = names.filter_map(fingerprint).collect();
+        KeyInventory {
+            live,
+            highest_epoch: self.inventory.highest_epoch.max(state.highest.0),
+            highest_set: self.inventory.highest_set.max(state.next_set.0.saturating_sub(1)),
+        }
+    }
+
+    #[cfg(any(test, feature = "danger-faults"))]
+    fn done(&mut self, step: Step, participant: &Participant, outputs: &Outputs) -> Result<(), PersistError> {
+        let dies = self.barrier.as_mut().is_some_and(|barrier| barrier(step, outputs, participant));
+        if dies { Err(PersistError::Stopped(step)) } else { Ok(()) }
+    }
+
+    #[cfg(not(any(test, feature = "danger-faults")))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "a barrier stands here in the images for tests")]
+    fn done(&mut self, _: Step, _: &Participant, _: &Outputs) -> Result<(), PersistError> {
+        Ok(())
+    }
+
+    /// Sets the barrier.
+    #[cfg(any(test, feature = "danger-faults"))]
+    pub fn danger_set_barrier(&mut self, barrier: Barrier) {
+        self.barrier = Some(barrier);
+    }
+
+    /// Lets a liar speak.
+    #[cfg(feature = "danger-faults")]
+    pub(crate) fn danger_set_liar(&mut self, liar: crate::fault_injection::ByzantineHook) {
+        self.voice.danger_set_liar(liar);
+    }
+}
+
+/// What must not be said before both key stores name a position that includes it.
+fn raises_floor(body: &Body) -> bool {
+    matches!(body, Body::Prepared { .. } | Body::Partial(_) | Body::Holds { .. } | Body::Erased)
+}
+
+/// What stays in the second file: messages of attempts that are not retired, by their plans, and others' prekey sets of those
+/// attempts.
+fn still_named(participant: &Participant) -> (BTreeSet<Digest>, BTreeSet<Digest>) {
+    let attempts = participant.state().attempts.values().filter(|attempt| !attempt.erased);
+    let sets =
+        |attempt: &Attempt| attempt.plan.receivers.iter().map(|receiver| receiver.prekey_digest).collect::<Vec<_>>();
+    (attempts.clone().map(|attempt| attempt.plan.digest()).collect(), attempts.flat_map(sets).collect())
+}

@@ -1,0 +1,94 @@
+//! One write of the operator.
+
+use keyfleet_crds::record::Record;
+use keyfleet_crds::{KeyEpochSpec, KeyEpochStatus, KmsClusterStatus, KmsNodeSpec};
+
+use crate::State;
+
+/// One write.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Action {
+    /// Puts the operator's finalizer on the `KmsCluster`, or takes it off.
+    SetClusterFinalizer {
+        /// Whether it shall be there.
+        present: bool,
+    },
+    /// Mints a cluster id: the shell puts sixteen random bytes into this status and updates it.
+    MintClusterId {
+        /// The version read.
+        resource_version: String,
+        /// The status, but for the id.
+        status: Box<KmsClusterStatus>,
+    },
+    /// Updates the `KmsCluster`'s status.
+    UpdateCluster {
+        /// The version read.
+        resource_version: String,
+        /// The status after.
+        status: Box<KmsClusterStatus>,
+    },
+    /// Posts a `KeyEpoch`. One that is there already is as good: the number was reserved.
+    CreateEpoch(Box<KeyEpochSpec>),
+    /// Updates a `KeyEpoch`'s status.
+    UpdateEpoch {
+        /// Its number.
+        number: u64,
+        /// The version read.
+        resource_version: String,
+        /// The status after.
+        status: Box<KeyEpochStatus>,
+    },
+    /// Puts the active epoch's finalizer on, or takes it off.
+    SetEpochFinalizer {
+        /// Its number.
+        number: u64,
+        /// Whether it shall be there.
+        present: bool,
+    },
+    /// Deletes the record of an epoch.
+    DeleteEpoch {
+        /// Its number.
+        number: u64,
+    },
+    /// Posts a `KmsNode`.
+    CreateNode(Box<KmsNodeSpec>),
+    /// Updates a `KmsNode`'s spec: pins its identity, or lets it go.
+    UpdateNode {
+        /// The version read.
+        resource_version: String,
+        /// The spec after.
+        spec: Box<KmsNodeSpec>,
+    },
+    /// Takes the finalizer off a `KmsNode` that is being deleted.
+    ReleaseNode {
+        /// Its index.
+        index: u32,
+    },
+    /// Deletes the `KmsNode` of a node whose secrets are gone.
+    DeleteNode {
+        /// Its index.
+        index: u32,
+    },
+    /// Evicts a node's pod, which comes back as the spec wants it. The disruption budget may refuse.
+    Evict {
+        /// Its index.
+        index: u32,
+    },
+    /// Writes the ConfigMap `<cluster>-record`.
+    WriteRecord {
+        /// The version read; `None` creates it.
+        resource_version: Option<String>,
+        /// What it says.
+        record: Box<Record>,
+    },
+    /// Deletes the ConfigMap `<cluster>-record`, when a fleet was destroyed.
+    DeleteRecord,
+}
+
+impl Action {
+    /// An update of the cluster's status, decided on the version that was read.
+    #[must_use]
+    pub fn update_cluster(state: &State, status: KmsClusterStatus) -> Self {
+        Self::UpdateCluster { resource_version: state.cluster.resource_version.clone(), status: Box::new(status) }
+    }
+}

@@ -1,0 +1,151 @@
+//! What becomes of epochs that were activated, and of the records of those that failed.
+
+use std::collections::BTreeSet;
+
+use keyfleet_crds::KeyEpochStatus;
+use keyfleet_crds::epoch::Phase;
+use keyfleet_crds::epoch::status::ErasedNode;
+use keyfleet_threshold::coordination::Decision;
+use keyfleet_threshold::coordination::retention::{ActivatedEpoch, confirmed_by_age, kept};
+use keyfleet_threshold::identifiers::EpochNumber;
+
+use crate::key_epoch::{self, Round};
+use crate::state::{Epoch, State};
+use crate::{Action, gate, rounds};
+use keyfleet_crds::convert;
+
+/// Confirms, retires, notes who holds and who erased, keeps the finalizer on the active epoch, forgets old failures.
+#[must_use]
+pub fn actions(state: &State) -> Vec<Action> {
+    if gate::reports(state).is_err() {
+        return Vec::new();
+    }
+    let kept = kept_numbers(state);
+    let mut actions = Vec::new();
+    for (number, epoch) in &state.epochs {
+        let Some(before) = &epoch.status else { continue };
+        if key_epoch::is_open(Some(before)) {
+            continue;
+        }
+        let moved = advance(state, *number, epoch, kept.contains(number));
+        let mut after = moved.unwrap_or_else(|| before.clone());
+        observe(state, *number, epoch, &mut after);
+        if after != *before {
+            let resource_version = epoch.resource_version.clone();
+            actions.push(Action::UpdateEpoch { number: *number, resource_version, status: Box::new(after) });
+        }
+    }
+    actions.extend(finalizers(state));
+    actions.extend(history(state));
+    actions
+}
+
+/// The epochs whose secrets are kept.
+#[must_use]
+pub fn kept_numbers(state: &State) -> BTreeSet<u64> {
+    let confirmed = |epoch: &Epoch| epoch.status.as_ref().and_then(|status| status.phase) == Some(Phase::Confirmed);
+    let activated: Vec<_> = state
+        .served()
+        .map(|(number, epoch)| ActivatedEpoch {
+            number: EpochNumber(number),
+            confirmed: confirmed(epoch),
+            source: epoch.spec.source.as_ref().map(|source| EpochNumber(source.number)),
+        })
+        .collect();
+    let under_way = state.open().and_then(|(_, epoch)| epoch.spec.source.as_ref());
+    let under_way = under_way.map(|source| EpochNumber(source.number));
+    let retention = state.cluster.spec.epochs.retention as usize;
+    kept(&activated, retention, under_way).into_iter().map(|number| number.0).collect()
+}
+
+fn advance(state: &State, number: u64, epoch: &Epoch, kept: bool) -> Option<KeyEpochStatus> {
+    let now = rounds::moment(state);
+    // Rounds under way rest on their source; nothing is retired before the status knows the newest active epoch, and while
+    // too few nodes prove that they can sign with it.
+    let settled = state.active().is_some_and(|(number, active)| {
+        state.cluster.status.active_epoch == Some(number) && state.is_proven(number, &active.spec)
+    });
+    match Round::of(&epoch.spec, epoch.status.as_ref()) {
+        Round::Active(active) if confirms(state, number, epoch) => {
+            Some(Round::Ended(active.confirm(&now)).into_status())
+        }
+        Round::Active(active) if !kept && settled => Some(Round::Ended(active.retire(&now)).into_status()),
+        Round::Ended(ended) if !kept && settled => {
+            ended.retire(&now).ok().map(|ended| Round::Ended(ended).into_status())
+        }
+        _ => None,
+    }
+}
+
+fn confirms(state: &State, number: u64, epoch: &Epoch) -> bool {
+    let said = state.heard.closing.get(&number).is_some_and(|closing| closing.decision == Some(Decision::Confirm));
+    let receivers: BTreeSet<u32> = epoch.spec.receivers.iter().map(|receiver| receiver.index).collect();
+    let holding = state.heard.holds.get(&number).map(|holds| holds & &receivers).unwrap_or_default();
+    // What the core counts are words; here they must be proven.
+    let needed = convert::plan_of(&epoch.spec).map(|plan| plan.holders_to_confirm());
+    let by_count = said && needed.is_ok_and(|needed| holding.len() >= needed);
+    let answering = receivers.intersection(&state.heard.connected).count();
+    let since = epoch.status.as_ref().and_then(key_epoch::entered);
+    let after_seconds = i64::from(state.cluster.spec.epochs.confirm_after_seconds);
+    let outlasted = since.is_some_and(|since| state.now.as_second() - since.0.as_second() >= after_seconds);
+    by_count || confirmed_by_age(holding.len(), answering, epoch.spec.threshold as usize, outlasted)
+}
+
+/// What nodes said of an epoch since the record was written: who holds it, who destroyed it. Written when it changes.
+fn observe(state: &State, number: u64, epoch: &Epoch, status: &mut KeyEpochStatus) {
+    if key_epoch::serves(Some(status)) {
+        let holds = state.heard.holds.get(&number).into_iter().flatten();
+        let mut possessors: BTreeSet<u32> = status.possessors.iter().chain(holds).copied().collect();
+        // Who cannot prove it now is known to hold it no more.
+        let refuted = state.heard.unproven.get(&number);
+        possessors.retain(|index| refuted.is_none_or(|refuted| !refuted.contains_key(index)));
+        status.held = Some(format!("{}/{}", possessors.len(), epoch.spec.receivers.len()));
+        status.possessors = possessors.into_iter().collect();
+    }
+    for (index, digest) in state.heard.erased.get(&number).into_iter().flatten() {
+        if status.phase == Some(Phase::Retired) && !status.erased.iter().any(|erased| erased.index == *index) {
+            status.erased.push(ErasedNode { index: *index, statement_digest: *digest });
+            status.erased.sort_by_key(|erased| erased.index);
+        }
+    }
+}
+
+/// The record of the key in use cannot be deleted by accident; that of any other can.
+fn finalizers(state: &State) -> impl Iterator<Item = Action> {
+    let active = state.active().map(|(number, _)| number);
+    let opened = state.open().map(|(number, _)| number);
+    state.epochs.iter().filter_map(move |(number, epoch)| {
+        let wanted = state.finalizers && Some(*number) == active;
+        // A round about to become active carries it already.
+        let keep = state.finalizers && (wanted || Some(*number) == opened);
+        match (epoch.finalizer, wanted) {
+            (false, true) => Some(Action::SetEpochFinalizer { number: *number, present: true }),
+            (true, false) if !keep => Some(Action::SetEpochFinalizer { number: *number, present: false }),
+            _ => None,
+        }
+    })
+}
+
+/// The newest failed and the newest retired records stay, to be read.
+fn history(state: &State) -> impl Iterator<Item = Action> {
+    let limit = state.cluster.spec.epochs.failed_history_limit as usize;
+    let reserved = state.cluster.status.reservation.map(|reservation| reservation.number);
+    let of = |phase: Phase| {
+        let is = move |epoch: &Epoch| epoch.status.as_ref().and_then(|status| status.phase) == Some(phase);
+        state.epochs.iter().rev().filter(move |(_, epoch)| is(epoch))
+    };
+    let failed = of(Phase::Failed).skip(limit).map(|(number, _)| *number);
+    let live: BTreeSet<u32> = state.nodes.keys().copied().collect();
+    let erased = |epoch: &Epoch| {
+        let erased = epoch.status.as_ref().map(|status| &status.erased);
+        let mut receivers = epoch.spec.receivers.iter().map(|receiver| receiver.index).filter(|i| live.contains(i));
+        receivers.all(|index| erased.is_some_and(|erased| erased.iter().any(|node| node.index == index)))
+    };
+    // A retired record stays until every node that is still there has said that its secrets are gone.
+    let retired = of(Phase::Retired).skip(limit).filter(|(_, epoch)| erased(epoch)).map(|(number, _)| *number);
+    let mut numbers: Vec<u64> = failed.chain(retired).filter(|number| Some(*number) != reserved).collect();
+    // The highest number stays, whatever it is: it is what the next one is taken above.
+    numbers.retain(|number| Some(number) != state.epochs.keys().next_back());
+    numbers.sort_unstable();
+    numbers.into_iter().map(|number| Action::DeleteEpoch { number })
+}

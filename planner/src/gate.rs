@@ -1,0 +1,187 @@
+//! What forbids decisions, with the sentence that a person needs. A gate that is shut changes nothing and loses nothing.
+
+use std::collections::BTreeSet;
+
+use keyfleet_crds::cluster::DeletionPolicy;
+use keyfleet_crds::conditions::Reason;
+
+use crate::state::{Recorded, State};
+
+/// Why no round is started, and the next step.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stop {
+    /// The condition's reason.
+    pub reason: Reason,
+    /// What is, and what to do.
+    pub message: String,
+    /// Whether it lasts until a person acts.
+    pub needs_person: bool,
+}
+
+impl Stop {
+    fn wait(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), needs_person: false }
+    }
+
+    fn person(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), needs_person: true }
+    }
+}
+
+/// Whether the record of objects may be written at all: it must not be older than what nodes or an earlier life prove.
+///
+/// # Errors
+/// What forbids it.
+pub fn record(state: &State) -> Result<(), Stop> {
+    earlier_life(state)?;
+    rolled_back(state)
+}
+
+/// Whether a round may be moved on: only when the nodes that hold the key have confirmed that the record is not older than
+/// they are. A process that has just started knows nothing yet.
+///
+/// # Errors
+/// What is waited for.
+pub fn reports(state: &State) -> Result<(), Stop> {
+    record(state)?;
+    let Some(newest) = state.newest_certified() else { return Ok(()) };
+    let (number, needed) = (newest.number, newest.threshold as usize);
+    let answered = newest.receivers.iter().filter(|node| state.heard.highest.contains_key(&node.index)).count();
+    if answered >= needed {
+        return Ok(());
+    }
+    Err(Stop::wait(
+        Reason::AwaitingReports,
+        format!(
+            "{answered} of the {needed} receivers of epoch {number} that are needed have reported to this operator; it \
+             writes nothing on rounds before. If this lasts, look at the nodes' pods"
+        ),
+    ))
+}
+
+/// Whether a round may be started now.
+///
+/// # Errors
+/// What forbids it.
+pub fn start(state: &State) -> Result<u64, Stop> {
+    if state.cluster.deleting {
+        return Err(Stop::wait(Reason::Deleting, "the KmsCluster is being deleted"));
+    }
+    reports(state)?;
+    if state.cluster.spec.paused {
+        return Err(Stop::wait(Reason::Paused, "spec.paused is set: no round is started. Set it to false to go on"));
+    }
+    if !state.has_key() {
+        genesis(state)?;
+    }
+    state.block.clone().map_err(|fault| Stop::wait(fault.reason(), fault.to_string()))
+}
+
+fn earlier_life(state: &State) -> Result<(), Stop> {
+    let cluster = &state.cluster;
+    let name = keyfleet_crds::names::record(&cluster.name);
+    match &state.record {
+        Recorded::Unreadable(why) => {
+            return Err(Stop::person(
+                Reason::EarlierLifeFound,
+                format!("the ConfigMap {name} cannot be read: {why}. Until then nothing is decided and no key is made"),
+            ));
+        }
+        Recorded::Present { record, .. } => {
+            if let Some(id) = cluster.status.cluster_id.filter(|id| *id != record.cluster_id) {
+                return Err(Stop::person(
+                    Reason::EarlierLifeFound,
+                    format!(
+                        "the ConfigMap {name} is of cluster id {}, this KmsCluster's status says {id}: two fleets had this \
+                         name. Delete the KmsCluster to adopt the record's fleet, or move the ConfigMap away to keep this one",
+                        record.cluster_id
+                    ),
+                ));
+            }
+            let expected = cluster.spec.expected_public_key;
+            if let (Some(expected), Some(found)) = (expected, record.public_key)
+                && expected != found
+            {
+                return Err(Stop::person(
+                    Reason::ExpectedKeyNotFound,
+                    format!(
+                        "spec.expectedPublicKey begins with {}, the fleet found here has a key that begins with {}: \
+                         correct the field, or restore the right fleet",
+                        expected.fingerprint(),
+                        found.fingerprint()
+                    ),
+                ));
+            }
+        }
+        Recorded::Absent => {
+            let own = cluster.status.cluster_id.map(|id| id.to_string());
+            let foreign = state.volumes.iter().find(|(_, id)| Some(*id) != own.as_ref());
+            if let Some((claim, id)) = foreign {
+                return Err(Stop::person(
+                    Reason::EarlierLifeFound,
+                    format!(
+                        "the volume claim {claim} is of cluster id {id}, an earlier life of this name, and the ConfigMap \
+                         {name} that would tell its key is gone. Restore the ConfigMap to get the fleet back; only if its \
+                         key is needed no more, delete the claims"
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn rolled_back(state: &State) -> Result<(), Stop> {
+    // A status alone may be missing because objects were put back without it; the record then still knows.
+    let recorded = state.recorded().map_or(1, |record| record.next_number);
+    let posted = state.epochs.keys().next_back().map_or(1, |number| number + 1);
+    let next = state.cluster.status.next_number.unwrap_or(1).max(recorded).max(posted);
+    let active = state.active().map_or(0, |(number, _)| number);
+    // A number alone is no proof, and one node that lies must not stop a fleet: more nodes than may be lost have to say it.
+    // A node that alone saw a number refuses it when it is given again, which costs that node one round.
+    let may_be_lost =
+        state.newest_certified().map_or(0, |plan| plan.receivers.len().saturating_sub(plan.threshold as usize));
+    let mut said: Vec<_> = state.heard.highest.iter().filter(|(_, highest)| **highest >= next).collect();
+    said.sort_by_key(|(_, highest)| **highest);
+    // The highest number that one of them says who does not lie.
+    let above = said.len().checked_sub(may_be_lost + 1).map(|at| said[at]);
+    let newer = state.heard.certified.iter().find(|(_, number)| **number > active);
+    let (node, number) = match (newer, above) {
+        // A certificate of a known attempt may reach the operator before the record of its activation.
+        (Some((node, number)), _) if !state.epochs.contains_key(number) => (node, number),
+        (_, Some((node, number))) => (node, number),
+        _ => return Ok(()),
+    };
+    let proven = state.heard.holds.get(number).map_or(0, BTreeSet::len);
+    let holds = if proven > 0 { format!(" ({proven} nodes prove that they hold its share)") } else { String::new() };
+    Err(Stop::person(
+        Reason::RecordRolledBack,
+        format!(
+            "node {node} and others say that number {number} was used{holds}, the API server's record says that {next} is next: its \
+             data went back in time. Nothing is decided; the nodes serve on. Restore a newer backup of etcd"
+        ),
+    ))
+}
+
+fn genesis(state: &State) -> Result<(), Stop> {
+    let cluster = &state.cluster;
+    if cluster.spec.expected_public_key.is_some() {
+        return Err(Stop::person(
+            Reason::ExpectedKeyNotFound,
+            "spec.expectedPublicKey is set, which forbids making a key, and no record, volume or replica of that fleet was \
+             found. Restore the fleet (its record and volumes), or remove the field to make a new key",
+        ));
+    }
+    if cluster.spec.deletion_policy == DeletionPolicy::Destroy && cluster.deleting {
+        return Err(Stop::wait(Reason::Deleting, "the KmsCluster is being destroyed"));
+    }
+    for (index, node) in &state.nodes {
+        // A certificate for callers has nothing to do with the key.
+        let problems = || node.problems.iter().filter(|(reason, _)| reason != Reason::CertificateUnusable.as_str());
+        if let Some((reason, message)) = problems().next() {
+            let reason = Reason::ALL.iter().copied().find(|known| known.as_str() == reason).unwrap_or(Reason::Unknown);
+            return Err(Stop::person(reason, format!("node {index}: {message}")));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! What the operator does next: a pure function of everything it knows.
+//!
+//! ```text
+//!  objects, reports, block, time ──▶ State ──decide──▶ Decisions { actions, status } ──▶ one write each
+//! ```
+//!
+//! Each [`Action`] is one write, and says which version of the object it was decided on: a write that loses its race is
+//! refused by the API server, and everything is read and decided again. So any number of operators may run at any moment,
+//! and any of them may stop between any two writes.
+//!
+//! - [`state`]: what decisions rest on; [`action`]: what they come to
+//! - [`view`]: what nodes said, judged: the part of the state that streams are folded into
+//! - [`gate`]: what forbids them
+//! - [`membership`]: which nodes there should be
+//! - [`rounds`]: reservation, plan, phases, settlement
+//! - [`epochs`]: confirmation, retirement, history
+//! - [`record`]: the ConfigMap that outlives the cluster
+//! - [`deletion`]: what a deleted cluster leaves
+//! - [`rollout`]: pods of an earlier spec, one at a time
+//! - [`key_epoch`]: a `KeyEpoch`'s phases as types
+//! - [`status`]: conditions, phase and summary for people
+//!
+//! Invariants, checked by `tests` after every write of interleaved operators: one epoch per boundary; one open round; a
+//! number, an index and the public key once written stay; the active epoch only rises.
+
+pub mod action;
+pub mod deletion;
+pub mod epochs;
+pub mod gate;
+pub mod key_epoch;
+pub mod membership;
+#[cfg(any(test, feature = "model"))]
+pub mod model;
+pub mod record;
+pub mod rollout;
+pub mod rounds;
+pub mod state;
+pub mod status;
+#[cfg(test)]
+mod tests;
+pub mod view;
+
+use keyfleet_crds::KmsClusterStatus;
+
+pub use action::Action;
+pub use rounds::{Trigger, Waiting};
+pub use state::State;
+
+/// What to write, in this order, and what to remember.
+#[derive(Clone, Default, Debug)]
+pub struct Decisions {
+    /// The writes. The first that is refused ends the run: everything is read again.
+    pub actions: Vec<Action>,
+    /// Whether the active epoch lacks dealers: remembered as [`State::starved_since`].
+    pub starved: bool,
+    /// Why no round is started although one is due, for logs.
+    pub waiting: Option<String>,
+}
+
+/// Decides. The same state always gives the same answer.
+#[must_use]
+pub fn decide(state: &State) -> Decisions {
+    let recorded = &state.cluster.status;
+    if state.cluster.deleting {
+        let mut actions = deletion::actions(state);
+        if actions.is_empty() {
+            // What it waits for, for people.
+            actions = status::action(state, None, None);
+        }
+        return Decisions { actions, ..Decisions::default() };
+    }
+    if !state.cluster.finalizer {
+        return only(Action::SetClusterFinalizer { present: true });
+    }
+    if let Err(stop) = gate::record(state) {
+        return Decisions { actions: status::action(state, Some(&stop), None), ..Decisions::default() };
+    }
+    let Some(id) = recorded.cluster_id else { return only(record::adopt_or_mint(state)) };
+    if let Some(restored) = record::restore(state) {
+        return only(restored);
+    }
+    let members = membership::members(state);
+    if members.missing > 0 && !state.cluster.spec.paused {
+        let next = recorded.next_index.unwrap_or(1) + u64::from(members.missing);
+        let after = KmsClusterStatus { next_index: Some(next), ..recorded.clone() };
+        return only(Action::update_cluster(state, after));
+    }
+    let mut actions = membership::actions(state, &members, id);
+    actions.extend(record::write(state, &members, id));
+    actions.extend(epochs::actions(state));
+    let rounds = rounds::rounds(state, &members);
+    let writes_status = rounds.actions.iter().any(|action| matches!(action, Action::UpdateCluster { .. }));
+    let waiting = rounds.waiting.as_ref();
+    actions.extend(rounds.actions.iter().cloned());
+    if actions.is_empty() {
+        actions.extend(rollout::actions(state, &members));
+    }
+    if !writes_status {
+        // One write of the status per run: the report follows when nothing else is decided.
+        let stop = gate::start(state).err();
+        actions.extend(status::action(state, stop.as_ref(), waiting));
+    }
+    Decisions { actions: once_each(actions), starved: rounds.starved, waiting: rounds.waiting.map(|w| w.to_string()) }
+}
+
+/// A second write of the same object was decided on a version that the first one changes.
+fn once_each(actions: Vec<Action>) -> Vec<Action> {
+    let mut epochs = std::collections::BTreeSet::new();
+    let mut kept = Vec::new();
+    for action in actions {
+        let first = match &action {
+            Action::UpdateEpoch { number, .. } => epochs.insert(*number),
+            _ => true,
+        };
+        if first {
+            kept.push(action);
+        }
+    }
+    kept
+}
+
+fn only(action: Action) -> Decisions {
+    Decisions { actions: vec![action], ..Decisions::default() }
+}

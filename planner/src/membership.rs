@@ -1,0 +1,136 @@
+//! Which nodes there are, and which there should be. An index is an identity: given once, never again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use keyfleet_crds::KmsNodeSpec;
+use keyfleet_crds::cluster::status::Erasure;
+use keyfleet_crds::values::{ClusterId, PinnedKey};
+
+use crate::Action;
+use crate::state::State;
+
+/// The nodes of a cluster, decided.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Members {
+    /// Indexes that belong to the fleet and are not being let go, ascending.
+    pub stay: BTreeSet<u32>,
+    /// Indexes that are being let go, with whether they are given up as lost.
+    pub leave: BTreeMap<u32, bool>,
+    /// How many indexes must be given to reach the size asked for.
+    pub missing: u32,
+}
+
+/// Who belongs, who leaves, how many are missing. Pure in the objects: the same whoever asks, and whenever.
+#[must_use]
+pub fn members(state: &State) -> Members {
+    let spec = &state.cluster.spec;
+    let mut all: BTreeMap<u32, bool> = BTreeMap::new();
+    for node in state.recorded().into_iter().flat_map(|record| &record.nodes) {
+        all.insert(node.index, node.removed);
+    }
+    for receiver in state.active().into_iter().flat_map(|(_, epoch)| &epoch.spec.receivers) {
+        all.entry(receiver.index).or_insert(false);
+    }
+    for (index, node) in &state.nodes {
+        *all.entry(*index).or_insert(false) |= node.spec.removed;
+    }
+    // Given, and not made yet: whatever lies above all that is known, and below the next index. Before there is a key nothing
+    // was ever removed but by name, so that every index below it belongs.
+    let gone: BTreeSet<u32> = state
+        .cluster
+        .status
+        .removed_nodes
+        .iter()
+        .filter(|node| node.erasure != Erasure::Pending && !state.nodes.contains_key(&node.index))
+        .map(|node| node.index)
+        .collect();
+    let known = all.keys().chain(&gone).max().copied().unwrap_or(0);
+    let next = u32::try_from(state.cluster.status.next_index.unwrap_or(1)).unwrap_or(u32::MAX);
+    for index in known.saturating_add(1)..next {
+        all.insert(index, false);
+    }
+    let named: BTreeMap<u32, bool> = spec.remove_nodes.iter().map(|remove| (remove.index, remove.lost)).collect();
+    let mut stay: BTreeSet<u32> = all
+        .iter()
+        .filter(|(index, removed)| !**removed && !gone.contains(index) && !named.contains_key(index))
+        .map(|(index, _)| *index)
+        .collect();
+    let mut leave: BTreeMap<u32, bool> = BTreeMap::new();
+    for (index, removed) in &all {
+        let named = named.get(index);
+        if !gone.contains(index) && (*removed || named.is_some()) {
+            let lost = state.nodes.get(index).is_some_and(|node| node.spec.lost);
+            leave.insert(*index, lost || named.copied().unwrap_or(false));
+        }
+    }
+    while stay.len() > spec.nodes as usize {
+        let highest = stay.pop_last().expect("more than spec.nodes, which is at least 3");
+        leave.insert(highest, false);
+    }
+    let missing = spec.nodes.saturating_sub(u32::try_from(stay.len()).unwrap_or(u32::MAX));
+    Members { stay, leave, missing }
+}
+
+/// The pin of an index that a plan or record names: nobody else may ever be pinned under it.
+#[must_use]
+pub fn known_pin(state: &State, index: u32) -> Option<PinnedKey> {
+    let planned = state.epochs.values().rev().find_map(|epoch| {
+        let receivers = epoch.spec.receivers.iter().map(|receiver| (receiver.index, receiver.identity_key));
+        let dealers = epoch.spec.dealers.iter().map(|dealer| (dealer.index, dealer.identity_key));
+        receivers.chain(dealers).find(|(named, _)| *named == index).map(|(_, key)| key)
+    });
+    let recorded = || state.recorded()?.nodes.iter().find(|node| node.index == index)?.identity_key;
+    planned.or_else(recorded)
+}
+
+/// The writes that bring `KmsNode`s to what [`members`] says.
+#[must_use]
+pub fn actions(state: &State, members: &Members, id: ClusterId) -> Vec<Action> {
+    let name = &state.cluster.name;
+    let mut actions = Vec::new();
+    let wanted = members.stay.iter().chain(members.leave.keys().filter(|index| {
+        // A node that leaves is made anew while its secrets may still exist somewhere: it has to erase them.
+        known_pin(state, **index).is_some()
+    }));
+    for index in wanted {
+        let removed = members.leave.get(index);
+        let spec = KmsNodeSpec {
+            cluster_name: name.clone(),
+            cluster_id: id,
+            index: *index,
+            identity_key: known_pin(state, *index),
+            removed: removed.is_some(),
+            lost: removed.copied().unwrap_or(false),
+        };
+        match state.nodes.get(index) {
+            None => actions.push(Action::CreateNode(Box::new(spec))),
+            // Goes at once and comes back: the deletion of a KmsNode is no way to scale.
+            Some(node) if node.deleting => actions.push(Action::ReleaseNode { index: *index }),
+            Some(node) => {
+                let pin = node.spec.identity_key.or(spec.identity_key).or(node.offered);
+                let after = KmsNodeSpec {
+                    identity_key: pin,
+                    removed: node.spec.removed || spec.removed,
+                    lost: node.spec.lost || spec.lost,
+                    ..node.spec.clone()
+                };
+                if after != node.spec {
+                    let resource_version = node.resource_version.clone();
+                    actions.push(Action::UpdateNode { resource_version, spec: Box::new(after) });
+                }
+            }
+        }
+    }
+    actions.extend(leavers_that_are_gone(state, members));
+    actions
+}
+
+/// Removed nodes whose secrets are proven gone: nothing keeps their objects.
+fn leavers_that_are_gone<'a>(state: &'a State, members: &'a Members) -> impl Iterator<Item = Action> + 'a {
+    members.leave.keys().filter_map(|index| {
+        let node = state.nodes.get(index)?;
+        let removed = &state.cluster.status.removed_nodes;
+        let listed = removed.iter().any(|gone| gone.index == *index && gone.erasure != Erasure::Pending);
+        (node.erased && node.spec.removed && listed).then_some(Action::DeleteNode { index: *index })
+    })
+}

@@ -1,0 +1,157 @@
+//! The ConfigMap `<cluster>-record`: adoption of an earlier life, and what is written for a later one.
+
+use keyfleet_crds::epoch::Phase;
+use keyfleet_crds::epoch::status::Timings;
+use keyfleet_crds::record::{CertifiedEpoch, Record, RecordedNode, RecordedRoster};
+use keyfleet_crds::values::ClusterId;
+use keyfleet_crds::{KeyEpochStatus, KmsClusterStatus};
+
+use crate::membership::{Members, known_pin};
+use crate::state::{Epoch, Recorded, State};
+use crate::{Action, gate};
+
+/// A cluster without an id: the record's, or a new one.
+#[must_use]
+pub fn adopt_or_mint(state: &State) -> Action {
+    let status = &state.cluster.status;
+    if let Some(record) = state.recorded() {
+        let after = KmsClusterStatus { cluster_id: Some(record.cluster_id), ..with_record(status, record) };
+        return Action::update_cluster(state, after);
+    }
+    let nodes = u64::from(state.cluster.spec.nodes);
+    let after = KmsClusterStatus {
+        next_number: Some(status.next_number.unwrap_or(1)),
+        next_index: Some(status.next_index.unwrap_or(nodes + 1)),
+        image: status.image.clone().or_else(|| state.cluster.spec.image.clone()),
+        ..status.clone()
+    };
+    Action::MintClusterId { resource_version: state.cluster.resource_version.clone(), status: Box::new(after) }
+}
+
+/// A status that knows less than the record (objects were put back without it): what the record knows.
+#[must_use]
+pub fn restore(state: &State) -> Option<Action> {
+    let record = state.recorded()?;
+    let after = with_record(&state.cluster.status, record);
+    if after != state.cluster.status {
+        return Some(Action::update_cluster(state, after));
+    }
+    // Like every write to a KeyEpoch: only once the nodes that hold the key have said that nothing is newer.
+    gate::reports(state).ok()?;
+    restore_epoch(state, record.epoch.as_ref()?)
+}
+
+/// The certified epoch, where its `KeyEpoch` is gone or was put back without its status.
+fn restore_epoch(state: &State, recorded: &CertifiedEpoch) -> Option<Action> {
+    let number = recorded.plan.number;
+    let newer = state.active().is_some_and(|(active, _)| active >= number);
+    match state.epochs.get(&number) {
+        _ if newer => None,
+        None => Some(Action::CreateEpoch(Box::new(recorded.plan.clone()))),
+        Some(epoch) if epoch.status.as_ref().is_none_or(|status| status.phase.is_none()) => {
+            let now = super::rounds::moment(state);
+            let status = KeyEpochStatus {
+                phase: Some(Phase::Active),
+                phase_block: Some(recorded.plan.block),
+                plan_digest: Some(recorded.plan_digest),
+                dealers: Some(recorded.dealers.clone()),
+                responses: Some(recorded.responses.clone()),
+                qualified: Some(recorded.qualified.clone()),
+                possessors: recorded.holders.iter().map(|holder| holder.index).collect(),
+                holders: Some(recorded.holders.clone()),
+                vector_digest: Some(recorded.vector_digest),
+                certificate: Some(recorded.certificate.clone()),
+                timings: Some(Timings { ended: Some(now.time), ..Timings::default() }),
+                ..KeyEpochStatus::default()
+            };
+            let resource_version = epoch.resource_version.clone();
+            Some(Action::UpdateEpoch { number, resource_version, status: Box::new(status) })
+        }
+        Some(_) => None,
+    }
+}
+
+fn with_record(status: &KmsClusterStatus, record: &Record) -> KmsClusterStatus {
+    KmsClusterStatus {
+        public_key: status.public_key.or(record.public_key),
+        next_number: status.next_number.max(Some(record.next_number)),
+        next_index: status.next_index.max(Some(record.next_index)),
+        last_processed_boundary: status.last_processed_boundary.max(record.last_processed_boundary),
+        ..status.clone()
+    }
+}
+
+/// The write of the record, when anything but replica positions differs: those move all the time.
+#[must_use]
+pub fn write(state: &State, members: &Members, id: ClusterId) -> Option<Action> {
+    let record = record(state, members, id);
+    let version = match &state.record {
+        Recorded::Absent => None,
+        Recorded::Unreadable(_) => return None,
+        Recorded::Present { resource_version, record: before } => {
+            let still = |record: &Record| {
+                let mut record = record.clone();
+                record.nodes.iter_mut().for_each(|node| node.position = None);
+                record
+            };
+            if still(before) == still(&record) {
+                return None;
+            }
+            Some(resource_version.clone())
+        }
+    };
+    Some(Action::WriteRecord { resource_version: version, record: Box::new(record) })
+}
+
+fn record(state: &State, members: &Members, id: ClusterId) -> Record {
+    let status = &state.cluster.status;
+    let before = state.recorded();
+    let node = |index: u32, removed: bool| {
+        let node = state.nodes.get(&index);
+        let before = before.and_then(|record| record.nodes.iter().find(|node| node.index == index));
+        RecordedNode {
+            index,
+            identity_key: node.and_then(|node| node.spec.identity_key).or_else(|| known_pin(state, index)),
+            volume_handle: node
+                .and_then(|node| node.volume_handle.clone())
+                .or_else(|| before.and_then(|node| node.volume_handle.clone())),
+            removed,
+            position: node
+                .and_then(|node| node.position.clone())
+                .or_else(|| before.and_then(|node| node.position.clone())),
+        }
+    };
+    let mut nodes: Vec<RecordedNode> = members.stay.iter().map(|index| node(*index, false)).collect();
+    // Let go, and not yet gone: whoever adopts the fleet has to see to it that its secrets die.
+    nodes.extend(members.leave.keys().filter(|index| state.nodes.contains_key(index)).map(|index| node(*index, true)));
+    nodes.sort_by_key(|node| node.index);
+    let newest = state.active().and_then(|(_, epoch)| certified(epoch));
+    Record {
+        cluster: state.cluster.name.clone(),
+        cluster_id: id,
+        public_key: status.public_key,
+        next_number: status.next_number.unwrap_or(1),
+        next_index: status.next_index.unwrap_or(1),
+        last_processed_boundary: status.last_processed_boundary,
+        nodes,
+        epoch: newest.or_else(|| before.and_then(|record| record.epoch.clone())),
+        roster: status
+            .roster_sequence
+            .zip(status.roster_digest)
+            .map(|(sequence, digest)| RecordedRoster { sequence, digest }),
+    }
+}
+
+fn certified(epoch: &Epoch) -> Option<CertifiedEpoch> {
+    let status = epoch.status.clone()?;
+    Some(CertifiedEpoch {
+        plan: epoch.spec.clone(),
+        plan_digest: status.plan_digest?,
+        dealers: status.dealers?,
+        responses: status.responses?,
+        qualified: status.qualified?,
+        holders: status.holders?,
+        vector_digest: status.vector_digest?,
+        certificate: status.certificate?,
+    })
+}

@@ -1,0 +1,401 @@
+//! Rounds: when one is due, the reservation that only one operator gets, the plan, and what follows from its end.
+//!
+//! ```text
+//!  due ──▶ reserve (compare-and-swap) ──▶ KeyEpoch (POST) ──▶ phases (compare-and-swap each) ──▶ settle (compare-and-swap)
+//! ```
+//!
+//! A crash between any two steps leaves a state from which the next one follows; a second operator that read the same state
+//! loses the compare-and-swap, or finds the KeyEpoch there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
+
+use keyfleet_crds::cluster::status::Reservation;
+use keyfleet_crds::conditions::Reason;
+use keyfleet_crds::{KeyEpochSpec, KmsClusterStatus};
+use keyfleet_threshold::coordination::planning::{self, choose_source};
+use keyfleet_threshold::coordination::{FleetView, KeptEpoch, NodeView, PlanningError, boundary};
+use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeySetNumber, Threshold};
+use keyfleet_threshold::identity::IdentityPublicKey;
+use keyfleet_threshold::plan::{Deadlines, ValidPlan};
+
+use crate::key_epoch::{self, Moment};
+use crate::membership::Members;
+use crate::state::{Epoch, Node, State};
+use crate::{Action, gate};
+use keyfleet_crds::convert::{self, ConvertError};
+
+/// Why a round starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trigger {
+    /// There is no key yet.
+    Genesis,
+    /// The spec asks for other nodes or another threshold than the active epoch has.
+    Change,
+    /// Someone asked for it by annotation.
+    Request,
+    /// A boundary.
+    Boundary(u64),
+}
+
+/// Why a round that is due is not started.
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Waiting {
+    /// No plan can be made.
+    #[error(transparent)]
+    Planning(#[from] PlanningError),
+    /// An object says what this release does not understand.
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
+    /// A node has no pinned identity yet.
+    #[error("node {0} has not offered an identity key yet; look at its pod")]
+    NoIdentity(u32),
+    /// Nodes speak no common version.
+    #[error("no plan version is known to all nodes: bring them to one image")]
+    VersionsDiffer,
+    /// After failures, some time passes.
+    #[error("the next attempt is made at block {0}")]
+    BackOff(u64),
+}
+
+/// What rounds ask for at this moment.
+#[derive(Clone, Default, Debug)]
+pub struct Rounds {
+    /// Writes.
+    pub actions: Vec<Action>,
+    /// Why a due round waits.
+    pub waiting: Option<Waiting>,
+    /// Whether the active epoch lacks dealers.
+    pub starved: bool,
+}
+
+/// The next steps of the round under way, or the start of one that is due.
+#[must_use]
+pub fn rounds(state: &State, members: &Members) -> Rounds {
+    if gate::reports(state).is_err() {
+        return Rounds::default();
+    }
+    if let Some(settled) = settle(state) {
+        return only(settled);
+    }
+    let strays = strays(state);
+    if !strays.is_empty() {
+        return Rounds { actions: strays, ..Rounds::default() };
+    }
+    if let Some((number, epoch)) = state.open() {
+        return Rounds { actions: drive(state, number, epoch), ..Rounds::default() };
+    }
+    let Ok(block) = gate::start(state) else { return Rounds::default() };
+    let result = match state.cluster.status.reservation {
+        Some(reservation) => reserved(state, members, reservation, block),
+        None => reserve(state, members, block),
+    };
+    match result {
+        Ok(action) => Rounds { actions: action.into_iter().collect(), ..Rounds::default() },
+        Err(waiting) => {
+            let starved = matches!(waiting, Waiting::Planning(PlanningError::NoSource { .. }));
+            Rounds { waiting: Some(waiting), starved, ..Rounds::default() }
+        }
+    }
+}
+
+/// Which round is due at `block`, were there no failures to wait after.
+#[must_use]
+pub fn due(state: &State, members: &Members, block: u64) -> Option<Trigger> {
+    if !state.has_key() {
+        return Some(Trigger::Genesis);
+    }
+    let (_, active) = state.active()?;
+    if members.missing == 0 && !carries_out(state, &active.spec, members) && newcomers_are_known(state, members) {
+        return Some(Trigger::Change);
+    }
+    let request = state.cluster.reshare_request.as_ref();
+    if request.is_some() && request != state.cluster.status.answered_reshare_request.as_ref() {
+        return Some(Trigger::Request);
+    }
+    let interval = NonZeroU64::new(u64::from(state.cluster.spec.schedule.interval_blocks))?;
+    let last = state.cluster.status.last_processed_boundary.map(Block);
+    boundary::due(interval, Block(block), last).map(|boundary| Trigger::Boundary(boundary.0))
+}
+
+/// Blocks that pass after so many failures in a row: doubling, at most four intervals.
+#[must_use]
+pub fn back_off_blocks(failures: u32, interval_blocks: u64) -> u64 {
+    let doubled = 2_u64.saturating_pow(failures.clamp(1, 30));
+    doubled.min(interval_blocks.saturating_mul(4))
+}
+
+/// The reservation: one compare-and-swap that takes the number, and the boundary with it.
+fn reserve(state: &State, members: &Members, block: u64) -> Result<Option<Action>, Waiting> {
+    let Some(trigger) = due(state, members, block) else { return Ok(None) };
+    if let Some(at) = state.cluster.status.retry_at_block.filter(|at| block < *at) {
+        return Err(Waiting::BackOff(at));
+    }
+    let status = &state.cluster.status;
+    let number = status.next_number.unwrap_or(1);
+    let reservation = Reservation {
+        number,
+        boundary: if let Trigger::Boundary(boundary) = trigger { Some(boundary) } else { None },
+        block: if let Trigger::Boundary(boundary) = trigger { boundary } else { block },
+        generation: state.cluster.generation,
+    };
+    // A number is not spent on a plan that cannot be made: the boundary stays due until it can.
+    plan(state, members, &reservation)?;
+    let interval = u64::from(state.cluster.spec.schedule.interval_blocks);
+    let processed = match trigger {
+        Trigger::Boundary(boundary) => Some(boundary),
+        // What lies before the first key is no boundary that was missed.
+        Trigger::Genesis => status.last_processed_boundary.or_else(|| Some(block - block.checked_rem(interval)?)),
+        Trigger::Change | Trigger::Request => status.last_processed_boundary,
+    };
+    let after = KmsClusterStatus {
+        reservation: Some(reservation),
+        next_number: Some(number + 1),
+        last_processed_boundary: processed,
+        last_decision_block: Some(block),
+        answered_reshare_request: state.cluster.reshare_request.clone(),
+        ..status.clone()
+    };
+    Ok(Some(Action::update_cluster(state, after)))
+}
+
+/// A reservation whose `KeyEpoch` is not there: make it, or take a newer number where the spec has changed since.
+fn reserved(state: &State, members: &Members, reservation: Reservation, block: u64) -> Result<Option<Action>, Waiting> {
+    if reservation.generation == state.cluster.generation {
+        return Ok(Some(Action::CreateEpoch(Box::new(convert::spec_of(&plan(state, members, &reservation)?)))));
+    }
+    let status = &state.cluster.status;
+    let number = status.next_number.unwrap_or(1);
+    let block = if reservation.boundary.is_some() { reservation.block } else { block };
+    let newer = Reservation { number, block, generation: state.cluster.generation, ..reservation };
+    plan(state, members, &newer)?;
+    let after = KmsClusterStatus { reservation: Some(newer), next_number: Some(number + 1), ..status.clone() };
+    Ok(Some(Action::update_cluster(state, after)))
+}
+
+/// Takes the end of a round into the cluster's status, once: the compare-and-swap that clears its reservation counts it.
+fn settle(state: &State) -> Option<Action> {
+    let status = &state.cluster.status;
+    let active = state.active();
+    let mut after = status.clone();
+    if let Some((number, epoch)) = active {
+        // Its record proves that t nodes could sign once; the proofs over a fresh challenge, that they can now.
+        if status.active_epoch.is_none_or(|known| known < number) && state.is_proven(number, &epoch.spec) {
+            after.active_epoch = Some(number);
+            (after.failures_in_row, after.retry_at_block) = (None, None);
+        }
+        after.public_key = status
+            .public_key
+            .or(epoch.spec.expected_public_key)
+            .or_else(|| key_epoch::public_key::public_key_of(&epoch.spec, epoch.status.as_ref()?));
+        after.key_fingerprint = after.public_key.map(|key| key.fingerprint());
+    }
+    if let Some(reservation) = status.reservation {
+        let ended = state.epochs.get(&reservation.number).filter(|epoch| !key_epoch::is_open(epoch.status.as_ref()));
+        if let Some(epoch) = ended {
+            after.reservation = None;
+            if !key_epoch::serves(epoch.status.as_ref()) && active.is_none_or(|(number, _)| number < reservation.number)
+            {
+                let failures = status.failures_in_row.unwrap_or(0).saturating_add(1);
+                let interval = u64::from(state.cluster.spec.schedule.interval_blocks);
+                after.failures_in_row = Some(failures);
+                after.retry_at_block = Some(state.last_block.saturating_add(back_off_blocks(failures, interval)));
+            }
+        }
+    }
+    // Numbers of epochs that are there were given, whatever a restored status says.
+    let highest = state.epochs.keys().next_back().copied().unwrap_or(0);
+    if after.next_number.unwrap_or(1) <= highest {
+        after.next_number = Some(highest + 1);
+    }
+    (after != *status).then(|| Action::update_cluster(state, after))
+}
+
+/// Open rounds that no reservation stands for: a slow operator posted one after its number was given up, or objects were put
+/// back without their status. Nobody counts on them.
+fn strays(state: &State) -> Vec<Action> {
+    let reserved = state.cluster.status.reservation.map(|reservation| reservation.number);
+    let next = state.cluster.status.next_number.unwrap_or(1);
+    let stray = |(number, epoch): &(&u64, &Epoch)| {
+        let recorded = state.recorded().and_then(|record| record.epoch.as_ref()).map(|epoch| epoch.plan.number);
+        key_epoch::is_open(epoch.status.as_ref()) && Some(**number) != reserved && Some(**number) != recorded
+    };
+    let supersede = |(number, epoch): (&u64, &Epoch)| Action::UpdateEpoch {
+        number: *number,
+        resource_version: epoch.resource_version.clone(),
+        status: Box::new(key_epoch::supersede(epoch.status.clone().unwrap_or_default(), next, &moment(state))),
+    };
+    state.epochs.iter().filter(stray).map(supersede).collect()
+}
+
+pub(super) fn drive(state: &State, number: u64, epoch: &Epoch) -> Vec<Action> {
+    let now = moment(state);
+    let closing = state.heard.closing.get(&number).cloned().unwrap_or_default();
+    let before = epoch.status.clone();
+    let round = key_epoch::Round::of(&epoch.spec, before.as_ref());
+    let after = if before.as_ref().and_then(|status| status.phase).is_none() {
+        let Ok(plan) = convert::plan_of(&epoch.spec) else { return Vec::new() };
+        key_epoch::Round::Dealing(key_epoch::Dealing::open(convert::digest(&plan.digest()), &now)).into_status()
+    } else {
+        let Some(decision) = closing.decision else { return Vec::new() };
+        if let Some(key) = key_epoch::activated_key(&decision) {
+            let known = state.cluster.status.public_key;
+            let other = known.is_some_and(|known| known != key);
+            if other || state.cluster.spec.expected_public_key.is_some_and(|expected| expected != key) {
+                return Vec::new();
+            }
+            if !epoch.finalizer && state.finalizers {
+                // The record of the key in use is protected before it is one; this moves the object's version.
+                return vec![Action::SetEpochFinalizer { number, present: true }];
+            }
+        }
+        let Ok(moved) = round.carry_out(&decision, &now) else { return Vec::new() };
+        let mut status = moved.into_status();
+        let needed = convert::plan_of(&epoch.spec).map_or(0, |plan| plan.dealers_needed().max(plan.threshold.count()));
+        let away = without_bucket(state);
+        let able = epoch.spec.expected.iter().filter(|index| !away.contains_key(index)).count();
+        if let Some((first, (_, message))) = away.first_key_value().filter(|_| able < needed) {
+            status = key_epoch::fails_for_want_of_the_bucket(status, &format!("node {first}: {message}"));
+        }
+        status.culprits = key_epoch::with_the_silent(key_epoch::culprits(&closing.culprits), &epoch.spec, &status);
+        status
+    };
+    let resource_version = epoch.resource_version.clone();
+    vec![Action::UpdateEpoch { number, resource_version, status: Box::new(after) }]
+}
+
+/// Nodes whose bucket does not take what they write: nothing of theirs is said in rounds until it does.
+#[must_use]
+pub fn without_bucket(state: &State) -> BTreeMap<u32, (Reason, &str)> {
+    let nodes = state.nodes.iter().filter(|(_, node)| !node.spec.removed);
+    nodes.filter_map(|(index, node)| Some((*index, bucket_trouble(node)?))).collect()
+}
+
+fn bucket_trouble(node: &Node) -> Option<(Reason, &str)> {
+    const REASONS: [Reason; 5] = [
+        Reason::ReplicaUnavailable,
+        Reason::BucketMissing,
+        Reason::CredentialsRefused,
+        Reason::ConditionalWritesMissing,
+        Reason::AuthoritiesMissing,
+    ];
+    node.problems.iter().find_map(|(said, message)| {
+        let reason = REASONS.into_iter().find(|reason| reason.as_str() == said)?;
+        Some((reason, message.as_str()))
+    })
+}
+
+pub(super) fn moment(state: &State) -> Moment {
+    Moment {
+        block: state.block.clone().unwrap_or(state.last_block),
+        time: k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(state.now),
+    }
+}
+
+fn carries_out(state: &State, plan: &KeyEpochSpec, members: &Members) -> bool {
+    let spec = &state.cluster.spec;
+    plan.threshold == spec.effective_threshold()
+        && plan.min_holders == spec.effective_min_holders()
+        && plan.receivers.iter().map(|receiver| receiver.index).eq(members.stay.iter().copied())
+}
+
+/// A newcomer whose pod is still starting holds up nobody: boundaries go on among those who are there.
+fn newcomers_are_known(state: &State, members: &Members) -> bool {
+    members.stay.iter().all(|index| state.nodes.get(index).is_some_and(|node| !node.offers.is_empty()))
+}
+
+/// The plan for a reservation, from nothing but the state.
+fn plan(state: &State, members: &Members, reservation: &Reservation) -> Result<ValidPlan, Waiting> {
+    let (spec, status) = (&state.cluster.spec, &state.cluster.status);
+    let id = status.cluster_id.unwrap_or(keyfleet_crds::values::ClusterId([0; 16]));
+    let active = state.active();
+    let keep = active.filter(|_| members.missing > 0 || !newcomers_are_known(state, members));
+    // While newcomers start, the key stays with those who have it, under the rules it has.
+    let (receivers, threshold, min_holders) = match keep {
+        Some((_, epoch)) => (
+            epoch.spec.receivers.iter().map(|receiver| receiver.index).collect(),
+            epoch.spec.threshold,
+            epoch.spec.min_holders,
+        ),
+        None => (members.stay.clone(), spec.effective_threshold(), spec.effective_min_holders()),
+    };
+    let versions_agree = receivers
+        .iter()
+        .filter_map(|index| state.nodes.get(index))
+        .all(|node| node.plan_versions.is_empty() || node.plan_versions.contains(&keyfleet_crds::epoch::PLAN_VERSION));
+    if !versions_agree {
+        return Err(Waiting::VersionsDiffer);
+    }
+    let avoid = avoid(state)?;
+    let view = FleetView {
+        cluster: ClusterId(id.0),
+        number: EpochNumber(reservation.number),
+        block: Block(reservation.block),
+        threshold: Threshold(convert::small(threshold, "threshold")?),
+        min_holders: convert::small(min_holders, "minHolders")?,
+        deadlines: Deadlines {
+            dealing_blocks: spec.schedule.deadlines.dealing_blocks,
+            verifying_blocks: spec.schedule.deadlines.verifying_blocks,
+            preparing_blocks: spec.schedule.deadlines.preparing_blocks,
+            certifying_blocks: spec.schedule.deadlines.certifying_blocks,
+        },
+        roster: status.roster_digest.map(|digest| Digest(digest.0)),
+        receivers: receivers.iter().map(|index| node_view(state, *index)).collect::<Result<_, _>>()?,
+        connected: indexes(&state.heard.connected)?,
+        avoid: avoid.clone(),
+    };
+    if active.is_none() {
+        return Ok(planning::genesis(&view)?);
+    }
+    let kept: Vec<KeptEpoch> =
+        state.served().map(|(number, epoch)| kept(state, number, epoch)).collect::<Result<_, ConvertError>>()?;
+    let interval = u64::from(spec.schedule.interval_blocks);
+    let starved = state.starved_since.is_some_and(|since| state.last_block >= since.saturating_add(interval));
+    let source = choose_source(&kept, &view.connected, &avoid, starved)
+        .or_else(|_| choose_source(&kept, &view.connected, &BTreeSet::new(), starved))?;
+    Ok(planning::reshare(&view, source)?)
+}
+
+/// Dealers to leave out while enough others remain.
+fn avoid(state: &State) -> Result<BTreeSet<NodeIndex>, ConvertError> {
+    let last = state.epochs.values().next_back().and_then(|epoch| epoch.status.as_ref());
+    // Who was silent once may deal again; a lie is proven.
+    let proven = last.into_iter().flat_map(|status| &status.culprits).filter(|c| !c.evidence_digests.is_empty());
+    let culprits = proven.map(|culprit| culprit.index);
+    indexes(&culprits.chain(state.heard.cheated.iter().copied()).collect())
+}
+
+fn node_view(state: &State, index: u32) -> Result<NodeView, Waiting> {
+    let node = state.nodes.get(&index).ok_or(Waiting::NoIdentity(index))?;
+    let identity = node.spec.identity_key.ok_or(Waiting::NoIdentity(index))?;
+    let receivers = state.epochs.values().flat_map(|epoch| &epoch.spec.receivers);
+    let named = receivers.filter(|receiver| receiver.index == index).map(|receiver| receiver.prekey_set).max();
+    Ok(NodeView {
+        index: convert::index(index)?,
+        identity: IdentityPublicKey(identity.0),
+        offers: node.offers.clone(),
+        named: named.map(PrekeySetNumber),
+    })
+}
+
+fn kept(state: &State, number: u64, epoch: &Epoch) -> Result<KeptEpoch, ConvertError> {
+    let vector = epoch.status.as_ref().and_then(|status| status.vector_digest);
+    let vector = vector.ok_or(ConvertError::Field("status.vectorDigest"))?;
+    let key = state.cluster.status.public_key.ok_or(ConvertError::Field("status.publicKey"))?;
+    Ok(KeptEpoch {
+        number: EpochNumber(number),
+        plan: convert::plan_of(&epoch.spec)?,
+        vector: Digest(vector.0),
+        public_key: convert::point(&key)?,
+        holders: indexes(state.heard.holds.get(&number).unwrap_or(&BTreeSet::new()))?,
+    })
+}
+
+fn indexes(of: &BTreeSet<u32>) -> Result<BTreeSet<NodeIndex>, ConvertError> {
+    of.iter().map(|index| convert::index(*index)).collect()
+}
+
+fn only(action: Action) -> Rounds {
+    Rounds { actions: vec![action], ..Rounds::default() }
+}

@@ -1,0 +1,181 @@
+//! The conditions of a cluster: of each whether it holds, why, and in words what to do.
+
+use std::collections::BTreeMap;
+
+use keyfleet_crds::conditions::{ClusterCondition, Reason};
+
+use super::{Facts, degraded, last_failure, phase, unavailable};
+use crate::rollout::{self, Rolling};
+use crate::rounds;
+use crate::state::{Lag, Node, State};
+
+/// A condition, whether it holds, why, and that in words.
+pub(super) type Said = (ClusterCondition, Option<bool>, Reason, String);
+
+pub(super) fn conditions_of(state: &State, facts: &Facts<'_>) -> Vec<Said> {
+    use ClusterCondition as Is;
+    let serves = facts.serves();
+    let (_, why) = phase(state, facts);
+    let key = state.has_key();
+    let mut said: Vec<Said> = Vec::new();
+    said.push(match (serves, facts.has_key) {
+        (true, _) => (Is::Ready, Some(true), Reason::AsExpected, "an epoch is active and enough nodes serve it".into()),
+        (false, true) => (Is::Ready, Some(false), Reason::NodesDown, unavailable(state, facts)),
+        (false, false) => {
+            let reason = facts.stop.map_or(Reason::Starting, |stop| stop.reason);
+            (Is::Ready, Some(false), reason, why)
+        }
+    });
+    let progress = match state.open() {
+        Some(_) if !facts.has_key => Some((Reason::Genesis, "the key is being generated")),
+        _ if !key => Some((Reason::Starting, "nodes are being started")),
+        _ if facts.changing(state) => Some((Reason::Scaling, "nodes are being added, removed or replaced")),
+        _ => None,
+    };
+    let progress = progress.map(|(reason, message)| (reason, message.to_owned())).or_else(|| rolls(state, facts));
+    said.push(match progress {
+        Some((reason, message)) => (Is::Progressing, Some(true), reason, message),
+        None => (Is::Progressing, Some(false), Reason::AsExpected, "nothing is under way but routine reshares".into()),
+    });
+    said.push(match degraded(state, facts) {
+        Some((reason, message)) => (Is::Degraded, Some(true), reason, message),
+        None => (Is::Degraded, Some(false), Reason::AsExpected, "nothing needs a look".into()),
+    });
+    let failures = state.cluster.status.failures_in_row.unwrap_or(0);
+    said.push(match (facts.has_key, failures) {
+        (false, _) => (Is::EpochCurrent, Some(false), Reason::Starting, "there is no epoch yet".into()),
+        (true, 0) => (Is::EpochCurrent, Some(true), Reason::AsExpected, "the last round that was due succeeded".into()),
+        (true, _) => (
+            Is::EpochCurrent,
+            Some(false),
+            Reason::RoundFailed,
+            format!("the epoch before serves; the round is tried again{}", last_failure(state)),
+        ),
+    });
+    said.push(replicated(state));
+    said.push(recoverable(state));
+    said.push(placement(state, facts));
+    let spare = facts.ready.len().checked_sub(facts.needed);
+    said.push(match spare {
+        Some(0) if facts.has_key => (
+            Is::QuorumAtRisk,
+            Some(true),
+            Reason::NodesDown,
+            format!(
+                "exactly {} nodes serve: one more away stops the fleet. {}",
+                facts.needed,
+                unavailable(state, facts)
+            ),
+        ),
+        _ => (Is::QuorumAtRisk, Some(false), Reason::AsExpected, "a node may be away".into()),
+    });
+    said.push(match (facts.has_key, spare) {
+        (true, None) => (Is::QuorumLost, Some(true), Reason::NodesDown, unavailable(state, facts)),
+        _ => (Is::QuorumLost, Some(false), Reason::AsExpected, "enough nodes serve, or there is no key yet".into()),
+    });
+    said
+}
+
+/// Pods that were made for an earlier spec, and what their replacement waits for.
+fn rolls(state: &State, facts: &Facts<'_>) -> Option<(Reason, String)> {
+    let left = rollout::outdated(state, &facts.members).len();
+    let next = match rollout::rolling(state, &facts.members) {
+        Rolling::Done => return None,
+        Rolling::Evict(index) => format!("node {index} is next"),
+        Rolling::Waits(why) => format!("it waits for {why}"),
+    };
+    Some((Reason::RollingOut, format!("{left} pods are of an earlier spec and are replaced one at a time; {next}")))
+}
+
+fn replicated(state: &State) -> Said {
+    let is = ClusterCondition::Replicated;
+    let Some(replication) = &state.cluster.spec.replication else {
+        let message = "spec.replication is not set: a node that loses its volume depends on the other nodes alone";
+        return (is, Some(false), Reason::NotConfigured, message.into());
+    };
+    let nodes = || state.nodes.iter().filter(|(_, node)| !node.spec.removed);
+    let stands = |(index, node): (&u32, &Node)| match (&node.position, node.lag) {
+        (None, _) => format!("node {index} nowhere yet"),
+        (Some(at), Lag { commits: 0, .. }) => format!("node {index} at {}:{}", at.term, at.sequence),
+        (Some(at), lag) => {
+            let commits = if lag.commits == 1 { "commit" } else { "commits" };
+            format!(
+                "node {index} at {}:{}, {} {commits} and {} s behind",
+                at.term, at.sequence, lag.commits, lag.seconds
+            )
+        }
+    };
+    let stands = limited(nodes().map(stands).collect());
+    let away = rounds::without_bucket(state);
+    if let Some((first, (reason, message))) = away.first_key_value() {
+        let nodes = away.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let message = format!(
+            "what nodes {nodes} write does not reach the bucket; node {first}: {message}. Acknowledged: {stands}"
+        );
+        return (is, Some(false), *reason, message);
+    }
+    if nodes().any(|(_, node)| node.position.is_none()) {
+        return (is, Some(false), Reason::ReplicaUnavailable, format!("acknowledged: {stands}"));
+    }
+    let grows = match &replication.retention {
+        Some(retention) if retention.has_identity() => "",
+        _ => ". Replicas grow: spec.replication.retention is not set, so nothing is ever deleted",
+    };
+    (is, Some(true), Reason::AsExpected, format!("acknowledged: {stands}{grows}"))
+}
+
+/// A fleet may have a hundred nodes, a message 32 KiB, and a person a line or two.
+fn limited(mut all: Vec<String>) -> String {
+    const SHOWN: usize = 20;
+    let more = all.len().saturating_sub(SHOWN);
+    all.truncate(SHOWN);
+    let more = if more > 0 { format!(" and {more} more nodes") } else { String::new() };
+    all.join("; ") + &more
+}
+
+fn recoverable(state: &State) -> Said {
+    let is = ClusterCondition::Recoverable;
+    if state.cluster.spec.recovery.is_none() {
+        let message = "spec.recovery names no recipients: the loss of the whole cluster would lose the key for good";
+        return (is, Some(false), Reason::NoRecipients, message.into());
+    }
+    let (active, recoverable) = (state.cluster.status.active_epoch, state.cluster.status.recoverable_epoch);
+    if active.is_some() && active == recoverable {
+        return (is, Some(true), Reason::AsExpected, "the active epoch lies sealed to the recovery recipients".into());
+    }
+    (
+        is,
+        Some(false),
+        Reason::ReplicaUnavailable,
+        "the active epoch is not sealed to the recovery recipients yet".into(),
+    )
+}
+
+fn placement(state: &State, facts: &Facts<'_>) -> Said {
+    let is = ClusterCondition::PlacementAtRisk;
+    let nodes: Vec<_> = facts.members.stay.iter().filter_map(|index| state.nodes.get(index)).collect();
+    let spare = nodes.len().saturating_sub(facts.needed);
+    for (what, of) in [
+        ("worker", nodes.iter().filter_map(|node| node.worker.as_deref()).collect::<Vec<_>>()),
+        ("zone", nodes.iter().filter_map(|node| node.zone.as_deref()).collect()),
+    ] {
+        let mut at: BTreeMap<&str, usize> = BTreeMap::new();
+        of.into_iter().for_each(|place| *at.entry(place).or_default() += 1);
+        if let Some((place, held)) = at.into_iter().find(|(_, held)| *held >= facts.needed || *held > spare) {
+            let risk = if held >= facts.needed { "open the key" } else { "stop the fleet when it fails" };
+            let message = format!("{what} {place} holds {held} nodes, enough to {risk}: add a {what} and move pods");
+            return (is, Some(true), Reason::Unschedulable, message);
+        }
+    }
+    (is, Some(false), Reason::AsExpected, "no worker and no zone holds enough nodes to open the key or stop it".into())
+}
+
+/// Whether a condition of this type and truth is one that a person looks at.
+pub(super) fn needs_a_look(type_: ClusterCondition, truth: Option<bool>) -> bool {
+    use ClusterCondition as Is;
+    match type_ {
+        Is::Progressing => false,
+        Is::Degraded | Is::PlacementAtRisk | Is::QuorumAtRisk | Is::QuorumLost => truth == Some(true),
+        _ => truth == Some(false),
+    }
+}

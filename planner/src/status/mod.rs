@@ -1,0 +1,298 @@
+//! What people read of a cluster: phase, conditions, summary. Computed anew each time and written when it differs.
+//!
+//! `conditions` says what is true of the cluster; here it is put together with phase, summary and the list of removed nodes.
+
+mod conditions;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use keyfleet_crds::KmsClusterStatus;
+use keyfleet_crds::cluster::status::{Erasure, NodeSummary, RemovedNode};
+use keyfleet_crds::cluster::{DeletionPolicy, Phase};
+use keyfleet_crds::conditions::{ClusterCondition, Reason};
+use keyfleet_crds::labels;
+
+use crate::gate::{self, Stop};
+use crate::key_epoch;
+use crate::state::{Retention, State};
+use crate::{Action, Waiting, membership, rounds};
+
+use conditions::{conditions_of, needs_a_look};
+
+/// The most removed nodes that a status lists: the newest.
+const REMOVED_MAX: usize = 100;
+
+/// The write of the report, if it says anything new.
+#[must_use]
+pub fn action(state: &State, stop: Option<&Stop>, waiting: Option<&Waiting>) -> Vec<Action> {
+    let after = status(state, stop, waiting);
+    if after == state.cluster.status { Vec::new() } else { vec![Action::update_cluster(state, after)] }
+}
+
+/// The status with the report in it; what is written by compare-and-swap stays as it is.
+#[must_use]
+pub fn status(state: &State, stop: Option<&Stop>, waiting: Option<&Waiting>) -> KmsClusterStatus {
+    let (cluster, spec) = (&state.cluster, &state.cluster.spec);
+    let facts = Facts::of(state, stop, waiting);
+    let mut after = cluster.status.clone();
+    after.observed_generation = Some(cluster.generation);
+    after.threshold = Some(spec.effective_threshold());
+    after.min_holders = Some(spec.effective_min_holders());
+    after.nodes = Some(count(state.nodes.values().filter(|node| !node.spec.removed).count()));
+    after.ready_nodes = Some(count(facts.ready.len()));
+    after.ready = Some(format!("{}/{}", facts.ready.len(), spec.nodes));
+    after.selector = Some(labels::node_selector(&cluster.name));
+    after.next_boundary = next_boundary(state);
+    after.node_summary = summary(state);
+    after.removed_nodes = removed(state, &facts.members);
+    let (phase, reason) = phase(state, &facts);
+    after.phase = Some(phase);
+    after.reason = Some(reason);
+    let now = Time(state.now);
+    for (type_, truth, reason, message) in conditions_of(state, &facts) {
+        let message = if needs_a_look(type_, truth) { reason.explained(message) } else { message };
+        let mut new = keyfleet_crds::conditions::condition(
+            type_.as_str(),
+            truth,
+            reason,
+            message,
+            Some(cluster.generation),
+            now.clone(),
+        );
+        if type_ == ClusterCondition::Replicated && state.open().is_some() {
+            // In a round positions move with every message: where they have come to is told once it is over.
+            let same =
+                |old: &&Condition| (&old.type_, &old.status, &old.reason) == (&new.type_, &new.status, &new.reason);
+            let before = after.conditions.iter().find(same).map(|before| before.message.clone());
+            new.message = before.unwrap_or(new.message);
+        }
+        keyfleet_crds::conditions::set(&mut after.conditions, new);
+    }
+    after
+}
+
+struct Facts<'a> {
+    members: membership::Members,
+    ready: BTreeSet<u32>,
+    needed: usize,
+    has_key: bool,
+    stop: Option<&'a Stop>,
+    waiting: Option<&'a Waiting>,
+}
+
+impl<'a> Facts<'a> {
+    fn of(state: &State, stop: Option<&'a Stop>, waiting: Option<&'a Waiting>) -> Self {
+        let active = state.active();
+        let ready = state.nodes.iter().filter(|(_, node)| node.ready);
+        let receives = |index: &u32| {
+            active.is_none_or(|(_, epoch)| epoch.spec.receivers.iter().any(|receiver| receiver.index == *index))
+        };
+        Self {
+            members: membership::members(state),
+            ready: ready.map(|(index, _)| *index).filter(receives).collect(),
+            needed: active.map_or(state.cluster.spec.effective_threshold(), |(_, epoch)| epoch.spec.threshold) as usize,
+            has_key: active.is_some(),
+            stop,
+            waiting,
+        }
+    }
+
+    fn serves(&self) -> bool {
+        self.has_key && self.ready.len() >= self.needed
+    }
+
+    fn changing(&self, state: &State) -> bool {
+        let receivers = state.active().map(|(_, epoch)| epoch.spec.receivers.iter().map(|r| r.index).collect());
+        self.members.missing > 0 || receivers.is_some_and(|receivers: BTreeSet<u32>| receivers != self.members.stay)
+    }
+}
+
+fn phase(state: &State, facts: &Facts<'_>) -> (Phase, String) {
+    if state.cluster.deleting {
+        return (Phase::Deleting, deletion(state));
+    }
+    if let Some(stop) = facts.stop.filter(|stop| stop.needs_person) {
+        return (Phase::Blocked, stop.message.clone());
+    }
+    if state.cluster.spec.paused {
+        return (Phase::Paused, "spec.paused is set; nodes serve on. Set it to false to go on".into());
+    }
+    if !facts.has_key {
+        let reason = facts.waiting.map(ToString::to_string);
+        return match state.open() {
+            Some((number, _)) => (Phase::Genesis, format!("attempt {number} generates the key")),
+            None => {
+                let stop = facts.stop.map(|stop| stop.message.clone());
+                (Phase::Starting, stop.or(reason).unwrap_or_else(|| "the nodes are being started".into()))
+            }
+        };
+    }
+    if !facts.serves() {
+        return (Phase::Unavailable, unavailable(state, facts));
+    }
+    if let Some(stop) = facts.stop {
+        return (Phase::Degraded, stop.message.clone());
+    }
+    if facts.changing(state) {
+        return (Phase::Changing, "nodes are being added, removed or replaced".into());
+    }
+    if let Some((_, message)) = degraded(state, facts) {
+        return (Phase::Degraded, message);
+    }
+    (Phase::Ready, "the fleet serves".into())
+}
+
+fn deletion(state: &State) -> String {
+    let waits: Vec<u32> = state.nodes.iter().filter(|(_, node)| !node.erased).map(|(index, _)| *index).collect();
+    if state.cluster.spec.deletion_policy != DeletionPolicy::Destroy || waits.is_empty() {
+        return "the KmsCluster is being deleted".into();
+    }
+    format!(
+        "the KmsCluster is being deleted with everything; waits for nodes {waits:?} to erase their volumes and seals. Their pods \
+         have to run for that; to give up what they hold as it is, set spec.deletionPolicy to Retain"
+    )
+}
+
+fn unavailable(state: &State, facts: &Facts<'_>) -> String {
+    let down: Vec<String> = facts
+        .members
+        .stay
+        .iter()
+        .filter(|index| !facts.ready.contains(index))
+        .map(|index| keyfleet_crds::names::node(&state.cluster.name, *index))
+        .collect();
+    format!(
+        "{} of the {} nodes that are needed are ready; not ready: {}. Look at these pods: kubectl describe pod {}",
+        facts.ready.len(),
+        facts.needed,
+        down.join(", "),
+        down.join(" ")
+    )
+}
+
+/// What needs a look although the fleet serves.
+fn degraded(state: &State, facts: &Facts<'_>) -> Option<(Reason, String)> {
+    if let Some(stop) = facts.stop.filter(|stop| stop.reason != Reason::Paused) {
+        return Some((stop.reason, stop.message.clone()));
+    }
+    if let Some((index, (reason, message))) =
+        state.nodes.iter().find_map(|(index, node)| Some((index, node.problems.first()?)))
+    {
+        let known = Reason::ALL.iter().copied().find(|known| known.as_str() == reason).unwrap_or(Reason::Unknown);
+        return Some((known, format!("node {index}: {message}")));
+    }
+    if let Some((index, message)) = unproven(state).next() {
+        return Some((Reason::PossessionUnproven, format!("node {index}: {message}")));
+    }
+    let failures = state.cluster.status.failures_in_row.unwrap_or(0);
+    if failures > 0 {
+        return Some((Reason::RoundFailed, format!("{failures} rounds in a row failed{}", last_failure(state))));
+    }
+    if let Some(waiting @ (Waiting::Planning(_) | Waiting::Convert(_) | Waiting::VersionsDiffer)) = facts.waiting {
+        let reason =
+            if matches!(waiting, Waiting::VersionsDiffer) { Reason::VersionsDiffer } else { Reason::NodesDown };
+        return Some((reason, format!("a round is due and waits: {waiting}")));
+    }
+    if let Retention::Failing { since, .. } = state.retention {
+        let job = keyfleet_crds::names::retention(&state.cluster.name);
+        let message = format!(
+            "the job that deletes what replicas no longer need, begun at {since}, did not end well, so replicas grow: kubectl \
+             get jobs, then kubectl logs of the newest {job}-… says why"
+        );
+        return Some((Reason::RetentionFailed, message));
+    }
+    let down = facts.members.stay.iter().find(|index| state.nodes.get(index).is_some_and(|node| !node.ready));
+    down.filter(|_| facts.has_key && !facts.changing(state)).map(|index| {
+        let pod = keyfleet_crds::names::node(&state.cluster.name, *index);
+        (Reason::NodesDown, format!("node {index} is not ready: kubectl describe pod {pod}"))
+    })
+}
+
+/// Nodes that claim an epoch that serves and do not prove it, by index; of each its newest.
+fn unproven(state: &State) -> impl Iterator<Item = (u32, String)> {
+    let mut newest: BTreeMap<u32, String> = BTreeMap::new();
+    for (number, epoch) in state.served() {
+        for (index, why) in state.heard.unproven.get(&number).into_iter().flatten() {
+            if epoch.spec.receivers.iter().any(|receiver| receiver.index == *index) {
+                let pod = keyfleet_crds::names::node(&state.cluster.name, *index);
+                let message = format!(
+                    "it claims the share of epoch {number}, but {why}; it is not counted. Restart it (kubectl delete pod \
+                     {pod}); if that does not help, replace it by naming its index in spec.removeNodes"
+                );
+                newest.insert(*index, message);
+            }
+        }
+    }
+    newest.into_iter()
+}
+
+fn last_failure(state: &State) -> String {
+    let last = state.epochs.values().rev().find_map(|epoch| epoch.status.as_ref()?.failure.as_ref());
+    last.map_or_else(String::new, |failure| format!(": {}: {}", failure.reason, failure.message))
+}
+
+fn summary(state: &State) -> Vec<NodeSummary> {
+    let epoch = |index: &u32| {
+        let held = state
+            .served()
+            .filter(|(_, epoch)| epoch.status.as_ref().is_some_and(|status| status.possessors.contains(index)));
+        held.map(|(number, _)| number).last()
+    };
+    let unproven: BTreeMap<u32, String> = unproven(state).collect();
+    state
+        .nodes
+        .iter()
+        .map(|(index, node)| NodeSummary {
+            index: *index,
+            ready: node.ready,
+            epoch: epoch(index),
+            worker: node.worker.clone(),
+            zone: node.zone.clone(),
+            problem: node
+                .problems
+                .first()
+                .map(|(reason, message)| format!("{reason}: {message}"))
+                .or_else(|| Some(format!("{}: {}", Reason::PossessionUnproven, unproven.get(index)?))),
+        })
+        .collect()
+}
+
+fn removed(state: &State, members: &membership::Members) -> Vec<RemovedNode> {
+    let mut list: BTreeMap<u32, RemovedNode> =
+        state.cluster.status.removed_nodes.iter().map(|node| (node.index, node.clone())).collect();
+    for (index, lost) in &members.leave {
+        let node = state.nodes.get(index);
+        let erasure = match node {
+            Some(node) if node.erased => Erasure::Proven,
+            _ if *lost => Erasure::Unproven,
+            _ => Erasure::Pending,
+        };
+        let without = state.served().find(|(_, epoch)| !epoch.spec.receivers.iter().any(|r| r.index == *index));
+        let entry = list.entry(*index).or_insert(RemovedNode { index: *index, erasure, since_epoch: None });
+        entry.erasure = erasure;
+        entry.since_epoch = entry.since_epoch.or(without.map(|(number, _)| number));
+    }
+    let skip = list.len().saturating_sub(REMOVED_MAX);
+    list.into_values().skip(skip).collect()
+}
+
+fn next_boundary(state: &State) -> Option<u64> {
+    let interval = u64::from(state.cluster.spec.schedule.interval_blocks);
+    let last = state.cluster.status.last_processed_boundary?;
+    // A round that is due and waits is shown as what it is: the boundary that was passed.
+    Some(last.saturating_add(interval))
+}
+
+fn count(of: usize) -> u32 {
+    u32::try_from(of).unwrap_or(u32::MAX)
+}
+
+/// Whether a round is under way, for the pace of reconciles.
+#[must_use]
+pub fn is_busy(state: &State) -> bool {
+    gate::reports(state).is_err()
+        || state.cluster.status.reservation.is_some()
+        || state.epochs.values().any(|epoch| key_epoch::is_open(epoch.status.as_ref()))
+        || rounds::due(state, &membership::members(state), state.last_block).is_some()
+}

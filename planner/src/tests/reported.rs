@@ -1,0 +1,159 @@
+//! What people read of each situation.
+
+use keyfleet_crds::conditions::{ClusterCondition, Reason};
+use keyfleet_crds::record::Position;
+use keyfleet_threshold::coordination::{Decision, FailReason};
+
+use super::steady;
+use crate::state::{Lag, Retention, State};
+use crate::view::{Closing, Unproven};
+use crate::{Action, status};
+
+/// seed: 002-04
+#[test]
+fn a_node_that_does_not_prove_what_it_claims_is_named_with_what_to_do() {
+    let (_, mut state) = steady();
+    let (number, _) = state.active().unwrap();
+    state.heard.holds.get_mut(&number).unwrap().remove(&2);
+    state.heard.unproven.insert(number, [(2, Unproven::OtherChallenge), (77, Unproven::Missing)].into());
+    let status = status::status(&state, None, None);
+    let degraded = status.conditions.iter().find(|one| one.type_ == "Degraded").unwrap();
+    assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "PossessionUnproven"));
+    for part in ["node 2:", &format!("epoch {number}"), "another challenge", "kubectl delete pod"] {
+        assert!(degraded.message.contains(part), "`{part}` is missing: {}", degraded.message);
+    }
+    let problems: Vec<_> = status.node_summary.iter().filter(|node| node.problem.is_some()).map(|n| n.index).collect();
+    assert_eq!(problems, [2], "who is no receiver has nothing to prove");
+}
+
+/// The condition's message is where people look for how far each node's replica is.
+///
+/// seed: 001-03
+#[test]
+fn replicated_says_where_each_node_stands_and_how_far_it_is_behind() {
+    let (_, mut state) = steady();
+    let s3 = serde_json::json!({ "s3": { "bucket": "fleets" } });
+    state.cluster.spec.replication = serde_json::from_value(s3).unwrap();
+    let condition = |state: &State| {
+        let status = status::status(state, None, None);
+        let found = status.conditions.into_iter().find(|one| one.type_ == ClusterCondition::Replicated.as_str());
+        let found = found.expect("there is always one");
+        (found.status == "True", found.reason, found.message)
+    };
+    let at = |sequence| Some(Position { term: 3, sequence, hash: keyfleet_crds::values::Digest([0; 32]) });
+    for (index, node) in &mut state.nodes {
+        node.position = at(u64::from(*index) * 10);
+    }
+    let (is, _, message) = condition(&state);
+    assert!(is && message.contains("node 1 at 3:10; node 2 at 3:20"), "{message}");
+    assert!(
+        message.contains("Replicas grow"),
+        "without a retention job it does not say that nothing is deleted: {message}"
+    );
+    state.nodes.get_mut(&2).unwrap().lag = Lag { commits: 7, seconds: 42 };
+    let (_, _, message) = condition(&state);
+    assert!(message.contains("node 2 at 3:20, 7 commits and 42 s behind"), "{message}");
+    state.nodes.get_mut(&3).unwrap().position = None;
+    let (is, reason, message) = condition(&state);
+    assert!(
+        !is && reason == Reason::ReplicaUnavailable.as_str() && message.contains("node 3 nowhere yet"),
+        "{message}"
+    );
+    let told = (Reason::CredentialsRefused.as_str().to_owned(), "the key is refused".to_owned());
+    state.nodes.get_mut(&4).unwrap().problems.push(told);
+    let (is, reason, message) = condition(&state);
+    assert!(!is && reason == Reason::CredentialsRefused.as_str(), "{reason}: {message}");
+    assert!(message.contains("node 4: the key is refused") && message.contains("node 1 at 3:10"), "{message}");
+}
+
+/// In a round each node's position moves with every message; the status is not written for that.
+#[test]
+fn positions_that_move_in_a_round_are_told_once_it_is_over() {
+    let (_, mut state) = steady();
+    let s3 = serde_json::json!({ "s3": { "bucket": "fleets" } });
+    state.cluster.spec.replication = serde_json::from_value(s3).unwrap();
+    let to = |state: &mut State, sequence| {
+        for node in state.nodes.values_mut() {
+            node.position = Some(Position { term: 1, sequence, hash: keyfleet_crds::values::Digest([0; 32]) });
+        }
+    };
+    to(&mut state, 5);
+    state.cluster.status = status::status(&state, None, None);
+    let settled = state.clone();
+    let newest = *state.epochs.keys().next_back().unwrap();
+    state.epochs.get_mut(&newest).unwrap().status.as_mut().unwrap().phase = Some(keyfleet_crds::epoch::Phase::Dealing);
+    assert!(state.open().is_some(), "no round is open, so that nothing is tried");
+    let open = status::status(&state, None, None);
+    to(&mut state, 6);
+    assert_eq!(status::status(&state, None, None), open, "a position that moved is a write");
+    let mut over = settled;
+    to(&mut over, 6);
+    assert_ne!(status::status(&over, None, None), over.cluster.status, "where it has come to is never told");
+}
+
+#[test]
+fn a_retention_job_that_fails_needs_a_look_and_takes_nothing_from_the_fleet() {
+    let (_, mut state) = steady();
+    state.nodes.values_mut().for_each(|node| node.ready = true);
+    let conditions = |state: &State| status::status(state, None, None).conditions;
+    let find = |state: &State, type_: ClusterCondition| {
+        conditions(state).into_iter().find(|one| one.type_ == type_.as_str()).map(|one| (one.status, one.reason))
+    };
+    let degraded = find(&state, ClusterCondition::Degraded).expect("there is always one");
+    assert_eq!(degraded.0, "False", "the fleet needs a look already: {degraded:?}");
+    state.retention = Retention::Failing { since: state.now, succeeded: None };
+    let degraded = find(&state, ClusterCondition::Degraded);
+    assert_eq!(degraded, Some(("True".to_owned(), Reason::RetentionFailed.as_str().to_owned())));
+    assert_eq!(find(&state, ClusterCondition::Ready).map(|ready| ready.0).as_deref(), Some("True"));
+}
+
+/// The bucket is away for two of four nodes: what they write waits, and the third dealer that a round needs is one of them.
+#[test]
+fn a_bucket_that_is_away_is_said_in_replicated_and_a_round_that_fails_for_it_blames_it_and_no_node() {
+    let (_, mut state) = steady();
+    let bucket = serde_json::json!({"s3": {"bucket": "keyfleet"}});
+    state.cluster.spec.replication = Some(serde_json::from_value(bucket).unwrap());
+    let of = |state: &State, type_: &str| {
+        let status = status::status(state, None, None);
+        let found = status.conditions.into_iter().find(|condition| condition.type_ == type_);
+        found.map(|condition| (condition.status, condition.reason, condition.message)).unwrap()
+    };
+    let said = "the connection failed; serving goes on. Since 2026-11-21T12:00:00Z nothing was acknowledged.";
+    for index in [2, 3] {
+        let problem = (Reason::ReplicaUnavailable.to_string(), said.to_owned());
+        state.nodes.get_mut(&index).unwrap().problems = vec![problem];
+    }
+    let (status, reason, message) = of(&state, "Replicated");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "ReplicaUnavailable"), "{message}");
+    for says in ["nodes 2, 3", "Since 2026-11-21T12:00:00Z", "docs/runbooks/replicated.md"] {
+        assert!(message.contains(says), "the condition does not say {says}: {message}");
+    }
+    assert_eq!(of(&state, "Ready").0, "True", "a fleet that serves is not Ready");
+
+    let (number, epoch) = state.active().map(|(number, epoch)| (number, epoch.clone())).unwrap();
+    let failing = |state: &State| {
+        let mut state = state.clone();
+        let open = state.epochs.get_mut(&number).unwrap();
+        open.status = Some(keyfleet_crds::KeyEpochStatus {
+            phase: Some(keyfleet_crds::epoch::Phase::Dealing),
+            ..Default::default()
+        });
+        let fail = Decision::Fail(FailReason::TooFewDealers { dealt: 1, needed: 3 });
+        let closing = Closing { decision: Some(fail), culprits: Vec::new() };
+        state.heard.closing.insert(number, closing);
+        let (_, open) = state.open().unwrap();
+        let actions = super::super::rounds::drive(&state, number, &open.clone());
+        let failure = actions.into_iter().find_map(|action| match action {
+            Action::UpdateEpoch { status, .. } => status.failure,
+            _ => None,
+        });
+        failure.expect("the round fails")
+    };
+    assert_eq!(epoch.spec.expected.len(), 4);
+    let failure = failing(&state);
+    assert_eq!(failure.reason, "ReplicaUnavailable", "{}", failure.message);
+    assert!(failure.message.contains("node 2: the connection failed"), "{}", failure.message);
+    // One alone is missed by nobody: what failed, failed for another reason.
+    state.nodes.get_mut(&3).unwrap().problems.clear();
+    assert_eq!(failing(&state).reason, "TooFewDealers");
+}

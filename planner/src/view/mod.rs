@@ -1,0 +1,61 @@
+//! What the operator has of the nodes: everything they said to this process, judged.
+//!
+//! - [`transcripts`]: the streams' content: messages in, the core's decisions out
+//! - [`possession`]: which epochs a node has proven to hold
+
+pub mod possession;
+pub mod transcripts;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use keyfleet_threshold::coordination::Decision;
+use keyfleet_threshold::round::Culprit;
+
+pub use transcripts::{Transcripts, Watched};
+
+/// What nodes said to this process since it started.
+#[derive(Clone, Debug, Default)]
+pub struct Heard {
+    /// Nodes whose stream is open.
+    pub connected: BTreeSet<u32>,
+    /// Nodes that have reported at least once, with the highest number that each ever accepted.
+    pub highest: BTreeMap<u32, u64>,
+    /// The newest certified epoch that each named.
+    pub certified: BTreeMap<u32, u64>,
+    /// Per epoch, who has proven to hold its share of the certified vector: by its partial signature over a fresh challenge.
+    pub holds: BTreeMap<u64, BTreeSet<u32>>,
+    /// Per epoch, who claims to hold its share and proves it not.
+    pub unproven: BTreeMap<u64, BTreeMap<u32, Unproven>>,
+    /// Per epoch, who said that it destroyed its secrets, with the statement's digest.
+    pub erased: BTreeMap<u64, BTreeMap<u32, keyfleet_crds::values::Digest>>,
+    /// What the core decides on each epoch that can still move, and whom it blames.
+    pub closing: BTreeMap<u64, Closing>,
+    /// Dealers whose shares someone could not use: left out of the next plan while others remain.
+    pub cheated: BTreeSet<u32>,
+}
+
+/// Why a node that claims to hold an epoch does not count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unproven {
+    /// It sent no proof.
+    #[error("it sends no partial signature")]
+    Missing,
+    /// Its report answers a challenge that it was not asked.
+    #[error("its report answers another challenge than the one it was sent: it was made earlier, or elsewhere")]
+    OtherChallenge,
+    /// It names another vector than the certified one.
+    #[error("it names another verification vector than the certified one")]
+    OtherVector,
+    /// The signature is not that of its share.
+    #[error("its partial signature does not verify under its public share")]
+    WrongSignature,
+}
+
+/// What the core makes of a round.
+#[derive(Clone, Debug, Default)]
+pub struct Closing {
+    /// What to write next, if anything.
+    pub decision: Option<Decision>,
+    /// Who is provably at fault.
+    pub culprits: Vec<Culprit>,
+}

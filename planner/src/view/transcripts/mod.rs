@@ -1,0 +1,365 @@
+//! The transcripts of a cluster's rounds: signed messages in, the core's decisions out. Pure.
+//!
+//! Everything is kept per node, in at most [`NODE_BYTES_MAX`]: a node that talks too much loses its own words and nobody
+//! else's. What belongs to rounds that ended is dropped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use keyfleet_crds::epoch::Phase;
+use keyfleet_crds::values::PublicKey;
+use keyfleet_crds::{KeyEpochSpec, KeyEpochStatus};
+use keyfleet_threshold::coordination::{RoundView, closing, decide};
+use keyfleet_threshold::identifiers::{Block, Digest, NodeIndex};
+use keyfleet_threshold::polynomial::VerificationVector;
+use keyfleet_threshold::prekey::SignedPrekeySet;
+use keyfleet_threshold::round::{MessageKind, RoundRecord, SignedMessage, Transcript};
+
+use super::possession::{Claims, Known};
+use super::{Closing, Heard};
+use crate::key_epoch;
+use keyfleet_crds::convert;
+
+/// Bytes of messages that are kept of one node: two dozen rounds of the largest fleet.
+pub const NODE_BYTES_MAX: usize = 1 << 20;
+/// Prekey sets that are kept of one node: as many as can be alive.
+const SETS_MAX: usize = 16;
+
+/// A round whose record is looked at.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// Its plan.
+    pub spec: KeyEpochSpec,
+    /// Its record.
+    pub status: Option<KeyEpochStatus>,
+    /// The present block.
+    pub block: u64,
+    /// Whether the present phase outlasted its wall-clock cap.
+    pub overdue: bool,
+}
+
+/// A certificate that a node showed, verified under the key that its vector carries.
+#[derive(Clone, Debug)]
+pub struct Certified {
+    /// The epoch's number.
+    pub number: u64,
+    /// The epoch's vector. Its constant term is the key.
+    pub vector: VerificationVector,
+}
+
+/// What nodes of one cluster said.
+#[derive(Default)]
+pub struct Transcripts {
+    nodes: BTreeMap<u32, Said>,
+    rounds: BTreeMap<u64, Transcript>,
+    /// Of rounds that are looked at: what their own messages add up to.
+    vectors: BTreeMap<u64, VerificationVector>,
+    /// The highest number that was ever looked at: of later ones, messages may come before their plan.
+    looked_at: u64,
+}
+
+/// What one node said.
+#[derive(Default)]
+struct Said {
+    connected: bool,
+    highest: Option<u64>,
+    certified: Option<Certified>,
+    claims: Claims,
+    /// By the number that the node gave and the plan's digest.
+    messages: BTreeMap<(u64, Digest), Vec<Arc<SignedMessage>>>,
+    bytes: usize,
+    sets: BTreeMap<u64, SignedPrekeySet>,
+}
+
+impl Transcripts {
+    /// A node's stream began with this report, or its report changed. Whether that is news.
+    pub fn report(&mut self, index: u32, highest: u64, certified: Option<Certified>, claims: Claims) -> bool {
+        let said = self.nodes.entry(index).or_default();
+        let number = |certified: &Option<Certified>| certified.as_ref().map(|certified| certified.number);
+        let new = said.highest.is_none_or(|before| before < highest) || number(&said.certified) < number(&certified);
+        said.highest = said.highest.max(Some(highest));
+        if number(&certified) >= number(&said.certified) {
+            said.certified = certified.or(said.certified.take());
+        }
+        // What it no longer claims, or proves no more, counts no more.
+        said.claims.renew(claims) || new
+    }
+
+    /// All that a node had said when its stream was opened is here.
+    pub fn caught_up(&mut self, index: u32) {
+        self.nodes.entry(index).or_default().connected = true;
+    }
+
+    /// A node's stream ended. What it said stays said.
+    pub fn disconnect(&mut self, index: u32) {
+        if let Some(said) = self.nodes.get_mut(&index) {
+            said.connected = false;
+        }
+    }
+
+    /// A node was let go, or another identity is pinned: what it said under the old one counts no more.
+    pub fn forget(&mut self, index: u32) {
+        self.nodes.remove(&index);
+    }
+
+    /// A node's own message, its signature verified by the pin. `number` is the attempt that the node says it belongs to.
+    /// Whether it was new.
+    pub fn say(&mut self, index: u32, number: u64, message: SignedMessage) -> bool {
+        if number <= self.looked_at && !self.rounds.contains_key(&number) {
+            return false;
+        }
+        let said = self.nodes.entry(index).or_default();
+        let (key, digest, bytes) = ((number, message.plan), message.digest(), message.encode().len());
+        if said.messages.get(&key).is_some_and(|all| all.iter().any(|one| one.digest() == digest)) {
+            return false;
+        }
+        while said.bytes + bytes > NODE_BYTES_MAX {
+            // The oldest round goes first; a single round that fills everything gets no more.
+            let Some(oldest) = said.messages.keys().next().copied().filter(|oldest| *oldest < key) else {
+                return false;
+            };
+            said.drop_round(&oldest);
+        }
+        said.bytes += bytes;
+        let message = Arc::new(message);
+        said.messages.entry(key).or_default().push(message.clone());
+        if let Some(transcript) = self.rounds.get_mut(&number) {
+            let _ = transcript.hear(&message);
+        }
+        true
+    }
+
+    /// A node's own prekey set, its signature verified by the pin.
+    pub fn offer(&mut self, index: u32, number: u64, set: SignedPrekeySet) {
+        for transcript in self.rounds.values_mut() {
+            // Each plan takes the sets that it names and refuses all others.
+            let _ = transcript.learn_prekeys(&set);
+        }
+        let sets = &mut self.nodes.entry(index).or_default().sets;
+        sets.insert(number, set);
+        while sets.len() > SETS_MAX {
+            sets.pop_first();
+        }
+    }
+
+    /// Number of prekey sets that are kept of a node.
+    #[must_use]
+    pub fn prekey_sets_of(&self, index: u32) -> usize {
+        self.nodes.get(&index).map_or(0, |said| said.sets.len())
+    }
+
+    /// Somebody's message that was asked for by digest. The transcript verifies whose it is.
+    pub fn fetched(&mut self, message: &SignedMessage) {
+        for transcript in self.rounds.values_mut().filter(|transcript| *transcript.plan_digest() == message.plan) {
+            let _ = transcript.hear(message);
+        }
+    }
+
+    /// Somebody's prekey set that was asked for by digest.
+    pub fn fetched_set(&mut self, set: &SignedPrekeySet) {
+        for transcript in self.rounds.values_mut() {
+            let _ = transcript.learn_prekeys(set);
+        }
+    }
+
+    /// Digests that the rounds under way need and that were not heard yet: to be fetched from any node.
+    #[must_use]
+    pub fn wanted(&self, rounds: &[Watched]) -> BTreeSet<Digest> {
+        let mut wanted = BTreeSet::new();
+        for watched in rounds.iter().filter(|watched| key_epoch::is_open(watched.status.as_ref())) {
+            let Some(transcript) = self.rounds.get(&watched.spec.number) else { continue };
+            let missing =
+                |digest: &Digest| transcript.bundle(digest).is_none() && transcript.response(digest).is_none();
+            wanted.extend(named(watched).into_iter().filter(missing));
+            wanted.extend(copied(transcript).into_iter().filter(missing));
+            wanted.extend(transcript.missing_prekeys());
+        }
+        wanted
+    }
+
+    /// Looks at records that can still move: what the core decides on each, and what else follows from what was said.
+    /// Certificates count that verify under `key`; under any key while none is known.
+    pub fn heard(&mut self, key: Option<PublicKey>, rounds: &[Watched]) -> Heard {
+        self.take_up(rounds);
+        self.judge_claims(key, rounds);
+        let of_key =
+            |certified: &&Certified| key.is_none_or(|key| convert::public_key(&certified.vector.constant()) == key);
+        let nodes = || self.nodes.iter();
+        let mut heard = Heard {
+            connected: nodes().filter(|(_, said)| said.connected).map(|(index, _)| *index).collect(),
+            highest: nodes().filter_map(|(index, said)| Some((*index, said.highest?))).collect(),
+            certified: nodes()
+                .filter_map(|(index, said)| Some((*index, said.certified.as_ref().filter(of_key)?.number)))
+                .collect(),
+            ..Heard::default()
+        };
+        for (index, said) in &self.nodes {
+            for number in said.claims.proven() {
+                heard.holds.entry(number).or_default().insert(*index);
+            }
+            for (number, why) in said.claims.refuted() {
+                heard.unproven.entry(number).or_default().insert(*index, why);
+            }
+        }
+        for watched in rounds {
+            let number = watched.spec.number;
+            let Some(transcript) = self.rounds.get(&number) else { continue };
+            let Ok(record) = convert::record_of(transcript.plan(), watched.status.as_ref()) else { continue };
+            let erased = transcript.erased().iter();
+            let erased: BTreeMap<_, _> = erased
+                .filter_map(|index| {
+                    Some((index.value(), convert::digest(&transcript.said(*index, MessageKind::Erased)?)))
+                })
+                .collect();
+            if !erased.is_empty() {
+                heard.erased.insert(number, erased);
+            }
+            if key_epoch::is_open(watched.status.as_ref()) || key_epoch::serves(watched.status.as_ref()) {
+                heard.closing.insert(number, closing(watched, transcript, &record));
+                heard.cheated.extend(transcript.unable().values().flatten().map(|index| index.value()));
+            }
+        }
+        heard
+    }
+
+    /// Judges what nodes claim to hold by the vectors that are known: of records, and of certificates under the fleet's key.
+    fn judge_claims(&mut self, key: Option<PublicKey>, rounds: &[Watched]) {
+        if !self.nodes.values().any(|said| said.claims.is_open()) {
+            return;
+        }
+        let mut shown: BTreeMap<u64, VerificationVector> = BTreeMap::new();
+        for certified in self.nodes.values().filter_map(|said| said.certified.as_ref()) {
+            let new = !shown.contains_key(&certified.number);
+            if new && key.is_none_or(|key| convert::public_key(&certified.vector.constant()) == key) {
+                shown.insert(certified.number, certified.vector.clone());
+            }
+        }
+        let record = |number: u64| {
+            let watched = rounds.iter().find(|watched| watched.spec.number == number)?;
+            let status = watched.status.as_ref()?;
+            status.certificate.as_ref()?;
+            Some((Digest(status.vector_digest?.0), status.holders.as_deref().unwrap_or_default()))
+        };
+        let records: BTreeMap<u64, _> =
+            rounds.iter().filter_map(|one| Some((one.spec.number, record(one.spec.number)?))).collect();
+        let known = |number: u64| {
+            let full = shown.get(&number).or_else(|| self.vectors.get(&number));
+            match records.get(&number) {
+                Some((vector, holders)) => {
+                    let full = full.filter(|full| full.digest() == *vector);
+                    Some(Known { vector: *vector, full, holders })
+                }
+                // The record may lag behind the nodes, or have gone back in time.
+                None => shown.get(&number).map(|full| Known { vector: full.digest(), full: Some(full), holders: &[] }),
+            }
+        };
+        for (index, said) in &mut self.nodes {
+            said.claims.judge(*index, known);
+        }
+    }
+
+    /// Keeps exactly the transcripts of these rounds that can still say something, and feeds new ones what was said before.
+    fn take_up(&mut self, rounds: &[Watched]) {
+        let failed =
+            |watched: &&Watched| watched.status.as_ref().and_then(|status| status.phase) == Some(Phase::Failed);
+        let plans: BTreeMap<u64, _> = rounds
+            .iter()
+            .filter(|watched| !failed(watched))
+            .filter_map(|watched| Some((watched.spec.number, convert::plan_of(&watched.spec).ok()?)))
+            .collect();
+        let newest = rounds.iter().map(|watched| watched.spec.number).max().unwrap_or(0);
+        self.looked_at = self.looked_at.max(newest);
+        self.rounds.retain(|number, known| plans.get(number).is_some_and(|plan| plan.digest() == *known.plan_digest()));
+        self.vectors.retain(|number, _| plans.contains_key(number));
+        for said in self.nodes.values_mut() {
+            let of_ended = |key: &&(u64, Digest)| match plans.get(&key.0) {
+                Some(plan) => plan.digest() != key.1,
+                None => key.0 <= self.looked_at,
+            };
+            for key in said.messages.keys().filter(of_ended).copied().collect::<Vec<_>>() {
+                said.drop_round(&key);
+            }
+        }
+        for (number, plan) in plans {
+            let new = !self.rounds.contains_key(&number);
+            let transcript = self.rounds.entry(number).or_insert_with(|| Transcript::new(plan, None));
+            let lacked = transcript.lacks_source();
+            if lacked {
+                let shown = self.nodes.values().filter_map(|said| said.certified.as_ref()).map(|one| &one.vector);
+                for vector in shown.chain(self.vectors.values()) {
+                    transcript.learn_source(vector.clone());
+                }
+            }
+            if new || (lacked && !transcript.lacks_source()) {
+                replay(&self.nodes, number, transcript);
+            }
+        }
+        for watched in rounds {
+            let Some(transcript) = self.rounds.get_mut(&watched.spec.number) else { continue };
+            transcript.want(named(watched).into_iter());
+            let number = watched.spec.number;
+            if !self.vectors.contains_key(&number)
+                && let Ok(record) = convert::record_of(transcript.plan(), watched.status.as_ref())
+                && let Some(vector) = vector_of(transcript, &record)
+            {
+                self.vectors.insert(number, vector);
+            }
+        }
+    }
+}
+
+impl Said {
+    fn drop_round(&mut self, key: &(u64, Digest)) {
+        let dropped = self.messages.remove(key).unwrap_or_default();
+        self.bytes -= dropped.iter().map(|message| message.encode().len()).sum::<usize>();
+    }
+}
+
+fn replay(nodes: &BTreeMap<u32, Said>, number: u64, transcript: &mut Transcript) {
+    for said in nodes.values() {
+        for set in said.sets.values() {
+            let _ = transcript.learn_prekeys(set);
+        }
+        // Messages that do not check are dropped; where that proves a fault, the transcript names it.
+        for message in said.messages.get(&(number, *transcript.plan_digest())).into_iter().flatten() {
+            let _ = transcript.hear(message);
+        }
+    }
+}
+
+fn closing(watched: &Watched, transcript: &Transcript, record: &RoundRecord) -> Closing {
+    let opened = watched.status.as_ref().and_then(|status| status.phase_block).unwrap_or(watched.block);
+    let view =
+        RoundView { transcript, record, opened: Block(opened), now: Block(watched.block), overdue: watched.overdue };
+    let open = key_epoch::is_open(watched.status.as_ref());
+    // Whoever was at fault in a round that has ended stands in its record.
+    let culprits = if open { closing::culprits(&view) } else { Vec::new() };
+    Closing { decision: decide(&view), culprits }
+}
+
+/// The vector that a round's frozen fields add up to.
+fn vector_of(transcript: &Transcript, record: &RoundRecord) -> Option<VerificationVector> {
+    let judgement = transcript.judge(record.dealers.as_ref()?, record.responses.as_ref()?).ok()?;
+    Some(judgement.combine(transcript).ok()?.vector)
+}
+
+/// What a record names.
+fn named(watched: &Watched) -> Vec<Digest> {
+    let Some(status) = &watched.status else { return Vec::new() };
+    let bundles = status.dealers.iter().flatten().map(|dealer| dealer.bundle_digest);
+    let responses = status.responses.iter().flatten().map(|response| response.response_digest);
+    bundles.chain(responses).map(|digest| Digest(digest.0)).collect()
+}
+
+/// Bundles that enough receivers say they have to be frozen: their dealer may be out of reach of the operator alone.
+fn copied(transcript: &Transcript) -> Vec<Digest> {
+    let mut copies: BTreeMap<(NodeIndex, Digest), usize> = BTreeMap::new();
+    for (_, dealer, digest) in transcript.haves() {
+        *copies.entry((dealer, digest)).or_default() += 1;
+    }
+    let needed = transcript.plan().copies_needed();
+    copies.into_iter().filter(|(_, copies)| *copies >= needed).map(|((_, digest), _)| digest).collect()
+}
+
+#[cfg(test)]
+mod tests;
