@@ -8,10 +8,12 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
+use super::Database;
+use super::error::OpenError;
+use super::options::Options;
 use super::shared::{Phase, Shared};
 use super::uploader::{Start, Uploader, prepare, step};
 use super::writer::Writer;
-use super::{Database, OpenError, Options};
 use crate::bucket::Bucket;
 use crate::chain::check_floor;
 use crate::discover::{DiscoverError, Found, discover};

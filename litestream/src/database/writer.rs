@@ -10,8 +10,9 @@ use std::thread;
 use redb::{Durability, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
+use super::error::WriteError;
+use super::options::CommitMode;
 use super::shared::{Item, Shared, SnapshotImage};
-use super::{CommitMode, WriteError};
 use crate::format::Commit;
 use crate::meta;
 use crate::position::{CommitNo, Term};

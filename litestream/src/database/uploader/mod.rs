@@ -13,12 +13,11 @@ use rand::rngs::StdRng;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
+use super::options::Options;
 use super::shared::{Phase, Shared, SnapshotImage};
 use super::writer::Job;
-use super::{Options, Probe, ProbeError};
 use crate::bucket::{Bucket, BucketError, Created};
 use crate::layout;
-use crate::position::{CommitNo, Digest};
 use crate::start::Local;
 use crate::term::{Answer, Event, Request, TermState};
 
@@ -183,28 +182,4 @@ async fn compress(mut image: SnapshotImage) -> Option<(SnapshotImage, Vec<u8>)> 
         }
         Err(_) => None,
     }
-}
-
-/// Reads the durable position's object back.
-pub(super) async fn probe(shared: &Shared, bucket: &Bucket) -> Result<Probe, ProbeError> {
-    let probe = lag(shared);
-    if let Some(position) = probe.position {
-        let object = bucket.get(&layout::sequence(position.seq)).await?;
-        if object.is_none_or(|object| Digest::of(&object) != position.hash) {
-            return Err(ProbeError::Mismatch(position));
-        }
-    }
-    Ok(probe)
-}
-
-/// What is not acknowledged yet. Every acknowledgement is the bucket's.
-pub(super) fn lag(shared: &Shared) -> Probe {
-    let status = shared.status();
-    let durable_commit = status.durable.map_or(CommitNo(0), |(_, commit)| commit);
-    let lag_commits = status.committed.0.saturating_sub(durable_commit.0);
-    let lag_ms = match shared.unacknowledged_ms() {
-        Some(oldest_ms) if lag_commits > 0 => crate::clock::now_ms().saturating_sub(oldest_ms),
-        _ => 0,
-    };
-    Probe { position: status.durable.map(|(position, _)| position), lag_commits, lag_ms }
 }

@@ -6,8 +6,9 @@ use rand::rngs::StdRng;
 
 use super::{Uploader, step};
 use crate::chain::{ChainError, check_floor};
+use crate::database::error::OpenError;
+use crate::database::options::Options;
 use crate::database::shared::Phase;
-use crate::database::{OpenError, Options};
 use crate::discover::{DiscoverError, discover};
 use crate::layout;
 use crate::meta::PositionFile;
