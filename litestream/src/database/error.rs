@@ -10,90 +10,90 @@ use crate::position::{CommitNo, Position, Seq};
 use crate::restore::RestoreError;
 use crate::start::StartError;
 
-/// Why a commit is not known to be in the bucket.
+/// Error of waiting for the bucket: the commit is not known to be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DurabilityError {
-    /// It may arrive yet; it stays in the queue.
+    /// Timeout. The commit stays in the queue, and may arrive yet.
     #[error("not confirmed in time: it may or may not reach the bucket")]
     Indeterminate,
-    /// Another writer has taken over.
+    /// Other writer that took over.
     #[error("another writer took over at seq {0}")]
     Fenced(Seq),
 }
 
-/// Why a write was not answered as asked.
+/// Error of a write.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError<E> {
-    /// The transaction itself said no; nothing was changed.
+    /// Rejection by the transaction itself. Nothing was changed.
     #[error("the transaction was rejected")]
     Rejected(E),
-    /// The transaction panicked; nothing was changed.
+    /// Panic of the transaction. Nothing was changed.
     #[error("the transaction panicked")]
     Panicked,
-    /// redb failed. Whether the transaction is there shows after a reopen.
+    /// Failure of redb. A reopen shows if the transaction was made.
     #[error("the store failed: {0}")]
     Storage(redb::Error),
-    /// Another writer has taken over: what was committed here since is not part of the replica.
+    /// Other writer that took over. Commits made here since are not part of the replica.
     #[error("another writer took over at seq {seq}; close and open again")]
     Fenced {
-        /// The first number that is not ours.
+        /// Number of the first object that is not ours.
         seq: Seq,
     },
-    /// Committed locally; the bucket's confirmation did not come in time. It may still.
+    /// Timeout of the bucket. The commit is local, and may reach the bucket yet.
     #[error("commit {commit} is local; whether it reached the bucket is not known")]
     Indeterminate {
-        /// Its number.
+        /// Number of the commit.
         commit: CommitNo,
     },
-    /// The database is closed.
+    /// Closed database.
     #[error("the database is closed")]
     Closed,
 }
 
-/// Why a database was not opened.
+/// Error of opening a database. The local file is still there, at its path or moved aside.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// A person must look.
+    /// Refused start: a person must look.
     #[error(transparent)]
     Refused(#[from] StartError),
-    /// The bucket does not answer and there is no way around it.
+    /// Replica that cannot be read, and no permission to go on without it.
     #[error("the replica cannot be read: {0}")]
     Discover(#[from] DiscoverError),
-    /// The restore failed.
+    /// Failed restore.
     #[error("restore: {0}")]
     Restore(#[from] RestoreError),
-    /// The state is below the floor.
+    /// State below the floor.
     #[error(transparent)]
     Chain(#[from] ChainError),
-    /// No key to wrap with.
+    /// Key ring that cannot wrap a term's key.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The local database.
+    /// Local database that redb does not open.
     #[error("local database {}: {error}", path.display())]
     Storage {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// What.
+        /// Error of redb.
         error: redb::Error,
     },
-    /// The local disk.
+    /// Local disk that failed.
     #[error("local file: {0}")]
     Io(#[from] std::io::Error),
-    /// The opening could not be made within the time that retry allows.
+    /// Opening that could not be made within the retries of [`crate::bucket::RetryPolicy`].
     #[error("no term could be opened: {0}")]
     Opening(String),
 }
 
-/// Why a probe failed.
+/// Error of a probe.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProbeError {
-    /// The bucket does not answer, or says no.
+    /// Bucket that does not answer, or refuses.
     #[error(transparent)]
     Bucket(#[from] BucketError),
-    /// What was acknowledged is not there any more, or is something else.
+    /// Acknowledged object that is not in the bucket any more, or is another one.
     #[error("the object of {0}, which was acknowledged, is not in the bucket as it was written")]
     Mismatch(Position),
 }

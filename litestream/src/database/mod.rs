@@ -1,4 +1,4 @@
-//! A replicated redb database: one writer, any number of readers, one uploader.
+//! Replicated redb database: one writer, any number of readers, one uploader.
 //!
 //! ```text
 //! write() ─▶ writer thread ─ commit ─▶ cut ─▶ queue ─▶ uploader task ─▶ bucket
@@ -6,8 +6,8 @@
 //!    └────────── Ack::Local: after commit ── Ack::Remote: after ─┘
 //! ```
 //!
-//! `open` decides what the local file is worth, `writer` owns the transactions, `uploader` drives the
-//! [`crate::term::TermState`], `shared` is what they have in common.
+//! `open` compares the local file with the replica and starts the workers, `writer` owns the transactions, `uploader`
+//! drives the [`crate::term::TermState`], `shared` is the state that these have in common, `probe` measures the lag.
 
 mod error;
 mod open;
@@ -36,30 +36,30 @@ pub use shared::{Phase, Status};
 use shared::Shared;
 use writer::{Job, WriterHandle};
 
-/// When a write is answered.
+/// Acknowledgement that a write waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ack {
-    /// When it is on the local disk.
+    /// Commit on the local disk.
     Local,
-    /// When it is in the bucket as well.
+    /// Commit on the local disk and in the bucket.
     Remote {
-        /// How long to wait for that after the local commit.
+        /// Time to wait for the bucket, after the local commit.
         timeout: Duration,
     },
 }
 
-/// A write that was done as asked.
+/// Receipt of a write that was acknowledged as asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Receipt<T> {
-    /// What the transaction returned.
+    /// Value that the transaction returned.
     pub value: T,
-    /// Its number.
+    /// Number of the commit.
     pub commit: CommitNo,
-    /// Of an [`Ack::Remote`]: a position that includes it.
+    /// Position in the bucket that includes the commit; `None` after [`Ack::Local`].
     pub position: Option<Position>,
 }
 
-/// A replicated database. Cheap to clone; all clones share one writer.
+/// Replicated database. Cheap to clone; all clones share one writer.
 #[derive(Clone, Debug)]
 pub struct Database {
     redb: Arc<redb::Database>,
@@ -75,36 +75,37 @@ impl Database {
     /// Opens a database as [`crate::start`] decides, under a new term.
     ///
     /// # Errors
-    /// [`OpenError`]; nothing local is deleted on any of them.
+    /// [`OpenError`]. No local file is deleted.
     pub async fn open(options: Options) -> Result<Self, OpenError> {
         open::open(options).await
     }
 
-    /// What the start found and did.
+    /// Returns what the start found and did.
     #[must_use]
     pub fn started(&self) -> &Started {
         &self.started
     }
 
-    /// Path of the local file.
+    /// Returns the path of the local file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A read transaction on the newest local state.
+    /// Begins a read transaction on the newest local state.
     ///
     /// # Errors
-    /// redb's.
+    /// Error of redb.
     pub fn begin_read(&self) -> Result<redb::ReadTransaction, redb::TransactionError> {
         self.redb.begin_read()
     }
 
-    /// Runs one transaction on the writer and commits it. It runs to its end even if this future is dropped.
+    /// Runs one transaction on the writer and commits it. The transaction runs to its end even if this future is
+    /// dropped.
     ///
     /// # Errors
-    /// See [`WriteError`]; only [`WriteError::Rejected`] and [`WriteError::Panicked`] mean that nothing was
-    /// changed for certain.
+    /// [`WriteError`]. Only [`WriteError::Rejected`] and [`WriteError::Panicked`] mean for certain that nothing was
+    /// changed.
     pub async fn write<T, E, F>(&self, ack: Ack, transaction: F) -> Result<Receipt<T>, WriteError<E>>
     where
         F: FnOnce(&WriteTransaction) -> Result<T, E> + Send + 'static,
@@ -120,7 +121,7 @@ impl Database {
         let (value, commit) = answer.await.map_err(|_| WriteError::Closed)??;
         let position = match ack {
             Ack::Local => None,
-            Ack::Remote { timeout } => Some(self.wait_durable(commit, timeout).await.map_err(|not| match not {
+            Ack::Remote { timeout } => Some(self.wait_durable(commit, timeout).await.map_err(|error| match error {
                 DurabilityError::Indeterminate => WriteError::Indeterminate { commit },
                 DurabilityError::Fenced(seq) => WriteError::Fenced { seq },
             })?),
@@ -149,14 +150,14 @@ impl Database {
         }
     }
 
-    /// The newest position that the bucket has acknowledged in this process, and its last commit. Streams that
+    /// Returns the newest position that the bucket has acknowledged in this process, and its last commit. Streams that
     /// may show only what cannot be lost end there.
     #[must_use]
     pub fn durable_position(&self) -> Option<(Position, CommitNo)> {
         self.shared.status().durable
     }
 
-    /// Where replication stands, as a value that can be watched.
+    /// Returns the state of replication, as a value that can be watched.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<Status> {
         self.shared.subscribe()
@@ -176,14 +177,17 @@ impl Database {
         }
     }
 
-    /// Writes the durable position into the note beside the file at once, rather than within a second: to be
-    /// called before a floor is raised to it.
+    /// Writes the durable position into the position file at once, rather than within a second. The caller does so
+    /// before it raises a floor to that position.
+    ///
+    /// # Errors
+    /// Error of the file system.
     pub async fn persist_position(&self) -> Result<(), std::io::Error> {
         let (path, shared) = (self.path.clone(), Arc::clone(&self.shared));
         tokio::task::spawn_blocking(move || shared.save_position(&path)).await.map_err(std::io::Error::other)?
     }
 
-    /// Asks the bucket itself how far it is: reads the durable position's object back and compares.
+    /// Measures the lag, and reads the durable position's object back from the bucket.
     ///
     /// # Errors
     /// [`ProbeError`]; a mismatch means that somebody else changed the replica.
@@ -191,24 +195,24 @@ impl Database {
         probe::probe(&self.shared, &self.bucket).await
     }
 
-    /// How far the bucket is behind, by what it has acknowledged. Sends nothing.
+    /// Measures the lag by what the bucket has acknowledged. Sends nothing.
     #[must_use]
     pub fn lag(&self) -> Probe {
         probe::lag(&self.shared)
     }
 
-    /// Requests and bytes so far.
+    /// Returns the client of the bucket.
     #[must_use]
     pub fn bucket(&self) -> &Bucket {
         &self.bucket
     }
 
-    /// Stops: finishes what was accepted, ships everything, and says which position was reached. Readers that
-    /// still hold transactions keep the file open.
+    /// Closes the database: finishes the transactions that were accepted, ships all commits, and returns the position
+    /// that includes them. Readers that still hold transactions keep the file open.
     ///
     /// # Errors
-    /// [`DurabilityError`] when not everything was shipped in time; the local file has it, unless this writer was
-    /// fenced.
+    /// [`DurabilityError`] when the bucket did not acknowledge all commits in time. The local file has them, unless this
+    /// writer was fenced.
     pub async fn close(self, timeout: Duration) -> Result<Option<Position>, DurabilityError> {
         let (reply, finished) = oneshot::channel();
         let last = match self.jobs.send(Job::Last { reply }).await {

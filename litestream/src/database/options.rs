@@ -1,4 +1,4 @@
-//! Settings of a database.
+//! Options of a database.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,63 +10,66 @@ use crate::keys::KeyRing;
 use crate::position::Position;
 use crate::start::Permissions;
 
-/// How redb commits. One-phase is the cheapest, and its open checks every page after a crash.
+/// Mode of redb's commits. One-phase is the cheapest, and its open checks every page after a crash.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CommitMode {
-    /// One sync per commit.
+    /// One sync for a commit.
     #[default]
     OnePhase,
-    /// Two syncs: for contents that an attacker may choose.
+    /// Two syncs for a commit: for contents that an attacker may choose.
     TwoPhase,
-    /// Two syncs, and an open after a crash that checks little.
+    /// Two syncs for a commit, and an open after a crash that checks little.
     QuickRepair,
 }
 
-/// How to open a database. [`Options::new`] has the defaults.
+/// Options of a database. [`Options::new`] has the defaults.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The local file.
+    /// Path of the local file.
     pub path: PathBuf,
-    /// Which replica it is.
+    /// Name of the replica.
     pub replica: ReplicaName,
-    /// Where the replica lies.
+    /// Location of the replica.
     pub location: Location,
-    /// The keys.
+    /// Keys that wrap and unwrap.
     pub keys: Arc<KeyRing>,
-    /// Nothing older than this is opened or restored.
+    /// Oldest position that is opened or restored.
     pub floor: Option<Position>,
-    /// Open an older state all the same, and say why.
+    /// Reason to open an older state all the same.
     pub override_floor: Option<String>,
-    /// What a start may do without the replica.
+    /// Permissions of a start that cannot rely on the replica.
     pub permissions: Permissions,
-    /// How redb commits.
+    /// Mode of redb's commits.
     pub commit_mode: CommitMode,
-    /// redb's cache, in bytes.
+    /// Size of redb's cache, in bytes.
     pub cache_bytes: usize,
-    /// Compact the file at the start.
+    /// True to compact the file at the start.
     pub compact: bool,
-    /// Commits that nobody waits for are sent at most so often; so long one of them may stay local.
+    /// Longest time that a commit stays local when nobody waits for it. Such commits are sent together, once in this
+    /// interval.
     pub sync_interval: Duration,
-    /// A snapshot is taken when this long has passed since the last, and something was committed.
+    /// Time after which a snapshot follows the last one, where a commit was made since.
     pub snapshot_interval: Duration,
-    /// A snapshot is taken after so many segments, which bounds the time of a restore.
+    /// Number of segments after which a snapshot follows the last one. Bounds the time of a restore.
     pub snapshot_segments: u64,
-    /// So many segments are sent once more as one object, which makes restores shorter; below 2: none is.
+    /// Number of segments that are sent once more as one merged object, which shortens restores. Below 2, no segment
+    /// is merged.
     pub merge_segments: u64,
-    /// A segment takes commits until it holds this much, in bytes before compression.
+    /// Size of a segment in bytes before compression. A segment takes commits until it holds this much.
     pub segment_bytes: usize,
-    /// Commits that wait for the bucket may hold this much memory, in bytes; beyond it the chain is closed.
+    /// Memory for commits that wait for the bucket, in bytes. Beyond it the chain is closed.
     pub queue_bytes: usize,
-    /// See [`crate::term::Settings::idle_grace_ms`].
+    /// Age of a proof of place beyond which the writer proves its place anew: see
+    /// [`crate::term::Settings::idle_grace_ms`].
     pub idle_grace: Duration,
-    /// Transactions that may wait for the writer.
+    /// Number of transactions that may wait for the writer.
     pub mailbox: usize,
-    /// Limits of requests.
+    /// Timeouts and retries of requests.
     pub retry: RetryPolicy,
 }
 
 impl Options {
-    /// The defaults.
+    /// Returns the default options of a database.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>, replica: ReplicaName, location: Location, keys: Arc<KeyRing>) -> Self {
         Self {

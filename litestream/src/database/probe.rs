@@ -7,18 +7,18 @@ use crate::clock::now_ms;
 use crate::layout;
 use crate::position::{CommitNo, Digest, Position};
 
-/// What [`Database::probe`] measured.
+/// Distance between the local state and the bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probe {
-    /// The position whose object was read back; none when nothing was ever acknowledged.
+    /// Newest acknowledged position; `None` when nothing was acknowledged in this process.
     pub position: Option<Position>,
-    /// Commits that the bucket does not have.
+    /// Number of commits that the bucket does not have.
     pub lag_commits: u64,
     /// Age of the oldest of them, in milliseconds.
     pub lag_ms: u64,
 }
 
-/// Reads the durable position's object back.
+/// Measures the lag, and reads the durable position's object back from the bucket.
 pub(super) async fn probe(shared: &Shared, bucket: &Bucket) -> Result<Probe, ProbeError> {
     let probe = lag(shared);
     if let Some(position) = probe.position {
@@ -30,7 +30,7 @@ pub(super) async fn probe(shared: &Shared, bucket: &Bucket) -> Result<Probe, Pro
     Ok(probe)
 }
 
-/// What is not acknowledged yet. Every acknowledgement is the bucket's.
+/// Measures the lag by what the bucket acknowledged. Sends nothing.
 pub(super) fn lag(shared: &Shared) -> Probe {
     let status = shared.status();
     let durable_commit = status.durable.map_or(CommitNo(0), |(_, commit)| commit);
