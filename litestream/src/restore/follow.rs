@@ -1,4 +1,4 @@
-//! From one snapshot along the chain to the target.
+//! Reading the chain from one snapshot to the target.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::format::header::ReplicaName;
 use crate::keys::KeyRing;
 use crate::position::{Digest, Head, Seq};
 
-/// From one snapshot to the target.
+/// Rebuilds the file from one snapshot, object by object, up to the target.
 #[expect(clippy::too_many_arguments, reason = "one call, in one place")]
 pub(super) async fn follow(
     bucket: &Bucket,
@@ -49,12 +49,7 @@ pub(super) async fn follow(
     };
     let steps = plan(seq, last, &found.merged, options.target);
     let total = steps.len() as u64 + 1;
-    let report = |done: u64| {
-        if let Some(progress) = &options.progress {
-            progress(done, total);
-        }
-    };
-    report(1);
+    options.report(1, total);
     let mut objects = stream::iter(steps.into_iter().map(|step| async move {
         let got = bucket.get(&step.key()).await?;
         Ok::<_, BucketError>((step, got))
@@ -75,7 +70,7 @@ pub(super) async fn follow(
             floor_seen = Some(cursor.link().1);
         }
         done += 1;
-        report(done);
+        options.report(done, total);
         if let Target::Time(time_ms) = options.target {
             let due: Vec<Commit> = commits.iter().take_while(|commit| commit.time_ms <= time_ms).cloned().collect();
             let cut = due.len() < commits.len();
@@ -124,7 +119,7 @@ pub(super) async fn follow(
     })
 }
 
-/// One object to get.
+/// Object to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     One(Seq),
@@ -147,8 +142,8 @@ impl Step {
     }
 }
 
-/// The fewest objects from `after` to `last`. Merged segments hold no times within, so a restore to a time goes
-/// by single ones.
+/// Plans the fewest reads from `after` to `last`. A merged segment has one time for all its commits, so a restore to
+/// a time reads single segments.
 fn plan(after: Seq, last: Seq, merged: &[(Seq, Seq, Digest)], target: Target) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut at = after;
@@ -175,8 +170,9 @@ fn plan(after: Seq, last: Seq, merged: &[(Seq, Seq, Digest)], target: Target) ->
 mod tests {
     use super::*;
 
+    /// A restore to a time takes no merged segments.
     #[test]
-    fn a_plan_takes_the_longest_merged_segments_that_fit_and_none_for_a_time() {
+    fn a_plan_takes_the_longest_merged_segments_that_fit() {
         let hash = Digest::of(b"m");
         let merged = [(Seq(3), Seq(5), hash), (Seq(3), Seq(8), hash), (Seq(9), Seq(20), hash)];
         let newest = plan(Seq(2), Seq(10), &merged, Target::Newest);

@@ -1,4 +1,4 @@
-//! Opening a term: at a start, and again after a chain that was closed.
+//! Opening of a term: at a start, and again after a chain that was closed.
 
 use std::time::Duration;
 
@@ -6,8 +6,9 @@ use rand::rngs::StdRng;
 
 use super::{Uploader, step};
 use crate::chain::{ChainError, check_floor};
+use crate::database::error::OpenError;
+use crate::database::options::Options;
 use crate::database::shared::Phase;
-use crate::database::{OpenError, Options};
 use crate::discover::{DiscoverError, discover};
 use crate::layout;
 use crate::meta::PositionFile;
@@ -15,7 +16,7 @@ use crate::position::{Digest, Head};
 use crate::start::{Intent, Local, Meta, StaleReason, includes};
 use crate::term::{Event, Settings, TermState};
 
-/// Why no term could be opened yet.
+/// Error of opening a term. The uploader tries again.
 #[derive(Debug, thiserror::Error)]
 enum ReopenError {
     #[error(transparent)]
@@ -29,10 +30,11 @@ enum ReopenError {
 }
 
 impl Uploader {
-    /// Finds out whether the file is still the newest state, and opens a new term if so.
+    /// Opens a new term once the file is proven to be the newest state. `None` when the database is closing, or another
+    /// writer took over.
     ///
-    /// `local` is what the file said at a start without the replica; none when this process held the last term,
-    /// so that the file's line is the term's own.
+    /// `local` has the facts about the file from a start without the replica; `None` when this process held the last
+    /// term, so that the file's line is the term's own.
     pub(super) async fn reopen(&mut self, local: Option<Local>) -> Option<TermState> {
         let mut failures = 0;
         loop {
@@ -92,7 +94,7 @@ impl Uploader {
                         self.shared.update(|status| status.trouble = None);
                         return Ok(Some(term));
                     }
-                    // Look again: the next look says whether it was a stranger.
+                    // The next look shows if it was another writer.
                     Ok(Some(Event::Lost)) => break,
                     Ok(_) => {}
                     Err(error) => {
@@ -108,7 +110,7 @@ impl Uploader {
         }
     }
 
-    /// Refuses a replica that ends before what it is known to have acknowledged, or has something else there.
+    /// Checks that the replica still holds the newest position that it is known to have acknowledged.
     async fn check_known(&self, head: Head) -> Result<(), ReopenError> {
         let durable = self.shared.status().durable.map(|(position, _)| position);
         let floor = self.options.floor.filter(|_| self.options.override_floor.is_none());
@@ -123,7 +125,7 @@ impl Uploader {
     }
 }
 
-/// Builds the opening and writes its intent beside the file, before it leaves.
+/// Builds the opening, and saves its intent beside the file before it leaves.
 pub(in crate::database) fn prepare(
     options: &Options,
     head: Option<Head>,
