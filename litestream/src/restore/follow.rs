@@ -150,7 +150,9 @@ fn plan(after: Seq, last: Seq, merged: &[(Seq, Seq, Digest)], target: Target) ->
     while at < last {
         let longest = merged
             .iter()
-            .filter(|(first, end, _)| *first == at.next() && *end <= last && !matches!(target, Target::Time(_)))
+            // A key whose numbers fall names no run: following it would go round in a circle.
+            .filter(|(first, end, _)| *first == at.next() && first <= end && *end <= last)
+            .filter(|_| !matches!(target, Target::Time(_)))
             .max_by_key(|(_, end, _)| *end);
         match longest {
             Some((first, end, hash)) => {
@@ -179,5 +181,7 @@ mod tests {
         assert_eq!(newest, [Step::Merged(Seq(3), Seq(8), hash), Step::One(Seq(9)), Step::One(Seq(10))]);
         assert_eq!(plan(Seq(2), Seq(10), &merged, Target::Time(1)).len(), 8);
         assert!(plan(Seq(2), Seq(2), &merged, Target::Newest).is_empty());
+        let falling = [(Seq(3), Seq(1), hash)];
+        assert_eq!(plan(Seq(2), Seq(3), &falling, Target::Newest), [Step::One(Seq(3))]);
     }
 }
