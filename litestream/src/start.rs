@@ -91,11 +91,13 @@ pub enum Decision {
 }
 
 /// Reason why a local file is not the newest state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StaleReason {
     /// File that was never part of this replica.
+    #[error("the local file was never part of this replica")]
     NotReplicated,
     /// File of an older term: another writer opened one since.
+    #[error("the local file belongs to term {local}, and another writer opened term {replica} since")]
     OlderTerm {
         /// Term of the file.
         local: Term,
@@ -103,6 +105,7 @@ pub enum StaleReason {
         replica: Term,
     },
     /// File without commits that the replica has.
+    #[error("the local file ends with commit {local}, the replica with commit {replica}")]
     Behind {
         /// Last linked commit of the file.
         local: CommitNo,
@@ -110,6 +113,7 @@ pub enum StaleReason {
         replica: CommitNo,
     },
     /// File of a later term than the replica: the replica was rolled back, or is another one.
+    #[error("the local file belongs to term {local}, the replica ends in term {replica}")]
     NewerTerm {
         /// Term of the file.
         local: Term,
