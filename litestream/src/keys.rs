@@ -360,8 +360,9 @@ mod tests {
     use rand::SeedableRng as _;
     use rand_chacha::ChaCha20Rng;
 
+    /// A term key opens for the key-encryption key and for each recipient, and for nobody else.
     #[test]
-    fn a_term_key_opens_for_the_key_encryption_key_and_for_each_recipient_and_for_nobody_else() {
+    fn a_term_key_opens_for_the_keys_that_wrap_it() {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
         let identity = Identity::generate(&mut rng);
         let mut ring = KeyRing::with_key(KeyEncryptionKey::new("one", [7; 32]).unwrap());

@@ -76,16 +76,16 @@ impl Metrics {
         // An idle database has no new position, and sends no request.
         let known = durable.is_some() && self.probed.lock().is_ok_and(|probed| probed.get(&db).copied() == durable);
         let confirmed = known || self.confirm(database, &db).await;
-        set(&self.confirmed, labels(&db, None), u64::from(confirmed));
+        set(&self.confirmed, &labels(&db, None), u64::from(confirmed));
         if let Some(position) = durable.filter(|_| confirmed) {
-            set(&self.durable_seq, labels(&db, None), position.seq.0);
-            set(&self.durable_term, labels(&db, None), position.term.0);
+            set(&self.durable_seq, &labels(&db, None), position.seq.0);
+            set(&self.durable_term, &labels(&db, None), position.term.0);
         }
         let Probe { lag_commits, lag_ms, .. } = database.lag();
-        set(&self.committed, labels(&db, None), status.committed.0);
-        set(&self.lag_commits, labels(&db, None), lag_commits);
-        set(&self.lag_ms, labels(&db, None), lag_ms);
-        set(&self.closed_chains, labels(&db, None), status.closed_chains);
+        set(&self.committed, &labels(&db, None), status.committed.0);
+        set(&self.lag_commits, &labels(&db, None), lag_commits);
+        set(&self.lag_ms, &labels(&db, None), lag_ms);
+        set(&self.closed_chains, &labels(&db, None), status.closed_chains);
         for (name, is) in [
             ("unproven", status.phase == Phase::Unproven),
             ("basing", status.phase == Phase::Basing),
@@ -94,19 +94,19 @@ impl Metrics {
             ("fenced", matches!(status.phase, Phase::Fenced { .. })),
             ("refused", matches!(status.phase, Phase::Refused(_))),
         ] {
-            set(&self.phase, labels(&db, Some(("phase", name))), u64::from(is));
+            set(&self.phase, &labels(&db, Some(("phase", name))), u64::from(is));
         }
         let traffic = database.bucket().traffic();
         for (operation, count) in
             [("put", &traffic.puts), ("get", &traffic.gets), ("list", &traffic.lists), ("delete", &traffic.deletes)]
         {
-            set(&self.requests, labels(&db, Some(("operation", operation))), count.load(Ordering::Relaxed));
+            set(&self.requests, &labels(&db, Some(("operation", operation))), count.load(Ordering::Relaxed));
         }
         for (direction, count) in [("put", &traffic.bytes_put), ("got", &traffic.bytes_got)] {
-            set(&self.bytes, labels(&db, Some(("direction", direction))), count.load(Ordering::Relaxed));
+            set(&self.bytes, &labels(&db, Some(("direction", direction))), count.load(Ordering::Relaxed));
         }
         for (kind, count) in &status.errors {
-            set(&self.errors, labels(&db, Some(("kind", kind.as_str()))), *count);
+            set(&self.errors, &labels(&db, Some(("kind", kind.as_str()))), *count);
         }
     }
 
@@ -148,6 +148,6 @@ fn labels(db: &str, more: Option<(&'static str, &str)>) -> Labels {
     std::iter::once(("db", db.to_owned())).chain(more).collect()
 }
 
-fn set(family: &Numbers, labels: Labels, value: u64) {
-    family.get_or_create(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
+fn set(family: &Numbers, labels: &Labels, value: u64) {
+    family.get_or_create(labels).set(i64::try_from(value).unwrap_or(i64::MAX));
 }

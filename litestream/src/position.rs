@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_position_is_refused_with_the_part_that_is_wrong() {
+    fn a_malformed_position_names_its_wrong_part() {
         assert!(matches!("3:1042".parse::<Position>(), Err(ParsePositionError::Shape(_))));
         assert!(matches!("3:x:00".parse::<Position>(), Err(ParsePositionError::Number(part)) if part == "x"));
         assert!(matches!("3:4:00".parse::<Position>(), Err(ParsePositionError::Hash(_))));

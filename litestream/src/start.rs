@@ -91,11 +91,13 @@ pub enum Decision {
 }
 
 /// Reason why a local file is not the newest state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StaleReason {
     /// File that was never part of this replica.
+    #[error("the local file was never part of this replica")]
     NotReplicated,
     /// File of an older term: another writer opened one since.
+    #[error("the local file belongs to term {local}, and another writer opened term {replica} since")]
     OlderTerm {
         /// Term of the file.
         local: Term,
@@ -103,6 +105,7 @@ pub enum StaleReason {
         replica: Term,
     },
     /// File without commits that the replica has.
+    #[error("the local file ends with commit {local}, the replica with commit {replica}")]
     Behind {
         /// Last linked commit of the file.
         local: CommitNo,
@@ -110,6 +113,7 @@ pub enum StaleReason {
         replica: CommitNo,
     },
     /// File of a later term than the replica: the replica was rolled back, or is another one.
+    #[error("the local file belongs to term {local}, the replica ends in term {replica}")]
     NewerTerm {
         /// Term of the file.
         local: Term,
@@ -285,8 +289,9 @@ mod tests {
     const ONLINE: Permissions = Permissions { unproven: false, new_replica: false, contradicted: false };
     const OFFLINE: Permissions = Permissions { unproven: true, new_replica: false, contradicted: true };
 
+    /// A file is kept only when its term is the newest and it includes the head.
     #[test]
-    fn a_file_is_kept_only_when_its_term_is_the_newest_and_it_includes_the_head() {
+    fn a_file_that_includes_the_head_is_kept() {
         let decide = |l, h| decide(Some(l), Replica::Present(h), None, ONLINE);
         assert_eq!(decide(local(3, 50, 50), head(3, 9, 50)), Decision::Keep);
         assert_eq!(decide(local(3, 70, 70), head(3, 9, 50)), Decision::Keep, "local commits not yet shipped");
@@ -302,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn commits_made_without_the_replica_prove_nothing_about_its_head() {
+    fn commits_without_the_replica_prove_nothing() {
         // A volume rolled back to commit 40 worked on alone to 90; the replica has another 50.
         let decision = decide(Some(local(3, 90, 40)), Replica::Present(head(3, 9, 50)), None, ONLINE);
         assert!(matches!(decision, Decision::SetAside(StaleReason::Behind { .. })), "a fork was kept: {decision:?}");
@@ -327,8 +332,9 @@ mod tests {
         assert!(matches!(decide(Some(own), Replica::Present(strangers), None, ONLINE), Decision::SetAside(_)));
     }
 
+    /// An absent replica is accepted only where no floor and no file says that there was one.
     #[test]
-    fn an_absent_replica_is_accepted_only_where_nothing_says_that_there_was_one() {
+    fn an_absent_replica_is_accepted_at_the_beginning_only() {
         assert_eq!(decide(None, Replica::Absent, None, ONLINE), Decision::Create);
         let refused = decide(None, Replica::Absent, Some(at(1, 4)), ONLINE);
         assert_eq!(refused, Decision::Refuse(StartError::ReplicaVanished(at(1, 4))));
@@ -339,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_replica_never_lets_a_file_below_the_floor_serve() {
+    fn no_file_below_the_floor_serves_beside_a_silent_replica() {
         let mut file = local(3, 60, 60);
         file.acknowledged = Some(Acknowledged { position: at(3, 9), commit: CommitNo(50) });
         let decide = |local, floor| decide(local, Replica::Silent, floor, OFFLINE);
@@ -352,8 +358,9 @@ mod tests {
         assert_eq!(decide(None, Some(at(3, 9))), Decision::Refuse(StartError::NothingLocal));
     }
 
+    /// A file at or above the floor is kept beside such a replica, where that is allowed.
     #[test]
-    fn a_replica_that_was_rolled_back_is_never_followed_and_a_file_above_the_floor_is_kept_beside_it() {
+    fn a_replica_that_was_rolled_back_is_never_followed() {
         let mut file = local(3, 60, 60);
         file.acknowledged = Some(Acknowledged { position: at(3, 9), commit: CommitNo(50) });
         let older = Replica::Present(head(2, 5, 20));

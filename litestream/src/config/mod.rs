@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_are_an_error_that_names_them_and_their_place() {
+    fn an_unknown_key_is_an_error_that_names_its_place() {
         let nested = refused("dbs:\n- path: /a\n  replica:\n    url: s3://b/p\n    retention: 168h\n");
         assert!(nested.contains("retention") && nested.contains("line"), "{nested}");
         let top = refused("encryption-key: x\ndbs: []\n");

@@ -48,23 +48,23 @@ pub(super) async fn open(options: Options) -> Result<Database, OpenError> {
     let (origin, meta) = loop {
         let (local, found, decision) = match look(&options, &bucket).await? {
             Look::Decided(local, found, decision) => (local, found, decision),
-            Look::Broken(local, why) => break refused(local, &why),
+            Look::Broken(local, error) => break refused(local, &error),
         };
         let (head, seen_ms) = match decision {
-            Decision::Refuse(refusal) => return Err(refusal.into()),
+            Decision::Refuse(error) => return Err(error.into()),
             Decision::KeepUnproven => {
                 let local = local.expect("only a local file is kept");
                 break (Start::Unproven(local), local.meta.unwrap_or_default());
             }
-            Decision::KeepContradicted(why) => {
+            Decision::KeepContradicted(error) => {
                 let local = local.expect("only a local file is kept");
-                break refused(local, &why.to_string());
+                break refused(local, &error.to_string());
             }
             Decision::Create | Decision::Keep => {
                 let found = found.expect("decided on what was found");
                 (found.head, found.seen_ms)
             }
-            Decision::SetAside(why) => restore_newest(&options, &bucket, Some(why), &mut started).await?,
+            Decision::SetAside(reason) => restore_newest(&options, &bucket, Some(reason), &mut started).await?,
             Decision::Restore => restore_newest(&options, &bucket, None, &mut started).await?,
         };
         if let (Decision::Keep, Some(floor), Some(head), None) =
@@ -75,8 +75,8 @@ pub(super) async fn open(options: Options) -> Result<Database, OpenError> {
             match (checked, local.filter(|local| options.permissions.contradicted && is_at_floor(*local, Some(floor))))
             {
                 (Ok(()), _) => {}
-                (Err(why), Some(local)) => break refused(local, &why.to_string()),
-                (Err(why), None) => return Err(why.into()),
+                (Err(error), Some(local)) => break refused(local, &error.to_string()),
+                (Err(error), None) => return Err(error.into()),
             }
         }
         let note = PositionFile { intent: None, ..PositionFile::read(&options.path) };
@@ -100,8 +100,8 @@ pub(super) async fn open(options: Options) -> Result<Database, OpenError> {
 }
 
 /// Goes on with a local file although the replica is not what it acknowledged.
-fn refused(local: Local, why: &str) -> (Start, Meta) {
-    tracing::error!(why, "the replica is not followed: nothing is acknowledged until it is what it was");
+fn refused(local: Local, error: &str) -> (Start, Meta) {
+    tracing::error!(error, "the replica is not what it acknowledged: it is not followed, and nothing is acknowledged");
     (Start::Refused(local), local.meta.unwrap_or_default())
 }
 
@@ -184,9 +184,9 @@ async fn restore_newest(
     loop {
         match restore::restore(bucket, &options.replica, &options.keys, &options.path, &how).await {
             Ok(restored) => {
-                if let (Some(why), Some(aside)) = (stale, &restored.moved_aside) {
-                    tracing::warn!(?why, aside = %aside.display(), "the local file was not the newest state");
-                    started.set_aside = Some((aside.clone(), format!("{why:?}")));
+                if let (Some(reason), Some(aside)) = (stale, &restored.moved_aside) {
+                    tracing::warn!(%reason, aside = %aside.display(), "the local file was set aside");
+                    started.set_aside = Some((aside.clone(), reason.to_string()));
                 }
                 let place = (Some(restored.head), restored.seen_ms);
                 started.restored = Some(restored);

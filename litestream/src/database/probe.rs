@@ -1,4 +1,4 @@
-//! How far the bucket is behind, by what it acknowledged and by what it answers.
+//! Measure of the bucket's lag, by its acknowledgements and by its answers.
 
 use super::error::ProbeError;
 use super::shared::Shared;

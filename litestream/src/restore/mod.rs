@@ -26,7 +26,7 @@ use crate::keys::KeyRing;
 use crate::meta::{self, PositionFile};
 use crate::position::{CommitNo, Head, Position, Seq};
 
-use follow::follow;
+use follow::{Source, follow};
 pub(crate) use image::check_file;
 
 /// State to restore.
@@ -202,14 +202,15 @@ pub(crate) async fn fetch(
             continue;
         }
         let pin = if options.pin { Pin::set(bucket, seq).await } else { None };
-        let mut outcome = follow(bucket, replica, keys, file, options, &found, head, (seq, hash)).await;
+        let source = Source { bucket, replica, keys, found: &found, head, options };
+        let mut outcome = follow(&source, (seq, hash), file).await;
         if let Err(RestoreError::Chain(error)) = &outcome
             && !found.merged.is_empty()
         {
             // A merged segment only saves requests: the segments themselves decide.
             tracing::info!(%error, "trying without merged segments");
             let single = Found { merged: Vec::new(), ..found.clone() };
-            outcome = follow(bucket, replica, keys, file, options, &single, head, (seq, hash)).await;
+            outcome = follow(&Source { found: &single, ..source }, (seq, hash), file).await;
         }
         if let Some(pin) = pin {
             pin.release(bucket).await;

@@ -1,4 +1,4 @@
-//! An object on its way to the bucket, and the requests that prove whether it arrived.
+//! An object on its way to the bucket, and the requests that prove its arrival.
 
 use std::sync::Arc;
 

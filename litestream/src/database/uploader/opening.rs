@@ -12,7 +12,7 @@ use crate::database::shared::Phase;
 use crate::discover::{DiscoverError, discover};
 use crate::layout;
 use crate::meta::PositionFile;
-use crate::position::{Digest, Head};
+use crate::position::{Digest, Head, Term};
 use crate::start::{Intent, Local, Meta, StaleReason, includes};
 use crate::term::{Event, Settings, TermState};
 
@@ -22,10 +22,10 @@ enum ReopenError {
     #[error(transparent)]
     Discover(#[from] DiscoverError),
     #[error(transparent)]
-    Below(#[from] ChainError),
+    Chain(#[from] ChainError),
     #[error("the replica is gone, although the local file was replicated: look for the right bucket and prefix")]
     Gone,
-    #[error("the replica is older than the local file ({0:?}): it was rolled back, or is another one")]
+    #[error("the replica is older than the local file: it was rolled back, or is another one ({0})")]
     Older(StaleReason),
 }
 
@@ -61,49 +61,45 @@ impl Uploader {
             if let Some(head) = found.head {
                 self.check_known(head).await?;
             }
-            let status = self.shared.status();
-            let stranger = match (local, found.head) {
-                (Some(Local { meta: Some(Meta { term, .. }), .. }), None) if term.0 > 0 => {
-                    return Err(ReopenError::Gone);
-                }
-                (None, None) => return Err(ReopenError::Gone),
-                (Some(_), None) => None,
-                (Some(local), Some(head)) => match includes(local, head) {
-                    Err(why @ StaleReason::NewerTerm { .. }) => return Err(ReopenError::Older(why)),
-                    other => other.err().map(|why| (head, format!("{why:?}"))),
-                },
-                (None, Some(head)) if head.position.term == status.term => None,
-                (None, Some(head)) => Some((head, format!("term {} was opened meanwhile", head.position.term))),
-            };
-            if let Some((head, why)) = stranger {
-                tracing::error!(why, "the local file is not the newest state: nothing more is acknowledged");
+            if let Some((head, reason)) = taken_over(local, found.head, self.shared.status().term)? {
+                tracing::error!(%reason, "the local file is not the newest state: nothing more is acknowledged");
                 self.shared.update(|status| status.phase = Phase::Fenced { seq: head.position.seq });
                 return Ok(None);
             }
-            let mut term = match self.prepare(found.head, found.seen_ms) {
+            let file = self.shared.position_file(&self.options.path);
+            let term = match prepare(&self.options, found.head, found.seen_ms, file, None, &mut self.rng) {
                 Ok(term) => term,
                 Err(error) => {
-                    self.shared.update(|status| status.phase = Phase::Refused(error));
+                    self.shared.update(|status| status.phase = Phase::Refused(error.to_string()));
                     return Ok(None);
                 }
             };
-            let mut failures = 0;
-            loop {
-                match step(&self.bucket, &mut term, &mut self.rng).await {
-                    Ok(Some(Event::Opened(_))) => {
-                        self.shared.update(|status| status.trouble = None);
-                        return Ok(Some(term));
-                    }
-                    // The next look shows if it was another writer.
-                    Ok(Some(Event::Lost)) => break,
-                    Ok(_) => {}
-                    Err(error) => {
-                        failures += 1;
-                        self.record_failure(failures, &error);
-                        self.pause(failures).await;
-                        if self.shared.is_closing() {
-                            return Ok(None);
-                        }
+            match self.make_opening(term).await {
+                Opening::Made(term) => return Ok(Some(*term)),
+                // The next look shows if it was another writer.
+                Opening::Lost => {}
+                Opening::Closing => return Ok(None),
+            }
+        }
+    }
+
+    /// Makes the opening of a term, with as many tries as it takes.
+    async fn make_opening(&mut self, mut term: TermState) -> Opening {
+        let mut failures = 0;
+        loop {
+            match step(&self.bucket, &mut term, &mut self.rng).await {
+                Ok(Some(Event::Opened(_))) => {
+                    self.shared.update(|status| status.trouble = None);
+                    return Opening::Made(Box::new(term));
+                }
+                Ok(Some(Event::Lost)) => return Opening::Lost,
+                Ok(_) => {}
+                Err(error) => {
+                    failures += 1;
+                    self.record_failure(failures, &error);
+                    self.pause(failures).await;
+                    if self.shared.is_closing() {
+                        return Opening::Closing;
                     }
                 }
             }
@@ -118,10 +114,36 @@ impl Uploader {
         let object = self.bucket.get(&layout::sequence(known.seq)).await.map_err(DiscoverError::from)?;
         Ok(check_floor(head.position, known, object.as_deref().map(Digest::of))?)
     }
+}
 
-    fn prepare(&mut self, head: Option<Head>, seen_ms: u64) -> Result<TermState, String> {
-        prepare(&self.options, head, seen_ms, self.shared.position_file(&self.options.path), None, &mut self.rng)
-            .map_err(|error| error.to_string())
+/// Outcome of making an opening.
+enum Opening {
+    /// Term that is ours.
+    Made(Box<TermState>),
+    /// Number that another object has.
+    Lost,
+    /// Close of the database meanwhile.
+    Closing,
+}
+
+/// Compares the head with the local file, or, where this process held `held` as its last term, with that. Returns the head
+/// and the reason when another writer took over.
+fn taken_over(
+    local: Option<Local>,
+    head: Option<Head>,
+    held: Term,
+) -> Result<Option<(Head, StaleReason)>, ReopenError> {
+    match (local, head) {
+        (None, None) => Err(ReopenError::Gone),
+        (Some(Local { meta: Some(Meta { term, .. }), .. }), None) if term > Term(0) => Err(ReopenError::Gone),
+        (Some(_), None) => Ok(None),
+        (Some(local), Some(head)) => match includes(local, head) {
+            Ok(()) => Ok(None),
+            Err(reason @ StaleReason::NewerTerm { .. }) => Err(ReopenError::Older(reason)),
+            Err(reason) => Ok(Some((head, reason))),
+        },
+        (None, Some(head)) if head.position.term == held => Ok(None),
+        (None, Some(head)) => Ok(Some((head, StaleReason::OlderTerm { local: held, replica: head.position.term }))),
     }
 }
 
