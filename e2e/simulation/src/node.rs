@@ -14,7 +14,7 @@ use keyfleet_adversary::Behaviour;
 pub struct Node {
     /// Its index.
     pub index: NodeIndex,
-    /// Its identity's seed, in both homes.
+    /// Its identity's seed, in both key stores.
     pub identity: [u8; 32],
     /// What survives a crash.
     pub disk: Disk,
@@ -34,7 +34,7 @@ pub struct Node {
     pub crashes: u32,
 }
 
-/// A node's volume and seal homes.
+/// A node's volume and seal key stores.
 #[derive(Default)]
 pub struct Disk {
     /// The committed state.

@@ -89,11 +89,11 @@ impl Fleet {
         let addresses = self.addresses.subscribe();
         let kms = TcpListener::bind("127.0.0.1:0").await.unwrap();
         self.callers.insert(self.nodes[at].0.index, kms.local_addr().unwrap().to_string());
-        let (owner, memory) = ((CLUSTER, self.nodes[at].0.index), &started.memory);
-        let (store, node_key) = (memory.store().clone(), memory.node_key().clone());
+        let (owner, persister) = ((CLUSTER, self.nodes[at].0.index), &started.persister);
+        let (store, node_key) = (persister.store().clone(), persister.node_key().clone());
         let tokens = Tokens::new(owner, &["none".to_owned()], Arc::new(NoIssuer), store.clone(), node_key).unwrap();
         let access = watch::Sender::new(Arc::default()).subscribe();
-        let service = Service::new(owner, access, memory.served(), Arc::new(tokens), store);
+        let service = Service::new(owner, access, persister.served(), Arc::new(tokens), store);
         let kms = Some((kms, Arc::new(service)));
         let node =
             Node::run(started, Options { peers, kms, platform: self.platform.clone(), pins, addresses, readers: None })

@@ -21,7 +21,7 @@ pub struct Outputs {
     pub commit: bool,
     /// Then: let these be read by peers and operator.
     pub say: Vec<SignedMessage>,
-    /// Last: destroy these secrets, in every home.
+    /// Last: destroy these secrets, in every key store.
     pub destroy: Vec<SecretName>,
     /// What a person should hear of.
     pub notices: Vec<Notice>,

@@ -150,7 +150,7 @@ fn a_volume_lost_in_a_round_loses_nothing_acknowledged() -> Result<()> {
     let cluster = Cluster::shared()?;
     let fleet = Fleet::prepare(&cluster, "midround")?;
     // One barrier after the other: the node starts again in no time, and is not to get past them.
-    let steps = ["Homes", "Commit", "Acknowledged"].map(|step| format!("{NODE}:{step}@Prepared"));
+    let steps = ["KeyStores", "Commit", "Acknowledged"].map(|step| format!("{NODE}:{step}@Prepared"));
     let mut spec = replication(&fleet.namespace.name);
     spec["image"] = json!("docker.io/keyfleet/node-faults:dev");
     spec["podTemplate"] = json!({"env": [
