@@ -12,10 +12,6 @@ pub mod outbox;
 pub mod persist;
 pub mod published;
 pub mod start;
-#[cfg(any(test, feature = "testing"))]
-pub mod testing;
-#[cfg(test)]
-mod tests;
 mod voice;
 
 pub use driver::Driver;
