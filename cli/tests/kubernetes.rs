@@ -7,18 +7,15 @@
 #[path = "../../crds/tests/apiserver/mod.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod apiserver;
-#[path = "../../api/tests/fleet/mod.rs"]
-mod fleet;
 
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use fleet::Fleet;
 use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
 use keyfleet_crds::KmsCluster;
-use keyfleet_node::serving::{FetchedKeys, KeySource};
+use keyfleet_test_fleet::serving::{FetchedKeys, Fleet, KeySource};
 use kube::api::PostParams;
 use kube::{Api, Client};
 use serde::Serialize;
