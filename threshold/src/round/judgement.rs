@@ -60,6 +60,12 @@ impl Transcript {
     /// # Errors
     /// The digests of bundles, responses or prekey sets that have to be fetched first.
     pub fn judge(&self, dealers: &FrozenDigests, responses: &FrozenDigests) -> Result<Judgement, Vec<Digest>> {
+        let missing = self.missing_evidence(dealers, responses);
+        if missing.is_empty() { Ok(judge(self, dealers, responses)) } else { Err(missing) }
+    }
+
+    /// Returns the digests of bundles, responses and prekey sets without which frozen fields cannot be judged.
+    pub(super) fn missing_evidence(&self, dealers: &FrozenDigests, responses: &FrozenDigests) -> Vec<Digest> {
         let bundles = dealers.iter().map(|(_, digest)| digest).filter(|digest| self.bundle(digest).is_none());
         let unheard = responses.iter().map(|(_, digest)| digest).filter(|digest| self.response(digest).is_none());
         let mut missing: Vec<_> = bundles.chain(unheard).collect();
@@ -69,7 +75,7 @@ impl Transcript {
                 missing.push(receiver.prekey_digest);
             }
         }
-        if missing.is_empty() { Ok(judge(self, dealers, responses)) } else { Err(missing) }
+        missing
     }
 }
 

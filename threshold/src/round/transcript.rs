@@ -358,6 +358,11 @@ impl Transcript {
         self.culprits.values()
     }
 
+    /// Tells whether a bundle or a response with this digest was taken up.
+    pub(super) fn stores(&self, digest: &Digest) -> bool {
+        self.bundles.contains_key(digest) || self.responses.contains_key(digest)
+    }
+
     /// What the certificate of this round signs.
     #[must_use]
     pub fn certificate_purpose(&self, vector: &Digest) -> Purpose {
