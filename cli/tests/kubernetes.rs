@@ -31,7 +31,10 @@ impl KeySource for Published {
     async fn fetch(&self, _: &str) -> Result<FetchedKeys, String> {
         let request = http::Request::get("/openid/v1/jwks").body(Vec::new()).unwrap();
         let keys = self.0.request_text(request).await.map_err(|error| error.to_string())?;
-        Ok(FetchedKeys { issuer: fleet::ISSUER.to_owned(), keys: serde_json::from_str(&keys).unwrap() })
+        Ok(FetchedKeys {
+            issuer: keyfleet_test_fleet::serving::ISSUER.to_owned(),
+            keys: serde_json::from_str(&keys).unwrap(),
+        })
     }
 }
 

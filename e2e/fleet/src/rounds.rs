@@ -14,14 +14,14 @@ use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::round::{Blob, Body, MessageKind, Phase, RoundRecord, SignedMessage, Transcript};
 use tempfile::TempDir;
 
+use keyfleet_node::boot::recover::{Parts, StartError, start};
 use keyfleet_node::keystores::secret::{SealClient, SecretStore};
 use keyfleet_node::keystores::volume::VolumeStore;
 use keyfleet_node::keystores::{Entries, KeyStoreError, decision::StoreKind};
 use keyfleet_node::round::Input;
+use keyfleet_node::round::Started;
 use keyfleet_node::round::driver::{DriveError, Driver};
 use keyfleet_node::round::persist::{PersistError, Step};
-use keyfleet_node::boot::recover::{Parts, StartError, start};
-use keyfleet_node::round::Started;
 use keyfleet_node::seal::{KeyEncryptionKey, KeyName, KeyRing};
 use keyfleet_node::store::Backing;
 use keyfleet_node::store::bundles::BundleFile;
