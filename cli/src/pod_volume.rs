@@ -81,7 +81,7 @@ pub fn sample() -> String {
             "restartPolicy": "Never",
             "securityContext": { "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" } },
             "containers": [{
-                "name": "decrypt", "image": "keyfleet/cli",
+                "name": "decrypt", "image": "docker.io/keyfleet/cli:dev",
                 "args": ["decrypt", "/reports/report.sealed", "--to", "/plain/report.txt"],
                 "securityContext": restricted,
                 "volumeMounts": [

@@ -42,12 +42,6 @@ pub fn seal_secret(cluster: &str, index: u32) -> String {
     format!("{}-seal", node(cluster, index))
 }
 
-/// The Pod that deletes the seal of a node that is lost.
-#[must_use]
-pub fn eraser_pod(cluster: &str, index: u32) -> String {
-    format!("{}-eraser", node(cluster, index))
-}
-
 /// The `KeyEpoch` of one attempt.
 #[must_use]
 pub fn epoch(cluster: &str, number: u64) -> String {
@@ -116,7 +110,6 @@ mod tests {
             node(&cluster, u32::MAX),
             headless_service(&cluster),
             seal_secret(&cluster, u32::MAX),
-            eraser_pod(&cluster, u32::MAX),
             volume_claim(&cluster, u32::MAX),
             node_config(&cluster, u32::MAX),
             epoch(&cluster, u64::MAX),

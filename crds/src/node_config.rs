@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use crate::cluster::{KeyEncryption, Recovery, Replication};
+use crate::cluster::{KeyEncryption, Replication};
 use crate::values::ClusterId;
 use serde::{Deserialize, Serialize};
 
@@ -57,9 +57,6 @@ pub struct NodeConfig {
     /// Where the state file is replicated; absent: nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication: Option<Replication>,
-    /// Who can bring the fleet back.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recovery: Option<Recovery>,
     /// A folder with `tls.crt` and `tls.key` for the port of callers; absent: the node's own certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kms_certificate_folder: Option<PathBuf>,

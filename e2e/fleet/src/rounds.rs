@@ -13,13 +13,14 @@ use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::round::{Blob, Body, MessageKind, Phase, RoundRecord, SignedMessage, Transcript};
 use tempfile::TempDir;
 
+use keyfleet_node::boot::recover::{Parts, StartError, start};
 use keyfleet_node::keystores::secret::{SealClient, SecretStore};
 use keyfleet_node::keystores::volume::VolumeStore;
 use keyfleet_node::keystores::{Entries, KeyStoreError, decision::StoreKind};
 use keyfleet_node::round::Input;
+use keyfleet_node::round::Started;
 use keyfleet_node::round::driver::{DriveError, Driver};
 use keyfleet_node::round::persist::{PersistError, Step};
-use keyfleet_node::round::start::{Parts, StartError, Started, start};
 use keyfleet_node::seal::{KeyEncryptionKey, KeyName, KeyRing};
 use keyfleet_node::store::Backing;
 use keyfleet_node::store::bundles::BundleFile;
@@ -125,7 +126,7 @@ impl TestNode {
             let mut before = readable();
             driver.danger_set_barrier(Box::new(move |step, _, _| {
                 match step {
-                    Step::KeyStores | Step::Said | Step::Destroyed => before = readable(),
+                    Step::KeyStores | Step::Published | Step::Destroyed => before = readable(),
                     // Neither before its commit nor before the replica and the floor.
                     Step::Bundles | Step::Commit | Step::Acknowledged | Step::Floor => {
                         assert_eq!(readable(), before, "something is said at {step:?}, before its time");
@@ -262,7 +263,6 @@ impl Operator {
             threshold: Threshold(threshold),
             min_holders: threshold,
             deadlines: Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 },
-            roster: None,
             connected: receivers.iter().map(|node| node.index).collect(),
             avoid: BTreeSet::new(),
             receivers,

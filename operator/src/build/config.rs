@@ -51,7 +51,6 @@ fn render(fleet: &Fleet<'_>, index: u32) -> String {
         key_encryption: spec.key_encryption.clone(),
         // When and as whom old objects are deleted is none of a node's business, and no reason to roll its pod.
         replication: spec.replication.clone().map(|replication| Replication { retention: None, ..replication }),
-        recovery: spec.recovery.clone(),
         kms_certificate_folder: spec.tls.as_ref().map(|_| TLS_FOLDER.into()),
         log: spec.pod_template.log.clone(),
         log_format: LogFormat::Json,

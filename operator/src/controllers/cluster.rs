@@ -214,18 +214,8 @@ fn targets(read: &Read, name: &str, namespace: &str) -> BTreeMap<u32, Target> {
 }
 
 fn watched(read: &Read, block: u64, now: jiff::Timestamp) -> Vec<Watched> {
-    let cap = i64::from(read.cluster.spec.schedule.phase_timeout_seconds);
-    let overdue = |epoch: &KeyEpoch| {
-        let since =
-            epoch.status.as_ref().filter(|status| key_epoch::is_open(Some(status))).and_then(key_epoch::entered);
-        since.is_some_and(|since| now.as_second() - since.0.as_second() >= cap)
-    };
-    let watched = |epoch: &KeyEpoch| Watched {
-        spec: epoch.spec.clone(),
-        status: epoch.status.clone(),
-        block,
-        overdue: overdue(epoch),
-    };
+    let cap = read.cluster.spec.schedule.phase_timeout_seconds;
+    let watched = |epoch: &KeyEpoch| Watched::new(epoch.spec.clone(), epoch.status.clone(), block, now, cap);
     read.epochs.iter().map(watched).collect()
 }
 

@@ -4,19 +4,17 @@ use std::sync::Arc;
 
 use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::node::report::ProblemAbout;
-use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
-use keyfleet_threshold::round::{Outputs, Participant, RestoreError, SecretName};
+use keyfleet_threshold::identity::IdentitySecretKey;
+use keyfleet_threshold::round::{Participant, RestoreError, SecretName};
 use zeroize::Zeroizing;
 
 use crate::keystores::decision::Finding;
 use crate::keystores::inventory::KeyInventory;
 use crate::keystores::{Found, KeyStore, KeyStores, KeyStoresError};
+use crate::round::{Persister, Started};
 use crate::seal::{KeyMaterial, KeyName, KeyRing};
 use crate::store::bundles::BundleFile;
-use crate::store::{Backing, Store, StoreError};
-
-use super::outbox::Outbox;
-use super::persist::Persister;
+use crate::store::{Backing, Outbox, Store, StoreError};
 
 /// What a node is made of.
 pub struct Parts {
@@ -30,22 +28,6 @@ pub struct Parts {
     pub secret: Arc<dyn KeyStore>,
     /// The key-encryption keys.
     pub ring: KeyRing,
-}
-
-/// A node that may be driven.
-pub struct Started {
-    /// Its protocol machine.
-    pub participant: Participant,
-    /// Its identity, which the operator pins.
-    pub identity: IdentityPublicKey,
-    /// Writes what it remembers.
-    pub persister: Persister,
-    /// Owed: to be carried out first.
-    pub outputs: Outputs,
-    /// What a person should hear of.
-    pub findings: Vec<Finding>,
-    /// Whether the state came from the replica: then the node abstains in plans up to the newest block there is.
-    pub restored: bool,
 }
 
 /// Why a node does not start. Nothing was made anew.

@@ -8,14 +8,14 @@ use keyfleet_crds::node::report::ProblemAbout;
 use kube::Client;
 use tokio::sync::watch;
 
+use super::assemble::{AssembleError, RESTORED, STATE, floor_of, options, secret_store};
+use super::erase::Ending;
 use crate::apiserver::ApiServer;
 use crate::apiserver::status::{Problems, StatusWriter};
 use crate::config::Config;
-use crate::erasure::Ending;
 use crate::keystores::KeyStoreError;
 use crate::keystores::volume::VolumeStore;
-use crate::process::{ProcessError, key_store};
-use crate::startup::{AssembleError, RESTORED, STATE, bucket_reason, options};
+use crate::store::replica::bucket_reason;
 use keyfleet_litestream::bucket::{Bucket, RetryPolicy};
 use keyfleet_litestream::restore::{self, Options};
 
@@ -26,9 +26,6 @@ pub enum RestoreError {
     /// A key store does not say whether there is a floor.
     #[error("whether a replica must exist is not known, so nothing is begun: {0}")]
     KeyStore(#[from] KeyStoreError),
-    /// No key store to ask.
-    #[error(transparent)]
-    Process(#[from] ProcessError),
     /// The configuration does not name a replica.
     #[error(transparent)]
     Assemble(#[from] AssembleError),
@@ -110,9 +107,9 @@ async fn try_restore(config: &Config, server: Option<&ApiServer>) -> Result<(), 
             return Ok(());
         }
     };
-    let secret = key_store(config, server)?;
+    let secret = secret_store(config, server)?;
     let volume = VolumeStore::open(config.data().join("seal"))?;
-    let floors = [crate::startup::floor(&volume).await?, crate::startup::floor(&*secret).await?];
+    let floors = [floor_of(&volume).await?, floor_of(&*secret).await?];
     let floor = floors.into_iter().flatten().max_by_key(|position| position.seq);
     let names = options(config, replication, &ring)?;
     // There is nothing else to go on with: as patiently as it may be.

@@ -21,11 +21,23 @@ use keyfleet_threshold::identity::{IdentitySecretKey, Signature};
 
 use crate::apiserver::ApiServer;
 use crate::apiserver::seal::SealSecret;
+use crate::keystores::KeyStoreError;
 use crate::keystores::volume::{durably, wipe_folder};
 
 /// The statement's name on the volume, beside nothing else in the end.
 const STATEMENT: &str = "erased";
 const RETRY: Duration = Duration::from_secs(2);
+
+/// Why the end of a node is not complete yet.
+#[derive(Debug, thiserror::Error)]
+enum EraseError {
+    #[error("the volume: {0}")]
+    Volume(#[from] io::Error),
+    #[error(transparent)]
+    Secret(#[from] KeyStoreError),
+    #[error("the own KmsNode: {0}")]
+    Statement(#[from] kube::Error),
+}
 
 /// A node that is to be no more.
 pub(crate) struct Ending(Signature);
@@ -61,7 +73,7 @@ impl Ending {
             loop {
                 match self.once(data, server).await {
                     Ok(()) => break,
-                    Err(what) => tracing::warn!(what, "the end of this node is not complete yet; it goes on"),
+                    Err(error) => tracing::warn!(%error, "the end of this node is not complete yet; it goes on"),
                 }
                 tokio::time::sleep(RETRY).await;
             }
@@ -74,10 +86,10 @@ impl Ending {
         }
     }
 
-    async fn once(&self, data: &Path, server: &ApiServer) -> Result<(), String> {
-        wipe_folder(data, STATEMENT).map_err(|error| format!("the volume: {error}"))?;
-        SealSecret::new(server).delete().await.map_err(|fault| fault.to_string())?;
-        server.say_erased(self.0).await.map_err(|error| format!("the own KmsNode: {error}"))
+    async fn once(&self, data: &Path, server: &ApiServer) -> Result<(), EraseError> {
+        wipe_folder(data, STATEMENT)?;
+        SealSecret::new(server).delete().await?;
+        Ok(server.say_erased(self.0).await?)
     }
 }
 

@@ -1,16 +1,12 @@
 //! From a configuration to the parts of a node.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use keyfleet_crds::cluster::Replication;
-use keyfleet_crds::cluster::storage::S3;
 use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::node::report::ProblemAbout;
-use keyfleet_crds::node_config::S3_CA_FOLDER;
-use keyfleet_litestream::authorities::{Authorities, AuthoritiesError};
-use keyfleet_litestream::bucket::{ErrorKind, Location, RetryPolicy};
+use keyfleet_litestream::bucket::RetryPolicy;
 use keyfleet_litestream::database::{OpenError, Options};
 use keyfleet_litestream::discover::DiscoverError;
 use keyfleet_litestream::format::ReplicaName;
@@ -18,16 +14,19 @@ use keyfleet_litestream::restore::RestoreError;
 use keyfleet_litestream::start::Permissions;
 use keyfleet_litestream::{Database, Position, keys};
 
+use super::recover::Parts;
+use crate::apiserver::ApiServer;
+use crate::apiserver::seal::SealSecret;
 use crate::config::{Config, KeyError};
+use crate::keystores::decision::StoreKind;
+use crate::keystores::secret::SecretStore;
 use crate::keystores::volume::VolumeStore;
 use crate::keystores::{KeyStore, KeyStoreError};
-use crate::round::Parts;
 use crate::seal::KeyRing;
+use crate::store::backing::ACKNOWLEDGE;
 use crate::store::bundles::BundleFile;
+use crate::store::replica::{CaConfigMapError, bucket_reason, location};
 use crate::store::{Backing, StoreError};
-
-/// A round's commit waits so long for the bucket before it is tried again.
-pub(crate) const ACKNOWLEDGE: Duration = Duration::from_secs(10);
 
 /// A node that starts while the bucket says nothing at all serves from its volume after a minute and a half; one whose bucket
 /// refuses connections does at once.
@@ -61,10 +60,13 @@ pub enum AssembleError {
     Replica(String),
     /// Who may sign the bucket's certificate is not known.
     #[error("replication: {0}")]
-    Authorities(#[from] AuthoritiesMissing),
+    CaConfigMap(#[from] CaConfigMapError),
     /// The volume.
     #[error("the volume: {0}")]
     Io(#[from] std::io::Error),
+    /// Neither the API server nor a folder in its place.
+    #[error("there is no API server here, and secondHome is not set")]
+    Nowhere,
     /// The replicated file was not opened.
     #[error("replication: {0}")]
     Open(#[from] OpenError),
@@ -76,20 +78,11 @@ impl AssembleError {
     pub fn concerns(&self) -> (ProblemAbout, Reason) {
         match self {
             Self::Key(fault) => (ProblemAbout::KeyEncryption, fault.reason()),
-            Self::KeyStore(_) | Self::Store(_) | Self::Io(_) => (ProblemAbout::Seal, Reason::Starting),
+            Self::KeyStore(_) | Self::Store(_) | Self::Io(_) | Self::Nowhere => (ProblemAbout::Seal, Reason::Starting),
             Self::Replica(_) => (ProblemAbout::Replication, Reason::NotConfigured),
-            Self::Authorities(_) => (ProblemAbout::Replication, Reason::AuthoritiesMissing),
+            Self::CaConfigMap(_) => (ProblemAbout::Replication, Reason::AuthoritiesMissing),
             Self::Open(fault) => (ProblemAbout::Replication, open_reason(fault)),
         }
-    }
-}
-
-/// The condition reason of what a bucket answers.
-pub(crate) fn bucket_reason(kind: ErrorKind) -> Reason {
-    match kind {
-        ErrorKind::NoBucket => Reason::BucketMissing,
-        ErrorKind::Denied | ErrorKind::Credentials | ErrorKind::ClockSkew => Reason::CredentialsRefused,
-        _ => Reason::ReplicaUnavailable,
     }
 }
 
@@ -100,6 +93,18 @@ fn open_reason(fault: &OpenError) -> Reason {
         }
         OpenError::Key(_) => Reason::KeyEncryptionKeyWrong,
         _ => Reason::ReplicaUnavailable,
+    }
+}
+
+/// Returns the key store beside the volume: the Secret, or the folder in its place.
+///
+/// # Errors
+/// When there is neither, or the folder cannot be used.
+pub(crate) fn secret_store(config: &Config, server: Option<&ApiServer>) -> Result<Arc<dyn KeyStore>, AssembleError> {
+    match (&config.file.second_home, server) {
+        (Some(folder), _) => Ok(Arc::new(VolumeStore::open_as(StoreKind::Secret, folder.clone())?)),
+        (None, Some(server)) => Ok(Arc::new(SecretStore::new(SealSecret::new(server)))),
+        (None, None) => Err(AssembleError::Nowhere),
     }
 }
 
@@ -142,47 +147,11 @@ pub(crate) fn options(config: &Config, replication: &Replication, ring: &KeyRing
     Ok(Options { retry: RETRY, ..Options::new(config.data().join(STATE), name, location, Arc::new(keys)) })
 }
 
-/// A folder of the bucket, below the prefix that the cluster names. Credentials are the environment's.
-///
-/// # Errors
-/// When the ConfigMap of authorities is named and not there, or does not hold certificates.
-pub(crate) fn location(s3: &S3, folder: &str) -> Result<Location, AuthoritiesMissing> {
-    let prefix = s3.prefix.iter().map(String::as_str).chain((!folder.is_empty()).then_some(folder));
-    Ok(Location {
-        bucket: s3.bucket.clone(),
-        prefix: prefix.collect::<Vec<_>>().join("/"),
-        region: Some(s3.region.clone()),
-        endpoint: s3.endpoint.clone(),
-        force_path_style: Some(s3.force_path_style),
-        credentials: None,
-        authorities: s3.ca_config_map.as_ref().map(|name| authorities(Path::new(S3_CA_FOLDER), name)).transpose()?,
-    })
-}
-
-/// The certificates that a ConfigMap holds, as it is mounted.
-fn authorities(folder: &Path, config_map: &str) -> Result<Authorities, AuthoritiesMissing> {
-    Authorities::read(&folder.join("ca.crt"))
-        .map_err(|error| AuthoritiesMissing { config_map: config_map.to_owned(), error })
-}
-
-/// `spec.replication.s3.caConfigMap` names what cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "spec.replication.s3.caConfigMap: the ConfigMap {config_map} must hold the certificates that the bucket's server may be \
-     signed by, as PEM under the key ca.crt. {error}"
-)]
-pub struct AuthoritiesMissing {
-    /// Its name.
-    pub config_map: String,
-    /// What is wrong.
-    pub error: AuthoritiesError,
-}
-
 /// The floor that a key store names.
 ///
 /// # Errors
 /// When it does not answer.
-pub(crate) async fn floor(key_store: &dyn KeyStore) -> Result<Option<Position>, KeyStoreError> {
+pub(crate) async fn floor_of(key_store: &dyn KeyStore) -> Result<Option<Position>, KeyStoreError> {
     let entries = key_store.read().await?;
     let text = entries.get("floor").map(|bytes| String::from_utf8_lossy(bytes));
     let position = text
@@ -192,8 +161,8 @@ pub(crate) async fn floor(key_store: &dyn KeyStore) -> Result<Option<Position>, 
 
 /// The higher of the two key stores' floors. A Secret that cannot be read leaves the volume's.
 async fn highest_floor(volume: &dyn KeyStore, secret: &dyn KeyStore) -> Result<Option<Position>, KeyStoreError> {
-    let volume = floor(volume).await?;
-    let secret = match floor(secret).await {
+    let volume = floor_of(volume).await?;
+    let secret = match floor_of(secret).await {
         Ok(secret) => secret,
         Err(fault) => {
             tracing::warn!(%fault, "the floor is the volume's alone");
@@ -201,19 +170,4 @@ async fn highest_floor(volume: &dyn KeyStore, secret: &dyn KeyStore) -> Result<O
         }
     };
     Ok([volume, secret].into_iter().flatten().max_by_key(|position| position.seq))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn authorities_that_are_missing_or_none_say_which_config_map_and_which_key() {
-        let folder = tempfile::tempdir().unwrap();
-        let missing = authorities(folder.path(), "our-ca").expect_err("there is no file").to_string();
-        assert!(missing.contains("ConfigMap our-ca") && missing.contains("key ca.crt"), "{missing}");
-        std::fs::write(folder.path().join("ca.crt"), "not a certificate").unwrap();
-        let wrong = authorities(folder.path(), "our-ca").expect_err("there is no certificate").to_string();
-        assert!(wrong.contains("ConfigMap our-ca") && wrong.contains("no certificate"), "{wrong}");
-    }
 }
