@@ -87,7 +87,7 @@ async fn call(kind: &str, address: &str, pin: &str, token: &str) {
     let pin = IdentityPublicKey(hex::decode(pin).unwrap().try_into().unwrap());
     let connector = Connector::new(None, pin).unwrap();
     let channel = channel::connect(address.to_owned(), connector).await.unwrap();
-    let cluster = keyfleet_node::round::testing::CLUSTER.0.to_vec();
+    let cluster = keyfleet_test_fleet::rounds::CLUSTER.0.to_vec();
     let transport = TransportKey::random(&mut rand::rng()).public().encode().to_vec();
     let mut callers = tokio::task::JoinSet::new();
     for _ in 0..AT_ONCE {

@@ -14,9 +14,10 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::*;
+use crate::boot::recover::{Parts, start};
 use crate::keystores::decision::StoreKind;
 use crate::keystores::volume::VolumeStore;
-use crate::round::{Parts, Started, start};
+use crate::round::Started;
 use crate::seal::{KeyEncryptionKey, KeyRing};
 use crate::serving::Tokens;
 use crate::serving::token::TokenError;
