@@ -152,9 +152,9 @@ words! {
         KeyEncryptionKeyWrong,
         /// The key-encryption key lies in the same etcd as what it seals.
         KeyEncryptionKeyInCluster,
-        /// A node's two homes of key material differed and were reconciled.
+        /// A node's two key stores differed and were reconciled.
         SealRolledBack,
-        /// Key material that should exist is in neither home.
+        /// Key material that should exist is in neither key store.
         SealKeysLost,
         /// A node shows another identity key than the pinned one.
         IdentityLost,

@@ -16,6 +16,7 @@
 //! - [`patterns`]: the `*` patterns of access rules
 //! - [`generate`]: the checked-in YAML and `docs/kinds.md`
 
+#![warn(missing_docs)]
 // `KubeSchema` copies each struct, `pub` included, into the body of a function.
 #![expect(unreachable_pub)]
 

@@ -42,7 +42,7 @@ pub fn volume_claim(cluster: &str, index: u32) -> String {
     format!("{}-state", node(cluster, index))
 }
 
-/// The Secret that holds a node's wrapped key material: one of its two homes.
+/// The Secret that holds a node's wrapped key material: one of its two key stores.
 #[must_use]
 pub fn seal_secret(cluster: &str, index: u32) -> String {
     format!("{}-seal", node(cluster, index))

@@ -23,6 +23,8 @@
 //! `tenure`, `start`, `chain` and `format` are pure: the same code runs in the process and in
 //! the simulation.
 
+#![warn(missing_docs)]
+
 pub mod authorities;
 pub mod bucket;
 pub mod chain;

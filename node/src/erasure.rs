@@ -3,12 +3,12 @@
 //! | order | what | a crash after it |
 //! |---|---|---|
 //! | 1 | the signed statement is on the volume: the point of no return | the next start goes on here, and runs no node |
-//! | 2 | the volume's home is wiped, everything else on the volume is gone | as above |
+//! | 2 | the volume's key store is wiped, everything else on the volume is gone | as above |
 //! | 3 | the Secret `<node>-seal` is gone | as above |
 //! | 4 | `status.node.erased` shows the statement | nothing is left to do |
 //!
-//! So whoever reads the statement in the API server knows that both homes are empty. What the bucket keeps of the state file
-//! is sealed under data keys that were in these homes alone.
+//! So whoever reads the statement in the API server knows that both key stores are empty. What the bucket keeps of the state file
+//! is sealed under data keys that were in these key stores alone.
 
 use std::future::Future;
 use std::io;
@@ -21,7 +21,7 @@ use keyfleet_threshold::identity::{IdentitySecretKey, Signature};
 
 use crate::apiserver::ApiServer;
 use crate::apiserver::seal::SealSecret;
-use crate::homes::volume::{durably, wipe_folder};
+use crate::keystores::volume::{durably, wipe_folder};
 
 /// The statement's name on the volume, beside nothing else in the end.
 const STATEMENT: &str = "erased";

@@ -3,7 +3,7 @@
 //! ```text
 //!   API server ──plans, records──▶ round ◀──Follow, Fetch── peers
 //!                                    │ outputs, top to bottom
-//!        homes (keys) ◀── store (state file ─▶ S3) ──▶ published ──▶ peers, operator
+//!        key stores (keys) ◀── store (state file ─▶ S3) ──▶ published ──▶ peers, operator
 //!                                    │ shares
 //!   callers ──token, request──▶ serving ──▶ answer, audit
 //! ```
@@ -11,7 +11,7 @@
 //! | To learn about | read |
 //! |---|---|
 //! | what a secret looks like at rest | [`seal`] |
-//! | the two homes of key material, and what a start makes of them | [`homes`] |
+//! | the two key stores, and what a start makes of them | [`keystores`] |
 //! | the state file and the file of bundles | [`store`] |
 //! | in which order a round's outputs become durable and are said | [`round`] |
 //! | who may connect, and how it is told | [`keyfleet_api::tls`] |
@@ -20,8 +20,8 @@
 //! | the end of a node, for good | `erasure` |
 //! | what is read and written at the API server | [`apiserver`] |
 //! | the platform's certificate for callers | `certificate` |
-//! | which cluster a name belongs to, by the bucket | [`claim`] |
-//! | what goes wrong while it runs | [`troubles`] |
+//! | which cluster a name belongs to, by the bucket | [`name_mark`] |
+//! | what goes wrong while it runs | [`problems`] |
 //! | the process: waits for what it lacks, then runs | [`process`]; before it, [`restore`] |
 //! | the job that deletes what no node's replica needs any more | [`retain`] |
 //! | the gRPC services | [`grpc`] |
@@ -30,14 +30,15 @@
 
 pub mod apiserver;
 mod certificate;
-pub mod claim;
 pub mod config;
-#[cfg(feature = "danger-faults")]
-pub mod danger;
 mod erasure;
+#[cfg(feature = "danger-faults")]
+pub mod fault_injection;
 pub mod grpc;
-pub mod homes;
 pub mod http;
+pub mod keystores;
+pub mod name_mark;
+pub mod problems;
 pub mod process;
 pub mod restore;
 pub mod retain;
@@ -47,4 +48,3 @@ pub mod seal;
 pub mod serving;
 pub mod startup;
 pub mod store;
-pub mod troubles;

@@ -15,27 +15,27 @@ use tokio::task::JoinSet;
 
 use crate::apiserver::ApiServer;
 use crate::apiserver::issuers::Issuers;
-use crate::apiserver::known::Known;
+use crate::apiserver::last_known::LastKnown;
 use crate::apiserver::rounds::Rounds;
 use crate::apiserver::seal::SealSecret;
 use crate::apiserver::status::{Problems, Speaker, StatusWriter};
 use crate::apiserver::watching::{AddressOf, Doom, Listed, address_in_dns, watch_all};
 use crate::certificate::Mounted;
-use crate::claim::NameClaim;
 use crate::config::Config;
 use crate::erasure::Ending;
 use crate::grpc::round::Readers;
-use crate::homes::Home;
-use crate::homes::decision::HomeKind;
-use crate::homes::secret::SecretHome;
-use crate::homes::volume::VolumeHome;
 use crate::http::{self, Pages, Running};
+use crate::keystores::KeyStore;
+use crate::keystores::decision::StoreKind;
+use crate::keystores::secret::SecretStore;
+use crate::keystores::volume::VolumeStore;
+use crate::name_mark::NameMark;
+use crate::problems::{watch_replication, watch_rounds};
 use crate::round::{StartError, Started, start};
 use crate::runtime::{Addresses, Node, Options};
 use crate::serving::{Service, Tokens};
 use crate::startup::{AssembleError, RESTORED, assemble};
 use crate::store::Backing;
-use crate::troubles::{watch_replication, watch_rounds};
 
 /// What is missing may come: a Secret that is created later, a bucket that answers again.
 const RETRY: Duration = Duration::from_secs(5);
@@ -53,7 +53,7 @@ const FLUSH: Duration = Duration::from_secs(25);
 
 /// What a process is given beside its configuration.
 pub struct Surroundings {
-    /// The API server; `None` with a second home, for development outside Kubernetes.
+    /// The API server; `None` with a second key store, for development outside Kubernetes.
     pub client: Option<Client>,
     /// Where peers are.
     pub address_of: AddressOf,
@@ -69,12 +69,12 @@ pub struct Surroundings {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProcessError {
-    /// A listener, or a second home.
+    /// A listener, or a second key store.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// A second home.
+    /// A second key store.
     #[error(transparent)]
-    Home(#[from] crate::homes::HomeError),
+    KeyStore(#[from] crate::keystores::KeyStoreError),
     /// The node's own state or identity.
     #[error(transparent)]
     Run(#[from] crate::runtime::RunError),
@@ -87,7 +87,7 @@ pub enum ProcessError {
     /// A test asks for a fault that there is not.
     #[cfg(feature = "danger-faults")]
     #[error(transparent)]
-    Danger(#[from] crate::danger::DangerError),
+    Danger(#[from] crate::fault_injection::DangerError),
     /// Neither the API server nor a folder in its place.
     #[error("there is no API server here, and secondHome is not set")]
     Nowhere,
@@ -137,7 +137,7 @@ pub async fn run(
 ) -> Result<(), ProcessError> {
     let (trouble, running) = (watch::Sender::new(None), watch::Sender::new(None));
     #[cfg(feature = "danger-faults")]
-    let faults = crate::danger::Faults::read(|name| std::env::var(name).ok(), config.index, config.data())?;
+    let faults = crate::fault_injection::Faults::read(|name| std::env::var(name).ok(), config.index, config.data())?;
     let pages = Pages {
         trouble: trouble.subscribe(),
         node: running.subscribe(),
@@ -199,15 +199,15 @@ pub async fn run(
     #[cfg(feature = "danger-faults")]
     let started = {
         let mut started = started;
-        faults.arm(&mut started.memory);
+        faults.install(&mut started.persister);
         started
     };
-    let (store, node_key) = (started.memory.store().clone(), started.memory.node_key().clone());
+    let (store, node_key) = (started.persister.store().clone(), started.persister.node_key().clone());
     let backing = store.backing().clone();
-    let known = Known::recall(&store, &node_key)?;
+    let last_known = LastKnown::recall(&store, &node_key)?;
     let owner = (config.cluster, config.index);
-    let identity = started.memory.identity_key();
-    let last = server.clone().zip(started.memory.identity_key());
+    let identity = started.persister.identity_key();
+    let last = server.clone().zip(started.persister.identity_key());
     let (doom, mut doomed) = watch::channel(Doom::default());
     let restored = started.restored.then(|| config.data().join(RESTORED));
     let mut options = Options {
@@ -219,16 +219,16 @@ pub async fn run(
         readers: None,
     };
     if let Some(client) = surroundings.client {
-        let access = known.access();
+        let access = last_known.access();
         let mut issuers = vec![KUBERNETES_ISSUER.to_owned()];
         issuers.extend(access.borrow().issuers.iter().map(|issuer| issuer.name.clone()));
         let source = Arc::new(Issuers::new(client, access.clone()));
         let tokens = Arc::new(Tokens::new(owner, &issuers, source, store.clone(), node_key.clone())?);
-        let service = Service::new(owner, access.clone(), started.memory.served(), tokens.clone(), store.clone());
+        let service = Service::new(owner, access.clone(), started.persister.served(), tokens.clone(), store.clone());
         options.kms = Some((surroundings.kms, Arc::new(service)));
         options.readers = Some(Readers { tokens, operator: config.file.operator.clone(), access });
-        options.pins = known.pins();
-        options.addresses = known.addresses();
+        options.pins = last_known.pins();
+        options.addresses = last_known.addresses();
     }
     let node = Node::run(started, options)?;
     let name = hex::encode(node.identity().0);
@@ -242,22 +242,22 @@ pub async fn run(
             served: node.served(),
             backing: store.backing().clone(),
         }));
-        let claim = match (&config.file.replication, store.backing()) {
+        let name_mark = match (&config.file.replication, store.backing()) {
             (Some(replication), Backing::Replicated { database, .. }) => {
                 let prefix = replication.s3.prefix.clone().unwrap_or_default();
                 let (file, bucket) = (&config.file, Location { prefix, ..database.bucket().location().clone() });
-                Some(NameClaim::new(bucket, &file.namespace, &file.cluster, file.cluster_id).await)
+                Some(NameMark::new(bucket, &file.namespace, &file.cluster, file.cluster_id).await)
             }
             _ => None,
         };
         let troubles = problems.clone();
         tasks.spawn(watch_rounds(node.notices(), node.served(), problems.clone()));
         let listed = watch::Sender::new(Arc::new(Listed::default()));
-        let rounds = Rounds { facts: node.facts(), published: node.published(), claim, restored, problems };
+        let rounds = Rounds { facts: node.facts(), published: node.published(), name_mark, restored, problems };
         tasks.spawn(rounds.feed(listed.subscribe()));
         tasks.spawn(watch_replication(store.backing().clone(), troubles));
-        tasks.spawn(known.clone().remember(store, node_key));
-        tasks.spawn(watch_all(server, known, surroundings.address_of, listed, seen, doom));
+        tasks.spawn(last_known.clone().remember(store, node_key));
+        tasks.spawn(watch_all(server, last_known, surroundings.address_of, listed, seen, doom));
     }
     let doomed = tokio::select! {
         () = &mut stop => false,
@@ -308,7 +308,7 @@ async fn flush(backing: Backing) -> Option<bool> {
 
 /// One try. What is wrong is noted, in words that a person can act on.
 async fn try_start(config: &Config, server: Option<&ApiServer>, problems: &Problems) -> Result<Started, String> {
-    let secret = home(config, server).map_err(|fault| fault.to_string())?;
+    let secret = key_store(config, server).map_err(|fault| fault.to_string())?;
     let parts = match assemble(config, secret).await {
         Ok(parts) => parts,
         Err(fault) => {
@@ -340,11 +340,11 @@ async fn try_start(config: &Config, server: Option<&ApiServer>, problems: &Probl
     }
 }
 
-/// The home beside the volume: the Secret, or the folder in its place.
-pub(crate) fn home(config: &Config, server: Option<&ApiServer>) -> Result<Arc<dyn Home>, ProcessError> {
+/// The key store beside the volume: the Secret, or the folder in its place.
+pub(crate) fn key_store(config: &Config, server: Option<&ApiServer>) -> Result<Arc<dyn KeyStore>, ProcessError> {
     match (&config.file.second_home, server) {
-        (Some(folder), _) => Ok(Arc::new(VolumeHome::open_as(HomeKind::Secret, folder.clone())?)),
-        (None, Some(server)) => Ok(Arc::new(SecretHome::new(SealSecret::new(server)))),
+        (Some(folder), _) => Ok(Arc::new(VolumeStore::open_as(StoreKind::Secret, folder.clone())?)),
+        (None, Some(server)) => Ok(Arc::new(SecretStore::new(SealSecret::new(server)))),
         (None, None) => Err(ProcessError::Nowhere),
     }
 }

@@ -1,6 +1,6 @@
 //! Before the node's first start on an empty volume: its state file comes back from the replica, or nothing does.
 //!
-//! Fails closed: where either home names a floor there must be a replica at or above it, and without an answer of the
+//! Fails closed: where either key store names a floor there must be a replica at or above it, and without an answer of the
 //! bucket or of the API server nobody knows whether there is one.
 
 use keyfleet_crds::conditions::Reason;
@@ -12,9 +12,9 @@ use crate::apiserver::ApiServer;
 use crate::apiserver::status::{Problems, StatusWriter};
 use crate::config::Config;
 use crate::erasure::Ending;
-use crate::homes::HomeError;
-use crate::homes::volume::VolumeHome;
-use crate::process::{ProcessError, home};
+use crate::keystores::KeyStoreError;
+use crate::keystores::volume::VolumeStore;
+use crate::process::{ProcessError, key_store};
 use crate::startup::{AssembleError, RESTORED, STATE, bucket_reason, options};
 use keyfleet_litestream::bucket::{Bucket, RetryPolicy};
 use keyfleet_litestream::restore::{self, Options};
@@ -23,10 +23,10 @@ use keyfleet_litestream::restore::{self, Options};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RestoreError {
-    /// A home does not say whether there is a floor.
+    /// A key store does not say whether there is a floor.
     #[error("whether a replica must exist is not known, so nothing is begun: {0}")]
-    Home(#[from] HomeError),
-    /// No home to ask.
+    KeyStore(#[from] KeyStoreError),
+    /// No key store to ask.
     #[error(transparent)]
     Process(#[from] ProcessError),
     /// The configuration does not name a replica.
@@ -110,8 +110,8 @@ async fn try_restore(config: &Config, server: Option<&ApiServer>) -> Result<(), 
             return Ok(());
         }
     };
-    let secret = home(config, server)?;
-    let volume = VolumeHome::open(config.data().join("seal"))?;
+    let secret = key_store(config, server)?;
+    let volume = VolumeStore::open(config.data().join("seal"))?;
     let floors = [crate::startup::floor(&volume).await?, crate::startup::floor(&*secret).await?];
     let floor = floors.into_iter().flatten().max_by_key(|position| position.seq);
     let names = options(config, replication, &ring)?;

@@ -19,8 +19,8 @@ use keyfleet_litestream::start::Permissions;
 use keyfleet_litestream::{Database, Position, keys};
 
 use crate::config::{Config, KeyError};
-use crate::homes::volume::VolumeHome;
-use crate::homes::{Home, HomeError};
+use crate::keystores::volume::VolumeStore;
+use crate::keystores::{KeyStore, KeyStoreError};
 use crate::round::Parts;
 use crate::seal::KeyRing;
 use crate::store::bundles::BundleFile;
@@ -50,9 +50,9 @@ pub enum AssembleError {
     /// A key-encryption key.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// A home.
+    /// A key store.
     #[error(transparent)]
-    Home(#[from] HomeError),
+    KeyStore(#[from] KeyStoreError),
     /// A file.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -76,7 +76,7 @@ impl AssembleError {
     pub fn concerns(&self) -> (ProblemAbout, Reason) {
         match self {
             Self::Key(fault) => (ProblemAbout::KeyEncryption, fault.reason()),
-            Self::Home(_) | Self::Store(_) | Self::Io(_) => (ProblemAbout::Seal, Reason::Starting),
+            Self::KeyStore(_) | Self::Store(_) | Self::Io(_) => (ProblemAbout::Seal, Reason::Starting),
             Self::Replica(_) => (ProblemAbout::Replication, Reason::NotConfigured),
             Self::Authorities(_) => (ProblemAbout::Replication, Reason::AuthoritiesMissing),
             Self::Open(fault) => (ProblemAbout::Replication, open_reason(fault)),
@@ -103,13 +103,13 @@ fn open_reason(fault: &OpenError) -> Reason {
     }
 }
 
-/// Opens what a configuration names. `secret` is the home in the API server.
+/// Opens what a configuration names. `secret` is the key store in the API server.
 ///
 /// # Errors
 /// What is missing, and what to do.
-pub async fn assemble(config: &Config, secret: Arc<dyn Home>) -> Result<Parts, AssembleError> {
+pub async fn assemble(config: &Config, secret: Arc<dyn KeyStore>) -> Result<Parts, AssembleError> {
     let ring = config.key_ring(|name| std::env::var(name).ok())?;
-    let volume: Arc<dyn Home> = Arc::new(VolumeHome::open(config.data().join("seal"))?);
+    let volume: Arc<dyn KeyStore> = Arc::new(VolumeStore::open(config.data().join("seal"))?);
     let state = config.data().join(STATE);
     let backing = match &config.file.replication {
         None => Backing::local(&state)?,
@@ -117,7 +117,7 @@ pub async fn assemble(config: &Config, secret: Arc<dyn Home>) -> Result<Parts, A
             let floor = highest_floor(&*volume, &*secret).await?;
             let mut options = options(config, replication, &ring)?;
             options.floor = floor;
-            // Only where neither home has a floor may there be no replica yet.
+            // Only where neither key store has a floor may there be no replica yet.
             options.permissions = Permissions { new_replica: floor.is_none(), unproven: true, contradicted: true };
             let database = Database::open(options).await?;
             let mark = config.data().join(RESTORED);
@@ -178,20 +178,20 @@ pub struct AuthoritiesMissing {
     pub error: AuthoritiesError,
 }
 
-/// The floor that a home names.
+/// The floor that a key store names.
 ///
 /// # Errors
 /// When it does not answer.
-pub(crate) async fn floor(home: &dyn Home) -> Result<Option<Position>, HomeError> {
-    let entries = home.read().await?;
+pub(crate) async fn floor(key_store: &dyn KeyStore) -> Result<Option<Position>, KeyStoreError> {
+    let entries = key_store.read().await?;
     let text = entries.get("floor").map(|bytes| String::from_utf8_lossy(bytes));
-    let position =
-        text.map(|text| text.parse().map_err(|_| HomeError::new(home.kind(), format!("`{text}` is no floor"))));
+    let position = text
+        .map(|text| text.parse().map_err(|_| KeyStoreError::new(key_store.kind(), format!("`{text}` is no floor"))));
     position.transpose()
 }
 
-/// The higher of the two homes' floors. A Secret that cannot be read leaves the volume's.
-async fn highest_floor(volume: &dyn Home, secret: &dyn Home) -> Result<Option<Position>, HomeError> {
+/// The higher of the two key stores' floors. A Secret that cannot be read leaves the volume's.
+async fn highest_floor(volume: &dyn KeyStore, secret: &dyn KeyStore) -> Result<Option<Position>, KeyStoreError> {
     let volume = floor(volume).await?;
     let secret = match floor(secret).await {
         Ok(secret) => secret,

@@ -31,7 +31,7 @@ impl IdentitySecretKey {
         Self(SigningKey::from_bytes(seed))
     }
 
-    /// The seed, wiped when dropped: for sealing into the node's two homes, and for nothing else.
+    /// The seed, wiped when dropped: for sealing into the node's two key stores, and for nothing else.
     #[must_use]
     pub fn expose_seed(&self) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(self.0.to_bytes())

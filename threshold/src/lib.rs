@@ -20,6 +20,8 @@
 //! [`round::Transcript`] hears it, [`prekey::SignedPrekeySet`] until it is verified, [`plan::Plan`] until it is a
 //! [`plan::ValidPlan`]. Secrets are types of their own, wiped when dropped, without `Debug` and without serde.
 
+#![warn(missing_docs)]
+
 pub mod coordination;
 pub mod curve;
 mod encoding;

@@ -158,7 +158,7 @@ impl PrekeySecret {
         Self { cluster, node, number, last_resort, seed: Zeroizing::new(*seed) }
     }
 
-    /// The seed: for wrapping into the node's two homes, and for nothing else.
+    /// The seed: for wrapping into the node's two key stores, and for nothing else.
     #[must_use]
     pub fn expose_seed(&self) -> &[u8; 32] {
         &self.seed

@@ -19,9 +19,9 @@ const CLUSTER: &str = "demo";
 /// The fleet's name and namespace.
 const FLEET: &str = "keys";
 const NAMESPACE: &str = "demo";
-/// Whose tokens may decrypt and sign.
+/// ServiceAccount whose tokens may decrypt and sign.
 const CALLER: &str = "app";
-/// What is encrypted before the reshares and decrypted after them.
+/// Text that is encrypted before the reshares and decrypted after them.
 const TEXT: &str = "No one holds the key to this.\n";
 /// Blocks between reshares; the chain makes one each second.
 const INTERVAL_BLOCKS: u32 = 13;

@@ -44,7 +44,7 @@ pub(crate) struct Name {
 pub(crate) struct Up {
     #[command(flatten)]
     name: Name,
-    /// How many nodes, 1 to 9
+    /// Number of nodes, 1 to 9
     #[arg(long, default_value_t = 2)]
     nodes: u8,
     /// Start an Ethereum development chain too; its blocks are mined on demand

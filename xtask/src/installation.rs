@@ -20,7 +20,7 @@ pub(crate) fn chart(name: &str) -> String {
     workplace::checkout().join("charts").join(name).display().to_string()
 }
 
-/// What is set in the operator's chart, as `helm --set` takes it: images of this checkout, and their digests, so that new
+/// Returns the operator's settings as `helm --set` takes them: the images of this checkout, and their digests, so that new
 /// images under the old names roll the operator.
 pub(crate) fn settings(images: &[Built]) -> String {
     let digest = |name: &str| {

@@ -1,4 +1,4 @@
-//! What has to be on the machine: installed where that needs no question, otherwise named.
+//! Programs that the machine must have: installed as root where apt is, otherwise named.
 
 use std::path::Path;
 use std::process::Command;

@@ -134,8 +134,9 @@ fn quoted(word: &str) -> String {
 mod tests {
     use super::*;
 
+    /// A failing step shows the end of its log, and the command that runs it alone.
     #[test]
-    fn a_failing_step_shows_the_end_of_its_log_and_how_to_run_it_alone() {
+    fn a_failing_step_shows_its_log_and_its_command() {
         let mut command = Command::new("sh");
         command.args(["-c", "echo first; echo 'it''s broken' >&2; exit 3"]).env("KEY", "a b").current_dir("/");
         let error = run("Breaking", "step-test", &mut command).expect_err("it fails").to_string();

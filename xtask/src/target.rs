@@ -1,18 +1,19 @@
-//! Which cluster a command works on: a local one that it brings up, or the person's own.
+//! Cluster that a command works on: a local one that it brings up, or the person's own.
 
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use keyfleet_local_kubernetes::cluster::{self, Access, Spec};
+use keyfleet_local_kubernetes::cluster::{self, Access};
 use keyfleet_local_kubernetes::layout::Layout;
+use keyfleet_local_kubernetes::spec::Spec;
 
 use crate::image::{self, Built};
 use crate::step::{self, Step};
 use crate::{pinned, prerequisites, workplace};
 
-/// What is asked of a local cluster.
+/// Request for a local cluster.
 pub(crate) struct Wanted<'a> {
     pub(crate) name: &'a str,
     pub(crate) nodes: u8,

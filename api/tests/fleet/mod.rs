@@ -176,15 +176,20 @@ impl Fleet {
         let member = &mut self.members[i as usize - 1];
         let node_index = member.test.index;
         let started = member.test.try_start().await.unwrap();
-        let memory = &started.memory;
-        let identity: IdentitySecretKey = memory.identity_key().unwrap();
+        let persister = &started.persister;
+        let identity: IdentitySecretKey = persister.identity_key().unwrap();
         let owner = (CLUSTER, node_index);
         let names = ["kubernetes".to_owned()];
         let tokens =
-            Checked::new(owner, &names, self.issuer.clone(), memory.store().clone(), memory.node_key().clone())
+            Checked::new(owner, &names, self.issuer.clone(), persister.store().clone(), persister.node_key().clone())
                 .unwrap();
-        let service =
-            Service::new(owner, self.access.subscribe(), memory.served(), Arc::new(tokens), memory.store().clone());
+        let service = Service::new(
+            owner,
+            self.access.subscribe(),
+            persister.served(),
+            Arc::new(tokens),
+            persister.store().clone(),
+        );
         let api = KmsApi(Arc::new(service));
         let routes =
             if member.lies { Routes::new(KmsServer::new(Liar(api))) } else { Routes::new(KmsServer::new(api)) };

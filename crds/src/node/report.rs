@@ -148,7 +148,7 @@ pub struct Problem {
 pub enum ProblemAbout {
     /// The key-encryption key.
     KeyEncryption,
-    /// The two homes of key material.
+    /// The two key stores.
     Seal,
     /// Replication.
     Replication,

@@ -1,4 +1,4 @@
-//! Control groups: what the kubelets' containers are accounted in, on machines with version 1 and version 2.
+//! Control groups of the kubelets' containers, on machines with version 1 and with version 2.
 //!
 //! Version 1 has a tree for each controller; version 2 has one tree, in which controllers are passed down level by
 //! level. A cluster's groups are `<tree>/keyfleet/<cluster id>/<node>`.
@@ -13,7 +13,7 @@ use crate::layout::Layout;
 
 const MOUNT: &str = "/sys/fs/cgroup";
 
-/// How this machine's control groups are laid out.
+/// Version of this machine's control groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     /// One tree for each controller.
@@ -22,7 +22,7 @@ pub enum Version {
     V2,
 }
 
-/// Finds out what this machine has.
+/// Returns the version that this machine has.
 pub fn version() -> Version {
     // A mixed machine has the unified tree elsewhere and without controllers: that is version 1.
     if Path::new(MOUNT).join("cgroup.controllers").exists() { Version::V2 } else { Version::V1 }

@@ -1,4 +1,4 @@
-//! The story of a cluster: up, status, down.
+//! Life of a cluster: up, state, down.
 
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -19,22 +19,10 @@ use crate::inside::cluster::unshare;
 use crate::inside::node::{OWN_FOLDERS, import_arguments};
 use crate::layout::{Layout, S3_ACCESS_KEY, S3_SECRET_KEY};
 use crate::pki::Pki;
+use crate::spec::Spec;
 use crate::{cgroup, config, traces};
 
-/// What a cluster is made of.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Spec {
-    /// Its name and files.
-    pub layout: Layout,
-    /// How many nodes, 1 to 9.
-    pub nodes: u8,
-    /// The image archives that every node imports before its kubelet starts.
-    pub images: Vec<PathBuf>,
-    /// The development chain's program, if a chain is wanted.
-    pub chain: Option<PathBuf>,
-}
-
-/// How to reach a cluster that is up. All addresses are on 127.0.0.1.
+/// Addresses of a cluster that is up, all on 127.0.0.1.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Access {
     /// The administrator's kubeconfig.
@@ -43,7 +31,7 @@ pub struct Access {
     pub s3: String,
     /// The chain's JSON-RPC, as seen from this machine.
     pub chain: Option<String>,
-    /// How many nodes it has.
+    /// Number of its nodes.
     pub nodes: u8,
     /// Seconds from the start to each milestone, in the order in which they were reached.
     pub milestones_s: Vec<(String, f64)>,
@@ -65,18 +53,18 @@ impl Access {
     }
 }
 
-/// Whether a cluster is there.
+/// State of a cluster on this machine.
 #[derive(Clone, Debug)]
 pub enum State {
     /// Nothing is there.
     Absent,
-    /// It was brought up and its processes run.
+    /// Brought up, and its processes run.
     Up(Access),
-    /// Something is left of it: it was killed, or never came up whole. `up` and `down` both clear it away.
+    /// Killed, or never came up whole. `up` and `down` both clear the remains away.
     Broken(&'static str),
 }
 
-/// Finds out whether a cluster is there.
+/// Returns the state of a cluster.
 ///
 /// # Errors
 /// The machine's processes cannot be read.
@@ -92,13 +80,13 @@ pub fn state(layout: &Layout) -> Result<State> {
     })
 }
 
-/// Brings a cluster up: all nodes Ready, DNS and S3 answering, claims being bound. One that is up already is left as it
-/// is; what is left of a broken one is cleared away first.
+/// Brings a cluster up: all nodes Ready, DNS and S3 answer, claims are bound. A cluster that is up already stays as it
+/// is; the remains of a broken one are cleared away first.
 ///
-/// `milestone` hears of each thing as soon as it is there.
+/// Calls `milestone` with the name of each thing as soon as it works.
 ///
 /// # Errors
-/// It does not come up; what was started is left for a look at its logs, until the next `up` or `down`.
+/// It does not come up. Its remains stay for a look at the logs, until the next `up` or `down`.
 pub fn up(spec: &Spec, milestone: &mut dyn FnMut(&str)) -> Result<Access> {
     let layout = &spec.layout;
     ensure!((1..=9).contains(&spec.nodes), "a cluster has 1 to 9 nodes, not {}", spec.nodes);
@@ -159,7 +147,7 @@ pub fn up(spec: &Spec, milestone: &mut dyn FnMut(&str)) -> Result<Access> {
     Ok(access)
 }
 
-/// Takes a cluster down and leaves nothing of it but its logs. Says whether there was anything.
+/// Takes a cluster down and leaves nothing of it but its logs. Returns whether there was anything to take down.
 ///
 /// # Errors
 /// Something cannot be removed.
@@ -175,7 +163,7 @@ pub fn down(layout: &Layout) -> Result<bool> {
     Ok(was_there)
 }
 
-/// The names of the clusters of which there is anything.
+/// Returns the names of the clusters that have a folder, sorted.
 ///
 /// # Errors
 /// The folder cannot be read.
@@ -210,7 +198,7 @@ pub fn load_image(layout: &Layout, archive: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A command that runs inside node `index`'s namespaces.
+/// Returns a command that runs inside node `index`'s namespaces.
 fn in_node(layout: &Layout, index: u8, program: &str) -> Result<Command> {
     let process = traces::node(layout, index)?.with_context(|| format!("node {index} does not run"))?;
     let mut command = Command::new("nsenter");
@@ -319,7 +307,7 @@ fn ready_nodes(api: &Api) -> Result<usize> {
 
 const CLAIMS: &str = "/api/v1/namespaces/keyfleet-dev/persistentvolumeclaims";
 
-/// A claim that nobody uses, to see that claims are bound.
+/// Claims a volume that nobody uses, to see that claims are bound.
 fn claim_a_volume(api: &Api) -> Result<()> {
     let claim = json!({
         "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "first"},
@@ -337,7 +325,7 @@ fn volume_is_bound(api: &Api) -> Result<bool> {
     Ok(bound)
 }
 
-/// Whether an S3 server, not just any server, answers: it refuses a request that nobody has signed.
+/// Returns true when an S3 server, not just any server, answers: it refuses an unsigned request.
 fn s3_answers(endpoint: &str) -> bool {
     let config = ureq::Agent::config_builder()
         .http_status_as_error(false)

@@ -94,7 +94,7 @@ fn kubelet(layout: &Layout, index: u8) -> Value {
         "containerRuntimeEndpoint": format!("unix://{}/containerd.sock", inside_node::CONTAINERD_STATE),
         "cgroupDriver": "cgroupfs", "cgroupRoot": cgroup::node_root(layout, index),
         "clusterDNS": [DNS.to_string()], "clusterDomain": "cluster.local",
-        // The machine's own resolver is none of the pods' business, and unreachable from inside.
+        // Pods cannot reach the machine's own resolver, and must not depend on it.
         "resolvConf": "/dev/null",
         "podLogsDir": inside_node::POD_LOGS,
         "volumePluginDir": format!("{}/plugins", inside_node::KUBELET),

@@ -1,4 +1,4 @@
-//! Where a cluster's files are, and its addresses.
+//! Files and addresses of a cluster.
 //!
 //! The addresses are constants: a cluster's network is its own, so that any number of clusters use the same
 //! ones without meeting.
@@ -88,12 +88,12 @@ impl Layout {
         self.root().join(path)
     }
 
-    /// What was asked for, written before anything starts.
+    /// File with the [`Spec`](crate::spec::Spec), written before anything starts.
     pub fn spec(&self) -> PathBuf {
         self.at("spec.json")
     }
 
-    /// How to reach the cluster; written last, so that its presence says that `up` came to its end.
+    /// File with the addresses of the cluster, written last: it exists once `up` has ended well.
     pub fn ready(&self) -> PathBuf {
         self.at("ready.json")
     }
@@ -103,7 +103,7 @@ impl Layout {
         self.at("kubeconfig")
     }
 
-    /// Held while somebody brings this cluster up or down.
+    /// Lock file, held while somebody brings this cluster up or down.
     pub fn lock(&self) -> PathBuf {
         self.folders.clusters.join(format!("{}.lock", self.name))
     }

@@ -21,9 +21,9 @@
 //! bridge, interfaces, mounts and packet filters along. What the kernel leaves (cgroup folders, the state
 //! folder) [`cluster::down`] removes, whoever was killed before and wherever they stood.
 //!
-//! Where to go: [`cluster`] tells the story of `up` and `down`; [`inside`] is what runs in the namespaces;
-//! [`layout`] says where files and addresses are; [`pki`] and [`config`] write what components are configured
-//! with; [`traces`] finds what a cluster has left on the machine.
+//! Modules: [`spec`] is the request for a cluster; [`cluster`] brings it up and down; [`inside`] runs in the
+//! namespaces; [`layout`] names files and addresses; [`pki`] and [`config`] write the components' configuration;
+//! [`traces`] finds the processes and control groups of a cluster on the machine.
 
 pub mod api;
 pub mod cgroup;
@@ -32,4 +32,5 @@ pub mod config;
 pub mod inside;
 pub mod layout;
 pub mod pki;
+pub mod spec;
 pub mod traces;

@@ -1,4 +1,4 @@
-//! What a cluster has on the machine outside its folder: its processes and control groups.
+//! Traces of a cluster on the machine outside its folder: processes and control groups.
 //!
 //! Nothing is remembered that a killed `up` could have failed to write down: processes are found by the mark in
 //! their environment, containers' processes (which have an environment of their own) by their control group.

@@ -1,4 +1,4 @@
-//! Questions to the pod's surroundings. They block: one question at a time is all that a scenario asks.
+//! Queries from inside a pod: DNS, HTTP, the token. They block, since a scenario makes one at a time.
 
 use std::fs;
 use std::net::ToSocketAddrs;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
-/// The addresses of a name, one a line, in order.
+/// Returns the addresses of a name, sorted, one per line.
 pub(crate) fn resolve(name: &str) -> Result<String> {
     let found = (name, 0).to_socket_addrs().with_context(|| format!("resolving {name}"))?;
     let mut addresses: Vec<String> = found.map(|address| address.ip().to_string()).collect();
@@ -17,7 +17,7 @@ pub(crate) fn resolve(name: &str) -> Result<String> {
     Ok(addresses.join("\n"))
 }
 
-/// What a URL answers. An answer other than success is an error that shows it.
+/// Fetches a URL and returns the body. A status other than 2xx is an error with the body in it.
 pub(crate) fn fetch(url: &str, authority: &Path, token: Option<&Path>, post: Option<&str>) -> Result<String> {
     let mut config = ureq::Agent::config_builder()
         .http_status_as_error(false)
@@ -49,7 +49,7 @@ fn with_header<B>(request: ureq::RequestBuilder<B>, authorization: Option<String
     }
 }
 
-/// The token in a file.
+/// Reads the token in a file.
 pub(crate) fn token(file: &Path) -> Result<String> {
     let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
     Ok(text.trim().to_owned())

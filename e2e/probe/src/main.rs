@@ -1,5 +1,5 @@
-//! The program that scenarios run in pods. Its image has no shell, so what a scenario wants to know from inside a pod
-//! is asked here: over HTTP from other pods, or as a command through `kubectl exec`.
+//! Program that scenarios run in pods. Its image has no shell, so scenarios look at a pod's surroundings through this
+//! program: over HTTP from other pods, or as a command through `kubectl exec`.
 
 mod ask;
 mod serve;

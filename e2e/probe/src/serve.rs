@@ -1,4 +1,4 @@
-//! The same questions over HTTP, so that one pod can be asked from another.
+//! The same queries over HTTP, so that one pod can query another.
 
 use std::collections::HashMap;
 use std::fs;
@@ -40,7 +40,7 @@ pub(crate) fn run(listen: SocketAddr, volume: PathBuf) -> Result<()> {
     })
 }
 
-/// The pod's name: a scenario sees which one answered.
+/// Returns the pod's name, so that a scenario sees which pod answered.
 async fn who() -> String {
     fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
 }
@@ -60,7 +60,7 @@ async fn write(State(volume): State<PathBuf>, body: String) -> Answer {
     put(&volume).map(|()| body.clone()).map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
-/// Ends at once and without an answer, as a program does that is killed.
+/// Exits at once without an answer, like a killed program.
 async fn exit() -> Answer {
     std::process::exit(3)
 }
@@ -71,7 +71,7 @@ async fn resolve(UrlPath(name): UrlPath<String>) -> Answer {
 
 async fn fetch(Query(query): Query<HashMap<String, String>>) -> Answer {
     let Some(url) = query.get("url").cloned() else {
-        return Err((StatusCode::BAD_REQUEST, "say which: /fetch?url=URL".to_owned()));
+        return Err((StatusCode::BAD_REQUEST, "the query has no url: GET /fetch?url=URL".to_owned()));
     };
     answer(move || ask::fetch(&url, Path::new("/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"), None, None))
         .await

@@ -85,7 +85,7 @@ impl Container {
     /// The container `name` of a pod that runs.
     ///
     /// # Errors
-    /// There is none, or the cluster is no local one.
+    /// The pod has no such container, or the cluster is no local one.
     pub fn of(namespace: &Namespace<'_>, pod: &str, name: &str) -> Result<Self> {
         let pod = namespace.get(&["pod", pod])?;
         let text = |value: &Value| value.as_str().map(str::to_owned);
@@ -99,7 +99,7 @@ impl Container {
         Ok(Self { worker, pod, name: name.to_owned() })
     }
 
-    /// Its id, another one each time that the kubelet starts it.
+    /// Returns the container's id; the kubelet gives a new one with each start.
     ///
     /// # Errors
     /// It does not run now.
@@ -163,7 +163,7 @@ fn processes() -> Result<Vec<(u32, Vec<String>)>> {
     Ok(listed.filter(|(_, words)| words.first().is_some_and(|first| first != "unshare")).collect())
 }
 
-/// What a file of `/proc` lists; nothing of a process that ended.
+/// Returns the words that a file of `/proc` lists; none for a process that has ended.
 fn words(file: &Path) -> Vec<String> {
     let text = std::fs::read(file).unwrap_or_default();
     let words = text.split(|byte| *byte == 0).filter(|word| !word.is_empty());

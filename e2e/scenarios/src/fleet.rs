@@ -26,11 +26,10 @@ pub struct Fleet<'a> {
     pub namespace: Namespace<'a>,
 }
 
-/// A `spec` for scenarios: blocks of a second, rules that allow [`CALLER`] everything. Its boundaries are an hour apart: rounds
-/// are asked for, or come [`every`] so many blocks where a scenario is about that, and each phase has as much time as a busy
-/// machine may need.
+/// Returns a `spec` for scenarios: blocks of one second, rules that allow [`CALLER`] everything, boundaries one hour apart
+/// (a scenario about boundaries sets [`every`]; others request rounds), and phases long enough for a busy machine.
 ///
-/// What differs is laid over it, as `kubectl patch --type merge` would.
+/// Merges `differs` into it, as `kubectl patch --type merge` would.
 pub fn spec(namespace: &str, differs: &Value) -> Value {
     let mut spec = json!({
         "schedule": {"source": {"clock": {"blockMs": 1000}}, "intervalBlocks": 3600, "deadlines": deadlines(10)},
@@ -45,7 +44,7 @@ pub fn spec(namespace: &str, differs: &Value) -> Value {
     spec
 }
 
-/// A boundary every so many blocks, more than twelve.
+/// Returns the part of a spec that puts `blocks` (more than twelve) between two boundaries.
 pub fn every(blocks: u64) -> Value {
     json!({"schedule": {"intervalBlocks": blocks, "deadlines": deadlines(3)}})
 }
@@ -84,7 +83,7 @@ impl<'a> Fleet<'a> {
         Ok(fleet)
     }
 
-    /// What [`Fleet::prepare`] puts into its namespace.
+    /// Creates everything that [`Fleet::prepare`] promises in the namespace.
     fn furnish(&self) -> Result<()> {
         self.namespace.kubectl(&["create", "serviceaccount", CALLER])?;
         self.secret("keys-kek", &[("key", &"5a".repeat(32))])?;
@@ -160,10 +159,10 @@ impl<'a> Fleet<'a> {
         self.namespace.get(&["kmscluster", NAME])
     }
 
-    /// Its public key, in hexadecimal.
+    /// Returns the fleet's public key, in hexadecimal.
     ///
     /// # Errors
-    /// There is none.
+    /// The fleet has no key yet.
     pub fn public_key(&self) -> Result<String> {
         let object = self.object()?;
         object["status"]["publicKey"].as_str().map(str::to_owned).context("the fleet has no public key")
@@ -195,7 +194,7 @@ impl<'a> Fleet<'a> {
     /// Waits until an epoch of at least this number is active, and returns the newest.
     ///
     /// # Errors
-    /// There is none in time; the error says where the fleet stands.
+    /// No such epoch is active in time; the error shows the state of the fleet.
     pub fn wait_active(&self, number: u64) -> Result<u64> {
         let active = || Ok(self.object()?["status"]["activeEpoch"].as_u64().filter(|active| *active >= number));
         wait::until(&format!("epoch {number} or a later one is active"), active).with_context(|| self.stands())

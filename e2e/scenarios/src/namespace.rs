@@ -16,7 +16,7 @@ static COUNTER: AtomicU32 = AtomicU32::new(0);
 pub struct Namespace<'a> {
     /// The cluster that it is in.
     pub cluster: &'a Cluster,
-    /// Its name.
+    /// The namespace's name.
     pub name: String,
 }
 

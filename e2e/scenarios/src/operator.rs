@@ -12,11 +12,11 @@ use crate::cluster::{Cluster, output};
 
 /// Where it is.
 pub const NAMESPACE: &str = "keyfleet-system";
-/// Its Deployment.
+/// The operator's Deployment.
 pub const DEPLOYMENT: &str = "keyfleet-operator";
-/// Its release.
+/// The release of its chart.
 pub const RELEASE: &str = "keyfleet-operator";
-/// Its ServiceAccount.
+/// The operator's ServiceAccount.
 pub const ACCOUNT: &str = "keyfleet-operator";
 
 static COUNTER: AtomicU32 = AtomicU32::new(0);

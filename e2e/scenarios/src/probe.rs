@@ -59,7 +59,7 @@ impl<'a> Probe<'a> {
     }
 }
 
-/// Whether a pod's condition `Ready` is true.
+/// Returns true when a pod's condition `Ready` is true.
 pub fn is_ready(pod: &Value) -> bool {
     let conditions = pod["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
     conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")

@@ -1,4 +1,4 @@
-//! Reads that scenarios repeat while they wait, without a process for each: `kubectl` took more of the machine than the fleets.
+//! Reads that scenarios repeat while they wait. A process of `kubectl` for each would cost more than the fleets do.
 
 use std::sync::LazyLock;
 use std::sync::mpsc::channel;
@@ -43,7 +43,7 @@ fn path(words: &[String]) -> Option<String> {
     Some(name.map_or(path.clone(), |name| format!("{path}/{name}")))
 }
 
-/// What `kubectl get --output json` with these words would print, where it is one of the plain reads.
+/// Reads what `kubectl get --output json` with these words would print; `None` if they are more than a plain read.
 pub(crate) fn read(words: &[String]) -> Option<Result<Value>> {
     let path = path(words)?;
     Some(ask(&path))
@@ -52,7 +52,7 @@ pub(crate) fn read(words: &[String]) -> Option<Result<Value>> {
 fn ask(path: &str) -> Result<Value> {
     let reader = READER.as_ref().map_err(|error| anyhow!("no way to the API server: {error}"))?;
     let (request, client) = (http::Request::get(path).body(Vec::new())?, reader.client.clone());
-    // A scenario may have a runtime of its own, inside which this one could not be waited for.
+    // A scenario may run inside a runtime of its own, where blocking on this one would panic.
     let (tell, told) = channel();
     reader.runtime.spawn(async move { tell.send(client.request(request).await) });
     told.recv()?.with_context(|| format!("reading {path}"))

@@ -53,7 +53,7 @@ impl S3 {
         spec
     }
 
-    /// It is gone from one moment to the next. Its data stay.
+    /// Kills the server. Its data stay.
     ///
     /// # Errors
     /// It does not end.
@@ -65,7 +65,7 @@ impl S3 {
         Ok(())
     }
 
-    /// It is there again with the data that are in its folder.
+    /// Starts the server again with the data in its folder.
     ///
     /// # Errors
     /// It does not start.
@@ -103,7 +103,7 @@ impl S3 {
         Ok(Copy(at))
     }
 
-    /// Its data are those of the copy, as if what came later had never been. The server has to be away.
+    /// Replaces the data with those of the copy. The server has to be away.
     ///
     /// # Errors
     /// The disk does not take it.
@@ -191,7 +191,7 @@ fn neighbour() -> Result<u32> {
     anyhow::bail!("no S3 server serves {buckets}: this runs on the local cluster alone")
 }
 
-/// Whether a table of `/proc/PID/net/tcp` has a socket that listens at a port.
+/// Returns true when a table of `/proc/PID/net/tcp` has a socket that listens at the port.
 fn listens(table: &str, port: u16) -> bool {
     let port = format!(":{port:04X}");
     table.lines().any(|line| {

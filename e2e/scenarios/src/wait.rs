@@ -1,14 +1,14 @@
-//! Waiting for conditions: with a limit that only a fault can reach, never for a time.
+//! Waits for conditions, with a limit that only a fault can reach; never for a fixed time.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// Asks until there is an answer. An error counts as "not yet", and is told if it stays.
+/// Calls `ask` until it returns something. An error counts as "not yet"; the last one is reported after the limit.
 ///
 /// # Errors
-/// There is none within three minutes.
+/// `ask` has no result within three minutes.
 pub fn until<T>(what: &str, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     const LIMIT: Duration = Duration::from_secs(180);
     let started = Instant::now();

@@ -1,8 +1,8 @@
 //! The node at the API server: what it reads there, and the two objects that it writes.
 //!
-//! - [`seal`]: the Secret `<node>-seal`, one of the two homes of key material
+//! - [`seal`]: the Secret `<node>-seal`, one of the two key stores
 //! - [`watching`]: the own `KmsCluster`, the cluster's `KmsNode`s and `KeyEpoch`s, as they change
-//! - [`known`]: what was read last, kept in the state file, so that a node that restarts meanwhile serves on
+//! - [`last_known`]: what was read last, kept in the state file, so that a node that restarts meanwhile serves on
 //! - [`rounds`]: plans and records as the round's facts, in the order that the protocol wants
 //! - [`status`]: `status.node` of the own `KmsNode`
 //! - [`issuers`]: the keys that callers' tokens are signed with
@@ -10,7 +10,7 @@
 //! Nothing here is needed for serving: while the API server is away, what is known stays, and every task tries again.
 
 pub mod issuers;
-pub mod known;
+pub mod last_known;
 pub mod rounds;
 pub mod seal;
 pub mod status;

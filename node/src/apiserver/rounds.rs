@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::status::Problems;
 use super::watching::Listed;
-use crate::claim::{ClaimError, NameClaim};
+use crate::name_mark::{NameMark, NameMarkError};
 use crate::round::Published;
 
 /// Pause before something that is held back, or not yet done, is tried again.
@@ -27,7 +27,7 @@ pub struct Rounds {
     /// What the node remembers of rounds.
     pub published: watch::Receiver<Arc<Published>>,
     /// The bucket's mark of the cluster's name; `None` where nothing is replicated.
-    pub claim: Option<NameClaim>,
+    pub name_mark: Option<NameMark>,
     /// The file that says that the state came from its replica: the node abstains in the plans that it may have forgotten.
     pub restored: Option<PathBuf>,
     /// What a person should hear of.
@@ -89,15 +89,15 @@ impl Rounds {
 
     /// Makes the bucket say that this cluster's name is this cluster's: durably, before a genesis begins.
     async fn mark_name(&self) -> bool {
-        let Some(claim) = &self.claim else { return true };
-        match claim.ensure().await {
+        let Some(name_mark) = &self.name_mark else { return true };
+        match name_mark.ensure().await {
             Ok(()) => {
-                self.problems.clear_reasons(ProblemAbout::Replication, &CLAIM_REASONS);
+                self.problems.clear_reasons(ProblemAbout::Replication, &NAME_MARK_REASONS);
                 true
             }
             Err(error) => {
                 tracing::warn!(%error, "genesis is held back");
-                self.problems.set(ProblemAbout::Replication, claim_reason(&error), &error.to_string());
+                self.problems.set(ProblemAbout::Replication, name_mark_reason(&error), &error.to_string());
                 false
             }
         }
@@ -140,12 +140,12 @@ fn listing(listed: &Listed) -> Listing<'_> {
     Listing { generation: listed.lists, epochs, prekey_sets: &listed.sets, allow_downtime: listed.allow_downtime }
 }
 
-const CLAIM_REASONS: [Reason; 4] =
+const NAME_MARK_REASONS: [Reason; 4] =
     [Reason::NameTaken, Reason::BucketMissing, Reason::ReplicaUnavailable, Reason::CredentialsRefused];
 
-fn claim_reason(error: &ClaimError) -> Reason {
+fn name_mark_reason(error: &NameMarkError) -> Reason {
     match error {
-        ClaimError::Other { .. } => Reason::NameTaken,
-        ClaimError::Bucket(error) => crate::startup::bucket_reason(error.kind),
+        NameMarkError::Other { .. } => Reason::NameTaken,
+        NameMarkError::Bucket(error) => crate::startup::bucket_reason(error.kind),
     }
 }

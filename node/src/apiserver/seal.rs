@@ -11,9 +11,9 @@ use kube::api::{DeleteParams, PostParams};
 use kube::{Api, ResourceExt as _};
 
 use super::ApiServer;
-use crate::homes::decision::HomeKind;
-use crate::homes::secret::SealClient;
-use crate::homes::{Entries, HomeError};
+use crate::keystores::decision::StoreKind;
+use crate::keystores::secret::SealClient;
+use crate::keystores::{Entries, KeyStoreError};
 
 /// One request takes at most so long.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -41,7 +41,7 @@ impl SealSecret {
     ///
     /// # Errors
     /// When the API server does not answer or says no.
-    pub async fn delete(&self) -> Result<(), HomeError> {
+    pub async fn delete(&self) -> Result<(), KeyStoreError> {
         let parameters = DeleteParams::default();
         let deleted = tokio::time::timeout(PATIENCE, self.secrets.delete(&self.name, &parameters)).await;
         match deleted.map_err(|_| self.fault("the API server does not answer"))? {
@@ -50,7 +50,7 @@ impl SealSecret {
         }
     }
 
-    async fn read(&self) -> Result<Secret, HomeError> {
+    async fn read(&self) -> Result<Secret, KeyStoreError> {
         let read = tokio::time::timeout(PATIENCE, self.secrets.get(&self.name)).await;
         read.map_err(|_| self.fault("the API server does not answer"))?.map_err(|error| match &error {
             kube::Error::Api(status) if status.code == 404 => {
@@ -60,8 +60,8 @@ impl SealSecret {
         })
     }
 
-    fn fault(&self, what: &str) -> HomeError {
-        HomeError::new(HomeKind::Secret, format!("{}: {what}", self.name))
+    fn fault(&self, what: &str) -> KeyStoreError {
+        KeyStoreError::new(StoreKind::Secret, format!("{}: {what}", self.name))
     }
 
     fn remember(&self, secret: Secret) {
@@ -71,7 +71,7 @@ impl SealSecret {
 
 #[async_trait]
 impl SealClient for SealSecret {
-    async fn get(&self) -> Result<(String, Entries), HomeError> {
+    async fn get(&self) -> Result<(String, Entries), KeyStoreError> {
         let secret = self.read().await?;
         let entries = secret.data.iter().flatten().map(|(name, bytes)| (name.clone(), bytes.0.clone())).collect();
         let version = secret.resource_version().unwrap_or_default();
@@ -79,7 +79,7 @@ impl SealClient for SealSecret {
         Ok((version, entries))
     }
 
-    async fn put(&self, version: &str, data: Entries) -> Result<bool, HomeError> {
+    async fn put(&self, version: &str, data: Entries) -> Result<bool, KeyStoreError> {
         let known = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let Some(mut secret) = known.filter(|known| known.resource_version().as_deref() == Some(version)) else {
             // Somebody read it meanwhile: as good as a conflict, the caller reads again.

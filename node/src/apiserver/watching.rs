@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::ApiServer;
-use super::known::Known;
+use super::last_known::LastKnown;
 use crate::runtime::Addresses;
 
 /// The `KeyEpoch`s of the cluster by number.
@@ -66,7 +66,7 @@ pub fn address_in_dns(cluster: &str, namespace: &str) -> AddressOf {
 /// Follows everything, for as long as the process lives.
 pub async fn watch_all(
     server: ApiServer,
-    known: Known,
+    last_known: LastKnown,
     address_of: AddressOf,
     epochs: watch::Sender<Arc<Listed>>,
     own: watch::Sender<Option<Arc<KmsNodeStatus>>>,
@@ -75,7 +75,7 @@ pub async fn watch_all(
     let one = watcher::Config::default().fields(&format!("metadata.name={}", server.cluster));
     let cluster = follow(server.clusters_guarded(), one, |all: &Objects<KmsCluster>, _| {
         if let Some(access) = this_cluster(&server, all).map(|cluster| cluster.spec.access.clone()) {
-            known.set_access(access);
+            last_known.set_access(access);
         }
         if let Some(allowed) = this_cluster(&server, all).map(|cluster| cluster.spec.allow_downtime) {
             epochs.send_if_modified(|listed| {
@@ -94,7 +94,7 @@ pub async fn watch_all(
         let (pins, addresses) = peers(ours(), &address_of);
         // An API server that was restored without its objects takes no peer away.
         if !pins.is_empty() {
-            known.set_peers(pins, &addresses);
+            last_known.set_peers(pins, &addresses);
         }
         let sets: BTreeMap<_, _> = ours().flat_map(prekey_sets).map(|set| (set.digest(), set)).collect();
         epochs.send_if_modified(|listed| {

@@ -1,13 +1,13 @@
 //! Feeds a participant facts, one after the other.
 //!
-//! While a home or the replica does not take an output, the driver owes it: it takes no further fact in, so the participant
+//! While a key store or the replica does not take an output, the driver owes it: it takes no further fact in, so the participant
 //! never runs ahead of what is durable by more than one step. Serving goes on from what was durable before.
 
 use keyfleet_threshold::feed::{Input, InputError, Intake};
 use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::round::{Notice, Outputs, Participant, Want};
 
-use super::memory::{CarryError, Memory};
+use super::persist::{PersistError, Persister};
 use super::start::Started;
 
 /// Why a fact was not taken up.
@@ -16,16 +16,16 @@ use super::start::Started;
 pub enum DriveError {
     /// Something is owed, or became so; the fact itself may be fed again.
     #[error(transparent)]
-    Carry(#[from] CarryError),
+    Carry(#[from] PersistError),
     /// The participant refused it.
     #[error(transparent)]
     Input(#[from] InputError),
 }
 
-/// A participant and its memory.
+/// A participant and its persister.
 pub struct Driver {
     participant: Participant,
-    memory: Memory,
+    persister: Persister,
     identity: IdentityPublicKey,
     owed: Option<Outputs>,
     notices: Vec<Notice>,
@@ -36,8 +36,8 @@ impl Driver {
     /// Takes a started node over. Call [`Driver::settle`] to carry out what the start owes.
     #[must_use]
     pub fn new(started: Started) -> Self {
-        let Started { participant, identity, memory, outputs, .. } = started;
-        Self { participant, memory, identity, owed: Some(outputs), notices: Vec::new(), intake: Intake::default() }
+        let Started { participant, identity, persister, outputs, .. } = started;
+        Self { participant, persister, identity, owed: Some(outputs), notices: Vec::new(), intake: Intake::default() }
     }
 
     /// The protocol machine, to read.
@@ -52,19 +52,19 @@ impl Driver {
         self.identity
     }
 
-    /// The memory, to read.
+    /// The persister, to read.
     #[must_use]
-    pub fn memory(&self) -> &Memory {
-        &self.memory
+    pub fn persister(&self) -> &Persister {
+        &self.persister
     }
 
     /// Carries out what is owed, if anything is.
     ///
     /// # Errors
     /// It is still owed.
-    pub async fn settle(&mut self) -> Result<(), CarryError> {
+    pub async fn settle(&mut self) -> Result<(), PersistError> {
         if let Some(owed) = &self.owed {
-            self.memory.carry_out(&self.participant, owed).await?;
+            self.persister.apply(&self.participant, owed).await?;
             self.notices.append(&mut self.owed.take().map(|owed| owed.notices).unwrap_or_default());
         }
         Ok(())
@@ -85,7 +85,7 @@ impl Driver {
     ///
     /// # Errors
     /// What is owed; the facts may be fed again.
-    pub async fn feed_all(&mut self, inputs: &[Input]) -> Result<Vec<(usize, InputError)>, CarryError> {
+    pub async fn feed_all(&mut self, inputs: &[Input]) -> Result<Vec<(usize, InputError)>, PersistError> {
         self.settle().await?;
         let mut errors = Vec::new();
         for (place, input) in inputs.iter().enumerate() {
@@ -118,19 +118,19 @@ impl Driver {
         std::mem::take(&mut self.notices)
     }
 
-    /// Compares the homes; for the clock that calls every few minutes.
+    /// Compares the key stores; for the clock that calls every few minutes.
     ///
     /// # Errors
-    /// When a home does not answer.
-    pub async fn compare(&mut self) -> Result<(), CarryError> {
+    /// When a key store does not answer.
+    pub async fn compare(&mut self) -> Result<(), PersistError> {
         self.settle().await?;
-        self.memory.compare().await.map(|_| ())
+        self.persister.compare().await.map(|_| ())
     }
 
     /// Gives the participant what it wants and this node has.
-    fn recall(&mut self) -> Result<(), CarryError> {
-        let Self { intake, participant, memory, owed, .. } = self;
-        let kept = |digest: &_| memory.bundles().get(digest).map_err(CarryError::Store);
+    fn recall(&mut self) -> Result<(), PersistError> {
+        let Self { intake, participant, persister, owed, .. } = self;
+        let kept = |digest: &_| persister.bundles().get(digest).map_err(PersistError::Store);
         intake.recall(participant, kept, &mut rand::rng(), owed)
     }
 }
@@ -138,7 +138,7 @@ impl Driver {
 #[cfg(any(test, feature = "danger-faults"))]
 impl Driver {
     /// Sets the barrier of the order of durability.
-    pub fn danger_set_barrier(&mut self, barrier: super::memory::Barrier) {
-        self.memory.danger_set_barrier(barrier);
+    pub fn danger_set_barrier(&mut self, barrier: super::persist::Barrier) {
+        self.persister.danger_set_barrier(barrier);
     }
 }

@@ -1,4 +1,4 @@
-//! A start: from two homes and a state file to a participant that remembers.
+//! A start: from two key stores and a state file to a participant that remembers.
 
 use std::sync::Arc;
 
@@ -8,15 +8,15 @@ use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
 use keyfleet_threshold::round::{Outputs, Participant, RestoreError, SecretName};
 use zeroize::Zeroizing;
 
-use crate::homes::decision::Finding;
-use crate::homes::ledger::Ledger;
-use crate::homes::{Found, Home, Homes, HomesError};
+use crate::keystores::decision::Finding;
+use crate::keystores::inventory::KeyInventory;
+use crate::keystores::{Found, KeyStore, KeyStores, KeyStoresError};
 use crate::seal::{KeyMaterial, KeyName, KeyRing};
 use crate::store::bundles::BundleFile;
 use crate::store::{Backing, Store, StoreError};
 
-use super::memory::Memory;
 use super::outbox::Outbox;
+use super::persist::Persister;
 
 /// What a node is made of.
 pub struct Parts {
@@ -25,9 +25,9 @@ pub struct Parts {
     /// The second file.
     pub bundles: BundleFile,
     /// The folder `seal/`.
-    pub volume: Arc<dyn Home>,
+    pub volume: Arc<dyn KeyStore>,
     /// The Secret `<node>-seal`.
-    pub secret: Arc<dyn Home>,
+    pub secret: Arc<dyn KeyStore>,
     /// The key-encryption keys.
     pub ring: KeyRing,
 }
@@ -38,8 +38,8 @@ pub struct Started {
     pub participant: Participant,
     /// Its identity, which the operator pins.
     pub identity: IdentityPublicKey,
-    /// Its memory.
-    pub memory: Memory,
+    /// Writes what it remembers.
+    pub persister: Persister,
     /// Owed: to be carried out first.
     pub outputs: Outputs,
     /// What a person should hear of.
@@ -55,15 +55,15 @@ pub enum StartError {
     /// The state file.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The homes.
+    /// The key stores.
     #[error(transparent)]
-    Homes(#[from] HomesError),
+    KeyStores(#[from] KeyStoresError),
     /// The stored state is not one.
     #[error(transparent)]
     State(#[from] RestoreError),
-    /// Neither home has a key without which the node is not itself.
+    /// Neither key store has a key without which the node is not itself.
     #[error(
-        "SealKeysLost: the state file is here, but `{0}` is in neither home; restore the seal Secret or the volume's \
+        "SealKeysLost: the state file is here, but `{0}` is in neither key store; restore the seal Secret or the volume's \
         seal folder from a backup, or replace this node"
     )]
     KeyLost(KeyName),
@@ -78,9 +78,11 @@ impl StartError {
     pub fn concerns(&self) -> (ProblemAbout, Reason) {
         match self {
             Self::KeyLost(_) => (ProblemAbout::Seal, Reason::SealKeysLost),
-            Self::Homes(HomesError::Wrap { .. }) => (ProblemAbout::KeyEncryption, Reason::KeyEncryptionKeyWrong),
+            Self::KeyStores(KeyStoresError::Wrap { .. }) => {
+                (ProblemAbout::KeyEncryption, Reason::KeyEncryptionKeyWrong)
+            }
             Self::Store(StoreError::Replica(_)) => (ProblemAbout::Replication, Reason::ReplicaUnavailable),
-            Self::Homes(HomesError::Finding(finding)) => (ProblemAbout::Seal, finding.reason()),
+            Self::KeyStores(KeyStoresError::Finding(finding)) => (ProblemAbout::Seal, finding.reason()),
             _ => (ProblemAbout::Seal, Reason::Starting),
         }
     }
@@ -94,21 +96,21 @@ pub async fn start(parts: Parts) -> Result<Started, StartError> {
     let (cluster, index) = parts.ring.owner();
     let store = Store::open(parts.backing, cluster, index).await?;
     let found = Found::read(parts.volume, parts.secret, parts.ring).await?;
-    let ledger = read_ledger(&store, &found)?;
-    let (mut homes, mut findings) = found.settle(ledger.as_ref()).await?;
-    if ledger.is_none() {
-        if !homes.is_united() {
+    let inventory = read_inventory(&store, &found)?;
+    let (mut key_stores, mut findings) = found.settle(inventory.as_ref()).await?;
+    if inventory.is_none() {
+        if !key_stores.is_united() {
             return Err(StartError::SecretOutOfReach);
         }
-        make_first_keys(&mut homes).await?;
+        make_first_keys(&mut key_stores).await?;
     }
-    let key = |name| homes.key(name).cloned().ok_or(StartError::KeyLost(name));
+    let key = |name| key_stores.key(name).cloned().ok_or(StartError::KeyLost(name));
     let (identity, node_key) = (key(KeyName::Identity)?, key(KeyName::Node)?);
     let identity = IdentitySecretKey::from_seed(identity.expose());
     let public = identity.public();
-    let (participant, outputs) = match (store.participant(&node_key)?, &ledger) {
-        (Some(state), Some(ledger)) => {
-            let (secrets, lost) = read_secrets(&store, &homes, ledger)?;
+    let (participant, outputs) = match (store.participant(&node_key)?, &inventory) {
+        (Some(state), Some(inventory)) => {
+            let (secrets, lost) = read_secrets(&store, &key_stores, inventory)?;
             if !lost.is_empty() {
                 findings.push(Finding::SealKeysLost(lost));
             }
@@ -122,41 +124,45 @@ pub async fn start(parts: Parts) -> Result<Started, StartError> {
     let restored = store.backing().was_restored();
     let outbox = if restored { None } else { store.outbox()? };
     let outbox = outbox.unwrap_or_else(Outbox::begin);
-    let memory = Memory::new(homes, store, parts.bundles, ledger, outbox, node_key);
-    memory.serve(&participant);
-    Ok(Started { participant, identity: public, memory, outputs, findings, restored })
+    let persister = Persister::new(key_stores, store, parts.bundles, inventory, outbox, node_key);
+    persister.serve(&participant);
+    Ok(Started { participant, identity: public, persister, outputs, findings, restored })
 }
 
-fn read_ledger(store: &Store, found: &Found) -> Result<Option<Ledger>, StartError> {
-    if !store.has_ledger()? {
+fn read_inventory(store: &Store, found: &Found) -> Result<Option<KeyInventory>, StartError> {
+    if !store.has_inventory()? {
         return Ok(None);
     }
     let mut refused = None;
     for key in found.node_keys() {
-        match store.ledger(key) {
-            Ok(ledger) => return Ok(ledger),
+        match store.inventory(key) {
+            Ok(inventory) => return Ok(inventory),
             Err(fault) => refused = Some(fault),
         }
     }
     Err(refused.map_or(StartError::KeyLost(KeyName::Node), StartError::Store))
 }
 
-/// Identity and node key: in both homes before anyone is shown the one, or a row is sealed under the other.
-async fn make_first_keys(homes: &mut Homes) -> Result<(), HomesError> {
+/// Identity and node key: in both key stores before anyone is shown the one, or a row is sealed under the other.
+async fn make_first_keys(key_stores: &mut KeyStores) -> Result<(), KeyStoresError> {
     let keys = [KeyName::Identity, KeyName::Node].map(|name| {
-        let known = homes.key(name).cloned();
+        let known = key_stores.key(name).cloned();
         (name, known.unwrap_or_else(|| KeyMaterial::random(&mut rand::rng())))
     });
-    homes.create(keys.to_vec()).await
+    key_stores.create(keys.to_vec()).await
 }
 
 type Secrets = Vec<(SecretName, Zeroizing<[u8; 32]>)>;
 
-/// The secrets that the ledger names, and the names of those whose row or key is gone.
-fn read_secrets(store: &Store, homes: &Homes, ledger: &Ledger) -> Result<(Secrets, Vec<KeyName>), StoreError> {
+/// The secrets that the inventory names, and the names of those whose row or key is gone.
+fn read_secrets(
+    store: &Store,
+    key_stores: &KeyStores,
+    inventory: &KeyInventory,
+) -> Result<(Secrets, Vec<KeyName>), StoreError> {
     let (mut secrets, mut lost) = (Vec::new(), Vec::new());
-    for name in ledger.live.keys() {
-        let Some(key) = homes.key(*name) else { continue };
+    for name in inventory.live.keys() {
+        let Some(key) = key_stores.key(*name) else { continue };
         let secret = match name {
             KeyName::Identity | KeyName::Node => continue,
             KeyName::Prekeys(number) => (SecretName::Prekeys(*number), Some(Zeroizing::new(*key.expose()))),

@@ -1,4 +1,4 @@
-//! A fleet in one process, for tests: real stores and homes, and an operator that runs the coordination functions.
+//! A fleet in one process, for tests: real stores and key stores, and an operator that runs the coordination functions.
 
 #![allow(missing_docs, clippy::must_use_candidate, clippy::unwrap_used, reason = "for tests, where it says what broke")]
 
@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use keyfleet_threshold::coordination::{Decision, FleetView, KeptEpoch, NodeView, Offer, RoundView, decide, planning};
+use keyfleet_threshold::feed;
 use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeySetNumber, Threshold};
 use keyfleet_threshold::plan::{Deadlines, ValidPlan};
 use keyfleet_threshold::polynomial::VerificationVector;
@@ -17,11 +18,11 @@ use tempfile::TempDir;
 
 use super::Input;
 use super::driver::{DriveError, Driver};
-use super::memory::{CarryError, Step};
+use super::persist::{PersistError, Step};
 use super::start::{Parts, StartError, Started, start};
-use crate::homes::secret::{SealClient, SecretHome};
-use crate::homes::volume::VolumeHome;
-use crate::homes::{Entries, HomeError, decision::HomeKind};
+use crate::keystores::secret::{SealClient, SecretStore};
+use crate::keystores::volume::VolumeStore;
+use crate::keystores::{Entries, KeyStoreError, decision::StoreKind};
 use crate::seal::{KeyEncryptionKey, KeyName, KeyRing};
 use crate::store::Backing;
 use crate::store::bundles::BundleFile;
@@ -46,17 +47,17 @@ pub struct MemorySecret {
 
 #[async_trait]
 impl SealClient for Arc<MemorySecret> {
-    async fn get(&self) -> Result<(String, Entries), HomeError> {
+    async fn get(&self) -> Result<(String, Entries), KeyStoreError> {
         if *self.down.lock().unwrap() {
-            return Err(HomeError::new(HomeKind::Secret, "no answer".to_owned()));
+            return Err(KeyStoreError::new(StoreKind::Secret, "no answer".to_owned()));
         }
         let data = self.data.lock().unwrap();
         Ok((data.0.to_string(), data.1.clone()))
     }
 
-    async fn put(&self, version: &str, entries: Entries) -> Result<bool, HomeError> {
+    async fn put(&self, version: &str, entries: Entries) -> Result<bool, KeyStoreError> {
         if *self.down.lock().unwrap() {
-            return Err(HomeError::new(HomeKind::Secret, "no answer".to_owned()));
+            return Err(KeyStoreError::new(StoreKind::Secret, "no answer".to_owned()));
         }
         let mut data = self.data.lock().unwrap();
         if data.0.to_string() != version {
@@ -86,8 +87,8 @@ pub fn parts(node: NodeIndex, folder: &Path, secret: &Arc<MemorySecret>) -> Part
     Parts {
         backing: Backing::local(&folder.join("state.redb")).unwrap(),
         bundles: BundleFile::open(&folder.join("bundles.redb")).unwrap(),
-        volume: Arc::new(VolumeHome::open(folder.join("seal")).unwrap()),
-        secret: Arc::new(SecretHome::new(secret.clone())),
+        volume: Arc::new(VolumeStore::open(folder.join("seal")).unwrap()),
+        secret: Arc::new(SecretStore::new(secret.clone())),
         ring: KeyRing::new(CLUSTER, node, vec![key]).unwrap(),
     }
 }
@@ -119,12 +120,12 @@ impl TestNode {
                 self.try_start().await.unwrap_or_else(|fault| panic!("{} does not start: {fault}", self.index));
             let mut driver = Driver::new(started);
             let countdown = self.dies_after.clone();
-            let published = driver.memory().published();
+            let published = driver.persister().published();
             let readable = move || published.borrow().messages.iter().map(|said| said.digest()).collect::<Vec<_>>();
             let mut before = readable();
             driver.danger_set_barrier(Box::new(move |step, _, _| {
                 match step {
-                    Step::Homes | Step::Said | Step::Destroyed => before = readable(),
+                    Step::KeyStores | Step::Said | Step::Destroyed => before = readable(),
                     // Neither before its commit nor before the replica and the floor.
                     Step::Bundles | Step::Commit | Step::Acknowledged | Step::Floor => {
                         assert_eq!(readable(), before, "something is said at {step:?}, before its time");
@@ -139,7 +140,7 @@ impl TestNode {
                     self.driver = Some(driver);
                     return;
                 }
-                Err(CarryError::Stopped(step)) => self.died_at.push(step),
+                Err(PersistError::Stopped(step)) => self.died_at.push(step),
                 Err(fault) => panic!("{}: {fault}", self.index),
             }
         }
@@ -150,7 +151,7 @@ impl TestNode {
         loop {
             let fed = self.driver.as_mut().unwrap().feed(input).await;
             match fed {
-                Err(DriveError::Carry(CarryError::Stopped(step))) => {
+                Err(DriveError::Carry(PersistError::Stopped(step))) => {
                     self.died_at.push(step);
                     // What was readable at the moment of death was said.
                     self.note_what_was_said();
@@ -162,15 +163,16 @@ impl TestNode {
     }
 
     pub fn readable(&self) -> (Vec<Arc<SignedMessage>>, Vec<SignedPrekeySet>) {
-        let published = self.driver.as_ref().unwrap().memory().published().borrow().clone();
+        let published = self.driver.as_ref().unwrap().persister().published().borrow().clone();
         (published.messages.clone(), published.offers.clone())
     }
 
     /// What a peer would get for a digest.
     fn find(&self, digest: &Digest) -> Option<Blob> {
-        let memory = self.driver.as_ref()?.memory();
-        let published = memory.published().borrow().find(digest);
-        published.or_else(|| memory.bundles().get(digest).unwrap())
+        let persister = self.driver.as_ref()?.persister();
+        let published = persister.published().borrow().clone();
+        let kept = |digest: &_| persister.bundles().get(digest).unwrap();
+        feed::answer(&BTreeSet::from([*digest]), published.state.as_ref()?, &published.messages, kept).remove(digest)
     }
 
     /// Checks that a node never says two things where it may say one.
@@ -186,13 +188,13 @@ impl TestNode {
         }
     }
 
-    /// Invariant: homes, ledger and rows name the same secrets, and those are the ones that the protocol calls alive.
+    /// Invariant: key stores, inventory and rows name the same secrets, and those are the ones that the protocol calls alive.
     pub fn invariant_only_live_secrets_remain(&self) {
         let driver = self.driver.as_ref().unwrap();
         let live: BTreeSet<KeyName> =
             driver.participant().state().live_secrets().into_iter().map(KeyName::from).collect();
         let expected: BTreeSet<_> = live.iter().copied().chain([KeyName::Identity, KeyName::Node]).collect();
-        let held: BTreeSet<_> = driver.memory().homes().names().collect();
+        let held: BTreeSet<_> = driver.persister().key_stores().names().collect();
         assert_eq!(held, expected, "{}: the process holds other keys than live ones", self.index);
         let names =
             |entries: Vec<String>| entries.iter().filter_map(|name| name.parse().ok()).collect::<BTreeSet<KeyName>>();
@@ -202,7 +204,7 @@ impl TestNode {
         let files = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
         assert_eq!(names(files), expected, "{}: the volume holds other keys than live ones", self.index);
         let rows =
-            driver.memory().store().share_epochs().unwrap().into_iter().map(KeyName::Data).collect::<BTreeSet<_>>();
+            driver.persister().store().share_epochs().unwrap().into_iter().map(KeyName::Data).collect::<BTreeSet<_>>();
         let shares = live.into_iter().filter(|name| matches!(name, KeyName::Data(_))).collect();
         assert_eq!(rows, shares, "{}: the state file has rows of other epochs than live ones", self.index);
     }

@@ -1,4 +1,4 @@
-//! What a crash at the worst moment does to a node, and an old backup of a home.
+//! What a crash at the worst moment does to a node, and an old backup of a key store.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -7,7 +7,7 @@ use keyfleet_threshold::round::Phase;
 
 use super::Input;
 use super::testing::{Operator, TestNode};
-use crate::homes::decision::Finding;
+use crate::keystores::decision::Finding;
 use crate::seal::KeyName;
 
 async fn fleet(n: u32) -> Vec<TestNode> {
@@ -56,7 +56,7 @@ async fn a_node_that_dies_after_any_step_says_the_same_again_and_keeps_no_dead_s
             retired.unwrap_or_else(|fault| panic!("dying at step {die_at}, retiring: {fault}"));
         }
         check(&nodes);
-        let rows = nodes[0].driver.as_ref().unwrap().memory().store().share_epochs().unwrap();
+        let rows = nodes[0].driver.as_ref().unwrap().persister().store().share_epochs().unwrap();
         assert!(!rows.contains(&genesis.number), "dying at step {die_at} left a retired share");
         finished.store(nodes[0].died_at.is_empty(), Ordering::Relaxed);
         deaths += u32::try_from(nodes[0].died_at.len()).unwrap();
@@ -80,15 +80,15 @@ async fn nothing_is_said_while_the_api_server_is_away_and_all_of_it_once_it_is_b
     let before = nodes[0].readable().0.len();
     for _ in 0..3 {
         let fed = nodes[0].feed(&Input::Plan((*round.plan).clone())).await;
-        assert!(fed.is_err(), "a dealing was said whose seed is in one home only");
+        assert!(fed.is_err(), "a dealing was said whose seed is in one key store only");
     }
     assert_eq!(nodes[0].readable().0.len(), before, "something was said that is not durable");
-    let served = nodes[0].driver.as_ref().unwrap().memory().served().borrow().newest().map(|(number, _)| number);
+    let served = nodes[0].driver.as_ref().unwrap().persister().served().borrow().newest().map(|(number, _)| number);
     assert_eq!(served, Some(EpochNumber(1)), "serving stopped with the API server");
     // A restart in the outage serves on, from the volume alone.
     nodes[0].driver = None;
     let started = nodes[0].try_start().await.unwrap();
-    let served = started.memory.served().borrow().newest().map(|(number, _)| number);
+    let served = started.persister.served().borrow().newest().map(|(number, _)| number);
     assert_eq!(served, Some(EpochNumber(1)), "a restart in an outage does not serve");
     drop(started);
     *nodes[0].secret.down.lock().unwrap() = false;
@@ -139,12 +139,12 @@ async fn a_share_whose_key_is_lost_is_not_served_and_the_next_round_gives_anothe
     let started = nodes[0].try_start().await.unwrap();
     let lost = Finding::SealKeysLost(vec![KeyName::Data(EpochNumber(1))]);
     assert!(started.findings.contains(&lost), "the loss was not reported: {:?}", started.findings);
-    assert!(started.memory.served().borrow().newest().is_none(), "an epoch is served whose key is gone");
+    assert!(started.persister.served().borrow().newest().is_none(), "an epoch is served whose key is gone");
     drop(started);
     nodes[0].start().await;
     assert_eq!(nodes[0].driver.as_ref().unwrap().identity(), identity, "something was initialised anew");
     let round = operator.run(&mut nodes).await;
-    let served = nodes[0].driver.as_ref().unwrap().memory().served().borrow().newest().map(|(number, _)| number);
+    let served = nodes[0].driver.as_ref().unwrap().persister().served().borrow().newest().map(|(number, _)| number);
     assert_eq!(served, Some(round.number), "the next round gave the node no share");
 }
 

@@ -12,7 +12,7 @@ pub(super) type Said = Vec<(EpochNumber, Arc<SignedMessage>)>;
 #[derive(Default)]
 pub(super) struct Voice {
     #[cfg(feature = "danger-faults")]
-    liar: Option<crate::danger::Liar>,
+    liar: Option<crate::fault_injection::ByzantineHook>,
 }
 
 impl Voice {
@@ -30,7 +30,7 @@ impl Voice {
 
     /// Lets a liar speak from now on.
     #[cfg(feature = "danger-faults")]
-    pub(super) fn danger_set_liar(&mut self, liar: crate::danger::Liar) {
+    pub(super) fn danger_set_liar(&mut self, liar: crate::fault_injection::ByzantineHook) {
         self.liar = Some(liar);
     }
 }

@@ -37,22 +37,22 @@ use crate::serving::Service;
 /// Facts that may wait for the driver, and those that it takes in at once.
 const MAILBOX: usize = 256;
 const TOGETHER: usize = 64;
-/// After a home or the replica did not take something, it is tried again so much later; doubled up to the last.
+/// After a key store or the replica did not take something, it is tried again so much later; doubled up to the last.
 const RETRY: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(4);
 /// Callers have so long to go when the node stops.
 const DRAIN: Duration = Duration::from_secs(10);
 /// So many notices are remembered.
 const NOTICES: usize = 64;
-/// The homes are compared so often.
+/// The key stores are compared so often.
 const COMPARE: Duration = Duration::from_secs(300);
 
 /// Why a node cannot be run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
-    /// The homes hold no identity.
-    #[error("`{0}` is in neither home")]
+    /// The key stores hold no identity.
+    #[error("`{0}` is in neither key store")]
     NoIdentity(KeyName),
     /// The identity makes no TLS.
     #[error(transparent)]
@@ -96,11 +96,11 @@ impl Node {
     /// # Errors
     /// When it has no identity, or that makes no TLS.
     pub fn run(started: Started, options: Options) -> Result<Self, RunError> {
-        let identity = started.memory.identity_key();
+        let identity = started.persister.identity_key();
         let identity = Arc::new(identity.ok_or(RunError::NoIdentity(KeyName::Identity))?);
-        let (cluster, index) = started.memory.homes().owner();
-        let (published, served) = (started.memory.published(), started.memory.served());
-        let bundles = started.memory.bundles().clone();
+        let (cluster, index) = started.persister.key_stores().owner();
+        let (published, served) = (started.persister.published(), started.persister.served());
+        let bundles = started.persister.bundles().clone();
         let (facts, mailbox) = mpsc::channel(MAILBOX);
         let (wants, wanted) = watch::channel(Vec::new());
         let (notices, noticed) = watch::channel(Vec::new());
@@ -227,7 +227,7 @@ async fn drive(
             },
             _ = compare.tick() => {
                 if let Err(fault) = driver.compare().await {
-                    tracing::warn!(%fault, "the homes could not be compared");
+                    tracing::warn!(%fault, "the key stores could not be compared");
                 }
                 continue;
             }

@@ -1,4 +1,4 @@
-//! The keys of a node, and what stands for one in the ledger.
+//! The keys of a node, and what stands for one in the inventory.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,7 +8,7 @@ use keyfleet_threshold::round::SecretName;
 use rand::CryptoRng;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// Names a key that lives in the node's two homes.
+/// Names a key that lives in the node's two key stores.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum KeyName {
     /// The seed of the node's identity key. Never retired.
@@ -34,7 +34,7 @@ impl From<SecretName> for KeyName {
     }
 }
 
-/// The name of the entry in both homes: also part of what a wrap is bound to.
+/// The name of the entry in both key stores: also part of what a wrap is bound to.
 impl fmt::Display for KeyName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -100,7 +100,7 @@ impl KeyMaterial {
         &self.0
     }
 
-    /// Stands for the key in the ledger.
+    /// Stands for the key in the inventory.
     #[must_use]
     pub fn fingerprint(&self, name: KeyName) -> Fingerprint {
         let digest = Digest::of("KEYFLEET-V1-FINGERPRINT", &[&self.0, name.to_string().as_bytes()]);

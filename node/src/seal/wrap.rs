@@ -1,4 +1,4 @@
-//! Wraps: a key as a home holds it, encrypted under a named key-encryption key.
+//! Wraps: a key as a key store holds it, encrypted under a named key-encryption key.
 //!
 //! | bytes | |
 //! |---|---|

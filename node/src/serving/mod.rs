@@ -1,9 +1,9 @@
 //! What callers may ask for: derive the key of an identity, sign under a key name, sign a beacon round.
 //!
 //! Each request passes [`token`] (who is it), the access rules of `keyfleet_crds` (may they), [`service`] (the share's
-//! work), and [`ledger`] (it is written down) before it is answered.
+//! work), and [`audit`] (it is written down) before it is answered.
 
-pub mod ledger;
+pub mod audit;
 pub mod service;
 pub mod token;
 

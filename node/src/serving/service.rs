@@ -13,10 +13,10 @@ use keyfleet_threshold::serving::signature;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::ledger::Ledger;
+use super::audit::AuditWriter;
 use super::token::{Caller, TokenError, Tokens};
 use crate::round::Epochs;
-use crate::store::journal::{Known, Record};
+use crate::store::journal::{Earlier, Record};
 use crate::store::{Store, StoreError};
 
 /// What a caller asks for.
@@ -114,7 +114,7 @@ pub struct Service {
     served: watch::Receiver<Arc<Epochs>>,
     tokens: Arc<Tokens>,
     store: Store,
-    ledger: Ledger,
+    audit: AuditWriter,
     /// The ledger's task, until somebody waits for its end.
     writes: Mutex<Option<JoinHandle<()>>>,
 }
@@ -129,8 +129,8 @@ impl Service {
         tokens: Arc<Tokens>,
         store: Store,
     ) -> Self {
-        let (ledger, task) = Ledger::start(store.clone());
-        Self { owner, access, served, tokens, store, ledger, writes: Mutex::new(Some(task)) }
+        let (audit, task) = AuditWriter::start(store.clone());
+        Self { owner, access, served, tokens, store, audit, writes: Mutex::new(Some(task)) }
     }
 
     /// The task that writes requests down, once: it ends after the last of its service, and holds the state file until then.
@@ -172,7 +172,7 @@ impl Service {
         let record =
             |answer: Vec<u8>, allowed| Record { time_seconds: now_seconds, caller: who, request, id, answer, allowed };
         if !access.allows(&caller.issuer, &caller.subject, asked.request()) {
-            self.ledger.write(record(Vec::new(), false)).await?;
+            self.audit.write(record(Vec::new(), false)).await?;
             let verb = match asked {
                 Asked::Derive { .. } => "derive",
                 Asked::Sign { .. } => "sign",
@@ -182,14 +182,16 @@ impl Service {
         }
         if let Some(id) = &id {
             match self.store.known_request(id, &request)? {
-                Known::Answered(answer) => return read_answer(&answer).ok_or(StoreError::Malformed("requests").into()),
-                Known::OtherRequest => return Err(Denied::IdReused),
-                Known::No => {}
+                Earlier::Answered(answer) => {
+                    return read_answer(&answer).ok_or(StoreError::Malformed("requests").into());
+                }
+                Earlier::OtherRequest => return Err(Denied::IdReused),
+                Earlier::No => {}
             }
         }
         let answer = self.work(asked, epoch)?;
         let written = [answer.epoch.0.to_be_bytes().as_slice(), &answer.partial].concat();
-        self.ledger.write(record(written, true)).await?;
+        self.audit.write(record(written, true)).await?;
         Ok(answer)
     }
 

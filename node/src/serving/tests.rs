@@ -93,15 +93,15 @@ impl Served {
     }
 
     fn parts(&self) -> (Store, KeyMaterial) {
-        let memory = self.nodes[0].driver.as_ref().unwrap().memory();
-        (memory.store().clone(), memory.node_key().clone())
+        let persister = self.nodes[0].driver.as_ref().unwrap().persister();
+        (persister.store().clone(), persister.node_key().clone())
     }
 
     fn service(&self, issuer: &Arc<Issuer>) -> Service {
         let (store, node_key) = self.parts();
         let owner = (CLUSTER, self.nodes[0].index);
         let tokens = Tokens::new(owner, &["kubernetes".to_owned()], issuer.clone(), store.clone(), node_key).unwrap();
-        let served = self.nodes[0].driver.as_ref().unwrap().memory().served();
+        let served = self.nodes[0].driver.as_ref().unwrap().persister().served();
         Service::new(owner, self.access.subscribe(), served, Arc::new(tokens), store)
     }
 }

@@ -96,10 +96,10 @@ pub struct Tokens {
     source: Arc<dyn KeySource>,
     store: Store,
     node_key: KeyMaterial,
-    issuers: RwLock<BTreeMap<String, Known>>,
+    issuers: RwLock<BTreeMap<String, Earlier>>,
 }
 
-struct Known {
+struct Earlier {
     fetched: FetchedKeys,
     asked_seconds: u64,
 }
@@ -126,7 +126,7 @@ impl Tokens {
         for name in issuers {
             let row = store.access(&format!("keys/{name}"), &node_key)?;
             if let Some(fetched) = row.and_then(|row| serde_json::from_slice(&row).ok()) {
-                known.insert(name.clone(), Known { fetched, asked_seconds: 0 });
+                known.insert(name.clone(), Earlier { fetched, asked_seconds: 0 });
             }
         }
         Ok(Self { audience: audience(cluster, node), source, store, node_key, issuers: RwLock::new(known) })
@@ -219,7 +219,7 @@ impl Tokens {
                     {
                         tracing::warn!(%fault, "an issuer's keys are not remembered over a restart");
                     }
-                    let known = Known { fetched, asked_seconds: now_seconds };
+                    let known = Earlier { fetched, asked_seconds: now_seconds };
                     self.issuers.write().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), known);
                 }
             }

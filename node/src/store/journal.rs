@@ -99,7 +99,7 @@ impl AuditEntry {
 
 /// What is known of a request id.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Known {
+pub enum Earlier {
     /// Nothing.
     No,
     /// The same request was answered so.
@@ -113,14 +113,14 @@ impl Store {
     ///
     /// # Errors
     /// redb's.
-    pub fn known_request(&self, id: &Digest, request: &Digest) -> Result<Known, StoreError> {
+    pub fn known_request(&self, id: &Digest, request: &Digest) -> Result<Earlier, StoreError> {
         let txn = self.backing.begin_read()?;
         let table = txn.open_table(REQUESTS).map_err(fault)?;
-        let Some(row) = table.get(&id.0).map_err(fault)? else { return Ok(Known::No) };
+        let Some(row) = table.get(&id.0).map_err(fault)? else { return Ok(Earlier::No) };
         let known = row.value().get(8..40).map(|digest| digest == request.0);
         Ok(match (known, row.value().get(40..)) {
-            (Some(true), Some(answer)) => Known::Answered(answer.to_vec()),
-            _ => Known::OtherRequest,
+            (Some(true), Some(answer)) => Earlier::Answered(answer.to_vec()),
+            _ => Earlier::OtherRequest,
         })
     }
 
@@ -240,8 +240,8 @@ mod tests {
         let store = store(&folder.path().join("state.redb")).await;
         store.record(vec![record(1)]).await.unwrap();
         let known = |request: u8| store.known_request(&Digest([101; 32]), &Digest([request; 32])).unwrap();
-        assert_eq!(known(1), Known::Answered(vec![1; 5]));
-        assert_eq!(known(2), Known::OtherRequest);
-        assert_eq!(store.known_request(&Digest([7; 32]), &Digest([1; 32])).unwrap(), Known::No);
+        assert_eq!(known(1), Earlier::Answered(vec![1; 5]));
+        assert_eq!(known(2), Earlier::OtherRequest);
+        assert_eq!(store.known_request(&Digest([7; 32]), &Digest([1; 32])).unwrap(), Earlier::No);
     }
 }

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `meta` | `schema`, `owner` | u32; cluster id and u32 node. Plain, so that a newer file is refused before a key is needed |
 //! | `state` | `participant` | everything that rounds must not forget: pointer, attempts, outboxes, verdicts, pins. Sealed |
-//! | `state` | `ledger` | [`Ledger`]. Sealed |
+//! | `state` | `ledger` | [`KeyInventory`]. Sealed |
 //! | `outbox` | u64 position | u64 attempt, digest; `next` and lineage are in `meta` |
 //! | `shares` | u64 epoch | the share, sealed under the epoch's own data key |
 //! | `access` | `rules`, `peers`, `keys/<issuer>` | what was last seen of rules, pins with addresses, issuers' keys. Sealed |
@@ -26,7 +26,7 @@ use keyfleet_threshold::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex}
 use redb::{ReadableTable as _, TableDefinition, TableError};
 use zeroize::Zeroizing;
 
-use crate::homes::ledger::{Ledger, MalformedLedger};
+use crate::keystores::inventory::{KeyInventory, MalformedInventory};
 use crate::round::outbox::{Outbox, OutboxRow};
 use crate::seal::row::CannotOpen;
 use crate::seal::{DataKey, KeyMaterial, Place};
@@ -66,7 +66,7 @@ pub enum StoreError {
     Closed(#[from] CannotOpen),
     /// The file is damaged.
     #[error(transparent)]
-    Ledger(#[from] MalformedLedger),
+    KeyInventory(#[from] MalformedInventory),
     /// A row that the program wrote itself is malformed.
     #[error("row `{0}` is malformed")]
     Malformed(&'static str),
@@ -101,7 +101,7 @@ pub struct RoundCommit {
     /// What is said from which position.
     pub outbox: Outbox,
     /// Which keys live once this is committed.
-    pub ledger: Ledger,
+    pub inventory: KeyInventory,
     /// New shares, each with the data key of its epoch.
     pub shares: Vec<(EpochNumber, KeyMaterial, Zeroizing<[u8; 32]>)>,
     /// The epochs whose share stays; rows of all others go.
@@ -155,21 +155,21 @@ impl Store {
         &self.backing
     }
 
-    /// Whether a round was ever committed: then there is a ledger, and the node is not new.
+    /// Whether a round was ever committed: then there is an inventory, and the node is not new.
     ///
     /// # Errors
     /// redb's.
-    pub fn has_ledger(&self) -> Result<bool, StoreError> {
+    pub fn has_inventory(&self) -> Result<bool, StoreError> {
         Ok(self.row(STATE, "ledger")?.is_some())
     }
 
-    /// The ledger, opened with the node's data key.
+    /// The inventory, opened with the node's data key.
     ///
     /// # Errors
     /// When it does not open.
-    pub fn ledger(&self, node_key: &KeyMaterial) -> Result<Option<Ledger>, StoreError> {
+    pub fn inventory(&self, node_key: &KeyMaterial) -> Result<Option<KeyInventory>, StoreError> {
         let opened = self.open_row(STATE, "state", "ledger", node_key)?;
-        opened.map(|bytes| Ok(Ledger::decode(&bytes)?)).transpose()
+        opened.map(|bytes| Ok(KeyInventory::decode(&bytes)?)).transpose()
     }
 
     /// The participant's state.
@@ -228,13 +228,13 @@ impl Store {
     /// # Errors
     /// When it was not committed.
     pub async fn commit_round(&self, commit: RoundCommit, node_key: &KeyMaterial) -> Result<CommitId, StoreError> {
-        let (state, ledger, shares) = self.seal_round(&commit, node_key);
+        let (state, inventory, shares) = self.seal_round(&commit, node_key);
         let (held, outbox) = (commit.held, commit.outbox);
         self.backing
             .write(move |txn| {
                 let mut table = txn.open_table(STATE)?;
                 table.insert("participant", state.as_slice())?;
-                table.insert("ledger", ledger.as_slice())?;
+                table.insert("ledger", inventory.as_slice())?;
                 let mut table = txn.open_table(META)?;
                 table.insert("outbox", [outbox.lineage.as_slice(), &outbox.next.to_be_bytes()].concat().as_slice())?;
                 let mut table = txn.open_table(OUTBOX)?;
@@ -262,13 +262,13 @@ impl Store {
     fn seal_round(&self, commit: &RoundCommit, node_key: &KeyMaterial) -> (Vec<u8>, Vec<u8>, Vec<(u64, Vec<u8>)>) {
         let rng = &mut rand::rng();
         let state = DataKey(node_key).seal(&self.node_place("state", "participant"), &commit.state, rng);
-        let ledger = DataKey(node_key).seal(&self.node_place("state", "ledger"), &commit.ledger.encode(), rng);
+        let inventory = DataKey(node_key).seal(&self.node_place("state", "ledger"), &commit.inventory.encode(), rng);
         let share = |(epoch, key, share): &(EpochNumber, KeyMaterial, Zeroizing<[u8; 32]>)| {
             let row = epoch.0.to_be_bytes();
             (epoch.0, DataKey(key).seal(&self.share_place(*epoch, &row), share.as_slice(), rng))
         };
         let shares = commit.shares.iter().map(share).collect();
-        (state, ledger, shares)
+        (state, inventory, shares)
     }
 
     /// What was last seen of rules or of an issuer's keys.

@@ -14,7 +14,7 @@ fn commit(epoch: u64, share: u8, held: &[u64]) -> RoundCommit {
     RoundCommit {
         state: vec![1, 2, 3],
         outbox: Outbox::begin(),
-        ledger: Ledger { highest_epoch: epoch, ..Ledger::default() },
+        inventory: KeyInventory { highest_epoch: epoch, ..KeyInventory::default() },
         shares: vec![(
             EpochNumber(epoch),
             KeyMaterial::new([u8::try_from(epoch).unwrap(); 32]),
@@ -30,7 +30,7 @@ async fn what_was_committed_is_there_after_a_restart_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let (path, key) = (folder.path().join("state.redb"), KeyMaterial::new([9; 32]));
     let first = store(&path).await.unwrap();
-    assert!(!first.has_ledger().unwrap(), "a new file claims to be old");
+    assert!(!first.has_inventory().unwrap(), "a new file claims to be old");
     first.commit_round(commit(1, 0xa1, &[1]), &key).await.unwrap();
     first.commit_round(commit(2, 0xa2, &[1, 2]), &key).await.unwrap();
     first.commit_round(commit(3, 0xa3, &[2, 3]), &key).await.unwrap();
@@ -38,11 +38,11 @@ async fn what_was_committed_is_there_after_a_restart_and_nothing_else() {
     let again = store(&path).await.unwrap();
     assert_eq!(again.share_epochs().unwrap(), [EpochNumber(2), EpochNumber(3)], "an epoch that is not held has a row");
     assert_eq!(again.participant(&key).unwrap().unwrap().as_slice(), [1, 2, 3]);
-    assert_eq!(again.ledger(&key).unwrap().unwrap().highest_epoch, 3);
+    assert_eq!(again.inventory(&key).unwrap().unwrap().highest_epoch, 3);
     let share = again.share(EpochNumber(2), &KeyMaterial::new([2; 32])).unwrap().unwrap();
     assert_eq!(*share, [0xa2; 32]);
     assert!(again.share(EpochNumber(2), &KeyMaterial::new([3; 32])).is_err(), "another epoch's key opens it");
-    assert!(again.ledger(&KeyMaterial::new([8; 32])).is_err(), "another node key opens the ledger");
+    assert!(again.inventory(&KeyMaterial::new([8; 32])).is_err(), "another node key opens the inventory");
 }
 
 /// seed: 000-01, 003-42

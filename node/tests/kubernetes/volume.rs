@@ -310,7 +310,7 @@ async fn a_name_that_the_bucket_knows_under_another_id_is_refused_saying_which()
     let claim = |id: u8, name: &'static str| {
         let id = keyfleet_crds::values::ClusterId([id; 16]);
         let location = location.clone();
-        async move { keyfleet_node::claim::NameClaim::new(location, "prod", name, id).await.ensure().await }
+        async move { keyfleet_node::name_mark::NameMark::new(location, "prod", name, id).await.ensure().await }
     };
     claim(1, "keys").await.expect("nobody has the name");
     claim(1, "keys").await.expect("it has the name already");

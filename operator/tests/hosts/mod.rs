@@ -1,6 +1,6 @@
 //! In place of kubelets: one real node per `KmsNode`, as a task of this process, on a port of its own.
 //!
-//! Each node has its folder, its homes and its tokens, reads plans and records from the API server, and writes its own
+//! Each node has its folder, its key stores and its tokens, reads plans and records from the API server, and writes its own
 //! `status.node`; its Pod is marked ready as a kubelet would, when it serves the newest active epoch.
 
 pub(crate) mod liar;
@@ -24,8 +24,8 @@ use keyfleet_crds::node::report::{IdentityOffer, PrekeySet};
 use keyfleet_crds::values::{self, PublicKey};
 use keyfleet_crds::{KeyEpoch, KmsNode};
 use keyfleet_node::grpc::round::Readers;
-use keyfleet_node::homes::decision::HomeKind;
-use keyfleet_node::homes::volume::VolumeHome;
+use keyfleet_node::keystores::decision::StoreKind;
+use keyfleet_node::keystores::volume::VolumeStore;
 use keyfleet_node::round::{Input, Parts, Published, start};
 use keyfleet_node::runtime::{Addresses, Node, Options};
 use keyfleet_node::seal::{KeyEncryptionKey, KeyRing};
@@ -261,15 +261,15 @@ impl Host {
         let parts = Parts {
             backing: Backing::local(&at.join("state.redb")).expect("a state file"),
             bundles: BundleFile::open(&at.join("bundles.redb")).expect("a file of bundles"),
-            volume: Arc::new(VolumeHome::open(at.join("seal")).expect("a home")),
-            secret: Arc::new(VolumeHome::open_as(HomeKind::Secret, at.join("secret")).expect("a home")),
+            volume: Arc::new(VolumeStore::open(at.join("seal")).expect("a key store")),
+            secret: Arc::new(VolumeStore::open_as(StoreKind::Secret, at.join("secret")).expect("a key store")),
             ring: KeyRing::new(cluster, index, vec![key]).expect("a ring"),
         };
         let started = start(parts).await.unwrap_or_else(|fault| panic!("node {index} does not start: {fault}"));
-        let identity = started.memory.identity_key().expect("a started node has an identity");
+        let identity = started.persister.identity_key().expect("a started node has an identity");
         let source = Arc::new(ApiServerKeys(self.client.clone()));
         let issuers = [KUBERNETES_ISSUER.to_owned()];
-        let (store, node_key) = (started.memory.store().clone(), started.memory.node_key().clone());
+        let (store, node_key) = (started.persister.store().clone(), started.persister.node_key().clone());
         let tokens = Tokens::new((cluster, index), &issuers, source, store, node_key).expect("tokens");
         let subject = format!("system:serviceaccount:{}:{OPERATOR}", self.client.default_namespace());
         let access = watch::Sender::<Arc<Access>>::default().subscribe();

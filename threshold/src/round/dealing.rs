@@ -62,7 +62,7 @@ impl DealerSeed {
         Self(Zeroizing::new(*seed))
     }
 
-    /// The seed: for wrapping into the node's two homes, and for nothing else.
+    /// The seed: for wrapping into the node's two key stores, and for nothing else.
     #[must_use]
     pub fn expose(&self) -> &[u8; 32] {
         &self.0

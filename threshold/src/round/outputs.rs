@@ -21,7 +21,7 @@ pub struct Outputs {
     pub commit: bool,
     /// Then: let these be read by peers and operator.
     pub say: Vec<SignedMessage>,
-    /// Last: destroy these secrets, in every home.
+    /// Last: destroy these secrets, in every key store.
     pub destroy: Vec<SecretName>,
     /// What a person should hear of.
     pub notices: Vec<Notice>,
@@ -91,7 +91,7 @@ pub enum Notice {
     #[error("epoch {0}: the record's certificate does not verify")]
     BadCertificate(EpochNumber),
     /// This node cannot obtain its share.
-    #[error("epoch {0}: this node cannot obtain its share; it takes the next one, or asks for repair")]
+    #[error("epoch {0}: this node cannot obtain its share; it holds one again after the next reshare")]
     Unable(EpochNumber),
 }
 

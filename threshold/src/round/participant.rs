@@ -82,7 +82,7 @@ impl Participant {
         (participant, out)
     }
 
-    /// A node that starts again, from its committed state and the secrets found in its homes.
+    /// A node that starts again, from its committed state and the secrets found in its key stores.
     ///
     /// The outputs destroy secrets that the state does not name. A secret that it names and that is gone costs what it
     /// opened: a share counts as not held, a prekey set is no longer offered.

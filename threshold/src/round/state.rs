@@ -131,6 +131,11 @@ impl PersistentState {
         self.attempts.values().rev().find_map(Attempt::certificate)
     }
 
+    /// The vectors that this node knows: of its epochs, and of those that its rounds reshare.
+    pub fn vectors(&self) -> impl Iterator<Item = &VerificationVector> {
+        self.attempts.values().flat_map(|attempt| attempt.vector.iter().chain(&attempt.source))
+    }
+
     /// The canonical bytes. They hold no secret, yet belong under the node's seal like everything else in its file.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {

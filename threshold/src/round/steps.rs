@@ -29,6 +29,7 @@ impl Participant {
         else {
             return;
         };
+        let knew_vector = attempt.vector.is_some();
         let mut round = Round { number, attempt: &mut attempt, transcript: &mut transcript };
         self.deal(&mut round, rng, out);
         self.witness(&mut round, out);
@@ -37,6 +38,7 @@ impl Participant {
         self.certify(&mut round, out);
         let activated = self.activate(&mut round, out);
         let holds = self.hold(&mut round, out);
+        let computed = attempt.vector.clone().filter(|_| !knew_vector);
         self.state.attempts.insert(number, attempt);
         self.transcripts.insert(number, transcript);
         if activated {
@@ -45,13 +47,18 @@ impl Participant {
         if holds {
             self.drop_prekeys_through(number, out);
         }
+        if let Some(vector) = computed {
+            self.learn_vector(&vector, rng, out);
+        }
     }
 
-    /// Dealing: one bundle, from a seed that is durable before it.
+    /// Dealing: one bundle, from a seed that is durable before it. Only while the record reads Dealing: a bundle that comes later
+    /// counts for nothing and would expose shares.
     fn deal(&mut self, round: &mut Round<'_>, rng: &mut impl CryptoRng, out: &mut Outputs) {
         let me = self.state.index;
         let Round { number, attempt, transcript } = round;
-        let due = attempt.is_open()
+        let due = self.records.get(number).is_some_and(|record| record.phase == Phase::Dealing)
+            && attempt.is_open()
             && attempt.dealers.is_none()
             && !attempt.abstain
             && !attempt.has_said(MessageKind::Dealing);
@@ -315,7 +322,8 @@ impl Participant {
         self.drop_prekeys(|number, secret| Some(number) == set && !secret.is_last_resort(), out);
     }
 
-    /// Retirement: the share is destroyed and its destruction said.
+    /// Retirement: the share is destroyed and its destruction said. The prekeys that would open it go with it: bundles are
+    /// public, and a node that was away may not have had its share yet.
     pub(super) fn erase(&mut self, number: EpochNumber, out: &mut Outputs) {
         let Some(mut attempt) = self.state.attempts.remove(&number) else { return };
         if self.secrets.shares.remove(&number).is_some() {
@@ -336,7 +344,15 @@ impl Participant {
             }
         }
         self.transcripts.remove(&number);
+        let set = self.own_set(&attempt);
         self.state.attempts.insert(number, attempt);
+        let needed = self.needed_prekeys();
+        let dead = |number, secret: &PrekeySecret| Some(number) == set && !secret.is_last_resort();
+        self.drop_prekeys(|number, secret| dead(number, secret) && !needed.contains(&number), out);
+        let held = self.state.attempts.iter().rev().find(|(_, attempt)| attempt.holds_share).map(|(held, _)| *held);
+        if let Some(held) = held {
+            self.drop_prekeys_through(held, out);
+        }
     }
 
     /// A share of an active epoch is held: its prekeys and all older ones have done their duty, with two exceptions.
@@ -345,19 +361,28 @@ impl Participant {
     /// the oldest epoch sealed to its last resort and burn the key to the newest. And a last resort stays until a plan named
     /// a newer set: the next plan may be written before the operator has read the new offers, and names it once more.
     fn drop_prekeys_through(&mut self, number: EpochNumber, out: &mut Outputs) {
-        let me = self.state.index;
-        let set_of = |attempt: &Attempt| attempt.plan.receiver(me).map(|receiver| receiver.prekey_set);
-        let Some(held) = self.state.attempts.get(&number).and_then(set_of) else { return };
+        let Some(held) = self.state.attempts.get(&number).and_then(|attempt| self.own_set(attempt)) else { return };
+        let needed = self.needed_prekeys();
+        let superseded =
+            |set: PrekeySetNumber, secret: &PrekeySecret| set < held || (set == held && !secret.is_last_resort());
+        self.drop_prekeys(|set, secret| superseded(set, secret) && !needed.contains(&set), out);
+    }
+
+    /// Returns the sets with which this node still has to open a share.
+    fn needed_prekeys(&self) -> Vec<PrekeySetNumber> {
         let awaits_share = |attempt: &&Attempt| {
             attempt.verdict != Some(Verdict::Failed)
                 && !attempt.erased
                 && !attempt.holds_share
                 && !attempt.has_said(MessageKind::Unable)
         };
-        let needed: Vec<_> = self.state.attempts.values().filter(awaits_share).filter_map(set_of).collect();
-        let superseded =
-            |set: PrekeySetNumber, secret: &PrekeySecret| set < held || (set == held && !secret.is_last_resort());
-        self.drop_prekeys(|set, secret| superseded(set, secret) && !needed.contains(&set), out);
+        let attempts = self.state.attempts.values().filter(awaits_share);
+        attempts.filter_map(|attempt| self.own_set(attempt)).collect()
+    }
+
+    /// Returns the set that the plan names for this node.
+    fn own_set(&self, attempt: &Attempt) -> Option<PrekeySetNumber> {
+        attempt.plan.receiver(self.state.index).map(|receiver| receiver.prekey_set)
     }
 
     fn drop_prekeys(&mut self, dead: impl Fn(PrekeySetNumber, &PrekeySecret) -> bool, out: &mut Outputs) {

@@ -18,10 +18,10 @@ use crate::{image, step, workplace};
 
 const CLUSTER: &str = "bench";
 const FLEET: &str = "keys";
-/// A round that takes longer is a fault.
+/// Limit of one round; a longer one is a fault.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Measures fleets of these sizes, each with so many reshares, and what serving costs.
+/// Measures fleets of these sizes with `reshares` reshares each, then the cost of serving.
 pub(super) fn run(sizes: &[u32], reshares: usize) -> Result<()> {
     let images = image::all(image::Profile::Release)?;
     let (layout, access) = target::up(&Wanted { name: CLUSTER, nodes: 2, chain: false, images: &images })?;
@@ -220,7 +220,7 @@ impl Rounds {
         while self.lines.try_recv().is_ok() {}
     }
 
-    /// How long the next round takes, in seconds.
+    /// Waits for the next round to end and returns its length in seconds.
     fn next(&self) -> Result<f64> {
         let mut began: BTreeMap<u64, Instant> = BTreeMap::new();
         loop {

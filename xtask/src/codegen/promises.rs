@@ -149,8 +149,9 @@ fn function(line: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
+    /// A citation belongs to the next test, and every row has exactly one state.
     #[test]
-    fn a_citation_belongs_to_the_next_test_and_every_row_has_one_state() {
+    fn citations_belong_to_the_next_test() {
         let text =
             "/// It holds.\n    /// seed: 003-17, 004-22\n    #[test]\n    fn it_holds() {}\n    fn other() {}\n";
         let cited = cited_in(text);

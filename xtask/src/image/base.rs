@@ -18,7 +18,7 @@ pub(crate) const USER: &str = "65532";
 
 const PACKAGES: [&str; 3] = ["libc6", "libgcc-s1", "ca-certificates"];
 
-/// What programs of ours are linked to, and what the C library loads by itself to resolve names.
+/// Libraries that our programs are linked to, and those that the C library loads to resolve names.
 const LIBRARIES: [&str; 11] = [
     "ld-linux-x86-64.so.2",
     "ld-linux-aarch64.so.1",

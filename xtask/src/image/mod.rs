@@ -63,7 +63,7 @@ const PROGRAMS: &[Program] = &[
     },
 ];
 
-/// What the feature of faults is called, and what every program compiled with it contains: the names of its variables.
+/// Name of the fault feature's variables, which every program compiled with it contains.
 const FAULTS: (&str, &[u8]) = ("keyfleet-node/danger-faults", b"KEYFLEET_DANGER");
 
 /// The tag of images that are built here: they are never pulled.
@@ -83,7 +83,7 @@ pub(crate) struct Arguments {
     release: bool,
 }
 
-/// How programs are compiled.
+/// Cargo profile of the programs in an image.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Profile {
     /// As tests are.
@@ -228,7 +228,7 @@ fn compile_with_faults(profile: Profile, binary: &'static str) -> Result<(&'stat
     Ok((binary, stripped(&profile.folder().join(binary))?))
 }
 
-/// Whether a program can be made to fail on demand.
+/// Returns true when a program was compiled with the fault feature.
 fn knows_faults(program: &[u8]) -> bool {
     program.windows(FAULTS.1.len()).any(|window| window == FAULTS.1)
 }

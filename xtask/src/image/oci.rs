@@ -80,9 +80,9 @@ pub(crate) struct Image {
     pub(crate) name: String,
     /// From the bottom up.
     pub(crate) layers: Vec<Layer>,
-    /// What it runs.
+    /// Command that a container runs.
     pub(crate) entrypoint: Vec<String>,
-    /// As whom: a number, so that Kubernetes can see that it is not root.
+    /// User that the command runs as: a number, so that Kubernetes can see that it is not root.
     pub(crate) user: String,
     /// Labels by `org.opencontainers.image.*` and others.
     pub(crate) labels: BTreeMap<String, String>,
@@ -178,15 +178,17 @@ mod tests {
         (digest, bytes)
     }
 
+    /// The same content gives the same bytes; other content gives another digest.
     #[test]
-    fn the_same_content_gives_the_same_bytes_and_other_content_another_digest() {
+    fn an_archive_is_a_function_of_its_content() {
         let (first, second, other) = (written(&image("a"), "1"), written(&image("a"), "2"), written(&image("b"), "3"));
         assert_eq!(first, second, "two archives of the same content differ");
         assert_ne!(first.0, other.0, "the digest does not depend on the content");
     }
 
+    /// Every blob is named by its digest, and every folder is there before its files.
     #[test]
-    fn every_blob_is_named_by_its_digest_and_every_folder_is_there_before_its_files() {
+    fn blobs_are_named_by_digest_and_folders_precede_files() {
         let (_, bytes) = written(&image("a"), "4");
         let mut archive = tar::Archive::new(bytes.as_slice());
         let mut blobs = 0;

@@ -13,7 +13,7 @@ use super::Report;
 use crate::step::{self, Step};
 use crate::workplace;
 
-/// How many tests there were.
+/// Numbers of tests that passed and failed.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Counts {
     pub(super) passed: usize,
@@ -28,7 +28,7 @@ pub(super) struct TestBinary {
     target: String,
     program: PathBuf,
     folder: PathBuf,
-    /// What it runs beside: `needs` under `[package.metadata.xtask]` of its manifest.
+    /// Servers that its tests start: `needs` under `[package.metadata.xtask]` of its manifest.
     needs: Vec<String>,
 }
 
@@ -96,17 +96,17 @@ impl TestBinary {
         }))
     }
 
-    /// Whether the tests run on a cluster: those of the scenarios' own `tests/`.
+    /// Returns true when the tests run on a cluster: those of the scenarios' own `tests/`.
     pub(super) fn needs_cluster(&self) -> bool {
         self.package == "keyfleet-scenarios" && self.target != "keyfleet_scenarios"
     }
 
-    /// Whether the tests start programs of the local cluster (`kubernetes`) or the chain's (`chain`) by themselves.
+    /// Returns true when the tests start programs of the local cluster (`kubernetes`) or the chain (`chain`) themselves.
     pub(super) fn needs(&self, what: &str) -> bool {
         self.needs.iter().any(|need| need == what)
     }
 
-    /// Whether it has a test whose name contains `part`.
+    /// Returns true when it has a test whose name contains `part`.
     pub(super) fn has_test(&self, part: &str) -> Result<bool> {
         let output =
             Command::new(&self.program).args(["--list", "--format", "terse"]).current_dir(&self.folder).output()?;

@@ -48,7 +48,7 @@ enum Outcome {
     Skipped(&'static str),
 }
 
-/// What has been found out so far.
+/// Outcomes of the checks that have run.
 #[derive(Default)]
 pub(crate) struct Report(Vec<Line>);
 

@@ -12,10 +12,10 @@ use nix::mount::{MsFlags, mount};
 use super::supervise::{Component, Supervisor};
 use super::{forward, run_command};
 use crate::api::Api;
-use crate::cluster::Spec;
 use crate::config::{api_inside, inside_node};
 use crate::layout::{API_PORT, CHAIN_PORT, CONTROL_PLANE, Layout, S3_ACCESS_KEY, S3_PORT, S3_SECRET_KEY, SERVICES};
 use crate::pki::Pki;
+use crate::spec::Spec;
 
 /// The name of the control plane's network, for nodes.
 pub(super) const NETWORK: &str = "control-plane";

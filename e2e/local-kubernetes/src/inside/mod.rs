@@ -1,4 +1,4 @@
-//! What runs in the namespaces: the first process of a cluster and of each node.
+//! First processes inside the namespaces: one of the cluster and one of each node.
 //!
 //! Both are this program under another name. They set their namespaces up, start the components and keep them
 //! running, as an init system does on a real machine.
@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cluster::Spec;
+use crate::spec::Spec;
 
 /// Runs as the first process inside, if `arguments` (without the program's name) ask for it. Returns `false` at once
 /// if they do not; otherwise it does not return before its components have ended.

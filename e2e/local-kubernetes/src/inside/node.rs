@@ -14,9 +14,9 @@ use super::run_command;
 use super::supervise::{Component, Supervisor};
 use crate::api::Api;
 use crate::cgroup;
-use crate::cluster::Spec;
 use crate::config::{api_inside, inside_node};
 use crate::layout::{CONTROL_PLANE, Layout, node_address, node_name, node_pods};
+use crate::spec::Spec;
 
 pub(super) fn run(spec: &Spec, index: u8) -> Result<()> {
     let layout = &spec.layout;
@@ -39,7 +39,7 @@ pub(super) fn run(spec: &Spec, index: u8) -> Result<()> {
     Ok(())
 }
 
-/// What kubelet and containerd write wherever they are told to write goes here, and is gone with the node.
+/// Folders that every node has for itself: kubelet and containerd write there, and the content goes with the node.
 pub(crate) const OWN_FOLDERS: [&str; 3] = ["/run", "/var/lib", "/var/log"];
 
 /// Folders of the node's own hold everything that components expect at a fixed place; what must stay is bound from
@@ -117,7 +117,7 @@ fn import(archive: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What `ctr` is told to import an archive, which follows.
+/// Returns the arguments of `ctr` for an import; the archive's path follows them.
 pub(crate) fn import_arguments() -> Vec<String> {
     let socket = format!("{}/containerd.sock", inside_node::CONTAINERD_STATE);
     ["--address", &socket, "--namespace", "k8s.io", "images", "import", "--digests=false"].map(str::to_owned).to_vec()

@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::sys::wait::{WaitStatus, wait};
 
-/// How a component is started, again and again.
+/// Command line of a component that is started again whenever it ends.
 #[derive(Clone, Debug)]
 pub(super) struct Component {
     pub(super) name: String,
@@ -54,7 +54,7 @@ impl Supervisor {
     }
 
     /// Waits for processes to end, the orphans of containers included, as the first process of a system must; starts
-    /// components again. Returns when there is none left.
+    /// components again. Returns when no process is left.
     pub(super) fn watch(&self) {
         loop {
             let ended = match wait() {

@@ -70,8 +70,9 @@ fn ready(namespace: &Namespace<'_>) -> Result<Vec<String>> {
     Ok(uids)
 }
 
+/// The operator is upgraded with its CRDs, rolled back and uninstalled; the fleet serves throughout.
 #[test]
-fn an_operator_is_upgraded_with_its_kinds_rolled_back_and_uninstalled_while_the_fleet_serves_on() -> Result<()> {
+fn an_operator_comes_and_goes_while_its_fleet_serves() -> Result<()> {
     let cluster = Cluster::alone()?;
     let _restored = Restored(&cluster);
     let namespace = Namespace::create(&cluster, "release")?;

@@ -1,4 +1,4 @@
-//! What the charts promise to who installs Keyfleet, and what is in force afterwards.
+//! Promises of the charts to those who install Keyfleet, and the rules in force afterwards.
 
 mod lifecycle;
 mod rendered;

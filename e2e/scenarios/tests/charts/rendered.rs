@@ -1,4 +1,4 @@
-//! What the charts render.
+//! Manifests that the charts render.
 
 use std::fs;
 use std::path::PathBuf;
@@ -65,9 +65,9 @@ fn the_charts_lint_and_the_api_server_takes_what_they_render() -> Result<()> {
     Ok(())
 }
 
-/// The same objects, however they are installed.
+/// The API server accepts the plain manifests, and they are the same objects as the charts render.
 #[test]
-fn the_plain_manifests_are_taken_by_the_api_server_and_differ_in_nothing_from_the_charts() -> Result<()> {
+fn plain_manifests_equal_the_charts() -> Result<()> {
     let cluster = Cluster::shared()?;
     let manifests = chart("").join("../manifests");
     let file = |name: &str| manifests.join(name).display().to_string();

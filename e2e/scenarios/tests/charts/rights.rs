@@ -1,4 +1,4 @@
-//! What the accounts of operator and nodes may do: asked with their own tokens.
+//! Rights of the operator's and the nodes' accounts, tried with their own tokens.
 
 use anyhow::{Context, Result, ensure};
 use keyfleet_scenarios::cluster::Cluster;
@@ -7,7 +7,7 @@ use keyfleet_scenarios::operator::{ACCOUNT, Account, NAMESPACE};
 use keyfleet_scenarios::wait;
 use serde_json::{Value, json};
 
-/// Whether a refusal is the authorizer's.
+/// Checks that the authorizer refused, and nobody else.
 fn forbidden(what: &str, outcome: Result<String>) -> Result<()> {
     let Err(refusal) = outcome else { anyhow::bail!("{what}: was allowed") };
     ensure!(

@@ -70,9 +70,9 @@ impl Drop for Scoped<'_> {
     }
 }
 
+/// An operator for its own namespace needs no right elsewhere, and leaves no finalizer that would keep the namespace.
 #[test]
-fn an_operator_for_its_own_namespace_needs_no_right_elsewhere_and_leaves_nothing_that_keeps_the_namespace() -> Result<()>
-{
+fn an_operator_of_one_namespace_leaves_nothing_behind() -> Result<()> {
     let cluster = Cluster::alone()?;
     let _away = Away::new(&cluster)?;
     let fleet = Fleet::prepare(&cluster, "own")?;
@@ -108,8 +108,9 @@ fn an_operator_for_its_own_namespace_needs_no_right_elsewhere_and_leaves_nothing
     Ok(())
 }
 
+/// An operator for a list of namespaces runs the fleets of those and of no other.
 #[test]
-fn an_operator_for_a_list_of_namespaces_keeps_the_fleets_of_those_and_of_no_other() -> Result<()> {
+fn an_operator_for_a_list_of_namespaces_runs_only_those() -> Result<()> {
     let cluster = Cluster::alone()?;
     let away = Away::new(&cluster)?;
     let home = Namespace::create(&cluster, "home")?;

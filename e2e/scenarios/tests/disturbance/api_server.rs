@@ -38,10 +38,11 @@ fn caller(fleet: &Fleet<'_>) -> Result<Container> {
     Container::of(namespace, "caller", "caller")
 }
 
+/// A caller in a pod is served while the API server is away, also by a node whose container restarts meanwhile.
+///
 /// seed: 002-13
 #[test]
-fn without_the_api_server_a_caller_in_a_pod_is_served_throughout_also_by_a_node_whose_container_restarts() -> Result<()>
-{
+fn callers_in_pods_are_served_without_the_api_server() -> Result<()> {
     let cluster = Cluster::alone()?;
     let fleet = Fleet::ready(&cluster, "callers", &every(60))?;
     let mut sealed = tempfile::NamedTempFile::new()?;

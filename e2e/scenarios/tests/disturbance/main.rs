@@ -1,4 +1,4 @@
-//! What disturbs everything on a cluster, and so runs alone: operators that go and come, drains, a
+//! Scenarios that disturb everything on a cluster, and so run alone: operators that go and come, drains, a
 //! control plane without its API server.
 
 mod api_server;
@@ -28,9 +28,11 @@ impl Drop for Back {
     }
 }
 
+/// An operator that was away over two boundaries makes exactly one round of them.
+///
 /// seed: 003-32
 #[test]
-fn an_operator_that_was_away_over_two_boundaries_makes_exactly_one_round_of_them() -> Result<()> {
+fn two_missed_boundaries_become_one_round() -> Result<()> {
     let cluster = Cluster::alone()?;
     let fleet = Fleet::ready(&cluster, "operator", &every(15))?;
     let sealed = fleet.encrypt("orders/1", b"secret")?;
@@ -66,12 +68,13 @@ fn an_operator_that_was_away_over_two_boundaries_makes_exactly_one_round_of_them
     Ok(())
 }
 
-/// A client that asks all the time never fails while a worker is drained of its nodes, one after the other, as the budget
-/// allows.
+/// A worker is drained under the disruption budget while a client asks without a pause: neither notices the other.
+///
+/// The nodes leave one after the other, as the budget allows.
 ///
 /// seed: 002-14
 #[test]
-fn a_drain_under_the_budget_and_a_client_that_asks_all_the_time_do_not_notice_each_other() -> Result<()> {
+fn a_drain_under_the_budget_fails_no_request() -> Result<()> {
     let cluster = Cluster::alone()?;
     let mut shape = every(14);
     (shape["nodes"], shape["threshold"]) = (json!(5), json!(3));

@@ -45,11 +45,13 @@ fn indexes(list: &Value) -> Vec<u64> {
     list.as_array().into_iter().flatten().filter_map(index).collect()
 }
 
-/// Dead once its share is durable and before anyone was told: the worst moment. It says afterwards what it had to say.
+/// A node that dies at a barrier in a round sends the same messages again, and serves.
+///
+/// It dies at the worst moment: its share is durable, and no message about it has left the node.
 ///
 /// seed: 003-30, 003-36
 #[test]
-fn a_node_that_dies_at_a_barrier_in_a_round_says_the_same_again_and_serves() -> Result<()> {
+fn a_node_killed_at_a_barrier_repeats_its_messages() -> Result<()> {
     let cluster = Cluster::shared()?;
     let barriers = [("KEYFLEET_DANGER_DIE_AT", "2:Commit@Prepared,3:Said@Dealing")];
     let fleet = faulty(&cluster, "barrier", (4, 3), &barriers)?;
@@ -95,11 +97,13 @@ fn a_node_that_dies_at_a_barrier_in_a_round_says_the_same_again_and_serves() -> 
     Ok(())
 }
 
+/// Dealers that cheat, stay mute or send two versions are left out and named, while the round succeeds.
+///
 /// Three of seven lie when they deal, each in its own way; four is the threshold.
 ///
 /// seed: 000-13, 004-27, 004-29
 #[test]
-fn dealers_that_cheat_stay_mute_or_say_two_things_are_left_out_and_named_while_the_round_succeeds() -> Result<()> {
+fn lying_and_mute_dealers_are_named_and_the_round_succeeds() -> Result<()> {
     let cluster = Cluster::shared()?;
     let lies = [("KEYFLEET_DANGER_DEALER", "2:bad-share,5:mute,7:equivocate")];
     let fleet = faulty(&cluster, "liars", (7, 4), &lies)?;
@@ -141,9 +145,9 @@ fn dealers_that_cheat_stay_mute_or_say_two_things_are_left_out_and_named_while_t
     Ok(())
 }
 
-/// Faults on demand are in one image, and nothing of them in the one that is released.
+/// The image of a release contains no fault that could be asked for.
 #[test]
-fn the_image_of_a_release_knows_no_fault_that_could_be_asked_for() -> Result<()> {
+fn a_release_image_has_no_fault_injection() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let archives = folder.path().display().to_string();
     let done = xtask(&["image", "node", "node-faults", "--output", &archives])?.output()?;

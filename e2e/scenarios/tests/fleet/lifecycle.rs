@@ -6,9 +6,11 @@ use keyfleet_scenarios::fleet::{Fleet, NAME, replication};
 use keyfleet_scenarios::wait;
 use serde_json::{Value, json};
 
+/// A cluster that is deleted and applied again has the same key and opens old data.
+///
 /// seed: 003-46
 #[test]
-fn a_deleted_cluster_that_is_applied_again_has_the_same_key_and_opens_old_data() -> Result<()> {
+fn a_cluster_applied_again_keeps_its_key() -> Result<()> {
     let cluster = Cluster::shared()?;
     let fleet = Fleet::ready(&cluster, "deleted", &json!({}))?;
     let (key, sealed) = (fleet.public_key()?, fleet.encrypt("orders/1", b"before")?);
@@ -61,12 +63,13 @@ fn objects_put_back_without_their_status_are_the_same_fleet() -> Result<()> {
     Ok(())
 }
 
-/// The namespace and all that it held are lost; the bucket knows of the fleet that had this name. No second key is made under
-/// it: not by itself, and not beside the first one's replicas.
+/// A name whose mark is in the bucket gets no second key, and the refusal names the cluster that owns it.
+///
+/// The namespace and everything in it are lost; the bucket still has the mark and the replicas of the fleet of this name.
 ///
 /// seed: 003-46
 #[test]
-fn a_name_whose_mark_is_in_the_bucket_gets_no_second_key_and_the_refusal_says_whose_it_is() -> Result<()> {
+fn a_name_marked_in_the_bucket_gets_no_second_key() -> Result<()> {
     let cluster = Cluster::shared()?;
     let fleet = Fleet::prepare(&cluster, "mark")?;
     let mut spec = replication(&fleet.namespace.name);

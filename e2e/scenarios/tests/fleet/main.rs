@@ -1,4 +1,4 @@
-//! What a fleet promises to the platform that runs it and to the applications that call it, on a real cluster.
+//! Promises of a fleet to the platform that runs it and to the applications that call it, on a real cluster.
 
 mod adversaries;
 mod certificate;

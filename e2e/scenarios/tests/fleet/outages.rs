@@ -56,12 +56,13 @@ fn failed_for_want_of_the_bucket(fleet: &Fleet<'_>) -> Result<Vec<Value>> {
     Ok(fleet.epochs()?.into_iter().filter(failed).collect())
 }
 
-/// Boundaries pass, a node restarts, and nothing is lost, retired or made: what has to be durable waits. Then the bucket is
-/// back, and so is everything.
+/// While the bucket is away the fleet serves and rounds wait; once it is back nobody has to do anything.
+///
+/// Boundaries pass and a node restarts; nothing is lost, retired or made, since commits wait to be durable.
 ///
 /// seed: 001-04
 #[test]
-fn while_the_bucket_is_away_the_fleet_serves_and_rounds_wait_and_its_return_needs_nobody() -> Result<()> {
+fn a_bucket_outage_stops_rounds_but_not_serving() -> Result<()> {
     let cluster = Cluster::shared()?;
     let (fleet, mut s3) = with_own_bucket(&cluster, "outage", &every(14)["schedule"])?;
     let (key, sealed) = (fleet.public_key()?, fleet.encrypt("orders/1", b"before")?);
@@ -117,12 +118,14 @@ fn while_the_bucket_is_away_the_fleet_serves_and_rounds_wait_and_its_return_need
     Ok(())
 }
 
-/// Somebody restored the bucket from a backup. No node takes the older state up, or adds to it: running nodes find that what
-/// was acknowledged is gone, one that starts stays on its volume. With the newest versions back all go on by themselves.
+/// No node follows a bucket that was rolled back, and all is well once its newest versions are back.
+///
+/// Somebody restored the bucket from a backup. Running nodes find that acknowledged objects are gone, and add nothing; a node
+/// that starts stays on its volume. With the newest versions back all continue by themselves.
 ///
 /// seed: 003-45
 #[test]
-fn a_bucket_that_was_rolled_back_is_not_followed_and_all_is_well_once_its_newest_versions_are_back() -> Result<()> {
+fn a_rolled_back_bucket_is_not_followed() -> Result<()> {
     let cluster = Cluster::shared()?;
     let (fleet, mut s3) = with_own_bucket(&cluster, "rollback", &json!({}))?;
     let (key, sealed) = (fleet.public_key()?, fleet.encrypt("orders/1", b"before")?);

@@ -6,8 +6,9 @@ use keyfleet_scenarios::fleet::Fleet;
 use keyfleet_scenarios::wait;
 use serde_json::{Value, json};
 
+/// Admission refuses a spec that makes no safe fleet, and says what to do.
 #[test]
-fn what_makes_no_safe_fleet_is_refused_at_admission_with_what_to_do() -> Result<()> {
+fn an_unsafe_fleet_is_refused_at_admission() -> Result<()> {
     let cluster = Cluster::shared()?;
     let fleet = Fleet::prepare(&cluster, "refused")?;
     let cases: [(Value, &str); 6] = [
@@ -28,10 +29,11 @@ fn what_makes_no_safe_fleet_is_refused_at_admission_with_what_to_do() -> Result<
     Ok(())
 }
 
+/// A key-encryption key that is missing or too short shows in a condition; the right one heals it.
+///
 /// seed: 000-04
 #[test]
-fn a_key_encryption_key_that_is_missing_or_too_short_is_said_in_a_condition_and_healed_by_the_right_one() -> Result<()>
-{
+fn a_bad_key_encryption_key_shows_in_a_condition() -> Result<()> {
     let cluster = Cluster::shared()?;
     let fleet = Fleet::prepare(&cluster, "kek")?;
     fleet.namespace.kubectl(&["delete", "secret", "keys-kek"])?;

@@ -1,4 +1,4 @@
-//! What is deleted in the bucket, by whom, and what is not.
+//! Deletion in the bucket: which objects, and by whom.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -148,8 +148,9 @@ fn replace_pod(fleet: &Fleet<'_>, index: u32) -> Result<()> {
     fleet.wait_pod(index, uid.as_str()).map(drop)
 }
 
+/// The job deletes the objects that no restore needs; a node cannot delete anything.
 #[test]
-fn the_job_deletes_what_no_restore_needs_and_a_node_cannot_delete_anything() -> Result<()> {
+fn only_the_job_deletes_from_the_bucket() -> Result<()> {
     const NODE: u32 = 2;
     let cluster = Cluster::shared()?;
     let fleet = Fleet::prepare(&cluster, "retention")?;

@@ -28,17 +28,17 @@ const NODE: u32 = 1;
 /// The fleet's key-encryption key, which the thief has.
 const KEY: [u8; 32] = [0x5a; 32];
 
-/// What whoever takes everything from a node has: files that were its state once, and entries of its homes.
+/// Everything that a thief takes from a node: earlier versions of its state file, and the entries of its key stores.
 struct Loot {
     cluster: ClusterId,
     /// State files, by where they are from.
     files: BTreeMap<String, PathBuf>,
-    /// Entries by home and name.
+    /// Entries by key store and name.
     entries: BTreeMap<(&'static str, String), Vec<u8>>,
     _folder: TempDir,
 }
 
-/// What came of it.
+/// Outcome of the theft.
 struct Opened {
     /// State files that hold a row of the epoch's share.
     rows: usize,
@@ -160,7 +160,7 @@ fn nothing_that_a_node_still_has_opens_a_retired_epoch() -> Result<()> {
     let loot = runtime.block_on(Loot::take(&fleet, &volume(&fleet, NODE)?))?;
     let opened = runtime.block_on(loot.open(first))?;
     ensure!(opened.shares > 1 && opened.shares == opened.rows, "{} of {} rows opened", opened.shares, opened.rows);
-    ensure!(loot.names().contains(format!("data-{first}").as_str()), "the epoch's key is not in a home");
+    ensure!(loot.names().contains(format!("data-{first}").as_str()), "the epoch's key is not in a key store");
     drop((held, loot));
     fleet.wait_pod(NODE, None)?;
 
@@ -182,12 +182,12 @@ fn nothing_that_a_node_still_has_opens_a_retired_epoch() -> Result<()> {
     let opened = runtime.block_on(loot.open(first))?;
     ensure!(opened.rows > 0, "the bucket holds no row of epoch {first} any more: nothing was tried");
     ensure!(opened.shares == 0, "{} of {} rows of the retired epoch {first} opened", opened.shares, opened.rows);
-    // Nor can it be dealt or opened anew: seed of the dealing, data key and prekeys of that round are in no home.
+    // Nor can it be dealt or opened anew: seed of the dealing, data key and prekeys of that round are in no key store.
     let receivers = genesis["spec"]["receivers"].as_array().cloned().unwrap_or_default();
     let named = receivers.iter().find(|receiver| receiver["index"] == NODE).map(|receiver| &receiver["prekeySet"]);
     let set = named.and_then(Value::as_u64).context("the plan names a prekey set of the node")?;
     for name in [format!("data-{first}"), format!("seed-{first}"), format!("prekeys-{set}")] {
-        ensure!(!loot.names().contains(name.as_str()), "`{name}` is still in a home: {:?}", loot.names());
+        ensure!(!loot.names().contains(name.as_str()), "`{name}` is still in a key store: {:?}", loot.names());
     }
     let local =
         Store::open(Backing::local(&loot.files["the volume"])?, loot.cluster, NodeIndex::new(NODE).context("1")?);

@@ -33,9 +33,11 @@ fn one_apply_gives_a_ready_fleet_and_the_columns_say_how_it_is() -> Result<()> {
     Ok(())
 }
 
+/// Three boundaries give three epochs of one key, each with a certificate that strangers verify.
+///
 /// seed: 002-02, 003-29
 #[test]
-fn three_boundaries_give_three_epochs_of_one_key_each_with_a_certificate_that_strangers_verify() -> Result<()> {
+fn three_boundaries_give_three_certified_epochs_of_one_key() -> Result<()> {
     let cluster = Cluster::shared()?;
     let mut shape = every(INTERVAL_BLOCKS);
     shape["epochs"] = json!({"retention": 8});
@@ -59,11 +61,13 @@ fn three_boundaries_give_three_epochs_of_one_key_each_with_a_certificate_that_st
     Ok(())
 }
 
-/// The node dies while it has said a part of what it has to say; the round is not lost for it.
+/// A node that is killed in a round sends the same messages again, and serves.
+///
+/// The node dies after a part of its messages; the round succeeds all the same.
 ///
 /// seed: 003-30, 003-36
 #[test]
-fn a_node_that_is_killed_in_a_round_says_the_same_again_and_serves() -> Result<()> {
+fn a_node_killed_in_a_round_repeats_its_messages() -> Result<()> {
     let cluster = Cluster::shared()?;
     let fleet = Fleet::ready(&cluster, "killed", &every(INTERVAL_BLOCKS))?;
     let killed = fleet.node(2);
@@ -88,9 +92,11 @@ fn a_node_that_is_killed_in_a_round_says_the_same_again_and_serves() -> Result<(
     Ok(())
 }
 
+/// A round below its quorum fails with its reason, and the next succeeds unaided.
+///
 /// Six nodes, threshold four, five must hold: with two away a round cannot end, and nothing is lost by it.
 #[test]
-fn a_round_below_its_quorum_fails_with_its_reason_and_the_next_succeeds_unaided() -> Result<()> {
+fn a_round_without_quorum_fails_and_the_next_succeeds() -> Result<()> {
     let cluster = Cluster::shared()?;
     let shape = json!({
         "nodes": 6, "threshold": 4, "minHolders": 5,

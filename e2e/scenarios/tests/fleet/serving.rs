@@ -1,4 +1,4 @@
-//! What applications get, and who does not get it.
+//! Answers to applications, and refusals.
 
 use anyhow::{Context, Result, bail, ensure};
 use keyfleet_scenarios::cluster::Cluster;
@@ -8,9 +8,11 @@ use serde_json::json;
 
 use crate::rounds::Held;
 
+/// Old data opens after reshares and with a node lost; with too few nodes the client names the missing ones.
+///
 /// seed: 002-13
 #[test]
-fn data_outlives_reshares_and_a_lost_node_and_with_too_few_nodes_the_client_says_who_is_missing() -> Result<()> {
+fn data_outlives_reshares_and_a_lost_node() -> Result<()> {
     let cluster = Cluster::shared()?;
     let fleet = Fleet::ready(&cluster, "decrypt", &every(14))?;
     let secret = b"written before the first reshare".repeat(5000);
@@ -36,10 +38,11 @@ fn data_outlives_reshares_and_a_lost_node_and_with_too_few_nodes_the_client_says
     Ok(())
 }
 
+/// Every node refuses a token that no rule allows, or that is for another node; a changed rule works at once.
+///
 /// seed: 000-15, 002-27
 #[test]
-fn a_token_without_a_matching_rule_or_for_another_node_is_refused_by_every_node_and_a_changed_rule_works_at_once()
--> Result<()> {
+fn every_node_checks_tokens_against_the_access_rules() -> Result<()> {
     let cluster = Cluster::shared()?;
     let fleet = Fleet::ready(&cluster, "access", &json!({}))?;
     let sealed = fleet.encrypt("orders/7", b"secret")?;
@@ -81,8 +84,9 @@ fn a_token_without_a_matching_rule_or_for_another_node_is_refused_by_every_node_
     Ok(())
 }
 
+/// A signature verifies under the public key, for its key name and message alone.
 #[test]
-fn a_signature_verifies_under_the_public_key_and_for_its_key_name_and_message_alone() -> Result<()> {
+fn a_signature_fits_one_key_name_and_one_message() -> Result<()> {
     let cluster = Cluster::shared()?;
     let fleet = Fleet::ready(&cluster, "sign", &json!({}))?;
     let signature = fleet.sign("receipts", b"paid", &[])?;

@@ -1,4 +1,4 @@
-//! What is lost, and comes back.
+//! Lost volumes and pods, and their return.
 
 use anyhow::{Context, Result, ensure};
 use keyfleet_scenarios::cluster::Cluster;
@@ -16,11 +16,13 @@ fn replicated<'a>(cluster: &'a Cluster, purpose: &str) -> Result<Fleet<'a>> {
     Ok(fleet)
 }
 
+/// A node whose volume is lost comes back from the bucket with the same share.
+///
 /// Pod and volume of a node are gone; the bucket has all that it acknowledged.
 ///
 /// seed: 001-04, 001-09, 003-45
 #[test]
-fn a_node_whose_volume_is_lost_comes_back_from_the_bucket_with_the_same_share() -> Result<()> {
+fn a_node_without_its_volume_is_restored_from_the_bucket() -> Result<()> {
     let cluster = Cluster::shared()?;
     let fleet = replicated(&cluster, "volume")?;
     let node = fleet.node(3);
@@ -54,9 +56,11 @@ fn a_node_whose_volume_is_lost_comes_back_from_the_bucket_with_the_same_share() 
     Ok(())
 }
 
+/// A node that was away for a whole round obtains its share without another round.
+///
 /// seed: 002-07, 002-11
 #[test]
-fn a_node_that_was_away_for_a_whole_round_has_its_share_without_another() -> Result<()> {
+fn a_node_that_missed_a_round_gets_its_share() -> Result<()> {
     let cluster = Cluster::shared()?;
     // No boundary is near: it is not another round that brings the share.
     let fleet = Fleet::ready(&cluster, "away", &json!({}))?;
@@ -80,9 +84,9 @@ fn a_node_that_was_away_for_a_whole_round_has_its_share_without_another() -> Res
     Ok(())
 }
 
-/// The bucket is away: serving goes on, rounds wait and fail, and when it is back the next boundary succeeds.
+/// Nodes report a bucket that does not exist, and make a key once it is there.
 #[test]
-fn a_bucket_that_does_not_exist_is_said_by_the_nodes_and_a_key_is_made_once_it_is_right() -> Result<()> {
+fn a_missing_bucket_is_reported_before_a_key_is_made() -> Result<()> {
     let cluster = Cluster::shared()?;
     let fleet = Fleet::prepare(&cluster, "bucket")?;
     let mut wrong = replication(&fleet.namespace.name);

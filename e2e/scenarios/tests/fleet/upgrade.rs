@@ -7,9 +7,11 @@ use keyfleet_scenarios::probe::is_ready;
 use keyfleet_scenarios::wait;
 use serde_json::{Value, json};
 
+/// A new image reaches one node after the other, and no request of a client fails.
+///
 /// seed: 002-14
 #[test]
-fn a_new_node_image_reaches_one_node_after_the_other_and_a_client_never_fails() -> Result<()> {
+fn a_new_image_rolls_node_by_node_without_a_failed_request() -> Result<()> {
     let cluster = Cluster::shared()?;
     // Boundaries far enough apart that a slow machine has time between rounds: no pod goes while one is under way.
     let fleet = Fleet::ready(&cluster, "image", &every(40))?;

@@ -24,7 +24,7 @@ use crate::rounds::Held;
 
 /// The node whose volume it is.
 const NODE: u32 = 3;
-/// So many commits more than its replica a fork has.
+/// Commits that a fork has more than its replica.
 const FORKED: u32 = 400;
 /// The rows that they write.
 const FORK: TableDefinition<'_, u32, u32> = TableDefinition::new("fork");
@@ -52,7 +52,7 @@ fn set_aside(volume: &Path) -> Result<Vec<String>> {
     Ok(names.filter(|name| name.starts_with("state.redb.")).collect())
 }
 
-/// So many rows of its own a forked state file has.
+/// Rows that only the forked state file has.
 fn forked_rows(file: &Path) -> Option<u64> {
     let database = redb::Database::open(file).ok()?;
     database.begin_read().ok()?.open_table(FORK).ok()?.len().ok()
@@ -88,12 +88,15 @@ fn fork(fleet: &Fleet<'_>, folder: &Path) -> Result<()> {
     })
 }
 
-/// First as it was, then after it went on alone for longer than its replica did. Either way it is moved aside, and the node is
-/// the one that the bucket and the homes know.
+/// A volume that is older than its replica is set aside and never deleted, and so is one with a longer history of its
+/// own.
+///
+/// The volume is tried as it was, then after it went on alone for longer than its replica did. In both cases the node starts
+/// from the bucket and its key stores.
 ///
 /// seed: 001-03, 003-45
 #[test]
-fn an_older_volume_is_set_aside_and_never_deleted_and_so_is_one_with_a_longer_line_of_its_own() -> Result<()> {
+fn older_and_forked_volumes_are_set_aside_not_deleted() -> Result<()> {
     let cluster = Cluster::shared()?;
     let fleet = Fleet::prepare(&cluster, "stale")?;
     let spec = replication(&fleet.namespace.name);
@@ -136,16 +139,18 @@ fn an_older_volume_is_set_aside_and_never_deleted_and_so_is_one_with_a_longer_li
     Ok(())
 }
 
-/// The node has its share, and nobody has heard of it; in that moment pod and volume are gone, while the round waits for what
-/// it says. What it acknowledged comes back, it says nothing else than it said, and the next round has it.
+/// A volume that is lost in the middle of a round loses nothing that was acknowledged.
+///
+/// Pod and volume are gone when the node has its share and has not published it, while the round waits for its messages.
+/// Everything acknowledged comes back, the node repeats its messages unchanged, and takes part in the next round.
 ///
 /// seed: 001-04, 003-36
 #[test]
-fn a_volume_that_is_lost_in_the_middle_of_a_round_costs_nothing_that_was_acknowledged() -> Result<()> {
+fn a_volume_lost_in_a_round_loses_nothing_acknowledged() -> Result<()> {
     let cluster = Cluster::shared()?;
     let fleet = Fleet::prepare(&cluster, "midround")?;
     // One barrier after the other: the node starts again in no time, and is not to get past them.
-    let steps = ["Homes", "Commit", "Acknowledged"].map(|step| format!("{NODE}:{step}@Prepared"));
+    let steps = ["KeyStores", "Commit", "Acknowledged"].map(|step| format!("{NODE}:{step}@Prepared"));
     let mut spec = replication(&fleet.namespace.name);
     spec["image"] = json!("docker.io/keyfleet/node-faults:dev");
     spec["podTemplate"] = json!({"env": [

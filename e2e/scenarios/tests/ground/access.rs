@@ -49,8 +49,9 @@ fn logs_exec_and_port_forward_reach_a_pod() -> Result<()> {
     Ok(())
 }
 
+/// The keys that the cluster publishes verify a ServiceAccount's token.
 #[test]
-fn a_service_account_token_is_verified_by_the_keys_that_the_cluster_publishes() -> Result<()> {
+fn published_keys_verify_a_service_account_token() -> Result<()> {
     let cluster = Cluster::shared()?;
     let namespace = Namespace::create(&cluster, "tokens")?;
     let audience = "keyfleet.dev/example/1";
@@ -93,8 +94,9 @@ fn a_service_account_token_is_verified_by_the_keys_that_the_cluster_publishes() 
     Ok(())
 }
 
+/// A container that is killed is started again at once, however often.
 #[test]
-fn a_container_that_is_killed_is_started_again_at_once_however_often() -> Result<()> {
+fn a_killed_container_restarts_at_once_every_time() -> Result<()> {
     let cluster = Cluster::shared()?;
     let namespace = Namespace::create(&cluster, "crashes")?;
     let web = Probe::install(&namespace, "web", &["volume.enabled=false"])?;

@@ -1,4 +1,4 @@
-//! What the cluster refuses.
+//! Requests that the cluster refuses.
 
 use anyhow::{Result, ensure};
 use keyfleet_scenarios::cluster::Cluster;

@@ -1,4 +1,4 @@
-//! What is in the images that are released, and what is not.
+//! Contents of the released images.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -70,9 +70,11 @@ impl Image {
     }
 }
 
+/// A released image holds one program and its libraries, and is the same when built again.
+///
 /// seed: 003-40
 #[test]
-fn released_images_hold_one_program_and_what_it_is_linked_to_and_are_the_same_when_built_again() -> Result<()> {
+fn released_images_are_minimal_and_reproducible() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (first, second) = (build(&folder.path().join("first"))?, build(&folder.path().join("second"))?);
     let checkout = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;

@@ -66,8 +66,9 @@ fn two_clusters_live_side_by_side_and_each_goes_without_a_trace() -> Result<()> 
     Ok(())
 }
 
+/// The remains of an `up` that was killed go with `down`, and do not hinder the next `up`.
 #[test]
-fn what_a_killed_up_has_left_goes_with_down_and_does_not_hinder_the_next_up() -> Result<()> {
+fn down_and_up_clear_what_a_killed_up_left() -> Result<()> {
     let _alone = Cluster::alone()?;
     let cluster = Own("killed");
     cluster.down()?;

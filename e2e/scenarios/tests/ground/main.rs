@@ -1,4 +1,4 @@
-//! What the ground promises to everything that stands on it: a Kubernetes that behaves as one in a data centre does, and
+//! Promises of the local cluster to every other scenario: a Kubernetes that behaves as one in a data centre does, and
 //! leaves nothing behind.
 
 mod access;

@@ -6,8 +6,9 @@ use keyfleet_scenarios::namespace::Namespace;
 use keyfleet_scenarios::probe::Probe;
 use keyfleet_scenarios::wait;
 
+/// A pod resolves a Service by name and reaches it on another node.
 #[test]
-fn a_pod_resolves_a_service_by_name_and_reaches_it_on_another_node() -> Result<()> {
+fn a_pod_reaches_a_service_on_another_node_by_name() -> Result<()> {
     let cluster = Cluster::shared()?;
     let namespace = Namespace::create(&cluster, "network")?;
     let nodes = cluster.nodes()?.len();

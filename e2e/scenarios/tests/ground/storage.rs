@@ -17,8 +17,9 @@ impl Drop for Uncordon {
     }
 }
 
+/// A restricted pod keeps its volume when a drain moves it to the other node.
 #[test]
-fn a_restricted_pod_keeps_its_volume_when_a_drain_moves_it_to_the_other_node() -> Result<()> {
+fn a_drained_pod_keeps_its_volume_on_the_other_node() -> Result<()> {
     let cluster = Cluster::alone()?;
     let namespace = Namespace::create(&cluster, "storage")?;
     let keeper = Probe::install(&namespace, "keeper", &[])?;

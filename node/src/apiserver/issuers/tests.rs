@@ -135,11 +135,11 @@ async fn the_keys_of_an_issuer_behind_its_own_authority_are_found_and_followed_t
     std::fs::write(folder.path().join(NAME).join("ca.crt"), &server.authority).unwrap();
     let mut node = TestNode::new(1);
     node.start().await;
-    let memory = node.driver.as_ref().unwrap().memory();
+    let persister = node.driver.as_ref().unwrap().persister();
     let names = [NAME.to_owned()];
     let source = Arc::new(issuers(&server, folder.path(), true));
     let owner = (CLUSTER, node.index);
-    let tokens = Tokens::new(owner, &names, source, memory.store().clone(), memory.node_key().clone()).unwrap();
+    let tokens = Tokens::new(owner, &names, source, persister.store().clone(), persister.node_key().clone()).unwrap();
     let own = audience(CLUSTER, node.index);
     let check = async |token: String, now: u64| tokens.check(&token, &names, 3600, now).await;
 

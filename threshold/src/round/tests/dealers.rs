@@ -193,6 +193,7 @@ fn a_last_resort_key_is_never_revealed_however_badly_a_dealer_cheats() {
     let offers: Vec<_> = table.nodes.values().flat_map(|node| node.state.offers.values().cloned()).collect();
     for node in table.nodes.values_mut() {
         let _ = node.accept((*plan).clone(), &mut table.rng).unwrap();
+        let _ = node.observe(plan.number, &RoundRecord::opened(), &mut table.rng).unwrap();
     }
     offers.into_iter().for_each(|set| table.tell(&Blob::Prekeys(set)));
     let honest = std::mem::take(&mut table.said);

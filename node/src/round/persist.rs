@@ -2,17 +2,17 @@
 //!
 //! | step | what |
 //! |---|---|
-//! | [`Step::Homes`] | new key material is in both homes |
+//! | [`Step::KeyStores`] | new key material is in both key stores |
 //! | [`Step::Bundles`] | what peers may ask for again is in the second file |
-//! | [`Step::Commit`] | state, ledger and shares are in the state file |
+//! | [`Step::Commit`] | state, inventory and shares are in the state file |
 //! | [`Step::Acknowledged`] | and in the bucket, where there is one |
-//! | [`Step::Floor`] | both homes name that position: nothing older is ever taken up again |
+//! | [`Step::Floor`] | both key stores name that position: nothing older is ever taken up again |
 //! | [`Step::Said`] | peers and operator may read it; callers are served from it |
-//! | [`Step::Destroyed`] | what must be gone is gone from both homes |
+//! | [`Step::Destroyed`] | what must be gone is gone from both key stores |
 //!
-//! Retirement needs no order of its own: the commit takes rows and ledger entries away first, the keys go last, and a start
+//! Retirement needs no order of its own: the commit takes rows and inventory entries away first, the keys go last, and a start
 //! repeats that half. Every step may be done again, so a process that dies anywhere does them again after it restarts, and
-//! one whose home or bucket does not answer tries the same outputs later.
+//! one whose key store or bucket does not answer tries the same outputs later.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,9 +22,9 @@ use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::round::{Attempt, Body, Outputs, Participant, SecretName};
 use tokio::sync::watch;
 
-use crate::homes::decision::Finding;
-use crate::homes::ledger::Ledger;
-use crate::homes::{Homes, HomesError};
+use crate::keystores::decision::Finding;
+use crate::keystores::inventory::KeyInventory;
+use crate::keystores::{KeyStores, KeyStoresError};
 use crate::seal::{KeyMaterial, KeyName};
 use crate::store::bundles::BundleFile;
 use crate::store::{RoundCommit, Store, StoreError};
@@ -36,15 +36,15 @@ use super::voice::{Said, Voice};
 /// A step of the order, once it is done.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Step {
-    /// Key material is in both homes.
-    Homes,
+    /// Key material is in both key stores.
+    KeyStores,
     /// Blobs are kept.
     Bundles,
     /// The transaction is on the local disk.
     Commit,
     /// The bucket has it.
     Acknowledged,
-    /// Both homes name the position.
+    /// Both key stores name the position.
     Floor,
     /// Others may read it.
     Said,
@@ -55,10 +55,10 @@ pub enum Step {
 /// Why outputs were not carried out to the end. They are owed: carry them out again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum CarryError {
-    /// A home does not answer, or holds what it must not.
+pub enum PersistError {
+    /// A key store does not answer, or holds what it must not.
     #[error(transparent)]
-    Homes(#[from] HomesError),
+    KeyStores(#[from] KeyStoresError),
     /// The state file or its replica.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -68,11 +68,11 @@ pub enum CarryError {
 }
 
 /// Everything that a node remembers, and the only hands that write it.
-pub struct Memory {
-    homes: Homes,
+pub struct Persister {
+    key_stores: KeyStores,
     store: Store,
     bundles: BundleFile,
-    ledger: Ledger,
+    inventory: KeyInventory,
     outbox: Outbox,
     voice: Voice,
     node_key: KeyMaterial,
@@ -87,20 +87,20 @@ pub struct Memory {
 #[cfg(any(test, feature = "danger-faults"))]
 pub type Barrier = Box<dyn FnMut(Step, &Outputs, &Participant) -> bool + Send>;
 
-impl Memory {
+impl Persister {
     pub(super) fn new(
-        homes: Homes,
+        key_stores: KeyStores,
         store: Store,
         bundles: BundleFile,
-        ledger: Option<Ledger>,
+        inventory: Option<KeyInventory>,
         outbox: Outbox,
         node_key: KeyMaterial,
     ) -> Self {
         Self {
-            homes,
+            key_stores,
             store,
             bundles,
-            ledger: ledger.unwrap_or_default(),
+            inventory: inventory.unwrap_or_default(),
             outbox,
             voice: Voice::default(),
             node_key,
@@ -131,10 +131,10 @@ impl Memory {
         &self.store
     }
 
-    /// The homes.
+    /// The key stores.
     #[must_use]
-    pub fn homes(&self) -> &Homes {
-        &self.homes
+    pub fn key_stores(&self) -> &KeyStores {
+        &self.key_stores
     }
 
     /// The second file.
@@ -146,7 +146,7 @@ impl Memory {
     /// The node's identity key, for TLS and reports.
     #[must_use]
     pub fn identity_key(&self) -> Option<IdentitySecretKey> {
-        self.homes.key(KeyName::Identity).map(|seed| IdentitySecretKey::from_seed(seed.expose()))
+        self.key_stores.key(KeyName::Identity).map(|seed| IdentitySecretKey::from_seed(seed.expose()))
     }
 
     /// The data key of the node's own rows.
@@ -164,12 +164,12 @@ impl Memory {
     ///
     /// # Errors
     /// Where it stopped. Everything above is done, nothing below; the outputs are owed.
-    pub async fn carry_out(&mut self, participant: &Participant, outputs: &Outputs) -> Result<(), CarryError> {
-        if !self.homes.is_united() || self.homes.take_conflicted() {
+    pub async fn apply(&mut self, participant: &Participant, outputs: &Outputs) -> Result<(), PersistError> {
+        if !self.key_stores.is_united() || self.key_stores.take_conflicted() {
             self.compare().await?;
         }
-        self.homes.create(self.new_keys(participant, outputs)).await?;
-        self.done(Step::Homes, participant, outputs)?;
+        self.key_stores.create(self.new_keys(participant, outputs)).await?;
+        self.done(Step::KeyStores, participant, outputs)?;
         self.bundles.keep(&outputs.keep).await?;
         self.done(Step::Bundles, participant, outputs)?;
         if outputs.commit || self.floor_is_due {
@@ -185,14 +185,14 @@ impl Memory {
         self.done(Step::Destroyed, participant, outputs)
     }
 
-    /// Compares the homes again with what the ledger names: every few minutes, and whenever somebody else wrote there.
+    /// Compares the key stores again with what the inventory names: every few minutes, and whenever somebody else wrote there.
     ///
     /// # Errors
-    /// When a home does not answer.
-    pub async fn compare(&mut self) -> Result<Vec<Finding>, CarryError> {
-        let findings = self.homes.compare(&self.ledger).await?;
+    /// When a key store does not answer.
+    pub async fn compare(&mut self) -> Result<Vec<Finding>, PersistError> {
+        let findings = self.key_stores.compare(&self.inventory).await?;
         for finding in &findings {
-            tracing::warn!(%finding, "the homes of the key material differed");
+            tracing::warn!(%finding, "the key stores differed");
         }
         Ok(findings)
     }
@@ -201,16 +201,16 @@ impl Memory {
     /// see retention's end: where there is a replica, every key that is configured counts as needed.
     fn needed_key_encryption_ids(&self) -> BTreeSet<String> {
         let replicated = self.store.backing().is_replicated();
-        let configured = self.homes.configured_ids().filter(|_| replicated);
-        self.homes.needed_ids().chain(configured).map(str::to_owned).collect()
+        let configured = self.key_stores.configured_ids().filter(|_| replicated);
+        self.key_stores.needed_ids().chain(configured).map(str::to_owned).collect()
     }
 
-    async fn commit(&mut self, participant: &Participant, outputs: &Outputs, said: &Said) -> Result<(), CarryError> {
-        let ledger = self.next_ledger(participant);
+    async fn commit(&mut self, participant: &Participant, outputs: &Outputs, said: &Said) -> Result<(), PersistError> {
+        let inventory = self.next_inventory(participant);
         let live = participant.state().live_secrets();
         let shares = outputs.create.iter().filter_map(|name| {
             let SecretName::Share(epoch) = *name else { return None };
-            let key = self.homes.key(KeyName::Data(epoch))?.clone();
+            let key = self.key_stores.key(KeyName::Data(epoch))?.clone();
             Some((epoch, key, participant.expose(*name)?))
         });
         let held = live.iter().filter_map(|name| match name {
@@ -221,31 +221,31 @@ impl Memory {
         let commit = RoundCommit {
             outbox: outbox.clone(),
             state: participant.state().encode(),
-            ledger: ledger.clone(),
+            inventory: inventory.clone(),
             shares: shares.collect(),
             held: held.collect(),
         };
         let commit = self.store.commit_round(commit, &self.node_key).await?;
-        self.ledger = ledger;
+        self.inventory = inventory;
         self.outbox = outbox;
         self.floor_is_due |= outputs.say.iter().any(|message| raises_floor(&message.body));
         self.done(Step::Commit, participant, outputs)?;
         let position = self.store.backing().acknowledged(commit).await?;
         self.done(Step::Acknowledged, participant, outputs)?;
         if let (true, Some(position)) = (self.floor_is_due, position) {
-            self.homes.raise_floor(&position.to_string()).await?;
+            self.key_stores.raise_floor(&position.to_string()).await?;
         }
         self.floor_is_due = false;
         self.done(Step::Floor, participant, outputs)
     }
 
-    async fn destroy(&mut self, participant: &Participant, outputs: &Outputs) -> Result<(), CarryError> {
-        // What an earlier life left above the ledger is overtaken by now.
-        let overtaken = |name: &KeyName| !self.ledger.live.contains_key(name) && !self.ledger.is_above(*name);
-        let mut dead: BTreeSet<_> = self.homes.names().filter(overtaken).collect();
+    async fn destroy(&mut self, participant: &Participant, outputs: &Outputs) -> Result<(), PersistError> {
+        // What an earlier life left above the inventory is overtaken by now.
+        let overtaken = |name: &KeyName| !self.inventory.live.contains_key(name) && !self.inventory.is_above(*name);
+        let mut dead: BTreeSet<_> = self.key_stores.names().filter(overtaken).collect();
         let live = participant.state().live_secrets();
         dead.extend(outputs.destroy.iter().filter(|name| !live.contains(name)).map(|name| KeyName::from(*name)));
-        self.homes.destroy(&dead).await?;
+        self.key_stores.destroy(&dead).await?;
         if !outputs.destroy.is_empty() {
             let (plans, sets) = still_named(participant);
             self.bundles.retain(plans, sets).await?;
@@ -260,7 +260,7 @@ impl Memory {
             let secret = participant.expose(*name)?;
             let key = match name {
                 SecretName::Share(epoch) => {
-                    let known = self.homes.key(KeyName::Data(*epoch)).cloned();
+                    let known = self.key_stores.key(KeyName::Data(*epoch)).cloned();
                     known.unwrap_or_else(|| KeyMaterial::random(&mut rand::rng()))
                 }
                 SecretName::Prekeys(_) | SecretName::DealerSeed(_) => KeyMaterial::new(*secret),
@@ -270,32 +270,32 @@ impl Memory {
         outputs.create.iter().filter_map(key).collect()
     }
 
-    fn next_ledger(&self, participant: &Participant) -> Ledger {
+    fn next_inventory(&self, participant: &Participant) -> KeyInventory {
         let state = participant.state();
         let names = [KeyName::Identity, KeyName::Node].into_iter();
         let names = names.chain(state.live_secrets().into_iter().map(KeyName::from));
         let fingerprint = |name: KeyName| {
-            let held = self.homes.key(name).map(|key| key.fingerprint(name));
+            let held = self.key_stores.key(name).map(|key| key.fingerprint(name));
             // A key that was lost stays named, so that it is taken up again should a backup bring it back.
-            Some((name, held.or_else(|| self.ledger.live.get(&name).copied())?))
+            Some((name, held.or_else(|| self.inventory.live.get(&name).copied())?))
         };
         let live: BTreeMap<_, _> = names.filter_map(fingerprint).collect();
-        Ledger {
+        KeyInventory {
             live,
-            highest_epoch: self.ledger.highest_epoch.max(state.highest.0),
-            highest_set: self.ledger.highest_set.max(state.next_set.0.saturating_sub(1)),
+            highest_epoch: self.inventory.highest_epoch.max(state.highest.0),
+            highest_set: self.inventory.highest_set.max(state.next_set.0.saturating_sub(1)),
         }
     }
 
     #[cfg(any(test, feature = "danger-faults"))]
-    fn done(&mut self, step: Step, participant: &Participant, outputs: &Outputs) -> Result<(), CarryError> {
+    fn done(&mut self, step: Step, participant: &Participant, outputs: &Outputs) -> Result<(), PersistError> {
         let dies = self.barrier.as_mut().is_some_and(|barrier| barrier(step, outputs, participant));
-        if dies { Err(CarryError::Stopped(step)) } else { Ok(()) }
+        if dies { Err(PersistError::Stopped(step)) } else { Ok(()) }
     }
 
     #[cfg(not(any(test, feature = "danger-faults")))]
     #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "a barrier stands here in the images for tests")]
-    fn done(&mut self, _: Step, _: &Participant, _: &Outputs) -> Result<(), CarryError> {
+    fn done(&mut self, _: Step, _: &Participant, _: &Outputs) -> Result<(), PersistError> {
         Ok(())
     }
 
@@ -307,12 +307,12 @@ impl Memory {
 
     /// Lets a liar speak.
     #[cfg(feature = "danger-faults")]
-    pub(crate) fn danger_set_liar(&mut self, liar: crate::danger::Liar) {
+    pub(crate) fn danger_set_liar(&mut self, liar: crate::fault_injection::ByzantineHook) {
         self.voice.danger_set_liar(liar);
     }
 }
 
-/// What must not be said before both homes name a position that includes it.
+/// What must not be said before both key stores name a position that includes it.
 fn raises_floor(body: &Body) -> bool {
     matches!(body, Body::Prepared { .. } | Body::Partial(_) | Body::Holds { .. } | Body::Erased)
 }

@@ -20,7 +20,7 @@ const PEERS: &str = "peers";
 
 /// What is known. Clones share it.
 #[derive(Clone)]
-pub struct Known {
+pub struct LastKnown {
     pins: Pins,
     access: watch::Sender<Arc<Access>>,
     peers: watch::Sender<Peers>,
@@ -37,7 +37,7 @@ struct Peer {
     address: String,
 }
 
-impl Known {
+impl LastKnown {
     /// Takes up what the state file remembers. Without rules nothing is allowed.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::round::{MessageKind, Outputs, Participant, SignedMessage};
 
-use crate::round::memory::{Barrier, Memory, Step};
+use crate::round::persist::{Barrier, Persister, Step};
 
 const DIE_AT: &str = "KEYFLEET_DANGER_DIE_AT";
 const DEALER: &str = "KEYFLEET_DANGER_DEALER";
@@ -35,7 +35,7 @@ const DIED: &str = "danger-died";
 const EXIT_CODE: i32 = 137;
 
 const STEPS: [Step; 7] =
-    [Step::Homes, Step::Bundles, Step::Commit, Step::Acknowledged, Step::Floor, Step::Said, Step::Destroyed];
+    [Step::KeyStores, Step::Bundles, Step::Commit, Step::Acknowledged, Step::Floor, Step::Said, Step::Destroyed];
 
 /// Kinds of messages at which a barrier can be set.
 const SAID: [MessageKind; 7] = [
@@ -127,15 +127,20 @@ impl Faults {
     }
 
     /// Sets barriers, and lets the liar speak.
-    pub fn arm(self, memory: &mut Memory) {
-        if let (true, Some(key)) = (self.behaviour != Behaviour::Honest, memory.identity_key()) {
+    pub fn install(self, persister: &mut Persister) {
+        if let (true, Some(key)) = (self.behaviour != Behaviour::Honest, persister.identity_key()) {
             tracing::warn!(behaviour = ?self.behaviour, from = self.from.0, "danger: this node lies when it deals");
-            memory.danger_set_liar(Liar { behaviour: self.behaviour, from: self.from, key, told: BTreeMap::new() });
+            persister.danger_set_liar(ByzantineHook {
+                behaviour: self.behaviour,
+                from: self.from,
+                key,
+                told: BTreeMap::new(),
+            });
         }
         let before = self.died();
         let deaths: Vec<_> = self.deaths.into_iter().filter(|death| !before.contains(&death.to_string())).collect();
         if !deaths.is_empty() {
-            memory.danger_set_barrier(barrier(deaths, self.from, self.file));
+            persister.danger_set_barrier(barrier(deaths, self.from, self.file));
         }
     }
 }
@@ -200,7 +205,7 @@ fn parse_behaviour(text: &str, index: NodeIndex) -> Option<Behaviour> {
 }
 
 /// Bends what a node says on its way out.
-pub struct Liar {
+pub struct ByzantineHook {
     behaviour: Behaviour,
     from: EpochNumber,
     key: IdentitySecretKey,
@@ -208,7 +213,7 @@ pub struct Liar {
     told: BTreeMap<Digest, Vec<Arc<SignedMessage>>>,
 }
 
-impl Liar {
+impl ByzantineHook {
     pub(crate) fn says<'a>(
         &mut self,
         said: impl Iterator<Item = (EpochNumber, &'a SignedMessage)>,
@@ -250,10 +255,10 @@ mod tests {
     #[test]
     fn faults_are_those_of_the_node_that_is_named_and_of_no_other() {
         let variables =
-            [(DIE_AT, "2:Commit@Prepared,3:Said@Dealing,2:Homes"), (DEALER, "3:mute,1:bad-share"), (FROM, "2")];
+            [(DIE_AT, "2:Commit@Prepared,3:Said@Dealing,2:KeyStores"), (DEALER, "3:mute,1:bad-share"), (FROM, "2")];
         let second = read(2, &variables).unwrap();
         let deaths: Vec<_> = second.deaths.iter().map(ToString::to_string).collect();
-        assert_eq!((deaths, second.behaviour), (vec!["Commit@Prepared".into(), "Homes".into()], Behaviour::Honest));
+        assert_eq!((deaths, second.behaviour), (vec!["Commit@Prepared".into(), "KeyStores".into()], Behaviour::Honest));
         assert_eq!((second.from, second.died()), (EpochNumber(2), Vec::new()));
         let third = read(3, &variables).unwrap();
         assert_eq!((third.deaths.len(), third.behaviour), (1, Behaviour::MuteDealer));

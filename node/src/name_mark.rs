@@ -8,7 +8,7 @@ use keyfleet_crds::values::ClusterId;
 use keyfleet_litestream::bucket::{Bucket, BucketError, Created, Location, RetryPolicy};
 
 /// The mark of one cluster's name.
-pub struct NameClaim {
+pub struct NameMark {
     bucket: Bucket,
     object: String,
     id: ClusterId,
@@ -17,7 +17,7 @@ pub struct NameClaim {
 /// Why a name is not this cluster's.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ClaimError {
+pub enum NameMarkError {
     /// It is another's.
     #[error(
         "the bucket says in {object} that this name belongs to cluster {found}, not to {expected}: restore that cluster's \
@@ -36,7 +36,7 @@ pub enum ClaimError {
     Bucket(#[from] BucketError),
 }
 
-impl NameClaim {
+impl NameMark {
     /// The mark of `namespace`/`cluster` in a bucket. Nothing is sent yet.
     pub async fn new(location: Location, namespace: &str, cluster: &str, id: ClusterId) -> Self {
         let bucket = Bucket::connect(location, RetryPolicy::default()).await;
@@ -47,7 +47,7 @@ impl NameClaim {
     ///
     /// # Errors
     /// When it names another, or the bucket does not take it.
-    pub async fn ensure(&self) -> Result<(), ClaimError> {
+    pub async fn ensure(&self) -> Result<(), NameMarkError> {
         let own = self.id.to_string();
         let made = self.bucket.create(&self.object, own.as_bytes()).await;
         if matches!(made, Ok(Created::Yes)) {
@@ -62,6 +62,6 @@ impl NameClaim {
         if found == own {
             return Ok(());
         }
-        Err(ClaimError::Other { object: self.object.clone(), found, expected: self.id })
+        Err(NameMarkError::Other { object: self.object.clone(), found, expected: self.id })
     }
 }

@@ -1,4 +1,4 @@
-//! The home on the volume: the folder `seal/`, one file per entry, each durable before its name is.
+//! The key store on the volume: the folder `seal/`, one file per entry, each durable before its name is.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -8,31 +8,31 @@ use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
-use super::{Entries, Home, HomeError, HomeKind};
+use super::{Entries, KeyStore, KeyStoreError, StoreKind};
 
 /// The folder.
 #[derive(Clone, Debug)]
-pub struct VolumeHome {
+pub struct VolumeStore {
     folder: PathBuf,
-    kind: HomeKind,
+    kind: StoreKind,
 }
 
-impl VolumeHome {
+impl VolumeStore {
     /// Opens or makes the folder, readable by its owner alone.
     ///
     /// # Errors
     /// When it cannot be made, or others may read it.
-    pub fn open(folder: impl Into<PathBuf>) -> Result<Self, HomeError> {
-        Self::open_as(HomeKind::Volume, folder)
+    pub fn open(folder: impl Into<PathBuf>) -> Result<Self, KeyStoreError> {
+        Self::open_as(StoreKind::Volume, folder)
     }
 
     /// A folder in the place of the Secret: for development outside Kubernetes, where there is none.
     ///
     /// # Errors
-    /// As [`VolumeHome::open`].
-    pub fn open_as(kind: HomeKind, folder: impl Into<PathBuf>) -> Result<Self, HomeError> {
+    /// As [`VolumeStore::open`].
+    pub fn open_as(kind: StoreKind, folder: impl Into<PathBuf>) -> Result<Self, KeyStoreError> {
         let folder = folder.into();
-        let fault = |error: io::Error| HomeError::new(kind, format!("{}: {error}", folder.display()));
+        let fault = |error: io::Error| KeyStoreError::new(kind, format!("{}: {error}", folder.display()));
         match fs::DirBuilder::new().mode(0o700).create(&folder) {
             Ok(()) => sync_folder(folder.parent().unwrap_or(&folder)).map_err(fault)?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -41,7 +41,7 @@ impl VolumeHome {
         let mode = fs::metadata(&folder).map_err(fault)?.permissions().mode() & 0o777;
         if mode & 0o007 != 0 {
             let what = format!("{} has mode {mode:o}: others may read it; chmod it to 0700", folder.display());
-            return Err(HomeError::new(kind, what));
+            return Err(KeyStoreError::new(kind, what));
         }
         Ok(Self { folder, kind })
     }
@@ -79,24 +79,24 @@ impl VolumeHome {
 }
 
 #[async_trait]
-impl Home for VolumeHome {
-    fn kind(&self) -> HomeKind {
+impl KeyStore for VolumeStore {
+    fn kind(&self) -> StoreKind {
         self.kind
     }
 
-    async fn read(&self) -> Result<Entries, HomeError> {
-        let home = self.clone();
-        blocking(move || home.read_all()).await
+    async fn read(&self) -> Result<Entries, KeyStoreError> {
+        let key_store = self.clone();
+        blocking(move || key_store.read_all()).await
     }
 
-    async fn change(&self, put: &Entries, remove: &BTreeSet<String>) -> Result<(), HomeError> {
-        let (home, put, remove) = (self.clone(), put.clone(), remove.clone());
-        blocking(move || home.change_all(&put, &remove)).await
+    async fn change(&self, put: &Entries, remove: &BTreeSet<String>) -> Result<(), KeyStoreError> {
+        let (key_store, put, remove) = (self.clone(), put.clone(), remove.clone());
+        blocking(move || key_store.change_all(&put, &remove)).await
     }
 }
 
-async fn blocking<T: Send + 'static>(run: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, HomeError> {
-    let fault = |error: &dyn std::fmt::Display| HomeError::new(HomeKind::Volume, error.to_string());
+async fn blocking<T: Send + 'static>(run: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, KeyStoreError> {
+    let fault = |error: &dyn std::fmt::Display| KeyStoreError::new(StoreKind::Volume, error.to_string());
     match tokio::task::spawn_blocking(run).await {
         Ok(done) => done.map_err(|error| fault(&error)),
         Err(error) => Err(fault(&error)),
@@ -158,14 +158,14 @@ mod tests {
     #[tokio::test]
     async fn an_interrupted_write_is_not_seen_and_a_removed_entry_is_gone() {
         let folder = tempfile::tempdir().unwrap();
-        let home = VolumeHome::open(folder.path().join("seal")).unwrap();
+        let key_store = VolumeStore::open(folder.path().join("seal")).unwrap();
         let put = Entries::from([("node".to_owned(), vec![1, 2]), ("data-1".to_owned(), vec![3])]);
-        home.change(&put, &BTreeSet::new()).await.unwrap();
+        key_store.change(&put, &BTreeSet::new()).await.unwrap();
         fs::write(folder.path().join("seal/.data-2"), [9]).unwrap();
-        assert_eq!(home.read().await.unwrap(), put, "half a write was read");
+        assert_eq!(key_store.read().await.unwrap(), put, "half a write was read");
         let gone = BTreeSet::from(["data-1".to_owned(), "data-7".to_owned()]);
-        home.change(&Entries::new(), &gone).await.unwrap();
-        assert_eq!(home.read().await.unwrap().keys().collect::<Vec<_>>(), ["node"]);
+        key_store.change(&Entries::new(), &gone).await.unwrap();
+        assert_eq!(key_store.read().await.unwrap().keys().collect::<Vec<_>>(), ["node"]);
     }
 
     /// seed: 003-40, 003-58
@@ -175,7 +175,7 @@ mod tests {
         let seal = folder.path().join("seal");
         fs::create_dir(&seal).unwrap();
         fs::set_permissions(&seal, fs::Permissions::from_mode(0o755)).unwrap();
-        let fault = VolumeHome::open(&seal).unwrap_err().to_string();
+        let fault = VolumeStore::open(&seal).unwrap_err().to_string();
         assert!(fault.contains("chmod"), "the refusal does not say what to do: {fault}");
     }
 }

@@ -15,25 +15,25 @@ use crate::{pinned, workplace};
 /// Measure, and print figures with the command that makes them
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
-    /// How long a local cluster takes to come up and to go
+    /// Measure how long a local cluster takes to come up and to go
     Cluster {
-        /// How many times, after one that is not counted
+        /// Number of runs, after one that is not counted
         #[arg(long, default_value_t = 5)]
         runs: usize,
-        /// How many nodes
+        /// Number of nodes
         #[arg(long, default_value_t = 2)]
         nodes: u8,
     },
-    /// How long fleets take to be Ready and to reshare, what they weigh, and what serving costs
+    /// Measure fleets: time to Ready and for a reshare, memory, cost of serving
     Fleet {
-        /// How many nodes, for each fleet
+        /// Number of nodes of each fleet
         #[arg(long, value_delimiter = ',', default_value = "4,7,10,20")]
         nodes: Vec<u32>,
-        /// How many reshares of each kind
+        /// Number of reshares of each kind
         #[arg(long, default_value_t = 5)]
         reshares: usize,
     },
-    /// What replication costs a commit, what it ships and how long a restore takes; beside it Litestream on SQLite
+    /// Measure replication: cost of a commit, bytes shipped, time of a restore; beside it Litestream on SQLite
     Litestream,
 }
 
@@ -78,7 +78,7 @@ fn median(sorted: &[f64]) -> f64 {
     sorted[sorted.len() / 2]
 }
 
-/// Programs of the crate measure; this builds what they need and says what they are to run beside.
+/// Runs the crate's own measuring programs beside the servers that they need.
 fn litestream() -> Result<()> {
     let programs = pinned::kubernetes()?;
     let beside = pinned::litestream()?;

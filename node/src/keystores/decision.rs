@@ -1,9 +1,9 @@
-//! What to do with the keys that the homes hold when a node starts, or compares again: a pure decision.
+//! What to do with the keys that the key stores hold when a node starts, or compares again: a pure decision.
 //!
-//! | the ledger | a home | then |
+//! | the inventory | a key store | then |
 //! |---|---|---|
 //! | names the key | has it | kept |
-//! | names the key | lacks it, or has another under the name | copied from the other home; `SealRolledBack` |
+//! | names the key | lacks it, or has another under the name | copied from the other key store; `SealRolledBack` |
 //! | names the key | neither has it | `SealKeysLost` |
 //! | does not name it, and it is above the highest | has it | left alone: a commit may have been lost |
 //! | does not name it | has it | destroyed in both; `SealRolledBack` when only one had it |
@@ -15,19 +15,19 @@ use std::fmt;
 
 use keyfleet_crds::conditions::Reason;
 
-use super::ledger::Ledger;
+use super::inventory::KeyInventory;
 use crate::seal::{Fingerprint, KeyName};
 
-/// One of the two homes.
+/// One of the two key stores.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum HomeKind {
+pub enum StoreKind {
     /// The folder `seal/` on the volume.
     Volume,
     /// The Secret `<node>-seal`.
     Secret,
 }
 
-impl fmt::Display for HomeKind {
+impl fmt::Display for StoreKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Volume => "the volume",
@@ -36,18 +36,18 @@ impl fmt::Display for HomeKind {
     }
 }
 
-/// What one home holds.
+/// What one key store holds.
 pub type Seen = BTreeMap<KeyName, Fingerprint>;
 
 /// What to do. Carried out in the order of the fields; then the findings are reported.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Decision {
-    /// The keys to take up, and from which home.
-    pub keep: BTreeMap<KeyName, HomeKind>,
-    /// The keys to write into a home that lacks them.
-    pub copy: BTreeSet<(HomeKind, KeyName)>,
-    /// The keys to destroy in a home.
-    pub destroy: BTreeSet<(HomeKind, KeyName)>,
+    /// The keys to take up, and from which key store.
+    pub keep: BTreeMap<KeyName, StoreKind>,
+    /// The keys to write into a key store that lacks them.
+    pub copy: BTreeSet<(StoreKind, KeyName)>,
+    /// The keys to destroy in a key store.
+    pub destroy: BTreeSet<(StoreKind, KeyName)>,
     /// What a person should hear of.
     pub findings: Vec<Finding>,
 }
@@ -56,22 +56,24 @@ pub struct Decision {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Finding {
-    /// A home differs from the other: it was restored from an old copy, or a change of it was interrupted.
-    #[error("SealRolledBack: {home} lacked {} and still held {}; both homes agree again", list(.lacked), list(.revived))]
+    /// A key store differs from the other: it was restored from an old copy, or a change of it was interrupted.
+    #[error("SealRolledBack: {key_store} lacked {} and still held {}; both key stores agree again", list(.lacked), list(.revived))]
     SealRolledBack {
-        /// The home.
-        home: HomeKind,
+        /// The key store.
+        key_store: StoreKind,
         /// Live keys that it did not have.
         lacked: Vec<KeyName>,
         /// Destroyed keys that it had.
         revived: Vec<KeyName>,
     },
-    /// Live keys that are in neither home.
-    #[error("SealKeysLost: {} is in neither home; what it opened is not served, and nothing is made anew. \
+    /// Live keys that are in neither key store.
+    #[error("SealKeysLost: {} is in neither key store; what it opened is not served, and nothing is made anew. \
         Restore the seal Secret or the volume's seal folder from a backup, or let the next round give this node a share", list(.0))]
     SealKeysLost(Vec<KeyName>),
-    /// Both homes hold a key that is never replaced, and not the same one.
-    #[error("the homes hold different keys as {0}, and no ledger says which is right; remove the wrong one by hand")]
+    /// Both key stores hold a key that is never replaced, and not the same one.
+    #[error(
+        "the key stores hold different keys as {0}, and no inventory says which is right; remove the wrong one by hand"
+    )]
     Conflict(KeyName),
 }
 
@@ -96,28 +98,29 @@ fn list(names: &[KeyName]) -> String {
 /// Decides. `secret` is `None` while the API server does not answer: then nothing is destroyed or reported lost, and the
 /// question is asked again before the node's next round message.
 #[must_use]
-pub fn decide(ledger: Option<&Ledger>, volume: &Seen, secret: Option<&Seen>) -> Decision {
+pub fn decide(inventory: Option<&KeyInventory>, volume: &Seen, secret: Option<&Seen>) -> Decision {
     let empty = Seen::new();
-    let seen = [(HomeKind::Volume, volume), (HomeKind::Secret, secret.unwrap_or(&empty))];
+    let seen = [(StoreKind::Volume, volume), (StoreKind::Secret, secret.unwrap_or(&empty))];
     let mut decision = Decision::default();
     let (mut lost, mut lacked, mut revived) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
-    for (name, fingerprint) in ledger.iter().flat_map(|ledger| &ledger.live) {
-        let holder = seen.iter().find(|(_, held)| held.get(name) == Some(fingerprint)).map(|(home, _)| *home);
+    for (name, fingerprint) in inventory.iter().flat_map(|inventory| &inventory.live) {
+        let holder = seen.iter().find(|(_, held)| held.get(name) == Some(fingerprint)).map(|(key_store, _)| *key_store);
         let Some(holder) = holder else {
             lost.push(*name);
             continue;
         };
         decision.keep.insert(*name, holder);
-        for (home, _) in seen.iter().filter(|(_, held)| held.get(name) != Some(fingerprint)) {
-            decision.copy.insert((*home, *name));
-            lacked.entry(*home).or_insert_with(Vec::new).push(*name);
+        for (key_store, _) in seen.iter().filter(|(_, held)| held.get(name) != Some(fingerprint)) {
+            decision.copy.insert((*key_store, *name));
+            lacked.entry(*key_store).or_insert_with(Vec::new).push(*name);
         }
     }
-    let named = |name: &KeyName| ledger.is_some_and(|ledger| ledger.live.contains_key(name));
+    let named = |name: &KeyName| inventory.is_some_and(|inventory| inventory.live.contains_key(name));
     let unnamed: BTreeSet<KeyName> = seen.iter().flat_map(|(_, held)| held.keys().copied()).collect();
     for name in unnamed.into_iter().filter(|name| !named(name)) {
-        let holders: Vec<_> = seen.iter().filter(|(_, held)| held.contains_key(&name)).map(|(home, _)| *home).collect();
-        if ledger.is_none_or(|ledger| ledger.is_above(name)) {
+        let holders: Vec<_> =
+            seen.iter().filter(|(_, held)| held.contains_key(&name)).map(|(key_store, _)| *key_store).collect();
+        if inventory.is_none_or(|inventory| inventory.is_above(name)) {
             let differ =
                 matches!((volume.get(&name), secret.and_then(|held| held.get(&name))), (Some(a), Some(b)) if a != b);
             if differ && matches!(name, KeyName::Identity | KeyName::Node) {
@@ -127,19 +130,20 @@ pub fn decide(ledger: Option<&Ledger>, volume: &Seen, secret: Option<&Seen>) -> 
             }
             continue;
         }
-        if let [home] = holders[..] {
-            revived.entry(home).or_insert_with(Vec::new).push(name);
+        if let [key_store] = holders[..] {
+            revived.entry(key_store).or_insert_with(Vec::new).push(name);
         }
-        decision.destroy.extend(holders.into_iter().map(|home| (home, name)));
+        decision.destroy.extend(holders.into_iter().map(|key_store| (key_store, name)));
     }
     if secret.is_none() {
-        // One home alone proves nothing about the other.
+        // One key store alone proves nothing about the other.
         return Decision { keep: decision.keep, ..Decision::default() };
     }
-    for home in [HomeKind::Volume, HomeKind::Secret] {
-        let (lacked, revived) = (lacked.remove(&home).unwrap_or_default(), revived.remove(&home).unwrap_or_default());
+    for key_store in [StoreKind::Volume, StoreKind::Secret] {
+        let (lacked, revived) =
+            (lacked.remove(&key_store).unwrap_or_default(), revived.remove(&key_store).unwrap_or_default());
         if !lacked.is_empty() || !revived.is_empty() {
-            decision.findings.push(Finding::SealRolledBack { home, lacked, revived });
+            decision.findings.push(Finding::SealRolledBack { key_store, lacked, revived });
         }
     }
     if !lost.is_empty() {
@@ -151,7 +155,7 @@ pub fn decide(ledger: Option<&Ledger>, volume: &Seen, secret: Option<&Seen>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use HomeKind::{Secret, Volume};
+    use StoreKind::{Secret, Volume};
     use keyfleet_threshold::identifiers::{EpochNumber, PrekeySetNumber};
 
     fn data(number: u64) -> KeyName {
@@ -166,34 +170,34 @@ mod tests {
         keys.iter().map(|(name, byte)| (*name, Fingerprint([*byte; 16]))).collect()
     }
 
-    fn ledger(keys: &[(KeyName, u8)]) -> Ledger {
-        Ledger { live: seen(keys), highest_epoch: 9, highest_set: 20 }
+    fn inventory(keys: &[(KeyName, u8)]) -> KeyInventory {
+        KeyInventory { live: seen(keys), highest_epoch: 9, highest_set: 20 }
     }
 
-    fn rolled_back(home: HomeKind, lacked: &[KeyName], revived: &[KeyName]) -> Finding {
-        Finding::SealRolledBack { home, lacked: lacked.to_vec(), revived: revived.to_vec() }
+    fn rolled_back(key_store: StoreKind, lacked: &[KeyName], revived: &[KeyName]) -> Finding {
+        Finding::SealRolledBack { key_store, lacked: lacked.to_vec(), revived: revived.to_vec() }
     }
 
     struct Case {
         says: &'static str,
-        ledger: Option<Ledger>,
+        inventory: Option<KeyInventory>,
         volume: Seen,
         secret: Option<Seen>,
-        keep: Vec<(KeyName, HomeKind)>,
-        copy: Vec<(HomeKind, KeyName)>,
-        destroy: Vec<(HomeKind, KeyName)>,
+        keep: Vec<(KeyName, StoreKind)>,
+        copy: Vec<(StoreKind, KeyName)>,
+        destroy: Vec<(StoreKind, KeyName)>,
         findings: Vec<Finding>,
     }
 
     /// The table of the module's documentation, and the pairs of it that have bitten others.
     #[test]
-    fn no_backup_of_either_home_loses_a_key_or_brings_one_back() {
-        let named = || Some(ledger(&[(data(7), 1), (set(20), 2)]));
+    fn no_backup_loses_a_key_or_brings_one_back() {
+        let named = || Some(inventory(&[(data(7), 1), (set(20), 2)]));
         let both = || seen(&[(data(7), 1), (set(20), 2)]);
         let kept = || vec![(data(7), Volume), (set(20), Volume)];
         let none = || Case {
-            says: "both homes agree with the ledger",
-            ledger: named(),
+            says: "both key stores agree with the inventory",
+            inventory: named(),
             volume: both(),
             secret: Some(both()),
             keep: kept(),
@@ -221,7 +225,7 @@ mod tests {
                 ..none()
             },
             Case {
-                says: "a home holds another key under a live name",
+                says: "a key store holds another key under a live name",
                 secret: Some(seen(&[(data(7), 99), (set(20), 2)])),
                 copy: vec![(Secret, data(7))],
                 findings: vec![rolled_back(Secret, &[data(7)], &[])],
@@ -235,14 +239,14 @@ mod tests {
                 ..none()
             },
             Case {
-                says: "the process died between the homes and the commit",
+                says: "the process died between the key stores and the commit",
                 volume: seen(&[(data(7), 1), (set(20), 2), (data(10), 1), (set(21), 1)]),
                 secret: Some(seen(&[(data(7), 1), (set(20), 2), (data(10), 1)])),
                 keep: vec![(set(20), Volume), (set(21), Volume), (data(7), Volume), (data(10), Volume)],
                 ..none()
             },
             Case {
-                says: "a live key is in neither home",
+                says: "a live key is in neither key store",
                 volume: seen(&[(set(20), 2)]),
                 secret: Some(seen(&[(set(20), 2)])),
                 keep: vec![(set(20), Volume)],
@@ -257,16 +261,16 @@ mod tests {
                 ..none()
             },
             Case {
-                says: "there is no state file: whatever the homes hold is above it",
-                ledger: None,
+                says: "there is no state file: whatever the key stores hold is above it",
+                inventory: None,
                 volume: seen(&[]),
                 secret: Some(seen(&[(KeyName::Identity, 1), (data(5), 1)])),
                 keep: vec![(KeyName::Identity, Secret), (data(5), Secret)],
                 ..none()
             },
             Case {
-                says: "two identities and no ledger: a person must look",
-                ledger: None,
+                says: "two identities and no inventory: a person must look",
+                inventory: None,
                 volume: seen(&[(KeyName::Identity, 1)]),
                 secret: Some(seen(&[(KeyName::Identity, 2)])),
                 keep: vec![],
@@ -281,17 +285,17 @@ mod tests {
                 destroy: case.destroy.into_iter().collect(),
                 findings: case.findings,
             };
-            assert_eq!(decide(case.ledger.as_ref(), &case.volume, case.secret.as_ref()), expected, "{}", case.says);
+            assert_eq!(decide(case.inventory.as_ref(), &case.volume, case.secret.as_ref()), expected, "{}", case.says);
         }
     }
 
     #[test]
     fn the_ledger_survives_its_encoding_and_no_cut() {
-        let ledger = ledger(&[(data(7), 1), (set(20), 2), (KeyName::Identity, 3)]);
-        let bytes = ledger.encode();
-        assert_eq!(Ledger::decode(&bytes), Ok(ledger));
+        let inventory = inventory(&[(data(7), 1), (set(20), 2), (KeyName::Identity, 3)]);
+        let bytes = inventory.encode();
+        assert_eq!(KeyInventory::decode(&bytes), Ok(inventory));
         for length in 0..bytes.len() {
-            assert!(Ledger::decode(&bytes[..length]).is_err(), "a ledger cut at byte {length} was read");
+            assert!(KeyInventory::decode(&bytes[..length]).is_err(), "an inventory cut at byte {length} was read");
         }
     }
 }

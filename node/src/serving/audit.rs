@@ -13,9 +13,9 @@ const BATCH: usize = 256;
 
 /// The way to the ledger. Cheap to clone.
 #[derive(Clone)]
-pub struct Ledger(mpsc::Sender<(Record, oneshot::Sender<bool>)>);
+pub struct AuditWriter(mpsc::Sender<(Record, oneshot::Sender<bool>)>);
 
-impl Ledger {
+impl AuditWriter {
     /// Starts the task that writes; it ends with the last clone, and then lets go of the store.
     #[must_use]
     pub fn start(store: Store) -> (Self, JoinHandle<()>) {

@@ -1,4 +1,4 @@
-//! The ledger: which keys are alive. One sealed row of the state file.
+//! The inventory: which keys are alive. One sealed row of the state file.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +11,9 @@ const VERSION: u8 = 1;
 /// All live keys, and the highest numbers ever used.
 ///
 /// The fingerprint tells the key that was committed from another under the same name: when a process dies between the
-/// homes and the commit, the next one makes the key anew, and an old backup of one home may still hold the first.
+/// key stores and the commit, the next one makes the key anew, and an old backup of one key store may still hold the first.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Ledger {
+pub struct KeyInventory {
     /// The live keys.
     pub live: BTreeMap<KeyName, Fingerprint>,
     /// The highest epoch number that was committed; zero before the first.
@@ -22,13 +22,13 @@ pub struct Ledger {
     pub highest_set: u64,
 }
 
-/// The bytes are no ledger.
+/// The bytes are no inventory.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the ledger row is malformed")]
-pub struct MalformedLedger;
+#[error("the inventory row is malformed")]
+pub struct MalformedInventory;
 
-impl Ledger {
-    /// Whether a key of this name may have been made after the ledger was written: such a key is not the ledger's to
+impl KeyInventory {
+    /// Whether a key of this name may have been made after the inventory was written: such a key is not the inventory's to
     /// destroy.
     #[must_use]
     pub fn is_above(&self, name: KeyName) -> bool {
@@ -57,12 +57,12 @@ impl Ledger {
         out
     }
 
-    /// Decodes what [`Ledger::encode`] wrote.
+    /// Decodes what [`KeyInventory::encode`] wrote.
     ///
     /// # Errors
-    /// When the bytes are not exactly one ledger.
-    pub fn decode(bytes: &[u8]) -> Result<Self, MalformedLedger> {
-        Self::parse(bytes).ok_or(MalformedLedger)
+    /// When the bytes are not exactly one inventory.
+    pub fn decode(bytes: &[u8]) -> Result<Self, MalformedInventory> {
+        Self::parse(bytes).ok_or(MalformedInventory)
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {
@@ -78,7 +78,7 @@ impl Ledger {
             live.insert(std::str::from_utf8(name).ok()?.parse().ok()?, Fingerprint(*fingerprint));
             rest = after;
         }
-        let ledger = Self { live, highest_epoch: u64::from_be_bytes(*epoch), highest_set: u64::from_be_bytes(*set) };
-        (*version == VERSION && rest.is_empty() && ledger.encode() == bytes).then_some(ledger)
+        let inventory = Self { live, highest_epoch: u64::from_be_bytes(*epoch), highest_set: u64::from_be_bytes(*set) };
+        (*version == VERSION && rest.is_empty() && inventory.encode() == bytes).then_some(inventory)
     }
 }
