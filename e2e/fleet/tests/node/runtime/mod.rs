@@ -15,12 +15,12 @@ use keyfleet_threshold::round::{Blob, Body, MessageKind, Phase};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
-use super::{Addresses, Node, Options};
-use crate::round::Input;
-use crate::round::testing::{CLUSTER, Operator, Round, TestNode, index};
-use crate::serving::{FetchedKeys, KeySource, Service, Tokens};
 use keyfleet_api::tls::{Connector, Pins, Platform};
 use keyfleet_api::{channel, messages};
+use keyfleet_node::round::Input;
+use keyfleet_node::runtime::{Addresses, Node, Options};
+use keyfleet_node::serving::{FetchedKeys, KeySource, Service, Tokens};
+use keyfleet_test_fleet::rounds::{CLUSTER, Operator, Round, TestNode, index};
 
 /// Index 99 watches: it has a pin like the others, and takes part in nothing.
 const OBSERVER: u32 = 99;
