@@ -29,6 +29,8 @@ pub mod epochs;
 pub mod gate;
 pub mod key_epoch;
 pub mod membership;
+#[cfg(any(test, feature = "model"))]
+pub mod model;
 pub mod record;
 pub mod rollout;
 pub mod rounds;

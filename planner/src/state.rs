@@ -101,7 +101,7 @@ pub struct Cluster {
 }
 
 /// A `KmsNode`.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Node {
     /// The version read.
     pub resource_version: String,

@@ -9,11 +9,11 @@ mod dev;
 mod image;
 mod installation;
 mod pinned;
-
 mod prerequisites;
 mod step;
 mod target;
 mod test;
+mod tidy;
 mod workplace;
 
 use std::process::ExitCode;
@@ -43,6 +43,8 @@ enum Command {
     Codegen(codegen::Arguments),
     /// Check everything: what this says is what counts
     Test(test::Arguments),
+    /// Check the rules of the house: names have producers, texts name what exists, words are plain
+    Tidy(tidy::Arguments),
     /// Show it working: a fleet, a file encrypted and decrypted, two reshares, the commands to look around
     Demo(demo::Arguments),
     /// Measure, and print figures with the command that makes them
@@ -68,6 +70,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Image(arguments) => image::run(&arguments)?,
         Command::Codegen(arguments) => codegen::run(&arguments)?,
         Command::Test(arguments) => return test::run(&arguments),
+        Command::Tidy(arguments) => tidy::run(&arguments)?,
         Command::Demo(arguments) => demo::run(&arguments)?,
         Command::Bench(command) => bench::run(&command)?,
     }

@@ -35,7 +35,7 @@ fn two_operators_at_every_interleaving_make_one_epoch_per_boundary() {
     for seed in seeds() {
         let mut model = Model::new(seed);
         model.run(1_500);
-        let rounds = model.api.epochs.len();
+        let rounds = model.api.now.epochs.len();
         if rounds < 5 {
             model.fail(&format!("only {rounds} rounds are there, so that nothing was tried"));
         }
@@ -47,12 +47,12 @@ fn two_operators_at_every_interleaving_make_one_epoch_per_boundary() {
 fn boundaries_that_were_missed_are_one_round() {
     let mut model = Model::calm(1);
     model.settle();
-    let before = model.api.epochs.len();
+    let before = model.api.now.epochs.len();
     model.block += 7 * model.interval();
     model.settle();
-    assert_eq!(model.api.epochs.len(), before + 1, "seven boundaries were missed, and one round makes up for them");
+    assert_eq!(model.api.now.epochs.len(), before + 1, "seven boundaries were missed, and one round makes up for them");
     model.settle();
-    assert_eq!(model.api.epochs.len(), before + 1, "and not a second one");
+    assert_eq!(model.api.now.epochs.len(), before + 1, "and not a second one");
 }
 
 /// A fleet at rest: deciding again and again writes nothing.
@@ -60,12 +60,12 @@ fn boundaries_that_were_missed_are_one_round() {
 fn an_idle_cluster_costs_no_writes() {
     let mut model = Model::calm(2);
     model.settle();
-    let writes = model.api.writes;
+    let writes = model.api.now.revision;
     for _ in 0..50 {
         model.time += 60;
         model.step_calmly();
     }
-    assert_eq!(model.api.writes, writes, "an idle cluster was written to");
+    assert_eq!(model.api.now.revision, writes, "an idle cluster was written to");
 }
 
 /// The objects put back without their status are the same fleet: same id, same key, and no second genesis.
@@ -73,16 +73,16 @@ fn an_idle_cluster_costs_no_writes() {
 fn objects_put_back_without_their_status_are_the_same_fleet() {
     let mut model = Model::calm(3);
     model.settle();
-    let key = model.api.cluster.status.public_key.expect("genesis ended");
-    let id = model.api.cluster.status.cluster_id;
+    let key = model.api.now.cluster.status.public_key.expect("genesis ended");
+    let id = model.api.now.cluster.status.cluster_id;
     model.api.lose_status();
     model.settle();
-    assert_eq!(model.api.cluster.status.public_key, Some(key), "the public key is the same");
-    assert_eq!(model.api.cluster.status.cluster_id, id, "and so is the id");
+    assert_eq!(model.api.now.cluster.status.public_key, Some(key), "the public key is the same");
+    assert_eq!(model.api.now.cluster.status.cluster_id, id, "and so is the id");
     model.block += model.interval();
     model.settle();
-    assert!(model.api.epochs.values().skip(1).all(|epoch| epoch.spec.source.is_some()), "no second genesis");
-    let active = model.api.cluster.status.active_epoch.expect("an epoch is active");
+    assert!(model.api.now.epochs.values().skip(1).all(|epoch| epoch.spec.source.is_some()), "no second genesis");
+    let active = model.api.now.cluster.status.active_epoch.expect("an epoch is active");
     assert!(active > 1, "the fleet goes on: {active}");
 }
 
@@ -94,11 +94,11 @@ fn a_failed_genesis_is_tried_again_after_a_back_off_and_never_made_twice() {
     for _ in 0..200 {
         model.step_calmly();
         model.block += 1;
-        if model.api.cluster.status.public_key.is_some() {
+        if model.api.now.cluster.status.public_key.is_some() {
             break;
         }
     }
-    let geneses = model.api.epochs.values().filter(|epoch| epoch.spec.source.is_none()).count();
+    let geneses = model.api.now.epochs.values().filter(|epoch| epoch.spec.source.is_none()).count();
     assert_eq!(geneses, 4, "three failed attempts and the one that succeeded");
-    assert!(model.api.cluster.status.public_key.is_some());
+    assert!(model.api.now.cluster.status.public_key.is_some());
 }

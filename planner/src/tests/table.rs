@@ -283,8 +283,8 @@ fn an_operator_for_its_own_namespace_alone_makes_epochs_without_finalizers_and_t
     let mut model = Model::calm(9);
     model.finalizers = false;
     model.settle();
-    assert!(model.api.cluster.status.active_epoch.is_some(), "without finalizers no epoch becomes active");
-    assert!(model.api.epochs.values().all(|epoch| !epoch.finalizer), "an epoch has a finalizer");
+    assert!(model.api.now.cluster.status.active_epoch.is_some(), "without finalizers no epoch becomes active");
+    assert!(model.api.now.epochs.values().all(|epoch| !epoch.finalizer), "an epoch has a finalizer");
 
     let (_, mut state) = steady();
     let (active, _) = state.active().expect("a steady fleet has an epoch");

@@ -1,9 +1,4 @@
-//! A model of the API server, nodes that do what they should, and two operators.
-//!
-//! `server` is what the API server takes and refuses, `invariants` what no write may break.
-
-mod invariants;
-mod server;
+//! Two operators on the modelled API server, and nodes that do what they should.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,13 +13,11 @@ use keyfleet_threshold::purpose::{Certificate, Purpose};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use crate::state::{Cluster, Epoch, Recorded, Retention, State};
+use crate::model::{RefusalError, Server, invariants};
+use crate::state::{Cluster, Epoch, Node, Retention, State};
 use crate::view::{Closing, Heard};
 use crate::{Action, decide};
 use keyfleet_crds::convert;
-
-use invariants::invariants;
-use server::Server;
 
 /// An operator with what it has read and not yet carried out.
 #[derive(Default)]
@@ -64,12 +57,10 @@ pub(super) fn cluster(yaml: &str) -> Cluster {
 impl Model {
     pub(super) fn new(seed: u64) -> Self {
         let cluster = cluster(include_str!("../../../../manifests/samples/smallest.yaml"));
-        let api =
-            Server { cluster, nodes: BTreeMap::new(), epochs: BTreeMap::new(), record: None, version: 1, writes: 0 };
         Self {
             seed,
             rng: ChaCha8Rng::seed_from_u64(seed),
-            api,
+            api: Server::new(cluster),
             operators: <[Operator; 2]>::default(),
             block: 1_003,
             time: 1_000_000,
@@ -84,7 +75,7 @@ impl Model {
     }
 
     pub(super) fn interval(&self) -> u64 {
-        u64::from(self.api.cluster.spec.schedule.interval_blocks)
+        u64::from(self.api.now.cluster.spec.schedule.interval_blocks)
     }
 
     fn below(&mut self, bound: u64) -> u64 {
@@ -103,17 +94,15 @@ impl Model {
                     self.operators[who] = Operator::default();
                     self.log.push(format!("operator {who} crashed"));
                 }
-                4 if self.below(6) == 0 && self.api.cluster.status.public_key.is_some() => {
-                    self.api.cluster.spec.nodes = 3 + u32::try_from(self.below(4)).expect("small");
-                    self.api.cluster.generation += 1;
-                    self.api.bump_cluster();
-                    let nodes = self.api.cluster.spec.nodes;
+                4 if self.below(6) == 0 && self.api.now.cluster.status.public_key.is_some() => {
+                    let nodes = 3 + u32::try_from(self.below(4)).expect("small");
+                    self.api.edit(|spec| spec.nodes = nodes);
                     self.log.push(format!("spec.nodes is {nodes}"));
                 }
                 5 if self.below(4) == 0 => {
-                    let indexes: Vec<u32> = self.api.nodes.keys().copied().collect();
+                    let indexes: Vec<u32> = self.api.now.nodes.keys().copied().collect();
                     if let Some(index) = indexes.first() {
-                        self.api.nodes.get_mut(index).expect("it is there").deleting = true;
+                        self.api.delete_node(*index);
                         self.log.push(format!("KmsNode {index} is deleted by hand"));
                     }
                 }
@@ -127,9 +116,9 @@ impl Model {
     /// One operator that reads and carries everything out until nothing is left to do at this block.
     pub(super) fn settle(&mut self) {
         for _ in 0..200 {
-            let before = self.api.writes;
+            let before = self.api.now.revision;
             self.step_calmly();
-            if self.api.writes == before {
+            if self.api.now.revision == before {
                 return;
             }
         }
@@ -156,15 +145,18 @@ impl Model {
             return;
         }
         let action = self.operators[who].queue.remove(0);
-        let before = self.api.clone();
+        let before = self.api.now.clone();
         let said = format!("operator {who} at block {}: {}", self.block, brief(&action));
         let id = ClusterId([u8::try_from(self.below(256)).expect("a byte"); 16]);
-        let carried_out = self.api.carry_out(action, id);
-        self.log.push(format!("{said}: {}", if carried_out { "done" } else { "refused" }));
-        if !carried_out {
-            self.operators[who].queue.clear();
+        match self.api.execute(action, id) {
+            Ok(()) => self.log.push(format!("{said}: done")),
+            Err(RefusalError::Invalid(rule)) => self.fail(&format!("{said}: a rule refuses it: {rule}")),
+            Err(refusal) => {
+                self.log.push(format!("{said}: {refusal}"));
+                self.operators[who].queue.clear();
+            }
         }
-        if let Err(broken) = invariants(&before, &self.api) {
+        if let Err(broken) = invariants::check(&before, &self.api.now) {
             self.fail(&broken);
         }
     }
@@ -177,11 +169,12 @@ impl Model {
 
     /// What an operator reads: the objects, and nodes that do all they should at once.
     pub(super) fn state(&mut self, who: usize) -> State {
-        let mut nodes = self.api.nodes.clone();
+        let nodes = self.api.now.nodes.iter();
+        let mut nodes: BTreeMap<u32, Node> = nodes.map(|(index, node)| (*index, node.as_ref().clone())).collect();
         for (index, node) in &mut nodes {
             let key = PinnedKey([u8::try_from(*index).expect("few nodes"); 32]);
             node.offered = Some(key);
-            let used = self.api.epochs.len() as u64;
+            let used = self.api.now.epochs.len() as u64;
             let offer = |number, last_resort| Offer {
                 number: PrekeySetNumber(number),
                 digest: Digest([u8::try_from(number % 251).expect("a byte"); 32]),
@@ -196,16 +189,16 @@ impl Model {
             node.ready = true;
             node.erased =
                 node.spec.removed
-                    && self.api.served().last().is_some_and(|(_, epoch)| {
+                    && self.api.now.served().last().is_some_and(|(_, epoch)| {
                         !epoch.spec.receivers.iter().any(|receiver| receiver.index == *index)
                     });
         }
         let connected: BTreeSet<u32> = nodes.keys().copied().collect();
         let mut heard = Heard { connected, ..Heard::default() };
         for index in nodes.keys() {
-            heard.highest.insert(*index, self.api.epochs.keys().next_back().copied().unwrap_or(0));
+            heard.highest.insert(*index, self.api.now.epochs.keys().next_back().copied().unwrap_or(0));
         }
-        for (number, epoch) in &self.api.epochs {
+        for (number, epoch) in &self.api.now.epochs {
             let receivers: BTreeSet<u32> = epoch.spec.receivers.iter().map(|receiver| receiver.index).collect();
             heard.holds.insert(*number, receivers.intersection(&heard.connected).copied().collect());
             let decision = self.fail_next == 0;
@@ -216,15 +209,10 @@ impl Model {
             self.fail_next -= 1;
         }
         State {
-            cluster: self.api.cluster.clone(),
+            cluster: self.api.now.cluster.as_ref().clone(),
             nodes,
-            epochs: self.api.epochs.clone(),
-            record: match &self.api.record {
-                None => Recorded::Absent,
-                Some((version, record)) => {
-                    Recorded::Present { resource_version: version.to_string(), record: Box::new(record.clone()) }
-                }
-            },
+            epochs: self.api.now.epochs.iter().map(|(number, epoch)| (*number, epoch.as_ref().clone())).collect(),
+            record: self.api.now.recorded(),
             volumes: BTreeMap::new(),
             namespace_ends: false,
             finalizers: self.finalizers,

@@ -2,28 +2,31 @@
 
 use std::collections::BTreeMap;
 
-use super::Server;
+use super::Objects;
 use crate::key_epoch;
-use crate::state::Epoch;
 
-/// All invariants, on the objects before and after one write.
-pub(super) fn invariants(before: &Server, after: &Server) -> Result<(), String> {
+/// Checks all invariants, on the objects before and after one write.
+///
+/// # Errors
+/// The first that is broken, in words.
+pub fn check(before: &Objects, after: &Objects) -> Result<(), String> {
     invariant_one_epoch_per_boundary(after)?;
     invariant_one_open_round(after)?;
     invariant_written_once(before, after)?;
     invariant_numbers_only_rise(before, after)?;
+    invariant_numbers_are_reserved_before_they_are_posted(before, after)?;
     invariant_an_epoch_serves_once_one_did(before, after)
 }
 
 /// A boundary has one epoch that did not fail, and a failed one is not tried again at the same boundary.
-fn invariant_one_epoch_per_boundary(server: &Server) -> Result<(), String> {
-    let interval = u64::from(server.cluster.spec.schedule.interval_blocks);
-    let superseded = |epoch: &&Epoch| {
+fn invariant_one_epoch_per_boundary(objects: &Objects) -> Result<(), String> {
+    let interval = u64::from(objects.cluster.spec.schedule.interval_blocks);
+    let superseded = |epoch: &&std::sync::Arc<crate::state::Epoch>| {
         let failure = epoch.status.as_ref().and_then(|status| status.failure.as_ref());
         failure.is_some_and(|failure| failure.reason == "Superseded")
     };
     let mut seen = BTreeMap::new();
-    for epoch in server.epochs.values().filter(|epoch| !superseded(epoch)) {
+    for epoch in objects.epochs.values().filter(|epoch| !superseded(epoch)) {
         // Rounds that start at once carry the current block, which may be a boundary by chance.
         let at_boundary = epoch.spec.block % interval == 0 && epoch.spec.source.is_some();
         if let Some(other) = at_boundary.then(|| seen.insert(epoch.spec.block, epoch)).flatten() {
@@ -38,8 +41,8 @@ fn invariant_one_epoch_per_boundary(server: &Server) -> Result<(), String> {
 }
 
 /// At most one round that stands under the reservation is open; strays are on their way out.
-fn invariant_one_open_round(server: &Server) -> Result<(), String> {
-    let started = server.epochs.values().filter(|epoch| {
+fn invariant_one_open_round(objects: &Objects) -> Result<(), String> {
+    let started = objects.epochs.values().filter(|epoch| {
         let phase = epoch.status.as_ref().and_then(|status| status.phase);
         phase.is_some() && key_epoch::is_open(epoch.status.as_ref())
     });
@@ -47,7 +50,7 @@ fn invariant_one_open_round(server: &Server) -> Result<(), String> {
     if numbers.len() > 1 { Err(format!("rounds {numbers:?} are open at once")) } else { Ok(()) }
 }
 
-fn invariant_written_once(before: &Server, after: &Server) -> Result<(), String> {
+fn invariant_written_once(before: &Objects, after: &Objects) -> Result<(), String> {
     let (old, new) = (&before.cluster.status, &after.cluster.status);
     if old.public_key.is_some() && old.public_key != new.public_key {
         return Err("the public key changed".into());
@@ -72,7 +75,7 @@ fn invariant_written_once(before: &Server, after: &Server) -> Result<(), String>
     Ok(())
 }
 
-fn invariant_numbers_only_rise(before: &Server, after: &Server) -> Result<(), String> {
+fn invariant_numbers_only_rise(before: &Objects, after: &Objects) -> Result<(), String> {
     let (old, new) = (&before.cluster.status, &after.cluster.status);
     let falls = old.next_number > new.next_number
         || old.next_index > new.next_index
@@ -81,7 +84,17 @@ fn invariant_numbers_only_rise(before: &Server, after: &Server) -> Result<(), St
     if falls { Err("a number of the cluster's status fell".into()) } else { Ok(()) }
 }
 
-fn invariant_an_epoch_serves_once_one_did(before: &Server, after: &Server) -> Result<(), String> {
+/// A `KeyEpoch` is posted under a number that the status, or the record, had given away before.
+fn invariant_numbers_are_reserved_before_they_are_posted(before: &Objects, after: &Objects) -> Result<(), String> {
+    let recorded = before.record.as_ref().map_or(1, |(_, record)| record.next_number);
+    let next = before.cluster.status.next_number.unwrap_or(1).max(recorded);
+    match after.epochs.keys().find(|number| !before.epochs.contains_key(number) && **number >= next) {
+        Some(number) => Err(format!("epoch {number} was posted, and {next} is the next number to be reserved")),
+        None => Ok(()),
+    }
+}
+
+fn invariant_an_epoch_serves_once_one_did(before: &Objects, after: &Objects) -> Result<(), String> {
     if before.served().next().is_some() && after.served().next().is_none() {
         return Err("no epoch serves any more".into());
     }
