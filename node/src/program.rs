@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use keyfleet_api::node_config::LogFormat;
-use keyfleet_api::retention_config::RetentionConfig;
+use keyfleet_crds::node_config::LogFormat;
+use keyfleet_crds::retention_config::RetentionConfig;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -13,6 +13,9 @@ use crate::boot::process::{self, Surroundings};
 use crate::boot::restore;
 use crate::config::Config;
 use crate::retain;
+
+/// A transparent group is for simulations: nothing that is shipped compiles with it.
+const _: () = assert!(!keyfleet_threshold::curve::IS_TRANSPARENT);
 
 /// One key-management node of a Keyfleet cluster.
 #[derive(Parser)]

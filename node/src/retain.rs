@@ -4,7 +4,7 @@
 //! It finds replicas by the bucket, not by the API server, of which it has no token: whatever lies under the cluster's id is
 //! swept, a removed node's replica too. What a replica keeps is decided by [`keyfleet_litestream::retention`].
 
-use keyfleet_api::retention_config::RetentionConfig;
+use keyfleet_crds::retention_config::RetentionConfig;
 use keyfleet_litestream::bucket::{Bucket, BucketError, ErrorKind, Location, RetryPolicy};
 use keyfleet_litestream::retention::{self, Rules, SweepError};
 

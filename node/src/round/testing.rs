@@ -262,7 +262,6 @@ impl Operator {
             threshold: Threshold(threshold),
             min_holders: threshold,
             deadlines: Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 },
-            roster: None,
             connected: receivers.iter().map(|node| node.index).collect(),
             avoid: BTreeSet::new(),
             receivers,

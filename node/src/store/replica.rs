@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use keyfleet_api::node_config::S3_CA_FOLDER;
 use keyfleet_crds::cluster::storage::S3;
 use keyfleet_crds::conditions::Reason;
+use keyfleet_crds::node_config::S3_CA_FOLDER;
 use keyfleet_litestream::authorities::{Authorities, AuthoritiesError};
 use keyfleet_litestream::bucket::{ErrorKind, Location};
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ServiceAccount};
-use keyfleet_api::node_config::{FILE, NodeConfig};
+use keyfleet_crds::node_config::{FILE, NodeConfig};
 use keyfleet_crds::{KmsCluster, KmsNode, names};
 use keyfleet_node::boot::process::{self, Surroundings};
 use keyfleet_node::config::Config;

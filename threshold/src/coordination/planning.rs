@@ -22,8 +22,6 @@ pub struct FleetView {
     pub min_holders: u16,
     /// How long each phase may last.
     pub deadlines: Deadlines,
-    /// Digest of the approved roster, if there is one.
-    pub roster: Option<Digest>,
     /// The nodes that shall hold the key, ascending.
     pub receivers: Vec<NodeView>,
     /// The nodes that are connected, whoever they are.
@@ -213,7 +211,7 @@ fn finish(
         receivers: view.receivers.iter().map(receiver).collect::<Result<_, _>>()?,
         expected,
         deadlines: view.deadlines,
-        roster: view.roster,
+        roster: None,
     };
     Ok(plan.validate()?)
 }

@@ -60,7 +60,7 @@ pub struct Plan {
     pub expected: Vec<NodeIndex>,
     /// How long each phase lasts at most.
     pub deadlines: Deadlines,
-    /// Digest of the approved roster, in membership mode `Approved`.
+    /// Kept in the encoding for a digest of who may be a member. Nobody sets it.
     pub roster: Option<Digest>,
 }
 

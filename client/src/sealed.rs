@@ -10,7 +10,7 @@ use keyfleet_threshold::serving::ibe::{DerivedKey, Identity};
 use keyfleet_threshold::serving::stream::{CHUNK_BYTES, Header, StreamError, TAG_BYTES};
 use zeroize::Zeroizing;
 
-use crate::limits::IDENTITY_BYTES_MAX;
+use keyfleet_api::limits::IDENTITY_BYTES_MAX;
 
 /// Bytes of the longest header: magic, public key, length, identity, encapsulation.
 const HEADER_BYTES_MAX: usize = 16 + 96 + 2 + IDENTITY_BYTES_MAX + 96 + 32 + 32;

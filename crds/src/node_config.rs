@@ -5,8 +5,8 @@
 
 use std::path::PathBuf;
 
-use keyfleet_crds::cluster::{KeyEncryption, Recovery, Replication};
-use keyfleet_crds::values::ClusterId;
+use crate::cluster::{KeyEncryption, Replication};
+use crate::values::ClusterId;
 use serde::{Deserialize, Serialize};
 
 /// The format that this release writes and reads.
@@ -57,9 +57,6 @@ pub struct NodeConfig {
     /// Where the state file is replicated; absent: nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication: Option<Replication>,
-    /// Who can bring the fleet back.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recovery: Option<Recovery>,
     /// A folder with `tls.crt` and `tls.key` for the port of callers; absent: the node's own certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kms_certificate_folder: Option<PathBuf>,

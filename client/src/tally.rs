@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
 
-use super::fault::NodeError;
+use crate::error::NodeError;
 
 /// A node that did not answer is asked again after so long, and twice as long each time.
 const AGAIN: Duration = Duration::from_millis(50);
@@ -18,14 +18,14 @@ const AGAIN_MOST: Duration = Duration::from_secs(1);
 
 /// A question to a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Call {
-    pub(super) node: NodeIndex,
+pub(crate) struct Call {
+    pub(crate) node: NodeIndex,
     /// `None`: the node's newest.
-    pub(super) epoch: Option<EpochNumber>,
+    pub(crate) epoch: Option<EpochNumber>,
     /// How long to wait before it.
-    pub(super) after: Duration,
+    pub(crate) after: Duration,
     /// Whether the node did not take the token that it was shown.
-    pub(super) renew: bool,
+    pub(crate) renew: bool,
     /// How often the node has answered already.
     answers: u32,
 }
@@ -33,7 +33,7 @@ pub(super) struct Call {
 impl Call {
     /// The name of this question to the node. One that is repeated because no answer came has the same name, and is counted
     /// once; one that asks for another answer has another, since the same would bring the same answer.
-    pub(super) fn request_id(&self, request: &[u8; 16]) -> Vec<u8> {
+    pub(crate) fn request_id(&self, request: &[u8; 16]) -> Vec<u8> {
         let epoch = self.epoch.map_or(0, |epoch| epoch.0).to_be_bytes();
         let digest = Digest::of("KEYFLEET-V1-CLIENT-REQUEST", &[request, &epoch, &self.answers.to_be_bytes()]);
         digest.0[..16].to_vec()
@@ -41,7 +41,7 @@ impl Call {
 }
 
 /// What is known of the nodes while one request is asked.
-pub(super) struct Tally<P> {
+pub(crate) struct Tally<P> {
     nodes: BTreeMap<NodeIndex, Standing>,
     partials: BTreeMap<EpochNumber, BTreeMap<NodeIndex, P>>,
 }
@@ -59,13 +59,13 @@ struct Standing {
 }
 
 impl<P: Copy> Tally<P> {
-    pub(super) fn new(nodes: impl IntoIterator<Item = NodeIndex>) -> Self {
+    pub(crate) fn new(nodes: impl IntoIterator<Item = NodeIndex>) -> Self {
         let nodes = nodes.into_iter().map(|node| (node, Standing::default())).collect();
         Self { nodes, partials: BTreeMap::new() }
     }
 
     /// A node answered.
-    pub(super) fn answered(&mut self, node: NodeIndex, epoch: EpochNumber, partial: P) {
+    pub(crate) fn answered(&mut self, node: NodeIndex, epoch: EpochNumber, partial: P) {
         let Some(standing) = self.nodes.get_mut(&node) else { return };
         standing.asked = false;
         standing.answers += 1;
@@ -77,7 +77,7 @@ impl<P: Copy> Tally<P> {
     }
 
     /// A node was asked for `epoch` and did not answer.
-    pub(super) fn failed(&mut self, node: NodeIndex, epoch: Option<EpochNumber>, fault: NodeError) {
+    pub(crate) fn failed(&mut self, node: NodeIndex, epoch: Option<EpochNumber>, fault: NodeError) {
         let Some(standing) = self.nodes.get_mut(&node) else { return };
         standing.asked = false;
         match (&fault, epoch) {
@@ -95,7 +95,7 @@ impl<P: Copy> Tally<P> {
     }
 
     /// These nodes answered what their shares do not make.
-    pub(super) fn blame(&mut self, culprits: &[NodeIndex]) {
+    pub(crate) fn blame(&mut self, culprits: &[NodeIndex]) {
         for node in culprits {
             for partials in self.partials.values_mut() {
                 partials.remove(node);
@@ -107,19 +107,19 @@ impl<P: Copy> Tally<P> {
     }
 
     /// The partials of every epoch, most first.
-    pub(super) fn partials(&self) -> Vec<(EpochNumber, &BTreeMap<NodeIndex, P>)> {
+    pub(crate) fn partials(&self) -> Vec<(EpochNumber, &BTreeMap<NodeIndex, P>)> {
         let mut all: Vec<_> = self.partials.iter().map(|(epoch, partials)| (*epoch, partials)).collect();
         all.sort_by_key(|(epoch, partials)| (std::cmp::Reverse(partials.len()), std::cmp::Reverse(*epoch)));
         all
     }
 
     /// How many nodes may still contribute, or have.
-    pub(super) fn hopeful(&self) -> usize {
+    pub(crate) fn hopeful(&self) -> usize {
         self.nodes.values().filter(|standing| !standing.out).count()
     }
 
     /// What to ask now, of nodes that are not being asked. Each is then counted as being asked.
-    pub(super) fn calls(&mut self) -> Vec<Call> {
+    pub(crate) fn calls(&mut self) -> Vec<Call> {
         let target = self.target();
         let newest = self.partials.keys().next_back().copied();
         let mut calls = Vec::new();
@@ -164,7 +164,7 @@ impl<P: Copy> Tally<P> {
     }
 
     /// Why each node that did not contribute to `epoch` is missing.
-    pub(super) fn missing(&self, epoch: Option<EpochNumber>) -> BTreeMap<NodeIndex, NodeError> {
+    pub(crate) fn missing(&self, epoch: Option<EpochNumber>) -> BTreeMap<NodeIndex, NodeError> {
         let none = BTreeMap::new();
         let came = epoch.and_then(|epoch| self.partials.get(&epoch)).unwrap_or(&none);
         let absent = self.nodes.iter().filter(|(node, _)| !came.contains_key(node));

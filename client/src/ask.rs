@@ -19,15 +19,14 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use super::fault::{AskError, NodeError, Shortfall};
-use super::tally::{Call, Tally};
-use super::tokens::audience;
-use super::{Answer, Shared, Trust};
-use crate::channel;
-use crate::messages;
-use crate::tls::Connector;
-use crate::v1;
-use crate::v1::kms_client::KmsClient;
+use crate::error::{AskError, NodeError, Shortfall};
+use crate::tally::{Call, Tally};
+use crate::{Answer, Shared, Trust};
+use keyfleet_api::channel;
+use keyfleet_api::messages;
+use keyfleet_api::tls::Connector;
+use keyfleet_api::v1::kms_client::KmsClient;
+use keyfleet_api::{v1, wire};
 
 /// Vectors of so many epochs are remembered.
 const VECTORS: usize = 8;
@@ -40,7 +39,7 @@ type Culprits = Vec<NodeIndex>;
 type Combined<W> = (W, Culprits);
 
 /// What one request asks of every node, and what becomes of the answers.
-pub(super) trait Question: Send + Sync + 'static {
+pub(crate) trait Question: Send + Sync + 'static {
     type Partial: Copy + Send + 'static;
     type Whole;
 
@@ -60,7 +59,7 @@ pub(super) trait Question: Send + Sync + 'static {
 }
 
 /// The part that all questions have.
-pub(super) struct Asked {
+pub(crate) struct Asked {
     cluster_id: Vec<u8>,
     request_id: Vec<u8>,
     epoch: u64,
@@ -76,9 +75,9 @@ impl Asked {
 }
 
 /// A key of an identity, encrypted to a transport key.
-pub(super) struct Derivation {
-    pub(super) identity: String,
-    pub(super) transport: G1,
+pub(crate) struct Derivation {
+    pub(crate) identity: String,
+    pub(crate) transport: G1,
 }
 
 impl Question for Derivation {
@@ -113,9 +112,9 @@ impl Question for Derivation {
 }
 
 /// A signature over `point`, asked for as `purpose`.
-pub(super) struct Signing {
-    pub(super) purpose: v1::sign_request::Purpose,
-    pub(super) point: G1,
+pub(crate) struct Signing {
+    pub(crate) purpose: v1::sign_request::Purpose,
+    pub(crate) point: G1,
 }
 
 impl Question for Signing {
@@ -147,7 +146,7 @@ fn point(bytes: &[u8]) -> Option<G1> {
 }
 
 /// Asks until threshold nodes have answered, too many are out of the question, or patience is over.
-pub(super) async fn ask<Q: Question>(shared: &Arc<Shared>, question: Q) -> Result<Answer<Q::Whole>, AskError> {
+pub(crate) async fn ask<Q: Question>(shared: &Arc<Shared>, question: Q) -> Result<Answer<Q::Whole>, AskError> {
     let question = Arc::new(question);
     let request: [u8; 16] = rand::random();
     let begun = Instant::now();
@@ -228,7 +227,7 @@ async fn call<Q: Question>(
     request: &[u8; 16],
     next: Call,
 ) -> Result<(EpochNumber, Q::Partial), NodeError> {
-    let audience = audience(shared.fleet.cluster, next.node);
+    let audience = wire::audience(shared.fleet.cluster, next.node.value());
     let token = shared.tokens.token(next.node, &audience, next.renew).await;
     let authorization = token.and_then(|token| token.authorization()).map_err(NodeError::NoToken)?;
     let client = KmsClient::new(shared.channel(next.node).await?);
@@ -321,7 +320,7 @@ fn verified(proof: &v1::EpochProof, shared: &Shared) -> Result<VerificationVecto
     if certificate.verify(&shared.fleet.public_key) { Ok(vector) } else { Err("its certificate is not the fleet's") }
 }
 
-pub(super) fn fault_of(status: &Status) -> NodeError {
+pub(crate) fn fault_of(status: &Status) -> NodeError {
     // A source means that the transport failed: the node itself said nothing.
     if let Some(source) = status.source() {
         return NodeError::Unreachable(innermost(source));
@@ -337,7 +336,7 @@ pub(super) fn fault_of(status: &Status) -> NodeError {
 }
 
 /// What an error is about, without the layers that only say that there was one.
-pub(super) fn innermost(error: &dyn std::error::Error) -> String {
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
     let mut inner = error;
     while let Some(source) = inner.source() {
         inner = source;

@@ -1,15 +1,13 @@
 //! What a pod of a caller has mounted: one projected volume with the fleet's public facts, the namespace, and a token for
 //! each node. With it nothing is asked of the API server.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use keyfleet_crds::record::{CLIENT_KEY, ClientRecord, RecordError};
-use keyfleet_crds::wire::KMS_PORT;
+use keyfleet_api::wire::{FleetRecord, KMS_PORT, RecordError, record};
 
-use super::{Client, Direct, Fleet, FleetError, Patience, TokenFiles};
+use crate::{Client, Direct, Fleet, FleetError, Patience, TokenFiles};
 
 /// Where callers' pods mount the volume unless they choose otherwise.
 pub const MOUNT_PATH: &str = "/var/run/secrets/keyfleet.dev";
@@ -22,7 +20,7 @@ pub const TOKENS_FOLDER: &str = "tokens";
 #[derive(Clone, PartialEq, Debug)]
 pub struct Mounted {
     /// The fleet's public facts: `client.json` of the ConfigMap `<cluster>-record`.
-    pub record: ClientRecord,
+    pub record: FleetRecord,
     /// The fleet's namespace. A ConfigMap is mounted from the pod's own.
     pub namespace: String,
     /// The tokens. The kubelet renews them in place, and they are read at every use.
@@ -64,8 +62,8 @@ impl Mounted {
             let path = folder.join(name);
             std::fs::read_to_string(&path).map_err(|source| MountedError::File { path, source })
         };
-        let record = ClientRecord::from_data(&BTreeMap::from([(CLIENT_KEY.to_owned(), text(CLIENT_KEY)?)]));
-        let record = record.map_err(|source| MountedError::Record { path: folder.join(CLIENT_KEY), source })?;
+        let record = FleetRecord::parse(&text(record::FILE)?);
+        let record = record.map_err(|source| MountedError::Record { path: folder.join(record::FILE), source })?;
         let namespace = text(NAMESPACE_FILE)?.trim().to_owned();
         Ok(Self { record, namespace, tokens: TokenFiles(folder.join(TOKENS_FOLDER)) })
     }

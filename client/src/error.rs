@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use keyfleet_threshold::identifiers::{EpochNumber, NodeIndex};
 
-use super::tokens::NoToken;
+use crate::tokens::NoToken;
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -106,7 +106,7 @@ pub enum NodeError {
 
 impl NodeError {
     /// Whether asking this node again is pointless.
-    pub(super) fn is_final(&self) -> bool {
+    pub(crate) fn is_final(&self) -> bool {
         match self {
             Self::Silent | Self::Unreachable(_) | Self::NotNow(_) | Self::OtherEpoch(_) => false,
             Self::NoToken(no) => no.lasting,

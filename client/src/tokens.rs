@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
+use keyfleet_threshold::identifiers::NodeIndex;
 use tonic::metadata::AsciiMetadataValue;
 use zeroize::Zeroizing;
 
@@ -25,7 +25,7 @@ impl Token {
     }
 
     /// The header that carries it, left out of logs.
-    pub(super) fn authorization(&self) -> Result<AsciiMetadataValue, NoToken> {
+    pub(crate) fn authorization(&self) -> Result<AsciiMetadataValue, NoToken> {
         let mut header: AsciiMetadataValue = format!("Bearer {}", self.expose())
             .parse()
             .map_err(|_| NoToken { why: "the token has characters that no token has".to_owned(), lasting: true })?;
@@ -53,12 +53,6 @@ pub trait Tokens: Send + Sync {
     /// # Errors
     /// Why there is none.
     async fn token(&self, node: NodeIndex, audience: &str, renew: bool) -> Result<Token, NoToken>;
-}
-
-/// The audience of tokens for one node.
-#[must_use]
-pub(super) fn audience(cluster: ClusterId, node: NodeIndex) -> String {
-    keyfleet_crds::wire::audience(&keyfleet_crds::values::ClusterId(cluster.0), node.value())
 }
 
 /// Tokens in files, one for each node: `<folder>/<index>`. They are read at every use, since projected tokens are renewed

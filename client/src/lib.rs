@@ -10,10 +10,46 @@
 //! - [`sealed`]: data of any size encrypted to an identity; encrypting needs no node
 //! - [`Observer`]: what nodes say in rounds, for audits
 //! - `tally`: which node is asked for which epoch, as a pure state machine
+//!
+//! Encrypting is offline, with nothing but the fleet's record:
+//!
+//! ```
+//! use keyfleet_client::{Fleet, FleetRecord, sealed};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let file = tempfile::NamedTempFile::new()?;
+//! # let public_key = keyfleet_threshold::curve::G2::generator().encode().map(|byte| format!("{byte:02x}")).concat();
+//! # std::fs::write(file.path(), format!(
+//! #     r#"{{"format": 1, "cluster": "keys", "clusterId": "{}", "publicKey": "{public_key}", "threshold": 1,
+//! #         "nodes": [{{"index": 1, "identityKey": "{}"}}]}}"#, "07".repeat(16), "0a".repeat(32),
+//! # ))?;
+//! # let client_json = file.path();
+//! let record = FleetRecord::parse(&std::fs::read_to_string(client_json)?)?;
+//! let fleet = Fleet::try_from(&record)?;
+//! let mut encrypted = Vec::new();
+//! sealed::seal(&fleet.public_key, "backups/2026", &mut b"a secret".as_slice(), &mut encrypted, &mut |_| ())?;
+//! assert!(encrypted.starts_with(b"KEYFLEET-V1-FILE"));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Opening it takes threshold of the nodes. In a pod that mounts the volume which `keyfleet pod-volume` prints:
+//!
+//! ```no_run
+//! use keyfleet_client::{Patience, mounted, sealed::Sealed};
+//!
+//! # async fn open() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = mounted::Mounted::read(mounted::MOUNT_PATH.as_ref())?.client(Patience::default())?;
+//! let sealed = Sealed::read(std::fs::File::open("backup.sealed")?)?;
+//! let key = client.derive(sealed.identity()).await?.value;
+//! sealed.open(&key, &mut std::io::stdout(), &mut |_| ())?;
+//! # Ok(())
+//! # }
+//! ```
 
 mod ask;
 mod dial;
-mod fault;
+mod error;
 mod fleet;
 pub mod mounted;
 mod observer;
@@ -33,12 +69,14 @@ use keyfleet_threshold::serving::derivation::TransportKey;
 use keyfleet_threshold::serving::ibe::{DerivedKey, Identity};
 use tonic::transport::Channel;
 
-use crate::limits::{IDENTITY_BYTES_MAX, KEY_NAME_BYTES_MAX, SIGNED_MESSAGE_BYTES_MAX};
-use crate::tls::Authorities;
 use ask::{Derivation, Signing};
+use keyfleet_api::limits::{IDENTITY_BYTES_MAX, KEY_NAME_BYTES_MAX, SIGNED_MESSAGE_BYTES_MAX};
+
+pub use keyfleet_api::tls::Authorities;
+pub use keyfleet_api::wire::FleetRecord;
 
 pub use dial::{Dial, Direct, Duplex};
-pub use fault::{AskError, NodeError, Shortfall};
+pub use error::{AskError, NodeError, Shortfall};
 pub use fleet::{Fleet, FleetError};
 pub use observer::Observer;
 pub use tokens::{NoToken, Token, TokenFiles, Tokens};
@@ -146,8 +184,8 @@ impl Client {
     /// As [`Client::derive`].
     pub async fn sign(&self, key_name: &str, message: &[u8]) -> Result<Answer<G1>, AskError> {
         check_signable(key_name, message)?;
-        let named = crate::v1::NamedMessage { key_name: key_name.to_owned(), message: message.to_vec() };
-        let purpose = crate::v1::sign_request::Purpose::Message(named);
+        let named = keyfleet_api::v1::NamedMessage { key_name: key_name.to_owned(), message: message.to_vec() };
+        let purpose = keyfleet_api::v1::sign_request::Purpose::Message(named);
         ask::ask(&self.0, Signing { purpose, point: Purpose::signature(key_name, message).point() }).await
     }
 
@@ -156,7 +194,7 @@ impl Client {
     /// # Errors
     /// As [`Client::derive`].
     pub async fn beacon(&self, round: u64) -> Result<Answer<G1>, AskError> {
-        let purpose = crate::v1::sign_request::Purpose::BeaconRound(round);
+        let purpose = keyfleet_api::v1::sign_request::Purpose::BeaconRound(round);
         ask::ask(&self.0, Signing { purpose, point: Purpose::beacon(round).point() }).await
     }
 }

@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 use std::io;
 
 use async_trait::async_trait;
-use keyfleet_crds::names;
+use keyfleet_api::wire;
 use keyfleet_threshold::identifiers::NodeIndex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-use super::Fleet;
+use crate::Fleet;
 
 /// Bytes in both directions.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-/// A way to one port of each node: `kms` for a [`Client`](super::Client), `round` for an [`Observer`](super::Observer).
+/// A way to one port of each node: `kms` for a [`Client`](crate::Client), `round` for an [`Observer`](crate::Observer).
 /// Who answers there is checked by the pin: the way need not be trusted.
 #[async_trait]
 pub trait Dial: Send + Sync {
@@ -35,7 +35,7 @@ impl Direct {
     /// This port of the host names that a fleet's nodes have inside their Kubernetes.
     #[must_use]
     pub fn by_host_names(fleet: &Fleet, cluster: &str, namespace: &str, port: u16) -> Self {
-        let address = |node: NodeIndex| format!("{}:{port}", names::node_host(cluster, node.value(), namespace));
+        let address = |node: NodeIndex| format!("{}:{port}", wire::node_host(cluster, node.value(), namespace));
         Self(fleet.nodes.keys().map(|node| (*node, address(*node))).collect())
     }
 }

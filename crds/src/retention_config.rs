@@ -1,8 +1,8 @@
 //! The retention job's configuration: one strict YAML file. The operator renders it, `keyfleet-node retain` parses it, and
 //! this is the one type of both. It names no key: who deletes can open nothing.
 
-use keyfleet_crds::cluster::storage::S3;
-use keyfleet_crds::values::ClusterId;
+use crate::cluster::storage::S3;
+use crate::values::ClusterId;
 use serde::{Deserialize, Serialize};
 
 use crate::node_config::{LogFormat, NodeConfigError};

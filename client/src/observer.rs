@@ -8,13 +8,12 @@ use tokio::time::timeout;
 use tonic::Request;
 use tonic::transport::Channel;
 
-use super::ask::{fault_of, innermost};
-use super::tokens::audience;
-use super::{Dial, Fleet, NodeError, Patience, Tokens};
-use crate::limits::FETCH_DIGESTS_MAX;
-use crate::tls::Connector;
-use crate::v1::round_client::RoundClient;
-use crate::{channel, messages, v1};
+use crate::ask::{fault_of, innermost};
+use crate::{Dial, Fleet, NodeError, Patience, Tokens};
+use keyfleet_api::limits::FETCH_DIGESTS_MAX;
+use keyfleet_api::tls::Connector;
+use keyfleet_api::v1::round_client::RoundClient;
+use keyfleet_api::{channel, messages, v1, wire};
 
 /// Reads the streams of a fleet's nodes, as whom a rule with the verb `Observe` lets.
 ///
@@ -102,7 +101,7 @@ impl Observer {
     }
 
     async fn authorized<T>(&self, node: NodeIndex, message: T) -> Result<Request<T>, NodeError> {
-        let token = self.tokens.token(node, &audience(self.fleet.cluster, node), false).await;
+        let token = self.tokens.token(node, &wire::audience(self.fleet.cluster, node.value()), false).await;
         let mut request = Request::new(message);
         let header = token.and_then(|token| token.authorization()).map_err(NodeError::NoToken)?;
         request.metadata_mut().insert("authorization", header);
