@@ -30,7 +30,7 @@ pub struct Rounds {
     pub name_mark: Option<NameMark>,
     /// The file that says that the state came from its replica: the node abstains in the plans that it may have forgotten.
     pub restored: Option<PathBuf>,
-    /// What a person should hear of.
+    /// Findings for a person.
     pub problems: Problems,
 }
 

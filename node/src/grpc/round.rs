@@ -25,7 +25,7 @@ use crate::round::{Epochs, Published};
 use crate::serving::Tokens;
 use crate::store::bundles::BundleFile;
 
-/// Tokens of the operator live at most so long, in seconds.
+/// Longest life of a token of the operator, in seconds.
 const OPERATOR_TOKEN_SECONDS: u64 = 3600;
 
 /// What the service needs.

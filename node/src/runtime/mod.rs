@@ -163,7 +163,7 @@ impl Node {
         self.served.clone()
     }
 
-    /// What a person should hear of.
+    /// Findings for a person.
     #[must_use]
     pub fn notices(&self) -> watch::Receiver<Vec<Notice>> {
         self.notices.clone()
