@@ -1,4 +1,4 @@
-//! What the state file keeps, whom it refuses, and what it does not show.
+//! The state file: rows that it keeps, owners that it refuses, and plain text that it does not show.
 
 use super::*;
 
@@ -68,7 +68,7 @@ async fn a_file_of_a_newer_program_or_of_another_node_is_refused() {
     let ours = store(&path).await.unwrap();
     ours.danger_set_schema(SCHEMA + 1).await.unwrap();
     drop(ours);
-    let refused = store(&path).await.err().map(|fault| fault.to_string()).unwrap_or_default();
+    let refused = store(&path).await.err().map(|error| error.to_string()).unwrap_or_default();
     assert!(refused.contains("run the newer image"), "a newer schema gave: {refused}");
 }
 
