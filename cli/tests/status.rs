@@ -57,6 +57,6 @@ fn a_healthy_fleet_needs_no_look() {
     assert_eq!(of("keys").attention, []);
     assert!(of("keys").ready && of("keys").round.is_none());
     let reasons: Vec<_> = of("ledger").attention.iter().map(|attention| attention.reason.as_str()).collect();
-    assert_eq!(reasons, ["NotSeen", "OneMoreStops", "NoRecipients", "BucketMissing"], "each fault once, worst first");
+    assert_eq!(reasons, ["NotSeen", "OneMoreStops", "BucketMissing"], "each fault once, worst first");
     assert_eq!(of("new").attention[0].reason, "NotSeen", "an object that no operator has answered");
 }

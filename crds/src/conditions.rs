@@ -50,8 +50,6 @@ words! {
         EpochCurrent,
         /// Every node's state is replicated as far as it should be.
         Replicated,
-        /// The loss of the whole cluster would not lose the key.
-        Recoverable,
         /// One worker or zone holds enough nodes to open the key, or to stop the fleet.
         PlacementAtRisk,
         /// One more node away stops the fleet.
@@ -68,27 +66,11 @@ words! {
         Ready,
         /// The node's identity key is pinned, and it is the one that the node shows.
         IdentityPinned,
-        /// The node's secrets can be opened: its key-encryption key is there and right, and no live key is missing.
-        Sealed,
         /// The node's state has reached its replica.
         Replicated,
         /// The node has a worker to run on, and its volume can follow.
         Placed,
         /// A removed node has proven that its secrets are destroyed.
-        Erased,
-    }
-}
-
-words! {
-    /// Condition types of a `KeyEpoch`.
-    EpochCondition {
-        /// The round goes on: its current phase can still reach its quorum.
-        Progressing,
-        /// The epoch serves, or has served.
-        Active,
-        /// Enough receivers hold their share that older epochs may be retired.
-        Confirmed,
-        /// Every node has said that it destroyed its secrets of this epoch.
         Erased,
     }
 }
@@ -108,24 +90,16 @@ words! {
         Deleting,
         /// A genesis round runs.
         Genesis,
-        /// A reshare runs.
-        Resharing,
         /// Nodes are added or removed.
         Scaling,
-        /// A node is replaced.
-        Replacing,
         /// Pods are changed one at a time.
         RollingOut,
         /// The spec asks for something that cannot be done.
         SpecInvalid,
         /// Too few nodes are up.
         NodesDown,
-        /// A worker is gone; its node waits for a decision.
-        WorkerLost,
         /// A node's pod cannot be scheduled.
         Unschedulable,
-        /// A node's volume cannot be had.
-        VolumeUnavailable,
         /// The last round failed.
         RoundFailed,
         /// Too few dealers qualified.
@@ -136,8 +110,6 @@ words! {
         CertificateMissing,
         /// The round was given up for a newer one.
         Superseded,
-        /// Boundaries were missed and are made up for by one round.
-        CatchingUp,
         /// The block source does not answer.
         BlockSourceDown,
         /// The block source went back below a height that it had told.
@@ -150,8 +122,6 @@ words! {
         KeyEncryptionKeyMissing,
         /// The key-encryption key has the wrong length or opens nothing.
         KeyEncryptionKeyWrong,
-        /// The key-encryption key lies in the same etcd as what it seals.
-        KeyEncryptionKeyInCluster,
         /// A node's two key stores differed and were reconciled.
         SealRolledBack,
         /// Key material that should exist is in neither key store.
@@ -172,8 +142,6 @@ words! {
         AuthoritiesMissing,
         /// The job that deletes what replicas no longer need did not end well.
         RetentionFailed,
-        /// The store does not honour conditional writes.
-        ConditionalWritesMissing,
         /// The bucket holds this name's mark of another cluster id.
         NameTaken,
         /// A record, volume or replica of an earlier life exists, so no key is generated.
@@ -184,12 +152,8 @@ words! {
         RecordRolledBack,
         /// Not enough nodes have reported yet to decide anything.
         AwaitingReports,
-        /// No recovery recipients are configured.
-        NoRecipients,
         /// A TLS Secret is missing or unusable; the node's own certificate serves.
         CertificateUnusable,
-        /// The roster does not approve what the spec asks for.
-        NotApproved,
         /// A node runs a version that knows no common plan version with the others.
         VersionsDiffer,
         /// A removed node was let go as lost: nothing proves that its secrets are gone.
@@ -212,12 +176,9 @@ impl Reason {
             | Self::CertificateMissing
             | Self::AwaitingReports
             | Self::VersionsDiffer => "rounds.md",
-            Self::NotConfigured
-            | Self::BucketMissing
-            | Self::ReplicaUnavailable
-            | Self::CredentialsRefused
-            | Self::ConditionalWritesMissing => "replicated.md",
-            Self::NoRecipients => "recoverable.md",
+            Self::NotConfigured | Self::BucketMissing | Self::ReplicaUnavailable | Self::CredentialsRefused => {
+                "replicated.md"
+            }
             Self::RecordRolledBack => "record-rolled-back.md",
             Self::EarlierLifeFound | Self::ExpectedKeyNotFound => "earlier-life.md",
             Self::NameTaken => "name-taken.md",
@@ -225,7 +186,6 @@ impl Reason {
                 "seal.md"
             }
             Self::IdentityLost | Self::IdentityMissing => "identity-lost.md",
-            Self::WorkerLost | Self::VolumeUnavailable => "worker-gone.md",
             Self::BlockSourceDown | Self::BlockSourceWrong | Self::BlockSourceReversed | Self::BlockSourceJumped => {
                 "blocks.md"
             }
@@ -239,10 +199,20 @@ impl Reason {
     #[must_use]
     pub fn explained(self, message: String) -> String {
         match self.runbook() {
-            Some(page) if !message.contains("docs/runbooks/") => format!("{message}. See docs/runbooks/{page}"),
-            _ => message,
+            Some(page) => explained_by(page, message),
+            None => message,
         }
     }
+}
+
+/// The page for a `KmsNode` whose pod has no worker to run on: the spread, which is what `Unschedulable` means of a cluster, is
+/// not the cause there.
+pub const WORKER_GONE_PAGE: &str = "worker-gone.md";
+
+/// A message with the name of a page of `docs/runbooks/`, unless it names one.
+#[must_use]
+pub fn explained_by(page: &str, message: String) -> String {
+    if message.contains("docs/runbooks/") { message } else { format!("{message}. See docs/runbooks/{page}") }
 }
 
 /// Sets `new` in `conditions` by its type, keeping `lastTransitionTime` where the status stays. Returns whether anything
@@ -326,15 +296,13 @@ mod tests {
     #[test]
     fn every_page_that_a_reason_names_is_there_and_says_its_name_and_every_page_is_named() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/runbooks");
-        let mut named = std::collections::BTreeSet::from(["README.md"]);
+        let mut named = std::collections::BTreeSet::from(["README.md", WORKER_GONE_PAGE]);
         let index = std::fs::read_to_string(folder.join("README.md")).unwrap();
-        // What this release never sets has no page that explains it.
-        let unset = [Reason::WorkerLost, Reason::VolumeUnavailable, Reason::ConditionalWritesMissing];
         for reason in Reason::ALL {
             let Some(page) = reason.runbook() else { continue };
             let text = std::fs::read_to_string(folder.join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
             let said = format!("{text}{index}");
-            assert!(unset.contains(reason) || said.contains(reason.as_str()), "{page} does not say {reason}");
+            assert!(said.contains(reason.as_str()), "{page} does not say {reason}");
             named.insert(page);
         }
         for file in std::fs::read_dir(&folder).unwrap() {
@@ -342,8 +310,8 @@ mod tests {
             assert!(named.contains(name.as_str()), "no reason names docs/runbooks/{name}");
             assert!(name == "README.md" || index.contains(&format!("({name})")), "the index lacks {name}");
         }
-        let long = Reason::NoRecipients.explained("nobody".into());
-        assert_eq!(long, "nobody. See docs/runbooks/recoverable.md");
-        assert_eq!(Reason::NoRecipients.explained(long.clone()), long, "the page is named twice");
+        let long = Reason::BucketMissing.explained("no bucket".into());
+        assert_eq!(long, "no bucket. See docs/runbooks/replicated.md");
+        assert_eq!(Reason::BucketMissing.explained(long.clone()), long, "the page is named twice");
     }
 }

@@ -79,7 +79,7 @@ pub fn plan_of(spec: &KeyEpochSpec) -> Result<ValidPlan, ConvertError> {
             .collect::<Result<_, ConvertError>>()?,
         expected: spec.expected.iter().map(|expected| index(*expected)).collect::<Result<_, _>>()?,
         deadlines: deadlines(&spec.deadlines),
-        roster: spec.roster_digest.map(|roster| Digest(roster.0)),
+        roster: None,
     };
     Ok(plan.validate()?)
 }
@@ -125,7 +125,6 @@ pub fn spec_of(plan: &ValidPlan) -> KeyEpochSpec {
             certifying_blocks: plan.deadlines.certifying_blocks,
         },
         expected_public_key: plan.expected_public_key().map(|key| public_key(&key)),
-        roster_digest: plan.roster.map(|roster| digest(&roster)),
     }
 }
 

@@ -23,8 +23,6 @@ pub mod component {
     pub const NODE: &str = "node";
     /// The job that deletes what is past retention.
     pub const RETENTION: &str = "retention";
-    /// The pod that deletes a lost node's seal.
-    pub const ERASER: &str = "eraser";
 }
 
 /// Annotation on a Pod: SHA-256 of the configuration it was made from; a difference is why it is rolled.

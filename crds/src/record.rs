@@ -42,9 +42,6 @@ pub struct Record {
     /// The newest certified epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<CertifiedEpoch>,
-    /// The highest accepted roster, in membership mode `Approved`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub roster: Option<RecordedRoster>,
 }
 
 /// A node in the record.
@@ -99,16 +96,6 @@ pub struct CertifiedEpoch {
     pub vector_digest: Digest,
     /// The certificate.
     pub certificate: Certificate,
-}
-
-/// The highest accepted roster.
-#[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct RecordedRoster {
-    /// Its sequence.
-    pub sequence: u64,
-    /// Its digest.
-    pub digest: Digest,
 }
 
 /// What callers need.

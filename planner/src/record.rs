@@ -2,7 +2,7 @@
 
 use keyfleet_crds::epoch::Phase;
 use keyfleet_crds::epoch::status::Timings;
-use keyfleet_crds::record::{CertifiedEpoch, Record, RecordedNode, RecordedRoster};
+use keyfleet_crds::record::{CertifiedEpoch, Record, RecordedNode};
 use keyfleet_crds::values::ClusterId;
 use keyfleet_crds::{KeyEpochStatus, KmsClusterStatus};
 
@@ -135,10 +135,6 @@ fn record(state: &State, members: &Members, id: ClusterId) -> Record {
         last_processed_boundary: status.last_processed_boundary,
         nodes,
         epoch: newest.or_else(|| before.and_then(|record| record.epoch.clone())),
-        roster: status
-            .roster_sequence
-            .zip(status.roster_digest)
-            .map(|(sequence, digest)| RecordedRoster { sequence, digest }),
     }
 }
 

@@ -273,13 +273,8 @@ pub fn without_bucket(state: &State) -> BTreeMap<u32, (Reason, &str)> {
 }
 
 fn bucket_trouble(node: &Node) -> Option<(Reason, &str)> {
-    const REASONS: [Reason; 5] = [
-        Reason::ReplicaUnavailable,
-        Reason::BucketMissing,
-        Reason::CredentialsRefused,
-        Reason::ConditionalWritesMissing,
-        Reason::AuthoritiesMissing,
-    ];
+    const REASONS: [Reason; 4] =
+        [Reason::ReplicaUnavailable, Reason::BucketMissing, Reason::CredentialsRefused, Reason::AuthoritiesMissing];
     node.problems.iter().find_map(|(said, message)| {
         let reason = REASONS.into_iter().find(|reason| reason.as_str() == said)?;
         Some((reason, message.as_str()))
@@ -340,7 +335,6 @@ fn plan(state: &State, members: &Members, reservation: &Reservation) -> Result<V
             preparing_blocks: spec.schedule.deadlines.preparing_blocks,
             certifying_blocks: spec.schedule.deadlines.certifying_blocks,
         },
-        roster: status.roster_digest.map(|digest| Digest(digest.0)),
         receivers: receivers.iter().map(|index| node_view(state, *index)).collect::<Result<_, _>>()?,
         connected: indexes(&state.heard.connected)?,
         avoid: avoid.clone(),

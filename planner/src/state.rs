@@ -129,7 +129,7 @@ pub struct Node {
     pub position: Option<keyfleet_crds::record::Position>,
     /// How far its replica was behind when it last said where it stands.
     pub lag: Lag,
-    /// Whether it, or its eraser, has proven that its secrets are gone.
+    /// Whether it has proven that its secrets are gone.
     pub erased: bool,
     /// Plan versions it understands; empty until it has reported.
     pub plan_versions: Vec<u16>,

@@ -1,4 +1,4 @@
-//! What the round's and the key's operations cost on this machine, on one thread.
+//! Timings of the round's and the key's operations on this machine, on one thread.
 //!
 //! `cargo run --release -p keyfleet-threshold --example timings`
 
@@ -120,6 +120,7 @@ fn plan(
         block: Block(1),
         threshold,
         min_holders: threshold.0,
+        roster: None,
         dealers: pairs().map(|(index, key)| Member { index: *index, identity: key.public() }).collect(),
         receivers: pairs()
             .map(|(index, key)| Receiver {
@@ -131,7 +132,6 @@ fn plan(
             .collect(),
         expected: nodes.to_vec(),
         deadlines: Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 },
-        roster: None,
     };
     plan.validate().expect("the timed plan is valid")
 }

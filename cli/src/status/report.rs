@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use keyfleet_crds::cluster::status::Phase;
+use keyfleet_crds::conditions::is_true;
 use keyfleet_crds::epoch::{Phase as RoundPhase, RoundKind};
 use keyfleet_crds::values::{ClusterId, PublicKey};
 use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode};
@@ -100,14 +101,13 @@ pub struct Attention {
 }
 
 /// Conditions, worst first, and what they should not be.
-const WATCHED: [(&str, &str); 8] = [
+const WATCHED: [(&str, &str); 7] = [
     ("QuorumLost", "True"),
     ("Ready", "False"),
     ("QuorumAtRisk", "True"),
     ("EpochCurrent", "False"),
     ("Replicated", "False"),
     ("PlacementAtRisk", "True"),
-    ("Recoverable", "False"),
     ("Degraded", "True"),
 ];
 
@@ -234,8 +234,4 @@ fn attention(cluster: &KmsCluster, nodes: &[NodeRow]) -> Vec<Attention> {
         }
     }
     all
-}
-
-fn is_true(conditions: &[Condition], type_: &str) -> bool {
-    keyfleet_crds::conditions::is_true(conditions, type_)
 }

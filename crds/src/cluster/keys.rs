@@ -1,4 +1,4 @@
-//! The key-encryption key with its rotation, and the recipients of recovery objects.
+//! The key-encryption key and its predecessors.
 
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
     "keyEncryption.previous names the id of the active key: an id stands for one key for ever. Give the new key a new id"
 ))]
 pub struct KeyEncryption {
-    /// The key that wraps what is written from now on. To rotate it, move it to `previous` and put a new one with a new id
-    /// here: nodes wrap everything anew, and `status.keyEncryption` says when the old one is no longer needed.
+    /// The key that wraps what is written from now on. To change it, move it to `previous` and put a new one with a new id
+    /// here. What was written before stays wrapped under the old key until its epoch retires, and a node's identity key stays
+    /// under it for good: keep a key in `previous` as long as `status.node.neededKeyEncryptionIds` of a `KmsNode` names it.
     pub active: KeySource,
     /// Keys that still unwrap what was written under them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -24,8 +25,8 @@ pub struct KeyEncryption {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new(
-    "[has(self.secret), has(self.file), has(self.env), has(self.awsKms)].filter(present, present).size() == 1"
-).message("a key-encryption key comes from exactly one of secret, file, env and awsKms: set one of them"))]
+    "[has(self.secret), has(self.file), has(self.env)].filter(present, present).size() == 1"
+).message("a key-encryption key comes from exactly one of secret, file and env: set one of them"))]
 pub struct KeySource {
     /// A name that every wrapped secret carries, like `2026-11`. Never use one for a second key.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$"))]
@@ -40,9 +41,6 @@ pub struct KeySource {
     /// An environment variable of the pod, set by `podTemplate.env`: 64 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub env: Option<KeyVariable>,
-    /// A key of AWS KMS, which never leaves it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub aws_kms: Option<AwsKms>,
 }
 
 /// A key of a Secret.
@@ -76,53 +74,6 @@ pub struct KeyVariable {
     pub name: String,
 }
 
-/// A key of AWS KMS.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct AwsKms {
-    /// The key's ARN.
-    #[schemars(length(min = 1, max = 2048), regex(pattern = r"^arn:"))]
-    pub key_arn: String,
-    /// The endpoint. Absent: AWS's of the key's region.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 2048), regex(pattern = r"^https?://"))]
-    pub endpoint: Option<String>,
-}
-
-/// Who can bring the fleet back when all of it is lost.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[x_kube(validation = Rule::new("self.required <= self.recipients.size()").message(
-    "recovery.required is more than there are recipients: nobody could recover anything. Lower it or add recipients"
-))]
-pub struct Recovery {
-    /// Public keys whose private halves are kept offline. Every epoch's live keys are sealed to them before the epoch may
-    /// become active. Needs `replication`, where the sealed objects are kept.
-    #[schemars(length(min = 1, max = 16))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
-    pub recipients: Vec<Recipient>,
-    /// How many recipients must act together: 1 lets each recover alone. Default 1.
-    #[serde(default = "one")]
-    #[schemars(range(min = 1, max = 16))]
-    pub required: u32,
-}
-
-/// One holder of an offline private key.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Recipient {
-    /// A name for people.
-    #[schemars(length(min = 1, max = 63))]
-    pub name: String,
-    /// An X25519 public key, 64 hexadecimal digits.
-    #[schemars(length(max = 64), regex(pattern = r"^[0-9a-f]{64}$"))]
-    pub public_key: String,
-}
-
 fn secret_key() -> String {
     "key".to_owned()
-}
-
-fn one() -> u32 {
-    1
 }

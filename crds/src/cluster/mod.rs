@@ -2,15 +2,13 @@
 //!
 //! - [`schedule`]: blocks, boundaries, deadlines
 //! - [`storage`]: volumes, replication to S3, retention
-//! - [`keys`]: the key-encryption key, recovery recipients
+//! - [`keys`]: the key-encryption key
 //! - [`access`]: who may derive and sign
-//! - [`membership`]: who decides which nodes belong
 //! - [`pods`]: what users may shape of the pods
 //! - [`status`]: what the operator reports
 
 pub mod access;
 pub mod keys;
-pub mod membership;
 pub mod pods;
 pub mod schedule;
 pub mod status;
@@ -23,8 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::rules::{only_rises, written_once};
 use crate::values::PublicKey;
 pub use access::Access;
-pub use keys::{KeyEncryption, Recovery};
-pub use membership::{Membership, MembershipMode};
+pub use keys::KeyEncryption;
 pub use pods::{NetworkPolicy, PodTemplate};
 pub use schedule::Schedule;
 pub use status::{KmsClusterStatus, Phase};
@@ -69,7 +66,6 @@ pub const NODES_MAX: u32 = 100;
     validation = only_rises("status.nextNumber", "an epoch number is never used twice"),
     validation = only_rises("status.nextIndex", "a node's index is given once and never again"),
     validation = only_rises("status.lastProcessedBoundary", "a boundary is processed once"),
-    validation = only_rises("status.rosterSequence", "an older roster must not come back"),
     validation = Rule::new(
         "!has(self.status) || !has(self.status.reservation) \
          || (has(self.status.nextNumber) && self.status.reservation.number < self.status.nextNumber)"
@@ -87,12 +83,6 @@ pub const NODES_MAX: u32 = 100;
     ).message(
         "spec.expectedPublicKey is not this fleet's public key (status.publicKey): a fleet never changes its key. Correct or \
          remove the field, or apply the manifest under another name"
-    ),
-    validation = Rule::new(
-        "self.spec.membership.mode != 'Operator' || oldSelf.spec.membership.mode != 'Approved'"
-    ).message(
-        "spec.membership.mode cannot go back from Approved to Operator: that would take from the approvers what they were \
-         given. Make a new cluster if the approvers' keys are lost"
     ),
     validation = Rule::new(
         "self.spec.schedule.source == oldSelf.spec.schedule.source || (has(self.spec.schedule.source.ethereum) \
@@ -124,9 +114,6 @@ pub const NODES_MAX: u32 = 100;
 ))]
 #[x_kube(validation = Rule::new("!has(self.minHolders) || self.minHolders <= self.nodes").message(
     "minHolders is more than nodes: no round could ever end. Choose at most the number of nodes"
-))]
-#[x_kube(validation = Rule::new("self.membership.mode != 'Approved' || has(self.membership.roster)").message(
-    "membership.mode Approved needs membership.roster: the roster that the approvers signed"
 ))]
 #[x_kube(validation = Rule::new("!has(self.removeNodes) || self.removeNodes.size() < self.nodes").message(
     "removeNodes names as many nodes as the fleet has: nobody would be left to hand the key on. Remove them in several steps"
@@ -176,11 +163,6 @@ pub struct KmsClusterSpec {
     /// The key-encryption key, under which everything secret is wrapped before it is stored anywhere.
     pub key_encryption: KeyEncryption,
 
-    /// Public keys that can bring the fleet back after the loss of the whole cluster. Absent: that loss is final, and the
-    /// condition `Recoverable` is False.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recovery: Option<Recovery>,
-
     /// Who may use the key, and for what. Default: nobody.
     #[serde(default)]
     pub access: Access,
@@ -188,10 +170,6 @@ pub struct KmsClusterSpec {
     /// Certificates. Default: the nodes' own, compared by pin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
-
-    /// Who decides which nodes belong to the fleet. Default: the operator.
-    #[serde(default)]
-    pub membership: Membership,
 
     /// Nodes to be let go, by index. With `nodes` unchanged, each is replaced by a new node under a new index; with `nodes`
     /// lowered by as many, the fleet shrinks by exactly these. An entry may stay when the node is gone.
@@ -275,8 +253,8 @@ pub struct RemoveNode {
     /// The node's index: the number at the end of its name.
     #[schemars(range(min = 1, max = 4_294_967_295_u32))]
     pub index: u32,
-    /// Says that the node will not come back, so that nobody waits for it to erase its secrets: an eraser pod deletes its
-    /// seal, and the status says what was not proven. Destroy its volume yourself. Default false.
+    /// Says that the node will not come back: `status.removedNodes` then shows its erasure as `Unproven` instead of `Pending`.
+    /// Delete its volume and its seal Secret yourself. Default false.
     #[serde(default)]
     pub lost: bool,
 }

@@ -1,11 +1,11 @@
 //! What the operator reports of a cluster.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::values::{ClusterId, Digest, PublicKey};
+use crate::values::{ClusterId, PublicKey};
 
 /// What the operator reports. The live block height is a metric, not a field: an idle fleet costs no writes.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
@@ -92,27 +92,12 @@ pub struct KmsClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub image: Option<String>,
-    /// Where a rotation of the key-encryption key stands.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub key_encryption: Option<KeyEncryptionStatus>,
-    /// The highest roster sequence that any node has accepted, in membership mode `Approved`. Only rises.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub roster_sequence: Option<u64>,
-    /// The digest of that roster.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub roster_digest: Option<Digest>,
-    /// The newest epoch whose live keys lie sealed to all recovery recipients.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recoverable_epoch: Option<u64>,
-    /// A rebuild of this record from the nodes' reports, after the API server's data went back in time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rebuild: Option<Rebuild>,
     /// The value of the annotation `keyfleet.dev/reshare` that was last answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub answered_reshare_request: Option<String>,
-    /// The conditions: `Ready`, `Progressing`, `Degraded`, `EpochCurrent`, `Replicated`, `Recoverable`, `PlacementAtRisk`,
-    /// `QuorumAtRisk`, `QuorumLost`.
+    /// The conditions: `Ready`, `Progressing`, `Degraded`, `EpochCurrent`, `Replicated`, `PlacementAtRisk`, `QuorumAtRisk`,
+    /// `QuorumLost`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -199,44 +184,10 @@ pub struct RemovedNode {
 /// What is known of a removed node's secrets.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Erasure {
-    /// The node still holds them, until the first epoch without it is confirmed and an interval has passed.
+    /// The node destroys its shares as their epochs retire. It has not signed that everything secret is gone.
     Pending,
-    /// The node has signed that it destroyed them.
+    /// The node has signed that everything secret it had is destroyed.
     Proven,
-    /// The node was lost: its seal was deleted for it, and its volume is in nobody's hands. Destroy the volume.
-    SealDeleted,
-    /// The node was lost, and nothing is known.
+    /// The node was given up as lost: nothing proves that its secrets are gone. Delete its volume and its seal Secret.
     Unproven,
-}
-
-/// Where a rotation of the key-encryption key stands.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
-#[serde(rename_all = "camelCase")]
-pub struct KeyEncryptionStatus {
-    /// The id that every node wraps under.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 63))]
-    pub active_id: Option<String>,
-    /// Ids that some node's data still need: keep these in `previous`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(length(max = 63)))]
-    pub needed_ids: Vec<String>,
-}
-
-/// A rebuild of the record from the nodes' reports.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
-#[serde(rename_all = "camelCase")]
-pub struct Rebuild {
-    /// The highest number that a node reported.
-    pub highest_reported: u64,
-    /// The newest certified epoch found.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub epoch: Option<u64>,
-    /// How many of its receivers have reported.
-    pub reports: u32,
-    /// How many are needed.
-    pub needed: u32,
-    /// When it was found necessary.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub since: Option<Time>,
 }

@@ -145,9 +145,6 @@ pub struct KeyEpochSpec {
     /// The fleet's public key, which the round must not change. Reshare only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_public_key: Option<PublicKey>,
-    /// The digest of the approved roster, in membership mode `Approved`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub roster_digest: Option<Digest>,
 }
 
 /// What a round does.

@@ -1,6 +1,6 @@
 //! The agreement record of a round. The operator alone writes it; frozen fields are written once.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -52,11 +52,6 @@ pub struct KeyEpochStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub held: Option<String>,
-    /// Receivers that cannot compute their share and need its repair.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 100))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["index".into()]))]
-    pub unable: Vec<UnableNode>,
     /// Nodes that broke the protocol, with the digest of the evidence.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 200))]
@@ -72,11 +67,6 @@ pub struct KeyEpochStatus {
     /// When each phase began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timings: Option<Timings>,
-    /// The conditions: `Progressing`, `Active`, `Confirmed`, `Erased`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
-    pub conditions: Vec<Condition>,
 }
 
 /// Where a round stands.
@@ -141,19 +131,6 @@ pub struct Certificate {
     pub signers: Vec<u32>,
 }
 
-/// A receiver that cannot compute its share.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
-#[serde(rename_all = "camelCase")]
-pub struct UnableNode {
-    /// Its index.
-    pub index: u32,
-    /// The digest of its signed statement.
-    pub evidence_digest: Digest,
-    /// Whether its share has been repaired since.
-    #[serde(default)]
-    pub repaired: bool,
-}
-
 /// A node that broke the protocol.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase")]
@@ -184,8 +161,6 @@ pub enum Fault {
     WrongSource,
     /// It complained about a good share.
     FalseComplaint,
-    /// It was expected and gave no answer in time.
-    NoResponse,
     /// It prepared another vector than the frozen fields give.
     WrongVector,
     /// Its partial signature is wrong.

@@ -74,11 +74,11 @@ pub struct KmsNodeSpec {
     /// only to this key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity_key: Option<PinnedKey>,
-    /// The node is to be let go: it gets no share of new epochs, and erases its secrets when it is no longer needed. Default
+    /// The node is to be let go: it gets no share of new epochs, and destroys the shares it has as their epochs retire. Default
     /// false.
     #[serde(default)]
     pub removed: bool,
-    /// The node will not come back: an eraser pod deletes its seal in its stead. Default false.
+    /// The node will not come back: nobody waits for it to say that its secrets are destroyed. Default false.
     #[serde(default)]
     pub lost: bool,
 }
@@ -111,7 +111,7 @@ pub struct KmsNodeStatus {
     /// What the node says of itself. Only the node's own ServiceAccount may write it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeReport>,
-    /// The conditions: `Ready`, `IdentityPinned`, `Sealed`, `Replicated`, `Placed`, `Erased`.
+    /// The conditions: `Ready`, `IdentityPinned`, `Replicated`, `Placed`, `Erased`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

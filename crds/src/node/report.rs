@@ -44,9 +44,6 @@ pub struct NodeReport {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 63)))]
     pub needed_key_encryption_ids: Vec<String>,
-    /// The highest roster sequence that it has accepted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub roster_sequence: Option<u64>,
     /// What it found wrong with what it was given.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
@@ -64,7 +61,7 @@ pub struct NodeReport {
     /// erased.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erased: Option<IdentitySignature>,
-    /// The newest signed report, the same that opens its stream: what a rebuild of the record goes by.
+    /// The newest signed report, the same that opens its stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signed_report: Option<Signed>,
 }
@@ -154,10 +151,6 @@ pub enum ProblemAbout {
     Replication,
     /// Certificates.
     Tls,
-    /// Token issuers.
-    Issuers,
-    /// The roster.
-    Roster,
     /// Peers.
     Peers,
 }

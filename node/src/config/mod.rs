@@ -1,13 +1,13 @@
 //! The node's configuration: one YAML file, rendered from the resources; the environment holds secrets and nothing else.
 //!
-//! The file is [`keyfleet_api::node_config`]; here is what a node makes of it. A missing or malformed key-encryption key
+//! The file is [`keyfleet_crds::node_config`]; here is what a node makes of it. A missing or malformed key-encryption key
 //! is a [`KeyError`], apart from [`ConfigError`]: the node starts all the same and says so on `/status` and in its
 //! KmsNode, since a pod that only crashes tells nobody what it lacks.
 
 use std::path::{Path, PathBuf};
 
-use keyfleet_api::node_config::{KEK_FOLDER, NodeConfig, NodeConfigError};
 use keyfleet_crds::cluster::keys;
+use keyfleet_crds::node_config::{KEK_FOLDER, NodeConfig, NodeConfigError};
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
 use zeroize::Zeroizing;
 
@@ -43,8 +43,6 @@ pub enum KeyPlace {
     File(PathBuf),
     /// An environment variable of 64 hexadecimal digits.
     Variable(String),
-    /// A place that this release cannot read.
-    Unsupported(&'static str),
 }
 
 /// What is wrong with the file.
@@ -95,14 +93,6 @@ pub enum KeyError {
         place: String,
         /// Its length as found.
         found: usize,
-    },
-    /// This release cannot reach the place.
-    #[error("key `{id}`: this release cannot use {place}; take a Secret, a file or an environment variable")]
-    Unsupported {
-        /// The key's name.
-        id: String,
-        /// Where it is.
-        place: &'static str,
     },
     /// The keys do not make a ring.
     #[error(transparent)]
@@ -183,12 +173,11 @@ impl KeySource {
         let secret = source.secret.as_ref().map(|_| KeyPlace::File(Path::new(KEK_FOLDER).join(&id).join("key")));
         let file = source.file.as_ref().map(|file| KeyPlace::File(file.path.clone().into()));
         let env = source.env.as_ref().map(|variable| KeyPlace::Variable(variable.name.clone()));
-        let aws = source.aws_kms.as_ref().map(|_| KeyPlace::Unsupported("awsKms"));
-        let mut places = [secret, file, env, aws].into_iter().flatten();
+        let mut places = [secret, file, env].into_iter().flatten();
         match (places.next(), places.next()) {
             (Some(place), None) => Ok(Self { id, place }),
             _ => {
-                let what = format!("key `{id}` needs exactly one of `secret`, `file`, `env` and `awsKms`");
+                let what = format!("key `{id}` needs exactly one of `secret`, `file` and `env`");
                 Err(ConfigError::Value { at: "keyEncryption", what })
             }
         }
@@ -203,7 +192,6 @@ impl KeySource {
                 let value = env(name).map(String::into_bytes).ok_or_else(|| "is not set".to_owned());
                 (format!("environment variable {name}"), value)
             }
-            KeyPlace::Unsupported(place) => return Err(KeyError::Unsupported { id: self.id.clone(), place }),
         };
         let missing = |why| KeyError::Missing { id: self.id.clone(), place: place.clone(), why };
         let bytes = Zeroizing::new(found.map_err(missing)?);

@@ -195,9 +195,13 @@ async fn status(
     let now = Time(jiff::Timestamp::now());
     let conditions = conditions_of(node, pod).into_iter().chain(replicated(node)).chain(erased);
     for (type_, truth, reason, message) in conditions {
-        // Where a pod may not go is told by the page on lost workers, not by the one on spread.
-        let page = if reason == Reason::Unschedulable { Reason::WorkerLost } else { reason };
-        let message = if truth == Some(false) { page.explained(message) } else { message };
+        let message = match truth {
+            Some(false) if type_ == NodeCondition::Placed => {
+                conditions::explained_by(conditions::WORKER_GONE_PAGE, message)
+            }
+            Some(false) => reason.explained(message),
+            _ => message,
+        };
         let new = conditions::condition(type_.as_str(), truth, reason, message, node.metadata.generation, now.clone());
         conditions::set(&mut after.conditions, new);
     }

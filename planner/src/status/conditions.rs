@@ -53,7 +53,6 @@ pub(super) fn conditions_of(state: &State, facts: &Facts<'_>) -> Vec<Said> {
         ),
     });
     said.push(replicated(state));
-    said.push(recoverable(state));
     said.push(placement(state, facts));
     let spare = facts.ready.len().checked_sub(facts.needed);
     said.push(match spare {
@@ -131,24 +130,6 @@ fn limited(mut all: Vec<String>) -> String {
     all.truncate(SHOWN);
     let more = if more > 0 { format!(" and {more} more nodes") } else { String::new() };
     all.join("; ") + &more
-}
-
-fn recoverable(state: &State) -> Said {
-    let is = ClusterCondition::Recoverable;
-    if state.cluster.spec.recovery.is_none() {
-        let message = "spec.recovery names no recipients: the loss of the whole cluster would lose the key for good";
-        return (is, Some(false), Reason::NoRecipients, message.into());
-    }
-    let (active, recoverable) = (state.cluster.status.active_epoch, state.cluster.status.recoverable_epoch);
-    if active.is_some() && active == recoverable {
-        return (is, Some(true), Reason::AsExpected, "the active epoch lies sealed to the recovery recipients".into());
-    }
-    (
-        is,
-        Some(false),
-        Reason::ReplicaUnavailable,
-        "the active epoch is not sealed to the recovery recipients yet".into(),
-    )
 }
 
 fn placement(state: &State, facts: &Facts<'_>) -> Said {

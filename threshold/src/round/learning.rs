@@ -1,4 +1,4 @@
-//! What a participant takes from peers, and what it still has to ask them for.
+//! Input from peers: what a participant takes up, and what it still has to fetch.
 
 use rand_core::CryptoRng;
 
@@ -11,7 +11,7 @@ use crate::identifiers::{Digest, EpochNumber};
 use crate::polynomial::VerificationVector;
 
 impl Participant {
-    /// Something that a peer, or one's own file, holds. A message that comes before its plan, or before the vector that its
+    /// Takes up an item that a peer, or one's own file, holds. A message that comes before its plan, or before the vector that its
     /// round reshares, is heard once that is here: whoever feeds it lets no peer speak in another's name.
     ///
     /// # Errors
@@ -69,7 +69,7 @@ impl Participant {
         }
     }
 
-    /// Hears what was said in a round before it could be judged.
+    /// Takes up the messages of a round that came before they could be judged.
     pub(super) fn hear_early(&mut self, number: EpochNumber, rng: &mut impl CryptoRng, out: &mut Outputs) {
         let Some(plan) = self.transcripts.get(&number).map(|transcript| *transcript.plan_digest()) else { return };
         for message in self.early.take(&plan) {
@@ -84,7 +84,7 @@ impl Participant {
         self.transcripts.iter().filter(|(_, transcript)| waits(transcript)).map(|(number, _)| *number).collect()
     }
 
-    /// Returns what has to be fetched before open rounds, or the share of an active epoch, can go on; and the evidence of kept
+    /// Lists what has to be fetched before open rounds, or the share of an active epoch, can go on; and the evidence of kept
     /// epochs, held or not: others that were away count on it, and a node restored from its replica has lost it.
     #[must_use]
     pub fn wants(&self) -> Vec<Want> {
@@ -117,7 +117,7 @@ impl Participant {
         wants
     }
 
-    /// Returns a vector that this node knows.
+    /// Returns the vector of an epoch, if this node knows it, for peers that lack a reshare's source.
     #[must_use]
     pub fn vector(&self, digest: &Digest) -> Option<&VerificationVector> {
         self.state.vectors().find(|vector| vector.digest() == *digest)

@@ -40,7 +40,6 @@ fn plan(number: u64) -> ValidPlan {
         threshold: Threshold(3),
         min_holders: 3,
         deadlines: Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 },
-        roster: None,
         receivers: (1..=4).map(node).collect(),
         connected: (1..=4).map(index).collect(),
         avoid: BTreeSet::new(),

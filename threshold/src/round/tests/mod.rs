@@ -59,7 +59,6 @@ impl Table {
             threshold: Threshold(3),
             min_holders: 3,
             deadlines: Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 },
-            roster: None,
             receivers: self.nodes.iter().map(node).collect(),
             connected: self.nodes.keys().copied().collect(),
             avoid: Default::default(),
