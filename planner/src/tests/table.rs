@@ -175,7 +175,7 @@ fn scale_down_drops_the_highest_and_a_replacement_takes_a_new_index() {
     let members = membership::members(&smaller);
     assert_eq!((members.stay.into_iter().collect::<Vec<_>>(), members.missing), (vec![1, 2, 3], 0));
     let mut replaced = state;
-    replaced.cluster.spec.remove_nodes = vec![keyfleet_crds::cluster::RemoveNode { index: 2, lost: true }];
+    replaced.cluster.spec.remove_nodes = vec![RemoveNode { index: 2, lost: true }];
     let members = membership::members(&replaced);
     assert_eq!(members.stay.iter().copied().collect::<Vec<_>>(), [1, 3, 4]);
     assert_eq!((members.missing, members.leave.get(&2)), (1, Some(&true)));
