@@ -23,8 +23,9 @@ fn a_node_away_for_a_hundred_rounds_returns_as_another_is_lost_and_the_key_survi
         spec.schedule.interval_blocks = 5;
     });
     let mut active = fleet.next_active(None, 30);
-    let key = fleet.public_key();
     fleet.run_until("everyone holds it", 5, |fleet| fleet.holders(active).len() == 4);
+    fleet.run_blocks(1);
+    let key = fleet.public_key();
     fleet.take_down(4);
     for _ in 0..100 {
         active = fleet.next_active(Some(active), 30);

@@ -198,6 +198,7 @@ fn random_adversaries_in_a_rough_world_break_no_invariant_and_no_key() {
         let threshold = u16::try_from(n / 2 + 1).expect("small");
         let mut fleet = Fleet::new(seed, Settings::ROUGH, n, threshold, threshold);
         let first = fleet.next_active(None, 800);
+        fleet.run_until("the status names the key", 100, |fleet| fleet.public_key().is_some());
         let key = fleet.public_key();
         for _ in 0..3 {
             for _ in 0..n - u32::from(threshold) {
