@@ -25,3 +25,21 @@ pub fn verified(signed: &v1::SignedReport, identity: &IdentityPublicKey) -> Opti
 fn payload_digest(payload: &[u8]) -> Digest {
     Digest::of("KEYFLEET-V1-REPORT", &[payload])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// seed: 002-20
+    #[test]
+    fn a_report_verifies_under_the_pinned_key_alone() {
+        let identity = IdentitySecretKey::from_seed(&[3; 32]);
+        let report = v1::Report { node_index: 3, highest_number: 1, ..v1::Report::default() };
+        let mut signed = sign(&report, &identity);
+        assert_eq!(verified(&signed, &identity.public()), Some(report));
+        let other = IdentitySecretKey::from_seed(&[2; 32]).public();
+        assert_eq!(verified(&signed, &other), None, "another node's key");
+        signed.payload[1] ^= 1;
+        assert_eq!(verified(&signed, &identity.public()), None, "a changed report");
+    }
+}

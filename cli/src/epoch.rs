@@ -15,9 +15,10 @@ use keyfleet_crds::epoch::Phase;
 use keyfleet_crds::epoch::status::Holder;
 use keyfleet_crds::values::{Digest, PublicKey};
 use keyfleet_crds::{KeyEpoch, names};
-use keyfleet_threshold::curve::{G2, Scalar};
+use keyfleet_threshold::curve::G2;
 use keyfleet_threshold::identifiers::NodeIndex;
-use keyfleet_threshold::polynomial::{VerificationVector, lagrange_at_zero};
+use keyfleet_threshold::polynomial::interpolate_vector;
+use keyfleet_threshold::round::audit::{RecordedEpoch, audit_record};
 use kube::Api;
 use serde::Serialize;
 
@@ -119,8 +120,7 @@ async fn replayed(
             let object = fetch(&cluster, &name, Some(source.number)).await?;
             let status = object.status.unwrap_or_default();
             let shares = public_shares(status.holders.as_deref().unwrap_or_default()).map_err(malformed)?;
-            let threshold = plan.source().map_or(0, |source| source.threshold.count());
-            let vector = vector_of(&shares, threshold);
+            let vector = plan.source().and_then(|source| interpolate_vector(&shares, source.threshold));
             let lacking =
                 || format!("KeyEpoch {} lacks the public shares that epoch {number} began with", source.number);
             Some(vector.ok_or_else(|| Failure::new(Exit::NotVerified, lacking()))?)
@@ -171,26 +171,45 @@ pub fn check(epoch: &KeyEpoch, public_key: PublicKey) -> Result<Findings, Failur
         ));
     };
     let key = convert::point(&public_key).map_err(malformed)?;
-    let digest = convert::digest(&plan.digest());
-    let mut checks = Vec::new();
-    let mut say = |promise, holds, found: String| checks.push(Check { promise, holds, found });
-    say("the plan is the one that was agreed on", status.plan_digest == Some(digest), format!("digest {digest}"));
-    let receivers: Vec<_> = epoch.spec.receivers.iter().map(|receiver| receiver.index).collect();
-    let strangers: Vec<_> = holders.iter().map(|holder| holder.index).filter(|i| !receivers.contains(i)).collect();
-    let enough = holders.len() >= epoch.spec.min_holders as usize && strangers.is_empty();
-    let count = format!("{} of {}, {} demanded", holders.len(), receivers.len(), epoch.spec.min_holders);
-    say("enough receivers held their share", enough, count);
     let shares = public_shares(holders).map_err(malformed)?;
-    let vector = vector_of(&shares, plan.threshold.count());
-    let same_key = vector.as_ref().is_some_and(|vector| vector.constant() == key);
-    let found = format!("{}…", public_key.fingerprint());
-    say("the holders' shares are shares of the fleet's key", same_key, found);
-    let named = vector.as_ref().map(|vector| convert::digest(&vector.digest()));
-    let found = named.map_or_else(|| "the public shares lie on no polynomial".to_owned(), |named| named.to_string());
-    say("they lie on the polynomial that was recorded", named.is_some() && named == status.vector_digest, found);
-    let certified = named.is_some_and(|named| named.0 == certificate.vector.0) && certificate.verify(&key);
+    let recorded = RecordedEpoch {
+        plan: &plan,
+        plan_digest: status.plan_digest.map(|digest| keyfleet_threshold::identifiers::Digest(digest.0)),
+        holders: &shares,
+        vector_digest: status.vector_digest.map(|digest| keyfleet_threshold::identifiers::Digest(digest.0)),
+        certificate: &certificate,
+    };
+    let found = audit_record(&recorded, &key);
+    let digest = convert::digest(&plan.digest());
+    let vector = found.vector.as_ref().map(|vector| convert::digest(&vector.digest()));
     let signers = status.certificate.as_ref().map_or(0, |certificate| certificate.signers.len());
-    say("the fleet's key certified plan, polynomial and number", certified, format!("{signers} signers"));
+    let checks = vec![
+        Check {
+            promise: "the plan is the one that was agreed on",
+            holds: found.plan_is_the_agreed_one,
+            found: format!("digest {digest}"),
+        },
+        Check {
+            promise: "enough receivers held their share",
+            holds: found.holders_are_enough,
+            found: format!("{} of {}, {} demanded", shares.len(), plan.receivers.len(), plan.min_holders),
+        },
+        Check {
+            promise: "the holders' shares are shares of the fleet's key",
+            holds: found.shares_are_of_the_key,
+            found: format!("{}…", public_key.fingerprint()),
+        },
+        Check {
+            promise: "they lie on the polynomial that was recorded",
+            holds: found.vector_is_the_recorded_one,
+            found: vector.map_or_else(|| "the public shares lie on no polynomial".to_owned(), |v| v.to_string()),
+        },
+        Check {
+            promise: "the fleet's key certified plan, polynomial and number",
+            holds: found.is_certified,
+            found: format!("{signers} signers"),
+        },
+    ];
     let verified = checks.iter().all(|check| check.holds);
     Ok(Findings { number: epoch.spec.number, public_key, plan_digest: digest, verified, checks })
 }
@@ -198,66 +217,4 @@ pub fn check(epoch: &KeyEpoch, public_key: PublicKey) -> Result<Findings, Failur
 fn public_shares(holders: &[Holder]) -> Result<Vec<(NodeIndex, G2)>, convert::ConvertError> {
     let share = |holder: &Holder| Ok((convert::index(holder.index)?, convert::point(&holder.public_share)?));
     holders.iter().map(share).collect()
-}
-
-/// The commitments of the one polynomial of degree t−1 on which all shares lie; `None` when there is none.
-///
-/// Interpolation with Lagrange's basis polynomials multiplied out: commitment k is Σ_i b_(i,k)·share_i.
-fn vector_of(shares: &[(NodeIndex, G2)], threshold: usize) -> Option<VerificationVector> {
-    let (indices, points): (Vec<_>, Vec<_>) = shares.get(..threshold)?.iter().copied().unzip();
-    let bases = basis_polynomials(&indices);
-    let commitment = |power: usize| {
-        let weights: Vec<_> = bases.iter().map(|basis| basis[power]).collect();
-        G2::sum_of_products(&points, &weights)
-    };
-    let vector = VerificationVector::new((0..threshold).map(commitment).collect()).ok()?;
-    shares.iter().all(|(index, share)| vector.public_share(*index) == *share).then_some(vector)
-}
-
-/// b_i(x) = λ_i · N_i(x) / N_i(0) with N_i(x) = Π_{j≠i} (x − x_j): coefficients from x^0 on. λ_i is b_i(0).
-fn basis_polynomials(indices: &[NodeIndex]) -> Vec<Vec<Scalar>> {
-    let at_zero = lagrange_at_zero(indices);
-    let points: Vec<_> = indices.iter().map(|index| Scalar::from_u64(u64::from(index.value()))).collect();
-    let numerator = |i: usize| {
-        let mut product = vec![Scalar::one()];
-        for (_, x) in points.iter().enumerate().filter(|(j, _)| *j != i) {
-            // (Σ c_k x^k)·(x − x_j): each coefficient moves up, less x_j times itself.
-            product.push(Scalar::default());
-            for k in (0..product.len()).rev() {
-                let below = if k == 0 { Scalar::default() } else { product[k - 1] };
-                product[k] = below - *x * product[k];
-            }
-        }
-        product
-    };
-    let scaled = |i: usize| {
-        let numerator = numerator(i);
-        let factor = at_zero[i] * numerator[0].inverse();
-        numerator.into_iter().map(|coefficient| coefficient * factor).collect()
-    };
-    (0..indices.len()).map(scaled).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use keyfleet_threshold::curve::SecretScalar;
-    use keyfleet_threshold::identifiers::Threshold;
-    use keyfleet_threshold::polynomial::Polynomial;
-
-    #[test]
-    fn public_shares_give_the_vector_back_and_a_wrong_one_gives_none() {
-        let secret = SecretScalar::random(&mut rand::rng());
-        let vector = Polynomial::random(secret, Threshold(4), &mut rand::rng()).vector();
-        let share = |i: u32| {
-            let index = NodeIndex::new(i).unwrap();
-            (index, vector.public_share(index))
-        };
-        let mut shares: Vec<_> = [2, 3, 5, 8, 21, 22].map(share).to_vec();
-        assert_eq!(vector_of(&shares, 4), Some(vector.clone()));
-        assert_eq!(vector_of(&shares[1..5], 4), Some(vector.clone()), "any four will do");
-        assert_eq!(vector_of(&shares[..3], 4), None, "three are too few");
-        shares[5].1 = shares[4].1;
-        assert_eq!(vector_of(&shares, 4), None, "a share that is off the polynomial went unnoticed");
-    }
 }

@@ -3,6 +3,8 @@
 //! A dealer's polynomial f has degree t−1; node i's share is f(i); the vector commits to the coefficients as
 //! C_j = f_j·g2, so that anyone checks a share s against Σ C_j·iʲ = s·g2.
 
+use std::collections::BTreeSet;
+
 use rand_core::CryptoRng;
 
 use crate::curve::{CurveError, G2, Scalar, SecretScalar};
@@ -169,6 +171,59 @@ pub fn lagrange_at_zero(indices: &[NodeIndex]) -> Vec<Scalar> {
     Scalar::batch_inverse(&denominators).into_iter().map(|inverse| all * inverse).collect()
 }
 
+/// Returns the vector of the one polynomial of degree t−1 on which all public shares lie; `None` when they lie on no such
+/// polynomial, or when there are fewer than t of them.
+///
+/// Interpolation in the exponent: with Lagrange's basis polynomials b_i multiplied out, commitment k is Σ_i b_(i,k)·share_i.
+/// `shares` have distinct indices.
+#[must_use]
+pub fn interpolate_vector(shares: &[(NodeIndex, G2)], threshold: Threshold) -> Option<VerificationVector> {
+    let (indices, points): (Vec<_>, Vec<_>) = shares.get(..threshold.count())?.iter().copied().unzip();
+    if !are_distinct(shares.iter().map(|(index, _)| *index)) {
+        return None;
+    }
+    let bases = basis_polynomials(&indices);
+    let commitment = |power: usize| {
+        let weights: Vec<_> = bases.iter().map(|basis| basis[power]).collect();
+        G2::sum_of_products(&points, &weights)
+    };
+    let vector = VerificationVector::new((0..threshold.count()).map(commitment).collect()).ok()?;
+    shares.iter().all(|(index, share)| vector.public_share(*index) == *share).then_some(vector)
+}
+
+fn are_distinct(mut indices: impl Iterator<Item = NodeIndex>) -> bool {
+    let mut seen = BTreeSet::new();
+    indices.all(|index| seen.insert(index))
+}
+
+/// Returns the coefficients of b_i(x) = λ_i · N_i(x) / N_i(0) with N_i(x) = Π_{j≠i} (x − x_j), from x⁰ on. λ_i is b_i(0).
+fn basis_polynomials(indices: &[NodeIndex]) -> Vec<Vec<Scalar>> {
+    let points: Vec<_> = indices.iter().map(|index| Scalar::from_u64(u64::from(index.value()))).collect();
+    let at_zero = lagrange_at_zero(indices);
+    (0..indices.len())
+        .map(|i| {
+            let others: Vec<_> = points.iter().copied().enumerate().filter(|(j, _)| *j != i).map(|(_, x)| x).collect();
+            let numerator = with_roots(&others);
+            let factor = at_zero[i] * numerator[0].inverse();
+            numerator.into_iter().map(|coefficient| coefficient * factor).collect()
+        })
+        .collect()
+}
+
+/// Returns the coefficients of Π (x − r) over all roots r, from x⁰ on.
+fn with_roots(roots: &[Scalar]) -> Vec<Scalar> {
+    let mut product = vec![Scalar::one()];
+    for root in roots {
+        // (Σ c_k x^k)·(x − r): each coefficient moves up, less r times itself.
+        product.push(Scalar::default());
+        for k in (0..product.len()).rev() {
+            let below = if k == 0 { Scalar::default() } else { product[k - 1] };
+            product[k] = below - *root * product[k];
+        }
+    }
+    product
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,5 +262,20 @@ mod tests {
             assert!(!vector.matches(index(i + 1), &share), "share {i} is not the share of {}", i + 1);
         }
         assert_eq!(VerificationVector::decode(&vector.encode()).unwrap(), vector);
+    }
+
+    #[test]
+    fn public_shares_interpolate_to_their_vector_or_to_none() {
+        let mut rng = ChaCha20Rng::seed_from_u64(3);
+        let threshold = Threshold(4);
+        let vector = Polynomial::random(SecretScalar::random(&mut rng), threshold, &mut rng).vector();
+        let share = |i: u32| (index(i), vector.public_share(index(i)));
+        let mut shares: Vec<_> = [2, 3, 5, 8, 21, 22].map(share).to_vec();
+        assert_eq!(interpolate_vector(&shares, threshold), Some(vector.clone()));
+        assert_eq!(interpolate_vector(&shares[1..5], threshold), Some(vector.clone()), "any four will do");
+        assert_eq!(interpolate_vector(&shares[..3], threshold), None, "three are too few");
+        assert_eq!(interpolate_vector(&[2, 3, 5, 2].map(share), threshold), None, "an index repeats");
+        shares[5].1 = shares[4].1;
+        assert_eq!(interpolate_vector(&shares, threshold), None, "a share that is off the polynomial went unnoticed");
     }
 }

@@ -1,10 +1,14 @@
 //! Auditing a finished round from its public transcript: what `epoch verify` does, and anyone can.
 
+use super::culprit::Culprit;
 use super::judgement::CombineError;
 use super::record::RoundRecord;
-use super::transcript::{Culprit, Transcript};
+use super::transcript::Transcript;
+use crate::curve::G2;
 use crate::identifiers::{Digest, NodeIndex};
-use crate::polynomial::VerificationVector;
+use crate::plan::ValidPlan;
+use crate::polynomial::{VerificationVector, interpolate_vector};
+use crate::purpose::Certificate;
 
 /// What the transcript proves about an active epoch.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -79,4 +83,53 @@ pub fn audit(transcript: &Transcript, record: &RoundRecord) -> Result<Audit, Aud
     let mut culprits = judgement.culprits;
     culprits.extend(transcript.culprits().cloned());
     Ok(Audit { vector, prepared, culprits })
+}
+
+/// Public facts of an active epoch, as its record states them: enough to verify it without a single message.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordedEpoch<'a> {
+    /// The epoch's plan.
+    pub plan: &'a ValidPlan,
+    /// The plan's digest that the record states.
+    pub plan_digest: Option<Digest>,
+    /// The receivers that had stored their share at activation, with their public shares.
+    pub holders: &'a [(NodeIndex, G2)],
+    /// The vector's digest that the record states.
+    pub vector_digest: Option<Digest>,
+    /// The epoch's certificate.
+    pub certificate: &'a Certificate,
+}
+
+/// Findings on a [`RecordedEpoch`] under a public key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EpochFindings {
+    /// The plan has the digest that the record states.
+    pub plan_is_the_agreed_one: bool,
+    /// At least the plan's minimum of holders, all of them receivers.
+    pub holders_are_enough: bool,
+    /// The vector on which all holders' public shares lie, where they lie on one.
+    pub vector: Option<VerificationVector>,
+    /// The vector's constant term is the public key.
+    pub shares_are_of_the_key: bool,
+    /// The vector has the digest that the record states.
+    pub vector_is_the_recorded_one: bool,
+    /// The certificate names that vector and verifies under the public key.
+    pub is_certified: bool,
+}
+
+/// Checks an epoch's record under the cluster's public key, from the record alone.
+#[must_use]
+pub fn audit_record(epoch: &RecordedEpoch<'_>, public_key: &G2) -> EpochFindings {
+    let RecordedEpoch { plan, plan_digest, holders, vector_digest, certificate } = *epoch;
+    let vector = interpolate_vector(holders, plan.threshold);
+    let digest = vector.as_ref().map(VerificationVector::digest);
+    EpochFindings {
+        plan_is_the_agreed_one: plan_digest == Some(plan.digest()),
+        holders_are_enough: holders.len() >= usize::from(plan.min_holders)
+            && holders.iter().all(|(index, _)| plan.receiver(*index).is_some()),
+        shares_are_of_the_key: vector.as_ref().is_some_and(|vector| vector.constant() == *public_key),
+        vector_is_the_recorded_one: digest.is_some() && digest == vector_digest,
+        is_certified: digest == Some(certificate.vector) && certificate.verify(public_key),
+        vector,
+    }
 }

@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
+use super::culprit::{Culprit, Offence};
 use super::message::Complaint;
-use super::transcript::{Culprit, Offence, Transcript};
+use super::transcript::Transcript;
 use crate::curve::{Scalar, SecretScalar};
-use crate::identifiers::NodeIndex;
+use crate::identifiers::{Digest, NodeIndex};
 use crate::plan::frozen::dealers_digest;
 use crate::plan::{Frozen, FrozenDigests, Origin};
 use crate::polynomial::{VerificationVector, lagrange_at_zero};
@@ -53,7 +54,26 @@ pub struct Combined {
     pub weights: Vec<(NodeIndex, Scalar)>,
 }
 
-pub(super) fn judge(transcript: &Transcript, dealers: &FrozenDigests, responses: &FrozenDigests) -> Judgement {
+impl Transcript {
+    /// Judges the frozen dealers by the frozen responses: a pure function of both and of the bundles they name.
+    ///
+    /// # Errors
+    /// The digests of bundles, responses or prekey sets that have to be fetched first.
+    pub fn judge(&self, dealers: &FrozenDigests, responses: &FrozenDigests) -> Result<Judgement, Vec<Digest>> {
+        let bundles = dealers.iter().map(|(_, digest)| digest).filter(|digest| self.bundle(digest).is_none());
+        let unheard = responses.iter().map(|(_, digest)| digest).filter(|digest| self.response(digest).is_none());
+        let mut missing: Vec<_> = bundles.chain(unheard).collect();
+        let accusers = responses.iter().filter_map(|(_, digest)| self.response(&digest));
+        for (accuser, _) in accusers.filter(|(_, response)| !response.complaints.is_empty()) {
+            if let (false, Some(receiver)) = (self.prekeys().contains_key(&accuser), self.plan().receiver(accuser)) {
+                missing.push(receiver.prekey_digest);
+            }
+        }
+        if missing.is_empty() { Ok(judge(self, dealers, responses)) } else { Err(missing) }
+    }
+}
+
+fn judge(transcript: &Transcript, dealers: &FrozenDigests, responses: &FrozenDigests) -> Judgement {
     let expected = dealers_digest(transcript.plan_digest(), dealers);
     let mut culprits: BTreeMap<NodeIndex, Culprit> = BTreeMap::new();
     // Kept apart from the culprits: a dealer that cheats and also complains falsely must not hide the one by the other.

@@ -14,14 +14,14 @@
 //! redistribution for reshares; with BLS the known bias of the public key does no harm (Gurkan et al. 2021/005 §5).
 //!
 //! Start with [`Participant`], a node's side. [`Transcript`] is what anyone knows of a round, [`judgement`] the pure
-//! function from frozen fields to qualified dealers, [`audit`] checks a finished round from outside, [`report`] is what a
-//! node tells the operator about itself, [`PersistentState`] is what must survive. The operator's side is
-//! [`crate::coordination`].
+//! function from frozen fields to qualified dealers, [`audit`] checks a finished round from outside, [`PersistentState`] is
+//! what must survive. The operator's side is [`crate::coordination`].
 //!
 //! Invariants, checked by the simulation after every event: one vector per number; one dealer set per number; the public
 //! key never changes; no number is both active and failed for anyone; any t shares of an active epoch sign.
 
 pub mod audit;
+mod culprit;
 pub mod dealing;
 mod early;
 pub mod judgement;
@@ -30,13 +30,13 @@ mod message;
 mod outputs;
 mod participant;
 mod record;
-pub mod report;
 mod state;
 mod steps;
 #[cfg(test)]
 mod tests;
 mod transcript;
 
+pub use culprit::{Culprit, Offence};
 pub use dealing::{DealerSeed, Dealing, DealingError, Proof};
 pub use judgement::{CombineError, Combined, Judgement};
 pub use message::{Body, Complaint, MessageKind, Response, SignedMessage};
@@ -44,4 +44,4 @@ pub use outputs::{Blob, Contradiction, Notice, Outputs, Refusal, RestoreError, R
 pub use participant::Participant;
 pub use record::{Phase, RoundRecord};
 pub use state::{Attempt, PersistentState, SecretName, Verdict};
-pub use transcript::{Culprit, MessageError, Offence, Transcript};
+pub use transcript::{MessageError, Transcript};

@@ -91,7 +91,7 @@ pub enum Notice {
     #[error("epoch {0}: the record's certificate does not verify")]
     BadCertificate(EpochNumber),
     /// This node cannot obtain its share.
-    #[error("epoch {0}: this node cannot obtain its share; it takes the next one, or asks for repair")]
+    #[error("epoch {0}: this node cannot obtain its share; it holds one again after the next reshare")]
     Unable(EpochNumber),
 }
 

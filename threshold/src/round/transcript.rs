@@ -9,16 +9,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::culprit::{Culprit, Offence};
 use super::dealing::{Dealing, DealingError};
-use super::judgement::{Judgement, judge};
 use super::message::{Body, MessageKind, Response, SignedMessage};
 use crate::curve::{G1, G2};
 use crate::identifiers::{Digest, NodeIndex};
 use crate::identity::IdentityPublicKey;
-use crate::plan::{FrozenDigests, ValidPlan};
+use crate::plan::ValidPlan;
 use crate::polynomial::VerificationVector;
 use crate::prekey::{PrekeySet, SignedPrekeySet};
-use crate::purpose::{Purpose, verifies};
+use crate::purpose::Purpose;
 
 /// All that was heard in one round. Collects; never forgets; never blames without evidence.
 #[derive(Clone)]
@@ -39,44 +39,6 @@ pub struct Transcript {
     heard: BTreeSet<Digest>,
     evidence: BTreeMap<(NodeIndex, MessageKind, Option<NodeIndex>), Digest>,
     culprits: BTreeMap<NodeIndex, Culprit>,
-}
-
-/// Someone who provably broke the protocol, with the digests of the signed messages that prove it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Culprit {
-    /// Who.
-    pub index: NodeIndex,
-    /// What it did.
-    pub offence: Offence,
-    /// Digests of its signed messages: fetch and check them.
-    pub evidence: Vec<Digest>,
-}
-
-/// A provable breach of the protocol.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Offence {
-    /// Signed two different messages where one is allowed.
-    #[error("said two different things in one round")]
-    Equivocation,
-    /// Dealt a bundle that is bad for everyone.
-    #[error("dealt a bad bundle: {0}")]
-    BadBundle(DealingError),
-    /// Sealed a share that does not match its commitments; a complaint revealed the key that shows it.
-    #[error("sealed a bad share to {0}")]
-    BadShare(NodeIndex),
-    /// Complained about a share that was good, or with a key that is not the slot's.
-    #[error("complained falsely about {0}")]
-    FalseComplaint(NodeIndex),
-    /// Answered to other frozen dealers than the record's.
-    #[error("answered to other dealers than the frozen ones")]
-    ForeignResponse,
-    /// Prepared another vector than the one that follows from the frozen fields.
-    #[error("prepared another vector than the agreed one")]
-    ForeignVector,
-    /// Signed the certificate with something that is not its share.
-    #[error("sent a partial signature that is not its share's")]
-    BadPartial,
 }
 
 /// Why a message is not taken up.
@@ -394,28 +356,6 @@ impl Transcript {
     /// Who is provably at fault so far.
     pub fn culprits(&self) -> impl Iterator<Item = &Culprit> {
         self.culprits.values()
-    }
-
-    /// Judges the frozen dealers by the frozen responses: a pure function of both and of the bundles they name.
-    ///
-    /// # Errors
-    /// The digests of bundles, responses or prekey sets that have to be fetched first.
-    pub fn judge(&self, dealers: &FrozenDigests, responses: &FrozenDigests) -> Result<Judgement, Vec<Digest>> {
-        let mut missing: Vec<_> = dealers.iter().map(|(_, d)| d).filter(|d| !self.bundles.contains_key(d)).collect();
-        missing.extend(responses.iter().map(|(_, d)| d).filter(|d| !self.responses.contains_key(d)));
-        let accusers = responses.iter().filter_map(|(_, digest)| self.response(&digest));
-        for (accuser, _) in accusers.filter(|(_, response)| !response.complaints.is_empty()) {
-            if let (false, Some(receiver)) = (self.prekeys.contains_key(&accuser), self.plan.receiver(accuser)) {
-                missing.push(receiver.prekey_digest);
-            }
-        }
-        if missing.is_empty() { Ok(judge(self, dealers, responses)) } else { Err(missing) }
-    }
-
-    /// Whether `partial` is `index`'s share of `vector` over the certificate of this round.
-    #[must_use]
-    pub fn partial_verifies(&self, index: NodeIndex, partial: &G1, vector: &VerificationVector) -> bool {
-        verifies(&vector.public_share(index), &self.certificate_purpose(&vector.digest()).point(), partial)
     }
 
     /// What the certificate of this round signs.

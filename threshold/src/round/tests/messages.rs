@@ -50,30 +50,6 @@ fn a_finished_round_is_checked_from_its_public_transcript() {
     );
 }
 
-/// seed: 002-20
-#[test]
-fn a_report_answers_its_challenge_under_the_pinned_key() {
-    let mut table = Table::new();
-    table.genesis();
-    let node = &table.nodes[&index(3)];
-    let bytes = node.report([7; 32]).encode();
-    let signed = report::SignedReport::decode(&bytes).unwrap();
-    let report = signed.verify(&identity(3).public(), &[7; 32]).expect("its own key and challenge");
-    assert_eq!(report.highest, EpochNumber(1));
-    assert_eq!(
-        (report.held.as_slice(), report.verdicts.as_slice()),
-        (&[EpochNumber(1)][..], &[(EpochNumber(1), true)][..])
-    );
-    assert_eq!(report.newest.map(|certificate| certificate.number), Some(EpochNumber(1)));
-    assert!(signed.verify(&identity(3).public(), &[8; 32]).is_none(), "an old report answers no new challenge");
-    assert!(signed.verify(&identity(2).public(), &[7; 32]).is_none(), "another node's key");
-    let mut changed = bytes;
-    changed[60] ^= 1;
-    let accepted =
-        report::SignedReport::decode(&changed).is_ok_and(|r| r.verify(&identity(3).public(), &[7; 32]).is_some());
-    assert!(!accepted, "a changed report must not verify");
-}
-
 /// Hostile bytes: whatever decodes is canonical, and nothing panics.
 #[test]
 fn changed_bundles_decode_to_themselves_or_not_at_all() {

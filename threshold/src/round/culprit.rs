@@ -1,0 +1,42 @@
+//! Blame: a node that broke the protocol, what it did, and the signed messages that prove it to anyone.
+
+use super::dealing::DealingError;
+use crate::identifiers::{Digest, NodeIndex};
+
+/// Node that provably broke the protocol, with the digests of the signed messages that prove it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Culprit {
+    /// Its index.
+    pub index: NodeIndex,
+    /// What it did.
+    pub offence: Offence,
+    /// Digests of its signed messages: fetch and check them.
+    pub evidence: Vec<Digest>,
+}
+
+/// A provable breach of the protocol.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Offence {
+    /// Signed two different messages where one is allowed.
+    #[error("said two different things in one round")]
+    Equivocation,
+    /// Dealt a bundle that is bad for everyone.
+    #[error("dealt a bad bundle: {0}")]
+    BadBundle(DealingError),
+    /// Sealed a share that does not match its commitments; a complaint revealed the key that shows it.
+    #[error("sealed a bad share to {0}")]
+    BadShare(NodeIndex),
+    /// Complained about a share that was good, or with a key that is not the slot's.
+    #[error("complained falsely about {0}")]
+    FalseComplaint(NodeIndex),
+    /// Answered to other frozen dealers than the record's.
+    #[error("answered to other dealers than the frozen ones")]
+    ForeignResponse,
+    /// Prepared another vector than the one that follows from the frozen fields.
+    #[error("prepared another vector than the agreed one")]
+    ForeignVector,
+    /// Signed the certificate with something that is not its share.
+    #[error("sent a partial signature that is not its share's")]
+    BadPartial,
+}
