@@ -31,7 +31,6 @@ fn view(number: u64, nodes: u8, threshold: u16) -> FleetView {
         threshold: Threshold(threshold),
         min_holders: threshold,
         deadlines: Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 },
-        roster: None,
         receivers: (1..=nodes).map(node).collect(),
         connected: (1..=nodes).map(|i| index(i.into())).collect(),
         avoid: BTreeSet::new(),
