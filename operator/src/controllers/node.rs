@@ -24,7 +24,7 @@ use super::carry_out::set_finalizer;
 use super::{Context, Failure, apply};
 use crate::build::{Fleet, access, config, pod, storage};
 
-/// How soon a node at rest is looked at again.
+/// Wait between two reconciles of a node at rest.
 const IDLE: Duration = Duration::from_secs(300);
 
 /// One reconcile.
@@ -208,7 +208,7 @@ async fn status(
     after
 }
 
-/// Whether the node signed, under its pin, that everything secret it had is destroyed.
+/// Returns true where the node has signed, under its pin, that everything secret it had is destroyed.
 fn has_erased(node: &KmsNode) -> bool {
     let said = node.status.as_ref().and_then(|status| status.node.as_ref()?.erased);
     let (Some(said), Some(pin), Some(index)) = (said, node.spec.identity_key, NodeIndex::new(node.spec.index)) else {
@@ -234,7 +234,7 @@ fn conditions_of(node: &KmsNode, pod: Option<&Pod>) -> Vec<(NodeCondition, Optio
             NodeCondition::IdentityPinned,
             Some(false),
             Reason::IdentityMissing,
-            "the node has not offered an identity key yet".to_owned(),
+            "waiting for the pod to start and offer an identity key".to_owned(),
         ),
         (Some(pin), Some(shown)) if pin != shown => (
             NodeCondition::IdentityPinned,
@@ -266,8 +266,8 @@ fn conditions_of(node: &KmsNode, pod: Option<&Pod>) -> Vec<(NodeCondition, Optio
     vec![ready, pinned, placed]
 }
 
-/// What the node says of its replica; none where it never had one. Positions are in `status.node`: they move, and a condition
-/// is for what changes seldom.
+/// The condition `Replicated`, from the node's own report. `None` for a node that never had a replica. Positions are in
+/// `status.node`: they move, and a condition is for what changes seldom.
 fn replicated(node: &KmsNode) -> Option<(NodeCondition, Option<bool>, Reason, String)> {
     let report = node.status.as_ref()?.node.as_ref()?;
     let problem = report.problems.iter().find(|problem| problem.about == ProblemAbout::Replication);
