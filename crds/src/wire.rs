@@ -24,7 +24,7 @@ pub fn audience(cluster: &ClusterId, node_index: u32) -> String {
     format!("{AUDIENCE_PREFIX}{cluster}/{node_index}")
 }
 
-/// Whether a token with these audiences is for exactly this node: its only Keyfleet audience is the node's.
+/// Returns true for a token that is for exactly this node: its only Keyfleet audience is the node's.
 #[must_use]
 pub fn is_audience_of<'a>(audiences: impl IntoIterator<Item = &'a str>, cluster: &ClusterId, node_index: u32) -> bool {
     let own = audience(cluster, node_index);
@@ -42,7 +42,10 @@ mod tests {
         let own = audience(&id, 3);
         assert_eq!(own, "keyfleet.dev/07070707070707070707070707070707/3");
         assert!(is_audience_of([own.as_str()], &id, 3));
-        assert!(is_audience_of([own.as_str(), "https://kubernetes.default.svc"], &id, 3), "others are none of ours");
+        assert!(
+            is_audience_of([own.as_str(), "https://kubernetes.default.svc"], &id, 3),
+            "audiences of other services do not count"
+        );
         assert!(!is_audience_of([own.as_str(), &audience(&id, 4)], &id, 3), "node 3 could use it at node 4");
         assert!(!is_audience_of([audience(&other, 3).as_str()], &id, 3), "another cluster's");
         assert!(!is_audience_of(["https://kubernetes.default.svc"], &id, 3), "no Keyfleet audience");

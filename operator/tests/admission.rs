@@ -19,7 +19,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-/// What the server says to a POST as the operator; nothing is made.
+/// Posts as the operator, as a dry run, and returns the server's answer.
 async fn refusal(client: &Client, plural: &str, object: &Value) -> Option<String> {
     let group = object["apiVersion"].as_str().expect("an object has a version");
     let root = if group == "v1" { "/api/v1".to_owned() } else { format!("/apis/{group}") };

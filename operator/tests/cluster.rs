@@ -203,7 +203,7 @@ async fn one_apply_makes_every_object_and_an_idle_cluster_costs_no_writes() {
     assert!(operator.api::<KeyEpoch>().list(&ListParams::default()).await.unwrap().items.is_empty());
 }
 
-/// What somebody deletes or changes by hand comes back.
+/// Objects that somebody deletes or changes by hand come back.
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_that_were_deleted_or_changed_come_back() {
     let operator = Running::new("come-back").await;

@@ -19,7 +19,7 @@ pub(super) struct Hand<'a> {
     pub(super) name: &'a str,
     pub(super) id: Option<ClusterId>,
     pub(super) node_image: &'a str,
-    /// Whether `KmsNode`s get a finalizer.
+    /// True where `KmsNode`s get a finalizer.
     pub(super) finalizers: bool,
 }
 
@@ -121,7 +121,8 @@ impl Hand<'_> {
         }
     }
 
-    /// Lets what stays without an owner go with the node's `KmsNode`: its volume, which is empty now, its account and rights.
+    /// Lets what stays without an owner go with the node's `KmsNode`: its volume, which is empty now, its account and
+    /// rights.
     async fn leave_to(&self, nodes: &Api<KmsNode>, index: u32) -> Result<(), Failure> {
         let name = names::node(self.name, index);
         let Some(owner) = nodes.get_opt(&name).await?.and_then(|node| node.owner_ref(&())) else { return Ok(()) };

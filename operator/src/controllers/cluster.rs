@@ -27,11 +27,11 @@ use keyfleet_planner::state::Retention;
 use keyfleet_planner::view::{Heard, Watched};
 use keyfleet_planner::{self as planner, Action as Write, State, key_epoch, status};
 
-/// How soon a round under way is looked at again, though no node speaks: deadlines pass.
+/// Wait between two reconciles of a cluster with an open round: deadlines pass though no node speaks.
 const BUSY: Duration = Duration::from_millis(500);
-/// How soon a cluster at rest is looked at again, at the latest.
+/// Longest wait between two reconciles of a cluster at rest.
 const IDLE: Duration = Duration::from_secs(60);
-/// How often a chain is asked.
+/// Wait between two requests to a chain.
 const ASK_CHAIN: Duration = Duration::from_secs(3);
 
 /// One reconcile.
@@ -153,7 +153,7 @@ async fn dereference(context: &Context, namespace: &str, name: &str) -> Result<O
     }))
 }
 
-/// A CronJob of this name that somebody else made is none of ours.
+/// Returns true for a CronJob of this cluster. One of the same name that somebody else made is left alone.
 fn is_owned(job: &CronJob, cluster: &KmsCluster) -> bool {
     job.owner_references().iter().any(|owner| Some(&owner.uid) == cluster.metadata.uid.as_ref())
 }
@@ -309,7 +309,7 @@ fn phase_that_ends(action: &Write, state: &State) -> Option<(String, f64)> {
     Some((format!("{phase:?}"), lasted.max(0.0)))
 }
 
-/// What people are told of a write.
+/// Event that tells people of a write.
 fn event(action: &Write, cluster: &KmsCluster) -> Option<Event> {
     let before = cluster.status.as_ref();
     let (type_, reason, note) = match action {

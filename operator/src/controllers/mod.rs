@@ -7,8 +7,8 @@
 //! | [`epoch`] | `KeyEpoch` | lets go of one in a namespace that is being deleted |
 //!
 //! Rounds are decided with their cluster, not by a controller of their own: one round at a time is a decision of the
-//! cluster, and each `KeyEpoch` that changes wakes it. Each reconcile has five steps: dereference (client), validate (pure),
-//! build (pure), apply (client), status.
+//! cluster, and each `KeyEpoch` that changes wakes it. Each reconcile has five steps: dereference (client), validate
+//! (pure), build (pure), apply (client), status.
 
 pub mod apply;
 mod carry_out;
@@ -64,7 +64,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Whether a write lost its race: read and decide again, at once.
+    /// Returns true for a write that lost its race: read and decide again, at once.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Api(kube::Error::Api(status)) if status.code == 409)
@@ -83,7 +83,7 @@ impl Failure {
 /// Where the operator works and with what.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Its own namespace.
+    /// The operator's own namespace.
     pub namespace: String,
     /// The namespaces whose fleets it keeps.
     pub scope: Scope,
@@ -95,7 +95,7 @@ pub struct Options {
     pub chains_folder: std::path::PathBuf,
 }
 
-/// What reconciles share.
+/// Everything that reconciles share.
 pub struct Context {
     pub(crate) client: Client,
     pub(crate) options: Options,
@@ -106,7 +106,7 @@ pub struct Context {
     pub(crate) memory: Mutex<HashMap<String, Memory>>,
 }
 
-/// What this process remembers of a cluster. All of it can be gathered again.
+/// This process's memory of a cluster. All of it can be gathered again.
 #[derive(Clone, Default)]
 pub(crate) struct Memory {
     pub(crate) tracker: Option<Tracker>,

@@ -35,11 +35,11 @@ use keyfleet_planner::view::transcripts::{Certified, Transcripts, Watched};
 /// The pause before a node is called again; doubled up to the last after every failure.
 const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// What is still wanted is asked for again so often.
+/// Wait before a fetch of the same messages is tried again.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// Messages that come together make one reconcile.
 const GATHER: Duration = Duration::from_millis(20);
-/// One fetch takes at most so long.
+/// Timeout of one fetch.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Follows nodes over TLS by pin and token.
@@ -184,7 +184,7 @@ struct Follower {
     wanted: watch::Receiver<BTreeSet<Digest>>,
     news: Arc<News>,
     token: Option<Token>,
-    /// What the node is asked to prove its shares over, in the stream that is open.
+    /// Challenge that the node has to prove its shares over, in the stream that is open.
     challenge: Challenge,
     /// The certificate that the node showed last, and what it came to.
     shown: Option<(v1::Certificate, Option<Certified>)>,

@@ -22,7 +22,7 @@ pub use followers::Followers;
 /// A node to be followed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Target {
-    /// Its host name and port.
+    /// Host name and port.
     pub address: String,
     /// The pinned identity that its certificate must show.
     pub identity: PinnedKey,
@@ -37,8 +37,8 @@ pub trait Nodes: Send + Sync {
     /// Forgets a cluster that is no more.
     fn forget(&self, cluster: ClusterId);
 
-    /// What they have said until now, with the core's decisions on `rounds` as their records stand. Certificates count that
-    /// verify under `key`; under any key while none is known.
+    /// Returns what the nodes have said until now, with the core's decisions on `rounds` as their records stand.
+    /// Certificates count that verify under `key`; under any key while none is known.
     async fn heard(&self, cluster: ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> Heard;
 
     /// The clusters of which something new was heard. One reader.

@@ -227,7 +227,7 @@ impl Host {
         Ok(())
     }
 
-    /// What the disruption controller does: how many pods may be evicted now.
+    /// Stands in for the disruption controller: writes how many pods may be evicted now.
     async fn count_budget(&self, ready: usize) -> Result<(), kube::Error> {
         let budgets: Api<PodDisruptionBudget> = Api::default_namespaced(self.client.clone());
         for budget in budgets.list(&ListParams::default()).await?.items {
@@ -372,7 +372,7 @@ impl Running {
         }
     }
 
-    /// Whether it serves the newest active epoch that there is.
+    /// Returns true where the node serves the newest active epoch.
     fn serves(&self, epochs: &[KeyEpoch]) -> bool {
         let active = |epoch: &&KeyEpoch| {
             matches!(epoch.status.as_ref().and_then(|s| s.phase), Some(Phase::Active | Phase::Confirmed))
@@ -383,7 +383,7 @@ impl Running {
     }
 }
 
-/// Whether callers are sent to a pod: ready, and not being stopped.
+/// Returns true where callers are sent to a pod: it is ready and not being stopped.
 pub(crate) fn serves(pod: &Pod) -> bool {
     is_ready(pod) && pod.metadata.deletion_timestamp.is_none()
 }
