@@ -20,8 +20,8 @@ use keyfleet_crds::cluster::Phase;
 use keyfleet_crds::conditions::ClusterCondition;
 use keyfleet_crds::{KeyEpoch, KmsCluster, KmsClusterStatus, KmsNode};
 use keyfleet_operator::controllers::{self, Context, Options, Scope};
-use keyfleet_operator::heard::Nobody;
 use keyfleet_operator::metrics::Metrics;
+use keyfleet_operator::node_streams::NoNodes;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
@@ -57,7 +57,7 @@ impl Running {
             subject: "system:serviceaccount:keyfleet-system:keyfleet-operator".into(),
             chains_folder: "/nowhere".into(),
         };
-        let context = Context::new(client.clone(), options, Arc::new(Nobody), metrics.clone());
+        let context = Context::new(client.clone(), options, Arc::new(NoNodes), metrics.clone());
         let task = tokio::spawn(controllers::run(context));
         Self { client, metrics, task }
     }

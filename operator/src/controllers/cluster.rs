@@ -14,15 +14,15 @@ use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType};
 use kube::{Api, Resource, ResourceExt};
 
-use super::carry_out::Hand;
+use super::applier::Applier;
 use super::observe::{Read, observe};
 use super::{Context, Failure, Memory, apply, epoch};
 use crate::blocks::clock::{self, Clock};
 use crate::blocks::ethereum::Ethereum;
 use crate::blocks::{BlockError, BlockSource, Tracker};
-use crate::build::{Fleet, access, network, retention};
-use crate::heard::Target;
 use crate::metrics::Measured;
+use crate::node_streams::Target;
+use crate::objects::{Fleet, access, network, retention};
 use keyfleet_planner::state::Retention;
 use keyfleet_planner::view::{Heard, Watched};
 use keyfleet_planner::{self as planner, Action as Write, State, key_epoch, status};
@@ -58,7 +58,7 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
         Some(id) => {
             context.nodes.follow(id, targets(&read, &name, &namespace));
             let key = read.cluster.status.as_ref().and_then(|status| status.public_key);
-            context.nodes.heard(id, key, watched(&read, last_block, now)).await
+            context.nodes.view(id, key, watched(&read, last_block, now)).await
         }
         None => Heard::default(),
     };
@@ -76,14 +76,15 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
     // Apply: decisions first, then the objects that follow from them.
     let node_image = context.options.node_image.as_str();
     let (client, finalizers) = (&context.client, state.finalizers);
-    let hand = Hand { client, cluster: &read.cluster, namespace: &namespace, name: &name, id, node_image, finalizers };
+    let applier =
+        Applier { client, cluster: &read.cluster, namespace: &namespace, name: &name, id, node_image, finalizers };
     let mut wrote = !decisions.actions.is_empty();
     let released = decisions.actions.contains(&Write::SetClusterFinalizer { present: false });
     for action in decisions.actions {
         let event = event(&action, &read.cluster);
         let phase = phase_that_ends(&action, &state);
         tracing::debug!(cluster = name, namespace, ?action, "writes");
-        match hand.carry_out(action).await {
+        match applier.apply(action).await {
             Err(Failure::EvictionRefused(why)) => {
                 tracing::info!(cluster = name, namespace, why, "an eviction was refused");
                 if let Some(memory) = context.memory.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&key) {

@@ -11,7 +11,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 
-use super::carry_out::set_finalizer;
+use super::applier::set_finalizer;
 use super::{Context, Failure};
 
 /// One reconcile.

@@ -1,4 +1,4 @@
-//! The controllers: the thin shell around [`keyfleet_planner`] and [`crate::build`].
+//! The controllers: the thin shell around [`keyfleet_planner`] and [`crate::objects`].
 //!
 //! | Controller | Watches | Does |
 //! |---|---|---|
@@ -10,8 +10,8 @@
 //! cluster, and each `KeyEpoch` that changes wakes it. Each reconcile has five steps: dereference (client), validate
 //! (pure), build (pure), apply (client), status.
 
+mod applier;
 pub mod apply;
-mod carry_out;
 pub mod cluster;
 pub mod epoch;
 pub mod node;
@@ -36,8 +36,8 @@ use kube::{Api, Client, ResourceExt};
 use tokio::sync::mpsc;
 
 use crate::blocks::Tracker;
-use crate::heard::Nodes;
 use crate::metrics::Metrics;
+use crate::node_streams::Nodes;
 
 pub use scope::Scope;
 
@@ -103,7 +103,7 @@ pub struct Context {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) recorder: Recorder,
     failures: Mutex<HashMap<String, u32>>,
-    pub(crate) memory: Mutex<HashMap<String, Memory>>,
+    pub(crate) memory: Mutex<HashMap<ClusterRef, Memory>>,
 }
 
 /// This process's memory of a cluster. All of it can be gathered again.
@@ -141,9 +141,7 @@ impl Context {
     /// The cluster that an id was last seen on.
     fn cluster_of(&self, id: ClusterId) -> Option<ClusterRef> {
         let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let (key, _) = memory.iter().find(|(_, memory)| memory.id == Some(id))?;
-        let (namespace, name) = key.strip_prefix("KmsCluster/")?.split_once('/')?;
-        Some(ObjectRef::new(name).within(namespace))
+        memory.iter().find(|(_, memory)| memory.id == Some(id)).map(|(cluster, _)| cluster.clone())
     }
 
     fn succeeded(&self, key: &str) {
@@ -161,31 +159,31 @@ impl Context {
 
 /// Runs the controllers until the process is told to stop.
 pub async fn run(context: Arc<Context>) {
-    let mut tellers = HashMap::new();
+    let mut notifiers = HashMap::new();
     let controllers = context.options.scope.watched().into_iter().map(|namespace| {
-        let (teller, told) = mpsc::unbounded_channel();
-        tellers.insert(namespace.clone(), teller);
-        watch(context.clone(), namespace, told)
+        let (notifier, notifications) = mpsc::unbounded_channel();
+        notifiers.insert(namespace.clone(), notifier);
+        watch(context.clone(), namespace, notifications)
     });
     let controllers = join_all(controllers.collect::<Vec<_>>());
-    // The news has one reader, which tells the controller in whose namespace the cluster is.
-    let news = context.nodes.news().for_each(|id| {
+    // The stream has one reader, which notifies the controller in whose namespace the cluster is.
+    let notify = context.nodes.notifications().for_each(|id| {
         let cluster = context.cluster_of(id);
-        let teller = cluster.as_ref().and_then(|of| tellers.get(&of.namespace).or_else(|| tellers.get(&None)));
-        if let (Some(cluster), Some(teller)) = (cluster, teller) {
-            // A controller that has ended needs no news.
-            let _ = teller.send(cluster);
+        let notifier = cluster.as_ref().and_then(|of| notifiers.get(&of.namespace).or_else(|| notifiers.get(&None)));
+        if let (Some(cluster), Some(notifier)) = (cluster, notifier) {
+            // A controller that has ended needs no notification.
+            let _ = notifier.send(cluster);
         }
         std::future::ready(())
     });
     tokio::select! {
         _ = controllers => {}
-        () = async { news.await; std::future::pending().await } => {}
+        () = async { notify.await; std::future::pending().await } => {}
     }
 }
 
 /// The controllers of one namespace, or of all.
-async fn watch(context: Arc<Context>, namespace: Option<String>, told: mpsc::UnboundedReceiver<ClusterRef>) {
+async fn watch(context: Arc<Context>, namespace: Option<String>, notifications: mpsc::UnboundedReceiver<ClusterRef>) {
     let namespace = namespace.as_deref();
     let of = || watcher::Config::default().any_semantic();
     let ours = || of().labels(labels::CLUSTER);
@@ -196,7 +194,7 @@ async fn watch(context: Arc<Context>, namespace: Option<String>, told: mpsc::Unb
         .watches(context.api::<DeserializeGuard<KeyEpoch>>(namespace), of(), |epoch| by_label(&epoch))
         .watches(context.api::<ConfigMap>(namespace), ours(), |map| by_label(&map))
         .watches(context.api::<Pod>(namespace), ours(), |pod| by_label(&pod))
-        .reconcile_on(stream::unfold(told, async |mut told| Some((told.recv().await?, told))))
+        .reconcile_on(stream::unfold(notifications, async |mut from| Some((from.recv().await?, from))))
         .shutdown_on_signal()
         .run(cluster::reconcile, on_error, context.clone())
         .for_each(async |result| log("KmsCluster", result));

@@ -20,9 +20,9 @@ use kube::runtime::controller::Action;
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
-use super::carry_out::set_finalizer;
+use super::applier::set_finalizer;
 use super::{Context, Failure, apply};
-use crate::build::{Fleet, access, config, pod, storage};
+use crate::objects::{Fleet, access, config, pod, storage};
 
 /// Wait between two reconciles of a node at rest.
 const IDLE: Duration = Duration::from_secs(300);

@@ -14,7 +14,7 @@ use kube::ResourceExt;
 
 use super::{Memory, Options};
 use crate::blocks::BlockError;
-use crate::build::{Fleet, config};
+use crate::objects::{Fleet, config};
 use keyfleet_planner::State;
 use keyfleet_planner::state::{Cluster, Epoch, Lag, Node, Recorded, Retention};
 use keyfleet_planner::view::Heard;

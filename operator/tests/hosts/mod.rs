@@ -32,8 +32,8 @@ use keyfleet_node::seal::{KeyEncryptionKey, KeyRing};
 use keyfleet_node::serving::{FetchedKeys, KeySource, Tokens};
 use keyfleet_node::store::Backing;
 use keyfleet_node::store::bundles::BundleFile;
-use keyfleet_operator::heard::token::OwnAccount;
-use keyfleet_operator::heard::{Followers, Nodes, Target};
+use keyfleet_operator::node_streams::token::OwnAccount;
+use keyfleet_operator::node_streams::{Followers, Nodes, Target};
 use keyfleet_planner::view::{Heard, Watched};
 use keyfleet_threshold::identifiers::{ClusterId, EpochNumber, NodeIndex};
 use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
@@ -73,12 +73,12 @@ impl Nodes for Local {
         self.followers.forget(cluster);
     }
 
-    async fn heard(&self, cluster: values::ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> Heard {
-        self.followers.heard(cluster, key, rounds).await
+    async fn view(&self, cluster: values::ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> Heard {
+        self.followers.view(cluster, key, rounds).await
     }
 
-    fn news(&self) -> BoxStream<'static, values::ClusterId> {
-        self.followers.news()
+    fn notifications(&self) -> BoxStream<'static, values::ClusterId> {
+        self.followers.notifications()
     }
 }
 

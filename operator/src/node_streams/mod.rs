@@ -39,27 +39,27 @@ pub trait Nodes: Send + Sync {
 
     /// Returns what the nodes have said until now, with the core's decisions on `rounds` as their records stand.
     /// Certificates count that verify under `key`; under any key while none is known.
-    async fn heard(&self, cluster: ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> Heard;
+    async fn view(&self, cluster: ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> Heard;
 
     /// The clusters of which something new was heard. One reader.
-    fn news(&self) -> BoxStream<'static, ClusterId>;
+    fn notifications(&self) -> BoxStream<'static, ClusterId>;
 }
 
 /// Follows nobody: for tests of what an operator does while no node has spoken.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Nobody;
+pub struct NoNodes;
 
 #[async_trait::async_trait]
-impl Nodes for Nobody {
+impl Nodes for NoNodes {
     fn follow(&self, _: ClusterId, _: BTreeMap<u32, Target>) {}
 
     fn forget(&self, _: ClusterId) {}
 
-    async fn heard(&self, _: ClusterId, _: Option<PublicKey>, _: Vec<Watched>) -> Heard {
+    async fn view(&self, _: ClusterId, _: Option<PublicKey>, _: Vec<Watched>) -> Heard {
         Heard::default()
     }
 
-    fn news(&self) -> BoxStream<'static, ClusterId> {
+    fn notifications(&self) -> BoxStream<'static, ClusterId> {
         stream::pending().boxed()
     }
 }

@@ -12,7 +12,7 @@ use super::Failure;
 use keyfleet_planner::Action;
 
 /// The objects of one cluster, to be written to.
-pub(super) struct Hand<'a> {
+pub(super) struct Applier<'a> {
     pub(super) client: &'a Client,
     pub(super) cluster: &'a KmsCluster,
     pub(super) namespace: &'a str,
@@ -23,9 +23,9 @@ pub(super) struct Hand<'a> {
     pub(super) finalizers: bool,
 }
 
-impl Hand<'_> {
-    /// Carries out one action.
-    pub(super) async fn carry_out(&self, action: Action) -> Result<(), Failure> {
+impl Applier<'_> {
+    /// Writes one action.
+    pub(super) async fn apply(&self, action: Action) -> Result<(), Failure> {
         let replace = PostParams { field_manager: Some(labels::FIELD_MANAGER.into()), ..PostParams::default() };
         let clusters: Api<KmsCluster> = Api::namespaced(self.client.clone(), self.namespace);
         let nodes: Api<KmsNode> = Api::namespaced(self.client.clone(), self.namespace);
