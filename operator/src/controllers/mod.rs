@@ -18,6 +18,7 @@ pub mod node;
 mod observe;
 mod scope;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -102,8 +103,22 @@ pub struct Context {
     pub(crate) nodes: Arc<dyn Nodes>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) recorder: Recorder,
-    failures: Mutex<HashMap<String, u32>>,
-    pub(crate) memory: Mutex<HashMap<ClusterRef, Memory>>,
+    failures: Mutex<HashMap<ObjectKey, u32>>,
+    memory: Mutex<HashMap<ObjectKey, Memory>>,
+}
+
+/// Kind, namespace and name of an object.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct ObjectKey {
+    kind: Cow<'static, str>,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+impl ObjectKey {
+    pub(crate) fn of(kind: impl Into<Cow<'static, str>>, object: &impl ResourceExt) -> Self {
+        Self { kind: kind.into(), namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
+    }
 }
 
 /// This process's memory of a cluster. All of it can be gathered again.
@@ -141,15 +156,37 @@ impl Context {
     /// The cluster that an id was last seen on.
     fn cluster_of(&self, id: ClusterId) -> Option<ClusterRef> {
         let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        memory.iter().find(|(_, memory)| memory.id == Some(id)).map(|(cluster, _)| cluster.clone())
+        let (key, _) = memory.iter().find(|(_, memory)| memory.id == Some(id))?;
+        Some(ObjectRef::new(&key.name).within(&key.namespace))
     }
 
-    fn succeeded(&self, key: &str) {
+    pub(crate) fn remembered(&self, key: &ObjectKey) -> Memory {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn remember(&self, key: ObjectKey, memory: Memory) {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).insert(key, memory);
+    }
+
+    /// Notes that the disruption budget refused an eviction just now.
+    pub(crate) fn eviction_refused(&self, key: &ObjectKey, why: String) {
+        if let Some(memory) = self.memory.lock().unwrap_or_else(PoisonError::into_inner).get_mut(key) {
+            memory.eviction_refused = Some((std::time::Instant::now(), why));
+        }
+    }
+
+    /// Drops everything that this process holds of a cluster: nobody reconciles an object that is gone.
+    pub(crate) fn forget(&self, key: &ObjectKey) {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        memory.and_then(|memory| memory.id).into_iter().for_each(|id| self.nodes.forget(id));
+    }
+
+    fn succeeded(&self, key: &ObjectKey) {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
 
-    /// The wait after one more failure of this object: a second, doubled each time.
-    fn failed(&self, key: String) -> Duration {
+    /// Returns the wait after one more failure of this object: a second, doubled each time, at most [`BACK_OFF_MAX`].
+    fn failed(&self, key: ObjectKey) -> Duration {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let count = failures.entry(key).or_default();
         *count = count.saturating_add(1);
@@ -242,7 +279,7 @@ where
     if matches!(failure, Failure::Malformed(_)) {
         return Action::await_change();
     }
-    let key = format!("{}/{}/{}", K::kind(&()), object.namespace().unwrap_or_default(), object.name_any());
+    let key = ObjectKey::of(K::kind(&()), object.as_ref());
     Action::requeue(if failure.is_conflict() { Duration::from_millis(200) } else { context.failed(key) })
 }
 
