@@ -13,13 +13,12 @@ mod processor;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use keyfleet_api::channel;
-use keyfleet_api::client::Fleet as Facts;
 use keyfleet_api::tls::Connector;
 use keyfleet_api::v1;
 use keyfleet_api::v1::kms_client::KmsClient;
+use keyfleet_api::{channel, wire};
+use keyfleet_client::Fleet as Facts;
 
-use keyfleet_crds::values;
 use keyfleet_threshold::curve::SecretScalar;
 use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::purpose::Purpose;
@@ -47,8 +46,7 @@ async fn measure() {
     let fleet = Fleet::start(3).await;
     let facts = Facts::try_from(&fleet.record()).unwrap();
     let (node, pin) = facts.nodes.iter().next().unwrap();
-    let audience = values::ClusterId(facts.cluster.0);
-    let token = fleet::token(CALLER, &format!("keyfleet.dev/{audience}/{node}"));
+    let token = fleet::token(CALLER, &wire::audience(facts.cluster, node.value()));
     let address = fleet.callers[node].clone();
     println!(
         "| | processor time a request | of it the bare operation | requests a second, one core serving |\n|---|---|---|---|"

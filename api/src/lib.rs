@@ -4,8 +4,7 @@
 //!   `.proto` files say lengths, limits, deadlines and codes. [`DESCRIPTORS`]: the same for tools
 //! - [`limits`]: the same limits for code
 //! - [`messages`], [`report`]: what a node signed, between its canonical bytes and what travels; [`erasure`]: its last word
-//! - [`node_config`], [`retention_config`]: the files that the operator renders and a node, or the retention job, reads
-//! - [`client`]: asks the nodes of a fleet, checks what they answer, combines it
+//! - [`wire`]: ports, host names, token audiences, and a fleet's public record
 //! - [`tls`], [`channel`]: who is at the other end, by the pinned identity
 
 /// Messages, clients and servers of `keyfleet.v1`.
@@ -20,11 +19,9 @@ pub mod v1 {
 pub const DESCRIPTORS: &[u8] = include_bytes!("generated/keyfleet.v1.descriptors");
 
 pub mod channel;
-pub mod client;
 pub mod erasure;
 pub mod limits;
 pub mod messages;
-pub mod node_config;
 pub mod report;
-pub mod retention_config;
 pub mod tls;
+pub mod wire;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fleet::{CALLER, Fleet, Minted, node};
-use keyfleet_api::client::sealed::{Sealed, seal};
-use keyfleet_api::client::{AskError, Client, Direct, NodeError, Patience, Shortfall, Trust};
 use keyfleet_api::tls::{Authorities, PlatformCertificate};
+use keyfleet_client::sealed::{Sealed, seal};
+use keyfleet_client::{AskError, Client, Direct, NodeError, Patience, Shortfall, Trust};
 use keyfleet_crds::cluster::Access;
 use keyfleet_threshold::identifiers::EpochNumber;
 use keyfleet_threshold::purpose::{Purpose, verifies};
@@ -116,7 +116,7 @@ fn client_key(fleet: &Fleet) -> keyfleet_threshold::curve::G2 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_caller_without_the_right_token_or_rule_is_refused_by_every_node_and_told_why() {
     let fleet = Fleet::start(4).await;
-    let one = keyfleet_crds::wire::audience(&fleet.record().cluster_id, 1);
+    let one = keyfleet_api::wire::audience(fleet.client(LONG).fleet().cluster, 1);
     // Node 1's token shown to all.
     let client = fleet.client_of(Minted { subject: CALLER, always: Some(one) }, LONG);
     let short = shortfall(client.sign("receipts", b"paid").await);
@@ -164,7 +164,7 @@ async fn a_client_may_know_nodes_by_the_platforms_authorities_in_the_place_of_pi
     let trusting = |name: &str| {
         let names = (1..=3).map(|i| (node(i), vec![name.to_owned()])).collect();
         let trust = Trust::Authorities { authorities: Authorities::read(pem.as_bytes()).unwrap(), names };
-        let facts = keyfleet_api::client::Fleet::try_from(&fleet.record()).unwrap();
+        let facts = keyfleet_client::Fleet::try_from(&fleet.record()).unwrap();
         let (dial, tokens) = (Direct(fleet.callers.clone()), Minted { subject: CALLER, always: None });
         Client::with_trust(facts, Arc::new(dial), Arc::new(tokens), LONG, trust)
     };

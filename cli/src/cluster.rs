@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use async_trait::async_trait;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, ServiceAccount};
-use keyfleet_api::client::{Dial, Duplex, NoToken, Token, Tokens};
-use keyfleet_crds::record::ClientRecord;
+use keyfleet_api::wire::{FleetRecord, record};
+use keyfleet_client::{Dial, Duplex, NoToken, Token, Tokens};
 use keyfleet_crds::{KmsCluster, names};
 use keyfleet_threshold::identifiers::NodeIndex;
 use kube::api::{ListParams, PostParams};
@@ -84,7 +84,7 @@ impl Cluster {
     ///
     /// # Errors
     /// When it has no record yet, or it cannot be read.
-    pub async fn record(&self, cluster: &str) -> Result<ClientRecord, Failure> {
+    pub async fn record(&self, cluster: &str) -> Result<FleetRecord, Failure> {
         let name = names::record(cluster);
         let maps = Api::<ConfigMap>::namespaced(self.client.clone(), &self.namespace);
         let map = maps.get_opt(&name).await.map_err(|error| {
@@ -101,13 +101,10 @@ impl Cluster {
                 self.namespace
             )));
         };
-        let data = map.data.unwrap_or_default();
-        ClientRecord::from_data(&data).map_err(|error| match error {
-            keyfleet_crds::record::RecordError::Missing(keyfleet_crds::record::CLIENT_KEY) => {
-                Failure::other(format!("the fleet {cluster} has no key yet: see `keyfleet status {cluster}`"))
-            }
-            error => Failure::other(error),
-        })
+        let Some(text) = map.data.unwrap_or_default().remove(record::FILE) else {
+            return Err(Failure::other(format!("the fleet {cluster} has no key yet: see `keyfleet status {cluster}`")));
+        };
+        FleetRecord::parse(&text).map_err(Failure::other)
     }
 }
 

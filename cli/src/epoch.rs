@@ -78,8 +78,8 @@ pub async fn verify(kubernetes: &Kubernetes, arguments: &VerifyEpoch) -> Result<
     };
     let public_key = match (&arguments.public_key, &arguments.which.record, known) {
         (Some(public_key), ..) => *public_key,
-        (None, Some(path), _) => reach::read_record(path)?.public_key,
-        (None, None, Some((cluster, name))) => cluster.record(&name).await?.public_key,
+        (None, Some(path), _) => PublicKey(reach::read_record(path)?.public_key.0),
+        (None, None, Some((cluster, name))) => PublicKey(cluster.record(&name).await?.public_key.0),
         (None, None, None) => return Err(Failure::usage("say which public key, with --public-key or --record")),
     };
     let mut findings = check(&epoch, public_key)?;

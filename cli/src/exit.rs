@@ -3,8 +3,8 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
-use keyfleet_api::client::AskError;
-use keyfleet_api::client::sealed::SealedError;
+use keyfleet_client::AskError;
+use keyfleet_client::sealed::SealedError;
 
 /// Exit codes, as the help documents them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

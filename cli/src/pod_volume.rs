@@ -4,9 +4,10 @@ use k8s_openapi::api::core::v1::{
     ConfigMapProjection, DownwardAPIProjection, DownwardAPIVolumeFile, KeyToPath, ObjectFieldSelector,
     ProjectedVolumeSource, ServiceAccountTokenProjection, Volume, VolumeProjection,
 };
-use keyfleet_api::client::mounted::{MOUNT_PATH, NAMESPACE_FILE, TOKENS_FOLDER};
-use keyfleet_crds::record::{CLIENT_KEY, ClientRecord};
-use keyfleet_crds::{names, wire};
+use keyfleet_api::wire::{self, FleetRecord, Hex, RecordNode, record};
+use keyfleet_client::mounted::{MOUNT_PATH, NAMESPACE_FILE, TOKENS_FOLDER};
+use keyfleet_crds::names;
+use keyfleet_threshold::identifiers::ClusterId;
 
 use crate::arguments::{Format, Kubernetes, PodVolume};
 use crate::exit::{Exit, Failure};
@@ -18,10 +19,11 @@ pub const TOKEN_SECONDS: i64 = 3600;
 
 /// The volume: `client.json` of the record, the pod's namespace, and a token of the pod's ServiceAccount for each node.
 #[must_use]
-pub fn volume(record: &ClientRecord) -> Volume {
+pub fn volume(record: &FleetRecord) -> Volume {
+    let cluster = ClusterId(record.cluster_id.0);
     let token = |index: u32| VolumeProjection {
         service_account_token: Some(ServiceAccountTokenProjection {
-            audience: Some(wire::audience(&record.cluster_id, index)),
+            audience: Some(wire::audience(cluster, index)),
             expiration_seconds: Some(TOKEN_SECONDS),
             path: format!("{TOKENS_FOLDER}/{index}"),
         }),
@@ -30,7 +32,7 @@ pub fn volume(record: &ClientRecord) -> Volume {
     let facts = VolumeProjection {
         config_map: Some(ConfigMapProjection {
             name: names::record(&record.cluster),
-            items: Some(vec![KeyToPath { key: CLIENT_KEY.into(), path: CLIENT_KEY.into(), mode: None }]),
+            items: Some(vec![KeyToPath { key: record::FILE.into(), path: record::FILE.into(), mode: None }]),
             optional: None,
         }),
         ..VolumeProjection::default()
@@ -60,13 +62,11 @@ pub fn volume(record: &ClientRecord) -> Volume {
 /// Never: Kubernetes objects are plain data.
 #[must_use]
 pub fn sample() -> String {
-    use keyfleet_crds::record::ClientNode;
-    use keyfleet_crds::values::{ClusterId, PinnedKey, PublicKey};
-    let node = |index| ClientNode { index, identity_key: PinnedKey([0; 32]) };
-    let record = ClientRecord {
+    let node = |index| RecordNode { index, identity_key: Hex([0; 32]) };
+    let record = FleetRecord {
         cluster: "keys".into(),
-        cluster_id: ClusterId(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef_u128.to_be_bytes()),
-        public_key: PublicKey([0; 96]),
+        cluster_id: Hex(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef_u128.to_be_bytes()),
+        public_key: Hex([0; 96]),
         threshold: 3,
         nodes: (1..=4).map(node).collect(),
     };
@@ -81,7 +81,7 @@ pub fn sample() -> String {
             "restartPolicy": "Never",
             "securityContext": { "runAsNonRoot": true, "seccompProfile": { "type": "RuntimeDefault" } },
             "containers": [{
-                "name": "decrypt", "image": "keyfleet/cli",
+                "name": "decrypt", "image": "docker.io/keyfleet/cli:dev",
                 "args": ["decrypt", "/reports/report.sealed", "--to", "/plain/report.txt"],
                 "securityContext": restricted,
                 "volumeMounts": [

@@ -1,6 +1,6 @@
 //! `public-key`.
 
-use keyfleet_crds::record::{ClientRecord, FORMAT};
+use keyfleet_api::wire::{FleetRecord, record::FORMAT};
 use serde::Serialize;
 
 use crate::arguments::{Kubernetes, ShowPublicKey};
@@ -13,7 +13,7 @@ use crate::reach;
 struct Versioned<'a> {
     format: u32,
     #[serde(flatten)]
-    record: &'a ClientRecord,
+    record: &'a FleetRecord,
 }
 
 /// Prints a fleet's public facts.

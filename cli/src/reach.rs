@@ -5,13 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyfleet_api::client::mounted::{MOUNT_PATH, Mounted};
-use keyfleet_api::client::{Client, Dial, Direct, Fleet, Observer, Patience, TokenFiles, Tokens, Trust};
 use keyfleet_api::tls::Authorities;
-use keyfleet_crds::convert;
-use keyfleet_crds::names;
-use keyfleet_crds::record::{CLIENT_KEY, ClientRecord};
-use keyfleet_crds::wire::{KMS_PORT, ROUND_PORT};
+use keyfleet_api::wire::{self, FleetRecord, KMS_PORT, ROUND_PORT};
+use keyfleet_client::mounted::{MOUNT_PATH, Mounted};
+use keyfleet_client::{Client, Dial, Direct, Fleet, Observer, Patience, TokenFiles, Tokens, Trust};
 use keyfleet_threshold::curve::G2;
 use keyfleet_threshold::identifiers::NodeIndex;
 
@@ -23,17 +20,17 @@ use crate::exit::Failure;
 ///
 /// # Errors
 /// When it is none.
-pub fn read_record(path: &Path) -> Result<ClientRecord, Failure> {
+pub fn read_record(path: &Path) -> Result<FleetRecord, Failure> {
     let refuse = |error: &dyn std::fmt::Display| Failure::other(format!("{}: {error}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| refuse(&error))?;
-    ClientRecord::from_data(&BTreeMap::from([(CLIENT_KEY.to_owned(), text)])).map_err(|error| refuse(&error))
+    FleetRecord::parse(&text).map_err(|error| refuse(&error))
 }
 
 /// The public facts of the fleet that is meant. The API server is asked only where no file was named.
 ///
 /// # Errors
 /// When there are none.
-pub async fn record(kubernetes: &Kubernetes, which: &Which) -> Result<ClientRecord, Failure> {
+pub async fn record(kubernetes: &Kubernetes, which: &Which) -> Result<FleetRecord, Failure> {
     if let Some(path) = &which.record {
         return read_record(path);
     }
@@ -51,10 +48,10 @@ pub async fn record(kubernetes: &Kubernetes, which: &Which) -> Result<ClientReco
 /// When there is none, or it is no point.
 pub async fn public_key(kubernetes: &Kubernetes, key: &WhichKey) -> Result<G2, Failure> {
     let public_key = match &key.public_key {
-        Some(public_key) => *public_key,
-        None => record(kubernetes, &key.which).await?.public_key,
+        Some(public_key) => public_key.0,
+        None => record(kubernetes, &key.which).await?.public_key.0,
     };
-    convert::point(&public_key).map_err(|_| Failure::usage("the public key is no point of BLS12-381's G2"))
+    G2::decode(&public_key).map_err(|_| Failure::usage("the public key is no point of BLS12-381's G2"))
 }
 
 /// A client of the fleet that is meant.
@@ -155,10 +152,7 @@ fn certificate_names(
     let names_of = |node: &NodeIndex| match (given.get(&node.value()), namespace) {
         (Some(address), _) => vec![host_of(address)],
         (None, Some(namespace)) => {
-            vec![
-                names::node_host(cluster, node.value(), namespace),
-                format!("{}.{namespace}.svc", names::service(cluster)),
-            ]
+            vec![wire::node_host(cluster, node.value(), namespace), wire::service_host(cluster, namespace)]
         }
         (None, None) => Vec::new(),
     };

@@ -1,6 +1,6 @@
 //! `encrypt` and `decrypt`.
 
-use keyfleet_api::client::sealed::{Sealed, seal};
+use keyfleet_client::sealed::{Sealed, seal};
 
 use crate::arguments::{Decrypt, Encrypt, Kubernetes};
 use crate::exit::{Exit, Failure};

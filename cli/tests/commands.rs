@@ -10,7 +10,8 @@ use std::process::Stdio;
 
 use fleet::{CALLER, Fleet, token};
 use keyfleet_api::tls::PlatformCertificate;
-use keyfleet_crds::wire;
+use keyfleet_api::wire;
+use keyfleet_threshold::identifiers::ClusterId;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
@@ -40,7 +41,7 @@ impl Desk {
     fn tokens(&self, subject: &str) {
         let record = self.fleet.record();
         for node in &record.nodes {
-            let token = token(subject, &wire::audience(&record.cluster_id, node.index));
+            let token = token(subject, &wire::audience(ClusterId(record.cluster_id.0), node.index));
             self.write(&format!("tokens/{}", node.index), token.as_bytes());
         }
     }
@@ -313,7 +314,7 @@ async fn a_pod_asks_with_its_mounted_volume_alone_and_follows_renewed_tokens() {
         desk.write(&format!("mount/{folder}/client.json"), record.to_string().as_bytes());
         desk.write(&format!("mount/{folder}/namespace"), b"shop");
         for node in &desk.fleet.record().nodes {
-            let token = token(subject, &wire::audience(&desk.fleet.record().cluster_id, node.index));
+            let token = token(subject, &wire::audience(ClusterId(desk.fleet.record().cluster_id.0), node.index));
             desk.write(&format!("mount/{folder}/tokens/{}", node.index), token.as_bytes());
         }
         std::os::unix::fs::symlink(folder, at("mount/..new")).unwrap();

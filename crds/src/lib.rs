@@ -11,8 +11,9 @@
 //! - [`values`]: keys, digests and ids as they are written in objects
 //! - [`conditions`]: condition types and reasons, and how a condition is set
 //! - [`convert`]: between a KeyEpoch, which people read, and the plan, which the protocol computes with
-//! - [`names`], [`labels`], [`wire`]: names of objects, labels and finalizers, ports and token audiences
+//! - [`names`], [`labels`]: names of objects, labels and finalizers
 //! - [`record`]: the ConfigMap `<cluster>-record`
+//! - [`node_config`], [`retention_config`]: the files that the operator renders and a node, or the retention job, reads
 //! - [`patterns`]: the `*` patterns of access rules
 //! - [`generate`]: the checked-in YAML and `docs/kinds.md`
 
@@ -28,11 +29,12 @@ pub mod generate;
 pub mod labels;
 pub mod names;
 pub mod node;
+pub mod node_config;
 pub mod patterns;
 pub mod record;
+pub mod retention_config;
 pub mod rules;
 pub mod values;
-pub mod wire;
 
 pub use cluster::{KmsCluster, KmsClusterSpec, KmsClusterStatus};
 pub use epoch::{KeyEpoch, KeyEpochSpec, KeyEpochStatus};

@@ -30,12 +30,6 @@ pub fn index_of_node(cluster: &str, node: &str) -> Option<u32> {
     (index > 0 && self::node(cluster, index) == node).then_some(index)
 }
 
-/// A node's host name inside the cluster, without the cluster domain.
-#[must_use]
-pub fn node_host(cluster: &str, index: u32, namespace: &str) -> String {
-    format!("{}.{}.{namespace}.svc", node(cluster, index), headless_service(cluster))
-}
-
 /// A node's volume claim.
 #[must_use]
 pub fn volume_claim(cluster: &str, index: u32) -> String {
@@ -93,7 +87,6 @@ mod tests {
         assert_eq!(service("keys"), "keys");
         assert_eq!(headless_service("keys"), "keys-nodes");
         assert_eq!(node("keys", 3), "keys-3");
-        assert_eq!(node_host("keys", 3, "prod"), "keys-3.keys-nodes.prod.svc");
         assert_eq!(seal_secret("keys", 3), "keys-3-seal");
         assert_eq!(epoch("keys", 12), "keys-12");
         assert_eq!(record("keys"), "keys-record");

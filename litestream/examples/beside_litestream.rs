@@ -32,7 +32,7 @@ const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
 const BACKLOG: u64 = 2000;
 /// Commits each of which is waited for in the bucket, before the next one a pause.
 const SINGLE: u64 = 30;
-/// So long a bucket is still before its bytes are counted.
+/// Time without a new object after which the bytes of a bucket are counted.
 const STILL: Duration = Duration::from_secs(5);
 
 /// The values of one commit.
@@ -40,7 +40,7 @@ fn record(key: u64) -> (Vec<u8>, Vec<u8>) {
     (value(key, 5000 + (key as usize * 131) % 5000), value(key + (1 << 32), 60))
 }
 
-/// What one side can do.
+/// Side of the comparison.
 trait Side {
     /// Commits the next records; how long each took, in milliseconds, and when the last returned, in microseconds since
     /// the Unix epoch.
@@ -210,7 +210,7 @@ async fn keys(bucket: &Bucket, folder: &str) -> BTreeSet<String> {
     bucket.list(folder, None).await.unwrap().into_iter().map(|object| object.key).collect()
 }
 
-/// Everything in the bucket once nothing has been added for a while, and when the newest was first seen, in microseconds
+/// Lists the bucket once nothing has been added for a while, and the time at which the newest was first seen, in microseconds
 /// since the Unix epoch. A listing is at most some 20 ms behind.
 async fn settled(bucket: &Bucket) -> (Vec<Entry>, u64) {
     let (mut known, mut since, mut seen_us) = (Vec::new(), Instant::now(), 0);

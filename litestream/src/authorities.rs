@@ -9,7 +9,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-/// Who may sign a server's certificate: at least one certificate, each of them readable.
+/// Authorities that may sign a server's certificate: at least one, each of them readable.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Authorities(Arc<[u8]>);
 
@@ -23,7 +23,7 @@ impl Authorities {
         Self::from_pem(&read)
     }
 
-    /// Checks PEM certificates.
+    /// Reads PEM certificates, and checks each of them.
     ///
     /// # Errors
     /// [`AuthoritiesError`].
@@ -41,7 +41,7 @@ impl Authorities {
         Ok(Self(pem.into()))
     }
 
-    /// For the client: these, and none of the system's.
+    /// Returns a TLS context that trusts these authorities, and none of the system's.
     pub(crate) fn context(&self) -> TlsContext {
         let store = TrustStore::empty().with_pem_certificate(self.0.to_vec());
         TlsContext::builder().with_trust_store(store).build().expect("a context with a trust store is complete")
@@ -54,30 +54,30 @@ impl fmt::Debug for Authorities {
     }
 }
 
-/// Why a file is no set of authorities.
+/// Error of reading authorities from a file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthoritiesError {
-    /// The file.
+    /// Unreadable file.
     #[error("{}: {error}", path.display())]
     Read {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// What.
+        /// Error of the file system.
         error: std::io::Error,
     },
-    /// Not PEM.
+    /// Text that is not PEM.
     #[error("not PEM: {0}")]
     Pem(String),
-    /// Nothing between BEGIN CERTIFICATE and END CERTIFICATE.
+    /// File without any certificate.
     #[error("there is no certificate in it; PEM is expected, from -----BEGIN CERTIFICATE-----")]
     Empty,
-    /// One that is none.
+    /// Certificate that cannot be read.
     #[error("certificate {at} cannot be read: {what}")]
     Certificate {
-        /// Which, from 1.
+        /// Place of the certificate in the file, from 1.
         at: usize,
-        /// What is wrong.
+        /// Error, in the reader's words.
         what: String,
     },
 }
@@ -86,8 +86,9 @@ pub enum AuthoritiesError {
 mod tests {
     use super::*;
 
+    /// A wrong file of authorities is refused when it is read, before a request is made to the bucket.
     #[test]
-    fn what_is_no_certificate_is_refused_before_anything_is_asked_of_the_bucket() {
+    fn a_file_that_holds_no_certificate_is_refused() {
         let refused = |pem: &[u8]| Authorities::from_pem(pem).expect_err("was accepted").to_string();
         assert!(refused(b"").contains("no certificate"));
         assert!(refused(b"-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n").contains("no certificate"));

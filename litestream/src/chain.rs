@@ -1,4 +1,4 @@
-//! Following a chain: from a snapshot, object by object, to the newest state. Pure; bytes in, commits out.
+//! Reading a chain: from a snapshot, object by object, to the newest state. Pure; bytes in, commits out.
 //!
 //! redb often does not notice a missing segment: a file rebuilt with a gap opens, with wrong contents. So every
 //! link is checked here, before a byte reaches a file that someone could open.
@@ -10,17 +10,17 @@ use crate::format::seal;
 use crate::keys::{KeyRing, TermKey};
 use crate::position::{CommitNo, Digest, Position, Seq, Term};
 
-/// A verified walk along the chain.
+/// Cursor that verifies a chain link by link while it reads it.
 #[derive(Debug)]
 pub struct ChainCursor<'k> {
     replica: ReplicaName,
     keys: &'k KeyRing,
     key: TermKey,
-    /// Last object seen, opening or not: what the next one must name.
+    /// Last object read, opening or not: the one that the next must name.
     link: (Seq, Digest),
-    /// The state: last object whose content is included.
+    /// State reached: the last object whose content is included.
     state: Position,
-    /// An opening whose base is not the snapshot we started from.
+    /// Opening whose base is not the snapshot that the cursor began with.
     missing_base: Option<(Term, Seq)>,
     newest_term: Term,
     last_commit: CommitNo,
@@ -29,11 +29,11 @@ pub struct ChainCursor<'k> {
 }
 
 impl<'k> ChainCursor<'k> {
-    /// Starts at a snapshot, which lies under the key for `(seq, hash)`. Returns the walk and the file's image
-    /// as one zstd frame of `file_len` bytes.
+    /// Opens the snapshot that lies under the key for `(seq, hash)`. Returns the cursor and the file's image as one
+    /// zstd frame, which decompresses to `file_len` bytes.
     ///
     /// # Errors
-    /// When the object is not that snapshot of this replica.
+    /// [`ChainError`] when the object is not that snapshot of this replica.
     pub fn from_snapshot(
         replica: &ReplicaName,
         keys: &'k KeyRing,
@@ -65,10 +65,10 @@ impl<'k> ChainCursor<'k> {
         Ok((cursor, image))
     }
 
-    /// Takes the object numbered `self.next_seq()`, and returns the commits it carries.
+    /// Reads the object numbered `self.next_seq()`, and returns the commits that it carries.
     ///
     /// # Errors
-    /// [`ChainError`] says which promise of the chain the object breaks.
+    /// [`ChainError`] names the rule of the chain that the object breaks.
     pub fn read_next(&mut self, object: &[u8]) -> Result<Vec<Commit>, ChainError> {
         let place = Place::Sequence(self.next_seq());
         let header = decode(place, object)?;
@@ -96,7 +96,7 @@ impl<'k> ChainCursor<'k> {
         Ok(commits)
     }
 
-    /// Takes a merged segment that begins at `self.next_seq()`.
+    /// Reads a merged segment that begins at `self.next_seq()`, and returns the commits that it carries.
     ///
     /// # Errors
     /// As [`ChainCursor::read_next`].
@@ -117,37 +117,37 @@ impl<'k> ChainCursor<'k> {
         Ok(commits)
     }
 
-    /// The number that comes next.
+    /// Returns the number of the object to read next.
     #[must_use]
     pub fn next_seq(&self) -> Seq {
         self.link.0.next()
     }
 
-    /// The state so far. A bare opening is followed but is no state: its base is.
+    /// Returns the state reached. An opening alone is a link and no state; its base is one.
     #[must_use]
     pub fn state(&self) -> Position {
         self.state
     }
 
-    /// Last commit included.
+    /// Returns the last commit included.
     #[must_use]
     pub fn last_commit(&self) -> CommitNo {
         self.last_commit
     }
 
-    /// Time of the state, in milliseconds since the Unix epoch.
+    /// Returns the time of the state, in milliseconds since the Unix epoch.
     #[must_use]
     pub fn time_ms(&self) -> u64 {
         self.time_ms
     }
 
-    /// Length that the file must have, in bytes.
+    /// Returns the length that the file must have, in bytes.
     #[must_use]
     pub fn file_len(&self) -> u64 {
         self.file_len
     }
 
-    /// The last link seen, openings included: number and digest of an object of the sequence.
+    /// Returns number and digest of the last object read, openings included.
     #[must_use]
     pub fn link(&self) -> (Seq, Digest) {
         self.link
@@ -170,20 +170,16 @@ impl<'k> ChainCursor<'k> {
         }
         let plain = seal::open(&self.key, object).map_err(|error| ChainError::Object { place, error })?;
         let commits = decode_commits(&plain).map_err(|error| ChainError::Object { place, error })?;
-        let gap = || ChainError::CommitGap { place, after: self.last_commit };
-        if header.first_commit != self.last_commit.next() || header.last_commit < header.first_commit {
-            return Err(gap());
+        if carries_on(self.last_commit, header, &commits) {
+            Ok(commits)
+        } else {
+            Err(ChainError::CommitGap { place, after: self.last_commit })
         }
-        if header.kind == Kind::Segment {
-            let numbers = commits.iter().map(|commit| commit.number.0);
-            if !numbers.eq(header.first_commit.0..=header.last_commit.0) {
-                return Err(gap());
-            }
-        }
-        Ok(commits)
     }
 
+    /// Goes on to an object that passed every check.
     fn advance(&mut self, header: &Header, digest: Digest) {
+        assert!(header.seq > self.link.0 && header.term >= self.newest_term, "a cursor goes forwards only");
         self.link = (header.seq, digest);
         if header.kind != Kind::Opening {
             self.state = Position { term: header.term, seq: header.seq, hash: digest };
@@ -194,10 +190,10 @@ impl<'k> ChainCursor<'k> {
     }
 }
 
-/// Checks a state that was reached against the floor below which nobody may go.
+/// Checks a state against the floor: a position that is known to have been acknowledged.
 ///
-/// `seen` are the links that were passed on the way; where the floor's own object is among them, its digest must
-/// be the floor's.
+/// `seen` is the digest of the replica's object that has the floor's number, where it is known; it must be the
+/// floor's.
 ///
 /// # Errors
 /// [`ChainError::BelowFloor`] for an older state, [`ChainError::ForkedBelowFloor`] for another history.
@@ -212,6 +208,16 @@ pub fn check_floor(state: Position, floor: Position, seen: Option<Digest>) -> Re
     }
 }
 
+/// Returns true when an object goes on right after `last`, without leaving out or repeating a commit.
+fn carries_on(last: CommitNo, header: &Header, commits: &[Commit]) -> bool {
+    let (first, last_of_object) = (header.first_commit, header.last_commit);
+    if last.0.checked_add(1) != Some(first.0) || last_of_object < first {
+        return false;
+    }
+    // A merged segment has the operations of many commits under the number of the last.
+    header.kind != Kind::Segment || commits.iter().map(|commit| commit.number.0).eq(first.0..=last_of_object.0)
+}
+
 fn decode(place: Place, object: &[u8]) -> Result<Header, ChainError> {
     Header::decode(object).map(|(header, _)| header).map_err(|error| ChainError::Object { place, error })
 }
@@ -224,14 +230,14 @@ fn expect_owner(place: Place, replica: &ReplicaName, header: &Header) -> Result<
     }
 }
 
-/// Where an object lies.
+/// Place of an object in the bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// `seq/…`
+    /// Opening or segment: `seq/…`.
     Sequence(Seq),
-    /// `snap/…`
+    /// Snapshot: `snap/…`.
     Snapshot(Seq),
-    /// `merged/…`
+    /// Merged segment, from the first number to the last: `merged/…`.
     Merged(Seq, Seq),
 }
 
@@ -245,104 +251,104 @@ impl std::fmt::Display for Place {
     }
 }
 
-/// Which promise of the chain is broken, and where. The replica's content is at fault, or whoever serves it.
+/// Broken rule of a chain, and the object that breaks it. The replica's content is at fault, or whoever serves it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChainError {
-    /// The object itself is wrong: torn, altered, another key.
+    /// Object that is wrong in itself: torn, altered, or sealed under another key.
     #[error("{place}: {error}")]
     Object {
-        /// Where.
+        /// Place of the object.
         place: Place,
-        /// What.
+        /// Error of the object.
         error: ObjectError,
     },
-    /// The object is not there.
+    /// Missing object.
     #[error("{place} is missing, although objects after it exist")]
     Missing {
-        /// Where.
+        /// Place of the object.
         place: Place,
     },
-    /// Another replica's object.
+    /// Object of another replica.
     #[error("{place} belongs to replica `{found}`, not to `{expected}`")]
     Foreign {
-        /// Where.
+        /// Place of the object.
         place: Place,
-        /// Ours.
+        /// Name of this replica.
         expected: ReplicaName,
-        /// Whose it is.
+        /// Name of the object's replica.
         found: ReplicaName,
     },
-    /// One of our objects under the key of another.
+    /// Object of this replica under the key of another one.
     #[error("{place} is swapped: under its key lies the {found} of seq {found_seq}")]
     Misplaced {
-        /// Where.
+        /// Place of the object.
         place: Place,
-        /// What lies there.
+        /// Kind of the object found there.
         found: Kind,
-        /// Its own number.
+        /// Number of the object found there.
         found_seq: Seq,
     },
-    /// It follows another object than the one before it.
+    /// Object that names another one as its predecessor.
     #[error("{place} does not follow the object before it: it names {found}, which is not {expected}")]
     BrokenLink {
-        /// Where.
+        /// Place of the object.
         place: Place,
-        /// Digest of the object before.
+        /// Digest of the object before it.
         expected: Digest,
         /// Digest that it names.
         found: Digest,
     },
-    /// An opening whose term is not above the one before.
+    /// Opening whose term is not above the one before.
     #[error("{place} opens term {found} after term {before}")]
     TermFell {
-        /// Where.
+        /// Place of the object.
         place: Place,
         /// Newest term before.
         before: Term,
-        /// Its term.
+        /// Term of the object.
         found: Term,
     },
-    /// A segment of another term than the one that is open.
+    /// Segment of another term than the open one.
     #[error("{place} is of term {found} in the midst of term {expected}")]
     TermMixed {
-        /// Where.
+        /// Place of the object.
         place: Place,
-        /// The open term.
+        /// Term that is open.
         expected: Term,
-        /// Its term.
+        /// Term of the object.
         found: Term,
     },
-    /// Segments follow an opening whose base is gone.
+    /// Segments after an opening whose base is gone.
     #[error("term {term}, opened at seq {seq}, has segments but its base snapshot is missing")]
     BaseMissing {
-        /// The term.
+        /// Term of the opening.
         term: Term,
-        /// Number of its opening.
+        /// Number of the opening.
         seq: Seq,
     },
-    /// Commits are left out or repeated.
+    /// Gap: commits are left out or repeated.
     #[error("{place} does not carry on after commit {after}")]
     CommitGap {
-        /// Where.
+        /// Place of the object.
         place: Place,
         /// Last commit before.
         after: CommitNo,
     },
-    /// The replica's newest state is older than what is known to have been acknowledged.
+    /// Newest state that is older than what is known to have been acknowledged.
     #[error("the replica ends at {state}, below the floor {floor}: it was rolled back, or a part is missing")]
     BelowFloor {
-        /// Where it ends.
+        /// End of the replica.
         state: Position,
-        /// The floor.
+        /// Floor.
         floor: Position,
     },
-    /// The replica's history is not the one that the floor belongs to.
+    /// History other than the one that the floor belongs to.
     #[error("the replica has another history than the floor {floor}: its object of that number is {found}")]
     ForkedBelowFloor {
-        /// The floor.
+        /// Floor.
         floor: Position,
-        /// Digest found.
+        /// Digest of the replica's object that has the floor's number.
         found: Digest,
     },
 }

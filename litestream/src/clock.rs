@@ -1,4 +1,4 @@
-//! The clock of this machine. The pure modules never read it: they are told the time.
+//! The clock of this machine. The pure modules never read it: the time is an argument of theirs.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,4 +1,4 @@
-//! The rows of every table of a redb database whose types are not known here.
+//! Contents of a redb database, read without the types of its tables.
 //!
 //! redb opens a table only under the types that it was made with, and says them when they are wrong. So each table is opened
 //! under types that take any bytes and say what redb wants to hear: `AnyKey` and `AnyValue`, whose names and widths are
@@ -16,25 +16,25 @@ use sha2::{Digest as _, Sha256};
 
 use crate::position::Digest;
 
-/// What one table holds.
+/// Contents of one table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TableContents {
-    /// Its name.
+    /// Name of the table.
     pub name: String,
-    /// How many rows it has; of a multimap, how many pairs.
+    /// Number of rows; of a multimap, of pairs.
     pub rows: u64,
-    /// Bytes of keys and values.
+    /// Size of all keys and values, in bytes.
     pub bytes: u64,
     /// SHA-256 over all rows in order: length and bytes of the key, length and bytes of the value, lengths as eight bytes,
     /// big-endian.
     pub sha256: Digest,
 }
 
-/// The contents of all tables, by name.
+/// Reads the contents of all tables, in the order of their names.
 ///
 /// # Errors
 /// redb's.
-pub fn of(database: &impl ReadableDatabase) -> Result<Vec<TableContents>, redb::Error> {
+pub(crate) fn read(database: &impl ReadableDatabase) -> Result<Vec<TableContents>, redb::Error> {
     let txn = database.begin_read()?;
     let mut all = Vec::new();
     for handle in txn.list_tables()? {
@@ -46,7 +46,7 @@ pub fn of(database: &impl ReadableDatabase) -> Result<Vec<TableContents>, redb::
             let (key, value) = row?;
             rows.add(key.value(), value.value());
         }
-        all.push(rows.of(name));
+        all.push(rows.finish(name));
     }
     for handle in txn.list_multimap_tables()? {
         let name = handle.name().to_owned();
@@ -60,16 +60,16 @@ pub fn of(database: &impl ReadableDatabase) -> Result<Vec<TableContents>, redb::
                 rows.add(key.value(), value?.value());
             }
         }
-        all.push(rows.of(name));
+        all.push(rows.finish(name));
     }
     all.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(all)
 }
 
-/// The first table that differs, in words.
+/// Describes the first table that differs, for people; `None` when all are the same. `[here, there]` names the two
+/// sides.
 #[must_use]
-pub fn difference(one: &[TableContents], other: &[TableContents], [here, there]: [&str; 2]) -> Option<String> {
-    let find = |all: &[TableContents], name: &str| all.iter().find(|table| table.name == name).cloned();
+pub(crate) fn difference(one: &[TableContents], other: &[TableContents], [here, there]: [&str; 2]) -> Option<String> {
     let names = one.iter().chain(other).map(|table| table.name.as_str());
     names.into_iter().find_map(|name| match (find(one, name), find(other, name)) {
         (Some(one), Some(other)) if one == other => None,
@@ -82,6 +82,11 @@ pub fn difference(one: &[TableContents], other: &[TableContents], [here, there]:
     })
 }
 
+fn find<'t>(tables: &'t [TableContents], name: &str) -> Option<&'t TableContents> {
+    tables.iter().find(|table| table.name == name)
+}
+
+/// Running digest over the rows of a table.
 #[derive(Default)]
 struct Rows {
     rows: u64,
@@ -100,12 +105,12 @@ impl Rows {
         }
     }
 
-    fn of(self, name: String) -> TableContents {
+    fn finish(self, name: String) -> TableContents {
         TableContents { name, rows: self.rows, bytes: self.bytes, sha256: Digest(self.hash.finalize().into()) }
     }
 }
 
-/// Types of the table that this thread reads.
+/// Names and widths of the types of the table that this thread reads.
 struct Shape {
     key: TypeName,
     value: TypeName,
@@ -113,11 +118,32 @@ struct Shape {
     value_width: Option<usize>,
 }
 
+impl Shape {
+    /// Takes the names or a width from redb's refusal to open the table.
+    fn learn(&mut self, error: &TableError) {
+        match error {
+            TableError::TableTypeMismatch { key, value, .. } => {
+                (self.key, self.value) = (key.clone(), value.clone());
+            }
+            // Types of one name have one width.
+            TableError::TypeDefinitionChanged { name, width, .. } => {
+                if self.key == *name {
+                    self.key_width = *width;
+                }
+                if self.value == *name {
+                    self.value_width = *width;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 thread_local! {
     static SHAPE: RefCell<Option<Shape>> = const { RefCell::new(None) };
 }
 
-/// While it is there, the types that take any bytes have the names and widths of one table.
+/// Guard: while it lives, [`AnyKey`] and [`AnyValue`] have the names and widths of one table.
 struct Shaped;
 
 impl Drop for Shaped {
@@ -128,8 +154,8 @@ impl Drop for Shaped {
 
 /// Opens a table, learning its types from what redb refuses: first both names, then each width.
 fn opened<T>(open: impl Fn() -> Result<T, Box<TableError>>) -> Result<(T, Shaped), redb::Error> {
-    let unknown = || TypeName::new("keyfleet-litestream/unknown");
-    SHAPE.set(Some(Shape { key: unknown(), value: unknown(), key_width: None, value_width: None }));
+    let unknown = TypeName::new("keyfleet-litestream/unknown");
+    SHAPE.set(Some(Shape { key: unknown.clone(), value: unknown, key_width: None, value_width: None }));
     let shaped = Shaped;
     let mut last = None;
     for _ in 0..4 {
@@ -137,21 +163,8 @@ fn opened<T>(open: impl Fn() -> Result<T, Box<TableError>>) -> Result<(T, Shaped
             Ok(table) => return Ok((table, shaped)),
             Err(error) => {
                 SHAPE.with_borrow_mut(|shape| {
-                    let Some(shape) = shape else { return };
-                    match &error {
-                        TableError::TableTypeMismatch { key, value, .. } => {
-                            (shape.key, shape.value) = (key.clone(), value.clone());
-                        }
-                        // Types of one name have one width.
-                        TableError::TypeDefinitionChanged { name, width, .. } => {
-                            if shape.key == *name {
-                                shape.key_width = *width;
-                            }
-                            if shape.value == *name {
-                                shape.value_width = *width;
-                            }
-                        }
-                        _ => {}
+                    if let Some(shape) = shape {
+                        shape.learn(&error);
                     }
                 });
                 last = Some(error);
@@ -161,10 +174,10 @@ fn opened<T>(open: impl Fn() -> Result<T, Box<TableError>>) -> Result<(T, Shaped
     Err(last.expect("four tries failed").into())
 }
 
-/// Takes any key's bytes.
+/// Key type that takes any bytes.
 #[derive(Debug)]
 struct AnyKey;
-/// Takes any value's bytes.
+/// Value type that takes any bytes.
 #[derive(Debug)]
 struct AnyValue;
 
@@ -236,7 +249,7 @@ mod tests {
         }
         change(&txn);
         txn.commit().unwrap();
-        of(&database).unwrap()
+        read(&database).unwrap()
     }
 
     #[test]
@@ -250,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn one_changed_value_of_many_rows_is_a_difference_that_names_the_table() {
+    fn a_difference_names_the_table_of_a_changed_row() {
         let before = filled(|_| {});
         let changed = |change: fn(&redb::WriteTransaction)| {
             difference(&before, &filled(change), ["here", "there"]).expect("a change passed for the same")

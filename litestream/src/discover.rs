@@ -1,4 +1,4 @@
-//! Finding out what is in the bucket. Listings are hints, reads by key are proof.
+//! Discovery of what is in the bucket. Listings are hints, reads by key are proof.
 
 use crate::bucket::{Bucket, BucketError};
 use crate::chain::{ChainError, Place};
@@ -7,39 +7,42 @@ use crate::format::header::{Header, Kind, ReplicaName};
 use crate::layout;
 use crate::position::{Digest, Head, Position, Seq};
 
-/// What a look at the bucket found.
+/// Content of the bucket, as one look found it.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// The newest object of the sequence; none when there is provably no replica.
+    /// Newest object of the sequence; `None` when there is provably no replica.
     pub head: Option<Head>,
     /// Snapshots listed, in ascending order of the number they cover.
     pub snapshots: Vec<(Seq, Digest)>,
     /// Merged segments listed: first, last, digest.
     pub merged: Vec<(Seq, Seq, Digest)>,
-    /// Lowest number that may still be needed.
+    /// Lowest number that may still be needed, as retention recorded it.
     pub lowest_needed: Option<Seq>,
-    /// When the number after the head was seen to be free, in milliseconds since the Unix epoch.
+    /// Time at which the number after the head was seen to be free, in milliseconds since the Unix epoch.
     pub seen_ms: u64,
 }
 
-/// Why a look failed.
+/// Error of a look at the bucket.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DiscoverError {
-    /// The bucket does not answer, or says no.
+    /// Bucket that does not answer, or refuses.
     #[error(transparent)]
     Bucket(#[from] BucketError),
-    /// What is there does not fit together.
+    /// Content that does not fit together.
     #[error(transparent)]
     Chain(#[from] ChainError),
-    /// The boundary object is not one.
-    #[error("the boundary object is malformed: expected one decimal number, found `{0}`")]
+    /// Malformed object `boundary`.
+    #[error(
+        "the object `boundary`, which names the lowest number still needed, is malformed: expected one decimal number, \
+         found `{0}`"
+    )]
     LowestNeeded(String),
 }
 
-/// Looks for the head: from the highest number that a listing or the boundary names, upwards by key until one
-/// is free. "No replica" is the answer only when the boundary and the first number were asked for by key, both
-/// folders were listed, and none has anything.
+/// Looks for the head: from the highest number that a listing or the object `boundary` names, upwards by key until
+/// one is free. Answers that there is no replica only when `boundary` and the first number were read by key, both
+/// folders were listed, and all of them are empty. `now_ms` is the clock, in milliseconds since the Unix epoch.
 ///
 /// # Errors
 /// [`DiscoverError`]; a bucket that does not exist is an error, not an absent replica.
@@ -49,7 +52,7 @@ pub async fn discover(bucket: &Bucket, replica: &ReplicaName, now_ms: fn() -> u6
         let after = lowest_needed.map(layout::sequence);
         let listed = bucket.list(layout::SEQUENCE, after.as_deref()).await?;
         let listed = lowest_needed.max(listed.iter().filter_map(|entry| layout::parse_sequence(&entry.key)).max());
-        let head = climb(bucket, replica, listed, now_ms).await?;
+        let head = find_head(bucket, replica, listed, now_ms).await?;
         // After the head: a base that a segment follows is in this listing, or somebody took it away.
         let mut snapshots: Vec<_> = bucket
             .list(layout::SNAPSHOTS, None)
@@ -75,9 +78,9 @@ pub async fn discover(bucket: &Bucket, replica: &ReplicaName, now_ms: fn() -> u6
     }
 }
 
-/// From `known` (which a listing or the boundary names) upwards by key to the last number in use, and when the
-/// one after it was seen to be free.
-async fn climb(
+/// Reads upwards by key from `known`, which a listing or `boundary` names, to the last number in use. Returns that
+/// object, and the time at which the number after it was seen to be free.
+async fn find_head(
     bucket: &Bucket,
     replica: &ReplicaName,
     known: Option<Seq>,
@@ -99,25 +102,25 @@ async fn climb(
     }
 }
 
-/// Reads the boundary and its ETag.
+/// Reads the lowest needed number, and the ETag of the object that holds it.
 ///
 /// # Errors
 /// [`DiscoverError`].
-pub async fn read_lowest_needed(bucket: &Bucket) -> Result<Option<(Seq, Option<String>)>, DiscoverError> {
+pub(crate) async fn read_lowest_needed(bucket: &Bucket) -> Result<Option<(Seq, Option<String>)>, DiscoverError> {
     let Some((bytes, etag)) = bucket.get_tagged(layout::LOWEST_NEEDED, None).await? else { return Ok(None) };
     Ok(Some((parse_lowest_needed(&bytes)?, etag)))
 }
 
-/// Reads the content of a boundary object: one decimal number and a line feed.
+/// Reads the content of the object `boundary`: one decimal number and a line feed.
 ///
 /// # Errors
 /// [`DiscoverError::LowestNeeded`].
-pub fn parse_lowest_needed(bytes: &[u8]) -> Result<Seq, DiscoverError> {
+pub(crate) fn parse_lowest_needed(bytes: &[u8]) -> Result<Seq, DiscoverError> {
     let text = String::from_utf8_lossy(bytes);
     text.trim_end().parse().map(Seq).map_err(|_| DiscoverError::LowestNeeded(text.chars().take(40).collect()))
 }
 
-/// Reads the clear part of the newest object. Its seal is checked by whoever uses its content.
+/// Reads the clear part of the newest object. Callers that use its content check its seal.
 fn read_head(replica: &ReplicaName, seq: Seq, object: &[u8]) -> Result<Head, ChainError> {
     let place = Place::Sequence(seq);
     let (header, len) = Header::decode(object).map_err(|error| ChainError::Object { place, error })?;

@@ -11,7 +11,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::bucket::Bucket;
-use crate::contents::{self, TableContents};
+use crate::contents;
 use crate::discover::discover;
 use crate::format::header::{self, Header, ReplicaName};
 use crate::keys::KeyRing;
@@ -20,31 +20,34 @@ use crate::restore::{Options, Progress, RestoreError, Restored, Target, check_fi
 use crate::start::Meta;
 use crate::{layout, meta, verify};
 
-/// What a drill restored and compared.
+pub use crate::contents::TableContents;
+
+/// Result of a drill.
 #[derive(Clone, Debug, Serialize)]
 pub struct Drilled {
-    /// From the newest snapshot.
+    /// State restored from the newest snapshot.
     pub newest: Restored,
-    /// From the oldest snapshot that leads to the same state, object by object; none when there is only one.
+    /// The same state restored from the oldest snapshot that leads to it, object by object; `None` when there is only
+    /// one.
     pub other_route: Option<Restored>,
-    /// The comparison with the local file.
+    /// Outcome of the comparison with the local file.
     pub local: Local,
-    /// The tables of the newest state, the same by both routes.
+    /// Tables of the newest state, the same by both routes.
     pub tables: Vec<TableContents>,
 }
 
-/// What came of the comparison with the local file. A difference is an error.
+/// Outcome of the comparison with the local file. A difference is an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Local {
-    /// Every row of every table is the same.
+    /// Same: every row of every table.
     Same {
-        /// Where in the replica the local file is.
+        /// Position of the local file in the replica.
         at: Position,
-        /// Its last commit.
+        /// Last commit of the local file.
         commit: CommitNo,
     },
-    /// It could not be compared: why.
+    /// Local file that could not be compared, and the reason.
     NotCompared(String),
 }
 
@@ -94,7 +97,7 @@ pub async fn drill(
     Ok(Drilled { newest, other_route, local, tables })
 }
 
-/// The newest restored state, to compare a local file with.
+/// Newest restored state, to compare a local file with.
 struct Newest<'a> {
     bucket: &'a Bucket,
     replica: &'a ReplicaName,
@@ -130,7 +133,10 @@ impl Newest<'_> {
     }
 }
 
-/// A local file's commit and contents; or why it has to be left alone.
+/// Reads the newest row and the contents of a file at rest.
+///
+/// # Errors
+/// Reason, for people, why the file is left alone.
 fn at_rest(path: &Path) -> Result<(Meta, Vec<TableContents>), String> {
     if !path.exists() {
         return Err(format!("{} does not exist", path.display()));
@@ -144,17 +150,17 @@ fn at_rest(path: &Path) -> Result<(Meta, Vec<TableContents>), String> {
         }
         other => format!("it cannot be read: {other}"),
     })?;
-    let read = || -> Result<_, redb::Error> { Ok((meta::read(&database)?, contents::of(&database)?)) };
-    match read().map_err(|error| format!("it cannot be read: {error}"))? {
-        (Some(held), tables) => Ok((held, tables)),
-        (None, _) => Err("it was never written through a replicating process".into()),
+    let held = meta::read(&database).map_err(|error| format!("it cannot be read: {error}"))?;
+    let tables = contents::read(&database).map_err(|error| format!("it cannot be read: {error}"))?;
+    match held {
+        Some(held) => Ok((held, tables)),
+        None => Err("it was never written through a replicating process".into()),
     }
 }
 
 fn restored(path: &Path) -> Result<Vec<TableContents>, RestoreError> {
-    let integrity = |error: redb::Error| RestoreError::Integrity(error.to_string());
-    let database = redb::Database::open(path).map_err(|error| integrity(error.into()))?;
-    contents::of(&database).map_err(integrity)
+    let database = redb::Database::open(path).map_err(|error| RestoreError::Integrity(error.to_string()))?;
+    contents::read(&database).map_err(|error| RestoreError::Integrity(error.to_string()))
 }
 
 fn same(one: &[TableContents], other: &[TableContents], sides: [&str; 2]) -> Result<(), RestoreError> {
@@ -164,7 +170,7 @@ fn same(one: &[TableContents], other: &[TableContents], sides: [&str; 2]) -> Res
     }
 }
 
-/// The oldest snapshot of the term that a restore ended in, other than the one it began with.
+/// Finds the oldest snapshot of the term that a restore ended in, other than the one that it began with.
 async fn oldest_of_term(
     bucket: &Bucket,
     replica: &ReplicaName,

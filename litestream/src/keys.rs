@@ -1,4 +1,4 @@
-//! The keys around a term's key: key-encryption keys, recovery recipients, and the wraps they make.
+//! Keys: a term's key, the key-encryption keys and recovery recipients that wrap it, and the wraps.
 //!
 //! A term's key is random and never stored bare. Each opening and each snapshot carries it wrapped once by the
 //! key-encryption key (`AES-256-GCM` under a key derived with a fresh 32-byte salt) and once per recovery
@@ -20,20 +20,20 @@ use crate::position::Term;
 const WRAP_LABEL: &[u8] = b"keyfleet-litestream v1 term key";
 const SALT_LEN: usize = 32;
 
-/// The random key of one term. Every object of the term is sealed under a key derived from it.
+/// Random key of one term. Every object of the term is sealed under a key derived from it.
 #[derive(Zeroize, ZeroizeOnDrop)]
 pub struct TermKey([u8; 32]);
 
 impl TermKey {
-    /// A fresh key.
+    /// Generates a key.
     pub fn generate(rng: &mut impl CryptoRng) -> Self {
         let mut key = [0; 32];
         rng.fill_bytes(&mut key);
         Self(key)
     }
 
-    /// The key of one object: HKDF-SHA256 over the term's key, salted with the object's random salt, bound to
-    /// its whole header.
+    /// Derives the key of one object: HKDF-SHA256 over the term's key, salted with the object's random salt and bound
+    /// to its whole header.
     pub(crate) fn object_key(&self, salt: &[u8; 32], header_digest: &[u8; 32]) -> Zeroizing<[u8; 32]> {
         let mut key = Zeroizing::new([0; 32]);
         let hkdf = Hkdf::<Sha256>::new(Some(salt), &self.0);
@@ -55,7 +55,7 @@ impl std::fmt::Debug for TermKey {
     }
 }
 
-/// A named symmetric key that wraps term keys. Its name is public, and travels with every wrap.
+/// Named symmetric key that wraps term keys. The name is public, and travels with every wrap.
 #[derive(Zeroize, ZeroizeOnDrop)]
 pub struct KeyEncryptionKey {
     #[zeroize(skip)]
@@ -79,14 +79,14 @@ impl KeyEncryptionKey {
     /// Reads a key from 64 hexadecimal digits, as a file or an environment variable holds it.
     ///
     /// # Errors
-    /// [`KeyError::Malformed`] when the text is anything else; the text itself is never repeated.
+    /// [`KeyError::Malformed`] when the text is anything else. The error does not repeat the text.
     pub fn from_hex(id: impl Into<String>, text: &str) -> Result<Self, KeyError> {
         let mut key = [0; 32];
         hex::decode_to_slice(text.trim(), &mut key).map_err(|_| KeyError::Malformed)?;
         Self::new(id, key)
     }
 
-    /// The public name.
+    /// Returns the public name.
     #[must_use]
     pub fn id(&self) -> &str {
         &self.id
@@ -107,7 +107,7 @@ impl std::fmt::Debug for KeyEncryptionKey {
     }
 }
 
-/// The public half of a recovery key (X25519). Whoever holds the other half can read every term.
+/// Public half of a recovery key (X25519). The holder of the other half can read every term.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recipient {
     id: String,
@@ -115,10 +115,10 @@ pub struct Recipient {
 }
 
 impl Recipient {
-    /// A recipient from 64 hexadecimal digits; its name is the first 16 of them.
+    /// Reads a recipient from 64 hexadecimal digits, of which the first 16 are its name.
     ///
     /// # Errors
-    /// [`KeyError::Malformed`] when the text is no X25519 public key.
+    /// [`KeyError::Malformed`] when the text is not an X25519 public key.
     pub fn from_hex(text: &str) -> Result<Self, KeyError> {
         let mut public = [0; 32];
         hex::decode_to_slice(text.trim(), &mut public).map_err(|_| KeyError::Malformed)?;
@@ -126,19 +126,19 @@ impl Recipient {
         Ok(Self { id: hex::encode(&public[..8]), public })
     }
 
-    /// The public key in hexadecimal.
+    /// Returns the public key in hexadecimal.
     #[must_use]
     pub fn to_hex(&self) -> String {
         hex::encode(self.public)
     }
 }
 
-/// The private half of a recovery key.
+/// Private half of a recovery key.
 #[derive(Zeroize, ZeroizeOnDrop)]
 pub struct Identity([u8; 32]);
 
 impl Identity {
-    /// A fresh recovery key.
+    /// Generates a recovery key.
     pub fn generate(rng: &mut impl CryptoRng) -> Self {
         let mut ikm = Zeroizing::new([0; 32]);
         rng.fill_bytes(&mut *ikm);
@@ -156,13 +156,13 @@ impl Identity {
         Ok(Self(secret))
     }
 
-    /// The private key in hexadecimal, for the file that is kept offline.
+    /// Returns the private key in hexadecimal, for the file that is kept offline.
     #[must_use]
     pub fn to_hex(&self) -> Zeroizing<String> {
         Zeroizing::new(hex::encode(self.0))
     }
 
-    /// The recipient to configure.
+    /// Returns the recipient to configure.
     #[must_use]
     pub fn recipient(&self) -> Recipient {
         let public: [u8; 32] = X25519HkdfSha256::sk_to_pk(&self.secret()).to_bytes().into();
@@ -180,10 +180,10 @@ impl std::fmt::Debug for Identity {
     }
 }
 
-/// A term key, wrapped.
+/// Wrapped key of a term.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wrap {
-    /// By what.
+    /// Kind of key that wraps it.
     pub kind: WrapKind,
     /// Name of the key-encryption key, or of the recipient.
     pub key_id: String,
@@ -192,19 +192,21 @@ pub struct Wrap {
     pub data: Vec<u8>,
 }
 
-/// What wrapped a term key.
+/// Kind of key that wraps a term's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WrapKind {
-    /// A [`KeyEncryptionKey`].
+    /// [`KeyEncryptionKey`]: AES-256-GCM.
     KeyEncryptionKey = 1,
-    /// A [`Recipient`].
+    /// [`Recipient`]: HPKE.
     Recipient = 2,
 }
 
-/// The keys a process was given: the first key-encryption key wraps, all of them and the identities unwrap.
+/// Keys of a process. The first key-encryption key and all recipients wrap; every key-encryption key and every
+/// identity unwraps.
 #[derive(Debug, Default)]
 pub struct KeyRing {
-    /// Newest first: rotation puts a new one in front and keeps the old ones while they are needed.
+    /// Key-encryption keys, newest first: a rotation puts a new one in front and keeps the old ones while they are
+    /// needed.
     pub key_encryption_keys: Vec<KeyEncryptionKey>,
     /// Recovery recipients of new terms.
     pub recipients: Vec<Recipient>,
@@ -213,17 +215,17 @@ pub struct KeyRing {
 }
 
 impl KeyRing {
-    /// A ring of one key-encryption key.
+    /// Returns a ring of one key-encryption key.
     #[must_use]
     pub fn with_key(key: KeyEncryptionKey) -> Self {
         Self { key_encryption_keys: vec![key], ..Self::default() }
     }
 
-    /// Wraps a term's key for everyone who may open it.
+    /// Wraps a term's key, once for each key that may open it.
     ///
     /// # Errors
-    /// [`KeyError::NothingWraps`] when the ring has neither a key-encryption key nor a recipient: a replica that
-    /// no one could read is refused.
+    /// [`KeyError::NothingWraps`] when the ring has neither a key-encryption key nor a recipient: nobody could read
+    /// such a replica.
     pub fn wrap(
         &self,
         key: &TermKey,
@@ -262,10 +264,11 @@ impl KeyRing {
         if wraps.is_empty() { Err(KeyError::NothingWraps) } else { Ok(wraps) }
     }
 
-    /// Opens the first wrap that one of our keys fits.
+    /// Opens the first wrap that one of the ring's keys fits.
     ///
     /// # Errors
-    /// [`KeyError::NoKey`] when none of our keys is named, [`KeyError::Refused`] when one is named and does not fit.
+    /// [`KeyError::NoKey`] when no wrap names one of the ring's keys, [`KeyError::Refused`] when one does and does not
+    /// open.
     pub fn unwrap(&self, wraps: &[Wrap], replica: &str, term: Term) -> Result<TermKey, KeyError> {
         let context = wrap_context(replica, term);
         let mut refused = None;
@@ -320,33 +323,33 @@ fn wrap_context(replica: &str, term: Term) -> Vec<u8> {
     context
 }
 
-/// What is wrong with a key.
+/// Error of a key.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// Not the right number of bytes, or not a key at all.
+    /// Malformed key: not 32 bytes, or not a point of the curve.
     #[error("a key is malformed: expected 32 bytes, written as 64 hexadecimal digits")]
     Malformed,
-    /// A name that does not fit the format.
+    /// Name that does not fit the format.
     #[error("key name `{0}` must have 1 to 64 bytes")]
     Name(String),
-    /// No key to wrap with.
+    /// Ring without a key to wrap with.
     #[error("neither a key-encryption key nor a recovery recipient is configured: nobody could read the replica")]
     NothingWraps,
-    /// None of our keys is named in the object.
+    /// Object whose wraps name none of the ring's keys.
     #[error("term {term} is wrapped for [{ids}], none of which was given")]
     NoKey {
-        /// Who could open it.
+        /// Names of the keys that could open it, separated by commas.
         ids: String,
-        /// The term.
+        /// Term of the object.
         term: Term,
     },
-    /// A key of the right name with the wrong content, or a forged wrap.
+    /// Key of the right name with the wrong content, or a forged wrap.
     #[error("key `{id}` does not open the key of term {term}: another key under the same name, or a forged object")]
     Refused {
         /// Name of the key.
         id: String,
-        /// The term.
+        /// Term of the object.
         term: Term,
     },
 }
@@ -357,8 +360,9 @@ mod tests {
     use rand::SeedableRng as _;
     use rand_chacha::ChaCha20Rng;
 
+    /// A term key opens for the key-encryption key and for each recipient, and for nobody else.
     #[test]
-    fn a_term_key_opens_for_the_key_encryption_key_and_for_each_recipient_and_for_nobody_else() {
+    fn a_term_key_opens_for_the_keys_that_wrap_it() {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
         let identity = Identity::generate(&mut rng);
         let mut ring = KeyRing::with_key(KeyEncryptionKey::new("one", [7; 32]).unwrap());

@@ -10,18 +10,17 @@
 //!
 //! | To learn about | read |
 //! |---|---|
-//! | what is copied, and when | [`recorder`] |
-//! | requests to S3, and what a failure means | [`bucket`] |
+//! | copying what redb writes | [`recorder`] |
+//! | requests to S3, and the kinds of their failures | [`bucket`] |
 //! | the objects in the bucket | [`mod@format`], [`layout`], [`keys`] |
-//! | who may write: terms, fencing, acknowledgement | [`tenure`] |
-//! | what happens to a local file at a start | [`start`] |
-//! | what a restore checks | [`chain`], [`restore`] |
-//! | whether a replica holds the rows that it should | [`drill`](mod@drill), [`contents`] |
-//! | what is deleted, and when | [`retention`] |
-//! | what `litestream.yml` may say | [`config`] |
+//! | terms of writers, fencing, acknowledgement | [`term`] |
+//! | the decision on a local file at a start | [`start`] |
+//! | restoring, and the checks on the way | [`chain`], [`restore`] |
+//! | comparing a replica's rows with a file's | [`drill`](mod@drill) |
+//! | deleting what no restore needs | [`retention`] |
+//! | the keys of `litestream.yml` | [`config`] |
 //!
-//! `tenure`, `start`, `chain` and `format` are pure: the same code runs in the process and in
-//! the simulation.
+//! `term`, `start`, `chain` and `format` are pure: the same code runs in the process and in the simulation.
 
 #![warn(missing_docs)]
 
@@ -30,7 +29,7 @@ pub mod bucket;
 pub mod chain;
 pub mod clock;
 pub mod config;
-pub mod contents;
+mod contents;
 pub mod database;
 pub mod discover;
 pub mod drill;

@@ -1,4 +1,4 @@
-//! What a database file says about itself: the row that every transaction writes, and the note beside the file.
+//! Facts about a database file: the row that every transaction writes, and the position file beside it.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -15,11 +15,12 @@ const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keyfleet_l
 const ROW: &str = "position";
 const ROW_VERSION: u8 = 1;
 
-/// Writes the row of this transaction.
+/// Writes the row of a transaction.
 ///
 /// # Errors
 /// redb's.
-pub fn write(txn: &WriteTransaction, meta: Meta) -> Result<(), redb::Error> {
+pub(crate) fn write(txn: &WriteTransaction, meta: Meta) -> Result<(), redb::Error> {
+    assert!(meta.linked <= meta.commit, "a linked commit was made: {meta:?}");
     let mut row = [0; 33];
     row[0] = ROW_VERSION;
     for (at, number) in [meta.term.0, meta.commit.0, meta.linked.0, meta.time_ms].into_iter().enumerate() {
@@ -29,11 +30,11 @@ pub fn write(txn: &WriteTransaction, meta: Meta) -> Result<(), redb::Error> {
     Ok(())
 }
 
-/// Reads the newest row; none in a file that was never written through this library.
+/// Reads the newest row; `None` in a file that was never written through this library.
 ///
 /// # Errors
-/// redb's; [`io::ErrorKind::InvalidData`] for a row of another version.
-pub fn read(database: &impl ReadableDatabase) -> Result<Option<Meta>, redb::Error> {
+/// redb's; [`io::ErrorKind::InvalidData`] for a row that is malformed or of another version.
+pub(crate) fn read(database: &impl ReadableDatabase) -> Result<Option<Meta>, redb::Error> {
     let txn = database.begin_read()?;
     let table = match txn.open_table(TABLE) {
         Ok(table) => table,
@@ -43,38 +44,49 @@ pub fn read(database: &impl ReadableDatabase) -> Result<Option<Meta>, redb::Erro
     let Some(row) = table.get(ROW)? else { return Ok(None) };
     let row = row.value();
     if row.len() != 33 || row[0] != ROW_VERSION {
-        let text = format!("the position row has version {:?} and {} bytes", row.first(), row.len());
-        return Err(redb::Error::Io(io::Error::new(io::ErrorKind::InvalidData, text)));
+        return Err(malformed(format!("the position row has version {:?} and {} bytes", row.first(), row.len())));
     }
-    let number = |at: usize| u64::from_be_bytes(row[1 + at * 8..9 + at * 8].try_into().expect("eight bytes"));
-    Ok(Some(Meta {
-        term: Term(number(0)),
-        commit: CommitNo(number(1)),
-        linked: CommitNo(number(2)),
-        time_ms: number(3),
-    }))
+    let meta = Meta {
+        term: Term(row_number(row, 0)),
+        commit: CommitNo(row_number(row, 1)),
+        linked: CommitNo(row_number(row, 2)),
+        time_ms: row_number(row, 3),
+    };
+    if meta.linked > meta.commit {
+        return Err(malformed(format!("the position row links commit {} before it was made", meta.linked)));
+    }
+    Ok(Some(meta))
 }
 
-/// The note beside a database file, `<file>-litestream`: what is known beyond the file's own content. It is a
-/// witness, never the truth; without it a start only becomes more careful.
+/// Reads the number at place `at` of a row of 33 bytes: one for the version, then eight for each number.
+fn row_number(row: &[u8], at: usize) -> u64 {
+    u64::from_be_bytes(row[1 + at * 8..9 + at * 8].try_into().expect("eight bytes"))
+}
+
+fn malformed(text: String) -> redb::Error {
+    redb::Error::Io(io::Error::new(io::ErrorKind::InvalidData, text))
+}
+
+/// Position file of a database, `<file>-litestream`: the last position that is known to be acknowledged. A witness,
+/// never the truth; without it a start only becomes more careful.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PositionFile {
-    /// Last position known to be acknowledged and included.
+    /// Last position that is known to be acknowledged and included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<Position>,
-    /// Its last commit.
+    /// Last commit of that position.
     #[serde(default)]
     pub commit: CommitNo,
-    /// An opening that was about to leave.
+    /// Opening that was about to leave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent: Option<SavedIntent>,
-    /// A floor that was overridden on purpose when this file was restored, and why.
+    /// Reason for which a floor was overridden when this file was restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overridden: Option<String>,
 }
 
-/// See [`Intent`].
+/// [`Intent`] as it is saved.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SavedIntent {
@@ -96,23 +108,23 @@ impl From<Intent> for SavedIntent {
 }
 
 impl PositionFile {
-    /// The note's place.
+    /// Returns the path of a database's position file.
     #[must_use]
     pub fn path(file: &Path) -> PathBuf {
         beside(file, "-litestream")
     }
 
-    /// Reads the note of a file; the default when there is none or it cannot be understood.
+    /// Reads the position file of a database; the default when it is missing or cannot be read.
     #[must_use]
     pub fn read(file: &Path) -> Self {
         let Ok(text) = fs::read(Self::path(file)) else { return Self::default() };
         serde_json::from_slice(&text).unwrap_or_else(|error| {
-            tracing::warn!(%error, path = %Self::path(file).display(), "the note beside the database is unreadable");
+            tracing::warn!(%error, path = %Self::path(file).display(), "the position file beside the database cannot be read: the start goes on without it");
             Self::default()
         })
     }
 
-    /// Replaces the note, durably.
+    /// Replaces the position file, durably.
     ///
     /// # Errors
     /// The file system's.
@@ -129,9 +141,9 @@ impl PositionFile {
         sync_folder(file)
     }
 
-    /// What a start needs to know of a local file.
+    /// Returns the facts that a start needs about a local file whose newest row is `meta`.
     #[must_use]
-    pub fn local(&self, meta: Option<Meta>) -> Local {
+    pub(crate) fn local(&self, meta: Option<Meta>) -> Local {
         let intent = self.intent.as_ref().and_then(|intent| {
             let mut nonce = [0; 16];
             hex::decode_to_slice(&intent.nonce, &mut nonce).ok()?;
@@ -145,9 +157,9 @@ impl PositionFile {
     }
 }
 
-/// `file` with something appended to its name.
+/// Returns `file` with `suffix` appended to its name.
 #[must_use]
-pub fn beside(file: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn beside(file: &Path, suffix: &str) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(suffix);
     name.into()
@@ -157,7 +169,7 @@ pub fn beside(file: &Path, suffix: &str) -> PathBuf {
 ///
 /// # Errors
 /// The file system's.
-pub fn sync_folder(file: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(file: &Path) -> io::Result<()> {
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::File::open(folder)?.sync_all()
 }

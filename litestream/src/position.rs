@@ -6,31 +6,31 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// One writer's tenure. Rises with every opening, never reused.
+/// Number of a term: one writer's tenure. Rises with every opening, and is never used twice.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Term(pub u64);
 
-/// The number of an object in the shared sequence of openings and segments. The first is 1.
+/// Sequence number of an object: openings and segments share one sequence. The first is 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Seq(pub u64);
 
 impl Seq {
-    /// The number after this one.
+    /// Returns the number after this one.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0 + 1)
     }
 }
 
-/// The number of a write transaction of one database; continues across terms.
+/// Number of a write transaction of one database. Goes on across terms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct CommitNo(pub u64);
 
 impl CommitNo {
-    /// The number after this one.
+    /// Returns the number after this one.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0 + 1)
@@ -53,10 +53,10 @@ display_number!(Term, Seq, CommitNo);
 pub struct Digest(pub [u8; 32]);
 
 impl Digest {
-    /// What stands in the place of a predecessor that does not exist.
+    /// Placeholder for the digest of a predecessor that does not exist.
     pub const NONE: Self = Self([0; 32]);
 
-    /// The digest of `bytes`.
+    /// Returns the digest of `bytes`.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
@@ -96,7 +96,7 @@ impl<'de> Deserialize<'de> for Digest {
     }
 }
 
-/// A state of the replica: the term it belongs to, the last object it includes and that object's digest.
+/// State of a replica: the term of its content, the last object that it includes and that object's digest.
 ///
 /// Written `TERM:SEQ:HASH`. Positions are ordered by `seq`; two with the same `seq` and different hashes are
 /// two histories, of which one is wrong.
@@ -128,25 +128,25 @@ impl FromStr for Position {
     }
 }
 
-/// The newest object of a sequence, as read from the bucket.
+/// Newest object of a sequence, as read from the bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// Its term, number and digest.
+    /// Term, number and digest of the object.
     pub position: Position,
-    /// Opening or segment.
+    /// True for an opening, false for a segment.
     pub is_opening: bool,
-    /// Its writer's nonce.
+    /// Random bytes by which the object's writer knows it again.
     pub nonce: [u8; 16],
-    /// Last commit it carries; of an opening, the last one before it.
+    /// Last commit that the object carries; of an opening, the last commit before it.
     pub last_commit: CommitNo,
-    /// Its time, in milliseconds since the Unix epoch.
+    /// Time of that commit, in milliseconds since the Unix epoch.
     pub time_ms: u64,
 }
 
-/// Why a text is not a [`Position`].
+/// Error of reading a [`Position`] from text.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ParsePositionError {
-    /// Not three parts.
+    /// Text without exactly three parts.
     #[error("`{0}` is not TERM:SEQ:HASH (for example 3:1042:9f…, with 64 hexadecimal digits)")]
     Shape(String),
     /// A part that should be a number.
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_position_is_refused_with_the_part_that_is_wrong() {
+    fn a_malformed_position_names_its_wrong_part() {
         assert!(matches!("3:1042".parse::<Position>(), Err(ParsePositionError::Shape(_))));
         assert!(matches!("3:x:00".parse::<Position>(), Err(ParsePositionError::Number(part)) if part == "x"));
         assert!(matches!("3:4:00".parse::<Position>(), Err(ParsePositionError::Hash(_))));

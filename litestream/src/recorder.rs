@@ -1,4 +1,4 @@
-//! A redb storage backend that keeps a copy of every write.
+//! Recorder: a redb storage backend that keeps a copy of every write.
 //!
 //! ```text
 //! redb ──write, set_len──▶ Recorder ──▶ file
@@ -23,14 +23,14 @@ use redb::{BackendError, StorageBackend};
 
 use crate::format::Op;
 
-/// The backend to hand to redb. Its [`Tape`] stays with the writer.
+/// Backend to hand to redb. Its [`Tape`] stays with the writer.
 #[derive(Debug)]
 pub struct Recorder<B = FileBackend> {
     inner: Arc<B>,
     tape: Tape<B>,
 }
 
-/// The writer's end of a [`Recorder`].
+/// Writer's end of a [`Recorder`].
 #[derive(Debug)]
 pub struct Tape<B = FileBackend> {
     inner: Arc<B>,
@@ -59,7 +59,7 @@ impl<B: StorageBackend> Recorder<B> {
 }
 
 impl<B: StorageBackend> Tape<B> {
-    /// Begins to copy, from an empty tape. To be called between commits.
+    /// Begins to copy, from an empty tape. The caller is between two commits.
     pub fn start(&self) {
         *self.lock() = Recorded { running: true, ops: Vec::new() };
     }
@@ -69,26 +69,26 @@ impl<B: StorageBackend> Tape<B> {
         *self.lock() = Recorded::default();
     }
 
-    /// Takes what was copied since the last cut. To be called by the single writer after `commit()` returned.
+    /// Takes the operations copied since the last cut. The caller is the single writer, after `commit()` returned.
     #[must_use]
     pub fn cut(&self) -> Vec<Op> {
         std::mem::take(&mut self.lock().ops)
     }
 
-    /// Length of the file, in bytes.
+    /// Returns the length of the file, in bytes.
     ///
     /// # Errors
-    /// The file's own.
+    /// Error of the file.
     pub fn file_len(&self) -> io::Result<u64> {
         self.inner.len()
     }
 
-    /// Copies the file into `out` while nobody can write to it. Exact only while the caller keeps redb from
-    /// committing, that is between two transactions of the single writer.
+    /// Copies the file into `out` while nobody can write to it, and returns its length in bytes. Exact only while the
+    /// caller keeps redb from committing, that is between two transactions of the single writer.
     ///
     /// # Errors
-    /// The file's or the sink's.
-    pub fn copy_file(&self, out: &mut impl io::Write) -> io::Result<u64> {
+    /// Error of the file or of `out`.
+    pub(crate) fn copy_file(&self, out: &mut impl io::Write) -> io::Result<u64> {
         let _no_writes = self.lock();
         let len = self.inner.len()?;
         let mut chunk = vec![0; 1 << 20];

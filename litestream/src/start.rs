@@ -1,4 +1,4 @@
-//! What to do with a local file when a process starts: a pure decision.
+//! Decision on a local file when a process starts. Pure.
 //!
 //! | local file | replica | then |
 //! |---|---|---|
@@ -13,18 +13,18 @@
 
 use crate::position::{CommitNo, Head, Position, Seq, Term};
 
-/// What the local file says about itself.
+/// Facts about the local file, from its own row and from the position file beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Local {
-    /// Its newest row of {term, commit}; none in a file that was never written through this library.
+    /// Newest row of {term, commit}; `None` in a file that was never written through this library.
     pub meta: Option<Meta>,
-    /// The last position it is known to include, from the note beside it.
+    /// Last position that it is known to include, from the position file.
     pub acknowledged: Option<Acknowledged>,
-    /// An opening that this volume's last process was about to make, and the head it was to follow.
+    /// Opening that this volume's last process was about to make, and the head that it was to follow.
     pub intent: Option<Intent>,
 }
 
-/// The row that every transaction writes.
+/// Row that every transaction writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
     /// Term whose chain the file belongs to.
@@ -38,43 +38,43 @@ pub struct Meta {
     pub time_ms: u64,
 }
 
-/// A position acknowledged by the replica, and the commit it stands for.
+/// Position that the bucket acknowledged, and the commit that it stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Acknowledged {
-    /// The position.
+    /// Position that is in the bucket.
     pub position: Position,
-    /// Its last commit.
+    /// Last commit that the position includes.
     pub commit: CommitNo,
 }
 
-/// See [`Local::intent`].
+/// Opening that is about to be made. Saved before it leaves, so that a start after a crash knows its own opening.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Intent {
     /// Number of the opening.
     pub seq: Seq,
-    /// Its nonce.
+    /// Random bytes in its header.
     pub nonce: [u8; 16],
-    /// Term of the head it was to follow.
+    /// Term of the head that it was to follow.
     pub after_term: Term,
     /// Last commit of that head.
     pub after_commit: CommitNo,
 }
 
-/// What the bucket said.
+/// Answer of the bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replica {
-    /// Every place where something would be was looked at, and nothing is there.
+    /// Proven absence: every place where an object would lie was looked at, and nothing is there.
     Absent,
-    /// There is a replica, and this is its head.
+    /// Replica with this head.
     Present(Head),
     /// No usable answer.
     Silent,
 }
 
-/// What to do.
+/// Decision on the local file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// A new database and a new replica.
+    /// Create a database and a replica.
     Create,
     /// Restore into an empty place.
     Restore,
@@ -90,77 +90,81 @@ pub enum Decision {
     Refuse(StartError),
 }
 
-/// Why a local file is not the newest state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Reason why a local file is not the newest state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StaleReason {
-    /// It was never part of this replica.
+    /// File that was never part of this replica.
+    #[error("the local file was never part of this replica")]
     NotReplicated,
-    /// Another writer opened a term since.
+    /// File of an older term: another writer opened one since.
+    #[error("the local file belongs to term {local}, and another writer opened term {replica} since")]
     OlderTerm {
-        /// The file's.
+        /// Term of the file.
         local: Term,
-        /// The replica's.
+        /// Term in which the replica ends.
         replica: Term,
     },
-    /// It lacks commits that the replica has.
+    /// File without commits that the replica has.
+    #[error("the local file ends with commit {local}, the replica with commit {replica}")]
     Behind {
-        /// The file's last linked commit.
+        /// Last linked commit of the file.
         local: CommitNo,
-        /// The replica's last commit.
+        /// Last commit of the replica.
         replica: CommitNo,
     },
-    /// It belongs to a later term than the replica: the replica was rolled back, or is another one.
+    /// File of a later term than the replica: the replica was rolled back, or is another one.
+    #[error("the local file belongs to term {local}, the replica ends in term {replica}")]
     NewerTerm {
-        /// The file's.
+        /// Term of the file.
         local: Term,
-        /// The replica's.
+        /// Term in which the replica ends.
         replica: Term,
     },
 }
 
-/// Why a start is refused.
+/// Error of a start that is refused: a person must look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// There must be a replica, and there is none.
+    /// Missing replica, although a position in it is known to have been acknowledged.
     #[error("there is no replica, but {0} is known to have been acknowledged: look for the right bucket and prefix")]
     ReplicaVanished(Position),
-    /// The file was replicated before, and there is no replica.
+    /// Missing replica of a file that was replicated before.
     #[error(
         "the local file was replicated in term {0}, and there is no replica: look for the right bucket and prefix, \
          or allow a new replica explicitly"
     )]
     ReplicaVanishedUnderFile(Term),
-    /// The replica does not answer and there is nothing local to go on with.
+    /// Silent replica and no local file.
     #[error("the replica does not answer, and there is no local file to go on with")]
     NothingLocal,
-    /// The replica does not answer, and the caller does not want to go on without it.
+    /// Silent replica, and no permission to go on without it.
     #[error("the replica does not answer, and opening without it was not asked for")]
     NotAllowed,
-    /// The replica does not answer and the local file may be too old.
+    /// Silent replica, and a local file that may be too old.
     #[error("the replica does not answer, and the local file is not known to be at or above the floor {0}")]
     LocalBelowFloor(Position),
-    /// The replica ends in an earlier term than the local file.
+    /// Replica that ends in an earlier term than the local file.
     #[error(
         "the local file belongs to term {local}, the replica ends in term {replica}: the replica was rolled back, or \
          this is another one; set the file aside yourself if the replica is right"
     )]
     ReplicaOlder {
-        /// The file's.
+        /// Term of the file.
         local: Term,
-        /// The replica's.
+        /// Term in which the replica ends.
         replica: Term,
     },
 }
 
 impl StartError {
-    /// Whether the replica lacks what is known to have been in it.
+    /// Returns true when the replica lacks what is known to have been in it.
     fn blames_the_replica(self) -> bool {
         matches!(self, Self::ReplicaVanished(_) | Self::ReplicaVanishedUnderFile(_) | Self::ReplicaOlder { .. })
     }
 }
 
-/// What the caller allows.
+/// Permissions that the caller gives to a start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Permissions {
     /// Open on local state when the replica does not answer.
@@ -171,16 +175,25 @@ pub struct Permissions {
     pub contradicted: bool,
 }
 
-/// Decides. `local` is none when there is no file.
+/// Decides what becomes of the local file. `local` is `None` when there is no file.
 #[must_use]
 pub fn decide(local: Option<Local>, replica: Replica, floor: Option<Position>, permissions: Permissions) -> Decision {
-    match (compare(local, replica, floor, permissions), local) {
-        (Decision::Refuse(why), Some(local))
-            if permissions.contradicted && why.blames_the_replica() && is_at_floor(local, floor) =>
+    let decision = match (compare(local, replica, floor, permissions), local) {
+        (Decision::Refuse(error), Some(local))
+            if permissions.contradicted && error.blames_the_replica() && is_at_floor(local, floor) =>
         {
-            Decision::KeepContradicted(why)
+            Decision::KeepContradicted(error)
         }
         (decision, _) => decision,
+    };
+    invariant_kept_without_proof_is_at_floor(decision, local, floor);
+    decision
+}
+
+/// No file that the replica does not vouch for is kept below the floor.
+fn invariant_kept_without_proof_is_at_floor(decision: Decision, local: Option<Local>, floor: Option<Position>) {
+    if let Decision::KeepUnproven | Decision::KeepContradicted(_) = decision {
+        assert!(local.is_some_and(|local| is_at_floor(local, floor)), "a file below the floor would be kept");
     }
 }
 
@@ -213,10 +226,10 @@ fn compare(local: Option<Local>, replica: Replica, floor: Option<Position>, perm
     }
 }
 
-/// Whether the local file's term is the replica's newest and the file includes the head.
+/// Checks that the local file's term is the replica's newest and that the file includes the head.
 ///
 /// # Errors
-/// Says why not.
+/// [`StaleReason`] when one of the two does not hold.
 pub fn includes(local: Local, head: Head) -> Result<(), StaleReason> {
     let meta = local.meta.unwrap_or_default();
     // Our own opening, whose answer or whose first commit the crash took: the newest term before it counts.
@@ -239,13 +252,13 @@ pub fn includes(local: Local, head: Head) -> Result<(), StaleReason> {
     }
 }
 
-/// Whether the local file is at or above the floor, if there is one.
+/// Returns true when the local file is at or above the floor, or there is no floor.
 #[must_use]
 pub fn is_at_floor(local: Local, floor: Option<Position>) -> bool {
     floor.is_none_or(|floor| reaches(local, floor))
 }
 
-/// Whether the local file is known to include the floor.
+/// Returns true when the local file is known to include the floor.
 fn reaches(local: Local, floor: Position) -> bool {
     let (Some(meta), Some(acknowledged)) = (local.meta, local.acknowledged) else { return false };
     let includes_noted = meta.term > acknowledged.position.term
@@ -276,8 +289,9 @@ mod tests {
     const ONLINE: Permissions = Permissions { unproven: false, new_replica: false, contradicted: false };
     const OFFLINE: Permissions = Permissions { unproven: true, new_replica: false, contradicted: true };
 
+    /// A file is kept only when its term is the newest and it includes the head.
     #[test]
-    fn a_file_is_kept_only_when_its_term_is_the_newest_and_it_includes_the_head() {
+    fn a_file_that_includes_the_head_is_kept() {
         let decide = |l, h| decide(Some(l), Replica::Present(h), None, ONLINE);
         assert_eq!(decide(local(3, 50, 50), head(3, 9, 50)), Decision::Keep);
         assert_eq!(decide(local(3, 70, 70), head(3, 9, 50)), Decision::Keep, "local commits not yet shipped");
@@ -293,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn commits_made_without_the_replica_prove_nothing_about_its_head() {
+    fn commits_without_the_replica_prove_nothing() {
         // A volume rolled back to commit 40 worked on alone to 90; the replica has another 50.
         let decision = decide(Some(local(3, 90, 40)), Replica::Present(head(3, 9, 50)), None, ONLINE);
         assert!(matches!(decision, Decision::SetAside(StaleReason::Behind { .. })), "a fork was kept: {decision:?}");
@@ -318,8 +332,9 @@ mod tests {
         assert!(matches!(decide(Some(own), Replica::Present(strangers), None, ONLINE), Decision::SetAside(_)));
     }
 
+    /// An absent replica is accepted only where no floor and no file says that there was one.
     #[test]
-    fn an_absent_replica_is_accepted_only_where_nothing_says_that_there_was_one() {
+    fn an_absent_replica_is_accepted_at_the_beginning_only() {
         assert_eq!(decide(None, Replica::Absent, None, ONLINE), Decision::Create);
         let refused = decide(None, Replica::Absent, Some(at(1, 4)), ONLINE);
         assert_eq!(refused, Decision::Refuse(StartError::ReplicaVanished(at(1, 4))));
@@ -330,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_replica_never_lets_a_file_below_the_floor_serve() {
+    fn no_file_below_the_floor_serves_beside_a_silent_replica() {
         let mut file = local(3, 60, 60);
         file.acknowledged = Some(Acknowledged { position: at(3, 9), commit: CommitNo(50) });
         let decide = |local, floor| decide(local, Replica::Silent, floor, OFFLINE);
@@ -343,8 +358,9 @@ mod tests {
         assert_eq!(decide(None, Some(at(3, 9))), Decision::Refuse(StartError::NothingLocal));
     }
 
+    /// A file at or above the floor is kept beside such a replica, where that is allowed.
     #[test]
-    fn a_replica_that_was_rolled_back_is_never_followed_and_a_file_above_the_floor_is_kept_beside_it() {
+    fn a_replica_that_was_rolled_back_is_never_followed() {
         let mut file = local(3, 60, 60);
         file.acknowledged = Some(Acknowledged { position: at(3, 9), commit: CommitNo(50) });
         let older = Replica::Present(head(2, 5, 20));

@@ -1,4 +1,4 @@
-//! Looking at a replica: what is there, and whether all of it holds.
+//! Inspection of a replica: a list of its objects, and the verification of all of them.
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
@@ -12,20 +12,20 @@ use crate::layout;
 use crate::position::{CommitNo, Digest, Position, Seq, Term};
 use crate::restore::Progress;
 
-/// One object, by its clear part.
+/// Object, by its clear part.
 #[derive(Clone, Debug, Serialize)]
 pub struct Listed {
     /// Key under the prefix.
     pub key: String,
-    /// Opening, segment, snapshot or merged segment.
+    /// Kind, in words: opening, segment, snapshot or merged segment.
     pub kind: String,
-    /// Its term.
+    /// Term of the object.
     pub term: Term,
-    /// First and last number covered.
+    /// First number covered.
     pub first_seq: Seq,
     /// Last number covered.
     pub seq: Seq,
-    /// First and last commit.
+    /// First commit.
     pub first_commit: CommitNo,
     /// Last commit.
     pub last_commit: CommitNo,
@@ -37,10 +37,10 @@ pub struct Listed {
     pub keys: Vec<String>,
 }
 
-/// Lists a folder with the clear part of every object.
+/// Lists a folder with the clear part of every object. Leaves out files that are not objects of a replica.
 ///
 /// # Errors
-/// The bucket's; objects that are not ours are left out.
+/// Error of the bucket.
 pub async fn list(bucket: &Bucket, folder: &str) -> Result<Vec<Listed>, BucketError> {
     let entries = bucket.list(folder, None).await?;
     let listed: Vec<Option<Listed>> = stream::iter(entries)
@@ -66,28 +66,28 @@ pub async fn list(bucket: &Bucket, folder: &str) -> Result<Vec<Listed>, BucketEr
     Ok(listed.into_iter().flatten().collect())
 }
 
-/// What a verification found.
+/// Result of a verification.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Verified {
-    /// The end of the chain.
+    /// End of the chain; `None` where it is broken.
     pub position: Option<Position>,
-    /// Objects read and found whole.
+    /// Number of objects read and found whole.
     pub objects: u64,
-    /// Bytes read.
+    /// Number of bytes read.
     pub bytes: u64,
     /// Terms passed.
     pub terms: Vec<Term>,
-    /// What does not hold, in words. Empty means that everything does.
+    /// Findings, for people: each names an object and what is wrong with it. Empty when all is whole.
     pub findings: Vec<String>,
-    /// What is odd and harms nothing.
+    /// Remarks, for people: odd, and harmless.
     pub remarks: Vec<String>,
 }
 
-/// Downloads and checks everything: every snapshot opens, every object of the sequence follows the one before
-/// it, from the oldest snapshot to the head.
+/// Reads and checks every object: each snapshot opens, each object of the sequence follows the one before it, from the
+/// oldest snapshot to the head. Reads up to `parallelism` objects at once.
 ///
 /// # Errors
-/// The bucket's. What is wrong with the content is a finding, not an error.
+/// Error of the bucket. A fault of the content is a finding, not an error.
 pub async fn verify(
     bucket: &Bucket,
     replica: &ReplicaName,
@@ -114,26 +114,20 @@ pub async fn verify(
         return Ok(verified);
     };
     let total = found.snapshots.len() as u64 + (head.position.seq.0 - first.0);
-    let mut done = 0;
-    let mut report = || {
-        done += 1;
-        if let Some(progress) = progress {
-            progress(done, total);
-        }
-    };
+    let mut report = Report { progress, done: 0, total };
 
     for (seq, hash) in found.snapshots.iter().copied().filter(|at| !anchored.contains(at)) {
         open_snapshot(bucket, replica, keys, (seq, hash), &mut verified).await?;
-        report();
+        report.one_done();
     }
     let mut cursor = open_snapshot(bucket, replica, keys, anchored[0], &mut verified).await?;
-    report();
+    report.one_done();
     let numbers = first.0 + 1..=head.position.seq.0;
     let mut objects = stream::iter(numbers.map(Seq))
         .map(|seq| async move { Ok::<_, BucketError>((seq, bucket.get(&layout::sequence(seq)).await?)) })
         .buffered(parallelism.max(1));
     while let Some((seq, object)) = objects.try_next().await? {
-        report();
+        report.one_done();
         let place = Place::Sequence(seq);
         let Some(object) = object else {
             verified.findings.push(ChainError::Missing { place }.to_string());
@@ -172,13 +166,30 @@ pub async fn verify(
             if let Some(fresh) = open_snapshot(bucket, replica, keys, at, &mut verified).await? {
                 cursor = Some(fresh);
             }
-            report();
+            report.one_done();
         }
     }
     verified.position = cursor.map(|cursor| cursor.state());
     Ok(verified)
 }
 
+/// Count of the objects done, told to the observer.
+struct Report<'p> {
+    progress: Option<&'p Progress>,
+    done: u64,
+    total: u64,
+}
+
+impl Report<'_> {
+    fn one_done(&mut self) {
+        self.done += 1;
+        if let Some(progress) = self.progress {
+            progress(self.done, self.total);
+        }
+    }
+}
+
+/// Reads a snapshot and begins a chain with it. An error of its content becomes a finding.
 async fn open_snapshot<'k>(
     bucket: &Bucket,
     replica: &ReplicaName,

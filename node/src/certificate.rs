@@ -13,7 +13,7 @@ use keyfleet_crds::node::report::ProblemAbout;
 use zeroize::Zeroizing;
 
 use crate::apiserver::status::Problems;
-use crate::grpc::kms::now_seconds;
+use crate::clock::now_seconds;
 
 /// How often the folder is read. The kubelet takes a minute to bring a changed Secret there.
 const LOOK: Duration = Duration::from_secs(5);

@@ -18,25 +18,25 @@ use crate::round::{Epochs, Published};
 
 /// What the pages show.
 #[derive(Clone)]
-pub struct Pages {
+pub(crate) struct Pages {
     /// What keeps the node from starting, in words that a person can act on.
-    pub trouble: watch::Receiver<Option<String>>,
+    pub(crate) trouble: watch::Receiver<Option<String>>,
     /// The running node, once it runs.
-    pub node: watch::Receiver<Option<Running>>,
+    pub(crate) node: watch::Receiver<Option<Running>>,
     /// Where tests had it die.
     #[cfg(feature = "danger-faults")]
-    pub died: Vec<String>,
+    pub(crate) died: Vec<String>,
 }
 
 /// What is read of a running node.
 #[derive(Clone)]
-pub struct Running {
+pub(crate) struct Running {
     /// Its identity in hexadecimal.
-    pub identity: String,
+    pub(crate) identity: String,
     /// What it has said.
-    pub published: watch::Receiver<Arc<Published>>,
+    pub(crate) published: watch::Receiver<Arc<Published>>,
     /// What it serves.
-    pub served: watch::Receiver<Arc<Epochs>>,
+    pub(crate) served: watch::Receiver<Arc<Epochs>>,
 }
 
 impl Running {
@@ -47,7 +47,7 @@ impl Running {
     /// Holds the newest active epoch that it has heard of, whatever the replica and the API server do. Where there has
     /// never been one: what it offers is durable, so it can take part.
     #[must_use]
-    pub fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         let published = self.published.borrow();
         let takes_part = || published.state.as_ref().is_some_and(|state| state.newest_certified().is_none());
         let served = self.served.borrow();
@@ -59,12 +59,12 @@ impl Running {
 ///
 /// # Errors
 /// The listener's.
-pub async fn run(listener: TcpListener, pages: Pages) -> std::io::Result<()> {
+pub(crate) async fn run(listener: TcpListener, pages: Pages) -> std::io::Result<()> {
     serve(listener, router(pages)).await
 }
 
 /// The pages as a router.
-pub fn router(pages: Pages) -> Router {
+pub(crate) fn router(pages: Pages) -> Router {
     Router::new()
         .route("/health", get(health))
         .route("/ready", get(ready))

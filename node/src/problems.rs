@@ -13,23 +13,23 @@ use tokio::sync::watch;
 
 use crate::apiserver::status::Problems;
 use crate::round::Epochs;
-use crate::startup::{ACKNOWLEDGE, bucket_reason};
 use crate::store::Backing;
+use crate::store::backing::ACKNOWLEDGE;
+use crate::store::replica::bucket_reason;
 
-/// While commits wait, it is looked so often how long they have.
+/// Interval of a look at how long commits have waited.
 const LOOK: Duration = Duration::from_secs(5);
-/// So many failures in a row are more than a hiccup.
+/// Failures in a row that are more than a hiccup.
 const FAILURES: u32 = 3;
 const REPLICATION: [Reason; 3] = [Reason::BucketMissing, Reason::CredentialsRefused, Reason::ReplicaUnavailable];
 
 /// Notes where replication stands, for as long as the process lives.
-pub async fn watch_replication(backing: Backing, problems: Problems) {
-    let Backing::Replicated { database, .. } = backing else { return };
-    let mut status = database.status();
+pub(crate) async fn watch_replication(backing: Backing, problems: Problems) {
+    let Some(mut status) = backing.status() else { return };
     loop {
-        let lag = database.lag();
+        let Some(lag) = backing.lag() else { return };
         let waits = Some(Duration::from_millis(lag.lag_ms)).filter(|_| lag.lag_commits > 0);
-        let found = trouble(&status.borrow_and_update(), waits, Timestamp::now());
+        let found = problem_of(&status.borrow_and_update(), waits, Timestamp::now());
         match found {
             Some((reason, message)) => problems.set(ProblemAbout::Replication, reason, &message),
             None => problems.clear_reasons(ProblemAbout::Replication, &REPLICATION),
@@ -43,7 +43,7 @@ pub async fn watch_replication(backing: Backing, problems: Problems) {
 }
 
 /// Shows what the node noticed in rounds, until it serves an epoch that is newer.
-pub async fn watch_rounds(
+pub(crate) async fn watch_rounds(
     mut notices: watch::Receiver<Vec<Notice>>,
     mut served: watch::Receiver<Arc<Epochs>>,
     problems: Problems,
@@ -83,7 +83,7 @@ fn number(notice: &Notice) -> Option<EpochNumber> {
 }
 
 /// What is wrong. `waits` is how long the oldest commit has waited for the bucket, if one does.
-fn trouble(status: &Status, waits: Option<Duration>, now: Timestamp) -> Option<(Reason, String)> {
+fn problem_of(status: &Status, waits: Option<Duration>, now: Timestamp) -> Option<(Reason, String)> {
     let goes_on = "serving goes on; rounds wait until the bucket takes what they wrote";
     // A time and no length: that would be a write for every second.
     let since = waits.and_then(|waits| now.checked_sub(waits).ok()).map_or_else(String::new, |since| {
@@ -144,17 +144,17 @@ mod tests {
         let at = |second| Timestamp::from_second(second).unwrap();
         let failing = status(Phase::Shipping, Some((3, ErrorKind::Transport, "no route".into())));
         let said = |seconds| {
-            trouble(&failing, Some(Duration::from_secs(seconds)), at(1_000 + i64::try_from(seconds).unwrap()))
+            problem_of(&failing, Some(Duration::from_secs(seconds)), at(1_000 + i64::try_from(seconds).unwrap()))
         };
         let (reason, message) = said(2).expect("three failures are trouble");
         assert_eq!(reason, Reason::ReplicaUnavailable);
         assert!(message.contains("Since 1970-01-01T00:16:40Z"), "{message}");
         assert_eq!(said(60), said(2), "each second is another message, and so another write");
         let mute = status(Phase::Shipping, None);
-        assert_eq!(trouble(&mute, Some(Duration::from_secs(2)), at(0)), None, "a commit under way is no trouble");
-        assert!(trouble(&mute, Some(Duration::from_secs(11)), at(0)).is_some(), "a mute bucket is not told of");
+        assert_eq!(problem_of(&mute, Some(Duration::from_secs(2)), at(0)), None, "a commit under way is no trouble");
+        assert!(problem_of(&mute, Some(Duration::from_secs(11)), at(0)).is_some(), "a mute bucket is not told of");
         let refused =
-            trouble(&status(Phase::Refused("older".into()), None), None, at(0)).expect("a rollback is trouble");
+            problem_of(&status(Phase::Refused("older".into()), None), None, at(0)).expect("a rollback is trouble");
         assert!(refused.1.contains("docs/runbooks/replicated.md"), "{}", refused.1);
     }
 }

@@ -4,11 +4,11 @@
 //! It finds replicas by the bucket, not by the API server, of which it has no token: whatever lies under the cluster's id is
 //! swept, a removed node's replica too. What a replica keeps is decided by [`keyfleet_litestream::retention`].
 
-use keyfleet_api::retention_config::RetentionConfig;
+use keyfleet_crds::retention_config::RetentionConfig;
 use keyfleet_litestream::bucket::{Bucket, BucketError, ErrorKind, Location, RetryPolicy};
 use keyfleet_litestream::retention::{self, Rules, SweepError};
 
-use crate::startup::{AuthoritiesMissing, location};
+use crate::store::replica::{CaConfigMapError, location};
 
 /// A restore's pin counts so long: nodes cannot delete their own.
 const PIN_EXPIRY_MS: u64 = 6 * HOUR_MS;
@@ -29,7 +29,7 @@ pub struct Retained {
 pub enum RetainError {
     /// Who may sign the bucket's certificate is not known.
     #[error(transparent)]
-    Authorities(#[from] AuthoritiesMissing),
+    CaConfigMap(#[from] CaConfigMapError),
     /// The bucket, before any replica was looked at.
     #[error("nothing was deleted: {error}{}", advice(.error))]
     Bucket {
@@ -76,7 +76,7 @@ pub async fn run_at(folder: &Location, grace_hours: u32) -> Result<Retained, Ret
     for node in &nodes {
         let own = Location { prefix: format!("{}/{node}", folder.prefix), ..folder.clone() };
         let bucket = Bucket::connect(own, RetryPolicy::default()).await;
-        match retention::run(&bucket, &rules(grace_hours), keyfleet_litestream::clock::now_ms(), false).await {
+        match retention::run(&bucket, &rules(grace_hours), crate::clock::now_ms(), false).await {
             Ok(swept) => {
                 let boundary = swept.lowest_needed.map(|boundary| boundary.0);
                 let (deleted, kept) = (swept.deleted.len(), swept.kept.len());

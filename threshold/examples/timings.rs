@@ -120,6 +120,7 @@ fn plan(
         block: Block(1),
         threshold,
         min_holders: threshold.0,
+        roster: None,
         dealers: pairs().map(|(index, key)| Member { index: *index, identity: key.public() }).collect(),
         receivers: pairs()
             .map(|(index, key)| Receiver {

@@ -1,4 +1,5 @@
-//! Builds the programs of other projects from their pinned sources: the local cluster's, and what is measured beside ours.
+//! Builds the programs of other projects from their pinned sources: the local cluster's, cargo-deny, and Litestream, which ours is
+//! measured beside.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -56,6 +57,23 @@ pub(crate) fn chain() -> Result<PathBuf> {
     let program = folder.join("node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil");
     ensure!(program.is_file(), "the development chain's package has no program at {}", program.display());
     Ok(program)
+}
+
+/// Version of cargo-deny.
+const CARGO_DENY: &str = "0.20.2";
+
+/// Builds cargo-deny unless it is built, and returns the folder of its program.
+pub(crate) fn cargo_deny() -> Result<PathBuf> {
+    let folder = workplace::cache().join("cargo-deny").join(CARGO_DENY);
+    let program = folder.join("bin/cargo-deny");
+    if !program.is_file() {
+        // Without optimisation it is built in half the time, and checks in a second or two all the same.
+        let mut install = workplace::cargo(&["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--debug"]);
+        install.arg("--root").arg(&folder);
+        step::run("Building cargo-deny (some 4 minutes the first time)", "build-cargo-deny", &mut install)?;
+        ensure!(program.is_file(), "cargo-deny was installed without a program at {}", program.display());
+    }
+    Ok(folder.join("bin"))
 }
 
 /// Litestream, and the writer of SQLite that it is measured with, in the folder that is returned.

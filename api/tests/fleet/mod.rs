@@ -10,14 +10,14 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use jsonwebtoken::jwk::{Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
-use keyfleet_api::client::{Client, Direct, Fleet as Facts, NoToken, Patience, Token, Tokens};
 use keyfleet_api::tls::{Acceptor, Pins, Platform};
 use keyfleet_api::v1;
 use keyfleet_api::v1::kms_server::{Kms, KmsServer};
+use keyfleet_api::wire::{FleetRecord, Hex, RecordNode};
+use keyfleet_client::{Client, Direct, Fleet as Facts, NoToken, Patience, Token, Tokens};
 use keyfleet_crds::cluster::Access;
 use keyfleet_crds::convert;
 use keyfleet_crds::epoch::status::{Certificate, Holder};
-use keyfleet_crds::record::{ClientNode, ClientRecord};
 use keyfleet_crds::{KeyEpoch, KeyEpochStatus, values};
 use keyfleet_node::grpc::kms::KmsApi;
 use keyfleet_node::grpc::transport;
@@ -292,16 +292,16 @@ impl Fleet {
     }
 
     /// What callers are told of the fleet.
-    pub fn record(&self) -> ClientRecord {
+    pub fn record(&self) -> FleetRecord {
         let epoch = self.operator.epochs.last().unwrap();
-        let node = |receiver: &keyfleet_threshold::plan::Receiver| ClientNode {
+        let node = |receiver: &keyfleet_threshold::plan::Receiver| RecordNode {
             index: receiver.index.value(),
-            identity_key: values::PinnedKey(receiver.identity.0),
+            identity_key: Hex(receiver.identity.0),
         };
-        ClientRecord {
+        FleetRecord {
             cluster: "keys".to_owned(),
-            cluster_id: values::ClusterId(CLUSTER.0),
-            public_key: values::PublicKey(epoch.public_key.encode()),
+            cluster_id: Hex(CLUSTER.0),
+            public_key: Hex(epoch.public_key.encode()),
             threshold: u32::from(epoch.plan.threshold.0),
             nodes: epoch.plan.receivers.iter().map(node).collect(),
         }

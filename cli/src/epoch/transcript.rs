@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use keyfleet_api::client::{NodeError, Observer};
+use keyfleet_client::{NodeError, Observer};
 use keyfleet_threshold::curve::G2;
 use keyfleet_threshold::identifiers::{Digest, NodeIndex};
 use keyfleet_threshold::plan::{FrozenDigests, ValidPlan};

@@ -1,176 +1,156 @@
-//! The world: virtual time, blocks, a network that delays and loses, nodes that die, and an operator that does too.
+//! The world: virtual time, blocks, a network that delays and loses, nodes that die, and operators that do too.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
-use std::num::NonZeroU64;
 
-use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, Threshold};
-use keyfleet_threshold::plan::Deadlines;
-use keyfleet_threshold::round::{MessageKind, Outputs};
+use keyfleet_adversary::Behaviour;
+use keyfleet_crds::cluster::RemoveNode;
+use keyfleet_crds::convert::plan_of;
+use keyfleet_crds::values::PublicKey;
+use keyfleet_crds::{KeyEpochStatus, KmsClusterSpec};
+use keyfleet_planner::model::Server;
+use keyfleet_planner::state::{Cluster, Epoch};
+use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex};
+use keyfleet_threshold::plan::ValidPlan;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
-use crate::api::Api;
 use crate::invariants::Invariants;
 use crate::node::Node;
 use crate::operator::Operator;
-use keyfleet_adversary::Behaviour;
-
-/// How hostile the world is.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// Chance of losing one delivery, in thousandths. What was lost is sent again at the next poll.
-    pub loss_permille: u32,
-    /// Longest delay of one delivery.
-    pub delay_max_ms: u64,
-    /// Chance that a node dies while it carries out one input's outputs, in ten-thousandths.
-    pub crash_per_10k: u32,
-    /// Chance that the operator is restarted at a reconcile, in thousandths.
-    pub operator_restart_permille: u32,
-    /// Chance per block that a node goes away for up to thirty blocks, in thousandths, while no more than n−t are away.
-    pub outage_permille: u32,
-}
-
-impl Settings {
-    /// A network that delays and nothing else goes wrong.
-    pub const CALM: Self = Self {
-        loss_permille: 0,
-        delay_max_ms: 200,
-        crash_per_10k: 0,
-        operator_restart_permille: 0,
-        outage_permille: 0,
-    };
-    /// Everything goes wrong, seldom enough that rounds can succeed.
-    pub const ROUGH: Self = Self {
-        loss_permille: 200,
-        delay_max_ms: 4_000,
-        crash_per_10k: 500,
-        operator_restart_permille: 50,
-        outage_permille: 80,
-    };
-}
-
-/// What the cluster shall be: the user's spec.
-#[derive(Clone, Debug)]
-pub struct Spec {
-    /// The nodes that shall hold the key, ascending.
-    pub receivers: Vec<NodeIndex>,
-    /// The threshold.
-    pub threshold: Threshold,
-    /// How many must have stored their share before an epoch serves.
-    pub min_holders: u16,
-    /// Blocks between boundaries.
-    pub interval_blocks: NonZeroU64,
-    /// Deadlines of the phases.
-    pub deadlines: Deadlines,
-}
+use crate::peers::Parsed;
+use crate::settings::Settings;
 
 /// The simulated world.
 pub struct Fleet {
     /// The seed that reproduces this run.
     pub seed: u64,
-    /// The cluster's id.
+    /// The cluster's id, once one is minted.
     pub cluster: ClusterId,
     /// How hostile it is.
     pub settings: Settings,
-    /// What the user wants.
-    pub spec: Spec,
     /// All nodes that ever were.
     pub nodes: BTreeMap<NodeIndex, Node>,
     /// The API server.
-    pub api: Api,
+    pub api: Server,
+    /// Whether it answers.
+    pub api_up: bool,
     /// The present block.
     pub block: Block,
-    /// Whether the operator runs.
-    pub operator_up: bool,
-    operator: Operator,
+    pub(crate) operators: [Operator; 2],
+    pub(crate) parsed: Parsed,
+    pub(crate) rng: ChaCha20Rng,
+    pub(crate) now_ms: u64,
     invariants: Invariants,
-    rng: ChaCha20Rng,
-    now_ms: u64,
     sequence: u64,
     queue: BinaryHeap<Reverse<(u64, u64, Event)>>,
-    pub(crate) in_flight: BTreeSet<(NodeIndex, Digest)>,
+    events: u64,
+    stalls: u64,
     log: Vec<String>,
 }
 
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Event {
     Block,
-    Reconcile,
+    Reconcile(usize),
+    Write(usize),
+    OperatorReads { who: usize, index: u32, challenge: [u8; 32], life: u64 },
     Poll(NodeIndex),
-    Deliver { to: NodeIndex, from: NodeIndex, key: (EpochNumber, usize, MessageKind) },
+    Read { to: NodeIndex, from: NodeIndex, life: u64, upto: u64 },
+    Fetch { to: NodeIndex, from: NodeIndex, life: u64, digests: Vec<Digest> },
     Restart(NodeIndex),
+    SecondOperatorEnds,
+    ApiServerReturns,
 }
 
-const BLOCK_MS: u64 = 12_000;
+/// Milliseconds between two blocks.
+pub const BLOCK_MS: u64 = 12_000;
 const POLL_MS: u64 = 1_000;
 
 impl Fleet {
-    /// A fleet of nodes 1..=n that have just started, and a user who wants them to share a key.
+    /// A `KmsCluster` of n nodes that was just applied. Boundaries are ten blocks apart.
+    ///
+    /// # Panics
+    /// When the kind's defaults do not parse.
     #[must_use]
     pub fn new(seed: u64, settings: Settings, n: u32, threshold: u16, min_holders: u16) -> Self {
         let mut rng = ChaCha20Rng::seed_from_u64(seed);
         let mut cluster = [0; 16];
         rng.fill_bytes(&mut cluster);
-        let deadlines = Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 };
+        let object = serde_json::json!({
+            "nodes": n, "threshold": threshold, "minHolders": min_holders, "schedule": { "intervalBlocks": 10 },
+            "keyEncryption": { "active": { "id": "1", "secret": { "name": "keys-kek" } } },
+        });
+        let spec: KmsClusterSpec = serde_json::from_value(object).expect("the smallest spec is one");
+        let applied = Cluster {
+            name: "keys".into(),
+            generation: 1,
+            resource_version: String::new(),
+            deleting: false,
+            finalizer: false,
+            reshare_request: None,
+            spec,
+            status: keyfleet_crds::KmsClusterStatus::default(),
+        };
         let mut fleet = Self {
             seed,
             cluster: ClusterId(cluster),
             settings,
-            spec: Spec {
-                receivers: Vec::new(),
-                threshold: Threshold(threshold),
-                min_holders,
-                interval_blocks: NonZeroU64::new(10).expect("ten is not zero"),
-                deadlines,
-            },
             nodes: BTreeMap::new(),
-            api: Api { next_number: 1, last_boundary: Some(Block(0)), ..Api::default() },
+            api: Server::new(applied),
+            api_up: true,
             block: Block(1),
-            operator_up: true,
-            operator: Operator::default(),
-            invariants: Invariants::default(),
+            operators: <[Operator; 2]>::default(),
+            parsed: Parsed::new(),
             rng,
             now_ms: 0,
+            invariants: Invariants::default(),
             sequence: 0,
             queue: BinaryHeap::new(),
-            in_flight: BTreeSet::new(),
+            events: 0,
+            stalls: 0,
             log: Vec::new(),
         };
-        for i in 1..=n {
-            fleet.add_node(i);
-        }
-        fleet.spec.receivers = fleet.nodes.keys().copied().collect();
+        fleet.operators[0].up = true;
         fleet.schedule(BLOCK_MS, Event::Block);
-        fleet.schedule(POLL_MS, Event::Reconcile);
+        fleet.schedule(1, Event::Reconcile(0));
         fleet
     }
 
-    /// Adds a node with an index that was never used. It receives shares once [`Fleet::spec`] names it.
-    ///
-    /// # Panics
-    /// When the index is zero or in use.
-    pub fn add_node(&mut self, index: u32) -> NodeIndex {
-        let index = NodeIndex::new(index).expect("indices start at one");
-        let mut node = Node::new(index, &mut self.rng);
-        node.first_start(self.cluster, &mut self.rng);
-        self.api.pins.insert(index, node.identity_key().public());
-        assert!(self.nodes.insert(index, node).is_none(), "an index is never reused");
-        let first_poll = self.random(POLL_MS);
-        self.schedule(first_poll, Event::Poll(index));
-        index
+    /// The user edits the `KmsCluster`.
+    pub fn edit(&mut self, edit: impl FnOnce(&mut KmsClusterSpec)) {
+        self.api.edit(edit);
+        let spec = &self.api.now.cluster.spec;
+        let removed: Vec<u32> = spec.remove_nodes.iter().map(|remove| remove.index).collect();
+        let line = format!(
+            "the user wants {} nodes without {removed:?}, threshold {}, minHolders {}, paused {}",
+            spec.nodes,
+            spec.effective_threshold(),
+            spec.effective_min_holders(),
+            spec.paused
+        );
+        self.log(line);
+        // Whoever waits for a change is woken by it.
+        self.schedule(1, Event::Reconcile(0));
+    }
+
+    /// The user replaces a node: it is let go, and another takes its place under a new index.
+    pub fn replace(&mut self, index: u32, lost: bool) {
+        self.edit(|spec| {
+            spec.remove_nodes.retain(|remove| remove.index != index);
+            spec.remove_nodes.push(RemoveNode { index, lost });
+        });
+    }
+
+    /// Starts or stops the operator.
+    pub fn set_operator(&mut self, up: bool) {
+        self.operators[0] = Operator::new(up);
     }
 
     /// Sets how a node behaves from now on.
     pub fn behave(&mut self, index: u32, behaviour: Behaviour) {
         self.log(format!("node {index} is now {behaviour:?}"));
-        let node = self.node(index);
-        node.behaviour = behaviour;
-        if behaviour == Behaviour::Honest {
-            // From now on it says what it had meant to say.
-            node.published.clear();
-            node.publish();
-        }
+        self.node(index).behave(behaviour);
     }
 
     /// Stops a node until [`Fleet::bring_up`]; its disk stays.
@@ -187,6 +167,13 @@ impl Fleet {
         self.restart(index);
     }
 
+    /// Loses a node's volume; it comes back from its replica, without the file of bundles.
+    pub fn wipe(&mut self, index: u32) {
+        self.log(format!("node {index} loses its volume and comes back from its replica"));
+        self.node(index).lose_volume();
+        self.bring_up(index);
+    }
+
     /// Loses a node for good: process, volume and seal.
     pub fn lose(&mut self, index: u32) {
         self.take_down(index);
@@ -194,7 +181,6 @@ impl Fleet {
         let node = self.node(index);
         node.disk = crate::node::Disk::default();
         node.lost = true;
-        node.published.clear();
     }
 
     /// Runs until `reached`, or panics with the log's end when `blocks` pass without it.
@@ -202,11 +188,19 @@ impl Fleet {
     /// # Panics
     /// When the condition is not reached, or an invariant breaks.
     pub fn run_until(&mut self, what: &str, blocks: u64, reached: impl Fn(&Self) -> bool) {
+        assert!(self.comes_to(blocks, reached), "{}", self.report(&format!("not within {blocks} blocks: {what}")));
+    }
+
+    /// Runs until `reached` or until `blocks` have passed, and tells which.
+    pub fn comes_to(&mut self, blocks: u64, reached: impl Fn(&Self) -> bool) -> bool {
         let limit = self.block.0 + blocks;
         while !reached(self) {
-            assert!(self.block.0 < limit, "{}", self.report(&format!("not within {blocks} blocks: {what}")));
+            if self.block.0 >= limit {
+                return false;
+            }
             self.step();
         }
+        true
     }
 
     /// Runs for a number of blocks.
@@ -219,36 +213,92 @@ impl Fleet {
 
     /// Runs until an epoch above `after` is active, and gives its number.
     pub fn next_active(&mut self, after: Option<EpochNumber>, blocks: u64) -> EpochNumber {
-        self.run_until("a newer active epoch", blocks, |fleet| fleet.api.active() > after);
-        self.api.active().expect("it was just seen")
+        self.run_until("a newer active epoch", blocks, |fleet| fleet.active() > after);
+        self.active().expect("it was just seen")
     }
 
-    /// The processes that run and answer.
+    /// The newest epoch that serves, by the API server's record.
     #[must_use]
-    pub fn answering(&self) -> BTreeSet<NodeIndex> {
-        self.nodes
-            .values()
-            .filter(|node| node.is_up() && node.behaviour != Behaviour::Silent)
-            .map(|n| n.index)
-            .collect()
+    pub fn active(&self) -> Option<EpochNumber> {
+        self.api.now.served().next_back().map(|(number, _)| EpochNumber(number))
     }
 
-    /// The nodes that hold their share of an epoch.
+    /// The public key in the cluster's status.
+    #[must_use]
+    pub fn public_key(&self) -> Option<PublicKey> {
+        self.api.now.cluster.status.public_key
+    }
+
+    /// The `KeyEpoch`s.
+    pub fn epochs(&self) -> impl DoubleEndedIterator<Item = &Epoch> {
+        self.api.now.epochs.values().map(AsRef::as_ref)
+    }
+
+    /// The status of a `KeyEpoch`.
+    ///
+    /// # Panics
+    /// When there is no such object, or nothing was written to it.
+    #[must_use]
+    pub fn status(&self, number: EpochNumber) -> &KeyEpochStatus {
+        self.api.now.epochs[&number.0].status.as_ref().expect("the round was opened")
+    }
+
+    /// The plan of a `KeyEpoch`.
+    ///
+    /// # Panics
+    /// When there is no such object, or it holds no plan.
+    #[must_use]
+    pub fn plan(&self, number: EpochNumber) -> ValidPlan {
+        plan_of(&self.api.now.epochs[&number.0].spec).expect("the operator posts plans")
+    }
+
+    /// The indexes that the newest active epoch was dealt to.
+    #[must_use]
+    pub fn receivers(&self) -> Vec<u32> {
+        let newest = self.api.now.served().next_back();
+        newest.map_or(Vec::new(), |(_, epoch)| epoch.spec.receivers.iter().map(|receiver| receiver.index).collect())
+    }
+
+    /// The nodes that run and hold their share of an epoch.
     #[must_use]
     pub fn holders(&self, number: EpochNumber) -> BTreeSet<NodeIndex> {
-        let holds = |node: &&Node| node.process.as_ref().is_some_and(|process| process.share(number).is_some());
+        let holds = |node: &&Node| node.process.as_ref().is_some_and(|it| it.participant.share(number).is_some());
         self.nodes.values().filter(holds).map(|node| node.index).collect()
     }
 
-    /// The log so far: one line per decision of note.
+    /// The nodes that are not lost for good and have their share of an epoch, running or not.
+    #[must_use]
+    pub fn living_holders(&self, number: EpochNumber) -> BTreeSet<NodeIndex> {
+        let lives = |node: &&Node| !node.lost && node.has_share(number);
+        self.nodes.values().filter(lives).map(|node| node.index).collect()
+    }
+
+    /// The log so far: one line per event of note.
     #[must_use]
     pub fn lines(&self) -> &[String] {
         &self.log
     }
 
+    /// Events so far.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
     /// Adds a line to the log.
     pub fn log(&mut self, line: impl AsRef<str>) {
         self.log.push(format!("{:>8} ms block {:>5}  {}", self.now_ms, self.block.0, line.as_ref()));
+    }
+
+    /// Adds a line unless the last one said the same.
+    pub(crate) fn log_once(&mut self, line: impl AsRef<str>) {
+        if !self.log.last().is_some_and(|last| last.ends_with(line.as_ref())) {
+            self.log(line);
+        }
+    }
+
+    pub(crate) fn fail(&self, what: &str) -> ! {
+        panic!("{}", self.report(&format!("INVARIANT BROKEN: {what}")));
     }
 
     fn report(&self, what: &str) -> String {
@@ -265,16 +315,39 @@ impl Fleet {
     pub fn step(&mut self) {
         let Reverse((at, _, event)) = self.queue.pop().expect("blocks never end");
         self.now_ms = at;
-        let touched = match event {
+        self.events += 1;
+        let touched = self.happen(event);
+        let mut invariants = std::mem::take(&mut self.invariants);
+        let broken = invariants.check(self, touched);
+        self.invariants = invariants;
+        if let Some(broken) = broken {
+            self.fail(&broken);
+        }
+    }
+
+    /// Returns the node that the event touched.
+    fn happen(&mut self, event: Event) -> Option<NodeIndex> {
+        match event {
             Event::Block => {
-                self.block = Block(self.block.0 + 1);
+                self.stalls = self.stalls.saturating_sub(1);
+                if self.stalls == 0 {
+                    self.block = Block(self.block.0 + 1);
+                }
                 self.schedule(BLOCK_MS, Event::Block);
-                self.outage();
+                self.misfortune();
+                self.start_pods();
                 None
             }
-            Event::Reconcile => {
-                self.reconcile();
-                self.schedule(POLL_MS, Event::Reconcile);
+            Event::Reconcile(who) => {
+                self.reconcile_once(who);
+                None
+            }
+            Event::Write(who) => {
+                self.write(who);
+                None
+            }
+            Event::OperatorReads { who, index, life, .. } => {
+                self.operator_reads(who, index, life);
                 None
             }
             Event::Poll(index) => {
@@ -283,64 +356,96 @@ impl Fleet {
                 self.schedule(POLL_MS + jitter, Event::Poll(index));
                 Some(index)
             }
-            Event::Deliver { to, from, key } => {
-                self.deliver(to, from, key);
+            Event::Read { to, from, life, upto } => {
+                self.read(to, from, life, upto);
+                Some(to)
+            }
+            Event::Fetch { to, from, life, digests } => {
+                self.fetch(to, from, life, &digests);
                 Some(to)
             }
             Event::Restart(index) => {
                 self.restart(index);
                 Some(index)
             }
-        };
-        let mut invariants = std::mem::take(&mut self.invariants);
-        let broken = invariants.check(self, touched);
-        self.invariants = invariants;
-        assert!(broken.is_none(), "{}", self.report(&format!("INVARIANT BROKEN: {}", broken.unwrap_or_default())));
+            Event::SecondOperatorEnds => {
+                self.operators[1] = Operator::default();
+                self.log("operator 1 ends");
+                None
+            }
+            Event::ApiServerReturns => {
+                self.api_up = true;
+                self.log("the API server is back");
+                None
+            }
+        }
+    }
+
+    /// An operator is woken as often as somebody asks; it looks once.
+    fn reconcile_once(&mut self, who: usize) {
+        self.queue.retain(|Reverse((.., event))| *event != Event::Reconcile(who));
+        self.reconcile(who);
+    }
+
+    /// What goes wrong by itself with a block.
+    fn misfortune(&mut self) {
+        let settings = self.settings;
+        if self.stalls == 0 && self.chance(settings.stall_permille, 1_000) {
+            self.stalls = 1 + self.random(5);
+            self.log(format!("the chain stands still for {} block times", self.stalls));
+        }
+        if self.api_up && self.chance(settings.api_outage_permille, 1_000) {
+            self.api_up = false;
+            self.log("the API server is away");
+            let away = self.random(2 * BLOCK_MS);
+            self.schedule(away, Event::ApiServerReturns);
+        }
+        if !self.operators[1].up && self.chance(settings.second_operator_permille, 1_000) {
+            self.operators[1].up = true;
+            self.log("a second operator begins");
+            self.schedule(1, Event::Reconcile(1));
+            let ends = self.random(10 * BLOCK_MS);
+            self.schedule(ends, Event::SecondOperatorEnds);
+        }
+        self.outage();
     }
 
     /// Sends a random node away for a while, if the fleet can bear it.
     fn outage(&mut self) {
-        if !self.chance(self.settings.outage_permille, 1_000) || self.api.active().is_none() {
+        if !self.chance(self.settings.outage_permille, 1_000) || self.active().is_none() {
             return;
         }
-        let away = self.spec.receivers.iter().filter(|index| !self.nodes[index].is_up()).count();
-        let at = usize::try_from(self.random(self.spec.receivers.len() as u64)).expect("small");
-        let index = self.spec.receivers[at];
-        if self.nodes[&index].is_up() && away + self.spec.threshold.count() < self.spec.receivers.len() {
+        let receivers: Vec<_> = self.receivers().into_iter().filter_map(NodeIndex::new).collect();
+        let threshold = self.api.now.served().next_back().map_or(0, |(_, epoch)| epoch.spec.threshold as usize);
+        let away = receivers.iter().filter(|index| !self.nodes[index].is_up()).count();
+        let at = usize::try_from(self.random(receivers.len() as u64)).expect("small");
+        let index = receivers[at];
+        if self.nodes[&index].is_up() && away + threshold < receivers.len() {
             self.take_down(index.value());
             let away_ms = self.random(30 * BLOCK_MS);
             self.schedule(away_ms, Event::Restart(index));
         }
     }
 
-    fn reconcile(&mut self) {
-        if !self.operator_up {
+    /// Every `KmsNode` has a pod: it starts once, and says when it is gone that it is not ready.
+    pub(crate) fn start_pods(&mut self) {
+        if !self.api_up {
             return;
         }
-        if self.chance(self.settings.operator_restart_permille, 1_000) {
-            self.operator = Operator::default();
-        }
-        let mut operator = std::mem::take(&mut self.operator);
-        operator.reconcile(self);
-        self.operator = operator;
-    }
-
-    /// Gives a node one input and carries its outputs out, with a chance of dying on the way.
-    pub(crate) fn with(
-        &mut self,
-        index: NodeIndex,
-        input: impl FnOnce(&mut keyfleet_threshold::round::Participant, &mut ChaCha20Rng) -> Outputs,
-    ) {
-        let Some(process) = self.nodes.get_mut(&index).and_then(|node| node.process.as_mut()) else { return };
-        let outputs = input(process, &mut self.rng);
-        let idle = !outputs.commit && outputs.create.is_empty() && outputs.destroy.is_empty();
-        let crash_at = (!idle && self.chance(self.settings.crash_per_10k, 10_000)).then(|| self.rng.next_u32());
-        let node = self.nodes.get_mut(&index).expect("it was just there");
-        node.carry_out(outputs, crash_at);
-        if !node.is_up() {
-            let away = 500 + self.random(20_000);
-            self.schedule(away, Event::Restart(index));
-            self.log(format!("node {index} dies at step {}", crash_at.unwrap_or_default() % 5));
+        for index in self.api.now.nodes.keys().copied().collect::<Vec<_>>() {
+            let Some(number) = NodeIndex::new(index) else { continue };
+            match self.nodes.get(&number).map(Node::is_up) {
+                None => {
+                    let mut node = Node::new(number, &mut self.rng);
+                    node.start(self.cluster, &mut self.rng);
+                    self.nodes.insert(number, node);
+                    self.log(format!("node {index} starts for the first time"));
+                    let first_poll = 1 + self.random(POLL_MS);
+                    self.schedule(first_poll, Event::Poll(number));
+                }
+                Some(false) => self.api.write_node(index, None, |node| node.ready = false),
+                Some(true) => {}
+            }
         }
     }
 
@@ -348,8 +453,7 @@ impl Fleet {
         let (cluster, rng) = (self.cluster, &mut self.rng);
         let node = self.nodes.get_mut(&index).expect("only nodes that exist are restarted");
         if node.process.is_none() && !node.lost {
-            node.restart(cluster, rng);
-            self.in_flight.retain(|(to, _)| *to != index);
+            node.start(cluster, rng);
             self.log(format!("node {index} starts again"));
         }
     }
@@ -364,8 +468,8 @@ impl Fleet {
         self.rng.next_u64() % below.max(1)
     }
 
-    /// Whether one delivery to the operator is lost.
-    pub fn loses(&mut self) -> bool {
+    /// Whether one read or fetch comes to nothing.
+    pub(crate) fn loses(&mut self) -> bool {
         self.chance(self.settings.loss_permille, 1_000)
     }
 

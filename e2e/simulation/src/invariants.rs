@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use keyfleet_crds::epoch::Phase;
+use keyfleet_planner::Action;
 use keyfleet_threshold::curve::G2;
 use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::plan::Frozen;
@@ -15,7 +17,7 @@ use keyfleet_adversary::Behaviour;
 
 /// What the checks remember from one event to the next.
 #[derive(Default)]
-pub struct Invariants {
+pub(crate) struct Invariants {
     public_key: Option<G2>,
     vectors: BTreeMap<EpochNumber, Digest>,
     frozen: BTreeMap<EpochNumber, Frozen>,
@@ -27,18 +29,19 @@ pub struct Invariants {
 
 impl Invariants {
     /// Checks everything that the event could have changed: the node it touched, and the epochs that are served.
-    pub fn check(&mut self, fleet: &Fleet, touched: Option<NodeIndex>) -> Option<String> {
+    pub(crate) fn check(&mut self, fleet: &Fleet, touched: Option<NodeIndex>) -> Option<String> {
         let result = (|| {
             if let Some(node) = touched.map(|index| &fleet.nodes[&index])
                 && let (Some(process), Behaviour::Honest) = (&node.process, node.behaviour)
             {
-                self.invariant_public_key_never_changes(process.state())?;
-                self.invariant_one_vector_and_one_frozen_record_per_number(process.state())?;
-                self.invariant_one_verdict_per_number(process.state())?;
+                let state = process.participant.state();
+                self.invariant_public_key_never_changes(state)?;
+                self.invariant_one_vector_and_one_frozen_record_per_number(state)?;
+                self.invariant_one_verdict_per_number(state)?;
                 self.invariant_nothing_is_said_twice_differently(node)?;
-                invariant_secrets_of_ended_rounds_are_gone(node, process)?;
+                invariant_secrets_of_ended_rounds_are_gone(node, &process.participant)?;
                 self.invariant_only_durable_words_are_read(node)?;
-                self.invariant_shares_sign(fleet, process.state())?;
+                self.invariant_shares_sign(fleet, state)?;
             }
             Ok(())
         })();
@@ -86,14 +89,15 @@ impl Invariants {
 
     /// A restart says the same words again; it never says others.
     fn invariant_nothing_is_said_twice_differently(&mut self, node: &Node) -> Result<(), String> {
-        for ((number, ..), (digest, message)) in &node.published {
+        for (number, message) in node.said() {
+            let digest = message.digest();
             let about = match &message.body {
                 Body::Have { dealer, .. } => Some(*dealer),
                 _ => None,
             };
-            let key = (node.index, *number, message.body.kind(), about);
-            let first = *self.said.entry(key).or_insert(*digest);
-            ensure(first == *digest, || {
+            let key = (node.index, number, message.body.kind(), about);
+            let first = *self.said.entry(key).or_insert(digest);
+            ensure(first == digest, || {
                 format!("epoch {number}: node {} said two different messages of kind {:?}", node.index, key.2)
             })?;
         }
@@ -102,12 +106,12 @@ impl Invariants {
 
     /// Whatever others may read is in the committed state: a crash takes back nothing that was said.
     fn invariant_only_durable_words_are_read(&mut self, node: &Node) -> Result<(), String> {
-        let read: BTreeSet<_> = node.published.values().map(|(digest, _)| *digest).collect();
+        let read: BTreeSet<_> = node.said().map(|(_, message)| message.digest()).collect();
         if self.durable.get(&node.index) == Some(&read) {
             return Ok(());
         }
         // Equal bytes are an equal state, and cheaper to compare; that they decode is shown by every restart.
-        let Some(state) = node.process.as_ref().map(Participant::state) else { return Ok(()) };
+        let Some(state) = node.process.as_ref().map(|process| process.participant.state()) else { return Ok(()) };
         let committed = state.encode() == node.disk.state;
         ensure(committed, || format!("node {} works on what is not committed", node.index))?;
         let outboxes = state.attempts.values().flat_map(|attempt| attempt.outbox.iter());
@@ -133,7 +137,7 @@ impl Invariants {
             let partials: BTreeMap<_, _> = holders
                 .iter()
                 .filter_map(|index| {
-                    let share = fleet.nodes[index].process.as_ref()?.share(*number)?;
+                    let share = fleet.nodes[index].process.as_ref()?.participant.share(*number)?;
                     Some((*index, signature::sign(&purpose, share)))
                 })
                 .collect();
@@ -151,6 +155,43 @@ impl Invariants {
         }
         Ok(())
     }
+}
+
+/// An epoch is Confirmed only when its threshold of nodes lives to sign with it, and Retired only when a newer one that is kept
+/// has such nodes: checked as an operator decides it, by what is on the nodes' disks.
+pub(crate) fn invariant_live_nodes_hold_what_is_confirmed_or_stands_in(
+    fleet: &Fleet,
+    actions: &[Action],
+) -> Result<(), String> {
+    let epochs = &fleet.api.now.epochs;
+    let lives =
+        |number: u64| fleet.living_holders(EpochNumber(number)).len() >= epochs[&number].spec.threshold as usize;
+    let retired = |number: u64| {
+        actions.iter().any(|action| {
+            matches!(action, Action::UpdateEpoch { number: other, status, .. }
+                if *other == number && status.phase == Some(Phase::Retired))
+        })
+    };
+    for action in actions {
+        let Action::UpdateEpoch { number, status, .. } = action else { continue };
+        let before = epochs[number].status.as_ref().and_then(|status| status.phase);
+        if before == status.phase {
+            continue;
+        }
+        if status.phase == Some(Phase::Confirmed) {
+            ensure(lives(*number), || {
+                format!("epoch {number} would be Confirmed without a threshold of live holders")
+            })?;
+        }
+        if status.phase == Some(Phase::Retired) {
+            let mut newer = fleet.api.now.served().map(|(newer, _)| newer).filter(|newer| newer > number);
+            let stands_in = newer.any(|newer| !retired(newer) && lives(newer));
+            ensure(stands_in, || {
+                format!("epoch {number} would be Retired, and no newer one is held by its threshold")
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// A secret on disk is named by the ledger, and the ledger names none of a failed, ended or retired round.

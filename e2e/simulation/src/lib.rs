@@ -1,24 +1,24 @@
-//! A whole fleet in one thread: the real [`Participant`](keyfleet_threshold::round::Participant)s and the operator's real
-//! [`decide`](keyfleet_threshold::coordination::decide), around a modelled API server, network, disk and clock.
+//! A whole fleet in memory: seeded and deterministic, with loss, delay, death and lies.
 //!
-//! Everything that happens is an event in virtual time, and every choice (delay, loss, crash point) comes from one seed: a
-//! seed and a commit reproduce a run event by event. After every event the `invariant_*` functions hold, or the run panics
-//! and prints its seed; `KEYFLEET_SIM_SEED=<seed>` runs that one again.
+//! Everything that decides is the product's own code: [`keyfleet_planner`] and its view of what nodes say for the operator,
+//! [`keyfleet_threshold::round`] and [`keyfleet_threshold::feed`] for the nodes. Modelled are the API server
+//! ([`keyfleet_planner::model`]), the network, disks and the clock, and nothing is read here that production could not read.
 //!
-//! - [`Fleet`]: the world, and the verbs of a scenario ([`Fleet::run_until`], [`Fleet::take_down`], [`Fleet::lose`], …)
-//! - `network`: how nodes learn, across delays and losses
-//! - [`api`]: the API server as far as rounds see it: linearizable, write-once fields
-//! - [`node`]: a node's disk, process and crash points
-//! - [`operator`]: reconciles with the pure decisions
-//! - [`Behaviour`]: nodes that lie
-//! - [`invariants`]: what must hold after every event
+//! - [`Fleet`]: the world, and what a scenario or a user does to it; start here
+//! - `operator`: an operator's streams, decisions and writes
+//! - `peers`: what nodes read at the API server and from each other
+//! - [`node`]: disks, processes, and where they may die
+//! - `invariants`: what holds after every event
+//! - [`scenario`]: random lives of random fleets
 
-pub mod api;
 pub mod fleet;
-pub mod invariants;
-mod network;
+mod invariants;
 pub mod node;
-pub mod operator;
+mod operator;
+mod peers;
+pub mod scenario;
+mod settings;
 
-pub use fleet::{Fleet, Settings, seeds};
+pub use fleet::{Fleet, seeds};
 pub use keyfleet_adversary::Behaviour;
+pub use settings::Settings;

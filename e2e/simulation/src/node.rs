@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 
+use keyfleet_threshold::feed::{Feed, Intake, Turns};
 use keyfleet_threshold::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::identity::IdentitySecretKey;
-use keyfleet_threshold::round::{Blob, MessageKind, Notice, Outputs, Participant, SecretName, SignedMessage};
+use keyfleet_threshold::round::{Blob, Notice, Outputs, Participant, SecretName, SignedMessage};
 use rand_core::CryptoRng;
 
 use keyfleet_adversary::Behaviour;
@@ -19,22 +21,53 @@ pub struct Node {
     /// What survives a crash.
     pub disk: Disk,
     /// The running process.
-    pub process: Option<Participant>,
+    pub process: Option<Process>,
     /// How it behaves.
     pub behaviour: Behaviour,
-    /// What it has let others read, by attempt: only what is durable, unless it lies.
-    pub published: BTreeMap<(EpochNumber, usize, MessageKind), (Digest, Rc<SignedMessage>)>,
-    /// Digests of what this process has heard.
-    pub seen: BTreeSet<Digest>,
     /// What the process wanted a person to hear of.
     pub notices: Vec<Notice>,
     /// Whether its volume and seal are gone for good.
     pub lost: bool,
+    /// Whether the state came from its replica and it has not abstained yet.
+    pub restored: bool,
     /// How often its process died.
     pub crashes: u32,
+    lives: u64,
 }
 
-/// A node's volume and seal key stores.
+/// A running process: the product's state machines, and where it stands in what it reads.
+pub struct Process {
+    /// The protocol machine.
+    pub participant: Participant,
+    /// What waits before it.
+    pub intake: Intake,
+    /// What was fed of the API server's lists.
+    pub feed: Feed,
+    /// The revision that its watch has come to.
+    pub revision: u64,
+    /// The revision that was fed last.
+    pub fed: Option<u64>,
+    /// Whether something has to be fed again though nothing changed.
+    pub again: bool,
+    /// Its peers' streams.
+    pub readers: BTreeMap<NodeIndex, Reader>,
+    /// Tells this process from the node's earlier ones.
+    pub life: u64,
+}
+
+/// A stream that is read.
+pub struct Reader {
+    /// The last row that was read.
+    pub position: u64,
+    /// The file that the position belongs to.
+    pub lineage: u64,
+    /// Whether a read is on its way.
+    pub reading: bool,
+    /// When this peer is asked for what is wanted.
+    pub turns: Turns,
+}
+
+/// A node's volume and key stores.
 #[derive(Default)]
 pub struct Disk {
     /// The committed state.
@@ -43,13 +76,35 @@ pub struct Disk {
     pub secrets: BTreeMap<SecretName, [u8; 32]>,
     /// The content-addressed file of bundles, responses and prekey sets.
     pub blobs: BTreeMap<Digest, Rc<Blob>>,
+    /// The outbox.
+    pub outbox: Outbox,
+}
+
+/// What a node lets others read, in order: only what is durable, unless it lies.
+#[derive(Default)]
+pub struct Outbox {
+    /// Changes when positions begin anew.
+    pub lineage: u64,
+    /// The rows by position.
+    pub rows: BTreeMap<u64, Row>,
+    last: u64,
+    said: BTreeMap<(EpochNumber, usize), u64>,
+    offered: BTreeMap<Digest, u64>,
+}
+
+/// One row of an outbox.
+pub struct Row {
+    /// The attempt that it belongs to; zero for prekey sets.
+    pub number: EpochNumber,
+    /// What it says; to others something else, when the node has two faces.
+    pub faces: Vec<Rc<Blob>>,
 }
 
 /// Where a process may die while it carries out outputs.
 const CRASH_POINTS: u32 = 5;
 
 impl Node {
-    /// A new node with an empty disk; start it with [`Node::first_start`].
+    /// A new node with an empty disk; start it with [`Node::start`].
     pub fn new(index: NodeIndex, rng: &mut impl CryptoRng) -> Self {
         let mut identity = [0; 32];
         rng.fill_bytes(&mut identity);
@@ -59,11 +114,11 @@ impl Node {
             disk: Disk::default(),
             process: None,
             behaviour: Behaviour::Honest,
-            published: BTreeMap::new(),
-            seen: BTreeSet::new(),
             notices: Vec::new(),
             lost: false,
+            restored: false,
             crashes: 0,
+            lives: 0,
         }
     }
 
@@ -73,27 +128,30 @@ impl Node {
         IdentitySecretKey::from_seed(&self.identity)
     }
 
-    /// Starts a node that has never run.
-    pub fn first_start(&mut self, cluster: ClusterId, rng: &mut impl CryptoRng) {
-        let (process, outputs) = Participant::new(cluster, self.index, self.identity_key(), rng);
-        self.process = Some(process);
-        self.carry_out(outputs, None);
-    }
-
-    /// Starts the process again from its disk.
+    /// Starts the process: from its disk, or for the first time.
     ///
     /// # Panics
     /// When what the node wrote cannot be read: a broken promise of the crate under test.
-    pub fn restart(&mut self, cluster: ClusterId, rng: &mut impl CryptoRng) {
-        if self.disk.state.is_empty() {
+    pub fn start(&mut self, cluster: ClusterId, rng: &mut impl CryptoRng) {
+        let (participant, outputs) = if self.disk.state.is_empty() {
             self.disk = Disk::default();
-            return self.first_start(cluster, rng);
-        }
-        let stored = self.disk.secrets.iter().map(|(name, bytes)| (*name, zeroizing(*bytes)));
-        let (process, outputs) = Participant::restore(self.identity_key(), &self.disk.state, stored)
-            .unwrap_or_else(|fault| panic!("{}: its own state does not restore: {fault}", self.index));
-        self.process = Some(process);
-        self.seen.clear();
+            Participant::new(cluster, self.index, self.identity_key(), rng)
+        } else {
+            let stored = self.disk.secrets.iter().map(|(name, bytes)| (*name, zeroize::Zeroizing::new(*bytes)));
+            Participant::restore(self.identity_key(), &self.disk.state, stored)
+                .unwrap_or_else(|error| panic!("{}: its own state does not restore: {error}", self.index))
+        };
+        self.lives += 1;
+        self.process = Some(Process {
+            participant,
+            intake: Intake::default(),
+            feed: Feed::default(),
+            revision: 0,
+            fed: None,
+            again: false,
+            readers: BTreeMap::new(),
+            life: self.lives,
+        });
         self.carry_out(outputs, None);
         self.publish();
     }
@@ -101,8 +159,15 @@ impl Node {
     /// The process dies.
     pub fn crash(&mut self) {
         self.process = None;
-        self.seen.clear();
         self.crashes += 1;
+    }
+
+    /// The volume is gone and its replica is not: state and outbox come back, the file of bundles does not.
+    pub fn lose_volume(&mut self) {
+        self.crash();
+        self.disk.blobs.clear();
+        self.restored = true;
+        self.disk.outbox.lineage += 1;
     }
 
     /// Carries outputs out in order; with `crash_at`, dies after that many steps.
@@ -114,21 +179,21 @@ impl Node {
         }
         let Some(process) = &self.process else { return };
         for name in create {
-            let bytes = process.expose(name).expect("a created secret can be exposed for sealing");
+            // What a later input of the same batch destroyed needs not be created.
+            let Some(bytes) = process.participant.expose(name) else { continue };
             self.disk.secrets.insert(name, *bytes);
         }
         if step(1) {
             return self.crash();
         }
-        let Some(process) = &self.process else { return };
         for blob in keep {
             self.disk.blobs.insert(blob.digest(), Rc::new(blob));
         }
         if step(2) {
             return self.crash();
         }
-        if commit {
-            self.disk.state = process.state().encode();
+        if commit && let Some(process) = &self.process {
+            self.disk.state = process.participant.state().encode();
         }
         if step(3) {
             return self.crash();
@@ -149,33 +214,55 @@ impl Node {
         }
     }
 
+    /// Turns honest or not. An honest node says from now on what it had meant to say.
+    pub(crate) fn behave(&mut self, behaviour: Behaviour) {
+        self.behaviour = behaviour;
+        if behaviour == Behaviour::Honest {
+            let lineage = self.disk.outbox.lineage + 1;
+            self.disk.outbox = Outbox { lineage, ..Outbox::default() };
+            self.publish();
+        }
+    }
+
     /// Lets others read the outboxes of the committed state, as the node's behaviour bends them.
-    pub(crate) fn publish(&mut self) {
+    fn publish(&mut self) {
         let Some(process) = &self.process else { return };
+        let (participant, state) = (&process.participant, process.participant.state());
+        let outbox = &mut self.disk.outbox;
+        let offered: BTreeMap<_, _> = state.offers.values().map(|set| (set.digest(), set)).collect();
+        for (digest, set) in &offered {
+            if !outbox.offered.contains_key(digest) {
+                let position = outbox.push(EpochNumber(0), vec![Rc::new(Blob::Prekeys((*set).clone()))]);
+                outbox.offered.insert(*digest, position);
+            }
+        }
         let mut current = BTreeSet::new();
-        for (number, attempt) in &process.state().attempts {
-            for (position, message) in attempt.outbox.iter().enumerate() {
-                let key = (*number, position, message.body.kind());
-                current.insert(key);
-                if self.published.contains_key(&key) {
+        for (number, attempt) in &state.attempts {
+            for (place, message) in attempt.outbox.iter().enumerate() {
+                current.insert((*number, place));
+                if outbox.said.contains_key(&(*number, place)) {
                     continue;
                 }
-                if let Some(bent) = self.behaviour.bend(message, process, &IdentitySecretKey::from_seed(&self.identity))
-                {
-                    let extra = bent.into_iter().enumerate();
-                    for (copy, message) in extra {
-                        // A second message of the same place goes to a place of its own.
-                        let key = (*number, position + copy * 1_000, message.body.kind());
-                        current.insert(key);
-                        self.published.insert(key, (message.digest(), Rc::new(message)));
-                    }
+                let key = IdentitySecretKey::from_seed(&self.identity);
+                if let Some(bent) = self.behaviour.bend(message, participant, &key) {
+                    let faces = bent.into_iter().map(|message| Rc::new(Blob::Message(message))).collect();
+                    let position = outbox.push(*number, faces);
+                    outbox.said.insert((*number, place), position);
                 }
             }
         }
-        let kept = |key: &(EpochNumber, usize, MessageKind)| {
-            current.contains(key) || current.contains(&(key.0, key.1 % 1_000, key.2))
-        };
-        self.published.retain(|key, _| kept(key));
+        outbox.retain(|key| current.contains(key), |digest| offered.contains_key(digest));
+    }
+
+    /// The messages that others can read, each with its attempt.
+    pub fn said(&self) -> impl Iterator<Item = (EpochNumber, &SignedMessage)> {
+        let rows = self.disk.outbox.rows.values();
+        rows.flat_map(|row| row.faces.iter().filter_map(|blob| Some((row.number, message(blob)?))))
+    }
+
+    /// The messages that `Fetch` hands out as this node's own.
+    pub(crate) fn own_messages(&self) -> Vec<Arc<SignedMessage>> {
+        self.said().map(|(_, message)| Arc::new(message.clone())).collect()
     }
 
     /// Whether the process runs.
@@ -183,8 +270,38 @@ impl Node {
     pub fn is_up(&self) -> bool {
         self.process.is_some()
     }
+
+    /// Whether the node runs and talks.
+    #[must_use]
+    pub fn answers(&self) -> bool {
+        self.is_up() && self.behaviour != Behaviour::Silent
+    }
+
+    /// Whether the share of an epoch exists on this node's disk, running or not.
+    #[must_use]
+    pub fn has_share(&self, number: EpochNumber) -> bool {
+        self.disk.secrets.contains_key(&SecretName::Share(number))
+    }
 }
 
-fn zeroizing(bytes: [u8; 32]) -> zeroize::Zeroizing<[u8; 32]> {
-    zeroize::Zeroizing::new(bytes)
+fn message(blob: &Rc<Blob>) -> Option<&SignedMessage> {
+    match blob.as_ref() {
+        Blob::Message(message) => Some(message),
+        Blob::Prekeys(_) | Blob::Vector(_) => None,
+    }
+}
+
+impl Outbox {
+    fn push(&mut self, number: EpochNumber, faces: Vec<Rc<Blob>>) -> u64 {
+        self.last += 1;
+        self.rows.insert(self.last, Row { number, faces });
+        self.last
+    }
+
+    fn retain(&mut self, said: impl Fn(&(EpochNumber, usize)) -> bool, offered: impl Fn(&Digest) -> bool) {
+        self.said.retain(|key, _| said(key));
+        self.offered.retain(|digest, _| offered(digest));
+        let kept: BTreeSet<u64> = self.said.values().chain(self.offered.values()).copied().collect();
+        self.rows.retain(|position, _| kept.contains(position));
+    }
 }

@@ -1,261 +1,316 @@
-//! The operator: gathers what nodes say, asks the pure decisions what to write, and writes it.
+//! The operator: the product's own decisions, on the product's own view of what nodes say, carried out one write at a time.
 //!
-//! It keeps nothing that it cannot gather again, so it may be restarted at any event.
+//! It keeps nothing that it cannot gather again, so it may be restarted at any event, and a second one may run beside it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use keyfleet_threshold::coordination::planning::{choose_source, genesis, reshare};
-use keyfleet_threshold::coordination::retention::{ActivatedEpoch, kept};
-use keyfleet_threshold::coordination::{
-    Decision, FleetView, KeptEpoch, NodeView, Offer, PlanningError, RoundView, boundary, closing, decide,
-};
-use keyfleet_threshold::identifiers::{Block, EpochNumber, NodeIndex};
-use keyfleet_threshold::plan::ValidPlan;
-use keyfleet_threshold::round::{Blob, Phase, RoundRecord, Transcript};
+use keyfleet_crds::values::PinnedKey;
+use keyfleet_planner::model::{RefusalError, invariants};
+use keyfleet_planner::view::possession::{Challenge, Claimed, Claims};
+use keyfleet_planner::view::transcripts::Certified;
+use keyfleet_planner::view::{Transcripts, Watched};
+use keyfleet_planner::{Action, decide, status};
+use keyfleet_threshold::feed::{Report, says_itself};
+use keyfleet_threshold::identifiers::{Digest, NodeIndex};
+use keyfleet_threshold::identity::IdentityPublicKey;
+use keyfleet_threshold::purpose::Purpose;
+use keyfleet_threshold::round::Blob;
+use keyfleet_threshold::serving::signature;
 
-use crate::api::{Api, Epoch};
-use crate::fleet::{Fleet, Spec};
+use crate::fleet::{Event, Fleet};
+use crate::invariants::invariant_live_nodes_hold_what_is_confirmed_or_stands_in;
 
-/// The operator's memory.
+/// Pause between two reconciles in a round, and at rest.
+const BUSY_MS: u64 = 1_000;
+const IDLE_MS: u64 = 3_000;
+/// Longest time between two writes of one reconcile.
+const WRITE_MS_MAX: u64 = 50;
+
+/// One operator process.
 #[derive(Default)]
-pub struct Operator {
-    transcripts: BTreeMap<EpochNumber, Transcript>,
-    retry_at: Option<Block>,
-    starved_since: Option<Block>,
+pub(crate) struct Operator {
+    pub(crate) up: bool,
+    view: Transcripts,
+    streams: BTreeMap<u32, Stream>,
+    queue: VecDeque<Action>,
+    starved_since: Option<u64>,
+    last_block: u64,
+    verified: BTreeSet<(u64, Digest)>,
 }
 
-/// Confirmed epochs that are kept beside the active one and the one before.
-const RETENTION: usize = 2;
+/// One node's stream, as this operator follows it.
+struct Stream {
+    identity: PinnedKey,
+    /// The node's process at the other end; `None` while the stream is down.
+    life: Option<u64>,
+    challenge: Challenge,
+    position: u64,
+    lineage: u64,
+    reading: bool,
+    reported: Option<Reported>,
+}
 
-/// How many blocks an immediate round waits after a failure.
-const BACK_OFF_BLOCKS: u64 = 2;
+/// What a report says that can change.
+#[derive(PartialEq, Eq)]
+struct Reported {
+    highest: u64,
+    newest: Option<u64>,
+    held: Vec<(u64, Digest)>,
+}
 
 impl Operator {
-    /// Looks at the world once and writes what is due.
-    pub fn reconcile(&mut self, fleet: &mut Fleet) {
-        self.gather(fleet);
-        match fleet.api.open_round() {
-            Some(number) => self.drive(fleet, number),
-            None => self.start(fleet),
-        }
-        self.confirm_and_retire(fleet);
+    pub(crate) fn new(up: bool) -> Self {
+        Self { up, ..Self::default() }
     }
+}
 
-    /// Reads the streams of all nodes that answer into the transcripts of all rounds that still matter.
-    fn gather(&mut self, fleet: &mut Fleet) {
-        let alive: Vec<_> = fleet
-            .api
-            .epochs
-            .iter()
-            .filter(|(_, epoch)| !matches!(epoch.record.phase, Phase::Failed | Phase::Retired))
-            .map(|(number, epoch)| (*number, epoch.plan.clone()))
-            .collect();
-        self.transcripts.retain(|number, _| alive.iter().any(|(n, _)| n == number));
-        for (number, plan) in alive {
-            let transcript = self.transcripts.entry(number).or_insert_with(|| Transcript::new(plan.clone(), None));
-            for index in fleet.answering() {
-                let node = &fleet.nodes[&index];
-                let Some(process) = &node.process else { continue };
-                if let (true, Some(source)) = (transcript.lacks_source(), plan.source())
-                    && let Some(vector) = process.vector(&source.vector)
-                {
-                    transcript.learn_source(vector.clone());
-                }
-            }
-            for offers in fleet.api.offers.values() {
-                for offer in offers {
-                    let _ = transcript.learn_prekeys(offer);
-                }
-            }
-            let record = &fleet.api.epochs[&number].record;
-            let lists = record.dealers.iter().chain(&record.responses);
-            let named: Vec<_> = lists.flat_map(|list| list.iter().map(|(_, digest)| digest)).collect();
-            transcript.want(named.iter().copied());
-            for digest in named {
-                let known = transcript.bundle(&digest).is_some() || transcript.response(&digest).is_some();
-                if let (false, Some(blob)) = (known, fleet.fetch_for_operator(&digest))
-                    && let Blob::Message(message) = &*blob
-                {
-                    let _ = transcript.hear(message);
-                }
-            }
-            for index in fleet.answering() {
-                if fleet.loses() {
-                    continue;
-                }
-                for ((of, ..), (_, message)) in &fleet.nodes[&index].published {
-                    if *of == number {
-                        // Faults are remembered as culprits where they are provable.
-                        let _ = transcript.hear(message);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Moves the open round on.
-    fn drive(&mut self, fleet: &mut Fleet, number: EpochNumber) {
-        let epoch = &fleet.api.epochs[&number];
-        let transcript = &self.transcripts[&number];
-        let (record, opened, now) = (&epoch.record, epoch.opened, fleet.block);
-        let view = RoundView { transcript, record, opened, now, overdue: false };
-        let Some(decision) = decide(&view) else { return };
-        let culprits = closing::culprits(&view);
-        fleet.log(format!("operator: epoch {number}: {decision:?}"));
-        if let Decision::Fail(reason) = &decision {
-            let epoch = fleet.api.epochs.get_mut(&number).expect("the open round exists");
-            epoch.reason = reason.to_string();
-            self.retry_at = Some(Block(now.0 + BACK_OFF_BLOCKS));
-        }
-        fleet.api.epochs.get_mut(&number).expect("the open round exists").culprits = culprits;
-        if let Decision::Activate { .. } = decision {
-            let holders = self.transcripts[&number].prepared().len();
-            fleet.log(format!("epoch {number} active with {holders} prepared"));
-            self.starved_since = None;
-        }
-        apply(&mut fleet.api, number, now, &decision);
-    }
-
-    /// Starts a round if one is due: genesis, a changed spec, or a boundary.
-    fn start(&mut self, fleet: &mut Fleet) {
-        let now = fleet.block;
-        if self.retry_at.is_some_and(|at| now < at) {
+impl Fleet {
+    /// One operator looks at the world once, and decides.
+    pub(crate) fn reconcile(&mut self, who: usize) {
+        self.schedule(IDLE_MS, Event::Reconcile(who));
+        if !self.operators[who].up || !self.api_up || !self.operators[who].queue.is_empty() {
             return;
         }
-        let spec = fleet.spec.clone();
-        let active = fleet.api.active();
-        let due = boundary::due(spec.interval_blocks, now, fleet.api.last_boundary);
-        let changed = active.is_none_or(|active| !carries_out(&fleet.api.epochs[&active].plan, &spec));
-        let Some(block) = (if changed { Some(now) } else { due }) else { return };
-        match self.plan(fleet, &spec, block) {
-            Ok(plan) => {
-                if let (Some(due), false) = (due, changed) {
-                    fleet.api.last_boundary = Some(due);
+        if self.chance(self.settings.operator_restart_permille, 1_000) {
+            self.restart_operator(who);
+        }
+        self.follow(who);
+        self.ask(who);
+        let operator = &mut self.operators[who];
+        let objects = &self.api.now;
+        operator.last_block = operator.last_block.max(self.block.0);
+        let key = objects.cluster.status.public_key;
+        let watched = watched(objects, operator.last_block, now(self.now_ms));
+        let heard = operator.view.heard(key, &watched);
+        let state =
+            objects.state(heard, Ok(self.block.0), operator.last_block, operator.starved_since, now(self.now_ms));
+        let decisions = decide(&state);
+        operator.starved_since = decisions.starved.then(|| operator.starved_since.unwrap_or(self.block.0));
+        let busy = !decisions.actions.is_empty() || status::is_busy(&state);
+        let waiting = decisions.waiting.clone();
+        if let Err(broken) = invariant_live_nodes_hold_what_is_confirmed_or_stands_in(self, &decisions.actions) {
+            self.fail(&broken);
+        }
+        let operator = &mut self.operators[who];
+        operator.queue = decisions.actions.into();
+        if let Some(waiting) = waiting {
+            self.log_once(format!("operator {who}: a round is due and waits: {waiting}"));
+        }
+        if !self.operators[who].queue.is_empty() {
+            self.schedule(1, Event::Write(who));
+        } else if busy {
+            self.schedule(BUSY_MS, Event::Reconcile(who));
+        }
+    }
+
+    /// One write of an operator. The first that is refused ends the run: everything is read again.
+    pub(crate) fn write(&mut self, who: usize) {
+        if !self.api_up || !self.operators[who].up {
+            self.operators[who].queue.clear();
+            return;
+        }
+        if self.chance(self.settings.operator_restart_permille, 1_000) {
+            self.restart_operator(who);
+        }
+        let Some(action) = self.operators[who].queue.pop_front() else { return };
+        let before = self.api.now.clone();
+        let line = format!("operator {who}: {}", brief(&action));
+        match self.api.execute(action, keyfleet_crds::values::ClusterId(self.cluster.0)) {
+            Ok(()) => self.log(line),
+            Err(RefusalError::Invalid(rule)) => self.fail(&format!("{line}: a rule of the kind refuses it: {rule}")),
+            Err(refusal) => {
+                self.log(format!("{line}: {refusal}"));
+                self.operators[who].queue.clear();
+            }
+        }
+        if let Err(broken) = invariants::check(&before, &self.api.now) {
+            self.fail(&broken);
+        }
+        self.start_pods();
+        if self.operators[who].queue.is_empty() {
+            self.schedule(BUSY_MS / 4, Event::Reconcile(who));
+        } else {
+            let delay = 1 + self.random(WRITE_MS_MAX);
+            self.schedule(delay, Event::Write(who));
+        }
+    }
+
+    pub(crate) fn restart_operator(&mut self, who: usize) {
+        self.operators[who] = Operator::new(true);
+        self.log(format!("operator {who} starts again"));
+    }
+
+    /// Follows exactly the pinned nodes: new streams begin, dead ones end, and every open one is read on.
+    fn follow(&mut self, who: usize) {
+        let objects = self.api.now.clone();
+        let targets: BTreeMap<u32, PinnedKey> =
+            objects.nodes.iter().filter_map(|(index, node)| Some((*index, node.spec.identity_key?))).collect();
+        let operator = &mut self.operators[who];
+        operator.streams.retain(|index, stream| {
+            let stays = targets.get(index) == Some(&stream.identity);
+            if !stays {
+                operator.view.disconnect(*index);
+                operator.view.forget(*index);
+            }
+            stays
+        });
+        for (index, identity) in targets {
+            let node = NodeIndex::new(index).and_then(|index| self.nodes.get(&index));
+            let life = node.filter(|node| node.answers()).and_then(|node| node.process.as_ref()).map(|it| it.life);
+            let lineage = node.map_or(0, |node| node.disk.outbox.lineage);
+            let breaks = self.settings.loss_permille > 0 && self.chance(self.settings.loss_permille, 10_000);
+            let mut challenge = Challenge::default();
+            let operator = &mut self.operators[who];
+            let stream = operator.streams.entry(index).or_insert_with(|| Stream {
+                identity,
+                life: None,
+                challenge,
+                position: 0,
+                lineage,
+                reading: false,
+                reported: None,
+            });
+            if stream.life.is_some() && (breaks || stream.life != life || stream.lineage != lineage) {
+                operator.view.disconnect(index);
+                (stream.life, stream.reading) = (None, false);
+            }
+            let Some(life) = life else { continue };
+            if stream.life.is_none() {
+                rand_core::Rng::fill_bytes(&mut self.rng, &mut challenge);
+                if stream.lineage != lineage {
+                    (stream.position, stream.lineage) = (0, lineage);
                 }
-                open(fleet, plan);
+                (stream.life, stream.challenge, stream.reported) = (Some(life), challenge, None);
             }
-            Err(fault) => {
-                if matches!(fault, PlanningError::NoSource { .. }) {
-                    self.starved_since.get_or_insert(now);
+            if !stream.reading && !self.loses() {
+                if let Some(stream) = self.operators[who].streams.get_mut(&index) {
+                    stream.reading = true;
                 }
-                self.retry_at = Some(Block(now.0 + 1));
-                fleet.log(format!("operator: no round: {fault}"));
+                let delay = 1 + self.random(self.settings.delay_max_ms);
+                self.schedule(delay, Event::OperatorReads { who, index, challenge, life });
             }
         }
     }
 
-    fn plan(&self, fleet: &Fleet, spec: &Spec, block: Block) -> Result<ValidPlan, PlanningError> {
-        let api = &fleet.api;
-        let node_view = |index: &NodeIndex| NodeView {
-            index: *index,
-            identity: api.pins[index],
-            offers: api
-                .offers
-                .get(index)
-                .map_or(Vec::new(), |offers| offers.iter().filter_map(|o| offer(o, api, *index)).collect()),
-            named: api.named.get(index).copied(),
+    /// What a node's stream brought arrives: its report where it changed, rows, and that this was all.
+    pub(crate) fn operator_reads(&mut self, who: usize, index: u32, life: u64) {
+        let Some(index_) = NodeIndex::new(index) else { return };
+        let node = &self.nodes[&index_];
+        let operator = &mut self.operators[who];
+        let Some(stream) = operator.streams.get_mut(&index).filter(|stream| stream.life == Some(life)) else { return };
+        stream.reading = false;
+        let Some(process) = node.process.as_ref().filter(|process| process.life == life && node.answers()) else {
+            return;
         };
-        let connected = fleet.answering();
-        let last = api.epochs.values().next_back();
-        let mut avoid: BTreeSet<_> = last.iter().flat_map(|epoch| epoch.culprits.iter().map(|c| c.index)).collect();
-        let cheating_the_unable = self.transcripts.values().flat_map(|t| t.unable().values().flatten().copied());
-        avoid.extend(cheating_the_unable);
-        let view = FleetView {
-            cluster: fleet.cluster,
-            number: EpochNumber(api.next_number),
-            block,
-            threshold: spec.threshold,
-            min_holders: spec.min_holders,
-            deadlines: spec.deadlines,
-            receivers: spec.receivers.iter().map(node_view).collect(),
-            connected: connected.clone(),
-            avoid: avoid.clone(),
-        };
-        if api.active().is_none() {
-            return genesis(&view);
+        let cluster = self.cluster;
+        let report = Report::of(process.participant.state());
+        let held: Vec<_> = report.held.iter().map(|certificate| (certificate.number.0, certificate.vector)).collect();
+        let newest = report.newest.as_ref().map(|newest| newest.certificate.number.0);
+        let reported = Reported { highest: report.highest.0, newest, held };
+        if stream.reported.as_ref() != Some(&reported) {
+            let claimed = reported.held.iter().filter_map(|(number, vector)| {
+                let number = keyfleet_threshold::identifiers::EpochNumber(*number);
+                let purpose = Purpose::possession(cluster, number, &stream.challenge);
+                let proof = signature::sign(&purpose, process.participant.share(number)?);
+                Some(Claimed { number: number.0, vector: Some(*vector), possession: proof.encode().to_vec() })
+            });
+            let claims = Claims::of(cluster, claimed, &stream.challenge, &stream.challenge);
+            let certified = report.newest.and_then(|newest| {
+                let number = newest.certificate.number.0;
+                let known = (number, newest.vector.digest());
+                let good = operator.verified.contains(&known) || newest.certificate.verify(&newest.vector.constant());
+                good.then(|| operator.verified.insert(known));
+                good.then_some(Certified { number, vector: newest.vector })
+            });
+            operator.view.report(index, reported.highest, certified, claims);
+            stream.reported = Some(reported);
         }
-        let sources: Vec<_> = api.served().filter_map(|number| self.kept_epoch(api, number)).collect();
-        let starved = self.starved_since.is_some_and(|since| fleet.block.0 >= since.0 + spec.interval_blocks.get());
-        let source = choose_source(&sources, &connected, &avoid, starved)
-            .or_else(|_| choose_source(&sources, &connected, &BTreeSet::new(), starved))?;
-        reshare(&view, source)
-    }
-
-    fn kept_epoch(&self, api: &Api, number: EpochNumber) -> Option<KeptEpoch> {
-        let epoch = &api.epochs[&number];
-        let certificate = epoch.record.certificate?;
-        let holds = self.transcripts.get(&number)?.holds();
-        Some(KeptEpoch {
-            number,
-            plan: epoch.plan.clone(),
-            vector: certificate.vector,
-            public_key: api.public_key?,
-            holders: holds.iter().filter(|(_, v)| **v == certificate.vector).map(|(i, _)| *i).collect(),
-        })
-    }
-
-    fn confirm_and_retire(&mut self, fleet: &mut Fleet) {
-        let now = fleet.block;
-        for number in fleet.api.served().collect::<Vec<_>>() {
-            let epoch = &fleet.api.epochs[&number];
-            let transcript = &self.transcripts[&number];
-            let (record, opened) = (&epoch.record, epoch.opened);
-            let view = RoundView { transcript, record, opened, now, overdue: false };
-            if decide(&view) == Some(Decision::Confirm) {
-                apply(&mut fleet.api, number, now, &Decision::Confirm);
-                fleet.log(format!("operator: epoch {number} confirmed"));
+        let pin = IdentityPublicKey(stream.identity.0);
+        for (position, row) in node.disk.outbox.rows.range(stream.position + 1..) {
+            stream.position = *position;
+            for blob in row.faces.iter().filter(|blob| says_itself(blob, index_, &pin)) {
+                match blob.as_ref() {
+                    Blob::Message(message) if message.is_signed_by(&pin) => {
+                        operator.view.say(index, row.number.0, message.clone());
+                    }
+                    Blob::Prekeys(set) => {
+                        operator.view.offer(index, set.unverified().number.0, set.clone());
+                    }
+                    Blob::Message(_) | Blob::Vector(_) => {}
+                }
             }
         }
-        let activated: Vec<_> = fleet
-            .api
-            .served()
-            .map(|number| {
-                let epoch = &fleet.api.epochs[&number];
-                let confirmed = epoch.record.phase == Phase::Confirmed;
-                ActivatedEpoch { number, confirmed, source: epoch.plan.source().map(|source| source.number) }
-            })
-            .collect();
-        let under_way = fleet.api.open_round().and_then(|number| fleet.api.epochs[&number].plan.source());
-        let kept = kept(&activated, RETENTION, under_way.map(|source| source.number));
-        for number in activated.iter().map(|epoch| epoch.number).filter(|number| !kept.contains(number)) {
-            fleet.api.write(number, now, |record| record.retire().expect("an activated epoch retires once"));
+        operator.view.caught_up(index);
+    }
+
+    /// Asks the nodes whose streams are open for what rounds need by digest.
+    fn ask(&mut self, who: usize) {
+        let objects = self.api.now.clone();
+        let watched = watched(&objects, self.operators[who].last_block, now(self.now_ms));
+        let mut wanted = self.operators[who].view.wanted(&watched);
+        let open = |(index, stream): (&u32, &Stream)| stream.life.and(NodeIndex::new(*index));
+        let peers: Vec<_> = self.operators[who].streams.iter().filter_map(open).collect();
+        for peer in peers {
+            if wanted.is_empty() {
+                return;
+            }
+            if self.loses() || !self.nodes[&peer].answers() {
+                continue;
+            }
+            for (digest, blob) in self.nodes[&peer].hand_out(&wanted) {
+                wanted.remove(&digest);
+                let view = &mut self.operators[who].view;
+                match blob {
+                    Blob::Message(message) => view.fetched(&message),
+                    Blob::Prekeys(set) => view.fetched_set(&set),
+                    Blob::Vector(_) => {}
+                }
+            }
         }
     }
 }
 
-fn carries_out(plan: &ValidPlan, spec: &Spec) -> bool {
-    plan.threshold == spec.threshold
-        && plan.min_holders == spec.min_holders
-        && plan.receivers.iter().map(|receiver| receiver.index).eq(spec.receivers.iter().copied())
+fn watched(objects: &keyfleet_planner::model::Objects, block: u64, now: jiff::Timestamp) -> Vec<Watched> {
+    let cap = objects.cluster.spec.schedule.phase_timeout_seconds;
+    let epochs = objects.epochs.values();
+    epochs.map(|epoch| Watched::new(epoch.spec.clone(), epoch.status.clone(), block, now, cap)).collect()
 }
 
-fn offer(signed: &keyfleet_threshold::prekey::SignedPrekeySet, api: &Api, index: NodeIndex) -> Option<Offer> {
-    let set = signed.verify(&api.pins[&index])?;
-    Some(Offer { number: set.number, digest: signed.digest(), last_resort: set.last_resort, slots: set.slots.len() })
+fn now(now_ms: u64) -> jiff::Timestamp {
+    const BEGIN_MS: i64 = 1_000_000_000_000;
+    let ms = BEGIN_MS + i64::try_from(now_ms).expect("a simulated time is small");
+    jiff::Timestamp::from_millisecond(ms).expect("a simulated time is a time")
 }
 
-fn open(fleet: &mut Fleet, plan: ValidPlan) {
-    let number = plan.number;
-    let dealers: Vec<_> = plan.dealers.iter().map(|dealer| dealer.index.value()).collect();
-    let receivers: Vec<_> = plan.receivers.iter().map(|receiver| receiver.index.value()).collect();
-    fleet.log(format!(
-        "operator: epoch {number}: opened at block {}: {dealers:?} deal to {receivers:?}, threshold {}",
-        plan.block, plan.threshold
-    ));
-    for receiver in &plan.receivers {
-        fleet.api.named.insert(receiver.index, receiver.prekey_set);
+fn brief(action: &Action) -> String {
+    match action {
+        Action::CreateEpoch(spec) => {
+            let dealers: Vec<_> = spec.dealers.iter().map(|dealer| dealer.index).collect();
+            let receivers: Vec<_> = spec.receivers.iter().map(|receiver| receiver.index).collect();
+            let source = spec.source.as_ref().map(|source| source.number);
+            format!(
+                "epoch {} for block {} from {source:?}: {dealers:?} deal to {receivers:?}, threshold {}",
+                spec.number, spec.block, spec.threshold
+            )
+        }
+        Action::UpdateEpoch { number, status, .. } => {
+            let culprits: Vec<_> = status.culprits.iter().map(|culprit| (culprit.index, culprit.fault)).collect();
+            let failure = status.failure.as_ref().map(|failure| failure.message.as_str());
+            let phase = status.phase.map_or_else(|| "made".to_owned(), |phase| format!("{phase:?}"));
+            format!("epoch {number}: {phase}, held {:?}, culprits {culprits:?} {}", status.held, failure.unwrap_or(""))
+        }
+        Action::UpdateCluster { status, .. } => format!(
+            "cluster: {:?}, reservation {:?}, active {:?}: {}",
+            status.phase,
+            status.reservation.map(|reservation| reservation.number),
+            status.active_epoch,
+            status.reason.as_deref().unwrap_or("")
+        ),
+        Action::CreateNode(spec) => format!("node {} is made", spec.index),
+        Action::UpdateNode { spec, .. } => {
+            format!("node {}: pinned {}, removed {}", spec.index, spec.identity_key.is_some(), spec.removed)
+        }
+        Action::WriteRecord { .. } => "the record is written".into(),
+        other => format!("{other:?}").chars().take(80).collect(),
     }
-    fleet.api.next_number = number.0 + 1;
-    let epoch =
-        Epoch { plan, record: RoundRecord::opened(), opened: fleet.block, reason: String::new(), culprits: Vec::new() };
-    fleet.api.epochs.insert(number, epoch);
-}
-
-fn apply(api: &mut Api, number: EpochNumber, now: Block, decision: &Decision) {
-    if let Decision::Activate { certificate, public_key, .. } = decision {
-        assert!(certificate.verify(public_key), "the certificate verifies under the key that it comes with");
-        let known = *api.public_key.get_or_insert(*public_key);
-        assert!(known == *public_key, "epoch {number} would change the public key");
-    }
-    api.write(number, now, |record| record.apply(decision).expect("a decision fits the record that it rests on"));
 }

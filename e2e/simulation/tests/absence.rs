@@ -1,7 +1,8 @@
 //! Nodes that are away for long, and nodes that never come back.
 
+use keyfleet_crds::cluster::RemoveNode;
 use keyfleet_simulation::{Behaviour, Fleet, Settings};
-use keyfleet_threshold::identifiers::{NodeIndex, Threshold};
+use keyfleet_threshold::identifiers::NodeIndex;
 
 fn index(i: u32) -> NodeIndex {
     NodeIndex::new(i).expect("indices start at one")
@@ -15,9 +16,14 @@ fn index(i: u32) -> NodeIndex {
 #[test]
 fn a_node_away_for_a_hundred_rounds_returns_as_another_is_lost_and_the_key_survives() {
     let mut fleet = Fleet::new(4, Settings::CALM, 4, 3, 3);
-    fleet.spec.interval_blocks = 2.try_into().expect("two is not zero");
+    fleet.edit(|spec| {
+        let deadlines = &mut spec.schedule.deadlines;
+        (deadlines.dealing_blocks, deadlines.verifying_blocks) = (1, 1);
+        (deadlines.preparing_blocks, deadlines.certifying_blocks) = (1, 1);
+        spec.schedule.interval_blocks = 5;
+    });
     let mut active = fleet.next_active(None, 30);
-    let key = fleet.api.public_key;
+    let key = fleet.public_key();
     fleet.run_until("everyone holds it", 5, |fleet| fleet.holders(active).len() == 4);
     fleet.take_down(4);
     for _ in 0..100 {
@@ -30,12 +36,14 @@ fn a_node_away_for_a_hundred_rounds_returns_as_another_is_lost_and_the_key_survi
     fleet.bring_up(4);
     fleet.run_until("node 4 has its share of the newest epoch", 1, |fleet| fleet.holders(active).contains(&index(4)));
 
-    let fifth = fleet.add_node(5);
-    fleet.spec.receivers = vec![index(1), index(2), index(4), fifth];
+    fleet.replace(3, true);
     fleet.run_blocks(1);
     let next = fleet.next_active(Some(active), 30);
-    fleet.run_until("four nodes hold the key again", 5, |fleet| fleet.holders(next).len() == 4);
-    assert!(fleet.api.public_key == key, "it is the same key");
+    fleet.run_until("four nodes hold the key again", 30, |fleet| {
+        fleet.active().is_some_and(|active| fleet.receivers() == [1, 2, 4, 5] && fleet.holders(active).len() == 4)
+    });
+    assert!(fleet.active() >= Some(next), "no epoch is given back");
+    assert!(fleet.public_key() == key, "it is the same key");
 }
 
 /// A node that was away for one round has the new epoch's share within a few polls of its return, without another round.
@@ -50,7 +58,7 @@ fn a_node_that_missed_a_round_catches_up_without_another() {
     fleet.run_blocks(1);
     fleet.bring_up(2);
     fleet.run_until("node 2 has its share", 1, |fleet| fleet.holders(second).contains(&index(2)));
-    assert_eq!(fleet.api.active(), Some(second), "no other round was needed");
+    assert_eq!(fleet.active(), Some(second), "no other round was needed");
 }
 
 /// A dealer cheats a node that is away. On its return it cannot reveal a last-resort key; it says that it is unable, and
@@ -72,7 +80,8 @@ fn a_dealer_that_cheats_an_absent_node_is_left_out_of_the_next_plan() {
     fleet.run_blocks(2);
     assert!(!fleet.holders(active).contains(&index(4)), "the cheated node cannot have its share of this epoch");
     let next = fleet.next_active(Some(active), 30);
-    let dealers = &fleet.api.epochs[&next].plan.dealers;
+    let plan = fleet.plan(next);
+    let dealers = &plan.dealers;
     assert!(dealers.iter().all(|dealer| dealer.index != index(1)), "the cheat does not deal: {dealers:?}");
     fleet.run_until("the node has its share", 3, |fleet| fleet.holders(next).contains(&index(4)));
 }
@@ -80,24 +89,25 @@ fn a_dealer_that_cheats_an_absent_node_is_left_out_of_the_next_plan() {
 /// The active epoch can no longer supply a threshold of dealers: after a whole interval an older kept epoch is dealt on.
 #[test]
 fn when_the_active_epoch_starves_an_older_kept_one_is_the_source() {
-    // Six nodes, threshold four; the next epoch moves to nodes 1, 2, 3, 7, 8, 9, of which then three are lost.
+    // Six nodes, threshold four; the next epoch moves to nodes 1, 2, 3, 7, 8, 9, of which then three are lost. Nodes 4, 5 and 6
+    // are let go, and hold what is kept until it retires.
     let mut fleet = Fleet::new(7, Settings::CALM, 6, 4, 4);
     let first = fleet.next_active(None, 30);
     fleet.run_until("everyone holds it", 5, |fleet| fleet.holders(first).len() == 6);
-    let old = fleet.spec.receivers.clone();
-    let new: Vec<_> = (7..10).map(|i| fleet.add_node(i)).collect();
-    fleet.spec.receivers = [&old[..3], &new[..]].concat();
-    fleet.run_blocks(1);
-    let second = fleet.next_active(Some(first), 30);
-    let key = fleet.api.public_key;
+    let remove =
+        |indexes: std::ops::Range<u32>, lost: bool| indexes.map(|index| RemoveNode { index, lost }).collect::<Vec<_>>();
+    fleet.edit(|spec| spec.remove_nodes = remove(4..7, false));
+    fleet.run_until("the fleet has moved", 30, |fleet| fleet.receivers() == [1, 2, 3, 7, 8, 9]);
+    let second = fleet.active().expect("just seen");
+    let key = fleet.public_key();
     for lost in 7..10 {
         fleet.lose(lost);
     }
-    fleet.spec.receivers = old;
+    fleet.edit(|spec| spec.remove_nodes = remove(7..10, true));
     let third = fleet.next_active(Some(second), 60);
-    let source = fleet.api.epochs[&third].plan.source().map(|source| source.number);
+    let source = fleet.plan(third).source().map(|source| source.number);
     assert_eq!(source, Some(first), "only the first epoch still has four answering holders");
-    assert!(fleet.api.public_key == key, "it is the same key");
+    assert!(fleet.public_key() == key, "it is the same key");
 }
 
 /// Sets of prekeys are made for a fleet of the size that their node knows. Node 4 is away while the fleet triples: the plans
@@ -113,21 +123,19 @@ fn a_fleet_that_triples_goes_on_without_a_failed_round_while_a_node_is_away_whos
     }
     fleet.run_until("everyone holds it", 5, |fleet| fleet.holders(active).len() == 4);
     fleet.take_down(4);
-    let new: Vec<_> = (5..13).map(|i| fleet.add_node(i)).collect();
-    fleet.spec.receivers.extend(new);
-    (fleet.spec.threshold, fleet.spec.min_holders) = (Threshold(7), 7);
+    fleet.edit(|spec| (spec.nodes, spec.threshold, spec.min_holders) = (12, Some(7), Some(7)));
     fleet.run_blocks(1);
     let grown = fleet.next_active(Some(active), 30);
-    assert_eq!(fleet.api.epochs[&grown].plan.receivers.len(), 12, "the fleet did not grow");
+    assert_eq!(fleet.plan(grown).receivers.len(), 12, "the fleet did not grow");
     fleet.run_until("those who are there hold it", 5, |fleet| fleet.holders(grown).len() == 11);
 
     let next = fleet.next_active(Some(grown), 30);
     assert_eq!(next.0, grown.0 + 1, "a round failed after the fleet had grown");
-    assert_eq!(fleet.api.epochs[&next].plan.dealers.len(), 8, "not as many deal as node 4 has keys for");
+    assert_eq!(fleet.plan(next).dealers.len(), 8, "not as many deal as node 4 has keys for");
     fleet.run_until("those who are there hold it", 5, |fleet| fleet.holders(next).len() == 11);
     fleet.bring_up(4);
     fleet.run_until("node 4 has its share", 5, |fleet| fleet.holders(next).contains(&index(4)));
     let last = fleet.next_active(Some(next), 30);
-    assert_eq!(fleet.api.epochs[&last].plan.dealers.len(), 12, "node 4 is back and made no larger sets");
+    assert_eq!(fleet.plan(last).dealers.len(), 12, "node 4 is back and made no larger sets");
     fleet.run_until("all hold it", 5, |fleet| fleet.holders(last).len() == 12);
 }

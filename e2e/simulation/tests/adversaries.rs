@@ -1,8 +1,10 @@
 //! Nodes that lie, stay mute or say two things: left out and named with evidence, while the round succeeds.
 
+use keyfleet_crds::convert::{certificate_of, point};
+use keyfleet_crds::epoch::status::{Culprit, Fault};
 use keyfleet_simulation::{Behaviour, Fleet, Settings, seeds};
-use keyfleet_threshold::identifiers::{EpochNumber, NodeIndex};
-use keyfleet_threshold::round::{DealingError, Offence, Phase};
+use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
+use keyfleet_threshold::round::{Blob, Body, SignedMessage};
 
 fn index(i: u32) -> NodeIndex {
     NodeIndex::new(i).expect("indices start at one")
@@ -22,19 +24,42 @@ fn reshare_with(seed: u64, n: u32, threshold: u16, adversaries: &[(u32, Behaviou
 }
 
 fn qualified(fleet: &Fleet, number: EpochNumber) -> Vec<u32> {
-    let qualified = fleet.api.epochs[&number].record.qualified.as_ref().expect("an active epoch has qualified dealers");
-    qualified.iter().map(|dealer| dealer.value()).collect()
+    fleet.status(number).qualified.clone().expect("an active epoch has qualified dealers")
 }
 
-/// The offence of which the record accuses `who`, which must come with evidence where messages prove it.
-fn offence(fleet: &Fleet, number: EpochNumber, who: u32) -> Option<Offence> {
-    let culprits = &fleet.api.epochs[&number].culprits;
-    culprits.iter().find(|culprit| culprit.index == index(who)).map(|culprit| culprit.offence)
+/// The fault of which the record accuses `who`.
+fn fault(fleet: &Fleet, number: EpochNumber, who: u32) -> Option<Fault> {
+    culprit(fleet, number, who).map(|culprit| culprit.fault)
 }
 
-fn evidence(fleet: &Fleet, number: EpochNumber, who: u32) -> usize {
-    let culprits = &fleet.api.epochs[&number].culprits;
-    culprits.iter().find(|culprit| culprit.index == index(who)).map_or(0, |culprit| culprit.evidence.len())
+fn culprit(fleet: &Fleet, number: EpochNumber, who: u32) -> Option<&Culprit> {
+    fleet.status(number).culprits.iter().find(|culprit| culprit.index == who)
+}
+
+/// The signed messages that prove it, as nodes keep them.
+fn evidence(fleet: &Fleet, number: EpochNumber, who: u32) -> Vec<SignedMessage> {
+    let digests = culprit(fleet, number, who).map_or(&[][..], |culprit| &culprit.evidence_digests);
+    let kept = |digest: &Digest| fleet.nodes.values().find_map(|node| node.disk.blobs.get(digest).cloned());
+    let said = |digest: &Digest| {
+        let mut said = fleet.nodes.values().flat_map(|node| node.said());
+        said.find(|(_, message)| message.digest() == *digest).map(|(_, message)| message.clone())
+    };
+    let message = |digest: Digest| match kept(&digest).as_deref() {
+        Some(Blob::Message(message)) => Some(message.clone()),
+        _ => said(&digest),
+    };
+    digests.iter().map(|digest| message(Digest(digest.0)).expect("evidence is kept")).collect()
+}
+
+/// Tells whether `who` complains about `accused` in one of these messages.
+fn complains(evidence: &[SignedMessage], who: u32, accused: u32) -> bool {
+    evidence.iter().any(|message| match &message.body {
+        Body::Response(response) => {
+            message.sender == index(who)
+                && response.complaints.iter().any(|complaint| complaint.dealer == index(accused))
+        }
+        _ => false,
+    })
 }
 
 #[test]
@@ -42,8 +67,10 @@ fn a_dealer_that_seals_a_bad_share_is_left_out_and_named_by_a_complaint_that_any
     for seed in seeds(3) {
         let (fleet, number) = reshare_with(seed, 5, 3, &[(2, Behaviour::LyingDealer { victim: index(4) })]);
         assert_eq!(qualified(&fleet, number), [1, 3, 4, 5], "seed {seed}: the liar must not qualify");
-        assert_eq!(offence(&fleet, number, 2), Some(Offence::BadShare(index(4))), "seed {seed}");
-        assert_eq!(evidence(&fleet, number, 2), 2, "seed {seed}: the bundle and the complaint");
+        assert_eq!(fault(&fleet, number, 2), Some(Fault::InvalidShare), "seed {seed}");
+        let evidence = evidence(&fleet, number, 2);
+        assert_eq!(evidence.len(), 2, "seed {seed}: the bundle and the complaint");
+        assert!(complains(&evidence, 4, 2), "seed {seed}: the victim complains");
         assert_eq!(fleet.holders(number).len(), 5, "seed {seed}: the victim has its share, and so has the liar");
     }
 }
@@ -65,8 +92,8 @@ fn a_dealer_that_signs_two_bundles_is_left_out_and_both_are_the_evidence() {
     for seed in seeds(4) {
         let (fleet, number) = reshare_with(seed, 5, 3, &[(1, Behaviour::Equivocator)]);
         assert_eq!(qualified(&fleet, number), [2, 3, 4, 5], "seed {seed}");
-        assert_eq!(offence(&fleet, number, 1), Some(Offence::Equivocation), "seed {seed}");
-        assert_eq!(evidence(&fleet, number, 1), 2, "seed {seed}");
+        assert_eq!(fault(&fleet, number, 1), Some(Fault::Equivocation), "seed {seed}");
+        assert_eq!(evidence(&fleet, number, 1).len(), 2, "seed {seed}");
     }
 }
 
@@ -75,8 +102,7 @@ fn a_dealer_that_deals_something_else_than_its_share_is_named_by_everyone() {
     for seed in seeds(2) {
         let (fleet, number) = reshare_with(seed, 4, 3, &[(4, Behaviour::ForeignConstant)]);
         assert_eq!(qualified(&fleet, number), [1, 2, 3], "seed {seed}");
-        let expected = Offence::BadBundle(DealingError::NotItsShare);
-        assert_eq!(offence(&fleet, number, 4), Some(expected), "seed {seed}");
+        assert_eq!(fault(&fleet, number, 4), Some(Fault::WrongSource), "seed {seed}");
     }
 }
 
@@ -85,8 +111,9 @@ fn a_false_complaint_harms_its_author_alone() {
     for seed in seeds(3) {
         let (fleet, number) = reshare_with(seed, 4, 3, &[(4, Behaviour::FalseComplainer { accused: index(1) })]);
         assert_eq!(qualified(&fleet, number), [1, 2, 3, 4], "seed {seed}: the accused stays");
-        assert_eq!(offence(&fleet, number, 4), Some(Offence::FalseComplaint(index(1))), "seed {seed}");
-        assert_eq!(offence(&fleet, number, 1), None, "seed {seed}");
+        assert_eq!(fault(&fleet, number, 4), Some(Fault::FalseComplaint), "seed {seed}");
+        assert!(complains(&evidence(&fleet, number, 4), 4, 1), "seed {seed}: its own complaint proves it");
+        assert_eq!(fault(&fleet, number, 1), None, "seed {seed}");
     }
 }
 
@@ -95,11 +122,11 @@ fn a_false_complaint_harms_its_author_alone() {
 fn a_receiver_that_prepares_another_vector_is_not_counted_and_its_nonsense_signature_stops_nothing() {
     for seed in seeds(2) {
         let (fleet, number) = reshare_with(seed, 4, 3, &[(2, Behaviour::Saboteur)]);
-        assert_eq!(offence(&fleet, number, 2), Some(Offence::ForeignVector), "seed {seed}");
-        assert_eq!(evidence(&fleet, number, 2), 1, "seed {seed}: the message that names the other vector");
-        let certificate = fleet.api.epochs[&number].record.certificate.expect("an active epoch has one");
-        let key = fleet.api.public_key.expect("the record names it");
-        assert!(certificate.verify(&key), "seed {seed}");
+        assert_eq!(fault(&fleet, number, 2), Some(Fault::WrongVector), "seed {seed}");
+        assert_eq!(evidence(&fleet, number, 2).len(), 1, "seed {seed}: the message that names the other vector");
+        let certificate = certificate_of(&fleet.plan(number), fleet.status(number)).expect("a point of G1");
+        let key = point(&fleet.public_key().expect("the record names it")).expect("a point of G2");
+        assert!(certificate.expect("an active epoch has one").verify(&key), "seed {seed}");
     }
 }
 
@@ -124,11 +151,13 @@ fn as_many_adversaries_as_are_allowed_at_once_do_not_stop_a_round() {
 fn a_genesis_succeeds_beside_a_lying_and_a_mute_dealer() {
     for seed in seeds(3) {
         let mut fleet = Fleet::new(seed, Settings::CALM, 5, 3, 3);
+        fleet.run_until("the nodes have been started", 2, |fleet| fleet.nodes.len() == 5);
         fleet.behave(2, Behaviour::LyingDealer { victim: index(5) });
         fleet.behave(3, Behaviour::MuteDealer);
         let number = fleet.next_active(None, 40);
         assert_eq!(qualified(&fleet, number), [1, 4, 5], "seed {seed}");
-        assert_eq!(offence(&fleet, number, 2), Some(Offence::BadShare(index(5))), "seed {seed}");
+        assert_eq!(fault(&fleet, number, 2), Some(Fault::InvalidShare), "seed {seed}");
+        assert!(complains(&evidence(&fleet, number, 2), 5, 2), "seed {seed}: the victim complains");
     }
 }
 
@@ -141,12 +170,15 @@ fn a_round_below_its_quorum_fails_with_its_reason_and_the_next_boundary_succeeds
     fleet.take_down(5);
     fleet.take_down(6);
     fleet.run_until("an attempt fails", 40, |fleet| {
-        fleet.api.epochs.values().any(|epoch| epoch.record.phase == Phase::Failed)
+        fleet.epochs().any(|epoch| epoch.status.as_ref().is_some_and(|status| status.failure.is_some()))
     });
-    let failed = fleet.api.epochs.values().find(|epoch| epoch.record.phase == Phase::Failed).expect("just seen");
-    assert_eq!(failed.reason, "4 receivers stored their share by the deadline, 5 are needed");
-    let failed = failed.plan.number;
-    assert_eq!(fleet.api.active(), Some(first), "the previous epoch serves throughout");
+    let failed = fleet.epochs().find(|epoch| epoch.status.as_ref().is_some_and(|status| status.failure.is_some()));
+    let number = failed.expect("just seen").spec.number;
+    let failure = fleet.status(EpochNumber(number)).failure.clone().expect("just seen");
+    let reason = "4 receivers stored their share by the deadline, 5 are needed";
+    assert!(failure.message.starts_with(reason), "{failure:?}");
+    let failed = EpochNumber(number);
+    assert_eq!(fleet.active(), Some(first), "the previous epoch serves throughout");
     assert_eq!(fleet.holders(first).len(), 4, "on every node that is up");
     fleet.run_blocks(1);
     assert_eq!(fleet.holders(failed).len(), 0, "what the failed attempt held is destroyed");
@@ -166,7 +198,7 @@ fn random_adversaries_in_a_rough_world_break_no_invariant_and_no_key() {
         let threshold = u16::try_from(n / 2 + 1).expect("small");
         let mut fleet = Fleet::new(seed, Settings::ROUGH, n, threshold, threshold);
         let first = fleet.next_active(None, 200);
-        let key = fleet.api.public_key;
+        let key = fleet.public_key();
         for _ in 0..3 {
             for _ in 0..n - u32::from(threshold) {
                 let who = 1 + u32::try_from(fleet.random(n.into())).expect("small");
@@ -186,8 +218,8 @@ fn random_adversaries_in_a_rough_world_break_no_invariant_and_no_key() {
             (1..=n).for_each(|who| fleet.behave(who, Behaviour::Honest));
         }
         fleet.settings = Settings::CALM;
-        let before = fleet.api.active().max(Some(first));
+        let before = fleet.active().max(Some(first));
         fleet.next_active(before, 80);
-        assert!(fleet.api.public_key == key, "seed {seed}: it is the same key");
+        assert!(fleet.public_key() == key, "seed {seed}: it is the same key");
     }
 }

@@ -1,7 +1,8 @@
 //! Genesis and reshares: calm worlds, and random fleets in rough ones.
 
+use keyfleet_crds::cluster::RemoveNode;
 use keyfleet_simulation::{Fleet, Settings, seeds};
-use keyfleet_threshold::identifiers::{EpochNumber, NodeIndex, Threshold};
+use keyfleet_threshold::identifiers::EpochNumber;
 
 /// seed: 002-05
 #[test]
@@ -11,7 +12,10 @@ fn a_calm_fleet_makes_a_key_and_reshares_it_on_every_boundary() {
     for _ in 0..6 {
         active = Some(fleet.next_active(active, 30));
     }
-    assert!(fleet.api.epochs.values().all(|epoch| epoch.reason.is_empty()), "no attempt fails in a calm world");
+    assert!(
+        fleet.epochs().all(|epoch| epoch.status.as_ref().is_some_and(|status| status.failure.is_none())),
+        "no attempt fails in a calm world"
+    );
     let newest = active.expect("six epochs became active");
     fleet.run_until("every node holds the newest epoch", 5, |fleet| fleet.holders(newest).len() == 4);
     assert_eq!(fleet.holders(EpochNumber(1)).len(), 0, "the first epoch is retired and its shares are gone");
@@ -34,15 +38,15 @@ fn an_operator_away_over_two_boundaries_catches_up_with_exactly_one_round() {
     let mut fleet = Fleet::new(3, Settings::CALM, 4, 3, 3);
     let first = fleet.next_active(None, 30);
     let second = fleet.next_active(Some(first), 30);
-    fleet.operator_up = false;
+    fleet.set_operator(false);
     fleet.run_until("two boundaries pass", 30, |fleet| fleet.block.0 >= 32);
-    assert_eq!(fleet.api.active(), Some(second), "nothing is decided without an operator");
-    fleet.operator_up = true;
+    assert_eq!(fleet.active(), Some(second), "nothing is decided without an operator");
+    fleet.set_operator(true);
     let third = fleet.next_active(Some(second), 5);
     assert_eq!(third, EpochNumber(second.0 + 1));
-    assert_eq!(fleet.api.epochs[&third].plan.block.0, 30, "boundaries 20 and 30 are one round, for 30");
+    assert_eq!(fleet.plan(third).block.0, 30, "boundaries 20 and 30 are one round, for 30");
     fleet.run_until("the next boundary is near", 10, |fleet| fleet.block.0 == 39);
-    assert_eq!(fleet.api.active(), Some(third), "there is no other round before the next boundary");
+    assert_eq!(fleet.active(), Some(third), "there is no other round before the next boundary");
     fleet.next_active(Some(third), 5);
 }
 
@@ -57,15 +61,15 @@ fn random_fleets_in_a_rough_world_keep_their_key_through_changes_of_membership()
     for seed in seeds(12) {
         let n = 3 + u32::try_from(seed % 4).expect("small");
         let mut fleet = Fleet::new(seed, Settings::ROUGH, n, 2, 2);
-        choose_thresholds(&mut fleet);
+        let (threshold, min_holders) = choose_thresholds(&mut fleet, n);
+        fleet.edit(|spec| (spec.threshold, spec.min_holders) = (Some(threshold), Some(min_holders)));
         let mut active = fleet.next_active(None, 200);
-        let mut next_index = n + 1;
         for _ in 0..4 {
-            change_membership(&mut fleet, &mut next_index);
+            change_membership(&mut fleet);
             active = fleet.next_active(Some(active), 200);
         }
-        assert!(fleet.api.public_key.is_some(), "seed {seed}: the record names the public key");
-        let needed = fleet.spec.threshold.count();
+        assert!(fleet.public_key().is_some(), "seed {seed}: the record names the public key");
+        let needed = fleet.plan(active).threshold.count();
         fleet.run_until("a threshold of running nodes holds the newest epoch", 60, |fleet| {
             fleet.holders(active).len() >= needed
         });
@@ -84,31 +88,33 @@ fn a_seed_reproduces_a_run_event_by_event() {
     assert_eq!(run(), run(), "the same seed must give the same events");
 }
 
-/// Any threshold and minHolders that the present receivers allow.
-fn choose_thresholds(fleet: &mut Fleet) {
-    let n = fleet.spec.receivers.len() as u64;
-    let lowest = n / 2 + 1;
-    let threshold = lowest + fleet.random(n - lowest);
-    let min_holders = threshold + fleet.random(n - threshold);
-    fleet.spec.threshold = Threshold(u16::try_from(threshold).expect("small"));
-    fleet.spec.min_holders = u16::try_from(min_holders).expect("small");
+/// Any threshold and minHolders that so many nodes allow.
+fn choose_thresholds(fleet: &mut Fleet, nodes: u32) -> (u32, u32) {
+    let lowest = nodes / 2 + 1;
+    let threshold = lowest + below(fleet, nodes - lowest);
+    (threshold, threshold + below(fleet, nodes - threshold))
+}
+
+fn below(fleet: &mut Fleet, bound: u32) -> u32 {
+    u32::try_from(fleet.random(bound.into())).expect("small")
 }
 
 /// Adds a node, removes one, replaces one, or only lets the boundary come.
-fn change_membership(fleet: &mut Fleet, next_index: &mut u32) {
+fn change_membership(fleet: &mut Fleet) {
     let choice = fleet.random(4);
-    let victim = usize::try_from(fleet.random(fleet.spec.receivers.len() as u64)).expect("small");
-    if choice >= 2 && fleet.spec.receivers.len() > 3 || choice == 3 {
-        let gone = fleet.spec.receivers.remove(victim);
-        fleet.log(format!("the user removes {gone}"));
-    }
-    if choice == 1 || choice == 3 {
-        let added: NodeIndex = fleet.add_node(*next_index);
-        fleet.log(format!("the user adds {added}"));
-        *next_index += 1;
-        fleet.spec.receivers.push(added);
-    }
-    choose_thresholds(fleet);
+    let receivers = fleet.receivers();
+    let victim = receivers[usize::try_from(fleet.random(receivers.len() as u64)).expect("small")];
+    let removes = choice == 3 || (choice == 2 && receivers.len() > 3);
+    let adds = choice == 1 || choice == 3;
+    let nodes = fleet.api.now.cluster.spec.nodes + u32::from(adds) - u32::from(removes);
+    let (threshold, min_holders) = choose_thresholds(fleet, nodes);
+    fleet.edit(|spec| {
+        spec.remove_nodes.clear();
+        if removes {
+            spec.remove_nodes.push(RemoveNode { index: victim, lost: false });
+        }
+        (spec.nodes, spec.threshold, spec.min_holders) = (nodes, Some(threshold), Some(min_holders));
+    });
     // A new node offers its first prekeys before a plan can name them.
     fleet.run_blocks(1);
 }

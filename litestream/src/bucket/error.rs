@@ -1,4 +1,4 @@
-//! What a request that failed says about its cause.
+//! Kinds of failed requests.
 
 use std::fmt;
 
@@ -7,52 +7,52 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::Bucket;
 
-/// A request that did not do what it should.
+/// Failed request.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{operation} {key}: {kind}: {what}")]
 pub struct BucketError {
-    /// What kind of trouble.
+    /// Kind of the failure.
     pub kind: ErrorKind,
-    /// The request.
+    /// HTTP method of the request, or LIST.
     pub operation: &'static str,
-    /// Of which object.
+    /// URL of the object, as `s3://BUCKET/PREFIX/KEY`.
     pub key: String,
-    /// In the server's words.
+    /// Cause, in the server's words.
     pub what: String,
 }
 
-/// Kinds of trouble, as they are counted in metrics.
+/// Kind of a failed request, as it is counted in metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// There is no such object.
+    /// Missing object.
     NoObject,
-    /// There is no such bucket.
+    /// Missing bucket.
     NoBucket,
-    /// 412.
+    /// 412: the condition of the request does not hold.
     Precondition,
     /// 409: another request on the same key at the same time.
     Conflict,
-    /// The credentials do not allow it.
+    /// Credentials without the right to make the request.
     Denied,
-    /// No credentials, or expired ones.
+    /// Missing or expired credentials.
     Credentials,
-    /// This machine's clock is off.
+    /// Clock of this machine that is too far off.
     ClockSkew,
-    /// Too many requests.
+    /// Server that asks for fewer requests.
     SlowDown,
-    /// No answer in time.
+    /// Timeout of the request.
     Timeout,
-    /// The connection failed.
+    /// Failure of the connection.
     Transport,
-    /// The server failed.
+    /// Failure of the server.
     Server,
-    /// Anything else.
+    /// Failure of any other kind.
     Other,
 }
 
 impl ErrorKind {
-    /// Whether the same request may succeed a moment later. Expired credentials count: the standard chain
+    /// Returns true when the same request may succeed a moment later. Expired credentials count: the standard chain
     /// refreshes them.
     #[must_use]
     pub fn is_transient(self) -> bool {
@@ -66,7 +66,7 @@ impl ErrorKind {
         }
     }
 
-    /// Its name in metrics.
+    /// Returns the name of the kind in metrics.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -146,7 +146,7 @@ impl Bucket {
     }
 }
 
-/// An error with its causes, for people: the last one says most.
+/// Describes an error with its causes, for people: the last cause says most.
 fn in_words(error: &(dyn std::error::Error + 'static)) -> String {
     let mut words: Vec<String> = Vec::new();
     let mut cause = Some(error);
@@ -161,7 +161,7 @@ fn in_words(error: &(dyn std::error::Error + 'static)) -> String {
     words.join(": ")
 }
 
-/// Whether the request failed before it was made, for want of credentials.
+/// Returns true when a request failed before it was made, for want of credentials.
 fn lacks_credentials(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {

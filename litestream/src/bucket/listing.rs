@@ -1,4 +1,4 @@
-//! What is in a bucket: objects, folders, versions.
+//! Listings of a bucket: objects, folders, versions.
 
 use std::sync::atomic::Ordering;
 
@@ -6,25 +6,25 @@ use aws_sdk_s3::operation::list_objects_v2::ListObjectsV2Output;
 
 use super::{Bucket, BucketError};
 
-/// One entry of a listing.
+/// Entry of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Key under the prefix.
     pub key: String,
     /// Size in bytes.
     pub size: u64,
-    /// When the server stored it, in milliseconds since the Unix epoch, by the server's clock.
+    /// Time at which the server stored it, in milliseconds since the Unix epoch, by the server's clock.
     pub stored_ms: u64,
-    /// Version, in a listing of versions.
+    /// Identifier of the version, in a listing of versions.
     pub version: Option<String>,
-    /// Whether this is a delete marker.
+    /// True for a delete marker.
     pub is_delete_marker: bool,
-    /// Whether this is what a plain GET answers with.
+    /// True for the version that a plain GET answers with.
     pub is_latest: bool,
 }
 
 impl Bucket {
-    /// LIST of everything under `folder`, after `start_after` (a key under the prefix, exclusive).
+    /// Lists everything under `folder`, after `start_after` (a key under the prefix, exclusive).
     ///
     /// A listing is a hint: what it lacks is looked up by key where that matters.
     ///
@@ -53,7 +53,7 @@ impl Bucket {
         }
     }
 
-    /// LIST of the folders right under the prefix, without their slashes.
+    /// Lists the folders right under the prefix, without their slashes.
     ///
     /// # Errors
     /// As [`Bucket::get`].
@@ -94,11 +94,11 @@ impl Bucket {
         .await
     }
 
-    /// LIST of every version and delete marker under `folder`. On a bucket without versions, of every object.
+    /// Lists every version and delete marker under `folder`; on a bucket without versions, every object.
     ///
     /// # Errors
     /// As [`Bucket::get`].
-    pub async fn list_versions(&self, folder: &str) -> Result<Vec<Entry>, BucketError> {
+    pub(crate) async fn list_versions(&self, folder: &str) -> Result<Vec<Entry>, BucketError> {
         let mut entries = Vec::new();
         let (mut key_marker, mut version_marker): (Option<String>, Option<String>) = (None, None);
         loop {
@@ -147,7 +147,7 @@ impl Bucket {
     }
 }
 
-/// Where the next page begins; `None` after the last.
+/// Returns the token of the next page; `None` after the last.
 fn next_token(page: &ListObjectsV2Output) -> Option<String> {
     page.next_continuation_token().filter(|_| page.is_truncated() == Some(true)).map(str::to_owned)
 }

@@ -1,26 +1,26 @@
-//! Where a replica lies, who asks, and how long.
+//! Address of a replica, credentials for it, and timeouts of requests.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::authorities::Authorities;
 
-/// Where a replica lies, and how to reach it.
+/// Address of a replica, and the way to reach it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Location {
-    /// Bucket.
+    /// Name of the bucket.
     pub bucket: String,
     /// Folder in the bucket, without slashes at its ends; may be empty.
     pub prefix: String,
     /// Region; the standard chain's when absent.
     pub region: Option<String>,
-    /// Another server than AWS's.
+    /// URL of another server than AWS's.
     pub endpoint: Option<String>,
-    /// Bucket in the path rather than in the host name. Defaults to whether there is an endpoint.
+    /// True to name the bucket in the path rather than in the host name. Defaults to true where an endpoint is given.
     pub force_path_style: Option<bool>,
     /// Static credentials; the standard chain's, which refreshes them, when absent.
     pub credentials: Option<StaticCredentials>,
-    /// Who may sign the server's certificate; the system's authorities when absent.
+    /// Authorities that may sign the server's certificate; the system's when absent.
     pub authorities: Option<Authorities>,
 }
 
@@ -30,12 +30,12 @@ impl fmt::Display for Location {
     }
 }
 
-/// An access key from the configuration.
+/// Access key from the configuration.
 #[derive(Clone, PartialEq, Eq, zeroize::Zeroize, zeroize::ZeroizeOnDrop)]
 pub struct StaticCredentials {
-    /// Its public half.
+    /// Public half of the access key.
     pub access_key_id: String,
-    /// Its secret half.
+    /// Secret half of the access key.
     pub secret_access_key: String,
 }
 
@@ -45,14 +45,14 @@ impl fmt::Debug for StaticCredentials {
     }
 }
 
-/// Limits of requests.
+/// Timeouts and retries of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// One request, headers and body.
+    /// Timeout of one request, headers and body.
     pub attempt_timeout: Duration,
-    /// How often a read is tried.
+    /// Number of times that a read is tried.
     pub read_attempts: u32,
-    /// Pause after the first failure; doubles up to [`RetryPolicy::backoff_max`].
+    /// Pause after the first failure. Doubles with each, up to [`RetryPolicy::backoff_max`].
     pub backoff_min: Duration,
     /// Longest pause.
     pub backoff_max: Duration,
@@ -70,9 +70,9 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// The pause after `failures` failures in a row.
+    /// Returns the pause after `failures` failures in a row.
     #[must_use]
-    pub fn backoff(&self, failures: u32) -> Duration {
+    pub(crate) fn backoff(&self, failures: u32) -> Duration {
         self.backoff_min.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(self.backoff_max)
     }
 }

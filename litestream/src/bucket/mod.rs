@@ -1,10 +1,10 @@
-//! The thin edge to S3: conditional creates, reads with retries, listings, deletions. Nothing is decided here.
+//! Edge to S3: conditional creates, reads with retries, listings, deletions. Nothing is decided here.
 //!
-//! The SDK's own retries are off: a create that is repeated behind our back turns its own success into a 412.
+//! The SDK's own retries are off: a create that the SDK repeats turns its own success into a 412.
 //! Reads are repeated here, creates by [`crate::term`].
 //!
-//! `location` says where a replica lies and how long to wait for it, `listing` what is there, `error` what kind of trouble
-//! an answer is.
+//! `location` has the address of a replica and the timeouts, `listing` the entries found there, `error` the kinds of
+//! failure.
 
 mod error;
 mod listing;
@@ -27,9 +27,9 @@ pub use error::{BucketError, ErrorKind};
 pub use listing::Entry;
 pub use location::{Location, RetryPolicy, StaticCredentials};
 
-/// Requests and bytes, as counted by this process.
+/// Counters of requests and bytes of this process.
 #[derive(Debug, Default)]
-pub struct Traffic {
+pub(crate) struct Traffic {
     /// PUT requests.
     pub puts: AtomicU64,
     /// GET requests of objects.
@@ -44,16 +44,16 @@ pub struct Traffic {
     pub bytes_got: AtomicU64,
 }
 
-/// What a conditional create came to.
+/// Outcome of a conditional PUT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Created {
-    /// The object was not there, and now is.
+    /// Success: the object is stored.
     Yes,
-    /// 412: there is one.
+    /// 412: an object that does not meet the condition lies under that key.
     Exists,
 }
 
-/// A folder of a bucket.
+/// Client of one folder of a bucket.
 #[derive(Clone, Debug)]
 pub struct Bucket {
     client: Client,
@@ -107,25 +107,25 @@ impl Bucket {
         Self { client: Client::from_conf(config.build()), location, retry, traffic: Arc::default() }
     }
 
-    /// Where this is.
+    /// Returns the location of the folder.
     #[must_use]
     pub fn location(&self) -> &Location {
         &self.location
     }
 
-    /// Limits of requests.
+    /// Returns the timeouts and retries of requests.
     #[must_use]
     pub fn retry(&self) -> RetryPolicy {
         self.retry
     }
 
-    /// Requests made through this client and its clones.
+    /// Returns the counters of this client and its clones.
     #[must_use]
-    pub fn traffic(&self) -> &Traffic {
+    pub(crate) fn traffic(&self) -> &Traffic {
         &self.traffic
     }
 
-    /// PUT with `If-None-Match: *`, once.
+    /// Creates an object: PUT with `If-None-Match: *`, tried once.
     ///
     /// # Errors
     /// Any error leaves open whether the object was made, except [`ErrorKind::Denied`] and
@@ -134,7 +134,7 @@ impl Bucket {
         self.put(key, bytes, Precondition::Absent).await
     }
 
-    /// PUT with `If-Match: etag`, or `If-None-Match: *` when there is none, once.
+    /// Replaces the object that has this ETag: PUT with `If-Match`, tried once. Without an ETag creates the object.
     ///
     /// # Errors
     /// As [`Bucket::create`].
@@ -164,27 +164,27 @@ impl Bucket {
         }
     }
 
-    /// GET of a whole object, tried again as often as retry allows; none when there is none.
+    /// Reads a whole object, with retries; `None` when it does not exist.
     ///
     /// # Errors
-    /// The last failure.
+    /// Failure of the last try.
     pub async fn get(&self, key: &str) -> Result<Option<Vec<u8>>, BucketError> {
         Ok(self.get_tagged(key, None).await?.map(|(bytes, _)| bytes))
     }
 
-    /// GET of the first `len` bytes of an object.
+    /// Reads the first `len` bytes of an object, with retries.
     ///
     /// # Errors
     /// As [`Bucket::get`].
-    pub async fn get_start(&self, key: &str, len: usize) -> Result<Option<Vec<u8>>, BucketError> {
+    pub(crate) async fn get_start(&self, key: &str, len: usize) -> Result<Option<Vec<u8>>, BucketError> {
         Ok(self.get_tagged(key, Some(len)).await?.map(|(bytes, _)| bytes))
     }
 
-    /// GET of an object and its ETag.
+    /// Reads an object and its ETag, with retries; of the object the first `start` bytes only where that is given.
     ///
     /// # Errors
     /// As [`Bucket::get`].
-    pub async fn get_tagged(
+    pub(crate) async fn get_tagged(
         &self,
         key: &str,
         start: Option<usize>,
@@ -192,11 +192,11 @@ impl Bucket {
         self.with_retries(|| self.get_once(key, start)).await
     }
 
-    /// GET of a whole object, tried once: for callers with a clock of their own.
+    /// Reads an object and its ETag, tried once: for callers that repeat requests themselves.
     ///
     /// # Errors
-    /// The failure.
-    pub async fn get_once(
+    /// Failure of the request.
+    pub(crate) async fn get_once(
         &self,
         key: &str,
         start: Option<usize>,
@@ -219,19 +219,19 @@ impl Bucket {
         let etag = response.e_tag().map(str::to_owned);
         // A body that stalls is as dead as a server that never answers.
         let body = tokio::time::timeout(self.retry.attempt_timeout, response.body.collect()).await;
-        let torn = |what: String| BucketError { kind: ErrorKind::Transport, operation: "GET", key: key.into(), what };
         let body = body
-            .map_err(|_| BucketError { kind: ErrorKind::Timeout, ..torn("the body stalled".into()) })?
-            .map_err(|error| torn(format!("the body broke off: {error}")))?
+            .map_err(|_| body_error(ErrorKind::Timeout, key, "the body stalled".into()))?
+            .map_err(|error| body_error(ErrorKind::Transport, key, format!("the body broke off: {error}")))?
             .into_bytes();
         if expected.is_some_and(|expected| u64::try_from(expected) != Ok(body.len() as u64)) {
-            return Err(torn(format!("the body has {} bytes of {}", body.len(), expected.unwrap_or(0))));
+            let what = format!("the body has {} bytes of {}", body.len(), expected.unwrap_or(0));
+            return Err(body_error(ErrorKind::Transport, key, what));
         }
         self.traffic.bytes_got.fetch_add(body.len() as u64, Ordering::Relaxed);
         Ok(Some((body.into(), etag)))
     }
 
-    /// DELETE of an object, or of one version of it. Deleting what is not there succeeds.
+    /// Deletes an object, or one version of it. Succeeds when it does not exist.
     ///
     /// # Errors
     /// As [`Bucket::get`].
@@ -251,6 +251,7 @@ impl Bucket {
         .map(drop)
     }
 
+    /// Makes a request until it succeeds, fails for good, or was tried [`RetryPolicy::read_attempts`] times.
     async fn with_retries<T, F: Future<Output = Result<T, BucketError>>>(
         &self,
         attempt: impl Fn() -> F,
@@ -278,6 +279,11 @@ impl Bucket {
         }
         full.strip_prefix(self.location.prefix.as_str())?.strip_prefix('/')
     }
+}
+
+/// Error of an answer whose body did not arrive whole.
+fn body_error(kind: ErrorKind, key: &str, what: String) -> BucketError {
+    BucketError { kind, operation: "GET", key: key.to_owned(), what }
 }
 
 enum Precondition<'a> {

@@ -1,4 +1,4 @@
-//! The shape of `litestream.yml`, and what is made of it once it is checked.
+//! Shape of `litestream.yml`, and the checks that turn it into a configuration.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::format::header::ReplicaName;
 use crate::keys::{Identity, KeyEncryptionKey, KeyRing, Recipient};
 use crate::retention::{Level, Rules};
 
-/// The whole file.
+/// Content of `litestream.yml`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct File {
@@ -40,7 +40,7 @@ struct KeySource {
     key_path: Option<PathBuf>,
 }
 
-/// A text that is wiped.
+/// Secret text, wiped from memory when it is dropped.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Secret(String);
@@ -105,7 +105,7 @@ struct ReplicaFile {
     sync_interval: Option<Span>,
 }
 
-/// A length of time, as in `90s` or `1h30m`.
+/// Length of time, as in `90s` or `1h30m`.
 #[derive(Clone, Copy)]
 struct Span(Duration);
 
@@ -124,7 +124,7 @@ impl<'de> Deserialize<'de> for Span {
 }
 
 impl File {
-    /// Checks everything that the shape alone does not say. `env` looks up variables.
+    /// Checks all that the shape alone does not. `env` looks up variables.
     pub(super) fn check(self, env: &impl Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
         let mut keys = KeyRing::default();
         for source in self.key_encryption.into_iter().flatten() {

@@ -22,21 +22,21 @@ use crate::retention::Rules;
 
 use file::File;
 
-/// A whole configuration, checked.
+/// Configuration, checked.
 #[derive(Debug)]
 pub struct Config {
-    /// Address of the metrics page.
+    /// Address to serve metrics on; `None` to serve none.
     pub addr: Option<std::net::SocketAddr>,
-    /// The databases.
+    /// Databases to replicate.
     pub dbs: Vec<Db>,
 }
 
-/// One database.
+/// Database of a configuration.
 #[derive(Clone, Debug)]
 pub struct Db {
-    /// How to open it.
+    /// Options to open it with.
     pub options: Options,
-    /// What its retention keeps.
+    /// Rules of its retention.
     pub rules: Rules,
 }
 
@@ -44,13 +44,13 @@ impl Config {
     /// Reads and checks a file.
     ///
     /// # Errors
-    /// [`ConfigError`] says what is wrong and where.
+    /// [`ConfigError`] names the place and what is wrong there.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
         Self::parse(&text, |name| std::env::var(name).ok())
     }
 
-    /// Checks a text. `env` looks up the variables that it names as `${NAME}`.
+    /// Reads and checks a text. `env` looks up the variables that the text names as `${NAME}`.
     ///
     /// # Errors
     /// As [`Config::read`].
@@ -65,7 +65,7 @@ impl Config {
     }
 }
 
-/// Replaces `${NAME}` in every text. A name that is not set is an error: an empty key would be a bad surprise.
+/// Replaces `${NAME}` in every string. A name that is not set is an error: an empty key would be a bad surprise.
 fn expand(value: &mut serde_yaml::Value, env: &impl Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
     match value {
         serde_yaml::Value::String(text) => {
@@ -87,60 +87,60 @@ fn expand(value: &mut serde_yaml::Value, env: &impl Fn(&str) -> Option<String>) 
     }
 }
 
-/// What is wrong with a configuration.
+/// Error of a configuration.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// A file.
+    /// Unreadable file.
     #[error("{}: {error}", path.display())]
     Read {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// What.
+        /// Error of the file system.
         error: std::io::Error,
     },
-    /// Not the shape that is expected; unknown keys included.
+    /// Text that is not YAML of the expected shape. An unknown key is an error, too.
     #[error("{0}")]
     Yaml(serde_yaml::Error),
-    /// A variable that is not set, or is not closed.
+    /// Variable that is not set, or whose brace is not closed.
     #[error("environment variable `${{{0}}}` is not set or not closed")]
     Variable(String),
-    /// A key without a source, or with two.
+    /// Key without a source, or with two.
     #[error("key `{0}` must have either `key` or `key-path`")]
     KeySource(String),
-    /// A key that is none.
+    /// Malformed key.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// A name that does not fit.
+    /// Name of a replica that does not fit the format.
     #[error(transparent)]
     Name(#[from] ObjectError),
-    /// No key at all.
+    /// Configuration without any key.
     #[error(
         "no key: give `key-encryption` or `recipients` (to write), or `identity-paths` (to restore); a replica is never stored in clear"
     )]
     NoKey,
-    /// No database.
+    /// Configuration without any database.
     #[error("`dbs` is empty")]
     NoDb,
-    /// The same file or the same place twice.
+    /// File or location that two databases name.
     #[error("`{0}` is there twice: a database has exactly one replica, a replica exactly one database")]
     Twice(String),
-    /// A replica that cannot be.
+    /// Replica whose location is incomplete or contradicts itself.
     #[error("replica of {at}: {what}")]
     Replica {
-        /// Of which database.
+        /// Path of the database.
         at: String,
-        /// What.
+        /// Error, for people.
         what: String,
     },
-    /// Graces in the wrong order.
+    /// Retention's grace that is not longer than the writer's idle grace.
     #[error("{at}: retention's grace ({grace_ms} ms) must be longer than the writer's idle-grace ({idle:?})")]
     Grace {
-        /// Of which database.
+        /// Path of the database.
         at: String,
-        /// Retention's.
+        /// Grace of retention, in milliseconds.
         grace_ms: u64,
-        /// The writer's.
+        /// Idle grace of the writer.
         idle: Duration,
     },
 }
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_are_an_error_that_names_them_and_their_place() {
+    fn an_unknown_key_is_an_error_that_names_its_place() {
         let nested = refused("dbs:\n- path: /a\n  replica:\n    url: s3://b/p\n    retention: 168h\n");
         assert!(nested.contains("retention") && nested.contains("line"), "{nested}");
         let top = refused("encryption-key: x\ndbs: []\n");

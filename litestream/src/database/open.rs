@@ -1,6 +1,7 @@
-//! Opening: look at the file and at the bucket, decide, restore if need be, open a term, start the two workers.
+//! Opening of a database: look at the file and at the bucket, decide, restore where need be, open a term, start the two
+//! workers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use redb::backends::FileBackend;
@@ -8,10 +9,12 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
+use super::Database;
+use super::error::OpenError;
+use super::options::Options;
 use super::shared::{Phase, Shared};
 use super::uploader::{Start, Uploader, prepare, step};
 use super::writer::Writer;
-use super::{Database, OpenError, Options};
 use crate::bucket::Bucket;
 use crate::chain::check_floor;
 use crate::discover::{DiscoverError, Found, discover};
@@ -23,44 +26,45 @@ use crate::restore::{self, RestoreError, Restored};
 use crate::start::{Decision, Local, Meta, Replica, StaleReason, decide, is_at_floor};
 use crate::term::{Event, TermState};
 
-/// What a start found and did.
+/// Result of a start: what it found and did.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Started {
-    /// What was restored.
+    /// Restore that the start made.
     pub restored: Option<Restored>,
-    /// A local file that was not the newest state, where it is now, and why.
+    /// Path to which a stale local file was moved, and the reason.
     pub set_aside: Option<(PathBuf, String)>,
-    /// The term opened; none while the replica has not answered.
+    /// Term that was opened; `None` while the replica has not answered.
     pub term: Option<Term>,
-    /// The opening's position.
+    /// Position of the opening.
     pub opening: Option<Position>,
 }
 
+/// Opens a database: compares file and bucket, restores where need be, opens a term and starts the workers.
 pub(super) async fn open(options: Options) -> Result<Database, OpenError> {
     let bucket = Bucket::connect(options.location.clone(), options.retry).await;
     let mut rng: rand::rngs::StdRng = rand::make_rng();
     let mut started = Started::default();
-    // A term that was lost to another writer means: look again, restore again, try again.
+    // A term that was lost to another writer means another look, and another restore.
     let (origin, meta) = loop {
         let (local, found, decision) = match look(&options, &bucket).await? {
             Look::Decided(local, found, decision) => (local, found, decision),
-            Look::Broken(local, why) => break refused(local, &why),
+            Look::Broken(local, error) => break refused(local, &error),
         };
         let (head, seen_ms) = match decision {
-            Decision::Refuse(refusal) => return Err(refusal.into()),
+            Decision::Refuse(error) => return Err(error.into()),
             Decision::KeepUnproven => {
                 let local = local.expect("only a local file is kept");
                 break (Start::Unproven(local), local.meta.unwrap_or_default());
             }
-            Decision::KeepContradicted(why) => {
+            Decision::KeepContradicted(error) => {
                 let local = local.expect("only a local file is kept");
-                break refused(local, &why.to_string());
+                break refused(local, &error.to_string());
             }
             Decision::Create | Decision::Keep => {
                 let found = found.expect("decided on what was found");
                 (found.head, found.seen_ms)
             }
-            Decision::SetAside(why) => restore_newest(&options, &bucket, Some(why), &mut started).await?,
+            Decision::SetAside(reason) => restore_newest(&options, &bucket, Some(reason), &mut started).await?,
             Decision::Restore => restore_newest(&options, &bucket, None, &mut started).await?,
         };
         if let (Decision::Keep, Some(floor), Some(head), None) =
@@ -71,8 +75,8 @@ pub(super) async fn open(options: Options) -> Result<Database, OpenError> {
             match (checked, local.filter(|local| options.permissions.contradicted && is_at_floor(*local, Some(floor))))
             {
                 (Ok(()), _) => {}
-                (Err(why), Some(local)) => break refused(local, &why.to_string()),
-                (Err(why), None) => return Err(why.into()),
+                (Err(error), Some(local)) => break refused(local, &error.to_string()),
+                (Err(error), None) => return Err(error.into()),
             }
         }
         let note = PositionFile { intent: None, ..PositionFile::read(&options.path) };
@@ -95,20 +99,21 @@ pub(super) async fn open(options: Options) -> Result<Database, OpenError> {
     spawn_workers(options, bucket, rng, origin, meta, started)
 }
 
-/// Goes on with a local file beside a replica that is not what it was.
-fn refused(local: Local, why: &str) -> (Start, Meta) {
-    tracing::error!(why, "the replica is not followed: nothing is acknowledged until it is what it was");
+/// Goes on with a local file although the replica is not what it acknowledged.
+fn refused(local: Local, error: &str) -> (Start, Meta) {
+    tracing::error!(error, "the replica is not what it acknowledged: it is not followed, and nothing is acknowledged");
     (Start::Refused(local), local.meta.unwrap_or_default())
 }
 
-/// What a look at the file and at the bucket found.
+/// Result of a look at the file and at the bucket.
 enum Look {
-    /// The two could be compared.
+    /// Decision on the two.
     Decided(Option<Local>, Option<Found>, Decision),
-    /// What is in the bucket does not fit together; the local file may go on without it.
+    /// Bucket whose content does not fit together, and a local file that may go on without it.
     Broken(Local, String),
 }
 
+/// Looks at the file and at the bucket, and decides.
 async fn look(options: &Options, bucket: &Bucket) -> Result<Look, OpenError> {
     let local = read_local(options)?;
     let (found, replica) = match discover(bucket, &options.replica, crate::clock::now_ms).await {
@@ -137,7 +142,7 @@ async fn look(options: &Options, bucket: &Bucket) -> Result<Look, OpenError> {
     Ok(Look::Decided(local, found, decision))
 }
 
-/// Opens the local file for a moment, repairs it if need be, and reads what it says about itself.
+/// Opens the local file for a moment, lets redb repair it where need be, and reads the facts about it.
 fn read_local(options: &Options) -> Result<Option<Local>, OpenError> {
     let path = &options.path;
     match std::fs::metadata(path) {
@@ -150,18 +155,20 @@ fn read_local(options: &Options) -> Result<Option<Local>, OpenError> {
         }
         Ok(_) => {}
     }
-    let storage = |error: redb::Error| OpenError::Storage { path: path.clone(), error };
-    let mut database =
-        redb::Builder::new().set_cache_size(options.cache_bytes).open(path).map_err(|error| storage(error.into()))?;
+    let mut database = redb::Builder::new()
+        .set_cache_size(options.cache_bytes)
+        .open(path)
+        .map_err(|error| storage_error(path, error))?;
     if options.compact {
         // Only here: while nothing is recorded.
-        database.compact().map_err(|error| storage(error.into()))?;
+        database.compact().map_err(|error| storage_error(path, error))?;
     }
-    let meta = meta::read(&database).map_err(storage)?;
+    let meta = meta::read(&database).map_err(|error| storage_error(path, error))?;
     Ok(Some(PositionFile::read(path).local(meta)))
 }
 
-/// Restores, moving a stale file aside only once there is another to take its name.
+/// Restores the newest state. Moves a stale file aside only once another is ready to take its name. Returns the head, and
+/// the time at which the number after it was seen to be free.
 async fn restore_newest(
     options: &Options,
     bucket: &Bucket,
@@ -177,9 +184,9 @@ async fn restore_newest(
     loop {
         match restore::restore(bucket, &options.replica, &options.keys, &options.path, &how).await {
             Ok(restored) => {
-                if let (Some(why), Some(aside)) = (stale, &restored.moved_aside) {
-                    tracing::warn!(?why, aside = %aside.display(), "the local file was not the newest state");
-                    started.set_aside = Some((aside.clone(), format!("{why:?}")));
+                if let (Some(reason), Some(aside)) = (stale, &restored.moved_aside) {
+                    tracing::warn!(%reason, aside = %aside.display(), "the local file was set aside");
+                    started.set_aside = Some((aside.clone(), reason.to_string()));
                 }
                 let place = (Some(restored.head), restored.seen_ms);
                 started.restored = Some(restored);
@@ -202,7 +209,7 @@ async fn restore_newest(
     }
 }
 
-/// Makes the opening; none when another writer was first.
+/// Makes the opening; `None` when another writer was first.
 async fn make_opening(
     options: &Options,
     bucket: &Bucket,
@@ -231,6 +238,11 @@ async fn make_opening(
     }
 }
 
+fn storage_error(path: &Path, error: impl Into<redb::Error>) -> OpenError {
+    OpenError::Storage { path: path.to_owned(), error: error.into() }
+}
+
+/// Opens the file for writing, and starts the writer and the uploader.
 fn spawn_workers(
     options: Options,
     bucket: Bucket,
@@ -240,16 +252,15 @@ fn spawn_workers(
     started: Started,
 ) -> Result<Database, OpenError> {
     let path = options.path.clone();
-    let storage = |error: redb::Error| OpenError::Storage { path: path.clone(), error };
     let file = std::fs::File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
-    let (recorder, tape) = Recorder::new(FileBackend::new(file).map_err(|error| storage(error.into()))?);
+    let (recorder, tape) = Recorder::new(FileBackend::new(file).map_err(|error| storage_error(&path, error))?);
     let redb = redb::Builder::new()
         .set_cache_size(options.cache_bytes)
         .create_with_backend(recorder)
-        .map_err(|error| storage(error.into()))?;
+        .map_err(|error| storage_error(&path, error))?;
     let redb = Arc::new(redb);
-    // A restored file knows its own row; the head may know a higher number.
-    let own = meta::read(&*redb).map_err(storage)?.unwrap_or_default();
+    // A restored file has its own row; the head may name a higher number.
+    let own = meta::read(&*redb).map_err(|error| storage_error(&path, error))?.unwrap_or_default();
     let meta = Meta { commit: meta.commit.max(own.commit), time_ms: meta.time_ms.max(own.time_ms), ..own };
 
     let phase = match &origin {

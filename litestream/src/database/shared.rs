@@ -1,4 +1,4 @@
-//! What the writer, the uploader and the callers have in common.
+//! State that the writer, the uploader and the callers share: the queue, the status, the waiters.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -13,54 +13,55 @@ use crate::format::Commit;
 use crate::meta::PositionFile;
 use crate::position::{CommitNo, Position, Seq, Term};
 
-/// Where replication stands.
+/// Phase of replication.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// The replica has not answered since the start: local work goes on, nothing is acknowledged remotely.
+    /// Silence of the replica since the start: local work goes on, no write is acknowledged remotely.
     Unproven,
-    /// A term is open and its base is on its way.
+    /// Base on its way, in a term that was opened.
     Basing,
-    /// Commits are shipped.
+    /// Commits on their way, in order.
     Shipping,
-    /// The queue was full: the chain is closed until the bucket answers again.
+    /// Chain closed by a full queue, until the bucket answers again.
     ChainClosed,
-    /// Another writer has taken over.
+    /// Other writer that took over.
     Fenced {
-        /// The first number that is not ours.
+        /// Number of the first object that is not ours.
         seq: Seq,
     },
-    /// The replica answers, and what it says does not fit the local file. It is asked again.
+    /// Replica that does not fit the local file, and why, for people. The uploader keeps reading it.
     Refused(String),
 }
 
-/// A view of replication at one moment.
+/// State of replication at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// What is going on.
+    /// Phase of replication.
     pub phase: Phase,
-    /// The term held, or the last one held.
+    /// Term held, or the last one held.
     pub term: Term,
-    /// Newest position that the bucket acknowledged, and its last commit.
+    /// Newest position that the bucket acknowledged, and its last commit. Rises, and never falls.
     pub durable: Option<(Position, CommitNo)>,
     /// Newest local commit.
     pub committed: CommitNo,
-    /// Failures in a row, and the last one's kind and text.
+    /// Number of failures in a row, and kind and text of the last; `None` while requests succeed.
     pub trouble: Option<(u32, ErrorKind, String)>,
     /// Position covered by the newest snapshot that the bucket acknowledged.
     pub snapshot: Option<Position>,
-    /// How often the chain was closed by a full queue.
+    /// Number of times that a full queue closed the chain.
     pub closed_chains: u64,
-    /// Failures by kind since the start.
+    /// Number of failures by kind, since the start.
     pub errors: Vec<(ErrorKind, u64)>,
 }
 
-/// What the writer hands to the uploader, in order.
+/// Item that the writer hands to the uploader. Items keep their order.
 pub(super) enum Item {
     Commit(Commit),
-    /// The file as it was right after the commit before this item.
+    /// File as it was right after the commit before this item.
     Snapshot(SnapshotImage),
 }
 
+/// Copy of the file after one commit.
 pub(super) struct SnapshotImage {
     pub(super) file: File,
     pub(super) file_len: u64,
@@ -69,19 +70,21 @@ pub(super) struct SnapshotImage {
     pub(super) done: Option<oneshot::Sender<()>>,
 }
 
+/// Commits on their way from the writer to the uploader, and the memory that they hold.
 #[derive(Default)]
 struct Queue {
     items: VecDeque<Item>,
-    /// Bytes of commits that are not acknowledged, in the queue or beyond it.
+    /// Size of the commits that are not acknowledged, in the queue or beyond it, in bytes.
     bytes: usize,
-    /// Commits are queued only while a chain is open.
+    /// True while a chain is open: only then are commits queued.
     open: bool,
     overflowed: bool,
     oldest_ms: Option<u64>,
-    /// When the oldest commit that is not acknowledged was made; survives a closed chain.
+    /// Time of the oldest commit that is not acknowledged; survives a closed chain.
     unacknowledged_ms: Option<u64>,
 }
 
+/// Shared state of one database.
 pub(super) struct Shared {
     queue: Mutex<Queue>,
     queue_bytes: usize,
@@ -89,7 +92,7 @@ pub(super) struct Shared {
     waiters: AtomicUsize,
     status: watch::Sender<Status>,
     closing: watch::Sender<bool>,
-    /// Held while the note beside the file is read, changed and written.
+    /// Held while the position file is read, changed and written.
     saving: Mutex<()>,
 }
 
@@ -141,7 +144,7 @@ impl Shared {
         }
     }
 
-    /// Counts a caller that waits for the bucket: what it waits for leaves at once.
+    /// Counts a caller that waits for the bucket: its commit leaves at once.
     pub(super) fn waiting(self: &Arc<Self>) -> Waiting {
         self.waiters.fetch_add(1, Ordering::SeqCst);
         self.wake.notify_one();
@@ -165,8 +168,8 @@ impl Shared {
         let _ = self.closing.subscribe().wait_for(|closing| *closing).await;
     }
 
-    /// The note that tells a later start how far the file at `path` is: what was written there, and what became
-    /// known since. An intent stands until something in its term is durable.
+    /// Returns the position file of the database at `path`: its saved content, with the durable position of now. An
+    /// intent stands until a segment of its term is durable.
     pub(super) fn position_file(&self, path: &Path) -> PositionFile {
         let mut file = PositionFile::read(path);
         if let Some((position, commit)) = self.status.borrow().durable {
@@ -175,22 +178,26 @@ impl Shared {
         file
     }
 
-    /// Writes that note. The uploader does so about once a second, and whoever raises a floor at once: one after the
-    /// other, or the older of two would be the one that stays.
+    /// Writes the position file. The uploader does so about once a second, a caller that raises a floor at once: one
+    /// after the other, or the older of two could stay.
     pub(super) fn save_position(&self, path: &Path) -> std::io::Result<()> {
         let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
         self.position_file(path).write(path)
     }
 
-    /// Begins to queue: everything from here on belongs to the chain whose base was just copied.
+    /// Begins to queue: every item from here on belongs to the chain whose base was just copied.
     pub(super) fn open_queue(&self) {
         let mut queue = self.lock();
         let unacknowledged_ms = queue.unacknowledged_ms;
         *queue = Queue { open: true, unacknowledged_ms, ..Queue::default() };
     }
 
-    /// Queues what the writer made. False when there is no chain, or just no longer: the recorder may rest.
+    /// Queues an item of the writer. Returns false when no chain is open, or just closed: the recorder may rest.
     pub(super) fn push(&self, item: Item) -> bool {
+        if let Item::Commit(commit) = &item {
+            let committed = self.status.borrow().committed;
+            assert_eq!(commit.number, committed, "a commit is queued right after redb returned from it");
+        }
         let mut queue = self.lock();
         if !queue.open {
             if let Item::Commit(commit) = &item {
@@ -216,7 +223,7 @@ impl Shared {
         true
     }
 
-    /// Takes everything queued.
+    /// Takes all items of the queue.
     pub(super) fn drain(&self) -> VecDeque<Item> {
         let mut queue = self.lock();
         queue.oldest_ms = None;
@@ -227,19 +234,20 @@ impl Shared {
         self.lock().overflowed
     }
 
-    /// Bytes queued, and when the oldest commit among them was made.
+    /// Returns the size in bytes of the commits that are not acknowledged, and the time of the oldest in the queue, in
+    /// milliseconds since the Unix epoch.
     pub(super) fn backlog(&self) -> (usize, Option<u64>) {
         let queue = self.lock();
         (queue.bytes, queue.oldest_ms)
     }
 
-    /// When the oldest commit that is not acknowledged was made, in milliseconds since the Unix epoch.
+    /// Returns the time of the oldest commit that is not acknowledged, in milliseconds since the Unix epoch.
     pub(super) fn unacknowledged_ms(&self) -> Option<u64> {
         self.lock().unacknowledged_ms
     }
 
-    /// Commits of this size were acknowledged.
-    /// `next_ms` is when the oldest commit on its way was made.
+    /// Releases the memory of acknowledged commits, `bytes` in all. `next_ms` is the time of the oldest commit still on
+    /// its way, in milliseconds since the Unix epoch.
     pub(super) fn release(&self, bytes: usize, next_ms: Option<u64>) {
         let mut queue = self.lock();
         queue.unacknowledged_ms = next_ms.or(queue.oldest_ms);
@@ -251,7 +259,7 @@ impl Shared {
     }
 }
 
-/// See [`Shared::waiting`].
+/// Guard of a caller that waits for the bucket: see [`Shared::waiting`].
 pub(super) struct Waiting(Arc<Shared>);
 
 impl Drop for Waiting {

@@ -1,4 +1,4 @@
-//! The single writer: a thread that runs transactions one after the other and cuts the tape after each.
+//! Single writer: a thread that runs transactions one after the other and cuts the tape after each.
 
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
@@ -10,14 +10,16 @@ use std::thread;
 use redb::{Durability, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
+use super::error::WriteError;
+use super::options::CommitMode;
 use super::shared::{Item, Shared, SnapshotImage};
-use super::{CommitMode, WriteError};
 use crate::format::Commit;
 use crate::meta;
 use crate::position::{CommitNo, Term};
 use crate::recorder::Tape;
 use crate::start::Meta;
 
+/// Job of the writer.
 pub(super) enum Job {
     Write(Box<dyn FnOnce(&mut Writer) + Send>),
     /// Enter a term and copy the file as its base.
@@ -35,12 +37,13 @@ pub(super) enum Job {
     Close,
 }
 
+/// State of the writer's thread.
 pub(super) struct Writer {
     redb: Arc<redb::Database>,
     tape: Tape,
     shared: Arc<Shared>,
     meta: Meta,
-    /// Whether commits belong to the term's own line (a term was opened by this process).
+    /// True once this process opened a term: from then on commits belong to the term's own line.
     linked: bool,
     ended: bool,
     mode: CommitMode,
@@ -78,7 +81,7 @@ impl Writer {
         Ok(WriterHandle { thread: Mutex::new(Some(thread)), shared: handle })
     }
 
-    /// One transaction from begin to commit to cut.
+    /// Runs one transaction, from begin to commit to cut.
     pub(super) fn transact<T, E>(
         &mut self,
         transaction: impl FnOnce(&WriteTransaction) -> Result<T, E>,
@@ -117,6 +120,7 @@ impl Writer {
         Ok(txn)
     }
 
+    /// Commits a transaction with its row, then cuts the tape and queues the commit.
     fn commit(&mut self, txn: WriteTransaction) -> Result<CommitNo, redb::Error> {
         let commit = self.meta.commit.next();
         // The clock may step back; the chain's does not.
@@ -129,13 +133,13 @@ impl Writer {
         self.shared.update(|status| status.committed = commit);
         let ops = self.tape.cut();
         if !self.shared.push(Item::Commit(Commit { number: commit, time_ms, ops })) {
-            // No chain takes it: the next one begins with a base.
+            // No chain is open: the next one begins with a base.
             self.tape.stop();
         }
         Ok(commit)
     }
 
-    /// Enters `term`: says so in the file, then copies the file. From here on everything is recorded.
+    /// Enters `term`: writes it into the file's row, then copies the file. From here on every write is recorded.
     fn base(&mut self, term: Term) -> Result<SnapshotImage, redb::Error> {
         self.tape.stop();
         let txn = self.begin()?;
@@ -148,8 +152,8 @@ impl Writer {
         self.tape.start();
         let image = self.copy(None)?;
         self.shared.open_queue();
-        // An empty transaction right behind the base: nothing in a term is acknowledged before an object of the
-        // sequence has followed its base.
+        // An empty transaction right behind the base: a term acknowledges nothing before an object of the sequence
+        // has followed its base.
         let txn = self.begin()?;
         self.commit(txn)?;
         Ok(image)
@@ -157,7 +161,7 @@ impl Writer {
 
     fn snapshot(&mut self, done: Option<oneshot::Sender<()>>) {
         match self.copy(done) {
-            // Without a chain there is nothing that it could stand for; the next base does its work.
+            // Without a chain the snapshot has no position; the next base takes its place.
             Ok(image) => drop(self.shared.push(Item::Snapshot(image))),
             Err(error) => tracing::error!(%error, "the file could not be copied for a snapshot"),
         }
@@ -176,7 +180,7 @@ impl Writer {
 }
 
 impl SnapshotImage {
-    /// Compresses the copy. Slow; not for the writer's thread.
+    /// Compresses the copy into one zstd frame. Slow: never called on the writer's thread.
     pub(super) fn compress(&mut self) -> std::io::Result<Vec<u8>> {
         use std::io::Seek as _;
         self.file.rewind()?;
@@ -185,8 +189,8 @@ impl SnapshotImage {
     }
 }
 
-/// The writer's thread. When the last database that holds it is dropped, the uploader ends as well, once it has
-/// shipped what it can.
+/// Handle of the writer's thread. When the last database that holds it is dropped, the uploader ends as well, once it
+/// has shipped what it can.
 #[derive(Debug)]
 pub(super) struct WriterHandle {
     thread: Mutex<Option<thread::JoinHandle<()>>>,

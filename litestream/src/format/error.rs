@@ -1,63 +1,63 @@
-//! What can be wrong with an object of a replica.
+//! Error of an object of a replica.
 
 use crate::format::version::{REDB_FILE_FORMAT, VERSION};
 use crate::keys::KeyError;
 use crate::position::{Seq, Term};
 
-/// Why an object is refused. None of these is repaired by trying again: the object is wrong.
+/// Error of an object. Trying again repairs nothing: the object is wrong, or whoever serves it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ObjectError {
-    /// Not a replica object at all.
+    /// File that is not an object of a replica.
     #[error("not a replica object: the first four bytes are not `KFLS`")]
     Magic,
-    /// Written by another version.
+    /// Object of another version of the format.
     #[error("format version {0} is not known to this version (which knows {VERSION})")]
     Version(u8),
-    /// An unknown kind.
+    /// Unknown kind of object.
     #[error("unknown kind of object {0}")]
     Kind(u8),
-    /// An unknown kind of wrap.
+    /// Unknown kind of wrap.
     #[error("unknown kind of key wrap {0}")]
     WrapKind(u8),
     /// Pages of a redb file format that is not ours.
     #[error("pages of redb file format {0}; this version replays format {REDB_FILE_FORMAT}")]
     RedbFormat(u16),
-    /// A header that claims an impossible length.
+    /// Header that claims an impossible length.
     #[error("a header of {0} bytes is not possible")]
     HeaderLength(usize),
-    /// Cut short.
+    /// Object that is cut short.
     #[error("torn: {have} bytes where at least {need} are needed")]
     Truncated {
-        /// Bytes there.
+        /// Length found, in bytes.
         have: usize,
-        /// Bytes needed.
+        /// Least length needed, in bytes.
         need: usize,
     },
     /// Fields that decode but are not what an encoder writes.
     #[error("header is not in canonical form")]
     NotCanonical,
-    /// A replica name out of bounds.
+    /// Name of a replica that is empty, too long, or has control characters.
     #[error("replica name `{0}` must have 1 to 255 bytes and no control characters")]
     Name(String),
-    /// An unknown operation in a payload.
+    /// Unknown operation in a payload.
     #[error("unknown operation {0} in a payload")]
     Op(u8),
-    /// The seal does not hold.
+    /// Seal that does not hold.
     #[error("the seal of term {term}, seq {seq} does not hold: torn, altered, or sealed under another key")]
     Seal {
-        /// Claimed term.
+        /// Term that the header claims.
         term: Term,
-        /// Claimed number.
+        /// Number that the header claims.
         seq: Seq,
     },
-    /// The payload does not decompress to the length the header names.
+    /// Payload that does not decompress to the length that the header names.
     #[error("the payload does not decompress to the length that the header names")]
     Compression,
-    /// Too large for this machine.
+    /// Length in bytes that does not fit this machine's memory.
     #[error("{0} bytes do not fit this machine's memory")]
     TooLarge(u64),
-    /// The key of the term could not be had.
+    /// Key of the term that cannot be unwrapped.
     #[error(transparent)]
     Key(#[from] KeyError),
 }

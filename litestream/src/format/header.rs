@@ -1,4 +1,4 @@
-//! The clear part of every object. All of it is associated data of the seal.
+//! Header: the clear part of every object. All of it is associated data of the seal.
 
 use std::fmt;
 
@@ -8,22 +8,22 @@ use crate::keys::{Wrap, WrapKind};
 use crate::position::{CommitNo, Digest, Seq, Term};
 
 /// First bytes of every object.
-pub const MAGIC: [u8; 4] = *b"KFLS";
-/// Bytes of the fixed part, before the replica's name.
-pub const FIXED_LEN: usize = 236;
-/// No header is longer than this; a reader asks for at most so much.
-pub const MAX_LEN: usize = 64 * 1024;
+pub(crate) const MAGIC: [u8; 4] = *b"KFLS";
+/// Length of the fixed part, before the replica's name, in bytes.
+pub(crate) const FIXED_LEN: usize = 236;
+/// Greatest length of a header, in bytes. A reader that wants headers alone asks for this much.
+pub(crate) const MAX_LEN: usize = 64 * 1024;
 
-/// What an object is.
+/// Kind of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Begins a term.
+    /// Beginning of a term.
     Opening = 1,
-    /// Carries commits.
+    /// Commits.
     Segment = 2,
-    /// The whole file.
+    /// Whole file.
     Snapshot = 3,
-    /// Replaces a run of segments.
+    /// Operations of a run of segments, in one object.
     Merged = 4,
 }
 
@@ -38,8 +38,8 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Which database of which owner a replica is of, for example `<cluster id>/<node>/state`. It is part of every
-/// object, so that none can stand in for another's.
+/// Name of a replica: the owner and the database, for example `<cluster id>/<node>/state`. Every object carries it,
+/// so that no replica's object can stand in for another's.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ReplicaName(String);
 
@@ -47,7 +47,7 @@ impl ReplicaName {
     /// Checks a name.
     ///
     /// # Errors
-    /// Names have 1 to 255 bytes and no control characters.
+    /// [`ObjectError::Name`] unless the name has 1 to 255 bytes and no control characters.
     pub fn new(name: impl Into<String>) -> Result<Self, ObjectError> {
         let name = name.into();
         if name.is_empty() || name.len() > 255 || name.chars().any(char::is_control) {
@@ -56,7 +56,7 @@ impl ReplicaName {
         Ok(Self(name))
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -69,16 +69,16 @@ impl fmt::Display for ReplicaName {
     }
 }
 
-/// The header's fields. Which are meaningful depends on the kind; the others are zero.
+/// Fields of a header. Those that an object's kind does not use are zero.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// What the object is.
+    /// Kind of the object.
     pub kind: Kind,
-    /// Whose it is.
+    /// Name of the replica.
     pub replica: ReplicaName,
-    /// The term it belongs to.
+    /// Term of the object.
     pub term: Term,
-    /// Own number; of a snapshot and of a merged segment, the last number covered.
+    /// Number of the object; of a snapshot and of a merged segment, the last number covered.
     pub seq: Seq,
     /// First number covered; differs from `seq` in merged segments only.
     pub first_seq: Seq,
@@ -86,29 +86,29 @@ pub struct Header {
     pub first_commit: CommitNo,
     /// Last commit carried or included.
     pub last_commit: CommitNo,
-    /// When the last commit was made, in milliseconds since the Unix epoch; never falls along a chain.
+    /// Time of the last commit, in milliseconds since the Unix epoch; never falls along a chain.
     pub time_ms: u64,
     /// Digest of the object numbered `first_seq` − 1; zero in snapshots and at the very beginning.
     pub prev: Digest,
-    /// Snapshots and merged segments: digest of the object numbered `seq`.
+    /// Digest of the object numbered `seq`: in snapshots and merged segments.
     pub covers: Digest,
-    /// Random, by which a writer knows its own object again.
+    /// Random bytes by which a writer knows its own object again.
     pub nonce: [u8; 16],
-    /// Random, from which the object's key is derived.
+    /// Random bytes from which the object's key is derived.
     pub salt: [u8; 32],
     /// Length of the database file after this object, in bytes.
     pub file_len: u64,
     /// Length of the payload before compression, in bytes.
     pub plain_len: u64,
-    /// The term's key, wrapped: in openings and snapshots.
+    /// Wraps of the term's key: in openings and snapshots.
     pub wraps: Vec<Wrap>,
 }
 
 impl Header {
-    /// The exact bytes.
+    /// Encodes the header.
     ///
     /// # Panics
-    /// Never for a header whose parts came from this crate's constructors: names are short by construction.
+    /// Panics on a name or a list of wraps that is too long for the format. This crate's constructors make neither.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(512);
@@ -150,10 +150,10 @@ impl Header {
         out
     }
 
-    /// Reads the header at the start of an object and says how long it is.
+    /// Reads the header at the start of an object. Returns it and its length in bytes.
     ///
     /// # Errors
-    /// [`ObjectError`] names what is wrong: not ours, a newer version, cut short, or not in canonical form.
+    /// [`ObjectError`] for another file, another version, a header that is cut short or not in canonical form.
     pub fn decode(object: &[u8]) -> Result<(Self, usize), ObjectError> {
         if object.len() < 12 {
             return Err(ObjectError::Truncated { have: object.len(), need: 12 });
@@ -230,7 +230,7 @@ impl Header {
     }
 }
 
-/// Reads big-endian fields and refuses to run past the end.
+/// Reader of big-endian fields. Refuses to run past the end.
 pub(crate) struct Reader<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) at: usize,

@@ -1,13 +1,14 @@
 //! The objects of a replica, byte by byte (`docs/formats.md`, "Replica objects").
 //!
-//! | Kind | Key in the bucket | Says |
+//! | Kind | Key in the bucket | Content |
 //! |---|---|---|
-//! | opening | `seq/<seq>` | a writer's term begins here |
-//! | segment | `seq/<seq>` | these commits follow |
+//! | opening | `seq/<seq>` | the beginning of a writer's term |
+//! | segment | `seq/<seq>` | the commits that follow |
 //! | snapshot | `snap/<covered seq>-<hash>` | the whole file at that point |
 //! | merged | `merged/<first>-<last>-<hash>` | the same as a run of segments, in one object |
 //!
-//! [`header`] is the clear, authenticated part; [`payload`] the content; [`seal`] binds the two.
+//! [`header`] is the clear, authenticated part; [`payload`] the content; [`seal`] binds the two; [`error`] has the
+//! reasons to refuse an object, [`version`] the versions that are read.
 
 pub mod error;
 pub mod header;

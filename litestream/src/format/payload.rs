@@ -1,38 +1,38 @@
-//! What segments carry: commits, each a list of operations on the file in the order in which redb made them.
+//! Payload of segments: commits, each a list of operations on the file in the order in which redb made them.
 
 use crate::format::error::ObjectError;
 use crate::format::header::Reader;
 use crate::position::CommitNo;
 
-/// One operation on the database file.
+/// Operation on the database file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// The file was cut or grown to this many bytes; new bytes read as zero.
+    /// Length in bytes to which the file was cut or grown. New bytes read as zero.
     SetLen(u64),
-    /// These bytes were written at this offset.
+    /// Offset in bytes, and the bytes written there.
     Write(u64, Vec<u8>),
 }
 
-/// Everything that one commit did to the file.
+/// Operations of one commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Commit {
     /// Number of the transaction.
     pub number: CommitNo,
-    /// When it was made, in milliseconds since the Unix epoch.
+    /// Time of the commit, in milliseconds since the Unix epoch.
     pub time_ms: u64,
-    /// In order.
+    /// Operations, in the order in which redb made them.
     pub ops: Vec<Op>,
 }
 
 impl Commit {
-    /// Memory held by the operations, in bytes.
+    /// Returns the memory that the operations hold, in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         self.ops.iter().map(|op| if let Op::Write(_, bytes) = op { bytes.len() + 32 } else { 32 }).sum()
     }
 }
 
-/// Drops writes that a later write of the same offset and length replaces, when no change of length is between.
+/// Drops writes that a later write of the same offset and length replaces, where no change of length lies between.
 #[must_use]
 pub fn coalesce(ops: Vec<Op>) -> Vec<Op> {
     let mut last = std::collections::HashMap::new();
@@ -51,16 +51,25 @@ pub fn coalesce(ops: Vec<Op>) -> Vec<Op> {
             }
         });
     }
-    let kept = |index: usize| keys[index].is_none_or(|key| last[&key] == index);
-    ops.into_iter().enumerate().filter(|(index, _)| kept(*index)).map(|(_, op)| op).collect()
+    ops.into_iter()
+        .zip(keys)
+        .enumerate()
+        .filter(|(index, (_, key))| key.is_none_or(|key| last[&key] == *index))
+        .map(|(_, (op, _))| op)
+        .collect()
 }
 
-/// The payload of a segment.
+/// Encodes the payload of a segment.
 ///
 /// # Panics
-/// When one write is longer than 4 GiB, which redb does not make.
+/// Panics when the numbers of the commits do not rise by one, or when one write is longer than 4 GiB, which redb does
+/// not make.
 #[must_use]
 pub fn encode_commits(commits: &[Commit]) -> Vec<u8> {
+    assert!(
+        commits.windows(2).all(|pair| pair[1].number == pair[0].number.next()),
+        "numbers of commits rise by one within a segment"
+    );
     let mut out = Vec::with_capacity(commits.iter().map(|commit| commit.size() + 20).sum());
     for commit in commits {
         out.extend(commit.number.0.to_be_bytes());
@@ -87,7 +96,7 @@ pub fn encode_commits(commits: &[Commit]) -> Vec<u8> {
 /// Reads the payload of a segment.
 ///
 /// # Errors
-/// [`ObjectError`] when it is cut short or has an unknown operation.
+/// [`ObjectError`] when the payload is cut short or has an unknown operation.
 pub fn decode_commits(bytes: &[u8]) -> Result<Vec<Commit>, ObjectError> {
     let mut read = Reader { bytes, at: 0 };
     let mut commits = Vec::new();
@@ -112,14 +121,13 @@ pub fn decode_commits(bytes: &[u8]) -> Result<Vec<Commit>, ObjectError> {
 /// Applies operations to an image in memory.
 ///
 /// # Errors
-/// [`ObjectError::Op`] never; [`ObjectError::TooLarge`] when an offset does not fit this machine's memory.
+/// [`ObjectError::TooLarge`] when an offset or a length does not fit this machine's memory.
 pub fn apply(image: &mut Vec<u8>, ops: &[Op]) -> Result<(), ObjectError> {
-    let fit = |n: u64| usize::try_from(n).map_err(|_| ObjectError::TooLarge(n));
     for op in ops {
         match op {
-            Op::SetLen(len) => image.resize(fit(*len)?, 0),
+            Op::SetLen(len) => image.resize(fit_memory(*len)?, 0),
             Op::Write(offset, bytes) => {
-                let start = fit(*offset)?;
+                let start = fit_memory(*offset)?;
                 let end = start.checked_add(bytes.len()).ok_or(ObjectError::TooLarge(*offset))?;
                 if image.len() < end {
                     image.resize(end, 0);
@@ -131,12 +139,16 @@ pub fn apply(image: &mut Vec<u8>, ops: &[Op]) -> Result<(), ObjectError> {
     Ok(())
 }
 
+fn fit_memory(len: u64) -> Result<usize, ObjectError> {
+    usize::try_from(len).map_err(|_| ObjectError::TooLarge(len))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn coalescing_changes_no_byte_of_the_result_even_around_shrink_and_grow() {
+    fn coalescing_around_shrink_and_grow_changes_no_byte() {
         let ops = vec![
             Op::Write(0, vec![1; 4]),
             Op::Write(2, vec![2; 4]),
@@ -155,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn coalescing_keeps_the_later_of_overlapping_writes_of_other_lengths() {
+    fn coalescing_keeps_the_later_of_overlapping_writes() {
         // The first write is replaced by the third; the second overlaps both and must lose to the third only.
         let ops = vec![Op::Write(0, vec![1; 8]), Op::Write(4, vec![2; 2]), Op::Write(0, vec![3; 8])];
         let (mut full, mut short) = (Vec::new(), Vec::new());

@@ -1,4 +1,4 @@
-//! Sealing and opening objects: `header ‖ AES-256-GCM(zstd(payload))`.
+//! Sealing and opening of objects: `header ‖ AES-256-GCM(zstd(payload))`.
 //!
 //! The key of an object is derived from the term's key, 32 random bytes and the digest of the whole header, so
 //! it is used once; the nonce is therefore zero. The header is the associated data as well: no field can be
@@ -14,38 +14,46 @@ use crate::format::header::Header;
 use crate::keys::TermKey;
 use crate::position::Digest;
 
-/// Level at which payloads are compressed: small enough to stay off the commit's critical path.
-pub const ZSTD_LEVEL: i32 = 3;
+/// Zstd level of payloads: fast enough to stay off the commit's critical path.
+pub(crate) const ZSTD_LEVEL: i32 = 3;
 
-/// A finished object, ready for the bucket.
+/// Finished object, ready for the bucket.
 #[derive(Clone, Debug)]
 pub struct Sealed {
-    /// Its clear part.
+    /// Clear part of the object.
     pub header: Header,
-    /// All of it.
+    /// Whole object, header included.
     pub bytes: Vec<u8>,
-    /// Digest of `bytes`: the link of the chain.
+    /// Digest of `bytes`, which the next object of the chain names.
     pub digest: Digest,
 }
 
-/// Compresses and seals a payload. `header.salt`, `header.nonce` and `header.plain_len` are filled in here.
+/// Compresses and seals a payload. Fills in `header.salt`, `header.nonce` and `header.plain_len`.
 pub fn seal(key: &TermKey, header: Header, payload: &[u8], rng: &mut impl CryptoRng) -> Sealed {
     let compressed = zstd::bulk::compress(payload, ZSTD_LEVEL).expect("compression into a growing buffer succeeds");
     seal_compressed(key, header, payload.len() as u64, compressed, rng)
 }
 
-/// Seals a payload that is already a zstd frame.
-pub fn seal_compressed(
+/// Seals a payload that is already a zstd frame; `plain_len` is its length before compression, in bytes.
+pub(crate) fn seal_compressed(
     key: &TermKey,
     mut header: Header,
     plain_len: u64,
     mut body: Vec<u8>,
     rng: &mut impl CryptoRng,
 ) -> Sealed {
+    assert!(
+        header.first_seq <= header.seq && header.first_commit <= header.last_commit,
+        "an object covers its numbers in ascending order"
+    );
     rng.fill_bytes(&mut header.salt);
     rng.fill_bytes(&mut header.nonce);
     header.plain_len = plain_len;
     let mut bytes = header.encode();
+    debug_assert!(
+        Header::decode(&bytes).is_ok_and(|(read, len)| read == header && len == bytes.len()),
+        "a header is read as it was written"
+    );
     cipher(key, &header, &bytes)
         .encrypt_in_place(&Nonce::default(), &bytes, &mut body)
         .expect("an object is within AES-GCM's limit of 64 GiB");
@@ -57,7 +65,7 @@ pub fn seal_compressed(
 /// Opens an object and returns its payload, which the seal proves to be the writer's.
 ///
 /// # Errors
-/// [`ObjectError::Seal`] when the object or the key is not what it should be; others when it is malformed.
+/// [`ObjectError::Seal`] when the object was altered or the key is another; others when the object is malformed.
 pub fn open(key: &TermKey, object: &[u8]) -> Result<Zeroizing<Vec<u8>>, ObjectError> {
     let compressed = open_compressed(key, object)?;
     let (header, _) = Header::decode(object)?;
@@ -69,11 +77,11 @@ pub fn open(key: &TermKey, object: &[u8]) -> Result<Zeroizing<Vec<u8>>, ObjectEr
     Ok(Zeroizing::new(plain))
 }
 
-/// Opens an object and returns its payload as the zstd frame it is, for payloads too large to hold twice.
+/// Opens an object and returns its payload as a zstd frame, for payloads too large to hold twice.
 ///
 /// # Errors
 /// As [`open`].
-pub fn open_compressed(key: &TermKey, object: &[u8]) -> Result<Vec<u8>, ObjectError> {
+pub(crate) fn open_compressed(key: &TermKey, object: &[u8]) -> Result<Vec<u8>, ObjectError> {
     let (header, len) = Header::decode(object)?;
     let (clear, sealed) = object.split_at(len);
     cipher(key, &header, clear)

@@ -1,4 +1,4 @@
-//! From one snapshot along the chain to the target.
+//! Reading the chain from one snapshot to the target.
 
 use std::path::Path;
 
@@ -12,22 +12,28 @@ use crate::discover::Found;
 use crate::format::Commit;
 use crate::format::header::ReplicaName;
 use crate::keys::KeyRing;
-use crate::position::{Digest, Head, Seq};
+use crate::layout;
+use crate::position::{Digest, Head, Position, Seq};
 
-/// From one snapshot to the target.
-#[expect(clippy::too_many_arguments, reason = "one call, in one place")]
+/// Replica to restore from, as one look found it, and the options of the restore.
+pub(super) struct Source<'a> {
+    pub(super) bucket: &'a Bucket,
+    pub(super) replica: &'a ReplicaName,
+    pub(super) keys: &'a KeyRing,
+    pub(super) found: &'a Found,
+    pub(super) head: Head,
+    pub(super) options: &'a Options,
+}
+
+/// Rebuilds `file` from one snapshot, object by object, up to the target.
 pub(super) async fn follow(
-    bucket: &Bucket,
-    replica: &ReplicaName,
-    keys: &KeyRing,
-    file: &Path,
-    options: &Options,
-    found: &Found,
-    head: Head,
+    source: &Source<'_>,
     (seq, hash): (Seq, Digest),
+    file: &Path,
 ) -> Result<Restored, RestoreError> {
+    let Source { bucket, replica, keys, found, head, options } = *source;
     let place = Place::Snapshot(seq);
-    let key = crate::layout::snapshot(seq, hash);
+    let key = layout::snapshot(seq, hash);
     let object = bucket.get(&key).await?.ok_or(ChainError::Missing { place })?;
     let (mut cursor, image) = ChainCursor::from_snapshot(replica, keys, (seq, hash), &object)?;
     let mut bytes = object.len() as u64;
@@ -40,21 +46,10 @@ pub(super) async fn follow(
         );
     }
 
-    let last = match options.target {
-        Target::Seq(target) if target > head.position.seq => {
-            return Err(RestoreError::Ahead { target, head: head.position });
-        }
-        Target::Seq(target) => target,
-        Target::Newest | Target::Time(_) => head.position.seq,
-    };
+    let last = last_number(options.target, head)?;
     let steps = plan(seq, last, &found.merged, options.target);
     let total = steps.len() as u64 + 1;
-    let report = |done: u64| {
-        if let Some(progress) = &options.progress {
-            progress(done, total);
-        }
-    };
-    report(1);
+    options.report(1, total);
     let mut objects = stream::iter(steps.into_iter().map(|step| async move {
         let got = bucket.get(&step.key()).await?;
         Ok::<_, BucketError>((step, got))
@@ -75,7 +70,7 @@ pub(super) async fn follow(
             floor_seen = Some(cursor.link().1);
         }
         done += 1;
-        report(done);
+        options.report(done, total);
         if let Target::Time(time_ms) = options.target {
             let due: Vec<Commit> = commits.iter().take_while(|commit| commit.time_ms <= time_ms).cloned().collect();
             let cut = due.len() < commits.len();
@@ -95,18 +90,12 @@ pub(super) async fn follow(
     if let Some(floor) = options.floor
         && floor_seen.is_none()
         && floor.seq < seq
-        && let Some(object) = bucket.get(&crate::layout::sequence(floor.seq)).await?
+        && let Some(object) = bucket.get(&layout::sequence(floor.seq)).await?
     {
         floor_seen = Some(Digest::of(&object));
     }
     let (position, commit, time_ms) = partial.unwrap_or((cursor.state(), cursor.last_commit(), cursor.time_ms()));
-    let overridden = match options.floor.map(|floor| check_floor(position, floor, floor_seen)) {
-        Some(Err(error)) => match &options.override_floor {
-            Some(reason) => Some(format!("{reason} ({error})")),
-            None => return Err(error.into()),
-        },
-        Some(Ok(())) | None => None,
-    };
+    let overridden = overridden(options, position, floor_seen)?;
     let file_len = image_file.finish((partial.is_none()).then(|| cursor.file_len()))?;
     Ok(Restored {
         position,
@@ -124,7 +113,26 @@ pub(super) async fn follow(
     })
 }
 
-/// One object to get.
+/// Returns the number of the last object to read for a target.
+fn last_number(target: Target, head: Head) -> Result<Seq, RestoreError> {
+    match target {
+        Target::Seq(target) if target > head.position.seq => Err(RestoreError::Ahead { target, head: head.position }),
+        Target::Seq(target) => Ok(target),
+        Target::Newest | Target::Time(_) => Ok(head.position.seq),
+    }
+}
+
+/// Checks the state reached against the floor. Returns the reason of an override that was needed.
+fn overridden(options: &Options, reached: Position, seen: Option<Digest>) -> Result<Option<String>, ChainError> {
+    let Some(floor) = options.floor else { return Ok(None) };
+    match (check_floor(reached, floor, seen), &options.override_floor) {
+        (Ok(()), _) => Ok(None),
+        (Err(error), Some(reason)) => Ok(Some(format!("{reason} ({error})"))),
+        (Err(error), None) => Err(error),
+    }
+}
+
+/// Object to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     One(Seq),
@@ -134,8 +142,8 @@ enum Step {
 impl Step {
     fn key(self) -> String {
         match self {
-            Self::One(seq) => crate::layout::sequence(seq),
-            Self::Merged(first, last, hash) => crate::layout::merged(first, last, hash),
+            Self::One(seq) => layout::sequence(seq),
+            Self::Merged(first, last, hash) => layout::merged(first, last, hash),
         }
     }
 
@@ -147,15 +155,17 @@ impl Step {
     }
 }
 
-/// The fewest objects from `after` to `last`. Merged segments hold no times within, so a restore to a time goes
-/// by single ones.
+/// Plans the fewest reads from `after` to `last`. A merged segment has one time for all its commits, so a restore to
+/// a time reads single segments.
 fn plan(after: Seq, last: Seq, merged: &[(Seq, Seq, Digest)], target: Target) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut at = after;
     while at < last {
         let longest = merged
             .iter()
-            .filter(|(first, end, _)| *first == at.next() && *end <= last && !matches!(target, Target::Time(_)))
+            // A key whose numbers fall names no run: following it would go round in a circle.
+            .filter(|(first, end, _)| *first == at.next() && first <= end && *end <= last)
+            .filter(|_| !matches!(target, Target::Time(_)))
             .max_by_key(|(_, end, _)| *end);
         match longest {
             Some((first, end, hash)) => {
@@ -175,13 +185,16 @@ fn plan(after: Seq, last: Seq, merged: &[(Seq, Seq, Digest)], target: Target) ->
 mod tests {
     use super::*;
 
+    /// A restore to a time takes no merged segments.
     #[test]
-    fn a_plan_takes_the_longest_merged_segments_that_fit_and_none_for_a_time() {
+    fn a_plan_takes_the_longest_merged_segments_that_fit() {
         let hash = Digest::of(b"m");
         let merged = [(Seq(3), Seq(5), hash), (Seq(3), Seq(8), hash), (Seq(9), Seq(20), hash)];
         let newest = plan(Seq(2), Seq(10), &merged, Target::Newest);
         assert_eq!(newest, [Step::Merged(Seq(3), Seq(8), hash), Step::One(Seq(9)), Step::One(Seq(10))]);
         assert_eq!(plan(Seq(2), Seq(10), &merged, Target::Time(1)).len(), 8);
         assert!(plan(Seq(2), Seq(2), &merged, Target::Newest).is_empty());
+        let falling = [(Seq(3), Seq(1), hash)];
+        assert_eq!(plan(Seq(2), Seq(3), &falling, Target::Newest), [Step::One(Seq(3))]);
     }
 }

@@ -1,4 +1,4 @@
-//! The file that a restore builds, and the check that it passes before it gets its name.
+//! File that a restore builds, and the check that it passes before it gets its name.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
@@ -9,12 +9,13 @@ use super::{RestoreError, Restored};
 use crate::format::{Commit, Op};
 use crate::meta;
 
-/// The scratch file while it is built.
+/// Scratch file while it is built.
 pub(super) struct Image {
     file: File,
 }
 
 impl Image {
+    /// Creates the file from a zstd frame that decompresses to `file_len` bytes.
     pub(super) async fn create(path: &Path, frame: &[u8], file_len: u64) -> Result<Self, RestoreError> {
         let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
         let mut out = BufWriter::with_capacity(1 << 20, &file);
@@ -28,6 +29,7 @@ impl Image {
         Ok(Self { file })
     }
 
+    /// Writes the operations of commits into the file.
     pub(super) fn apply(&mut self, commits: &[Commit]) -> io::Result<()> {
         for op in commits.iter().flat_map(|commit| &commit.ops) {
             match op {
@@ -38,6 +40,7 @@ impl Image {
         Ok(())
     }
 
+    /// Makes the file durable. Returns its length in bytes, which must be the expected one where that is given.
     pub(super) fn finish(self, expected: Option<u64>) -> Result<u64, RestoreError> {
         self.file.sync_all()?;
         let found = self.file.metadata()?.len();
@@ -48,15 +51,14 @@ impl Image {
     }
 }
 
-/// Lets redb walk the whole file, and compares the file's own row with the end of the chain.
+/// Lets redb check the whole file, and compares the file's own row with the end of the chain.
 pub(crate) fn check_file(path: &Path, restored: &Restored) -> Result<(), RestoreError> {
     if fs::metadata(path)?.len() == 0 {
         // redb would make a new database of it.
         return Err(RestoreError::Length { expected: restored.file_len, found: 0 });
     }
-    let integrity = |error: redb::Error| RestoreError::Integrity(error.to_string());
-    let mut database = redb::Builder::new().open(path).map_err(|error| integrity(error.into()))?;
-    if !database.check_integrity().map_err(|error| integrity(error.into()))? {
+    let mut database = redb::Builder::new().open(path).map_err(integrity)?;
+    if !database.check_integrity().map_err(integrity)? {
         return Err(RestoreError::Integrity("redb found it necessary to repair the file".into()));
     }
     let found = meta::read(&database).map_err(integrity)?;
@@ -67,4 +69,8 @@ pub(crate) fn check_file(path: &Path, restored: &Restored) -> Result<(), Restore
             restored.position.term, restored.commit, found
         ))),
     }
+}
+
+fn integrity(error: impl std::error::Error) -> RestoreError {
+    RestoreError::Integrity(error.to_string())
 }

@@ -1,4 +1,4 @@
-//! Restoring a file from the bucket.
+//! Restore of a file from the bucket.
 //!
 //! ```text
 //! look ─▶ choose a snapshot ─▶ pin ─▶ GET in parallel ─▶ chain ─▶ scratch file ─▶ redb's check ─▶ name
@@ -7,7 +7,7 @@
 //! The file gets its name last. Before that every link of the chain was verified, redb walked the whole file,
 //! and the file's own row named exactly the commit that the chain ends with.
 //!
-//! `follow` walks the chain from one snapshot to the target, `image` is the file that this builds.
+//! `follow` reads the chain from one snapshot to the target, `image` is the file that this builds.
 
 mod follow;
 mod image;
@@ -26,43 +26,51 @@ use crate::keys::KeyRing;
 use crate::meta::{self, PositionFile};
 use crate::position::{CommitNo, Head, Position, Seq};
 
-use follow::follow;
+use follow::{Source, follow};
 pub(crate) use image::check_file;
 
-/// Which state to restore.
+/// State to restore.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Target {
-    /// The newest.
+    /// Newest state.
     #[default]
     Newest,
-    /// The state after this object of the sequence.
+    /// State after this object of the sequence.
     Seq(Seq),
-    /// The last commit made at or before this time, in milliseconds since the Unix epoch.
+    /// State after the last commit at or before this time, in milliseconds since the Unix epoch.
     Time(u64),
 }
 
-/// Called with objects done and objects in all.
+/// Observer of a restore's progress: takes the number of objects read and of objects in all.
 pub type Progress = Arc<dyn Fn(u64, u64) + Send + Sync>;
 
-/// How to restore.
+/// Options of a restore.
 #[derive(Clone)]
 pub struct Options {
-    /// Which state.
+    /// State to restore.
     pub target: Target,
-    /// Nothing older than this is accepted.
+    /// Oldest position that is accepted.
     pub floor: Option<Position>,
-    /// Accept an older one all the same, and say why: it is written into the note beside the file.
+    /// Reason to accept an older one all the same. It is recorded in the position file.
     pub override_floor: Option<String>,
-    /// GETs at once.
+    /// Number of objects read at once.
     pub parallelism: usize,
-    /// Where there is a file already, move it aside rather than refuse.
+    /// True to move an existing file aside rather than refuse.
     pub replace: bool,
-    /// Protect what is needed from retention meanwhile. Needs the right to PUT.
+    /// True to protect from retention what the restore needs, meanwhile. Needs the right to PUT.
     pub pin: bool,
-    /// Begin with no snapshot that covers more than this.
+    /// Last number that the first snapshot may cover.
     pub begin_at_most: Option<Seq>,
-    /// Told about every object.
+    /// Observer, called once for every object.
     pub progress: Option<Progress>,
+}
+
+impl Options {
+    fn report(&self, done: u64, total: u64) {
+        if let Some(progress) = &self.progress {
+            progress(done, total);
+        }
+    }
 }
 
 impl Default for Options {
@@ -80,38 +88,38 @@ impl Default for Options {
     }
 }
 
-/// What was restored.
+/// Result of a restore.
 #[derive(Clone, Debug, Serialize)]
 pub struct Restored {
-    /// The replica's position. After a restore to a time within an object, the one before that object.
+    /// Position in the replica. After a restore to a time within an object, the position before that object.
     pub position: Position,
     /// Last commit in the file.
     pub commit: CommitNo,
-    /// Its time, in milliseconds since the Unix epoch.
+    /// Time of that commit, in milliseconds since the Unix epoch.
     pub time_ms: u64,
     /// Length of the file, in bytes.
     pub file_len: u64,
-    /// Key of the snapshot that it began with.
+    /// Key of the snapshot that the restore began with.
     pub snapshot: String,
-    /// Objects read.
+    /// Number of objects read.
     pub objects: u64,
-    /// Bytes read.
+    /// Number of bytes read.
     pub bytes: u64,
-    /// Newer snapshots that could not be used, and why.
+    /// Newer snapshots that could not be used, each with the reason.
     pub skipped: Vec<String>,
-    /// The floor that was overridden.
+    /// Reason for which the floor was overridden, and the error that it answered.
     pub overridden: Option<String>,
-    /// A file that was in the way and was moved aside.
+    /// Path of the file that was in the way, now that it was moved aside.
     pub moved_aside: Option<PathBuf>,
-    /// The newest object at that time.
+    /// Newest object when the restore began.
     #[serde(skip)]
     pub head: Head,
-    /// When the number after it was seen to be free.
+    /// Time at which the number after it was seen to be free, in milliseconds since the Unix epoch.
     #[serde(skip)]
     pub seen_ms: u64,
 }
 
-/// Restores `path` from the bucket.
+/// Restores the file `path` from the bucket.
 ///
 /// # Errors
 /// [`RestoreError::NoReplica`] only when that is proven. On any error `path` is as it was.
@@ -129,6 +137,7 @@ pub async fn restore(
     let guard = Scratch(scratch.clone());
     let mut restored = fetch(bucket, replica, keys, &scratch, options).await?;
     check_file(&scratch, &restored)?;
+    invariant_at_floor(&restored, options.floor);
     if path.exists() {
         let aside = set_aside(path, "replaced")?;
         restored.moved_aside = Some(aside);
@@ -146,11 +155,17 @@ pub async fn restore(
     Ok(restored)
 }
 
-/// Moves a file out of the way, never deleting it: `<file>.<why>-<time>`.
+/// No file gets its name below the floor, but where a person overrode it.
+fn invariant_at_floor(restored: &Restored, floor: Option<Position>) {
+    let at_floor = floor.is_none_or(|floor| restored.position.seq >= floor.seq && restored.position.term >= floor.term);
+    assert!(at_floor || restored.overridden.is_some(), "a state below the floor would get the file's name");
+}
+
+/// Moves a file out of the way without deleting it, to `<file>.<why>-<time>-<random>`. Returns the new path.
 ///
 /// # Errors
-/// The file system's.
-pub fn set_aside(path: &Path, why: &str) -> io::Result<PathBuf> {
+/// Error of the file system.
+pub(crate) fn set_aside(path: &Path, why: &str) -> io::Result<PathBuf> {
     let aside =
         meta::beside(path, &format!(".{why}-{}-{}", crate::clock::now_ms(), hex::encode(rand::random::<[u8; 3]>())));
     fs::rename(path, &aside)?;
@@ -162,7 +177,7 @@ pub fn set_aside(path: &Path, why: &str) -> io::Result<PathBuf> {
     Ok(aside)
 }
 
-/// Downloads and checks one state into `file`, which must not exist. `check_file` is still due.
+/// Reads one state into `file`, which must not exist, and checks its chain. The caller owes `check_file`.
 pub(crate) async fn fetch(
     bucket: &Bucket,
     replica: &ReplicaName,
@@ -187,14 +202,15 @@ pub(crate) async fn fetch(
             continue;
         }
         let pin = if options.pin { Pin::set(bucket, seq).await } else { None };
-        let mut outcome = follow(bucket, replica, keys, file, options, &found, head, (seq, hash)).await;
+        let source = Source { bucket, replica, keys, found: &found, head, options };
+        let mut outcome = follow(&source, (seq, hash), file).await;
         if let Err(RestoreError::Chain(error)) = &outcome
             && !found.merged.is_empty()
         {
             // A merged segment only saves requests: the segments themselves decide.
             tracing::info!(%error, "trying without merged segments");
             let single = Found { merged: Vec::new(), ..found.clone() };
-            outcome = follow(bucket, replica, keys, file, options, &single, head, (seq, hash)).await;
+            outcome = follow(&Source { found: &single, ..source }, (seq, hash), file).await;
         }
         if let Some(pin) = pin {
             pin.release(bucket).await;
@@ -216,6 +232,7 @@ pub(crate) async fn fetch(
     Err(first_error.unwrap_or(RestoreError::NoSnapshot { head: head.position, target: options.target }))
 }
 
+/// Returns true when a restore to `target` may begin with the snapshot under `key`, which covers `seq`.
 async fn may_begin_with(bucket: &Bucket, key: &str, seq: Seq, target: Target) -> Result<bool, RestoreError> {
     Ok(match target {
         Target::Newest => true,
@@ -227,24 +244,24 @@ async fn may_begin_with(bucket: &Bucket, key: &str, seq: Seq, target: Target) ->
     })
 }
 
-/// Keeps retention away from everything at or above a number.
+/// Pin of a running restore: keeps retention away from everything at or above a number.
 struct Pin(String);
 
 impl Pin {
     async fn set(bucket: &Bucket, lowest: Seq) -> Option<Self> {
         let key = crate::layout::pin(crate::clock::now_ms(), lowest, rand::random());
         match bucket.create(&key, b"restore\n").await {
-            // What was below the boundary before the pin may be on its way out; the chain check notices.
+            // Objects below the lowest needed number may be on their way out; the chain's check notices.
             Ok(_) => {
                 if let Ok(Some((lowest_needed, _))) = read_lowest_needed(bucket).await
                     && lowest_needed > lowest
                 {
-                    tracing::info!(%lowest_needed, %lowest, "restoring from below the boundary");
+                    tracing::info!(%lowest_needed, %lowest, "restoring from objects that retention is about to delete");
                 }
                 Some(Self(key))
             }
             Err(error) => {
-                tracing::info!(%error, "no pin could be set; retention's grace must suffice");
+                tracing::info!(%error, "no pin could be set: the restore must end within retention's grace");
                 None
             }
         }
@@ -258,7 +275,7 @@ impl Pin {
     }
 }
 
-/// Deletes a scratch file unless it got its name.
+/// Guard that deletes a scratch file unless it got its name.
 struct Scratch(PathBuf);
 
 impl Drop for Scratch {
@@ -267,56 +284,56 @@ impl Drop for Scratch {
     }
 }
 
-/// Why nothing was restored.
+/// Error of a restore. The target is as it was.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RestoreError {
-    /// Proven: there is no replica.
+    /// Proven absence of a replica.
     #[error("there is no replica")]
     NoReplica,
-    /// There must be one.
+    /// Missing replica, although a position in it is known to have been acknowledged.
     #[error("there is no replica, although {0} is known to have been acknowledged")]
     ReplicaVanished(Position),
-    /// A replica without a usable start.
+    /// Replica without a snapshot to begin with.
     #[error("the replica ends at {head}, but no snapshot to begin with is there for {target:?}")]
     NoSnapshot {
-        /// Its end.
+        /// End of the replica.
         head: Position,
-        /// What was asked for.
+        /// State that was asked for.
         target: Target,
     },
-    /// A number that does not exist yet.
+    /// Number that does not exist yet.
     #[error("seq {target} was asked for, the replica ends at {head}")]
     Ahead {
-        /// What was asked for.
+        /// Number that was asked for.
         target: Seq,
-        /// The end.
+        /// End of the replica.
         head: Position,
     },
-    /// There is a file.
+    /// File under the target's name.
     #[error("{} exists: name another target, or ask for it to be moved aside", .0.display())]
     TargetExists(PathBuf),
-    /// The chain is broken, or older than the floor.
+    /// Chain that is broken, or older than the floor.
     #[error(transparent)]
     Chain(#[from] ChainError),
-    /// The bucket does not answer, or says no.
+    /// Bucket that does not answer, or refuses.
     #[error(transparent)]
     Bucket(#[from] BucketError),
-    /// What is there does not fit together.
+    /// Content of the bucket that does not fit together.
     #[error(transparent)]
     Discover(DiscoverError),
-    /// The rebuilt file is no whole database.
+    /// Rebuilt file that is not a whole database, or not the state that the chain ends with.
     #[error("the restored file does not pass its check: {0}")]
     Integrity(String),
-    /// The rebuilt file has another length than the chain says.
+    /// Rebuilt file of another length than the chain names.
     #[error("the restored file has {found} bytes, the chain says {expected}")]
     Length {
-        /// By the chain.
+        /// Length that the chain names, in bytes.
         expected: u64,
-        /// On disk.
+        /// Length on disk, in bytes.
         found: u64,
     },
-    /// The local disk.
+    /// Local disk that failed.
     #[error("local file: {0}")]
     Io(#[from] io::Error),
 }

@@ -1,11 +1,12 @@
-//! Retention: what may go, and taking it away.
+//! Retention: the decision on what is no longer needed, and its deletion.
 //!
 //! Runs under an identity of its own, with the right to delete and without any key. [`plan`] decides from names,
 //! times and rules; [`run`] carries it out in an order that needs no clocks to be safe against restores:
-//! the boundary is raised, then the pins are read, then what lay below the boundary *before this run* is deleted.
+//! the lowest needed number is raised, then the pins are read, then the objects below the number *of before this run*
+//! are deleted.
 //!
-//! A boundary stands until its grace is over, however often runs come: one that every run raised anew would never be
-//! old enough for anything to go.
+//! The number stands until its grace is over, however often runs come: raised anew by every run, it would never be
+//! old enough for anything to be deleted. The bucket holds it as the object `boundary`.
 
 pub mod plan;
 
@@ -20,24 +21,25 @@ use crate::position::{Digest, Seq};
 
 pub use plan::{Level, Rules};
 
-/// What a run did, or would do.
+/// Result of a run: what it did, or would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Swept {
-    /// The boundary after the run.
+    /// Lowest needed number after the run.
     #[serde(rename = "boundary")]
     pub lowest_needed: Option<Seq>,
-    /// Restore points kept: numbers covered by snapshots.
+    /// Restore points kept, by the number that their snapshot covers.
     pub kept: Vec<Seq>,
-    /// Keys deleted, all their versions included.
+    /// Keys deleted, with all their versions.
     pub deleted: Vec<String>,
-    /// Why a snapshot is no restore point.
+    /// Snapshots that are not restore points, each with the reason.
     pub unusable: Vec<String>,
 }
 
-/// One run. With `dry_run`, says what it would do.
+/// Deletes the objects that no kept restore point needs; with `dry_run` only names them. `now_ms` is the time, in
+/// milliseconds since the Unix epoch.
 ///
 /// # Errors
-/// [`SweepError`]; what was deleted until then is not needed by any kept restore point either.
+/// [`SweepError`]; no kept restore point needs an object that was deleted until then.
 pub async fn run(bucket: &Bucket, rules: &Rules, now_ms: u64, dry_run: bool) -> Result<Swept, SweepError> {
     let mut swept = Swept::default();
     let before = read_lowest_needed(bucket).await?;
@@ -59,24 +61,24 @@ pub async fn run(bucket: &Bucket, rules: &Rules, now_ms: u64, dry_run: bool) -> 
     if let Some(lowest_needed) = decision.lowest_needed.filter(|new| old.is_none_or(|old| *new > old))
         && !dry_run
     {
+        assert!(old.is_none_or(|old| lowest_needed > old), "the lowest needed number only rises");
         let etag = before.as_ref().and_then(|(_, etag)| etag.as_deref());
         let text = format!("{lowest_needed}\n");
         if bucket.replace(layout::LOWEST_NEEDED, text.as_bytes(), etag).await? == Created::Exists {
             return Err(SweepError::Overtaken);
         }
     }
-    // Only what lay below the boundary before this run, and for long enough that a restore without a pin ended.
+    // Only objects below the number of before this run, which stood long enough for restores without a pin to end.
     let Some(old) = old.filter(|_| settled) else { return Ok(swept) };
     let pins = bucket.list(layout::PINS, None).await?;
     let live = pins.iter().filter_map(|entry| layout::parse_pin(&entry.key).map(|pin| (entry, pin)));
     let limit = live
-        .filter(|(entry, _)| now_ms.saturating_sub(entry.stored_ms) < rules.pin_expiry_ms)
+        .filter(|(entry, _)| age_ms(entry, now_ms) < rules.pin_expiry_ms)
         .map(|(_, (_, lowest))| lowest)
         .chain([old])
         .min()
-        .expect("the boundary is one of them");
+        .expect("the number of before is one of them");
 
-    let is_old = |entry: &Entry| now_ms.saturating_sub(entry.stored_ms) >= rules.grace_ms;
     for folder in [layout::SEQUENCE, layout::SNAPSHOTS, layout::MERGED, layout::PINS] {
         let entries = list_all(bucket, folder).await?;
         let mut keys: Vec<&str> = Vec::new();
@@ -86,16 +88,16 @@ pub async fn run(bucket: &Bucket, rules: &Rules, now_ms: u64, dry_run: bool) -> 
                 layout::SNAPSHOTS => layout::parse_snapshot(&entry.key)
                     .is_some_and(|(seq, _)| seq < limit && !decision.kept.contains(&seq)),
                 layout::MERGED => layout::parse_merged(&entry.key).is_some_and(|(first, ..)| first < limit),
-                _ => now_ms.saturating_sub(entry.stored_ms) >= rules.pin_expiry_ms,
+                _ => age_ms(entry, now_ms) >= rules.pin_expiry_ms,
             };
             // Every version must be old: one that was written a moment ago belongs to a writer that must notice.
-            if goes && is_old(entry) && !keys.contains(&entry.key.as_str()) {
+            if goes && age_ms(entry, now_ms) >= rules.grace_ms && !keys.contains(&entry.key.as_str()) {
                 keys.push(&entry.key);
             }
         }
         for key in keys {
             let versions: Vec<&Entry> = entries.iter().filter(|entry| entry.key == key).collect();
-            if !versions.iter().all(|version| is_old(version)) {
+            if versions.iter().any(|version| age_ms(version, now_ms) < rules.grace_ms) {
                 continue;
             }
             if !dry_run {
@@ -109,7 +111,12 @@ pub async fn run(bucket: &Bucket, rules: &Rules, now_ms: u64, dry_run: bool) -> 
     Ok(swept)
 }
 
-/// Every version and marker where the server knows them, every object where it does not. An identity that may not see
+/// Returns the age of an object, in milliseconds, by the server's clock and ours.
+fn age_ms(entry: &Entry, now_ms: u64) -> u64 {
+    now_ms.saturating_sub(entry.stored_ms)
+}
+
+/// Lists every version and marker where the server knows them, every object where it does not. An identity that may not see
 /// versions would leave them behind for ever, under markers: that is an error.
 async fn list_all(bucket: &Bucket, folder: &str) -> Result<Vec<Entry>, BucketError> {
     match bucket.list_versions(folder).await {
@@ -119,7 +126,8 @@ async fn list_all(bucket: &Bucket, folder: &str) -> Result<Vec<Entry>, BucketErr
     }
 }
 
-/// Snapshots that a restore can begin with: whole headers, of the right place, on the chain that is there.
+/// Finds the snapshots that a restore can begin with: a whole header, under its own key, on the chain that is there.
+/// Ascending by the number covered.
 async fn usable_snapshots(bucket: &Bucket, swept: &mut Swept) -> Result<Vec<plan::Snapshot>, SweepError> {
     let mut usable = Vec::new();
     for entry in bucket.list(layout::SNAPSHOTS, None).await? {
@@ -150,17 +158,17 @@ async fn usable_snapshots(bucket: &Bucket, swept: &mut Swept) -> Result<Vec<plan
     Ok(usable)
 }
 
-/// Why a run stopped.
+/// Error of a run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SweepError {
-    /// The bucket does not answer, or says no.
+    /// Bucket that does not answer, or refuses.
     #[error(transparent)]
     Bucket(#[from] BucketError),
-    /// The boundary cannot be read.
+    /// Lowest needed number that cannot be read.
     #[error(transparent)]
     Discover(#[from] DiscoverError),
-    /// Another run raised the boundary at the same time.
-    #[error("another run is under way: the boundary changed meanwhile")]
+    /// Another run that raised the number at the same time.
+    #[error("another run is under way: the object `boundary` changed meanwhile")]
     Overtaken,
 }

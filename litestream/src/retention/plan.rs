@@ -1,4 +1,4 @@
-//! The decision what to keep: pure.
+//! Decision on what to keep. Pure.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,25 +7,25 @@ use crate::position::Seq;
 /// Rules of retention. Times in milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
-    /// Every point in time this far back can be restored.
+    /// Window: every point in time this far back can be restored, in milliseconds.
     pub window_ms: u64,
-    /// Beyond the window, single restore points: for example one a day for a month.
+    /// Levels beyond the window, of single restore points: for example one a day for a month.
     pub levels: Vec<Level>,
-    /// Never fewer restore points than this.
+    /// Least number of restore points.
     pub keep_at_least: usize,
-    /// Nothing younger than this is deleted, and nothing sooner than this after the boundary was raised above
-    /// it. Must be longer than any writer's idle grace.
+    /// Least age of an object that is deleted, in milliseconds, and least time since the lowest needed number was
+    /// raised above it. Must be longer than any writer's idle grace.
     pub grace_ms: u64,
-    /// A restore's pin counts this long.
+    /// Time for which a restore's pin counts, in milliseconds.
     pub pin_expiry_ms: u64,
 }
 
-/// One snapshot for every `every_ms`, for the last `keep` such stretches.
+/// Level of restore points: one snapshot for every `every_ms`, for the last `keep` such stretches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Level {
-    /// Length of a stretch.
+    /// Length of a stretch, in milliseconds.
     pub every_ms: u64,
-    /// How many.
+    /// Number of stretches.
     pub keep: u64,
 }
 
@@ -42,40 +42,41 @@ impl Default for Rules {
     }
 }
 
-/// A snapshot that a restore can begin with.
+/// Snapshot that a restore can begin with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     /// Last number covered.
     pub seq: Seq,
-    /// Time of its state.
+    /// Time of its state, in milliseconds since the Unix epoch.
     pub time_ms: u64,
-    /// The object of that number is still there, so that everything after it may be, too.
+    /// True when the object of that number is still there, so that those after it may be, too.
     pub anchored: bool,
 }
 
-/// What to keep.
+/// Decision of one run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// Everything numbered at or above this stays.
+    /// Lowest number that is still needed: every object at or above it stays.
     pub lowest_needed: Option<Seq>,
-    /// Snapshots that stay, by number covered.
+    /// Snapshots that stay, by the number that they cover.
     pub kept: Vec<Seq>,
 }
 
-/// Decides. `snapshots` are in ascending order.
+/// Decides what to keep. `snapshots` are in ascending order; `lowest_needed` is the number recorded by the last run,
+/// which is raised and never lowered.
 #[must_use]
 pub fn decide(snapshots: &[Snapshot], lowest_needed: Option<Seq>, now_ms: u64, rules: &Rules) -> Decision {
     let from_ms = now_ms.saturating_sub(rules.window_ms);
     // Where the window begins: its points are restored from here, object by object.
-    let anchored = || snapshots.iter().filter(|snapshot| snapshot.anchored);
-    let anchor = anchored().rev().find(|snapshot| snapshot.time_ms <= from_ms).or_else(|| anchored().next());
-    let least = anchored().rev().nth(rules.keep_at_least.saturating_sub(1)).or_else(|| anchored().next());
+    let anchored: Vec<&Snapshot> = snapshots.iter().filter(|snapshot| snapshot.anchored).collect();
+    let first = anchored.first().copied();
+    let anchor = anchored.iter().rev().copied().find(|snapshot| snapshot.time_ms <= from_ms).or(first);
+    let least = anchored.iter().rev().copied().nth(rules.keep_at_least.saturating_sub(1)).or(first);
     let proposed = anchor.map(|anchor| least.map_or(anchor.seq, |least| anchor.seq.min(least.seq)));
-    // It never falls.
     hold(snapshots, lowest_needed.max(proposed), now_ms, rules)
 }
 
-/// What stays while the boundary stands where it is.
+/// Decides what to keep while the lowest needed number stays where it is.
 #[must_use]
 pub fn hold(snapshots: &[Snapshot], lowest_needed: Option<Seq>, now_ms: u64, rules: &Rules) -> Decision {
     let mut kept: Vec<Seq> = Vec::new();
@@ -89,22 +90,21 @@ pub fn hold(snapshots: &[Snapshot], lowest_needed: Option<Seq>, now_ms: u64, rul
     Decision { lowest_needed, kept }
 }
 
-/// Whether a snapshot is the first of one of a level's stretches. Stretches are counted from the Unix epoch, so
-/// that the choice is the same on every run.
+/// Returns true when a snapshot is the first of one of a level's stretches. Stretches are counted from the Unix epoch,
+/// so that the choice is the same on every run.
 fn represents(snapshot: Snapshot, all: &[Snapshot], level: Level, now_ms: u64) -> bool {
     if level.every_ms == 0 {
         return false;
     }
-    let stretch = |time_ms: u64| time_ms / level.every_ms;
-    let own = stretch(snapshot.time_ms);
-    let first = all.iter().find(|other| stretch(other.time_ms) == own);
-    first == Some(&snapshot) && stretch(now_ms).saturating_sub(own) < level.keep
+    let stretch = snapshot.time_ms / level.every_ms;
+    let first = all.iter().find(|other| other.time_ms / level.every_ms == stretch);
+    first == Some(&snapshot) && (now_ms / level.every_ms).saturating_sub(stretch) < level.keep
 }
 
-/// No kept restore point within the window, nor the newest, needs anything below the boundary.
+/// Checks that no kept restore point within the window, nor the newest, needs an object below the lowest needed number.
 ///
 /// # Panics
-/// When the decision breaks that.
+/// Panics when the decision breaks that.
 pub fn invariant_keeps_what_is_needed(snapshots: &[Snapshot], decision: &Decision, now_ms: u64, rules: &Rules) {
     let Some(lowest_needed) = decision.lowest_needed else { return };
     let anchored: Vec<_> = snapshots.iter().filter(|snapshot| snapshot.anchored).collect();
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_boundary_never_falls_and_a_lone_snapshot_never_goes() {
+    fn the_lowest_needed_number_never_falls() {
         let rules = Rules::default();
         let decision = decide(&daily(0..3), Some(Seq(250)), 100 * DAY, &rules);
         assert_eq!(decision.lowest_needed, Some(Seq(250)));
@@ -176,7 +176,7 @@ mod tests {
                 snapshots.push(Snapshot { seq: Seq(seq), time_ms, anchored: true });
                 let decision = decide(&snapshots, lowest_needed, time_ms + 1, &rules);
                 invariant_keeps_what_is_needed(&snapshots, &decision, time_ms + 1, &rules);
-                assert!(decision.lowest_needed >= lowest_needed, "seed {seed}: the boundary fell");
+                assert!(decision.lowest_needed >= lowest_needed, "seed {seed}: the lowest needed number fell");
                 lowest_needed = decision.lowest_needed;
                 for snapshot in &mut snapshots {
                     snapshot.anchored &= lowest_needed.is_none_or(|lowest_needed| snapshot.seq >= lowest_needed);

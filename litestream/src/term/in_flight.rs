@@ -1,4 +1,4 @@
-//! One object on its way to the bucket.
+//! An object on its way to the bucket, and the requests that prove its arrival.
 
 use std::sync::Arc;
 
@@ -6,14 +6,14 @@ use super::Request;
 use crate::format::seal::Sealed;
 use crate::position::{CommitNo, Digest};
 
-/// An object on its way.
+/// Object on its way. A term has at most one.
 #[derive(Debug)]
 pub(super) struct InFlight {
     pub(super) object: Object,
     pub(super) step: Step,
-    /// When it was first sent: what follows it in the sequence was made later than that.
+    /// Time of the first request for it, in milliseconds. Whatever follows it in the sequence was made later.
     pub(super) sent_ms: Option<u64>,
-    /// It was there and then gone: the boundary must be read whatever the clock says.
+    /// Set when it was there and then gone: the lowest needed number must be read, whatever the clock says.
     pub(super) must_check: bool,
 }
 
@@ -50,7 +50,7 @@ impl InFlight {
     }
 }
 
-/// Where a flight ended.
+/// Owner of the object that lies under the key.
 pub(super) enum Outcome {
     Ours,
     Foreign,

@@ -1,4 +1,4 @@
-//! One writer's tenure, as a state machine without IO, clock or ambient randomness.
+//! A term: one writer's tenure, as a state machine without IO, clock or ambient randomness.
 //!
 //! ```text
 //! Opening ──created──▶ NeedsBase ──base()──▶ Basing ──created──▶ Shipping ──▶ Shipping …
@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The caller asks [`TermState::request`] what to do, does it, and tells [`TermState::answer`] what happened. At most
-//! one request on the sequence is in in_flight. The rules kept here:
+//! one request on the sequence is in flight. The rules kept here:
 //!
 //! - The opening is `If-None-Match: *` on head + 1 and names the head's digest: a compare-and-swap on exactly
 //!   the state held.
@@ -17,8 +17,8 @@
 //!   next number without it, and only the segment's own compare-and-swap tells which of the two was first.
 //! - A failed or unanswered PUT is repeated with the same bytes. If the object then exists, it is read back:
 //!   our own bytes, with our own nonce, are a success whose answer was lost; anything else fences us.
-//! - A writer that proved its place longer ago than the idle grace reads the boundary before it acknowledges:
-//!   its number may have been used by a successor and collected since.
+//! - A writer that proved its place longer ago than the idle grace reads the lowest needed number before it
+//!   acknowledges: a successor may have used its number, and retention may have deleted that object since.
 //!
 //! `sealer` makes the objects of a term, `in_flight` is one of them on its way.
 
@@ -31,7 +31,7 @@ use std::sync::Arc;
 use rand::CryptoRng;
 
 use crate::format::header::{Header, Kind, ReplicaName};
-use crate::format::payload::{Commit, encode_commits};
+use crate::format::payload::{Commit, Op, encode_commits};
 use crate::format::seal;
 use crate::keys::{KeyError, KeyRing, TermKey};
 use crate::layout;
@@ -40,19 +40,19 @@ use crate::position::{CommitNo, Digest, Head, Position, Seq, Term};
 use in_flight::{InFlight, Outcome, Step};
 pub use sealer::Sealer;
 
-/// What a tenure needs to know about its surroundings.
+/// Settings of a term.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Whose replica.
+    /// Name of the replica.
     pub replica: ReplicaName,
-    /// A proof of place older than this makes the writer read the boundary before it acknowledges, in
-    /// milliseconds. Must be shorter than retention's grace.
+    /// Age of a proof of place, in milliseconds, beyond which the writer reads the lowest needed number before it
+    /// acknowledges. Must be shorter than retention's grace.
     pub idle_grace_ms: u64,
-    /// A segment takes commits until it holds this much, in bytes before compression.
+    /// Size of a segment in bytes before compression. A segment takes commits until it holds this much.
     pub segment_bytes: usize,
 }
 
-/// What to do next on the bucket.
+/// Request that the caller makes to the bucket next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// PUT with `If-None-Match: *`.
@@ -62,74 +62,76 @@ pub enum Request {
         /// The object.
         bytes: Arc<[u8]>,
     },
-    /// GET of an object that exists although we did not hear that we made it.
+    /// GET of an object that exists although no answer said that we made it.
     ReadBack {
         /// Key under the prefix.
         key: String,
     },
-    /// GET of the boundary object.
+    /// GET of the object `boundary`, which holds the lowest needed number.
     ReadLowestNeeded,
 }
 
-/// What came of a [`Request`].
+/// Answer to a [`Request`].
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// The object is ours.
+    /// Success: the object is ours.
     Created,
-    /// 412: there is one already.
+    /// 412: an object lies under that key already.
     Exists,
-    /// No answer, or one that leaves open what happened (lost, 409, 503, 5xx). To be tried again.
+    /// No answer, or one that leaves open what happened (lost, 409, 503, 5xx). The request is repeated.
     Unknown,
-    /// The object read back; none when it is gone.
+    /// Object read back; `None` when it is gone.
     Object(Option<Vec<u8>>),
-    /// The boundary read; none when there is none.
+    /// Lowest needed number; `None` where retention never ran.
     LowestNeeded(Option<Seq>),
 }
 
-/// What a tenure has to say after an answer.
+/// Progress of a term, after an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The term is ours. The caller supplies a base next.
+    /// Opening in the bucket: the term is ours. The caller supplies a base next.
     Opened(Position),
-    /// The base is in the bucket. Nothing may be acknowledged yet: a segment must follow.
+    /// Base in the bucket. Nothing may be acknowledged yet: a segment must follow.
     Based {
         /// The opening's position, which it stands for.
         position: Position,
-        /// Its last commit.
+        /// Last commit included.
         commit: CommitNo,
     },
-    /// Everything up to this commit is in the bucket, and may be acknowledged.
+    /// Segment in the bucket: every commit up to this one may be acknowledged.
     Durable {
         /// The replica's state.
         position: Position,
-        /// Its last commit.
+        /// Last commit included.
         commit: CommitNo,
         /// Bytes of the object.
         bytes: usize,
     },
-    /// Another writer took the number of our opening. Restore and open again.
+    /// Race lost: another writer took the number of our opening. Restore and open again.
     Lost,
-    /// Another writer follows us. Nothing more is acknowledged.
+    /// Term ended: another writer follows us. Nothing more is acknowledged.
     Fenced {
-        /// The number that is not ours.
+        /// Number of the first object that is not ours.
         seq: Seq,
     },
 }
 
-/// See the module.
+/// State of one writer's term. The module's documentation has the rules.
 #[derive(Debug)]
 pub struct TermState {
     settings: Settings,
     sealer: Sealer,
     state: State,
-    /// Newest object that is proven ours; before the opening, the head that was found.
+    /// Newest object that is proven ours; before the opening, the head that was found, under the new term's number.
     head: Position,
     last_commit: CommitNo,
     time_ms: u64,
     file_len: u64,
     proven_ms: u64,
-    /// A segment has followed the base.
+    /// True once a segment has followed the base: commits may be acknowledged.
     confirmed: bool,
+    /// Number of the commit to be offered next: after the base the one after its commit, then one more each time.
+    next_offer: CommitNo,
     pending: VecDeque<Commit>,
     cuts: VecDeque<CommitNo>,
 }
@@ -145,13 +147,13 @@ enum State {
 }
 
 impl TermState {
-    /// Prepares the opening of the term after `head`'s, at the number after `head`'s; of the first term of a
-    /// replica when there is no head. `seen_ms` is when the number was seen to be free.
+    /// Prepares the opening of the term after `head`'s, at the number after `head`'s; without a head, of a replica's
+    /// first term. `seen_ms` is the time, in milliseconds, at which that number was seen to be free.
     ///
     /// `note` is sealed into the opening for people: who opened, and why.
     ///
     /// # Errors
-    /// When the ring can wrap for nobody.
+    /// [`KeyError::NothingWraps`] when the ring has no key to wrap the term's key with.
     pub fn open(
         settings: Settings,
         head: Option<Head>,
@@ -189,19 +191,20 @@ impl TermState {
             file_len: 0,
             proven_ms: seen_ms,
             confirmed: false,
+            next_offer: CommitNo(0),
             pending: VecDeque::new(),
             cuts: VecDeque::new(),
         })
     }
 
-    /// The term that this tenure is, or asks to be.
+    /// Returns the term's number. The term is held from [`Event::Opened`] on.
     #[must_use]
     pub fn number(&self) -> Term {
         self.head.term
     }
 
-    /// Number, nonce of the opening that is under way: to be written down before it leaves, so that a crash
-    /// right after it does not take our own opening for a stranger's.
+    /// Returns number and nonce of the opening that is under way. The caller saves them before it leaves, so that a
+    /// start after a crash does not take our own opening for a stranger's.
     #[must_use]
     pub fn intent(&self) -> Option<(Seq, [u8; 16])> {
         let State::Opening(in_flight) = &self.state else { return None };
@@ -209,57 +212,64 @@ impl TermState {
         Some((header.seq, header.nonce))
     }
 
-    /// Whether the caller must supply a base.
+    /// Returns true while the caller owes a base.
     #[must_use]
     pub fn needs_base(&self) -> bool {
         matches!(self.state, State::NeedsBase)
     }
 
-    /// Whether nothing is in in_flight and nothing waits.
+    /// Returns true when nothing is in flight and no commit waits.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         matches!(self.state, State::Shipping(None)) && self.pending.is_empty()
     }
 
-    /// Commits that wait for a segment.
+    /// Returns the number of commits that wait for a segment.
     #[must_use]
     pub fn pending(&self) -> usize {
         self.pending.len()
     }
 
-    /// Position and commit up to which everything is proven to be in the bucket.
+    /// Returns the position and the commit up to which everything is proven to be in the bucket; `None` before the
+    /// first segment, and once the term is over.
     #[must_use]
     pub fn durable(&self) -> Option<(Position, CommitNo)> {
         (self.confirmed && matches!(self.state, State::Shipping(_))).then_some((self.head, self.last_commit))
     }
 
-    /// Takes the base: the file after commit `commit`, as one zstd frame.
+    /// Takes the base: the file as it was after `commit`, as one zstd frame; `file_len` is its length in bytes before
+    /// compression, `time_ms` the commit's time in milliseconds since the Unix epoch.
     ///
     /// # Panics
-    /// When no base is needed.
+    /// Panics when no base is needed.
     pub fn base(&mut self, image: Vec<u8>, file_len: u64, commit: CommitNo, time_ms: u64, rng: &mut impl CryptoRng) {
         assert!(self.needs_base(), "a base is supplied once, after the opening");
         self.file_len = file_len;
+        self.next_offer = commit.next();
         let time_ms = time_ms.max(self.time_ms);
         let sealed = self.sealer.snapshot(image, file_len, self.head, commit, time_ms, rng);
         self.state = State::Basing(InFlight::new(layout::snapshot(self.head.seq, self.head.hash), sealed));
     }
 
-    /// What seals snapshots and merged segments of this term.
+    /// Returns the sealer of this term's snapshots and merged segments.
     #[must_use]
     pub fn sealer(&self) -> Sealer {
         self.sealer.clone()
     }
 
-    /// Length of the database file after what was made into segments so far, in bytes.
+    /// Returns the length in bytes of the database file after the newest segment.
     #[must_use]
     pub fn file_len(&self) -> u64 {
         self.file_len
     }
 
-    /// Queues a commit that redb has made. Numbers rise by one.
+    /// Queues a commit that redb has made durable.
+    ///
+    /// # Panics
+    /// Panics when the number is not the one after the last: a gap in the chain could never be restored.
     pub fn offer(&mut self, commit: Commit) {
-        debug_assert!(self.pending.back().is_none_or(|last| last.number.next() == commit.number));
+        assert_eq!(commit.number, self.next_offer, "numbers of commits rise by one, from the base's on");
+        self.next_offer = commit.number.next();
         self.pending.push_back(commit);
     }
 
@@ -268,47 +278,11 @@ impl TermState {
         self.cuts.push_back(commit);
     }
 
-    /// The request to make now; none while there is nothing to do or the caller owes a base. Asking again before
-    /// answering gives the same request: that is how a failed one is repeated.
+    /// Returns the request to make now; `None` while there is nothing to do or the caller owes a base. Asking again
+    /// before answering gives the same request: that is how a failed one is repeated.
     pub fn request(&mut self, now_ms: u64, rng: &mut impl CryptoRng) -> Option<Request> {
-        if let State::Shipping(in_flight @ None) = &mut self.state
-            && !self.pending.is_empty()
-        {
-            let mut size = 0;
-            let mut commits = Vec::new();
-            while let Some(next) = self.pending.front()
-                && (commits.is_empty() || size + next.size() <= self.settings.segment_bytes)
-            {
-                size += next.size();
-                let next = self.pending.pop_front().expect("just seen");
-                let number = next.number;
-                commits.push(next);
-                while self.cuts.front().is_some_and(|cut| *cut < number) {
-                    self.cuts.pop_front();
-                }
-                if self.cuts.front() == Some(&number) {
-                    self.cuts.pop_front();
-                    break;
-                }
-            }
-            let (first, last) = (&commits[0], &commits[commits.len() - 1]);
-            for op in commits.iter().flat_map(|commit| &commit.ops) {
-                self.file_len = match op {
-                    crate::format::Op::SetLen(len) => *len,
-                    crate::format::Op::Write(offset, bytes) => self.file_len.max(offset + bytes.len() as u64),
-                };
-            }
-            let seq = self.head.seq.next();
-            let header = Header {
-                first_commit: first.number,
-                last_commit: last.number,
-                time_ms: last.time_ms.max(self.time_ms),
-                prev: self.head.hash,
-                file_len: self.file_len,
-                ..self.sealer.header(Kind::Segment, self.head.term, seq)
-            };
-            let sealed = seal::seal(&self.sealer.key, header, &encode_commits(&commits), rng);
-            *in_flight = Some(InFlight::new(layout::sequence(seq), sealed));
+        if matches!(self.state, State::Shipping(None)) && !self.pending.is_empty() {
+            self.state = State::Shipping(Some(self.next_segment(rng)));
         }
         match &mut self.state {
             State::Opening(in_flight) | State::Basing(in_flight) | State::Shipping(Some(in_flight)) => {
@@ -319,8 +293,54 @@ impl TermState {
         }
     }
 
-    /// Takes the answer to the last request, and the time now (milliseconds since the Unix epoch, or any clock
-    /// that is not behind it).
+    /// Seals the commits that wait into the segment after the head, as many of them as fit.
+    fn next_segment(&mut self, rng: &mut impl CryptoRng) -> InFlight {
+        let commits = self.take_commits();
+        let (first, last) = (&commits[0], &commits[commits.len() - 1]);
+        assert_eq!(first.number, self.last_commit.next(), "a segment carries on where the object before it ended");
+        for op in commits.iter().flat_map(|commit| &commit.ops) {
+            self.file_len = match op {
+                Op::SetLen(len) => *len,
+                Op::Write(offset, bytes) => self.file_len.max(offset + bytes.len() as u64),
+            };
+        }
+        let seq = self.head.seq.next();
+        let header = Header {
+            first_commit: first.number,
+            last_commit: last.number,
+            time_ms: last.time_ms.max(self.time_ms),
+            prev: self.head.hash,
+            file_len: self.file_len,
+            ..self.sealer.header(Kind::Segment, self.head.term, seq)
+        };
+        let sealed = seal::seal(&self.sealer.key, header, &encode_commits(&commits), rng);
+        InFlight::new(layout::sequence(seq), sealed)
+    }
+
+    /// Takes commits from the queue until a segment is full, or ends with one that [`TermState::cut_after`] named.
+    fn take_commits(&mut self) -> Vec<Commit> {
+        let mut size = 0;
+        let mut commits = Vec::new();
+        while let Some(next) = self.pending.front()
+            && (commits.is_empty() || size + next.size() <= self.settings.segment_bytes)
+        {
+            size += next.size();
+            let next = self.pending.pop_front().expect("just seen");
+            let number = next.number;
+            commits.push(next);
+            while self.cuts.front().is_some_and(|cut| *cut < number) {
+                self.cuts.pop_front();
+            }
+            if self.cuts.front() == Some(&number) {
+                self.cuts.pop_front();
+                break;
+            }
+        }
+        commits
+    }
+
+    /// Takes the answer to the last request, and the time now: milliseconds since the Unix epoch, or any clock that
+    /// is not behind it.
     pub fn answer(&mut self, answer: Answer, now_ms: u64) -> Option<Event> {
         let idle = now_ms.saturating_sub(self.proven_ms) > self.settings.idle_grace_ms;
         let own_seq = self.head.seq.next();
@@ -335,7 +355,7 @@ impl TermState {
                 in_flight.step = Step::ReadBack;
                 None
             }
-            // It was there and is gone: collected under us, or never ours.
+            // It was there and is gone: deleted by retention, or never ours.
             (Step::ReadBack, Answer::Object(None)) => {
                 (in_flight.step, in_flight.must_check) = (Step::Put, true);
                 None
@@ -348,7 +368,7 @@ impl TermState {
                 None
             }
             (Step::Put, Answer::Created) | (Step::ReadBack, Answer::Object(Some(_))) => Some(Outcome::Ours),
-            // At and above the boundary nothing was ever deleted, so an object created there is no second one.
+            // At and above the lowest needed number nothing was ever deleted, so an object created there is the first.
             (Step::ReadLowestNeeded, Answer::LowestNeeded(Some(lowest_needed))) if lowest_needed > own_seq => {
                 Some(Outcome::Foreign)
             }
@@ -365,17 +385,17 @@ impl TermState {
         }
     }
 
-    /// Gives up the tenure: the queue overflowed, or the process ends.
+    /// Gives up the term: the queue overflowed, or the process ends.
     pub fn close(&mut self) {
         self.state = State::Over;
         self.pending.clear();
     }
 
+    /// Goes on from an object that is proven to be in the bucket.
     fn object_created(&mut self) -> Event {
-        let proof = |sent_ms: Option<u64>| sent_ms.expect("only what was sent is answered");
         match std::mem::replace(&mut self.state, State::Over) {
             State::Opening(InFlight { object, sent_ms, .. }) => {
-                self.proven_ms = proof(sent_ms);
+                self.proven_ms = sent_ms.expect("only what was sent is answered");
                 self.head = Position { term: self.head.term, seq: self.head.seq.next(), hash: object.digest };
                 self.state = State::NeedsBase;
                 Event::Opened(self.head)
@@ -387,8 +407,10 @@ impl TermState {
                 Event::Based { position: self.head, commit: self.last_commit }
             }
             State::Shipping(Some(InFlight { object, sent_ms, .. })) => {
-                self.proven_ms = proof(sent_ms);
+                self.proven_ms = sent_ms.expect("only what was sent is answered");
                 self.confirmed = true;
+                assert_eq!(object.key, layout::sequence(self.head.seq.next()), "numbers of the sequence rise by one");
+                assert!(object.last_commit > self.last_commit, "an acknowledgement never goes back");
                 self.head = Position { term: self.head.term, seq: self.head.seq.next(), hash: object.digest };
                 self.last_commit = object.last_commit;
                 self.time_ms = object.time_ms;

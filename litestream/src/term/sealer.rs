@@ -1,4 +1,4 @@
-//! Sealing the objects of a term.
+//! Sealing of a term's objects.
 
 use std::sync::Arc;
 
@@ -10,7 +10,8 @@ use crate::format::seal::{self, Sealed};
 use crate::keys::{TermKey, Wrap};
 use crate::position::{CommitNo, Digest, Position, Seq, Term};
 
-/// Seals what travels beside the sequence of a term: it needs no turn, and may be used on another thread.
+/// Seals the objects of a term that lie outside its sequence: snapshots and merged segments. These wait for no other
+/// object, so a clone may be used on another thread.
 #[derive(Clone, Debug)]
 pub struct Sealer {
     pub(super) replica: ReplicaName,
@@ -19,8 +20,8 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// Seals a snapshot, which stands for `covered`, a position that was reported durable with exactly `commit`
-    /// as its last. `image` is the file as one zstd frame.
+    /// Seals a snapshot of `covered`, a position that was reported durable with exactly `commit` as its last.
+    /// `image` is the file as one zstd frame, `file_len` its length in bytes before compression.
     pub fn snapshot(
         &self,
         image: Vec<u8>,
@@ -42,8 +43,8 @@ impl Sealer {
         seal::seal_compressed(&self.key, header, file_len, image, rng)
     }
 
-    /// Seals one object that does what a run of segments did, from the one numbered `first`, which names `prev`,
-    /// to `last`. `commit` has the operations of all of them and the number and time of the last.
+    /// Seals one object in the place of a run of segments, from the one numbered `first`, which names `prev`, to
+    /// `last`. `commit` has the operations of all of them, and the number and time of the last.
     #[expect(clippy::too_many_arguments, reason = "each is a field of the header")]
     pub fn merged(
         &self,
@@ -68,7 +69,7 @@ impl Sealer {
         seal::seal(&self.key, header, &encode_commits(std::slice::from_ref(commit)), rng)
     }
 
-    /// A header with everything zero that not every kind has.
+    /// Returns a header in which every field that not all kinds have is zero.
     pub(super) fn header(&self, kind: Kind, term: Term, seq: Seq) -> Header {
         Header {
             kind,

@@ -179,7 +179,7 @@ async fn every_command_answers_for_several_databases_in_one_list() {
 
 /// Bytes and counts are the same, one row is not: what a recording that missed a write would come to.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drill_finds_one_row_that_the_replica_has_otherwise_than_the_local_file() {
+async fn a_drill_finds_one_row_that_differs() {
     let server = Server::start().await;
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();

@@ -1,4 +1,4 @@
-//! What holds when S3 misbehaves, on order.
+//! Faults of S3, on order.
 
 use std::time::Duration;
 
@@ -24,8 +24,9 @@ async fn filled(server: &Server, folder: &std::path::Path, count: u64) -> Positi
     database.close(Duration::from_secs(30)).await.unwrap().unwrap()
 }
 
+/// No fault of a PUT loses a commit, or stores one twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_fault_of_a_put_delays_an_acknowledgement_and_loses_or_doubles_nothing() {
+async fn each_fault_of_a_put_only_delays_an_acknowledgement() {
     let server = Server::start().await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.redb");
@@ -59,8 +60,9 @@ async fn each_fault_of_a_put_delays_an_acknowledgement_and_loses_or_doubles_noth
     assert_eq!(entries(&to).len(), faults.len());
 }
 
+/// Reads are slow, truncated and refused; listings are stale and lack entries.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restore_survives_slow_truncated_and_refused_reads_and_listings_that_lie() {
+async fn a_restore_survives_faulty_reads_and_listings() {
     let server = Server::start().await;
     let folder = tempfile::tempdir().unwrap();
     let before = server.keys();
@@ -108,9 +110,11 @@ async fn an_error_is_never_taken_for_an_absent_replica() {
     assert!(!folder.path().join("x").exists() && !folder.path().join("y").exists(), "a failed start left a file");
 }
 
+/// Torn, missing, swapped and foreign objects.
+///
 /// seed: 003-38
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn torn_missing_swapped_and_foreign_objects_each_have_their_own_error() {
+async fn each_kind_of_wrong_object_has_its_own_error() {
     let server = Server::start().await;
     let folder = tempfile::tempdir().unwrap();
     filled(&server, folder.path(), 6).await;
@@ -172,8 +176,9 @@ async fn torn_missing_swapped_and_foreign_objects_each_have_their_own_error() {
     assert!(!left.iter().any(|name| name.to_string_lossy().contains("restoring")), "scratch files left: {left:?}");
 }
 
+/// A full queue closes the chain until S3 is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn s3_away_blocks_no_local_commit_and_a_full_queue_closes_the_chain_until_it_is_back() {
+async fn s3_away_blocks_no_local_commit() {
     let server = Server::start().await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.redb");
@@ -205,8 +210,9 @@ async fn s3_away_blocks_no_local_commit_and_a_full_queue_closes_the_chain_until_
     assert_eq!(entries(&to).len(), 61, "the new base lacks what was committed while S3 was away");
 }
 
+/// When S3 is back, the node proves its state before it acknowledges a write.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_serves_on_local_state_while_s3_is_away_and_proves_itself_before_it_acknowledges() {
+async fn a_node_serves_on_local_state_while_s3_is_away() {
     let server = Server::start().await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.redb");
@@ -235,8 +241,9 @@ async fn a_node_serves_on_local_state_while_s3_is_away_and_proves_itself_before_
     assert_eq!(entries(&to).into_keys().collect::<Vec<_>>(), [0, 1, 2, 10, 11, 12]);
 }
 
+/// The node worked alone while S3 was away; it is fenced when S3 is back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_worked_alone_on_a_stale_volume_is_fenced_when_s3_is_back() {
+async fn a_node_that_worked_on_a_stale_volume_is_fenced() {
     let server = Server::start().await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.redb");
@@ -255,8 +262,9 @@ async fn a_node_that_worked_alone_on_a_stale_volume_is_fenced_when_s3_is_back() 
     assert!(matches!(waited, Err(WriteError::Fenced { .. })), "a stale volume acknowledged: {waited:?}");
 }
 
+/// Both writers start at the same time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_writers_that_start_at_once_never_both_acknowledge_in_one_term() {
+async fn two_writers_never_acknowledge_in_one_term() {
     let server = Server::start().await;
     let folder = tempfile::tempdir().unwrap();
     let starts: Vec<_> = (0..4)

@@ -52,7 +52,7 @@ impl StorageBackend for Memory {
     }
 }
 
-/// Under the recorder: cuts the tape whenever redb syncs, which is more often than a commit.
+/// Backend under the recorder: cuts the tape whenever redb syncs, which is more often than a commit.
 #[derive(Clone, Debug, Default)]
 struct CutAtSync {
     file: Memory,
@@ -67,7 +67,7 @@ struct Log {
     committing: Option<Contents>,
 }
 
-/// What was written up to one sync, and what may be seen after it.
+/// Writes up to one sync, and the states that may be seen after it.
 #[derive(Debug)]
 struct Cut {
     ops: Vec<Op>,
@@ -155,7 +155,7 @@ fn record(mode: Mode, seed: u64) -> (Vec<Cut>, Vec<u8>) {
     (cuts, file)
 }
 
-/// One transaction, or a chore.
+/// Makes one transaction, or a chore.
 fn step(
     database: &mut redb::Database,
     mode: Mode,

@@ -1,4 +1,4 @@
-//! How few requests replication and a restore need.
+//! Number of requests that replication and a restore need.
 
 use std::time::Duration;
 
@@ -10,8 +10,9 @@ use keyfleet_litestream::metrics::Metrics;
 use crate::s3::{Fault, Server};
 use crate::support::{REMOTE, entries, opened, options, put, reach, restore, value};
 
+/// A database in steady state lists nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_database_sends_no_request_and_none_lists_in_steady_state() {
+async fn an_idle_database_sends_no_request() {
     let server = Server::start().await;
     let folder = tempfile::tempdir().unwrap();
     let database = opened(options(&folder.path().join("state.redb"), server.location("p"))).await;
@@ -46,7 +47,7 @@ async fn an_idle_database_sends_no_request_and_none_lists_in_steady_state() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn commits_made_while_a_put_is_in_flight_share_the_next_one() {
+async fn commits_during_a_put_share_the_next_one() {
     let server = Server::start().await;
     let folder = tempfile::tempdir().unwrap();
     let database = opened(options(&folder.path().join("state.redb"), server.location("p"))).await;
@@ -75,8 +76,9 @@ async fn commits_made_while_a_put_is_in_flight_share_the_next_one() {
     assert_eq!(entries(&to).len(), 52);
 }
 
+/// A broken merged segment costs time, and nothing else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn merged_segments_shorten_a_restore_and_a_broken_one_costs_nothing_but_time() {
+async fn merged_segments_shorten_a_restore() {
     let server = Server::start().await;
     let folder = tempfile::tempdir().unwrap();
     let mut merging = options(&folder.path().join("state.redb"), server.location("p"));

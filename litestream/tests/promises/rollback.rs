@@ -1,4 +1,4 @@
-//! What holds when a bucket is put back to an older state of itself.
+//! Buckets that are put back to an older state of themselves.
 
 use std::time::Duration;
 
@@ -13,8 +13,9 @@ use keyfleet_litestream::start::StartError;
 use crate::s3::Server;
 use crate::support::{REMOTE, entries, opened, options, put, reach, restore, restore_with, value};
 
+/// The older state is valid in itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bucket_rolled_back_to_a_valid_older_state_is_refused_below_the_floor() {
+async fn a_bucket_rolled_back_below_the_floor_is_refused() {
     let server = Server::start().await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.redb");
@@ -62,9 +63,11 @@ async fn a_bucket_rolled_back_to_a_valid_older_state_is_refused_below_the_floor(
     assert!(matches!(again, Err(OpenError::Refused(StartError::ReplicaVanishedUnderFile(_)))), "{again:?}");
 }
 
+/// A writer adds nothing to a bucket that was rolled back under it, and goes on once that is put right.
+///
 /// The number after the last is free in an older bucket: taking it would leave a gap that no restore gets over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_writer_adds_nothing_to_a_bucket_that_was_rolled_back_under_it_and_goes_on_once_that_is_put_right() {
+async fn a_writer_adds_nothing_to_a_bucket_that_was_rolled_back() {
     let server = Server::start().await;
     let folder = tempfile::tempdir().unwrap();
     let database = opened(options(&folder.path().join("state.redb"), server.location("p"))).await;
@@ -94,10 +97,12 @@ async fn a_writer_adds_nothing_to_a_bucket_that_was_rolled_back_under_it_and_goe
     assert_eq!(entries(&to).into_keys().collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
 }
 
+/// A start beside a bucket that was rolled back keeps a file at the floor, and acknowledges nothing.
+///
 /// Older than the floor, older than the file's own term, gone, or away and then older: beside none of these is anything
 /// acknowledged, and local work goes on where that was allowed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_start_beside_a_bucket_that_was_rolled_back_keeps_the_file_that_is_at_the_floor_and_acknowledges_nothing() {
+async fn a_start_beside_a_rolled_back_bucket_keeps_the_file() {
     let server = Server::start().await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state.redb");

@@ -1,4 +1,4 @@
-//! What the tests share: a small database of numbered entries, and the keys.
+//! Shared parts of the tests: a small database of numbered entries, and the keys.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -54,7 +54,7 @@ pub(crate) async fn put(
         .await
 }
 
-/// All entries of a file that nobody has open.
+/// Reads all entries of a file that no process has open.
 pub(crate) fn entries(path: &Path) -> BTreeMap<u64, Vec<u8>> {
     entries_of(&redb::Database::open(path).expect("a restored file opens"))
 }

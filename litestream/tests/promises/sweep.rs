@@ -13,7 +13,7 @@ use crate::support::{REMOTE, entries, opened, options, put, restore, restore_wit
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Nothing is too young, and nothing is kept but the newest state.
+/// Rules that keep the newest state alone.
 fn strict() -> Rules {
     Rules { window_ms: 0, levels: Vec::new(), keep_at_least: 1, grace_ms: 3_600_000, pin_expiry_ms: 21_600_000 }
 }
@@ -29,8 +29,9 @@ async fn filled(server: &Server, folder: &std::path::Path) -> Database {
     database
 }
 
+/// Retention raises the lowest needed number first, and deletes a grace later what no kept restore point needs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn retention_raises_the_boundary_first_and_deletes_a_grace_later_what_no_kept_point_needs() {
+async fn retention_raises_the_number_first_and_deletes_a_grace_later() {
     let server = Server::start().await;
     server.set_versioned();
     let folder = tempfile::tempdir().unwrap();
@@ -39,7 +40,7 @@ async fn retention_raises_the_boundary_first_and_deletes_a_grace_later_what_no_k
     let all = server.keys().len();
 
     let first = retention::run(&bucket, &strict(), now_ms(), false).await.unwrap();
-    assert_eq!(first.deleted, Vec::<String>::new(), "deleted in the run that raised the boundary");
+    assert_eq!(first.deleted, Vec::<String>::new(), "deleted in the run that raised the number");
     assert!(first.lowest_needed > Some(Seq(1)));
     server.age(HOUR / 2);
     let early = retention::run(&bucket, &strict(), now_ms(), false).await.unwrap();
@@ -63,8 +64,9 @@ async fn retention_raises_the_boundary_first_and_deletes_a_grace_later_what_no_k
     assert_eq!(restore(server.location("p"), &to).await.unwrap().position, position);
 }
 
+/// Levels keep their restore points, a pin the objects that a running restore needs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn levels_keep_their_points_and_a_pin_keeps_what_a_running_restore_needs() {
+async fn levels_and_pins_keep_what_restores_need() {
     let server = Server::start().await;
     let folder = tempfile::tempdir().unwrap();
     let database = filled(&server, folder.path()).await;
@@ -89,12 +91,13 @@ async fn levels_keep_their_points_and_a_pin_keeps_what_a_running_restore_needs()
     assert_eq!(restored.position.seq, kept, "a kept restore point cannot be restored");
 }
 
+/// A successor used the zombie's next number, and retention deleted that object since.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_zombie_that_wakes_after_its_next_number_was_collected_acknowledges_nothing() {
+async fn an_idle_zombie_that_wakes_late_acknowledges_nothing() {
     let server = Server::start().await;
     let folder = tempfile::tempdir().unwrap();
     let mut sleepy = options(&folder.path().join("zombie.redb"), server.location("p"));
-    // Longer idle than this, and the boundary is read first.
+    // Idle for longer than this, a writer reads the lowest needed number first.
     sleepy.idle_grace = Duration::from_millis(50);
     let zombie = opened(sleepy).await;
     put(&zombie, REMOTE, 1, value(1, 100)).await.unwrap();
@@ -121,9 +124,9 @@ async fn an_idle_zombie_that_wakes_after_its_next_number_was_collected_acknowled
     assert_eq!(restore(server.location("p"), &to).await.unwrap().position, position);
 }
 
-/// A boundary that every run raised anew would never be old enough for anything to go.
+/// A number that every run raised anew would never be old enough for anything to be deleted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn runs_that_come_more_often_than_the_grace_is_long_delete_all_the_same() {
+async fn runs_more_often_than_the_grace_delete_all_the_same() {
     let server = Server::start().await;
     let folder = tempfile::tempdir().unwrap();
     let database = opened(options(&folder.path().join("state.redb"), server.location("p"))).await;
@@ -150,7 +153,7 @@ async fn runs_that_come_more_often_than_the_grace_is_long_delete_all_the_same() 
 
 /// An identity that may not see versions would leave them behind for ever, below markers, and call it a success.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_identity_that_may_not_list_versions_fails_and_deletes_nothing() {
+async fn an_identity_that_may_not_list_versions_deletes_nothing() {
     let server = Server::start().await;
     server.set_versioned();
     let folder = tempfile::tempdir().unwrap();

@@ -167,7 +167,7 @@ async fn retention_takes_what_is_not_needed_and_nothing_else(location: Location)
     // The clock is ahead of the snapshots' own times by a second.
     let later = || keyfleet_litestream::clock::now_ms() + 1000;
     let raised = retention::run(&bucket, &none, later(), false).await.unwrap();
-    assert!(raised.deleted.is_empty(), "deleted before the boundary was raised: {:?}", raised.deleted);
+    assert!(raised.deleted.is_empty(), "deleted before the lowest needed number was raised: {:?}", raised.deleted);
     let swept = retention::run(&bucket, &none, later(), false).await.unwrap();
     assert!(swept.deleted.len() > 6, "{:?}", swept.deleted);
     let again = retention::run(&bucket, &none, later(), false).await.unwrap();
@@ -242,7 +242,7 @@ async fn a_closed_database_is_opened_again_under_a_new_term(location: Location) 
 
 /// The certificate of a self-hosted store is signed by an authority that no system knows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_private_authority_is_trusted_where_it_is_named_and_only_there() {
+async fn a_private_authority_is_trusted_where_it_is_named() {
     let gateway = Gateway::with_tls().await;
     let folder = tempfile::tempdir().unwrap();
     let database = opened(options(&folder.path().join("state.redb"), gateway.location("p"))).await;

@@ -16,7 +16,7 @@ pub mod seal;
 pub mod status;
 pub mod watching;
 
-use keyfleet_api::node_config::NodeConfig;
+use keyfleet_crds::node_config::NodeConfig;
 use keyfleet_crds::values::ClusterId;
 use keyfleet_crds::{KeyEpoch, KmsNode, names};
 use kube::{Api, Client};

@@ -146,6 +146,6 @@ const NAME_MARK_REASONS: [Reason; 4] =
 fn name_mark_reason(error: &NameMarkError) -> Reason {
     match error {
         NameMarkError::Other { .. } => Reason::NameTaken,
-        NameMarkError::Bucket(error) => crate::startup::bucket_reason(error.kind),
+        NameMarkError::Bucket(error) => crate::store::replica::bucket_reason(error.kind),
     }
 }

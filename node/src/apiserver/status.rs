@@ -213,8 +213,7 @@ impl StatusWriter {
         now.epochs.sort_by_key(|epoch| epoch.number);
         // The kind lets it rise only: a node that forgot says so elsewhere.
         now.highest_number = present.highest_number.max(Some(state.highest.0).filter(|highest| *highest > 0));
-        if let Backing::Replicated { database, .. } = &speaker.backing {
-            let lag = database.lag();
+        if let Some(lag) = speaker.backing.lag() {
             let position = lag.position.map(|position| ReplicationPosition {
                 term: position.term.0,
                 sequence: position.seq.0,
@@ -226,7 +225,7 @@ impl StatusWriter {
             // Before this process has a term of its own, what was acknowledged before still is.
             now.replication = position.or(now.replication).map(|at| ReplicationPosition { flushed: false, ..at });
         }
-        let sequence = keyfleet_litestream::clock::now_ms();
+        let sequence = crate::clock::now_ms();
         let report = grpc::report::report(&published, &speaker.identity.public());
         let signed = report.map(|report| grpc::report::sign(report, sequence, &speaker.identity));
         let signed = signed.filter(|signed| signed.payload.len() <= PAYLOAD_BYTES_MAX).and_then(|signed| {

@@ -5,8 +5,9 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
+use keyfleet_api::wire;
 use keyfleet_crds::cluster::DeletionPolicy;
-use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, KmsNodeStatus, wire};
+use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, KmsNodeStatus};
 use keyfleet_threshold::identifiers::{Digest, NodeIndex};
 use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::prekey::SignedPrekeySet;
@@ -58,9 +59,7 @@ pub type AddressOf = Arc<dyn Fn(NodeIndex) -> String + Send + Sync>;
 #[must_use]
 pub fn address_in_dns(cluster: &str, namespace: &str) -> AddressOf {
     let (cluster, namespace) = (cluster.to_owned(), namespace.to_owned());
-    Arc::new(move |index| {
-        format!("{}:{}", keyfleet_crds::names::node_host(&cluster, index.value(), &namespace), wire::ROUND_PORT)
-    })
+    Arc::new(move |index| format!("{}:{}", wire::node_host(&cluster, index.value(), &namespace), wire::ROUND_PORT))
 }
 
 /// Follows everything, for as long as the process lives.

@@ -1,13 +1,13 @@
 //! The node's configuration: one YAML file, rendered from the resources; the environment holds secrets and nothing else.
 //!
-//! The file is [`keyfleet_api::node_config`]; here is what a node makes of it. A missing or malformed key-encryption key
+//! The file is [`keyfleet_crds::node_config`]; here is what a node makes of it. A missing or malformed key-encryption key
 //! is a [`KeyError`], apart from [`ConfigError`]: the node starts all the same and says so on `/status` and in its
 //! KmsNode, since a pod that only crashes tells nobody what it lacks.
 
 use std::path::{Path, PathBuf};
 
-use keyfleet_api::node_config::{KEK_FOLDER, NodeConfig, NodeConfigError};
 use keyfleet_crds::cluster::keys;
+use keyfleet_crds::node_config::{KEK_FOLDER, NodeConfig, NodeConfigError};
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
 use zeroize::Zeroizing;
 

@@ -1,7 +1,6 @@
 //! `Kms`, for callers.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use async_trait::async_trait;
 use keyfleet_api::limits::{IDENTITY_BYTES_MAX, KEY_NAME_BYTES_MAX, SIGNED_MESSAGE_BYTES_MAX};
@@ -11,6 +10,7 @@ use keyfleet_threshold::curve::G1;
 use keyfleet_threshold::identifiers::EpochNumber;
 use tonic::{Request, Response, Status};
 
+use crate::clock::now_seconds;
 use crate::round::ServedEpoch;
 use crate::serving::{Answer, Asked, Denied, Service};
 
@@ -20,11 +20,6 @@ pub struct KmsApi(pub Arc<Service>);
 /// The bearer token of a request.
 pub(super) fn bearer<T>(request: &Request<T>) -> Option<&str> {
     request.metadata().get("authorization")?.to_str().ok()?.strip_prefix("Bearer ")
-}
-
-/// The wall clock, in seconds since the Unix epoch.
-pub(crate) fn now_seconds() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 impl KmsApi {

@@ -60,7 +60,7 @@ pub struct Readers {
 
 impl Readers {
     async fn admit(&self, token: &str) -> Result<(), Status> {
-        let now = super::kms::now_seconds();
+        let now = crate::clock::now_seconds();
         let kubernetes = [KUBERNETES_ISSUER.to_owned()];
         let caller = self.tokens.check(token, &kubernetes, OPERATOR_TOKEN_SECONDS, now).await;
         if caller.is_ok_and(|caller| caller.subject == self.operator) {

@@ -41,6 +41,15 @@ impl KeyInventory {
         }
     }
 
+    /// Checks that this inventory may take the place of `before`: a highest number that falls would make a used number new.
+    ///
+    /// # Panics
+    /// When a number falls.
+    pub(crate) fn invariant_numbers_rise_from(&self, before: &Self) {
+        assert!(self.highest_epoch >= before.highest_epoch, "the highest epoch number would fall");
+        assert!(self.highest_set >= before.highest_set, "the highest prekey set number would fall");
+    }
+
     /// Version (1 byte), u64 highest epoch, u64 highest set, u32 count, then per key: u8 length, name, 16 bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {

@@ -7,8 +7,9 @@ use keyfleet_threshold::feed::{Input, InputError, Intake};
 use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::round::{Notice, Outputs, Participant, Want};
 
+use crate::keystores::decision::Finding;
+
 use super::persist::{PersistError, Persister};
-use super::start::Started;
 
 /// Why a fact was not taken up.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,22 @@ pub enum DriveError {
     /// The participant refused it.
     #[error(transparent)]
     Input(#[from] InputError),
+}
+
+/// A node that may be driven.
+pub struct Started {
+    /// Its protocol machine.
+    pub participant: Participant,
+    /// Its identity, which the operator pins.
+    pub identity: IdentityPublicKey,
+    /// Writes what it remembers.
+    pub persister: Persister,
+    /// Owed: to be carried out first.
+    pub outputs: Outputs,
+    /// What a person should hear of.
+    pub findings: Vec<Finding>,
+    /// Whether the state came from the replica: then the node abstains in plans up to the newest block there is.
+    pub restored: bool,
 }
 
 /// A participant and its persister.

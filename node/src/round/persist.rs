@@ -7,7 +7,7 @@
 //! | [`Step::Commit`] | state, inventory and shares are in the state file |
 //! | [`Step::Acknowledged`] | and in the bucket, where there is one |
 //! | [`Step::Floor`] | both key stores name that position: nothing older is ever taken up again |
-//! | [`Step::Said`] | peers and operator may read it; callers are served from it |
+//! | [`Step::Published`] | peers and operator may read it; callers are served from it |
 //! | [`Step::Destroyed`] | what must be gone is gone from both key stores |
 //!
 //! Retirement needs no order of its own: the commit takes rows and inventory entries away first, the keys go last, and a start
@@ -17,6 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use keyfleet_litestream::Position;
 use keyfleet_threshold::identifiers::Digest;
 use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::round::{Attempt, Body, Outputs, Participant, SecretName};
@@ -27,11 +28,9 @@ use crate::keystores::inventory::KeyInventory;
 use crate::keystores::{KeyStores, KeyStoresError};
 use crate::seal::{KeyMaterial, KeyName};
 use crate::store::bundles::BundleFile;
-use crate::store::{RoundCommit, Store, StoreError};
+use crate::store::{Outbox, RoundCommit, Store, StoreError};
 
-use super::outbox::Outbox;
-use super::published::{Epochs, Published};
-use super::voice::{Said, Voice};
+use super::published::{Epochs, Messages, Published, messages_of, next_outbox};
 
 /// A step of the order, once it is done.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -47,9 +46,29 @@ pub enum Step {
     /// Both key stores name the position.
     Floor,
     /// Others may read it.
-    Said,
+    Published,
     /// Dead secrets are gone.
     Destroyed,
+}
+
+impl Step {
+    /// Checks that the steps of one application come in their order. Where nothing is committed, nothing is published, and
+    /// what is dead goes right after the bundles.
+    ///
+    /// # Panics
+    /// When a step comes before the one that it rests on.
+    fn invariant_follows(self, before: Option<Self>) {
+        let allowed: &[Option<Self>] = match self {
+            Self::KeyStores => &[None],
+            Self::Bundles => &[Some(Self::KeyStores)],
+            Self::Commit => &[Some(Self::Bundles)],
+            Self::Acknowledged => &[Some(Self::Commit)],
+            Self::Floor => &[Some(Self::Acknowledged)],
+            Self::Published => &[Some(Self::Floor)],
+            Self::Destroyed => &[Some(Self::Published), Some(Self::Bundles)],
+        };
+        assert!(allowed.contains(&before), "the step {self:?} came after {before:?}");
+    }
 }
 
 /// Why outputs were not carried out to the end. They are owed: carry them out again.
@@ -74,21 +93,30 @@ pub struct Persister {
     bundles: BundleFile,
     inventory: KeyInventory,
     outbox: Outbox,
-    voice: Voice,
     node_key: KeyMaterial,
     published: watch::Sender<Arc<Published>>,
     served: watch::Sender<Arc<Epochs>>,
     floor_is_due: bool,
+    /// The highest position that this process wrote into both key stores.
+    floor: Option<Position>,
+    /// The last step that was done for the present outputs.
+    reached: Option<Step>,
     #[cfg(any(test, feature = "danger-faults"))]
     barrier: Option<Barrier>,
+    #[cfg(any(test, feature = "danger-faults"))]
+    byzantine: Option<ByzantineHook>,
 }
 
-/// Asked after every step, with what is carried out, whether the process dies there.
+/// Decides after every step whether the process dies there.
 #[cfg(any(test, feature = "danger-faults"))]
 pub type Barrier = Box<dyn FnMut(Step, &Outputs, &Participant) -> bool + Send>;
 
+/// Turns the messages that the protocol wants into those that a Byzantine node sends.
+#[cfg(any(test, feature = "danger-faults"))]
+pub type ByzantineHook = Box<dyn FnMut(Messages, &Participant) -> Messages + Send>;
+
 impl Persister {
-    pub(super) fn new(
+    pub(crate) fn new(
         key_stores: KeyStores,
         store: Store,
         bundles: BundleFile,
@@ -102,14 +130,17 @@ impl Persister {
             bundles,
             inventory: inventory.unwrap_or_default(),
             outbox,
-            voice: Voice::default(),
             node_key,
             published: watch::Sender::new(Arc::default()),
             served: watch::Sender::new(Arc::default()),
-            // After a start nothing is said before the floor has been raised.
+            // After a start nothing is published before the floor has been raised.
             floor_is_due: true,
+            floor: None,
+            reached: None,
             #[cfg(any(test, feature = "danger-faults"))]
             barrier: None,
+            #[cfg(any(test, feature = "danger-faults"))]
+            byzantine: None,
         }
     }
 
@@ -156,7 +187,7 @@ impl Persister {
     }
 
     /// Serves from what a start found, before anything is written: in an outage a node serves on.
-    pub(super) fn serve(&self, participant: &Participant) {
+    pub(crate) fn serve(&self, participant: &Participant) {
         self.served.send_replace(Arc::new(Epochs::of(participant)));
     }
 
@@ -165,21 +196,21 @@ impl Persister {
     /// # Errors
     /// Where it stopped. Everything above is done, nothing below; the outputs are owed.
     pub async fn apply(&mut self, participant: &Participant, outputs: &Outputs) -> Result<(), PersistError> {
+        self.reached = None;
         if !self.key_stores.is_united() || self.key_stores.take_conflicted() {
             self.compare().await?;
         }
-        self.key_stores.create(self.new_keys(participant, outputs)).await?;
+        let keys = self.new_keys(participant, outputs);
+        self.key_stores.create(keys).await?;
         self.done(Step::KeyStores, participant, outputs)?;
         self.bundles.keep(&outputs.keep).await?;
         self.done(Step::Bundles, participant, outputs)?;
         if outputs.commit || self.floor_is_due {
-            let said = self.voice.says(participant);
-            self.commit(participant, outputs, &said).await?;
+            let messages = self.messages(participant);
+            self.commit(participant, outputs, &messages).await?;
             self.serve(participant);
-            let mut published = Published::of(participant, self.outbox.clone(), said);
-            published.needed_key_encryption_ids = self.needed_key_encryption_ids();
-            self.published.send_replace(Arc::new(published));
-            self.done(Step::Said, participant, outputs)?;
+            self.publish(participant, messages);
+            self.done(Step::Published, participant, outputs)?;
         }
         self.destroy(participant, outputs).await?;
         self.done(Step::Destroyed, participant, outputs)
@@ -205,8 +236,14 @@ impl Persister {
         self.key_stores.needed_ids().chain(configured).map(str::to_owned).collect()
     }
 
-    async fn commit(&mut self, participant: &Participant, outputs: &Outputs, said: &Said) -> Result<(), PersistError> {
+    async fn commit(
+        &mut self,
+        participant: &Participant,
+        outputs: &Outputs,
+        messages: &Messages,
+    ) -> Result<(), PersistError> {
         let inventory = self.next_inventory(participant);
+        inventory.invariant_numbers_rise_from(&self.inventory);
         let live = participant.state().live_secrets();
         let shares = outputs.create.iter().filter_map(|name| {
             let SecretName::Share(epoch) = *name else { return None };
@@ -217,7 +254,7 @@ impl Persister {
             SecretName::Share(epoch) => Some(*epoch),
             _ => None,
         });
-        let outbox = self.outbox.after(participant, said);
+        let outbox = next_outbox(&self.outbox, participant, messages);
         let commit = RoundCommit {
             outbox: outbox.clone(),
             state: participant.state().encode(),
@@ -233,10 +270,42 @@ impl Persister {
         let position = self.store.backing().acknowledged(commit).await?;
         self.done(Step::Acknowledged, participant, outputs)?;
         if let (true, Some(position)) = (self.floor_is_due, position) {
-            self.key_stores.raise_floor(&position.to_string()).await?;
+            self.raise_floor(position).await?;
         }
         self.floor_is_due = false;
         self.done(Step::Floor, participant, outputs)
+    }
+
+    /// Raises the floor in both key stores to a position that the bucket has acknowledged.
+    async fn raise_floor(&mut self, position: Position) -> Result<(), PersistError> {
+        invariant_floor_rises(self.floor, position);
+        self.key_stores.raise_floor(&position.to_string()).await?;
+        self.floor = Some(position);
+        Ok(())
+    }
+
+    /// Lets peers and operator read what was committed, acknowledged and is at or below the floor.
+    fn publish(&self, participant: &Participant, messages: Messages) {
+        assert_eq!(self.reached, Some(Step::Floor), "something is published before the floor names it");
+        let mut published = Published::of(participant, self.outbox.clone(), messages);
+        published.invariant_all_is_committed(&self.outbox);
+        published.needed_key_encryption_ids = self.needed_key_encryption_ids();
+        self.published.send_replace(Arc::new(published));
+    }
+
+    #[cfg(any(test, feature = "danger-faults"))]
+    fn messages(&mut self, participant: &Participant) -> Messages {
+        let messages = messages_of(participant);
+        match &mut self.byzantine {
+            Some(hook) => hook(messages, participant),
+            None => messages,
+        }
+    }
+
+    #[cfg(not(any(test, feature = "danger-faults")))]
+    #[expect(clippy::unused_self, reason = "a hook stands here in the images for tests")]
+    fn messages(&self, participant: &Participant) -> Messages {
+        messages_of(participant)
     }
 
     async fn destroy(&mut self, participant: &Participant, outputs: &Outputs) -> Result<(), PersistError> {
@@ -287,16 +356,22 @@ impl Persister {
         }
     }
 
-    #[cfg(any(test, feature = "danger-faults"))]
+    /// Notes that a step is done, in its order.
     fn done(&mut self, step: Step, participant: &Participant, outputs: &Outputs) -> Result<(), PersistError> {
-        let dies = self.barrier.as_mut().is_some_and(|barrier| barrier(step, outputs, participant));
-        if dies { Err(PersistError::Stopped(step)) } else { Ok(()) }
+        step.invariant_follows(self.reached);
+        self.reached = Some(step);
+        if self.dies_at(step, participant, outputs) { Err(PersistError::Stopped(step)) } else { Ok(()) }
+    }
+
+    #[cfg(any(test, feature = "danger-faults"))]
+    fn dies_at(&mut self, step: Step, participant: &Participant, outputs: &Outputs) -> bool {
+        self.barrier.as_mut().is_some_and(|barrier| barrier(step, outputs, participant))
     }
 
     #[cfg(not(any(test, feature = "danger-faults")))]
-    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "a barrier stands here in the images for tests")]
-    fn done(&mut self, _: Step, _: &Participant, _: &Outputs) -> Result<(), PersistError> {
-        Ok(())
+    #[expect(clippy::unused_self, reason = "a barrier stands here in the images for tests")]
+    fn dies_at(&self, _: Step, _: &Participant, _: &Outputs) -> bool {
+        false
     }
 
     /// Sets the barrier.
@@ -305,14 +380,24 @@ impl Persister {
         self.barrier = Some(barrier);
     }
 
-    /// Lets a liar speak.
-    #[cfg(feature = "danger-faults")]
-    pub(crate) fn danger_set_liar(&mut self, liar: crate::fault_injection::ByzantineHook) {
-        self.voice.danger_set_liar(liar);
+    /// Sets the hook that changes what peers read.
+    #[cfg(any(test, feature = "danger-faults"))]
+    pub fn danger_set_byzantine(&mut self, hook: ByzantineHook) {
+        self.byzantine = Some(hook);
     }
 }
 
-/// What must not be said before both key stores name a position that includes it.
+/// Checks that a floor only rises: a lower one would let an older copy of the state be taken up.
+///
+/// # Panics
+/// When it would fall.
+fn invariant_floor_rises(floor: Option<Position>, position: Position) {
+    if let Some(floor) = floor {
+        assert!(position.seq >= floor.seq, "the floor would fall from {floor} to {position}");
+    }
+}
+
+/// Returns true for messages that must not be published before both key stores name a position that includes them.
 fn raises_floor(body: &Body) -> bool {
     matches!(body, Body::Prepared { .. } | Body::Partial(_) | Body::Holds { .. } | Body::Erased)
 }

@@ -10,13 +10,38 @@ use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::purpose::Certificate;
 use keyfleet_threshold::round::{Blob, Participant, PersistentState, SignedMessage};
 
-use super::outbox::Outbox;
-use super::voice::Said;
+use crate::store::{Outbox, OutboxRow};
+
+/// Messages of a node's attempts, oldest attempt first, each with its attempt's number.
+pub type Messages = Vec<(EpochNumber, Arc<SignedMessage>)>;
+
+/// Returns the messages that a participant sends, as the protocol wants them.
+pub(super) fn messages_of(participant: &Participant) -> Messages {
+    let attempts = participant.state().attempts.iter();
+    let messages = attempts.flat_map(|(number, attempt)| attempt.outbox.iter().map(|message| (*number, message)));
+    messages.map(|(number, message)| (number, Arc::new(message.clone()))).collect()
+}
+
+/// Returns the outbox once the participant's state is committed: rows of what it dropped are gone, new ones are at the end.
+pub(super) fn next_outbox(outbox: &Outbox, participant: &Participant, messages: &Messages) -> Outbox {
+    let offers = participant.offers().map(|offer| OutboxRow { number: 0, digest: offer.digest() });
+    let messages = messages.iter().map(|(number, message)| OutboxRow { number: number.0, digest: message.digest() });
+    let wanted: Vec<_> = offers.chain(messages).collect();
+    let mut next = outbox.clone();
+    let still: BTreeSet<_> = wanted.iter().copied().collect();
+    next.rows.retain(|_, row| still.contains(row));
+    let present: BTreeSet<_> = next.rows.values().copied().collect();
+    for row in wanted.into_iter().filter(|row| !present.contains(row)) {
+        next.rows.insert(next.next, row);
+        next.next += 1;
+    }
+    next
+}
 
 /// What peers and operator read.
 #[derive(Clone, Default, Debug)]
 pub struct Published {
-    /// Everything said in attempts that are under way or kept, oldest attempt first.
+    /// Messages of attempts that are under way or kept, oldest attempt first.
     pub messages: Vec<Arc<SignedMessage>>,
     /// The same and the prekey sets on offer, by position.
     pub outbox: Option<Arc<Outbox>>,
@@ -33,11 +58,11 @@ pub struct Published {
 }
 
 impl Published {
-    pub(super) fn of(participant: &Participant, outbox: Outbox, said: Said) -> Self {
+    pub(super) fn of(participant: &Participant, outbox: Outbox, messages: Messages) -> Self {
         let state = participant.state();
         let attempts = state.attempts.values();
         Self {
-            messages: said.into_iter().map(|(_, message)| message).collect(),
+            messages: messages.into_iter().map(|(_, message)| message).collect(),
             outbox: Some(Arc::new(outbox)),
             offers: participant.offers().cloned().collect(),
             sets: state.offers.values().cloned().collect(),
@@ -47,7 +72,22 @@ impl Published {
         }
     }
 
-    /// What stands under a digest here.
+    /// Checks that each message and each prekey set on offer has a row in the outbox that was committed: nothing is read
+    /// by peers that the state file could forget.
+    ///
+    /// # Panics
+    /// When one has none.
+    pub(super) fn invariant_all_is_committed(&self, committed: &Outbox) {
+        let rows: BTreeSet<Digest> = committed.rows.values().map(|row| row.digest).collect();
+        for message in &self.messages {
+            assert!(rows.contains(&message.digest()), "a message is published that was not committed");
+        }
+        for offer in &self.offers {
+            assert!(rows.contains(&offer.digest()), "a prekey set is published that was not committed");
+        }
+    }
+
+    /// Returns what stands under a digest here.
     #[must_use]
     pub fn find(&self, digest: &Digest) -> Option<Blob> {
         let message = self.messages.iter().find(|message| message.digest() == *digest);

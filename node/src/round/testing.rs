@@ -16,9 +16,10 @@ use keyfleet_threshold::round::{Blob, Body, MessageKind, Phase, RoundRecord, Sig
 use tempfile::TempDir;
 
 use super::Input;
+use super::driver::Started;
 use super::driver::{DriveError, Driver};
 use super::persist::{PersistError, Step};
-use super::start::{Parts, StartError, Started, start};
+use crate::boot::recover::{Parts, StartError, start};
 use crate::keystores::secret::{SealClient, SecretStore};
 use crate::keystores::volume::VolumeStore;
 use crate::keystores::{Entries, KeyStoreError, decision::StoreKind};
@@ -124,7 +125,7 @@ impl TestNode {
             let mut before = readable();
             driver.danger_set_barrier(Box::new(move |step, _, _| {
                 match step {
-                    Step::KeyStores | Step::Said | Step::Destroyed => before = readable(),
+                    Step::KeyStores | Step::Published | Step::Destroyed => before = readable(),
                     // Neither before its commit nor before the replica and the floor.
                     Step::Bundles | Step::Commit | Step::Acknowledged | Step::Floor => {
                         assert_eq!(readable(), before, "something is said at {step:?}, before its time");

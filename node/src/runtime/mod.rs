@@ -115,7 +115,7 @@ impl Node {
             bundles,
             identity: identity.clone(),
             readers: options.readers,
-            sequence: Arc::new(AtomicU64::new(keyfleet_litestream::clock::now_ms())),
+            sequence: Arc::new(AtomicU64::new(crate::clock::now_ms())),
             reports: Arc::default(),
         };
         let routes = Routes::new(RoundServer::new(round));

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use jsonwebtoken::jwk::{Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use keyfleet_api::wire::audience;
 use keyfleet_crds::cluster::Access;
 use keyfleet_threshold::identifiers::EpochNumber;
 use keyfleet_threshold::purpose::Purpose;
@@ -12,7 +13,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::service::{Asked, Denied, Service};
-use super::token::{FetchedKeys, KeySource, TokenError, Tokens, audience};
+use super::token::{FetchedKeys, KeySource, TokenError, Tokens};
 use crate::round::testing::{CLUSTER, Operator, TestNode};
 use crate::seal::KeyMaterial;
 use crate::store::Store;
@@ -61,7 +62,7 @@ impl KeySource for Issuer {
 fn token(key: u8, change: impl FnOnce(&mut serde_json::Value)) -> String {
     let node = keyfleet_threshold::identifiers::NodeIndex::new(1).unwrap();
     let mut claims = json!({
-        "iss": ISSUER, "sub": CALLER, "aud": [audience(CLUSTER, node)], "iat": NOW, "nbf": NOW, "exp": NOW + 600,
+        "iss": ISSUER, "sub": CALLER, "aud": [audience(CLUSTER, node.value())], "iat": NOW, "nbf": NOW, "exp": NOW + 600,
     });
     change(&mut claims);
     let mut header = Header::new(Algorithm::EdDSA);
@@ -126,8 +127,8 @@ async fn a_token_counts_for_this_node_alone_and_a_rule_must_allow_the_rest() {
     let expected = keyfleet_threshold::serving::signature::sign(&Purpose::signature("receipts", b"paid"), &epoch.share);
     assert_eq!((good.epoch, good.partial), (number, expected.encode().to_vec()), "another partial than the share's");
 
-    let own = audience(CLUSTER, served.nodes[0].index);
-    let other = audience(CLUSTER, served.nodes[1].index);
+    let own = audience(CLUSTER, served.nodes[0].index.value());
+    let other = audience(CLUSTER, served.nodes[1].index.value());
     let refused = [
         ("another node's", token(1, |claims| claims["aud"] = json!([other]))),
         ("two nodes'", token(1, |claims| claims["aud"] = json!([own, other]))),

@@ -11,6 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use async_trait::async_trait;
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use keyfleet_api::wire;
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
 use serde::{Deserialize, Serialize};
 
@@ -92,7 +93,8 @@ enum Audiences {
 
 /// Checks tokens.
 pub struct Tokens {
-    audience: String,
+    /// The node that tokens must be for.
+    owner: (ClusterId, NodeIndex),
     source: Arc<dyn KeySource>,
     store: Store,
     node_key: KeyMaterial,
@@ -104,19 +106,13 @@ struct Earlier {
     asked_seconds: u64,
 }
 
-/// The audience of tokens for one node.
-#[must_use]
-pub fn audience(cluster: ClusterId, node: NodeIndex) -> String {
-    format!("keyfleet.dev/{cluster}/{node}")
-}
-
 impl Tokens {
     /// Takes up the keys that were last seen of `issuers`.
     ///
     /// # Errors
     /// When a row of the state file does not open.
     pub fn new(
-        (cluster, node): (ClusterId, NodeIndex),
+        owner: (ClusterId, NodeIndex),
         issuers: &[String],
         source: Arc<dyn KeySource>,
         store: Store,
@@ -129,7 +125,7 @@ impl Tokens {
                 known.insert(name.clone(), Earlier { fetched, asked_seconds: 0 });
             }
         }
-        Ok(Self { audience: audience(cluster, node), source, store, node_key, issuers: RwLock::new(known) })
+        Ok(Self { owner, source, store, node_key, issuers: RwLock::new(known) })
     }
 
     /// Checks a token; asks issuers for their keys when it names one that is not known.
@@ -190,9 +186,9 @@ impl Tokens {
             Audiences::One(one) => std::slice::from_ref(one),
             Audiences::Many(many) => many.as_slice(),
         };
-        let keyfleet: Vec<_> = audiences.iter().filter(|audience| audience.starts_with("keyfleet.dev/")).collect();
-        if keyfleet.is_empty() || keyfleet.iter().any(|audience| **audience != self.audience) {
-            return Err(TokenError::Audience(self.audience.clone()));
+        let (cluster, node) = self.owner;
+        if !wire::is_audience_of(audiences.iter().map(String::as_str), cluster, node.value()) {
+            return Err(TokenError::Audience(wire::audience(cluster, node.value())));
         }
         let begins = claims.nbf.or(claims.iat).unwrap_or(now);
         if claims.exp.saturating_add(LEEWAY_SECONDS) <= now || begins > now + LEEWAY_SECONDS {

@@ -8,13 +8,17 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use keyfleet_litestream::database::WriteError;
+use keyfleet_litestream::bucket::Location;
+use keyfleet_litestream::database::{DurabilityError, Probe, Status, WriteError};
 use keyfleet_litestream::position::CommitNo;
 use keyfleet_litestream::{Ack, Database, Position};
 use redb::{ReadTransaction, ReadableDatabase as _, WriteTransaction};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{StoreError, redb as fault};
+
+/// Timeout of the bucket for one commit. A round's commit that was not acknowledged is tried again.
+pub const ACKNOWLEDGE: Duration = Duration::from_secs(10);
 
 /// Writes that may wait for the writer.
 const MAILBOX: usize = 256;
@@ -84,13 +88,49 @@ impl Backing {
     /// Whether there is a replica.
     #[must_use]
     pub fn is_replicated(&self) -> bool {
-        matches!(self, Self::Replicated { .. })
+        self.database().is_some()
     }
 
     /// Whether the file was restored from its replica before this start: then the node may have said more than it knows.
     #[must_use]
     pub fn was_restored(&self) -> bool {
         matches!(self, Self::Replicated { restored: true, .. })
+    }
+
+    /// Returns how far the replica is behind; `None` where there is no replica.
+    #[must_use]
+    pub fn lag(&self) -> Option<Probe> {
+        self.database().map(Database::lag)
+    }
+
+    /// Returns where replication stands, as it changes; `None` where there is no replica.
+    #[must_use]
+    pub fn status(&self) -> Option<watch::Receiver<Status>> {
+        self.database().map(Database::status)
+    }
+
+    /// Returns the place of the replica; `None` where there is none.
+    #[must_use]
+    pub fn location(&self) -> Option<&Location> {
+        self.database().map(|database| database.bucket().location())
+    }
+
+    /// Ends replication: sends what is not in the bucket yet and returns the last position; `None` where there is no replica.
+    ///
+    /// # Errors
+    /// When the bucket did not confirm everything within `timeout`; the volume has it.
+    pub async fn close(self, timeout: Duration) -> Option<Result<Option<Position>, DurabilityError>> {
+        match self {
+            Self::Replicated { database, .. } => Some(database.close(timeout).await),
+            Self::Local(_) => None,
+        }
+    }
+
+    fn database(&self) -> Option<&Database> {
+        match self {
+            Self::Replicated { database, .. } => Some(database),
+            Self::Local(_) => None,
+        }
     }
 
     /// A read transaction on the newest local state.

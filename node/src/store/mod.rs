@@ -17,21 +17,23 @@
 pub mod backing;
 pub mod bundles;
 pub mod journal;
+pub mod outbox;
+pub mod replica;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use keyfleet_threshold::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex};
+use keyfleet_threshold::identifiers::{ClusterId, EpochNumber, NodeIndex};
 use redb::{ReadableTable as _, TableDefinition, TableError};
 use zeroize::Zeroizing;
 
 use crate::keystores::inventory::{KeyInventory, MalformedInventory};
-use crate::round::outbox::{Outbox, OutboxRow};
 use crate::seal::row::CannotOpen;
-use crate::seal::{DataKey, KeyMaterial, Place};
+use crate::seal::{DataKey, KeyMaterial, KeyName, Place};
 
 pub use backing::{Backing, CommitId};
+pub use outbox::{Outbox, OutboxRow};
 
 /// Version of the file's schema. A file with a higher one is refused.
 pub const SCHEMA: u32 = 1;
@@ -106,6 +108,24 @@ pub struct RoundCommit {
     pub shares: Vec<(EpochNumber, KeyMaterial, Zeroizing<[u8; 32]>)>,
     /// The epochs whose share stays; rows of all others go.
     pub held: BTreeSet<EpochNumber>,
+}
+
+impl RoundCommit {
+    /// Checks that each new share stays, and that the inventory names its data key: a row that no key opens, or that the
+    /// same transaction removes, is a lost share.
+    ///
+    /// # Panics
+    /// When one does not.
+    fn invariant_shares_are_named(&self) {
+        for (epoch, ..) in &self.shares {
+            assert!(self.held.contains(epoch), "the commit writes the share of epoch {} and removes it", epoch.0);
+            assert!(
+                self.inventory.live.contains_key(&KeyName::Data(*epoch)),
+                "the commit writes the share of epoch {} under a key that the inventory does not name",
+                epoch.0
+            );
+        }
+    }
 }
 
 impl Store {
@@ -185,19 +205,14 @@ impl Store {
     /// # Errors
     /// When a row is malformed.
     pub fn outbox(&self) -> Result<Option<Outbox>, StoreError> {
-        let malformed = || StoreError::Malformed("outbox");
-        let Some(meta) = self.row(META, "outbox")? else { return Ok(None) };
-        let (lineage, next) = meta.split_first_chunk().ok_or_else(malformed)?;
-        let next = u64::from_be_bytes(next.try_into().map_err(|_| malformed())?);
+        let Some(head) = self.row(META, "outbox")? else { return Ok(None) };
         let txn = self.backing.begin_read()?;
         let mut rows = BTreeMap::new();
         for row in txn.open_table(OUTBOX).map_err(redb)?.iter().map_err(redb)? {
             let (position, value) = row.map_err(redb)?;
-            let (number, digest) = value.value().split_first_chunk().ok_or_else(malformed)?;
-            let digest = Digest(digest.try_into().map_err(|_| malformed())?);
-            rows.insert(position.value(), OutboxRow { number: u64::from_be_bytes(*number), digest });
+            rows.insert(position.value(), OutboxRow::decode(value.value())?);
         }
-        Ok(Some(Outbox { lineage: *lineage, next, rows }))
+        Outbox::decode(&head, rows).map(Some)
     }
 
     /// The share of an epoch, opened with its data key.
@@ -228,6 +243,8 @@ impl Store {
     /// # Errors
     /// When it was not committed.
     pub async fn commit_round(&self, commit: RoundCommit, node_key: &KeyMaterial) -> Result<CommitId, StoreError> {
+        commit.invariant_shares_are_named();
+        commit.outbox.invariant_positions_are_given_out_once();
         let (state, inventory, shares) = self.seal_round(&commit, node_key);
         let (held, outbox) = (commit.held, commit.outbox);
         self.backing
@@ -236,15 +253,12 @@ impl Store {
                 table.insert("participant", state.as_slice())?;
                 table.insert("ledger", inventory.as_slice())?;
                 let mut table = txn.open_table(META)?;
-                table.insert("outbox", [outbox.lineage.as_slice(), &outbox.next.to_be_bytes()].concat().as_slice())?;
+                table.insert("outbox", outbox.encode_head().as_slice())?;
                 let mut table = txn.open_table(OUTBOX)?;
                 table.retain(|position, _| outbox.rows.contains_key(&position))?;
                 for (position, row) in outbox.rows {
                     if table.get(position)?.is_none() {
-                        table.insert(
-                            position,
-                            [row.number.to_be_bytes().as_slice(), &row.digest.0].concat().as_slice(),
-                        )?;
+                        table.insert(position, row.encode().as_slice())?;
                     }
                 }
                 let mut table = txn.open_table(SHARES)?;
@@ -306,7 +320,9 @@ impl Store {
             table.insert(name, now.max(to))?;
             Ok(now.max(to))
         });
-        raised.await.map(|(value, _)| value)
+        let (value, _) = raised.await?;
+        assert!(value >= to, "the counter `{name}` fell to {value}, below {to}");
+        Ok(value)
     }
 
     /// A counter; zero before it was first raised.

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, ServiceAccount};
-use keyfleet_api::node_config::{FILE, NodeConfig};
+use keyfleet_crds::node_config::{FILE, NodeConfig};
 use keyfleet_crds::{KmsCluster, KmsNode, names};
+use keyfleet_node::boot::process::{self, Surroundings};
 use keyfleet_node::config::Config;
-use keyfleet_node::process::{self, Surroundings};
 use keyfleet_operator::controllers::{self, Context, Options, Scope};
 use keyfleet_operator::metrics::Metrics;
 use kube::api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams};

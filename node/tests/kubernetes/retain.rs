@@ -5,9 +5,9 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyfleet_api::node_config::LogFormat;
-use keyfleet_api::retention_config::{FORMAT, RetentionConfig};
 use keyfleet_crds::cluster::storage::S3;
+use keyfleet_crds::node_config::LogFormat;
+use keyfleet_crds::retention_config::{FORMAT, RetentionConfig};
 use keyfleet_crds::values::ClusterId;
 use keyfleet_litestream::bucket::{Location, StaticCredentials};
 use keyfleet_litestream::format::ReplicaName;

@@ -3,10 +3,12 @@
 use k8s_openapi::api::core::v1::ServiceAccount;
 use keyfleet_api::tls::Connector;
 use keyfleet_api::v1::kms_client::KmsClient;
+use keyfleet_api::wire;
 use keyfleet_api::{channel, v1};
 use keyfleet_crds::epoch::Phase;
-use keyfleet_crds::{KeyEpoch, KmsNode, wire};
+use keyfleet_crds::{KeyEpoch, KmsNode};
 use keyfleet_threshold::curve::G1;
+use keyfleet_threshold::identifiers::ClusterId;
 use keyfleet_threshold::identity::IdentityPublicKey;
 use kube::Api;
 use kube::api::{ListParams, ObjectMeta, PostParams};
@@ -18,7 +20,8 @@ use crate::fleet::{Fleet, token};
 async fn sign(fleet: &Fleet, index: u32, audience_of: u32) -> Result<(u64, G1), tonic::Code> {
     let node = fleet.node(index).await.expect("the node");
     let (id, pin) = (node.spec.cluster_id, node.spec.identity_key.expect("a pin"));
-    let token = token(&fleet.client, &fleet.namespace, "caller", Some(wire::audience(&id, audience_of))).await;
+    let token =
+        token(&fleet.client, &fleet.namespace, "caller", Some(wire::audience(ClusterId(id.0), audience_of))).await;
     let port = fleet.ports.lock().expect("one thread at a time")[&index].kms;
     let connector = Connector::new(None, IdentityPublicKey(pin.0)).expect("a connector");
     let channel = channel::connect(format!("127.0.0.1:{port}"), connector).await.map_err(|_| tonic::Code::Unknown)?;

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use keyfleet_api::node_config::{FILE, NodeConfig};
 use keyfleet_crds::node::NodeReport;
+use keyfleet_crds::node_config::{FILE, NodeConfig};
 use kube::Api;
 use serde_json::json;
 

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
+use keyfleet_api::wire;
 use keyfleet_crds::cluster::schedule::BlockSource as Source;
-use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, labels, names, wire};
+use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, labels, names};
 use kube::api::{DeleteParams, ListParams};
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
@@ -215,25 +216,15 @@ fn mounted_urls(folder: &std::path::Path) -> Vec<String> {
 
 fn targets(read: &Read, name: &str, namespace: &str) -> BTreeMap<u32, Target> {
     let target = |node: &KmsNode| {
-        let address = format!("{}:{}", names::node_host(name, node.spec.index, namespace), wire::ROUND_PORT);
+        let address = format!("{}:{}", wire::node_host(name, node.spec.index, namespace), wire::ROUND_PORT);
         Some((node.spec.index, Target { address, identity: node.spec.identity_key? }))
     };
     read.nodes.iter().filter_map(target).collect()
 }
 
 fn watched(read: &Read, block: u64, now: jiff::Timestamp) -> Vec<Watched> {
-    let cap = i64::from(read.cluster.spec.schedule.phase_timeout_seconds);
-    let overdue = |epoch: &KeyEpoch| {
-        let since =
-            epoch.status.as_ref().filter(|status| key_epoch::is_open(Some(status))).and_then(key_epoch::entered);
-        since.is_some_and(|since| now.as_second() - since.0.as_second() >= cap)
-    };
-    let watched = |epoch: &KeyEpoch| Watched {
-        spec: epoch.spec.clone(),
-        status: epoch.status.clone(),
-        block,
-        overdue: overdue(epoch),
-    };
+    let cap = read.cluster.spec.schedule.phase_timeout_seconds;
+    let watched = |epoch: &KeyEpoch| Watched::new(epoch.spec.clone(), epoch.status.clone(), block, now, cap);
     read.epochs.iter().map(watched).collect()
 }
 

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
-use keyfleet_crds::values::ClusterId;
 use kube::api::PostParams;
 use kube::{Api, Client};
 
@@ -28,12 +27,6 @@ pub trait Tokens: Send + Sync {
     /// # Errors
     /// Reason why there is no token now.
     async fn token(&self, audience: &str) -> Result<Token, String>;
-}
-
-/// The audience of tokens for one node.
-#[must_use]
-pub fn audience(cluster: ClusterId, index: u32) -> String {
-    format!("keyfleet.dev/{cluster}/{index}")
 }
 
 /// Asks the API server for tokens of the operator's own ServiceAccount; its rights name no other.

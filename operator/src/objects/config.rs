@@ -1,12 +1,13 @@
 //! The node's configuration: one strict YAML file, rendered from the kinds. Secrets are never in it, only their places.
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use keyfleet_api::node_config::{FORMAT, LogFormat, NodeConfig};
+use keyfleet_api::wire;
 use keyfleet_crds::cluster::Replication;
-use keyfleet_crds::{KmsNode, names, wire};
+use keyfleet_crds::node_config::{FORMAT, LogFormat, NodeConfig};
+use keyfleet_crds::{KmsNode, names};
 use sha2::{Digest, Sha256};
 
-pub use keyfleet_api::node_config::{CONFIG_FOLDER, FILE, STATE_FOLDER, TLS_FOLDER};
+pub use keyfleet_crds::node_config::{CONFIG_FOLDER, FILE, STATE_FOLDER, TLS_FOLDER};
 
 use super::Fleet;
 
@@ -41,7 +42,7 @@ fn render(fleet: &Fleet<'_>, index: u32) -> String {
         namespace: fleet.namespace.to_owned(),
         cluster_id: fleet.id,
         index,
-        host: names::node_host(fleet.name, index, fleet.namespace),
+        host: wire::node_host(fleet.name, index, fleet.namespace),
         operator: fleet.operator.to_owned(),
         state_folder: STATE_FOLDER.into(),
         round_port: wire::ROUND_PORT,

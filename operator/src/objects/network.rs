@@ -10,8 +10,9 @@ use k8s_openapi::api::networking::v1::{
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use keyfleet_api::wire;
 use keyfleet_crds::cluster::pods::NetworkPolicyMode;
-use keyfleet_crds::{labels, names, wire};
+use keyfleet_crds::{labels, names};
 
 use super::Fleet;
 

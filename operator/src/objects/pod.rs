@@ -12,10 +12,11 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use keyfleet_api::node_config::S3_CA_FOLDER;
+use keyfleet_api::wire;
 use keyfleet_crds::cluster::keys::{KeySource, SecretKey};
 use keyfleet_crds::cluster::pods::Mount;
-use keyfleet_crds::{KmsNode, labels, names, wire};
+use keyfleet_crds::node_config::S3_CA_FOLDER;
+use keyfleet_crds::{KmsNode, labels, names};
 
 use super::config::{self, CONFIG_FOLDER, STATE_FOLDER, TLS_FOLDER};
 use super::{Fleet, node_name};

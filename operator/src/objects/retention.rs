@@ -9,10 +9,10 @@ use k8s_openapi::api::core::v1::{
     ResourceRequirements, ServiceAccount, Volume,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use keyfleet_api::node_config::{LogFormat, S3_CA_FOLDER};
-use keyfleet_api::retention_config::{FILE, FORMAT, RetentionConfig};
 use keyfleet_crds::cluster::Replication;
 use keyfleet_crds::cluster::storage::ReplicaRetention;
+use keyfleet_crds::node_config::{LogFormat, S3_CA_FOLDER};
+use keyfleet_crds::retention_config::{FILE, FORMAT, RetentionConfig};
 use keyfleet_crds::{labels, names};
 
 use super::Fleet;

@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use k8s_openapi::api::core::v1::Volume;
-use keyfleet_api::node_config::S3_CA_FOLDER;
 use keyfleet_crds::cluster::Replication;
+use keyfleet_crds::node_config::S3_CA_FOLDER;
 use keyfleet_crds::values::ClusterId;
 use keyfleet_crds::{KmsCluster, KmsClusterStatus, KmsNode, KmsNodeSpec, names};
 use serde::Serialize;
@@ -96,7 +96,7 @@ fn a_node_reads_the_configuration_that_is_rendered_for_it() {
         let fleet = Fleet::of(&cluster, "image", OPERATOR).unwrap();
         let map = config::config_map(&fleet, &node(&cluster, 2));
         let rendered = &map.data.expect("a file")[config::FILE];
-        let read = keyfleet_api::node_config::NodeConfig::parse(rendered).expect("the node reads it");
+        let read = keyfleet_crds::node_config::NodeConfig::parse(rendered).expect("the node reads it");
         assert_eq!((read.index, read.operator.as_str()), (2, OPERATOR));
         assert_eq!(read.key_encryption, cluster.spec.key_encryption, "places of keys changed on the way");
         let bucket = |replication: Option<Replication>| replication.map(|replication| replication.s3);
@@ -138,8 +138,8 @@ fn the_retention_job_has_its_own_credentials_and_neither_keys_nor_a_token() {
         "Services and budgets take it for a node"
     );
     assert_eq!(pod.spec.unwrap().automount_service_account_token, Some(false));
-    let rendered = &job.config_map.data.unwrap()[keyfleet_api::retention_config::FILE];
-    let read = keyfleet_api::retention_config::RetentionConfig::parse(rendered).expect("the job reads it");
+    let rendered = &job.config_map.data.unwrap()[keyfleet_crds::retention_config::FILE];
+    let read = keyfleet_crds::retention_config::RetentionConfig::parse(rendered).expect("the job reads it");
     assert_eq!((read.grace_hours, read.cluster_id), (168, fleet.id));
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use keyfleet_crds::record::Record;
 use keyfleet_crds::values::ClusterId;
 use keyfleet_crds::{KmsClusterSpec, KmsClusterStatus, KmsNodeSpec};
@@ -11,7 +12,8 @@ use keyfleet_threshold::prekey::SignedPrekeySet;
 use super::rules;
 use crate::Action;
 use crate::key_epoch;
-use crate::state::{Cluster, Epoch, Lag, Node, Recorded};
+use crate::state::{BlockError, Cluster, Epoch, Lag, Node, Recorded, Retention, State};
+use crate::view::Heard;
 
 /// Revisions that a lagging reader may still see.
 const PAST_MAX: usize = 256;
@@ -63,6 +65,35 @@ impl Objects {
     pub fn served(&self) -> impl DoubleEndedIterator<Item = (u64, &Epoch)> {
         let served = self.epochs.iter().filter(|(_, epoch)| key_epoch::serves(epoch.status.as_ref()));
         served.map(|(number, epoch)| (*number, epoch.as_ref()))
+    }
+
+    /// Returns the state that an operator decides on when it reads these objects now.
+    #[must_use]
+    pub fn state(
+        &self,
+        heard: Heard,
+        block: Result<u64, BlockError>,
+        last_block: u64,
+        starved_since: Option<u64>,
+        now: Timestamp,
+    ) -> State {
+        State {
+            cluster: self.cluster.as_ref().clone(),
+            nodes: self.nodes.iter().map(|(index, node)| (*index, node.as_ref().clone())).collect(),
+            epochs: self.epochs.iter().map(|(number, epoch)| (*number, epoch.as_ref().clone())).collect(),
+            record: self.recorded(),
+            volumes: BTreeMap::new(),
+            namespace_ends: false,
+            finalizers: true,
+            stopped: true,
+            heard,
+            block,
+            last_block,
+            starved_since,
+            eviction_refused: None,
+            retention: Retention::default(),
+            now,
+        }
     }
 
     /// Returns the ConfigMap `<cluster>-record` as a state shows it.

@@ -36,13 +36,17 @@ pub(crate) fn run(_: &Arguments) -> Result<()> {
     // The charts first: the plain manifests are one of them, rendered.
     let (charts, others) = GENERATORS.split_last().context("there are generators")?;
     generate(*charts)?;
-    for file in files()?.into_iter().chain([operator()?]) {
-        let path = workplace::checkout().join(file.path);
-        fs::create_dir_all(path.parent().context("a file is in a folder")?)?;
-        fs::write(&path, file.content).with_context(|| format!("writing {}", file.path))?;
-        println!("{}", file.path);
-    }
+    files()?.iter().try_for_each(write)?;
+    write(&operator()?)?;
     others.iter().copied().try_for_each(generate)
+}
+
+fn write(file: &Generated) -> Result<()> {
+    let path = workplace::checkout().join(file.path);
+    fs::create_dir_all(path.parent().context("a file is in a folder")?)?;
+    fs::write(&path, &file.content).with_context(|| format!("writing {}", file.path))?;
+    println!("{}", file.path);
+    Ok(())
 }
 
 fn generate((package, target): (&str, [&str; 2])) -> Result<()> {

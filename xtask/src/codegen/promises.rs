@@ -1,7 +1,8 @@
 //! `docs/promises.md`: every promise, and the tests that keep it by their own word.
 //!
 //! A test cites the rows that it keeps in a comment, `seed: 003-17, 004-22`; `docs/promises.yaml` holds the rows, and says
-//! of those that no test cites what keeps them instead, that they come later, or why they do not apply.
+//! of those that no test cites what keeps them instead, that they come later, or why they do not apply. A row that tests keep
+//! in part says what comes later.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -30,6 +31,8 @@ struct Row {
     promise: String,
     by: Option<String>,
     later: Option<String>,
+    /// Part of the row that comes later, where tests keep the others.
+    rest: Option<String>,
     not_applicable: Option<String>,
 }
 
@@ -79,8 +82,10 @@ fn state(row: &Row, tests: &BTreeSet<Test>) -> Result<(&'static str, String)> {
     ensure!(said <= 1, "{ROWS}: {} says more than one of by, later and notApplicable", row.id);
     if !tests.is_empty() {
         ensure!(said == 0, "{ROWS}: {} is kept by {}: say nothing else of it", row.id, names(tests));
-        return Ok(("tests", names(tests)));
+        let rest = row.rest.as_ref().map(|rest| format!("<br>*the rest later*: {rest}")).unwrap_or_default();
+        return Ok(("tests", names(tests) + &rest));
     }
+    ensure!(row.rest.is_none(), "{ROWS}: {} has a rest and no test that keeps the others: say later", row.id);
     Ok(match (&row.by, &row.later, &row.not_applicable) {
         (Some(by), ..) => ("by", by.clone()),
         (_, Some(later), _) => ("later", format!("*later*: {later}")),
@@ -161,11 +166,15 @@ mod tests {
             promise: String::new(),
             by: None,
             later: later.map(Into::into),
+            rest: None,
             not_applicable: None,
         };
         let test = BTreeSet::from([Test { name: "it_holds".into(), path: "a.rs".into() }]);
         assert!(state(&row(None), &test).is_ok());
         assert!(state(&row(None), &BTreeSet::new()).is_err(), "a row of which nothing is said passes");
         assert!(state(&row(Some("soon")), &test).is_err(), "a row that is kept is still said to come later");
+        let half = Row { rest: Some("a broker".into()), ..row(None) };
+        assert!(state(&half, &test).is_ok_and(|(_, text)| text.ends_with("*the rest later*: a broker")));
+        assert!(state(&half, &BTreeSet::new()).is_err(), "a row that no test keeps has no rest");
     }
 }

@@ -39,7 +39,7 @@ const PROGRAMS: &[Program] = &[
     },
     Program {
         name: "node-faults",
-        binary: "keyfleet-node",
+        binary: "keyfleet-faulty-node",
         faults: true,
         description: "A key-management node that dies and lies on demand, for scenarios: never run it with a key that counts",
     },
@@ -63,8 +63,11 @@ const PROGRAMS: &[Program] = &[
     },
 ];
 
-/// Name of the fault feature's variables, which every program compiled with it contains.
-const FAULTS: (&str, &[u8]) = ("keyfleet-node/danger-faults", b"KEYFLEET_DANGER");
+/// Prefix of the variables that ask for faults. Every program that is compiled with the node's fault hook contains it.
+const FAULTS: &[u8] = b"KEYFLEET_DANGER";
+
+/// The packages that compile product crates with features for tests: what is built together with them gets these features.
+const FOR_TESTS: &[&str] = &["keyfleet-faulty-node"];
 
 /// The tag of images that are built here: they are never pulled.
 const TAG: &str = "dev";
@@ -144,19 +147,18 @@ fn programs(names: &[String], profile: Profile, folder: &Path) -> Result<Vec<Bui
     }
     let wanted: Vec<_> =
         PROGRAMS.iter().filter(|program| names.is_empty() || names.iter().any(|name| name == program.name)).collect();
-    // First, since both are built in the same folder: the programs that stay there know no faults.
-    let faulty =
-        wanted.iter().filter(|program| program.faults).map(|program| compile_with_faults(profile, program.binary));
-    let faulty: BTreeMap<_, _> = faulty.collect::<Result<_>>()?;
+    let faulty = wanted.iter().any(|program| program.faults);
     let binaries = compile(profile)?;
+    if faulty {
+        compile_faulty(profile)?;
+    }
     let (base, packages) = base::layer()?;
     let step = Step::begin("Writing images");
     let mut built = Vec::new();
     for program in wanted {
         let mut layer = Layer::default();
         let path = format!("usr/local/bin/{}", program.binary);
-        let compiled =
-            if program.faults { faulty[program.binary].clone() } else { stripped(&binaries.join(program.binary))? };
+        let compiled = stripped(&binaries.join(program.binary))?;
         ensure!(
             knows_faults(&compiled) == program.faults,
             "{} was compiled with other features than its own",
@@ -213,24 +215,25 @@ fn labels(program: &Program, packages: &str) -> BTreeMap<String, String> {
     ])
 }
 
-/// Compiles the programs and returns the folder that they are in.
+/// Compiles the released programs and returns the folder that they are in.
 fn compile(profile: Profile) -> Result<PathBuf> {
-    // The whole workspace: a part of it would build its dependencies with other features, and so build them twice.
-    let mut command = profile.cargo(&["build", "--locked", "--workspace", "--bins"]);
-    step::run("Compiling the programs", "compile-programs", &mut command)?;
+    // As much of the workspace as may be: a part of it would build its dependencies with other features, and so build them
+    // twice.
+    let mut arguments = vec!["build", "--locked", "--workspace", "--bins"];
+    arguments.extend(FOR_TESTS.iter().flat_map(|package| ["--exclude", *package]));
+    step::run("Compiling the programs", "compile-programs", &mut profile.cargo(&arguments))?;
     Ok(profile.folder())
 }
 
-/// Compiles a program with faults on demand, beside what is compiled already: only its own package is built again.
-fn compile_with_faults(profile: Profile, binary: &'static str) -> Result<(&'static str, Vec<u8>)> {
-    let mut command = profile.cargo(&["build", "--locked", "--workspace", "--bin", binary, "--features", FAULTS.0]);
-    step::run(&format!("Compiling {binary} with faults for tests"), "compile-faults", &mut command)?;
-    Ok((binary, stripped(&profile.folder().join(binary))?))
+/// Compiles the programs with faults on demand, which have names of their own, beside what is compiled already.
+fn compile_faulty(profile: Profile) -> Result<()> {
+    let mut command = profile.cargo(&["build", "--locked", "--workspace", "--bin", "keyfleet-faulty-node"]);
+    step::run("Compiling the node with faults for tests", "compile-faults", &mut command)
 }
 
 /// Returns true when a program was compiled with the fault feature.
 fn knows_faults(program: &[u8]) -> bool {
-    program.windows(FAULTS.1.len()).any(|window| window == FAULTS.1)
+    program.windows(FAULTS.len()).any(|window| window == FAULTS)
 }
 
 /// The folder of the programs that images are made of, and of those that people run.

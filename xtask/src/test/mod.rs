@@ -13,14 +13,15 @@ use anyhow::Result;
 
 use self::binaries::{Counts, TestBinary};
 use crate::workplace::cargo;
-use crate::{codegen, pinned, step, workplace};
+use crate::{codegen, pinned, step, tidy, workplace};
 
 /// Check everything: what this says is what counts
 ///
-/// Format, lints, documentation, generated files, unit and property tests, then the scenarios on a local Kubernetes.
+/// Rules of the house, format, lints, documentation, generated files, licences, unit and property tests, then the scenarios on a local
+/// Kubernetes.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// Only one thing: a check (format, lints, docs, generated, licences), a crate (its tests), or a part of a
+    /// Only one thing: a check (tidy, format, lints, docs, generated, licences), a crate (its tests), or a part of a
     /// test's or scenario's name
     #[arg(long, value_name = "NAME")]
     only: Option<String>,
@@ -107,7 +108,14 @@ impl Report {
 
 type Check = (&'static str, fn() -> Result<()>);
 
-const CHECKS: [Check; 4] = [("format", format), ("lints", lints), ("docs", docs), ("generated", codegen::check)];
+const CHECKS: [Check; 6] = [
+    ("tidy", tidy::check),
+    ("format", format),
+    ("lints", lints),
+    ("docs", docs),
+    ("generated", codegen::check),
+    ("licences", licences),
+];
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let started = Instant::now();
@@ -118,10 +126,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             report.check(name, check);
         }
     }
-    if only.is_none_or(|only| only == "licences") {
-        licences(&mut report);
-    }
-    if only.is_none_or(|only| CHECKS.iter().all(|(name, _)| *name != only) && only != "licences") {
+    if only.is_none_or(|only| CHECKS.iter().all(|(name, _)| *name != only)) {
         // What keeps tests from running at all is a failure like any other: the rest is still told.
         if let Err(error) = tests(arguments, &mut report) {
             report.check("tests run", || Err(error));
@@ -206,12 +211,12 @@ fn examples() -> Result<()> {
     step::run("Examples in the documentation", "examples", &mut cargo(&["test", "--workspace", "--doc", "--locked"]))
 }
 
-/// Where cargo-deny is installed; it is a large program and not needed for anything else.
-fn licences(report: &mut Report) {
-    let there = cargo(&["deny", "--version"]).output().is_ok_and(|output| output.status.success());
-    if !there {
-        return report.skip("licences", "cargo-deny is not installed");
-    }
-    let words = ["deny", "--all-features", "check", "licenses", "bans", "sources"];
-    report.check("licences", || step::run("Licences and sources of dependencies", "licences", &mut cargo(&words)));
+fn licences() -> Result<()> {
+    let mut command = cargo(&["deny", "--all-features", "--locked", "check", "licenses", "bans", "sources"]);
+    let path = std::env::join_paths([pinned::cargo_deny()?].into_iter().chain(search_path()))?;
+    step::run("Licences and sources of dependencies", "licences", command.env("PATH", path))
+}
+
+fn search_path() -> Vec<std::path::PathBuf> {
+    std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
 }

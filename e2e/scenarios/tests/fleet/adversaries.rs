@@ -53,7 +53,7 @@ fn indexes(list: &Value) -> Vec<u64> {
 #[test]
 fn a_node_killed_at_a_barrier_repeats_its_messages() -> Result<()> {
     let cluster = Cluster::shared()?;
-    let barriers = [("KEYFLEET_DANGER_DIE_AT", "2:Commit@Prepared,3:Said@Dealing")];
+    let barriers = [("KEYFLEET_DANGER_DIE_AT", "2:Commit@Prepared,3:Published@Dealing")];
     let fleet = faulty(&cluster, "barrier", (4, 3), &barriers)?;
     for index in 1..=4 {
         ensure!(page(&fleet, index)?["danger"]["died"] == json!([]), "node {index} died before the round");
@@ -62,7 +62,7 @@ fn a_node_killed_at_a_barrier_repeats_its_messages() -> Result<()> {
     let epoch = reshare(&fleet, "now")?;
     let number = epoch["spec"]["number"].as_u64().context("an epoch has a number")?;
     // In this round and no other, each at its own barrier, and once.
-    for (index, barrier) in [(2, "Commit@Prepared"), (3, "Said@Dealing")] {
+    for (index, barrier) in [(2, "Commit@Prepared"), (3, "Published@Dealing")] {
         fleet.wait_pod(index, None)?;
         let died = wait::until("the page shows where the node died", || {
             let died = page(&fleet, index)?["danger"]["died"].clone();

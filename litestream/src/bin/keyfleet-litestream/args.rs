@@ -10,11 +10,11 @@ use keyfleet_litestream::position::Seq;
 #[derive(Debug, Parser)]
 #[command(version)]
 pub(crate) struct Args {
-    /// Configuration.
+    /// Configuration file.
     #[arg(long, short, global = true, default_value = "/etc/litestream.yml", env = "LITESTREAM_CONFIG")]
     pub(crate) config: PathBuf,
-    /// Answer in JSON. Where a command is about all databases, a list of one entry each, with `path`, `location`, and what
-    /// was found or `error`.
+    /// Answer in JSON. A command about several databases answers with a list: for each its `path`, its `location`, and the
+    /// answer or an `error`.
     #[arg(long, global = true)]
     pub(crate) json: bool,
     #[command(subcommand)]
@@ -28,7 +28,7 @@ pub(crate) enum Command {
     /// redb locks its file, so a program that writes replicates through the library. This command adopts files at
     /// rest: it ships a base of each and stays until it is told to end.
     Replicate {
-        /// End once everything is in the bucket.
+        /// End once all commits are in the bucket.
         #[arg(long)]
         once: bool,
     },
@@ -44,7 +44,7 @@ pub(crate) enum Command {
         /// Path of the database in the configuration; all when left out.
         db: Option<PathBuf>,
     },
-    /// Download everything and check it.
+    /// Download all objects and check them.
     Verify {
         /// Path of the database in the configuration; all when left out.
         db: Option<PathBuf>,
@@ -54,16 +54,16 @@ pub(crate) enum Command {
         /// Path of the database in the configuration; all when left out.
         db: Option<PathBuf>,
     },
-    /// Say how far the replicas are, asked of the bucket.
+    /// Show the newest position of each replica, as the bucket has it.
     Status {
         /// Path of the database in the configuration; all when left out.
         db: Option<PathBuf>,
     },
-    /// Delete what no kept restore point needs. For an identity of its own, which may delete.
+    /// Delete the objects that no kept restore point needs. Run it under an identity of its own, which may delete.
     Retention {
         /// Path of the database in the configuration; all when left out.
         db: Option<PathBuf>,
-        /// Only say what would go.
+        /// Only name the objects that would be deleted.
         #[arg(long)]
         dry_run: bool,
     },
@@ -103,7 +103,7 @@ pub(crate) struct Restore {
     /// Move an existing file aside.
     #[arg(long)]
     pub(crate) replace: bool,
-    /// GETs at once.
+    /// Number of objects read at once.
     #[arg(long, default_value_t = 16)]
     pub(crate) parallelism: usize,
 }

@@ -1,4 +1,4 @@
-//! What each command does.
+//! Commands.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use keyfleet_litestream::clock::now_ms;
 use keyfleet_litestream::config::{Config, Db};
 use keyfleet_litestream::database::{Database, Phase};
 use keyfleet_litestream::discover::discover;
-use keyfleet_litestream::drill::{self, Drilled, Local};
+use keyfleet_litestream::drill;
 use keyfleet_litestream::keys::Identity;
 use keyfleet_litestream::metrics::Metrics;
 use keyfleet_litestream::restore::{self, RestoreError, Target};
@@ -17,7 +17,8 @@ use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::args::{Args, Command, Restore};
-use crate::output::{Answers, CommandError, answer, progress, time};
+use crate::output::{Answers, CommandError, answer, progress};
+use crate::text;
 
 pub(crate) async fn run(args: Args) -> Result<(), CommandError> {
     let Args { config, json, command } = args;
@@ -39,6 +40,7 @@ pub(crate) async fn run(args: Args) -> Result<(), CommandError> {
     }
 }
 
+/// Finds the database of this path; without a path, the only one.
 fn one<'c>(config: &'c Config, path: Option<&Path>) -> Result<&'c Db, CommandError> {
     match (path, &config.dbs[..]) {
         (None, [db]) => Ok(db),
@@ -50,6 +52,7 @@ fn one<'c>(config: &'c Config, path: Option<&Path>) -> Result<&'c Db, CommandErr
     }
 }
 
+/// Finds the databases that a command is about: the one of this path, or all.
 fn some<'c>(config: &'c Config, path: Option<&Path>) -> Result<Vec<&'c Db>, CommandError> {
     match path {
         None => Ok(config.dbs.iter().collect()),
@@ -57,7 +60,7 @@ fn some<'c>(config: &'c Config, path: Option<&Path>) -> Result<Vec<&'c Db>, Comm
     }
 }
 
-/// Asks about each database and says the answers.
+/// Runs a command for each database and prints the answers. Returns those that succeeded.
 async fn each<T: Serialize>(
     dbs: &[&Db],
     json: bool,
@@ -88,7 +91,7 @@ async fn replicate(config: Config, once: bool, json: bool) -> Result<(), Command
         let metrics = Metrics::default();
         tokio::select! {
             () = serve_metrics(config.addr, &metrics, &databases) => {}
-            () = told_to_end() => {}
+            () = shutdown_signal() => {}
         }
     }
     let mut answers = Answers::new(json);
@@ -113,16 +116,17 @@ struct Reached {
     position: Option<keyfleet_litestream::Position>,
 }
 
-async fn told_to_end() {
+/// Waits for SIGTERM or Ctrl-C.
+async fn shutdown_signal() {
     use tokio::signal::unix::{SignalKind, signal};
-    let mut term = signal(SignalKind::terminate()).expect("signals can be listened to");
+    let mut terminated = signal(SignalKind::terminate()).expect("signals can be listened to");
     tokio::select! {
-        _ = term.recv() => {}
+        _ = terminated.recv() => {}
         _ = tokio::signal::ctrl_c() => {}
     }
 }
 
-/// One page, for whoever asks.
+/// Serves the page of metrics, whatever the path of the request.
 async fn serve_metrics(addr: Option<std::net::SocketAddr>, metrics: &Metrics, databases: &[Database]) {
     let Some(addr) = addr else { return std::future::pending().await };
     let listener = match tokio::net::TcpListener::bind(addr).await {
@@ -180,7 +184,7 @@ async fn restore(db: &Db, how: &Restore, json: bool) -> Result<(), CommandError>
                     output.display(),
                     restored.position,
                     restored.commit,
-                    time(restored.time_ms),
+                    text::time(restored.time_ms),
                     restored.objects,
                     restored.bytes
                 )
@@ -196,125 +200,78 @@ async fn restore(db: &Db, how: &Restore, json: bool) -> Result<(), CommandError>
 }
 
 #[derive(Serialize)]
-struct Objects {
-    objects: Vec<verify::Listed>,
+pub(crate) struct Objects {
+    pub(crate) objects: Vec<verify::Listed>,
 }
 
 async fn list(dbs: &[&Db], folder: &str, json: bool) -> Result<(), CommandError> {
-    let text = |db: &Db, listed: &Objects| {
-        let mut lines = vec![
-            format!("{}:", db.options.location),
-            format!("{:>8} {:>6} {:>10} {:>21} {:>10}  {:30} kind", "seq", "term", "commits", "", "bytes", "time"),
-        ];
-        for object in &listed.objects {
-            lines.push(format!(
-                "{:>8} {:>6} {:>10} {:>21} {:>10}  {:30} {}",
-                object.seq.0,
-                object.term.0,
-                object.first_commit.0,
-                format!("to {}", object.last_commit),
-                object.size,
-                time(object.time_ms),
-                object.kind
-            ));
-        }
-        lines.join("\n")
-    };
-    let ask = async |db: &Db| {
+    each(dbs, json, text::objects, async |db: &Db| {
         let objects = verify::list(&bucket(db).await, folder).await.map_err(CommandError::other)?;
         Ok(Objects { objects })
-    };
-    each(dbs, json, text, ask).await.map(drop)
+    })
+    .await
+    .map(drop)
 }
 
 async fn verify_all(dbs: &[&Db], json: bool) -> Result<(), CommandError> {
-    let text = |db: &Db, verified: &verify::Verified| {
-        let said = verified.findings.iter().chain(&verified.remarks);
-        let mut lines: Vec<String> = said.map(|line| format!("  {line}")).collect();
-        let end = verified.position.map_or_else(|| "no replica".to_owned(), |position| position.to_string());
-        let (location, objects, bytes) = (&db.options.location, verified.objects, verified.bytes);
-        lines.insert(0, format!("{location}: {objects} objects whole, {bytes} bytes, ends at {end}"));
-        lines.join("\n")
-    };
-    let ask = async |db: &Db| {
+    let verified = each(dbs, json, text::verified, async |db: &Db| {
         let bar = progress("verifying");
         verify::verify(&bucket(db).await, &db.options.replica, &db.options.keys, 16, bar.as_ref())
             .await
             .map_err(CommandError::other)
-    };
-    let verified = each(dbs, json, text, ask).await?;
+    })
+    .await?;
     let broken: usize = verified.iter().map(|verified| verified.findings.len()).sum();
     if broken == 0 { Ok(()) } else { Err(CommandError::Broken(format!("{broken} findings"))) }
 }
 
-/// Restores by two routes, compares them, and compares the database's own file where it is at rest.
+/// Restores by two routes, compares the two, and compares the database's own file where it is at rest.
 async fn drill_all(dbs: &[&Db], json: bool) -> Result<(), CommandError> {
-    let text = |db: &Db, drilled: &Drilled| {
-        let rows: u64 = drilled.tables.iter().map(|table| table.rows).sum();
-        let route = match &drilled.other_route {
-            Some(other) => format!("the same rows from {}", other.snapshot),
-            None => "there is one route only".to_owned(),
-        };
-        let local = match &drilled.local {
-            Local::Same { commit, .. } => format!("the same rows as the local file at commit {commit}"),
-            Local::NotCompared(why) => format!("not compared with the local file: {why}"),
-        };
-        let (location, position, tables) = (&db.options.location, drilled.newest.position, drilled.tables.len());
-        format!("{location}: restored to {position}, {tables} tables with {rows} rows; {route}; {local}")
-    };
-    let ask = async |db: &Db| {
+    each(dbs, json, text::drilled, async |db: &Db| {
         let (replica, keys) = (&db.options.replica, &db.options.keys);
         Ok(drill::drill(&bucket(db).await, replica, keys, Some(&db.options.path), progress("drilling")).await?)
-    };
-    each(dbs, json, text, ask).await.map(drop)
+    })
+    .await
+    .map(drop)
 }
 
 #[derive(Serialize)]
-struct Status {
-    head: Option<keyfleet_litestream::Position>,
-    last_commit: Option<u64>,
-    age_ms: Option<u64>,
-    snapshots: usize,
-    boundary: Option<u64>,
-    local: Option<keyfleet_litestream::Position>,
+pub(crate) struct Status {
+    pub(crate) head: Option<keyfleet_litestream::Position>,
+    pub(crate) last_commit: Option<u64>,
+    pub(crate) age_ms: Option<u64>,
+    pub(crate) snapshots: usize,
+    pub(crate) boundary: Option<u64>,
+    pub(crate) local: Option<keyfleet_litestream::Position>,
 }
 
 async fn status(dbs: &[&Db], json: bool) -> Result<(), CommandError> {
-    let text = |db: &Db, status: &Status| match (&status.head, status.age_ms) {
-        (Some(head), Some(age_ms)) => format!(
-            "{}: {head}, newest commit {} s ago, {} snapshots; this machine last knew {}",
-            db.options.location,
-            age_ms / 1000,
-            status.snapshots,
-            status.local.map_or_else(|| "nothing".into(), |position| position.to_string())
-        ),
-        _ => format!("{}: there is no replica", db.options.location),
-    };
-    let ask = async |db: &Db| {
+    each(dbs, json, text::status, async |db: &Db| {
         let found = discover(&bucket(db).await, &db.options.replica, now_ms).await.map_err(CommandError::other)?;
         Ok(Status {
             head: found.head.map(|head| head.position),
             last_commit: found.head.map(|head| head.last_commit.0),
             age_ms: found.head.map(|head| now_ms().saturating_sub(head.time_ms)),
             snapshots: found.snapshots.len(),
-            boundary: found.lowest_needed.map(|boundary| boundary.0),
+            boundary: found.lowest_needed.map(|number| number.0),
             local: keyfleet_litestream::meta::PositionFile::read(&db.options.path).position,
         })
-    };
-    each(dbs, json, text, ask).await.map(drop)
+    })
+    .await
+    .map(drop)
 }
 
 async fn sweep(dbs: &[&Db], dry_run: bool, json: bool) -> Result<(), CommandError> {
-    let text = |db: &Db, swept: &retention::Swept| {
-        let would = if dry_run { "would delete" } else { "deleted" };
-        let boundary = swept.lowest_needed.map_or_else(|| "none".into(), |boundary| boundary.to_string());
-        let (location, deleted, kept) = (&db.options.location, swept.deleted.len(), swept.kept.len());
-        format!("{location}: {would} {deleted} objects; boundary {boundary}; {kept} restore points kept")
-    };
-    let ask = async |db: &Db| {
-        retention::run(&bucket(db).await, &db.rules, now_ms(), dry_run).await.map_err(CommandError::other)
-    };
-    each(dbs, json, text, ask).await.map(drop)
+    each(
+        dbs,
+        json,
+        |db, swept| text::swept(db, swept, dry_run),
+        async |db: &Db| {
+            retention::run(&bucket(db).await, &db.rules, now_ms(), dry_run).await.map_err(CommandError::other)
+        },
+    )
+    .await
+    .map(drop)
 }
 
 #[derive(Serialize)]

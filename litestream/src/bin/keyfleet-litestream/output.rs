@@ -1,4 +1,4 @@
-//! Answers for people and for programs, progress, and failures with their exit codes.
+//! Answers as text and as JSON, progress, and errors with their exit codes.
 
 use std::io::IsTerminal as _;
 use std::path::Path;
@@ -20,8 +20,8 @@ pub(crate) fn answer<T: Serialize>(json: bool, value: &T, text: impl FnOnce(&T) 
     }
 }
 
-/// Answers about several databases: as text one after the other, as JSON one list at the end. One that fails keeps no
-/// other from being answered.
+/// Answers about several databases: as text one after the other, as JSON one list at the end. An error about one does
+/// not stop the others.
 pub(crate) struct Answers {
     json: bool,
     list: Vec<Value>,
@@ -33,7 +33,7 @@ impl Answers {
         Self { json, list: Vec::new(), first_error: None }
     }
 
-    /// Takes one database's answer, and gives it back if there is one.
+    /// Takes the answer about one database, and returns it unless it is an error.
     pub(crate) fn add<T: Serialize>(
         &mut self,
         path: &Path,
@@ -63,7 +63,7 @@ impl Answers {
         }
     }
 
-    /// The first failure, if there was one, when all has been said.
+    /// Prints the list where that was asked for. Returns the first error, if there was one.
     pub(crate) fn finish(self) -> Result<(), CommandError> {
         if self.json {
             println!("{}", serde_json::to_string_pretty(&self.list).expect("answers are plain data"));
@@ -72,7 +72,7 @@ impl Answers {
     }
 }
 
-/// A bar on a terminal, nothing elsewhere.
+/// Returns a progress bar on a terminal; `None` elsewhere.
 pub(crate) fn progress(what: &'static str) -> Option<Progress> {
     if !std::io::stderr().is_terminal() {
         return None;
@@ -90,15 +90,7 @@ pub(crate) fn progress(what: &'static str) -> Option<Progress> {
     }))
 }
 
-/// Milliseconds since the Unix epoch, for people.
-pub(crate) fn time(ms: u64) -> String {
-    i64::try_from(ms)
-        .ok()
-        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
-        .map_or_else(|| format!("{ms} ms"), |time| time.to_string())
-}
-
-/// Why the program ends with another code than 0.
+/// Error of a command. Each kind has an exit code.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommandError {
     #[error("{0}")]

@@ -5,19 +5,19 @@ use std::collections::VecDeque;
 use crate::format::{Commit, Op};
 use crate::position::{CommitNo, Digest, Position, Seq};
 
-/// Segments that were shipped and may be merged.
+/// Segments that were shipped and are not merged yet.
 #[derive(Default)]
 pub(super) struct Merge {
-    /// Commits that are offered and not yet acknowledged.
+    /// Commits that were offered to the term and are not acknowledged yet.
     pub(super) waiting: VecDeque<Commit>,
-    /// The position before the next segment.
+    /// Position before the next segment.
     pub(super) last: Option<Position>,
     pub(super) run: Option<Run>,
     pub(super) segments: u64,
     pub(super) bytes: usize,
 }
 
-/// A run of segments.
+/// Run of segments, one after the other, of one term.
 pub(super) struct Run {
     pub(super) first: Seq,
     pub(super) prev: Digest,
@@ -29,12 +29,13 @@ pub(super) struct Run {
 }
 
 impl Merge {
-    /// Adds the segment at `position`. False when there is nothing before it to name.
+    /// Adds the segment at `position`, which ends with `commit`. Returns false when no position before it is known.
     pub(super) fn take(&mut self, position: Position, commit: CommitNo) -> bool {
         let Some(before) = self.last.replace(position) else {
             self.waiting.clear();
             return false;
         };
+        assert_eq!(position.seq, before.seq.next(), "segments of a run follow one another");
         while let Some(next) = self.waiting.pop_front_if(|next| next.number <= commit) {
             self.bytes += next.size();
             let run = self.run.get_or_insert_with(|| Run {
@@ -46,6 +47,7 @@ impl Merge {
                 ops: Vec::new(),
                 segments: 0,
             });
+            assert!(next.number == run.first_commit || next.number == run.last_commit.next(), "a run has no gap");
             (run.last_commit, run.time_ms) = (next.number, next.time_ms.max(run.time_ms));
             run.ops.extend(next.ops);
         }
@@ -53,6 +55,7 @@ impl Merge {
         true
     }
 
+    /// Takes the run, and begins another.
     pub(super) fn finish(&mut self) -> Option<Run> {
         let segments = std::mem::take(&mut self.segments);
         self.bytes = 0;

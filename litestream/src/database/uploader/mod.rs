@@ -1,4 +1,4 @@
-//! The uploader: drives the tenure against the bucket, one request of the sequence at a time.
+//! Uploader: carries out a term's requests against the bucket, one of the sequence at a time.
 //!
 //! `opening` finds out whether the local file is still the newest state and opens a term for it, `shipping` holds that term,
 //! `merge` collects the segments that are worth sending once more as one object.
@@ -13,28 +13,28 @@ use rand::rngs::StdRng;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
+use super::options::Options;
 use super::shared::{Phase, Shared, SnapshotImage};
 use super::writer::Job;
-use super::{Options, Probe, ProbeError};
 use crate::bucket::{Bucket, BucketError, Created};
 use crate::layout;
-use crate::position::{CommitNo, Digest};
 use crate::start::Local;
 use crate::term::{Answer, Event, Request, TermState};
 
 pub(super) use opening::prepare;
 use shipping::Shipping;
 
-/// What the uploader begins with.
+/// Start of the uploader, as the opening of the database left it.
 pub(super) enum Start {
-    /// A term was opened; its base is due.
+    /// Term that was opened; its base is due.
     Opened(Box<TermState>),
-    /// The replica did not answer: prove the local file first.
+    /// Silent replica: the local file is proven first.
     Unproven(Local),
-    /// The replica is not what it was, and says so: the local file goes on without it.
+    /// Replica that is not what it acknowledged: the local file goes on without it.
     Refused(Local),
 }
 
+/// Task that brings commits into the bucket.
 pub(super) struct Uploader {
     pub(super) options: Options,
     pub(super) bucket: Bucket,
@@ -43,17 +43,18 @@ pub(super) struct Uploader {
     pub(super) rng: StdRng,
 }
 
-/// Why a stretch of work ended.
+/// End of a term that was held.
 enum End {
-    /// The queue overflowed.
+    /// Overflow of the queue.
     Overflow,
-    /// The database is closing.
+    /// Close of the database.
     Closed,
-    /// Another writer took over, or the writer is gone.
+    /// Takeover by another writer, or loss of the local store.
     Over,
 }
 
 impl Uploader {
+    /// Runs until the database is closed or another writer takes over.
     pub(super) async fn run(mut self, start: Start) {
         let mut term = match start {
             Start::Opened(term) => Some(*term),
@@ -75,7 +76,7 @@ impl Uploader {
         let _ = self.shared.save_position(&self.options.path);
     }
 
-    /// From the base of a term until something ends it.
+    /// Holds a term, from its base until it ends.
     async fn hold(&mut self, mut term: TermState) -> End {
         self.shared.update(|status| {
             status.term = term.number();
@@ -101,7 +102,7 @@ impl Uploader {
         Shipping::new(self, term).run().await
     }
 
-    /// What the bucket holds is not what it acknowledged. It is asked again: a person may put it right.
+    /// Reports that the bucket does not hold what it acknowledged. It is read again: a person may put it right.
     fn refuse(&self, why: String) {
         if self.shared.status().phase != Phase::Refused(why.clone()) {
             tracing::error!(why, "the replica is not what it was: nothing is acknowledged until it is");
@@ -109,9 +110,10 @@ impl Uploader {
         }
     }
 
+    /// Counts a failed request, and shows it in the status.
     fn record_failure(&self, failures: u32, error: &BucketError) {
         if failures == 1 || failures.is_power_of_two() {
-            tracing::warn!(%error, failures, "the bucket does not take what we have");
+            tracing::warn!(%error, failures, "a request to the bucket failed; it is tried again, and commits wait");
         }
         self.shared.update(|status| {
             status.trouble = Some((failures, error.kind, error.to_string()));
@@ -130,10 +132,10 @@ impl Uploader {
     }
 }
 
-/// Makes the tenure's next request and hands it the answer.
+/// Makes the term's next request and hands it the answer.
 ///
 /// # Errors
-/// The failure of the request; the tenure will ask for the same again.
+/// Failure of the request. The term asks for the same request again.
 pub(super) async fn step(
     bucket: &Bucket,
     term: &mut TermState,
@@ -153,7 +155,7 @@ pub(super) async fn step(
             Ok(Some((bytes, _))) => match crate::discover::parse_lowest_needed(&bytes) {
                 Ok(lowest_needed) => Ok(Answer::LowestNeeded(Some(lowest_needed))),
                 Err(error) => {
-                    tracing::error!(%error, "the boundary cannot be read; nothing is acknowledged");
+                    tracing::error!(%error, "the object `boundary` cannot be read: nothing is acknowledged until it can");
                     Ok(Answer::Unknown)
                 }
             },
@@ -169,7 +171,7 @@ pub(super) async fn step(
     }
 }
 
-/// Compresses a copy of the file off the runtime's threads.
+/// Compresses a copy of the file, off the runtime's threads.
 async fn compress(mut image: SnapshotImage) -> Option<(SnapshotImage, Vec<u8>)> {
     let done = tokio::task::spawn_blocking(move || {
         let frame = image.compress();
@@ -183,28 +185,4 @@ async fn compress(mut image: SnapshotImage) -> Option<(SnapshotImage, Vec<u8>)> 
         }
         Err(_) => None,
     }
-}
-
-/// Reads the durable position's object back.
-pub(super) async fn probe(shared: &Shared, bucket: &Bucket) -> Result<Probe, ProbeError> {
-    let probe = lag(shared);
-    if let Some(position) = probe.position {
-        let object = bucket.get(&layout::sequence(position.seq)).await?;
-        if object.is_none_or(|object| Digest::of(&object) != position.hash) {
-            return Err(ProbeError::Mismatch(position));
-        }
-    }
-    Ok(probe)
-}
-
-/// What is not acknowledged yet. Every acknowledgement is the bucket's.
-pub(super) fn lag(shared: &Shared) -> Probe {
-    let status = shared.status();
-    let durable_commit = status.durable.map_or(CommitNo(0), |(_, commit)| commit);
-    let lag_commits = status.committed.0.saturating_sub(durable_commit.0);
-    let lag_ms = match shared.unacknowledged_ms() {
-        Some(oldest_ms) if lag_commits > 0 => crate::clock::now_ms().saturating_sub(oldest_ms),
-        _ => 0,
-    };
-    Probe { position: status.durable.map(|(position, _)| position), lag_commits, lag_ms }
 }

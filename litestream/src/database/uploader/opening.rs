@@ -1,4 +1,4 @@
-//! Opening a term: at a start, and again after a chain that was closed.
+//! Opening of a term: at a start, and again after a chain that was closed.
 
 use std::time::Duration;
 
@@ -6,33 +6,35 @@ use rand::rngs::StdRng;
 
 use super::{Uploader, step};
 use crate::chain::{ChainError, check_floor};
+use crate::database::error::OpenError;
+use crate::database::options::Options;
 use crate::database::shared::Phase;
-use crate::database::{OpenError, Options};
 use crate::discover::{DiscoverError, discover};
 use crate::layout;
 use crate::meta::PositionFile;
-use crate::position::{Digest, Head};
+use crate::position::{Digest, Head, Term};
 use crate::start::{Intent, Local, Meta, StaleReason, includes};
 use crate::term::{Event, Settings, TermState};
 
-/// Why no term could be opened yet.
+/// Error of opening a term. The uploader tries again.
 #[derive(Debug, thiserror::Error)]
 enum ReopenError {
     #[error(transparent)]
     Discover(#[from] DiscoverError),
     #[error(transparent)]
-    Below(#[from] ChainError),
+    Chain(#[from] ChainError),
     #[error("the replica is gone, although the local file was replicated: look for the right bucket and prefix")]
     Gone,
-    #[error("the replica is older than the local file ({0:?}): it was rolled back, or is another one")]
+    #[error("the replica is older than the local file: it was rolled back, or is another one ({0})")]
     Older(StaleReason),
 }
 
 impl Uploader {
-    /// Finds out whether the file is still the newest state, and opens a new term if so.
+    /// Opens a new term once the file is proven to be the newest state. `None` when the database is closing, or another
+    /// writer took over.
     ///
-    /// `local` is what the file said at a start without the replica; none when this process held the last term,
-    /// so that the file's line is the term's own.
+    /// `local` has the facts about the file from a start without the replica; `None` when this process held the last
+    /// term, so that the file's line is the term's own.
     pub(super) async fn reopen(&mut self, local: Option<Local>) -> Option<TermState> {
         let mut failures = 0;
         loop {
@@ -59,56 +61,52 @@ impl Uploader {
             if let Some(head) = found.head {
                 self.check_known(head).await?;
             }
-            let status = self.shared.status();
-            let stranger = match (local, found.head) {
-                (Some(Local { meta: Some(Meta { term, .. }), .. }), None) if term.0 > 0 => {
-                    return Err(ReopenError::Gone);
-                }
-                (None, None) => return Err(ReopenError::Gone),
-                (Some(_), None) => None,
-                (Some(local), Some(head)) => match includes(local, head) {
-                    Err(why @ StaleReason::NewerTerm { .. }) => return Err(ReopenError::Older(why)),
-                    other => other.err().map(|why| (head, format!("{why:?}"))),
-                },
-                (None, Some(head)) if head.position.term == status.term => None,
-                (None, Some(head)) => Some((head, format!("term {} was opened meanwhile", head.position.term))),
-            };
-            if let Some((head, why)) = stranger {
-                tracing::error!(why, "the local file is not the newest state: nothing more is acknowledged");
+            if let Some((head, reason)) = taken_over(local, found.head, self.shared.status().term)? {
+                tracing::error!(%reason, "the local file is not the newest state: nothing more is acknowledged");
                 self.shared.update(|status| status.phase = Phase::Fenced { seq: head.position.seq });
                 return Ok(None);
             }
-            let mut term = match self.prepare(found.head, found.seen_ms) {
+            let file = self.shared.position_file(&self.options.path);
+            let term = match prepare(&self.options, found.head, found.seen_ms, file, None, &mut self.rng) {
                 Ok(term) => term,
                 Err(error) => {
-                    self.shared.update(|status| status.phase = Phase::Refused(error));
+                    self.shared.update(|status| status.phase = Phase::Refused(error.to_string()));
                     return Ok(None);
                 }
             };
-            let mut failures = 0;
-            loop {
-                match step(&self.bucket, &mut term, &mut self.rng).await {
-                    Ok(Some(Event::Opened(_))) => {
-                        self.shared.update(|status| status.trouble = None);
-                        return Ok(Some(term));
-                    }
-                    // Look again: the next look says whether it was a stranger.
-                    Ok(Some(Event::Lost)) => break,
-                    Ok(_) => {}
-                    Err(error) => {
-                        failures += 1;
-                        self.record_failure(failures, &error);
-                        self.pause(failures).await;
-                        if self.shared.is_closing() {
-                            return Ok(None);
-                        }
+            match self.make_opening(term).await {
+                Opening::Made(term) => return Ok(Some(*term)),
+                // The next look shows if it was another writer.
+                Opening::Lost => {}
+                Opening::Closing => return Ok(None),
+            }
+        }
+    }
+
+    /// Makes the opening of a term, with as many tries as it takes.
+    async fn make_opening(&mut self, mut term: TermState) -> Opening {
+        let mut failures = 0;
+        loop {
+            match step(&self.bucket, &mut term, &mut self.rng).await {
+                Ok(Some(Event::Opened(_))) => {
+                    self.shared.update(|status| status.trouble = None);
+                    return Opening::Made(Box::new(term));
+                }
+                Ok(Some(Event::Lost)) => return Opening::Lost,
+                Ok(_) => {}
+                Err(error) => {
+                    failures += 1;
+                    self.record_failure(failures, &error);
+                    self.pause(failures).await;
+                    if self.shared.is_closing() {
+                        return Opening::Closing;
                     }
                 }
             }
         }
     }
 
-    /// Refuses a replica that ends before what it is known to have acknowledged, or has something else there.
+    /// Checks that the replica still holds the newest position that it is known to have acknowledged.
     async fn check_known(&self, head: Head) -> Result<(), ReopenError> {
         let durable = self.shared.status().durable.map(|(position, _)| position);
         let floor = self.options.floor.filter(|_| self.options.override_floor.is_none());
@@ -116,14 +114,40 @@ impl Uploader {
         let object = self.bucket.get(&layout::sequence(known.seq)).await.map_err(DiscoverError::from)?;
         Ok(check_floor(head.position, known, object.as_deref().map(Digest::of))?)
     }
+}
 
-    fn prepare(&mut self, head: Option<Head>, seen_ms: u64) -> Result<TermState, String> {
-        prepare(&self.options, head, seen_ms, self.shared.position_file(&self.options.path), None, &mut self.rng)
-            .map_err(|error| error.to_string())
+/// Outcome of making an opening.
+enum Opening {
+    /// Term that is ours.
+    Made(Box<TermState>),
+    /// Number that another object has.
+    Lost,
+    /// Close of the database meanwhile.
+    Closing,
+}
+
+/// Compares the head with the local file, or, where this process held `held` as its last term, with that. Returns the head
+/// and the reason when another writer took over.
+fn taken_over(
+    local: Option<Local>,
+    head: Option<Head>,
+    held: Term,
+) -> Result<Option<(Head, StaleReason)>, ReopenError> {
+    match (local, head) {
+        (None, None) => Err(ReopenError::Gone),
+        (Some(Local { meta: Some(Meta { term, .. }), .. }), None) if term > Term(0) => Err(ReopenError::Gone),
+        (Some(_), None) => Ok(None),
+        (Some(local), Some(head)) => match includes(local, head) {
+            Ok(()) => Ok(None),
+            Err(reason @ StaleReason::NewerTerm { .. }) => Err(ReopenError::Older(reason)),
+            Err(reason) => Ok(Some((head, reason))),
+        },
+        (None, Some(head)) if head.position.term == held => Ok(None),
+        (None, Some(head)) => Ok(Some((head, StaleReason::OlderTerm { local: held, replica: head.position.term }))),
     }
 }
 
-/// Builds the opening and writes its intent beside the file, before it leaves.
+/// Builds the opening, and saves its intent beside the file before it leaves.
 pub(in crate::database) fn prepare(
     options: &Options,
     head: Option<Head>,

@@ -1,4 +1,5 @@
-//! Holding a term: commits become segments, one on its way at a time, and what the bucket says is passed on.
+//! Shipping of a term: commits become segments, one on its way at a time, and the bucket's acknowledgements become the
+//! database's status. Snapshots and merged segments travel beside the sequence, on threads of their own.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::merge::Merge;
 use super::{End, Uploader, step};
 use crate::bucket::{Bucket, BucketError};
-use crate::database::shared::{Item, Phase, Shared, SnapshotImage};
+use crate::database::shared::{Item, Phase, Shared, SnapshotImage, Status};
 use crate::database::writer::Job;
 use crate::format::payload::coalesce;
 use crate::format::{Commit, Sealed};
@@ -18,13 +19,13 @@ use crate::layout;
 use crate::position::{CommitNo, Digest, Position};
 use crate::term::{Event, TermState};
 
-/// After so long without a request the bucket is asked for what it acknowledged last, before anything is added to it.
+/// Time without a request after which the object acknowledged last is read back before another is added.
 const PROBE_AFTER: Duration = Duration::from_secs(10);
 
-/// Why a request of a held term has no answer.
+/// Error of a request of a held term.
 enum StepError {
     Bucket(BucketError),
-    /// What was acknowledged here is not there any more.
+    /// Acknowledged position that is not in the bucket any more.
     RolledBack(Position),
 }
 
@@ -34,24 +35,24 @@ impl From<BucketError> for StepError {
     }
 }
 
-/// A held term: base, then segments, with snapshots beside them.
+/// Held term: its base, then segments, with snapshots beside them.
 pub(super) struct Shipping<'u> {
-    pub(super) uploader: &'u mut Uploader,
-    pub(super) term: TermState,
-    /// Sizes of commits on their way, in order.
+    uploader: &'u mut Uploader,
+    term: TermState,
+    /// Number, size in bytes and time of the commits on their way, in order.
     sizes: VecDeque<(CommitNo, usize, u64)>,
-    pub(super) snapshots: Vec<SnapshotImage>,
-    pub(super) merge: Merge,
+    snapshots: Vec<SnapshotImage>,
+    merge: Merge,
     failures: u32,
-    pub(super) last_snapshot: Instant,
-    pub(super) segments: u64,
-    pub(super) asked_for_snapshot: bool,
-    pub(super) snapshot_commit: CommitNo,
+    last_snapshot: Instant,
+    segments: u64,
+    asked_for_snapshot: bool,
+    snapshot_commit: CommitNo,
     position_saved: Instant,
     position_due: bool,
-    /// When commits were last taken from the queue.
+    /// Time at which commits were last taken from the queue.
     sent: Instant,
-    /// The bucket failed, or was not heard of for long: it may be an older copy of itself by now.
+    /// Set when the bucket failed, or was silent for long: it may be an older copy of itself by now.
     must_probe: bool,
 }
 
@@ -123,8 +124,8 @@ impl<'u> Shipping<'u> {
         }
     }
 
-    /// The next request. In doubt, what was acknowledged last is read back first: a number that is free in a bucket that was
-    /// rolled back would be taken, and leave a gap that no restore gets over.
+    /// Makes the next request. In doubt, reads the object acknowledged last back first: in a bucket that was rolled back
+    /// the next number would follow a gap that no restore gets over.
     async fn step(&mut self) -> Result<Option<Event>, StepError> {
         if let (true, Some((position, _))) = (self.must_probe, self.term.durable()) {
             let object = self.uploader.bucket.get_once(&layout::sequence(position.seq), None).await?;
@@ -139,14 +140,14 @@ impl<'u> Shipping<'u> {
         Ok(step(&self.uploader.bucket, &mut self.term, &mut self.uploader.rng).await?)
     }
 
-    /// Moves what is due from the queue into the tenure.
+    /// Moves the commits that are due from the queue into the term.
     fn take(&mut self) {
         let (bytes, oldest_ms) = self.uploader.shared.backlog();
         if oldest_ms.is_none() {
             self.take_all();
             return;
         }
-        // The interval bounds how often something is sent: what comes after a pause leaves at once.
+        // The interval spaces requests: a commit after a pause leaves at once.
         if self.uploader.shared.has_waiters()
             || self.term.durable().is_none()
             || self.sent.elapsed() >= self.uploader.options.sync_interval
@@ -183,9 +184,11 @@ impl<'u> Shipping<'u> {
         }
     }
 
+    /// Carries out an event of the term. Returns the end of the term, if it is one.
     fn apply(&mut self, event: Option<Event>) -> Option<End> {
         match event? {
             Event::Durable { position, commit, .. } => {
+                assert!(self.merge.last.is_some(), "nothing is acknowledged before the term's base is durable");
                 let mut bytes = 0;
                 while let Some((_, size, _)) = self.sizes.pop_front_if(|(number, ..)| *number <= commit) {
                     bytes += size;
@@ -193,6 +196,7 @@ impl<'u> Shipping<'u> {
                 self.uploader.shared.release(bytes, self.sizes.front().map(|(_, _, time_ms)| *time_ms));
                 self.segments += 1;
                 self.uploader.shared.update(|status| {
+                    invariant_acknowledgement(status, position, commit);
                     status.phase = Phase::Shipping;
                     status.durable = Some((position, commit));
                     status.trouble = None;
@@ -219,7 +223,8 @@ impl<'u> Shipping<'u> {
         }
     }
 
-    pub(super) fn ask_for_snapshot(&mut self, commit: CommitNo) {
+    /// Asks the writer for a snapshot when one is due.
+    fn ask_for_snapshot(&mut self, commit: CommitNo) {
         let due = self.segments >= self.uploader.options.snapshot_segments
             || (self.last_snapshot.elapsed() >= self.uploader.options.snapshot_interval
                 && commit > self.snapshot_commit);
@@ -233,8 +238,8 @@ impl<'u> Shipping<'u> {
         }
     }
 
-    /// Seals and sends the snapshots that stand for exactly this position. They travel beside the sequence.
-    pub(super) fn send_snapshots(&mut self, position: Position, commit: CommitNo) {
+    /// Seals and sends the snapshots of exactly this position.
+    fn send_snapshots(&mut self, position: Position, commit: CommitNo) {
         let (due, later) = std::mem::take(&mut self.snapshots).into_iter().partition(|image| image.commit <= commit);
         self.snapshots = later;
         let due: Vec<SnapshotImage> = due;
@@ -266,9 +271,9 @@ impl<'u> Shipping<'u> {
         }
     }
 
-    /// Collects what was shipped, and sends it once more as one object when there is enough of it: a restore then
-    /// needs one GET where it needed many.
-    pub(super) fn merge_segments(&mut self, position: Position, commit: CommitNo) {
+    /// Collects the segments that were shipped, and sends them once more as one object when there are enough: a restore
+    /// then needs one GET in the place of many.
+    fn merge_segments(&mut self, position: Position, commit: CommitNo) {
         let options = &self.uploader.options;
         if options.merge_segments < 2 {
             return;
@@ -292,7 +297,8 @@ impl<'u> Shipping<'u> {
         });
     }
 
-    /// At most once a second: the note is a lower bound, and a sync of the disk is not free.
+    /// Writes the position file when it is due, at most once a second unless `now`: it is a lower bound, and a sync of
+    /// the disk is not free.
     fn save_position(&mut self, now: bool) {
         if !self.position_due || (!now && self.position_saved.elapsed() < Duration::from_secs(1)) {
             return;
@@ -302,12 +308,12 @@ impl<'u> Shipping<'u> {
         let (shared, path) = (Arc::clone(&self.uploader.shared), self.uploader.options.path.clone());
         tokio::task::spawn_blocking(move || {
             if let Err(error) = shared.save_position(&path) {
-                tracing::warn!(%error, "the note beside the database could not be written");
+                tracing::warn!(%error, "the position file beside the database could not be written");
             }
         });
     }
 
-    /// Until something is due.
+    /// Waits until something is due.
     async fn wait(&mut self) {
         let (_, oldest_ms) = self.uploader.shared.backlog();
         let note_at = self.position_due.then(|| self.position_saved + Duration::from_secs(1));
@@ -328,7 +334,15 @@ impl<'u> Shipping<'u> {
     }
 }
 
-/// PUTs what travels beside the sequence, as with_retries as a read. One that fails is not missed: the next will do.
+/// An acknowledgement names a commit that redb returned from, and never goes back.
+fn invariant_acknowledgement(status: &Status, position: Position, commit: CommitNo) {
+    assert!(commit <= status.committed, "acknowledged before redb returned");
+    let rises = status.durable.is_none_or(|(before, last)| before.seq < position.seq && last < commit);
+    assert!(rises, "the acknowledged position fell");
+}
+
+/// Creates an object beside the sequence, with as many tries as a read. Returns false when that failed: the next snapshot
+/// or merged segment takes its place.
 async fn send_beside(bucket: &Bucket, shared: &Shared, key: &str, sealed: &Sealed) -> bool {
     for failures in 1..=bucket.retry().read_attempts {
         match bucket.create(key, &sealed.bytes).await {

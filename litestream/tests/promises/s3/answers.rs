@@ -1,4 +1,4 @@
-//! What the server answers: to each request what an S3 server would, unless a fault is on order for it.
+//! Answers of the server: to each request that of an S3 server, unless a fault is on order for it.
 
 use std::time::{Duration, SystemTime};
 

@@ -1,7 +1,7 @@
-//! An S3 server in memory, for tests: one lock around check-and-put, so that conditional writes are atomic, and
+//! S3 server in memory, for tests: one lock around check-and-put, so that conditional writes are atomic, and
 //! faults on order. (Servers that are not atomic cannot test fencing: they have two winners.)
 //!
-//! Here is what a test does with it; `answers` is what it says to a client.
+//! Here is the tests' side of it; `answers` is the clients' side.
 
 mod answers;
 
@@ -18,12 +18,12 @@ use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 use tokio::net::TcpListener;
 
-/// What goes wrong.
+/// Fault of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Done, and then the connection is reset before the answer.
+    /// Request carried out; the connection is reset before the answer.
     LostAnswer,
-    /// Not done, and the connection is reset.
+    /// Request not carried out; the connection is reset.
     LostRequest,
     /// 409 ConditionalRequestConflict.
     Conflict,
@@ -39,7 +39,7 @@ pub(crate) enum Fault {
     Truncated,
     /// The body comes in small pieces with pauses.
     SlowBody,
-    /// Never answered.
+    /// Request without any answer.
     Hang,
     /// A listing of what was there when the fault was ordered.
     StaleList(Vec<String>),
@@ -47,7 +47,7 @@ pub(crate) enum Fault {
     PartialList,
 }
 
-/// One fault on order: the next `times` requests of `operation` whose key contains `key`.
+/// Fault on order: the next `times` requests of `operation` whose key contains `key`.
 #[derive(Clone, Debug)]
 struct Order {
     operation: &'static str,
@@ -139,7 +139,7 @@ impl Server {
         self.state.lock().unwrap().orders.push_back(Order { operation, key: key.into(), fault, times });
     }
 
-    /// Whether orders are left: a test whose fault never came has proven nothing.
+    /// Returns the number of orders left: a test whose fault never came has proven nothing.
     pub(crate) fn orders_left(&self) -> usize {
         self.state.lock().unwrap().orders.len()
     }
@@ -157,7 +157,7 @@ impl Server {
         self.state.lock().unwrap().versioned = true;
     }
 
-    /// Whether versions may be listed, which is a right of its own.
+    /// Denies or allows listing versions, which is a right of its own.
     pub(crate) fn deny_versions(&self, denied: bool) {
         self.state.lock().unwrap().versions_denied = denied;
     }
@@ -167,7 +167,7 @@ impl Server {
         self.state.lock().unwrap().log.iter().filter(|(name, _)| *name == operation).count()
     }
 
-    /// All keys that a plain GET would answer.
+    /// Returns the keys that a plain GET would answer.
     pub(crate) fn keys(&self) -> Vec<String> {
         let state = self.state.lock().unwrap();
         state.objects.keys().filter(|key| current(&state, key).is_some()).cloned().collect()

@@ -1,4 +1,4 @@
-//! The bucket of the simulation, and what a restore makes of it.
+//! Bucket of the simulation, and the restore of a state from it.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use keyfleet_litestream::position::{CommitNo, Digest, Head, Position, Seq};
 
 use crate::support::name;
 
-/// The bucket: atomic, and stamped by its own clock.
+/// Bucket: atomic, and stamped by its own clock.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Bucket {
     pub(super) objects: BTreeMap<String, (Vec<u8>, u64)>,
@@ -34,7 +34,7 @@ impl Bucket {
     pub(super) fn head(&self) -> Option<Head> {
         let listed = self.objects.keys().filter_map(|key| layout::parse_sequence(key)).max();
         let seq = listed.max(self.lowest_needed.map(|(lowest_needed, _)| lowest_needed))?;
-        let object = self.get(&layout::sequence(seq)).expect("nothing at or above the boundary is deleted");
+        let object = self.get(&layout::sequence(seq)).expect("nothing at or above the lowest needed number is deleted");
         let (header, _) = Header::decode(object).unwrap();
         Some(Head {
             position: Position { term: header.term, seq, hash: Digest::of(object) },
@@ -49,7 +49,7 @@ impl Bucket {
         self.objects.keys().filter_map(|key| layout::parse_snapshot(key)).collect()
     }
 
-    /// The state at `head`, as a restore rebuilds it; none where nothing was ever stored.
+    /// Rebuilds the state at `head`, as a restore does; `None` where nothing was ever stored.
     pub(super) fn restore(&self, ring: &KeyRing, head: Head) -> Result<Option<Restored>, String> {
         let mut first = None;
         for at in self.snapshots().into_iter().rev().filter(|(seq, _)| *seq <= head.position.seq) {

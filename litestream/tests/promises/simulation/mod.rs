@@ -1,8 +1,8 @@
-//! A seeded simulation of writers, zombies, owners on new machines, retention and S3 faults, on the same pure
-//! core that runs in production, against a model of what was acknowledged.
+//! Seeded simulation of writers, zombies, owners on new machines, retention and S3 faults, on the same pure core that
+//! runs in production, against a model of the acknowledged writes.
 //!
-//! Here are the world and its histories at random; `bucket` is what they share, `retention` who deletes in it, `traces` are the
-//! known ones.
+//! Here are the world and its random histories; `bucket` is the bucket that processes share, `retention` deletes in it,
+//! `traces` are the known histories.
 //!
 //! `KEYFLEET_SEED=<n>` replays one history, `KEYFLEET_SIMULATIONS=<n>` runs more of them.
 
@@ -29,7 +29,7 @@ use bucket::{Bucket, Restored};
 const IDLE_GRACE_MS: u64 = 1_000;
 const RETENTION_GRACE_MS: u64 = 5_000;
 
-/// A disk: what survives a crash.
+/// Disk: the state that survives a crash.
 #[derive(Clone, Debug, Default)]
 struct Volume {
     /// Entries of eight bytes, one per write.
@@ -40,7 +40,7 @@ struct Volume {
     exists: bool,
 }
 
-/// What a process is doing.
+/// Activity of a process.
 enum Doing {
     Looking,
     Fetching(Head, u64),
@@ -52,7 +52,7 @@ enum Doing {
 
 struct Process {
     machine: usize,
-    /// How far its clock is off.
+    /// Difference of its clock, in milliseconds.
     skew_ms: u64,
     doing: Doing,
 }
@@ -67,9 +67,9 @@ struct World {
     /// Creates that the network still carries.
     late: Vec<(String, Vec<u8>)>,
     next_entry: u64,
-    /// Every entry that a caller was told is safe.
+    /// Entries that callers were told are safe.
     acknowledged: BTreeSet<u64>,
-    /// Which object was acknowledged under each number.
+    /// Position acknowledged under each number.
     numbers: BTreeMap<Seq, Position>,
     floor: Option<Position>,
     trace: Vec<String>,
@@ -110,7 +110,7 @@ impl World {
         panic!("seed {}: {what}\nlast events:\n{}", self.seed, self.trace[from..].join("\n"));
     }
 
-    /// One random event.
+    /// Makes one random event.
     fn step(&mut self) {
         match self.rng.random_range(0..100) {
             0..3 => self.now_ms += self.rng.random_range(0..10_000),
@@ -297,7 +297,7 @@ impl World {
         Doing::Opening(Box::new(term))
     }
 
-    /// A local transaction: durable on the volume, then offered.
+    /// Commits a local transaction: durable on the volume, then offered to the term.
     fn commit(&mut self, machine: usize, term: Option<&mut TermState>, with_entry: bool, now_ms: u64) {
         let volume = &mut self.volumes[machine];
         let number = volume.meta.commit.next();
@@ -316,7 +316,7 @@ impl World {
         }
     }
 
-    /// One request and what the network makes of it.
+    /// Makes one request, with what the network does to it.
     fn exchange(&mut self, term: &mut TermState, now_ms: u64) -> Option<Event> {
         let request = term.request(now_ms, &mut self.rng)?;
         let fault = self.rng.random_range(0..20);
@@ -355,7 +355,7 @@ impl World {
             self.floor = Some(position);
         }
         self.volumes[machine].acknowledged = Some(Acknowledged { position, commit });
-        // Entries up to this commit: those made later are still in the tenure's queue, at the end of the image.
+        // Entries up to this commit: those made later are still in the term's queue, at the end of the image.
         let object = self.bucket.get(&layout::sequence(position.seq)).expect("just acknowledged");
         let len = Header::decode(object).unwrap().0.file_len as usize;
         let entries = self.volumes[machine].image[..len].chunks(8).map(|e| u64::from_be_bytes(e.try_into().unwrap()));
@@ -385,8 +385,9 @@ impl World {
     }
 }
 
+/// Histories of writers, zombies, new owners, retention and faults of S3.
 #[test]
-fn no_history_of_writers_zombies_owners_and_retention_loses_or_doubles_an_acknowledgement() {
+fn no_history_loses_or_doubles_an_acknowledgement() {
     let seeds: Vec<u64> = match std::env::var("KEYFLEET_SEED") {
         Ok(seed) => vec![seed.parse().expect("KEYFLEET_SEED is a number")],
         Err(_) => {

@@ -1,11 +1,12 @@
-//! Who deletes in the simulation: as the run does it.
+//! Retention in the simulation.
 
 use keyfleet_litestream::retention::plan;
 
 use super::*;
 
 impl World {
-    /// Retention, as the run does it: decide, raise, and delete what lay below the boundary before.
+    /// Runs retention as the product does: decides, raises the lowest needed number, and deletes what lay below the number
+    /// of before.
     pub(super) fn collect(&mut self) {
         let snapshots: Vec<plan::Snapshot> = self
             .bucket

@@ -1,8 +1,8 @@
-//! The known traces, one test each: histories that have lost data elsewhere, step by step.
+//! Known traces, one test each: histories that have lost data elsewhere, step by step.
 
 use super::*;
 
-/// A process that has opened a term and acknowledged its first segment.
+/// Runs a process until it has opened a term and acknowledged its first segment.
 fn settled(world: &mut World, machine: usize) -> Process {
     for _ in 0..200 {
         // It ends where the bucket was silent; then it starts again.
@@ -52,7 +52,7 @@ fn trace_the_old_pod_ships_after_the_new_one_restored() {
 }
 
 #[test]
-fn trace_a_fenced_volume_with_a_longer_local_fork_comes_back() {
+fn trace_a_fenced_volume_with_a_longer_fork_comes_back() {
     for seed in 0..40 {
         let mut world = World::new(seed);
         let mut old = settled(&mut world, 0);
@@ -103,8 +103,9 @@ fn trace_two_puts_across_a_change_of_owner() {
     }
 }
 
+/// Retention has deleted the object of the zombie's next number.
 #[test]
-fn trace_an_idle_zombie_wakes_after_its_next_number_was_collected() {
+fn trace_an_idle_zombie_wakes_after_a_collection() {
     for seed in 0..40 {
         let mut world = World::new(seed);
         let mut zombie = settled(&mut world, 0);

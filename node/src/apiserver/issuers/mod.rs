@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use jsonwebtoken::jwk::JwkSet;
-use keyfleet_api::node_config::ISSUERS_FOLDER;
 use keyfleet_crds::cluster::Access;
 use keyfleet_crds::cluster::access::KUBERNETES_ISSUER;
+use keyfleet_crds::node_config::ISSUERS_FOLDER;
 use kube::Client;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;

@@ -16,7 +16,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs
 use super::*;
 use crate::round::testing::{CLUSTER, TestNode};
 use crate::serving::Tokens;
-use crate::serving::token::{TokenError, audience};
+use crate::serving::token::TokenError;
+use keyfleet_api::wire::audience;
 
 const NAME: &str = "corp";
 const NOW: u64 = 1_800_000_000;
@@ -140,7 +141,7 @@ async fn the_keys_of_an_issuer_behind_its_own_authority_are_found_and_followed_t
     let source = Arc::new(issuers(&server, folder.path(), true));
     let owner = (CLUSTER, node.index);
     let tokens = Tokens::new(owner, &names, source, persister.store().clone(), persister.node_key().clone()).unwrap();
-    let own = audience(CLUSTER, node.index);
+    let own = audience(CLUSTER, node.index.value());
     let check = async |token: String, now: u64| tokens.check(&token, &names, 3600, now).await;
 
     let caller = check(server.token(1, &own), NOW + 1).await.expect("a token of the issuer");

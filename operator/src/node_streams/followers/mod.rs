@@ -13,7 +13,7 @@ use futures_util::stream::{self, BoxStream};
 use keyfleet_api::limits::FETCH_DIGESTS_MAX;
 use keyfleet_api::tls::Connector;
 use keyfleet_api::v1::round_client::RoundClient;
-use keyfleet_api::{channel, messages, report, v1};
+use keyfleet_api::{channel, messages, report, v1, wire};
 use keyfleet_crds::values::{ClusterId, PublicKey};
 use keyfleet_threshold::curve::{G1, G2};
 use keyfleet_threshold::identifiers::{self, Digest, EpochNumber};
@@ -26,7 +26,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 
-use super::token::{Token, Tokens, audience};
+use super::token::{Token, Tokens};
 use super::{Nodes, Target};
 use keyfleet_planner::view::Heard;
 use keyfleet_planner::view::possession::{Challenge, Claimed, Claims};
@@ -266,7 +266,7 @@ impl Follower {
     async fn authorized<T>(&mut self, message: T) -> Result<tonic::Request<T>, String> {
         let token = match self.token.take().filter(|token| Instant::now() < token.renew_at) {
             Some(token) => token,
-            None => self.tokens.token(&audience(self.cluster, self.index)).await?,
+            None => self.tokens.token(&wire::audience(identifiers::ClusterId(self.cluster.0), self.index)).await?,
         };
         let mut request = tonic::Request::new(message);
         let bearer = format!("Bearer {}", token.secret).parse().map_err(|_| "the token is no header value")?;

@@ -14,7 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::model::{RefusalError, Server, invariants};
-use crate::state::{Cluster, Epoch, Node, Retention, State};
+use crate::state::{Cluster, Epoch, Node, State};
 use crate::view::{Closing, Heard};
 use crate::{Action, decide};
 use keyfleet_crds::convert;
@@ -208,23 +208,9 @@ impl Model {
         if heard.closing.values().any(|closing| matches!(closing.decision, Some(Decision::Fail(_)))) {
             self.fail_next -= 1;
         }
-        State {
-            cluster: self.api.now.cluster.as_ref().clone(),
-            nodes,
-            epochs: self.api.now.epochs.iter().map(|(number, epoch)| (*number, epoch.as_ref().clone())).collect(),
-            record: self.api.now.recorded(),
-            volumes: BTreeMap::new(),
-            namespace_ends: false,
-            finalizers: self.finalizers,
-            stopped: true,
-            heard,
-            block: Ok(self.block),
-            last_block: self.block,
-            starved_since: self.operators[who].starved_since,
-            eviction_refused: None,
-            retention: Retention::default(),
-            now: Timestamp::from_second(self.time).expect("a time"),
-        }
+        let (block, starved) = (self.block, self.operators[who].starved_since);
+        let now = Timestamp::from_second(self.time).expect("a time");
+        State { nodes, finalizers: self.finalizers, ..self.api.now.state(heard, Ok(block), block, starved, now) }
     }
 }
 

@@ -38,6 +38,23 @@ pub struct Watched {
     pub overdue: bool,
 }
 
+impl Watched {
+    /// Looks at a round at `block` and `now`. `cap_seconds` is the most wall-clock time that a phase may take.
+    #[must_use]
+    pub fn new(
+        spec: KeyEpochSpec,
+        status: Option<KeyEpochStatus>,
+        block: u64,
+        now: jiff::Timestamp,
+        cap_seconds: u32,
+    ) -> Self {
+        let open = status.as_ref().filter(|status| key_epoch::is_open(Some(status)));
+        let since = open.and_then(key_epoch::entered);
+        let overdue = since.is_some_and(|since| now.as_second() - since.0.as_second() >= i64::from(cap_seconds));
+        Self { spec, status, block, overdue }
+    }
+}
+
 /// A certificate that a node showed, verified under the key that its vector carries.
 #[derive(Clone, Debug)]
 pub struct Certified {

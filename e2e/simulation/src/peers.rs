@@ -1,0 +1,246 @@
+//! How nodes learn: from the API server through a watch that lags, from their own files, and from peers across a network that
+//! delays and loses. What is fed and fetched is decided by [`keyfleet_threshold::feed`], as in the product.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+
+use keyfleet_crds::convert::{plan_of, record_of};
+use keyfleet_crds::values::PinnedKey;
+use keyfleet_planner::model::Objects;
+use keyfleet_planner::state::Epoch;
+use keyfleet_threshold::coordination::Offer;
+use keyfleet_threshold::feed::{Input, InputError, ListedEpoch, Listing, Turns, answer, says_itself};
+use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
+use keyfleet_threshold::identity::IdentityPublicKey;
+use keyfleet_threshold::prekey::SignedPrekeySet;
+use keyfleet_threshold::round::{Blob, Outputs, Refusal};
+
+use crate::fleet::{Event, Fleet};
+use crate::node::{Node, Reader};
+
+/// Parsed `KeyEpoch`s by number and version: every node reads the same ones.
+pub(crate) type Parsed = BTreeMap<u64, (String, Option<ListedEpoch>)>;
+
+impl Fleet {
+    /// A node looks around: its own status, the API server's lists, its peers' streams, and what it lacks.
+    pub(crate) fn poll(&mut self, index: NodeIndex) {
+        if !self.nodes[&index].is_up() {
+            return;
+        }
+        if self.api_up {
+            self.write_status(index);
+            let lag = self.random(self.settings.watch_lag_writes + 1);
+            let seen = self.api.now.revision.saturating_sub(lag);
+            if let Some(process) = self.nodes.get_mut(&index).and_then(|node| node.process.as_mut()) {
+                process.revision = process.revision.max(seen);
+            }
+        }
+        self.feed_listed(index);
+        self.follow_peers(index);
+    }
+
+    /// The node writes its own status: the identity that it offers, its prekey sets, whether it serves.
+    fn write_status(&mut self, index: NodeIndex) {
+        let node = &self.nodes[&index];
+        let Some(process) = &node.process else { return };
+        let state = process.participant.state();
+        let newest = state.attempts.iter().rev().find(|(_, attempt)| attempt.certificate().is_some());
+        let serves = newest.is_some_and(|(number, _)| process.participant.share(*number).is_some());
+        let offered = PinnedKey(node.identity_key().public().0);
+        let pin = self.api.now.nodes.get(&index.value()).and_then(|object| object.spec.identity_key);
+        let sets: Vec<SignedPrekeySet> = process.participant.offers().cloned().collect();
+        let known = self.api.now.prekey_sets.get(&index.value());
+        let is_new = pin.is_some() && known.is_none_or(|known| **known != sets);
+        let offers = is_new.then(|| sets.iter().filter_map(|set| offer(set, pin)).collect());
+        self.api.write_node(index.value(), is_new.then_some(sets), |object| {
+            object.offered = Some(offered);
+            object.ready = serves;
+            object.offers = offers.unwrap_or_else(|| object.offers.clone());
+        });
+    }
+
+    /// Feeds what the node's watch shows and was not fed yet.
+    fn feed_listed(&mut self, index: NodeIndex) {
+        let Some(process) = self.nodes.get_mut(&index).and_then(|node| node.process.as_mut()) else { return };
+        let objects = self.api.at(process.revision).clone();
+        if process.revision == 0 || (process.fed == Some(objects.revision) && !process.again) {
+            return;
+        }
+        let prekey_sets: BTreeMap<Digest, SignedPrekeySet> =
+            objects.prekey_sets.values().flat_map(|sets| sets.iter()).map(|set| (set.digest(), set.clone())).collect();
+        let epochs = listed(&mut self.parsed, &objects);
+        let allow_downtime = Some(objects.cluster.spec.allow_downtime);
+        let listing = Listing { generation: 1, epochs, prekey_sets: &prekey_sets, allow_downtime };
+        let node = self.nodes.get_mut(&index).expect("it was just there");
+        let Some(process) = &mut node.process else { return };
+        let mut inputs = Vec::new();
+        if std::mem::take(&mut node.restored) {
+            inputs.push(Input::Abstain(listing.newest_block()));
+        }
+        let next = process.feed.next(&listing, Some(process.participant.state()), true);
+        (process.fed, process.again) = (Some(objects.revision), next.again);
+        inputs.extend(next.inputs);
+        self.feed(index, &inputs);
+    }
+
+    /// Reads on in the streams of the peers that are pinned, and asks them for what is wanted when it is their turn.
+    fn follow_peers(&mut self, index: NodeIndex) {
+        let Some(process) = &self.nodes[&index].process else { return };
+        let (life, wants) = (process.life, process.participant.wants());
+        let objects = self.api.at(process.revision);
+        let pinned = objects.nodes.iter().filter(|(_, node)| node.spec.identity_key.is_some());
+        let peers: BTreeSet<_> =
+            pinned.filter_map(|(peer, _)| NodeIndex::new(*peer)).filter(|peer| *peer != index).collect();
+        for from in peers.iter().copied() {
+            let Some(peer) = self.nodes.get(&from).filter(|peer| peer.answers()) else { continue };
+            let lineage = peer.disk.outbox.lineage;
+            let upto = peer.disk.outbox.rows.keys().next_back().copied().unwrap_or(0);
+            let now_ms = self.now_ms;
+            let Some(process) = self.nodes.get_mut(&index).and_then(|node| node.process.as_mut()) else { return };
+            let reader = process.readers.entry(from).or_insert_with(|| Reader {
+                position: 0,
+                lineage,
+                reading: false,
+                turns: Turns::new(index, from),
+            });
+            if reader.lineage != lineage {
+                (reader.position, reader.lineage) = (0, lineage);
+            }
+            reader.turns.want(&wants, &peers, now_ms);
+            let digests = reader.turns.due(now_ms);
+            let reads = !reader.reading && reader.position < upto;
+            if reads && !self.loses() {
+                self.reader(index, from).reading = true;
+                let delay = 1 + self.random(self.settings.delay_max_ms);
+                self.schedule(delay, Event::Read { to: index, from, life, upto });
+            }
+            if !digests.is_empty() && !self.loses() {
+                let delay = 1 + self.random(self.settings.delay_max_ms);
+                self.schedule(delay, Event::Fetch { to: index, from, life, digests });
+            }
+        }
+    }
+
+    fn reader(&mut self, index: NodeIndex, from: NodeIndex) -> &mut Reader {
+        let process = self.nodes.get_mut(&index).and_then(|node| node.process.as_mut()).expect("it reads");
+        process.readers.get_mut(&from).expect("it reads this peer")
+    }
+
+    fn is_alive(&self, index: NodeIndex, life: u64) -> bool {
+        self.nodes[&index].process.as_ref().is_some_and(|process| process.life == life)
+    }
+
+    /// Rows of a peer's stream arrive, in their order.
+    pub(crate) fn read(&mut self, to: NodeIndex, from: NodeIndex, life: u64, upto: u64) {
+        if !self.is_alive(to, life) {
+            return;
+        }
+        let lineage = self.nodes[&from].disk.outbox.lineage;
+        let reader = self.reader(to, from);
+        reader.reading = false;
+        if reader.lineage != lineage {
+            return;
+        }
+        let after = std::mem::replace(&mut reader.position, upto);
+        let pin = IdentityPublicKey(self.nodes[&from].identity_key().public().0);
+        let rows = self.nodes[&from].disk.outbox.rows.range(after + 1..upto + 1);
+        // An equivocator shows each peer one of its two faces.
+        let face = usize::from(to.value().is_multiple_of(2));
+        let rows = rows.filter_map(|(_, row)| row.faces.get(face).or_else(|| row.faces.first()));
+        let own = rows.filter(|blob| says_itself(blob, from, &pin));
+        let inputs: Vec<_> = own.map(|blob| Input::Blob(blob.as_ref().clone())).collect();
+        self.feed(to, &inputs);
+    }
+
+    /// A peer's answer to a `Fetch` arrives.
+    pub(crate) fn fetch(&mut self, to: NodeIndex, from: NodeIndex, life: u64, digests: &[Digest]) {
+        if !self.is_alive(to, life) || !self.nodes[&from].answers() {
+            return;
+        }
+        let wanted: BTreeSet<_> = digests.iter().copied().collect();
+        let inputs: Vec<_> = self.nodes[&from].hand_out(&wanted).into_values().map(Input::Blob).collect();
+        self.feed(to, &inputs);
+    }
+
+    /// Gives a node facts that came together, and what its own file then adds; carries out what they lead to, with a chance
+    /// of dying on the way.
+    pub(crate) fn feed(&mut self, index: NodeIndex, inputs: &[Input]) {
+        let Some(node) = self.nodes.get_mut(&index) else { return };
+        let Some(process) = &mut node.process else { return };
+        let mut owed = Outputs::default();
+        for input in inputs {
+            match process.intake.take(input, &mut process.participant, &mut self.rng) {
+                Ok(outputs) => owed.extend(outputs),
+                // An old attempt that the node has forgotten is listed for a while.
+                Err(InputError::Refusal(Refusal::NumberNotAbove { .. })) => {}
+                Err(InputError::Refusal(refusal)) => {
+                    panic!("node {index}: an honest operator's plan is refused: {refusal}")
+                }
+                Err(_) => {}
+            }
+        }
+        self.carry_out(index, owed);
+        let Some(node) = self.nodes.get_mut(&index) else { return };
+        let Node { process: Some(process), disk, .. } = node else { return };
+        let mut found = None;
+        let kept = |digest: &Digest| Ok::<_, Infallible>(disk.blobs.get(digest).map(|blob| blob.as_ref().clone()));
+        let Ok(()) = process.intake.recall(&mut process.participant, kept, &mut self.rng, &mut found);
+        if let Some(outputs) = found {
+            self.carry_out(index, outputs);
+        }
+    }
+
+    fn carry_out(&mut self, index: NodeIndex, outputs: Outputs) {
+        let idle = !outputs.commit && outputs.create.is_empty() && outputs.destroy.is_empty();
+        let crash_at =
+            (!idle && self.chance(self.settings.crash_per_10k, 10_000)).then(|| self.random(u64::from(u32::MAX)));
+        let crash_at = crash_at.and_then(|at| u32::try_from(at).ok());
+        let node = self.nodes.get_mut(&index).expect("only nodes that exist are fed");
+        node.carry_out(outputs, crash_at);
+        if !node.is_up() {
+            let away = 500 + self.random(20_000);
+            self.schedule(away, Event::Restart(index));
+            self.log(format!("node {index} dies at step {}", crash_at.unwrap_or_default() % 5));
+        }
+    }
+}
+
+impl Node {
+    /// What the node hands out for these digests.
+    pub(crate) fn hand_out(&self, wanted: &BTreeSet<Digest>) -> BTreeMap<Digest, Blob> {
+        let Some(process) = &self.process else { return BTreeMap::new() };
+        let kept = |digest: &Digest| self.disk.blobs.get(digest).map(|blob| blob.as_ref().clone());
+        answer(wanted, process.participant.state(), &self.own_messages(), kept)
+    }
+}
+
+/// What a prekey set offers, if it is signed by the pinned identity.
+fn offer(signed: &SignedPrekeySet, pin: Option<PinnedKey>) -> Option<Offer> {
+    let set = signed.verify(&IdentityPublicKey(pin?.0))?;
+    Some(Offer { number: set.number, digest: signed.digest(), last_resort: set.last_resort, slots: set.slots.len() })
+}
+
+fn listed(parsed: &mut Parsed, objects: &Objects) -> BTreeMap<EpochNumber, ListedEpoch> {
+    let mut epochs = BTreeMap::new();
+    for (number, epoch) in &objects.epochs {
+        let known = parsed.get(number).filter(|(version, _)| *version == epoch.resource_version);
+        let listed = match known {
+            Some((_, listed)) => listed.clone(),
+            None => {
+                let listed = parse(epoch);
+                parsed.insert(*number, (epoch.resource_version.clone(), listed.clone()));
+                listed
+            }
+        };
+        if let Some(listed) = listed {
+            epochs.insert(EpochNumber(*number), listed);
+        }
+    }
+    epochs
+}
+
+fn parse(epoch: &Epoch) -> Option<ListedEpoch> {
+    let plan = plan_of(&epoch.spec).ok()?;
+    let record = record_of(&plan, epoch.status.as_ref()).ok();
+    Some(ListedEpoch { plan, record })
+}

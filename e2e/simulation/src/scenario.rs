@@ -1,0 +1,1 @@
+//! Random lives of random fleets.

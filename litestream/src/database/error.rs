@@ -1,0 +1,99 @@
+//! Errors of opening, of writing, and of waiting for the bucket.
+
+use std::path::PathBuf;
+
+use crate::bucket::BucketError;
+use crate::chain::ChainError;
+use crate::discover::DiscoverError;
+use crate::keys::KeyError;
+use crate::position::{CommitNo, Position, Seq};
+use crate::restore::RestoreError;
+use crate::start::StartError;
+
+/// Error of waiting for the bucket: the commit is not known to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DurabilityError {
+    /// Timeout. The commit stays in the queue, and may arrive yet.
+    #[error("not confirmed in time: it may or may not reach the bucket")]
+    Indeterminate,
+    /// Other writer that took over.
+    #[error("another writer took over at seq {0}")]
+    Fenced(Seq),
+}
+
+/// Error of a write.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError<E> {
+    /// Rejection by the transaction itself. Nothing was changed.
+    #[error("the transaction was rejected")]
+    Rejected(E),
+    /// Panic of the transaction. Nothing was changed.
+    #[error("the transaction panicked")]
+    Panicked,
+    /// Failure of redb. A reopen shows if the transaction was made.
+    #[error("the store failed: {0}")]
+    Storage(redb::Error),
+    /// Other writer that took over. Commits made here since are not part of the replica.
+    #[error("another writer took over at seq {seq}; close and open again")]
+    Fenced {
+        /// Number of the first object that is not ours.
+        seq: Seq,
+    },
+    /// Timeout of the bucket. The commit is local, and may reach the bucket yet.
+    #[error("commit {commit} is local; whether it reached the bucket is not known")]
+    Indeterminate {
+        /// Number of the commit.
+        commit: CommitNo,
+    },
+    /// Closed database.
+    #[error("the database is closed")]
+    Closed,
+}
+
+/// Error of opening a database. The local file is still there, at its path or moved aside.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Refused start: a person must look.
+    #[error(transparent)]
+    Refused(#[from] StartError),
+    /// Replica that cannot be read, and no permission to go on without it.
+    #[error("the replica cannot be read: {0}")]
+    Discover(#[from] DiscoverError),
+    /// Failed restore.
+    #[error("restore: {0}")]
+    Restore(#[from] RestoreError),
+    /// State below the floor.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+    /// Key ring that cannot wrap a term's key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Local database that redb does not open.
+    #[error("local database {}: {error}", path.display())]
+    Storage {
+        /// Path of the file.
+        path: PathBuf,
+        /// Error of redb.
+        error: redb::Error,
+    },
+    /// Local disk that failed.
+    #[error("local file: {0}")]
+    Io(#[from] std::io::Error),
+    /// Opening that could not be made within the retries of [`crate::bucket::RetryPolicy`].
+    #[error("no term could be opened: {0}")]
+    Opening(String),
+}
+
+/// Error of a probe.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProbeError {
+    /// Bucket that does not answer, or refuses.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
+    /// Acknowledged object that is not in the bucket any more, or is another one.
+    #[error("the object of {0}, which was acknowledged, is not in the bucket as it was written")]
+    Mismatch(Position),
+}
