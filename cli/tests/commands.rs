@@ -2,15 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-#[path = "../../api/tests/fleet/mod.rs"]
-mod fleet;
-
 use std::path::Path;
 use std::process::Stdio;
 
-use fleet::{CALLER, Fleet, token};
 use keyfleet_api::tls::PlatformCertificate;
 use keyfleet_api::wire;
+use keyfleet_test_fleet::serving::{CALLER, Fleet, token};
 use keyfleet_threshold::identifiers::ClusterId;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;

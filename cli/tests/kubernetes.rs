@@ -7,18 +7,15 @@
 #[path = "../../crds/tests/apiserver/mod.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod apiserver;
-#[path = "../../api/tests/fleet/mod.rs"]
-mod fleet;
 
 use std::path::Path;
 use std::process::{Output, Stdio};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use fleet::Fleet;
 use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
 use keyfleet_crds::KmsCluster;
-use keyfleet_node::serving::{FetchedKeys, KeySource};
+use keyfleet_test_fleet::serving::{FetchedKeys, Fleet, ISSUER, KeySource};
 use kube::api::PostParams;
 use kube::{Api, Client};
 use serde::Serialize;
@@ -34,7 +31,7 @@ impl KeySource for Published {
     async fn fetch(&self, _: &str) -> Result<FetchedKeys, String> {
         let request = http::Request::get("/openid/v1/jwks").body(Vec::new()).unwrap();
         let keys = self.0.request_text(request).await.map_err(|error| error.to_string())?;
-        Ok(FetchedKeys { issuer: fleet::ISSUER.to_owned(), keys: serde_json::from_str(&keys).unwrap() })
+        Ok(FetchedKeys { issuer: ISSUER.to_owned(), keys: serde_json::from_str(&keys).unwrap() })
     }
 }
 

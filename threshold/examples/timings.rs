@@ -1,4 +1,4 @@
-//! What the round's and the key's operations cost on this machine, on one thread.
+//! Timings of the round's and the key's operations on this machine, on one thread.
 //!
 //! `cargo run --release -p keyfleet-threshold --example timings`
 

@@ -7,10 +7,6 @@
 pub mod driver;
 pub mod persist;
 pub mod published;
-#[cfg(any(test, feature = "testing"))]
-pub mod testing;
-#[cfg(test)]
-mod tests;
 
 pub use driver::{Driver, Started};
 pub use keyfleet_threshold::feed::Input;

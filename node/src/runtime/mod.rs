@@ -268,6 +268,3 @@ async fn drive(
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -9,6 +9,3 @@ pub mod token;
 
 pub use service::{Answer, Asked, Denied, Service};
 pub use token::{Caller, FetchedKeys, KeySource, Tokens};
-
-#[cfg(test)]
-mod tests;

@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 
 use crate::identifiers::Block;
 
-/// The boundary that is due: the newest multiple of `interval_blocks` at or below `finalized`, if it lies above
+/// Returns the boundary that is due: the newest multiple of `interval_blocks` at or below `finalized`, if it lies above
 /// `last_processed`. Boundaries that were missed coalesce into this one; a source that goes backwards makes none due.
 #[must_use]
 pub fn due(interval_blocks: NonZeroU64, finalized: Block, last_processed: Option<Block>) -> Option<Block> {

@@ -1,4 +1,4 @@
-//! What peers said before it could be judged: a plan reaches one node sooner than another, and a dealer that is quick is heard
+//! Early messages, which came before they could be judged: a plan reaches one node sooner than another, and a dealer that is quick is heard
 //! before its round is known.
 
 use std::collections::{BTreeMap, VecDeque};

@@ -142,7 +142,7 @@ impl Participant {
         Outputs { commit: true, ..Outputs::default() }
     }
 
-    /// What has to survive.
+    /// Returns the state that has to survive.
     #[must_use]
     pub fn state(&self) -> &PersistentState {
         &self.state
@@ -164,7 +164,7 @@ impl Participant {
         self.secrets.shares.get(&number)
     }
 
-    /// What was heard in a round, for status and for peers that ask.
+    /// Returns a round's transcript, for status and for peers that ask.
     #[must_use]
     pub fn transcript(&self, number: EpochNumber) -> Option<&Transcript> {
         self.transcripts.get(&number)
@@ -181,13 +181,13 @@ impl Participant {
         })
     }
 
-    /// A plan appeared. Accepting it again is no fault.
+    /// Accepts a plan. Accepting it again has no effect.
     ///
     /// A node that returns accepts every plan of the record, oldest first, before it observes any: only then does it know
     /// which epochs it still needs its last-resort prekeys for.
     ///
     /// # Errors
-    /// Why it is refused. Nothing has changed then.
+    /// A [`Refusal`]. Nothing has changed then.
     pub fn accept(&mut self, plan: Plan, rng: &mut impl CryptoRng) -> Result<Outputs, Refusal> {
         let plan = plan.validate()?;
         let number = plan.number;
@@ -246,8 +246,8 @@ impl Participant {
         Ok(reused)
     }
 
-    /// The record of a round, as read from the API server; of several rounds the oldest first, since an active epoch makes
-    /// every attempt below it that is still open a failed one.
+    /// Takes in the record of a round, as read from the API server; of several rounds the oldest first, since an active epoch
+    /// makes every attempt below it that is still open a failed one.
     ///
     /// # Errors
     /// When it contradicts what this node has seen or done; the node does not act on it.
@@ -310,7 +310,7 @@ impl Participant {
     /// when the possession messages that it heard show that a newer epoch is held by at least its threshold of nodes.
     ///
     /// # Errors
-    /// Why the epoch is kept. Nothing has changed then.
+    /// The reason to keep the epoch. Nothing has changed then.
     pub fn retire(&mut self, number: EpochNumber) -> Result<Outputs, RetireError> {
         let me = self.state.index;
         let certified: Vec<_> =

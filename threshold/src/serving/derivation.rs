@@ -38,15 +38,15 @@ pub struct EncryptedKey {
     c3: G1,
 }
 
-/// Why answers do not combine.
+/// Error of combining answers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{valid} valid answers, {needed} are needed (wrong ones from: {culprits:?})")]
 pub struct TooFewAnswers {
-    /// How many were valid.
+    /// Number of valid answers.
     pub valid: usize,
     /// The threshold.
     pub needed: usize,
-    /// Whose answer does not verify.
+    /// Nodes whose answer does not verify.
     pub culprits: Vec<NodeIndex>,
 }
 
@@ -62,7 +62,7 @@ impl EncryptedKey {
         }
     }
 
-    /// Whether this is the key of `identity` under `public` (a node's public share, or the cluster's key), encrypted to
+    /// Verifies that this is the key of `identity` under `public` (a node's public share, or the cluster's key), encrypted to
     /// `transport`: e(c1, g2) = e(g1, c2) and e(c3, g2) = e(T, c2)·e(Q, public).
     #[must_use]
     pub fn verify(&self, identity: Identity<'_>, transport: &G1, public: &G2) -> bool {

@@ -22,7 +22,7 @@ use crate::curve::{G1, G2, HashDomain, SecretScalar, pairing_bytes};
 use crate::encoding::{DecodeError, Reader, Writer};
 use crate::purpose::{Purpose, verifies};
 
-/// Whom data is encrypted to: any bytes, up to 64 KiB in a sealed file.
+/// Identity that data is encrypted to: any bytes, up to 64 KiB in a sealed file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Identity<'a>(pub &'a [u8]);
 

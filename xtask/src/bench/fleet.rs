@@ -47,7 +47,7 @@ pub(super) fn run(sizes: &[u32], reshares: usize) -> Result<()> {
 
 fn example(name: &str, arguments: &[String]) -> Result<()> {
     let mut command =
-        workplace::cargo(&["run", "--release", "--quiet", "--package", "keyfleet-api", "--example", name, "--"]);
+        workplace::cargo(&["run", "--release", "--quiet", "--package", "keyfleet-test-fleet", "--example", name, "--"]);
     ensure!(command.args(arguments).status()?.success(), "the example {name} failed");
     Ok(())
 }

@@ -14,13 +14,21 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::*;
-use crate::round::testing::{CLUSTER, TestNode};
+use crate::boot::recover::{Parts, start};
+use crate::keystores::decision::StoreKind;
+use crate::keystores::volume::VolumeStore;
+use crate::round::Started;
+use crate::seal::{KeyEncryptionKey, KeyRing};
 use crate::serving::Tokens;
 use crate::serving::token::TokenError;
+use crate::store::Backing;
+use crate::store::bundles::BundleFile;
 use keyfleet_api::wire::audience;
+use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
 
 const NAME: &str = "corp";
 const NOW: u64 = 1_800_000_000;
+const CLUSTER: ClusterId = ClusterId(*b"a cluster's name");
 
 fn signing_key(byte: u8) -> EncodingKey {
     let pkcs8 =
@@ -128,20 +136,34 @@ fn issuers(server: &Server, folder: &Path, private: bool) -> Issuers {
     Issuers { client, access: watch::Sender::new(Arc::new(access)).subscribe(), folder: folder.to_owned() }
 }
 
+/// A node that has just come up, with everything it stores in `folder`.
+async fn started(node: NodeIndex, folder: &Path) -> Started {
+    let key = KeyEncryptionKey::new("test", [7; 32]).unwrap();
+    let parts = Parts {
+        backing: Backing::local(&folder.join("state.redb")).unwrap(),
+        bundles: BundleFile::open(&folder.join("bundles.redb")).unwrap(),
+        volume: Arc::new(VolumeStore::open(folder.join("seal")).unwrap()),
+        secret: Arc::new(VolumeStore::open_as(StoreKind::Secret, folder.join("secret")).unwrap()),
+        ring: KeyRing::new(CLUSTER, node, vec![key]).unwrap(),
+    };
+    start(parts).await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_keys_of_an_issuer_behind_its_own_authority_are_found_and_followed_through_rotation() {
     let server = Server::start(&[1]).await;
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join(NAME)).unwrap();
     std::fs::write(folder.path().join(NAME).join("ca.crt"), &server.authority).unwrap();
-    let mut node = TestNode::new(1);
-    node.start().await;
-    let persister = node.driver.as_ref().unwrap().persister();
+    let state = tempfile::tempdir().unwrap();
+    let node = NodeIndex::new(1).unwrap();
+    let started = started(node, state.path()).await;
+    let persister = &started.persister;
     let names = [NAME.to_owned()];
     let source = Arc::new(issuers(&server, folder.path(), true));
-    let owner = (CLUSTER, node.index);
+    let owner = (CLUSTER, node);
     let tokens = Tokens::new(owner, &names, source, persister.store().clone(), persister.node_key().clone()).unwrap();
-    let own = audience(CLUSTER, node.index.value());
+    let own = audience(CLUSTER, node.value());
     let check = async |token: String, now: u64| tokens.check(&token, &names, 3600, now).await;
 
     let caller = check(server.token(1, &own), NOW + 1).await.expect("a token of the issuer");

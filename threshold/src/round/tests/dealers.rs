@@ -1,4 +1,4 @@
-//! What a dealer may try, and what comes of it.
+//! Dealers that cheat, and what comes of it.
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -193,6 +193,7 @@ fn a_last_resort_key_is_never_revealed_however_badly_a_dealer_cheats() {
     let offers: Vec<_> = table.nodes.values().flat_map(|node| node.state.offers.values().cloned()).collect();
     for node in table.nodes.values_mut() {
         let _ = node.accept((*plan).clone(), &mut table.rng).unwrap();
+        let _ = node.observe(plan.number, &RoundRecord::opened(), &mut table.rng).unwrap();
     }
     offers.into_iter().for_each(|set| table.tell(&Blob::Prekeys(set)));
     let honest = std::mem::take(&mut table.said);
@@ -224,7 +225,7 @@ fn a_last_resort_key_is_never_revealed_however_badly_a_dealer_cheats() {
     assert!(!cheated.has_said(MessageKind::Response), "and reveals nothing");
 }
 
-/// It shows others another bundle than its own machine made, and has that one alone: nobody waits for it.
+/// The dealer shows others another bundle than its own machine made, and has that one alone: nobody waits for it.
 #[test]
 fn a_dealer_that_has_another_bundle_than_it_shows_keeps_nobody_waiting() {
     let (plan, _, offers) = genesis_with_prekeys();

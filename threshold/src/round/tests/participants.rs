@@ -1,4 +1,4 @@
-//! What a node accepts, what it remembers of it, and what it then no longer does.
+//! Participants: what they accept and remember, and what they then refuse.
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use keyfleet_threshold::identifiers::EpochNumber;
 use keyfleet_threshold::round::Phase;
 
-use super::Input;
-use super::testing::{Operator, TestNode};
-use crate::keystores::decision::Finding;
-use crate::seal::KeyName;
+use keyfleet_node::keystores::decision::Finding;
+use keyfleet_node::round::Input;
+use keyfleet_node::seal::KeyName;
+use keyfleet_test_fleet::rounds::{Operator, TestNode};
 
 async fn fleet(n: u32) -> Vec<TestNode> {
     let mut nodes: Vec<_> = (1..=n).map(TestNode::new).collect();

@@ -2,16 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-mod fleet;
-
 use std::sync::Arc;
 use std::time::Duration;
 
-use fleet::{CALLER, Fleet, Minted, node};
 use keyfleet_api::tls::{Authorities, PlatformCertificate};
 use keyfleet_client::sealed::{Sealed, seal};
 use keyfleet_client::{AskError, Client, Direct, NodeError, Patience, Shortfall, Trust};
 use keyfleet_crds::cluster::Access;
+use keyfleet_test_fleet::serving::{CALLER, Fleet, Minted, node};
 use keyfleet_threshold::identifiers::EpochNumber;
 use keyfleet_threshold::purpose::{Purpose, verifies};
 

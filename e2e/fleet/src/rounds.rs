@@ -1,13 +1,12 @@
 //! A fleet in one process, for tests: real stores and key stores, and an operator that runs the coordination functions.
 
-#![allow(missing_docs, clippy::must_use_candidate, clippy::unwrap_used, reason = "for tests, where it says what broke")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use keyfleet_threshold::coordination::{Decision, FleetView, KeptEpoch, NodeView, Offer, RoundView, decide, planning};
+use keyfleet_threshold::feed;
 use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeySetNumber, Threshold};
 use keyfleet_threshold::plan::{Deadlines, ValidPlan};
 use keyfleet_threshold::polynomial::VerificationVector;
@@ -15,17 +14,17 @@ use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::round::{Blob, Body, MessageKind, Phase, RoundRecord, SignedMessage, Transcript};
 use tempfile::TempDir;
 
-use super::Input;
-use super::driver::Started;
-use super::driver::{DriveError, Driver};
-use super::persist::{PersistError, Step};
-use crate::boot::recover::{Parts, StartError, start};
-use crate::keystores::secret::{SealClient, SecretStore};
-use crate::keystores::volume::VolumeStore;
-use crate::keystores::{Entries, KeyStoreError, decision::StoreKind};
-use crate::seal::{KeyEncryptionKey, KeyName, KeyRing};
-use crate::store::Backing;
-use crate::store::bundles::BundleFile;
+use keyfleet_node::boot::recover::{Parts, StartError, start};
+use keyfleet_node::keystores::secret::{SealClient, SecretStore};
+use keyfleet_node::keystores::volume::VolumeStore;
+use keyfleet_node::keystores::{Entries, KeyStoreError, decision::StoreKind};
+use keyfleet_node::round::Input;
+use keyfleet_node::round::Started;
+use keyfleet_node::round::driver::{DriveError, Driver};
+use keyfleet_node::round::persist::{PersistError, Step};
+use keyfleet_node::seal::{KeyEncryptionKey, KeyName, KeyRing};
+use keyfleet_node::store::Backing;
+use keyfleet_node::store::bundles::BundleFile;
 
 pub const CLUSTER: ClusterId = ClusterId(*b"a cluster's name");
 
@@ -45,21 +44,24 @@ pub struct MemorySecret {
     pub down: Mutex<bool>,
 }
 
+/// Reads and writes a [`MemorySecret`].
+struct Reader(Arc<MemorySecret>);
+
 #[async_trait]
-impl SealClient for Arc<MemorySecret> {
+impl SealClient for Reader {
     async fn get(&self) -> Result<(String, Entries), KeyStoreError> {
-        if *self.down.lock().unwrap() {
+        if *self.0.down.lock().unwrap() {
             return Err(KeyStoreError::new(StoreKind::Secret, "no answer".to_owned()));
         }
-        let data = self.data.lock().unwrap();
+        let data = self.0.data.lock().unwrap();
         Ok((data.0.to_string(), data.1.clone()))
     }
 
     async fn put(&self, version: &str, entries: Entries) -> Result<bool, KeyStoreError> {
-        if *self.down.lock().unwrap() {
+        if *self.0.down.lock().unwrap() {
             return Err(KeyStoreError::new(StoreKind::Secret, "no answer".to_owned()));
         }
-        let mut data = self.data.lock().unwrap();
+        let mut data = self.0.data.lock().unwrap();
         if data.0.to_string() != version {
             return Ok(false);
         }
@@ -88,7 +90,7 @@ pub fn parts(node: NodeIndex, folder: &Path, secret: &Arc<MemorySecret>) -> Part
         backing: Backing::local(&folder.join("state.redb")).unwrap(),
         bundles: BundleFile::open(&folder.join("bundles.redb")).unwrap(),
         volume: Arc::new(VolumeStore::open(folder.join("seal")).unwrap()),
-        secret: Arc::new(SecretStore::new(secret.clone())),
+        secret: Arc::new(SecretStore::new(Reader(secret.clone()))),
         ring: KeyRing::new(CLUSTER, node, vec![key]).unwrap(),
     }
 }
@@ -170,8 +172,9 @@ impl TestNode {
     /// What a peer would get for a digest.
     fn find(&self, digest: &Digest) -> Option<Blob> {
         let persister = self.driver.as_ref()?.persister();
-        let published = persister.published().borrow().find(digest);
-        published.or_else(|| persister.bundles().get(digest).unwrap())
+        let published = persister.published().borrow().clone();
+        let kept = |digest: &_| persister.bundles().get(digest).unwrap();
+        feed::answer(&BTreeSet::from([*digest]), published.state.as_ref()?, &published.messages, kept).remove(digest)
     }
 
     /// Checks that a node never says two things where it may say one.

@@ -5,8 +5,6 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_precision_loss, clippy::cast_possible_truncation)]
 
-#[path = "../tests/fleet/mod.rs"]
-mod fleet;
 #[path = "processor/mod.rs"]
 mod processor;
 
@@ -26,7 +24,7 @@ use keyfleet_threshold::serving::derivation::{EncryptedKey, TransportKey};
 use keyfleet_threshold::serving::ibe::Identity;
 use keyfleet_threshold::serving::signature;
 
-use fleet::{CALLER, Fleet};
+use keyfleet_test_fleet::serving::{CALLER, Fleet, token};
 
 /// Requests of each kind.
 const REQUESTS: u64 = 4000;
@@ -46,7 +44,7 @@ async fn measure() {
     let fleet = Fleet::start(3).await;
     let facts = Facts::try_from(&fleet.record()).unwrap();
     let (node, pin) = facts.nodes.iter().next().unwrap();
-    let token = fleet::token(CALLER, &wire::audience(facts.cluster, node.value()));
+    let token = token(CALLER, &wire::audience(facts.cluster, node.value()));
     let address = fleet.callers[node].clone();
     println!(
         "| | processor time a request | of it the bare operation | requests a second, one core serving |\n|---|---|---|---|"
@@ -89,7 +87,7 @@ async fn call(kind: &str, address: &str, pin: &str, token: &str) {
     let pin = IdentityPublicKey(hex::decode(pin).unwrap().try_into().unwrap());
     let connector = Connector::new(None, pin).unwrap();
     let channel = channel::connect(address.to_owned(), connector).await.unwrap();
-    let cluster = keyfleet_node::round::testing::CLUSTER.0.to_vec();
+    let cluster = keyfleet_test_fleet::rounds::CLUSTER.0.to_vec();
     let transport = TransportKey::random(&mut rand::rng()).public().encode().to_vec();
     let mut callers = tokio::task::JoinSet::new();
     for _ in 0..AT_ONCE {

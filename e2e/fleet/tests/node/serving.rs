@@ -12,11 +12,11 @@ use keyfleet_threshold::purpose::Purpose;
 use serde_json::json;
 use tokio::sync::watch;
 
-use super::service::{Asked, Denied, Service};
-use super::token::{FetchedKeys, KeySource, TokenError, Tokens};
-use crate::round::testing::{CLUSTER, Operator, TestNode};
-use crate::seal::KeyMaterial;
-use crate::store::Store;
+use keyfleet_node::seal::KeyMaterial;
+use keyfleet_node::serving::token::{FetchedKeys, KeySource, TokenError, Tokens};
+use keyfleet_node::serving::{Asked, Denied, Service};
+use keyfleet_node::store::Store;
+use keyfleet_test_fleet::rounds::{CLUSTER, Operator, TestNode};
 
 const ISSUER: &str = "https://kubernetes.default.svc";
 const NOW: u64 = 1_800_000_000;

@@ -2,7 +2,7 @@
 //!
 //! Needs the environment variable `KEYFLEET_BIN`, the folder of the `kubernetes` binary.
 
-#[path = "../../crds/tests/apiserver/mod.rs"]
+#[path = "../../../../crds/tests/apiserver/mod.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod apiserver;
 #[allow(dead_code, reason = "shared by several files of tests")]
@@ -60,7 +60,7 @@ impl Fleet {
     /// Applies the smallest sample with this schedule, and what `change` makes of its spec.
     async fn apply(&self, interval_blocks: u32, change: impl FnOnce(&mut Value)) {
         let mut sample: Value =
-            serde_yaml::from_str(include_str!("../../manifests/samples/smallest.yaml")).expect("a sample");
+            serde_yaml::from_str(include_str!("../../../../manifests/samples/smallest.yaml")).expect("a sample");
         sample["spec"]["schedule"] = json!({
             "source": { "clock": { "blockMs": 250 } },
             "phaseTimeoutSeconds": 60,

@@ -5,14 +5,12 @@
 
 #![allow(clippy::unwrap_used, clippy::cast_precision_loss)]
 
-#[path = "../tests/fleet/mod.rs"]
-mod fleet;
 #[path = "processor/mod.rs"]
 mod processor;
 
 use std::time::Instant;
 
-use fleet::Fleet;
+use keyfleet_test_fleet::serving::Fleet;
 
 /// Reshares of each fleet.
 const RESHARES: usize = 5;

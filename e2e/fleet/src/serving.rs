@@ -1,12 +1,11 @@
 //! Four real nodes in this process, with their rounds, stores and sockets; an operator that only looks; and an issuer of
-//! tokens. The command line's tests use it as well.
-
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test file uses a part")]
+//! tokens.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use crate::rounds::{CLUSTER, Operator, Round, TestNode, index};
 use async_trait::async_trait;
 use jsonwebtoken::jwk::{Jwk, JwkSet};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
@@ -22,9 +21,9 @@ use keyfleet_crds::{KeyEpoch, KeyEpochStatus, values};
 use keyfleet_node::grpc::kms::KmsApi;
 use keyfleet_node::grpc::transport;
 use keyfleet_node::round::Input;
-use keyfleet_node::round::testing::{CLUSTER, Operator, Round, TestNode, index};
 use keyfleet_node::runtime::{Addresses, Node, Options};
-use keyfleet_node::serving::{FetchedKeys, KeySource, Service, Tokens as Checked};
+pub use keyfleet_node::serving::{FetchedKeys, KeySource};
+use keyfleet_node::serving::{Service, Tokens as Checked};
 use keyfleet_threshold::curve::G1;
 use keyfleet_threshold::identifiers::NodeIndex;
 use keyfleet_threshold::identity::IdentitySecretKey;
