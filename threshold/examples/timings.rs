@@ -132,7 +132,6 @@ fn plan(
             .collect(),
         expected: nodes.to_vec(),
         deadlines: Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 },
-        roster: None,
     };
     plan.validate().expect("the timed plan is valid")
 }
