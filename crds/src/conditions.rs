@@ -164,8 +164,8 @@ words! {
 }
 
 impl Reason {
-    /// The page of `docs/runbooks/` for a person who meets it in a condition that needs one; none where nothing is to be done,
-    /// or the message says it all.
+    /// The page of `docs/runbooks/` for a person who meets it in a condition that needs one; none where nothing is to be
+    /// done, or the message says it all.
     #[must_use]
     pub fn runbook(self) -> Option<&'static str> {
         Some(match self {
@@ -205,14 +205,17 @@ impl Reason {
     }
 }
 
-/// The page for a `KmsNode` whose pod has no worker to run on: the spread, which is what `Unschedulable` means of a cluster, is
-/// not the cause there.
+/// The page for a `KmsNode` whose pod has no worker to run on: the spread, which is what `Unschedulable` means of a
+/// cluster, is not the cause there.
 pub const WORKER_GONE_PAGE: &str = "worker-gone.md";
 
 /// A message with the name of a page of `docs/runbooks/`, unless it names one.
 #[must_use]
 pub fn explained_by(page: &str, message: String) -> String {
-    if message.contains("docs/runbooks/") { message } else { format!("{message}. See docs/runbooks/{page}") }
+    if message.contains("docs/runbooks/") {
+        return message;
+    }
+    format!("{}. See docs/runbooks/{page}", message.trim_end_matches('.'))
 }
 
 /// Sets `new` in `conditions` by its type, keeping `lastTransitionTime` where the status stays. Returns whether anything
@@ -256,7 +259,7 @@ pub fn condition(
     }
 }
 
-/// Whether the condition of this type is `True`.
+/// Returns true where the condition of this type is `True`.
 #[must_use]
 pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
     conditions.iter().any(|condition| condition.type_ == type_ && condition.status == "True")

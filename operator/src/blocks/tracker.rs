@@ -4,9 +4,9 @@ use jiff::Timestamp;
 
 use super::BlockError;
 
-/// So many times faster than its usual pace may a chain be before its answer is doubted.
+/// Factor over a chain's usual pace up to which its answer is believed.
 const HASTE: u64 = 20;
-/// So many blocks ahead are never doubted: a restarted node catches up in steps.
+/// Number of blocks ahead that are always believed: a restarted node catches up in steps.
 const SLACK_BLOCKS: u64 = 10_000;
 
 /// Remembers the highest believed height and when it was told.

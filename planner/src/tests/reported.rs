@@ -56,7 +56,8 @@ fn replicated_says_where_each_node_stands_and_how_far_it_is_behind() {
     state.nodes.get_mut(&3).unwrap().position = None;
     let (is, reason, message) = condition(&state);
     assert!(
-        !is && reason == Reason::ReplicaUnavailable.as_str() && message.contains("node 3 nowhere yet"),
+        !is && reason == Reason::ReplicaUnavailable.as_str()
+            && message.contains("node 3 has not uploaded anything yet"),
         "{message}"
     );
     let told = (Reason::CredentialsRefused.as_str().to_owned(), "the key is refused".to_owned());

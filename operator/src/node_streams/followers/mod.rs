@@ -1,7 +1,7 @@
 //! One task per node: keeps its stream open, checks what comes, and fetches what is wanted from whoever has it.
 //!
 //! ```text
-//!  node ──Follow──▶ task ──signature under the pin──▶ Transcripts ──▶ news ──▶ a reconcile
+//!  node ──Follow──▶ task ──signature under the pin──▶ Transcripts ──▶ notifications ──▶ a reconcile
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -35,18 +35,18 @@ use keyfleet_planner::view::transcripts::{Certified, Transcripts, Watched};
 /// The pause before a node is called again; doubled up to the last after every failure.
 const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// What is still wanted is asked for again so often.
+/// Wait before a fetch of the same messages is tried again.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// Messages that come together make one reconcile.
 const GATHER: Duration = Duration::from_millis(20);
-/// One fetch takes at most so long.
+/// Timeout of one fetch.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Follows nodes over TLS by pin and token.
 pub struct Followers {
     tokens: Arc<dyn Tokens>,
     fleets: Mutex<HashMap<ClusterId, Fleet>>,
-    news: Arc<News>,
+    notifications: Arc<Notifications>,
 }
 
 struct Fleet {
@@ -66,12 +66,12 @@ impl Drop for Task {
 
 /// Of which clusters something was heard since the reader last asked.
 #[derive(Default)]
-struct News {
+struct Notifications {
     clusters: Mutex<BTreeSet<[u8; 16]>>,
     some: Notify,
 }
 
-impl News {
+impl Notifications {
     fn of(&self, cluster: ClusterId) {
         locked(&self.clusters).insert(cluster.0);
         self.some.notify_one();
@@ -88,7 +88,7 @@ impl Followers {
     /// Follows with these tokens.
     #[must_use]
     pub fn new(tokens: Arc<dyn Tokens>) -> Self {
-        Self { tokens, fleets: Mutex::default(), news: Arc::default() }
+        Self { tokens, fleets: Mutex::default(), notifications: Arc::default() }
     }
 }
 
@@ -125,7 +125,7 @@ impl Nodes for Followers {
                 tokens: self.tokens.clone(),
                 transcripts: fleet.transcripts.clone(),
                 wanted: fleet.wanted.subscribe(),
-                news: self.news.clone(),
+                notifications: self.notifications.clone(),
                 token: None,
                 challenge: Challenge::default(),
                 shown: None,
@@ -140,7 +140,7 @@ impl Nodes for Followers {
         locked(&self.fleets).remove(&cluster);
     }
 
-    async fn heard(&self, cluster: ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> Heard {
+    async fn view(&self, cluster: ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> Heard {
         let Some(transcripts) = locked(&self.fleets).get(&cluster).map(|fleet| fleet.transcripts.clone()) else {
             return Heard::default();
         };
@@ -160,12 +160,14 @@ impl Nodes for Followers {
         heard
     }
 
-    fn news(&self) -> BoxStream<'static, ClusterId> {
-        let news = self.news.clone();
-        stream::unfold(news, async |news| Some((stream::iter(news.next().await), news)))
-            .flatten()
-            .map(ClusterId)
-            .boxed()
+    fn notifications(&self) -> BoxStream<'static, ClusterId> {
+        let notifications = self.notifications.clone();
+        stream::unfold(notifications, async |notifications| {
+            Some((stream::iter(notifications.next().await), notifications))
+        })
+        .flatten()
+        .map(ClusterId)
+        .boxed()
     }
 }
 
@@ -182,9 +184,9 @@ struct Follower {
     tokens: Arc<dyn Tokens>,
     transcripts: Arc<Mutex<Transcripts>>,
     wanted: watch::Receiver<BTreeSet<Digest>>,
-    news: Arc<News>,
+    notifications: Arc<Notifications>,
     token: Option<Token>,
-    /// What the node is asked to prove its shares over, in the stream that is open.
+    /// Challenge that the node has to prove its shares over, in the stream that is open.
     challenge: Challenge,
     /// The certificate that the node showed last, and what it came to.
     shown: Option<(v1::Certificate, Option<Certified>)>,
@@ -202,7 +204,7 @@ impl Follower {
                 tracing::debug!(cluster = %self.cluster, node = self.index, reason, "the stream ended");
             }
             locked(&self.transcripts).disconnect(self.index);
-            self.news.of(self.cluster);
+            self.notifications.of(self.cluster);
             pause = if opened.elapsed() > PAUSE_MAX { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
             tokio::time::sleep(pause).await;
         }
@@ -245,7 +247,7 @@ impl Follower {
                 item = stream.message() => {
                     let item = item.map_err(|status| status.to_string())?.ok_or("it closed the stream")?;
                     if self.take(item)? {
-                        self.news.of(self.cluster);
+                        self.notifications.of(self.cluster);
                     }
                 }
                 changed = wanted.changed() => {
@@ -273,7 +275,7 @@ impl Follower {
         Ok(request)
     }
 
-    /// Takes up what a node says. Whether it is news; an error where the node does not say what is its own.
+    /// Takes up what a node says. Returns true for something new; an error where the node does not say what is its own.
     fn take(&mut self, item: v1::FollowItem) -> Result<bool, String> {
         match item.item {
             None => Ok(false),
@@ -347,7 +349,7 @@ impl Follower {
                 }
             }
             if came {
-                self.news.of(self.cluster);
+                self.notifications.of(self.cluster);
             }
         }
         Ok(())

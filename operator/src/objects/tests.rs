@@ -1,5 +1,5 @@
-//! Golden files: what is made of the smallest and of the full sample. `KEYFLEET_GOLDEN=write cargo test -p keyfleet-operator`
-//! rewrites them; read the difference before you commit it.
+//! Golden files: what is made of the smallest and of the full sample. `KEYFLEET_GOLDEN=write cargo test -p
+//! keyfleet-operator` rewrites them; read the difference before you commit it.
 
 use std::path::Path;
 
@@ -86,7 +86,7 @@ fn objects_are_as_the_golden_files_say() {
     }
 }
 
-/// What the operator renders is what the node parses: one type, strict on both sides.
+/// The node parses exactly what the operator renders: one type, strict on both sides.
 #[test]
 fn a_node_reads_the_configuration_that_is_rendered_for_it() {
     for text in
