@@ -1,4 +1,4 @@
-//! What people read of each situation.
+//! Status of each situation, as people read it.
 
 use keyfleet_crds::conditions::{ClusterCondition, Reason};
 use keyfleet_crds::record::Position;

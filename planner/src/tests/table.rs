@@ -1,4 +1,4 @@
-//! What each situation leads to.
+//! Actions that each situation leads to.
 
 use keyfleet_crds::conditions::Reason;
 use keyfleet_threshold::coordination::Decision;
@@ -265,7 +265,7 @@ fn a_changed_pod_is_replaced_alone_and_only_while_the_others_serve() {
     assert!(evicted(&tight).is_empty(), "all are needed");
 }
 
-/// A lie about a number stops nobody; a number that so many say that one of them is honest stops everything.
+/// One node's lie about a number stops nobody; a number from more nodes than may be corrupt stops everything.
 #[test]
 fn one_node_that_invents_a_number_does_not_stop_the_fleet() {
     let (_, mut state) = steady();

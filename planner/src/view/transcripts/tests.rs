@@ -63,7 +63,7 @@ fn haves(transcripts: &Transcripts, number: u64) -> usize {
 fn what_is_said_before_the_plan_is_looked_at_is_not_lost() {
     let mut transcripts = Transcripts::default();
     assert!(transcripts.say(2, 1, have(1, 2, 3, 5)), "a first message is news");
-    assert!(!transcripts.say(2, 1, have(1, 2, 3, 5)), "the same again is none");
+    assert!(!transcripts.say(2, 1, have(1, 2, 3, 5)), "the same again is no news");
     transcripts.heard(None, &[watched(1, Phase::Dealing)]);
     assert_eq!(haves(&transcripts, 1), 1);
     assert!(transcripts.say(4, 1, have(1, 4, 3, 5)));
