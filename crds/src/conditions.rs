@@ -296,9 +296,10 @@ mod tests {
         }
     }
 
+    /// Every page that a reason names exists and names the reason, and every page is named by a reason.
     #[test]
     #[expect(clippy::disallowed_methods, reason = "a test reads the pages")]
-    fn every_page_that_a_reason_names_is_there_and_says_its_name_and_every_page_is_named() {
+    fn reasons_and_runbooks_name_each_other() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/runbooks");
         let mut named = std::collections::BTreeSet::from(["README.md", WORKER_GONE_PAGE]);
         let index = std::fs::read_to_string(folder.join("README.md")).unwrap();

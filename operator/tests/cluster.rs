@@ -228,9 +228,11 @@ async fn objects_that_were_deleted_or_changed_come_back() {
         .await;
 }
 
+/// A deleted cluster keeps everything that its key needs, and is adopted when applied again.
+///
 /// Scenario 11, the operator's part: under Retain a deleted cluster is adopted again, with its id.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_cluster_keeps_what_its_key_needs_and_is_adopted_when_applied_again() {
+async fn a_deleted_cluster_is_adopted_when_applied_again() {
     let operator = Running::new("retain").await;
     operator.apply().await;
     operator.until_at_rest().await;

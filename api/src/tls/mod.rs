@@ -220,8 +220,9 @@ mod tests {
         server.map_err(|error| error.to_string())
     }
 
+    /// Peers know each other by their pins; a caller without a certificate is nobody.
     #[tokio::test]
-    async fn peers_know_each_other_by_their_pins_and_a_caller_without_a_certificate_is_nobody() {
+    async fn peers_know_each_other_by_their_pins() {
         let pins = pins(&[(1, 1), (2, 2)]);
         let acceptor = Acceptor::new(&identity(1), pins.clone()).unwrap();
         let peer = Connector::new(Some(&identity(2)), identity(1).public()).unwrap();

@@ -63,8 +63,9 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
+    /// A source that goes back or jumps is named, and believed again once it is right.
     #[test]
-    fn a_source_that_goes_back_or_jumps_is_named_and_believed_again_when_it_is_right() {
+    fn a_reversed_or_jumping_source_is_named() {
         let mut tracker = Tracker::default();
         assert_eq!(tracker.observe(Ok(1_000), at(0), false), Ok(1_000));
         assert_eq!(tracker.observe(Ok(990), at(1), false), Err(BlockError::Reversed { before: 1_000, now: 990 }));

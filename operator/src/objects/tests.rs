@@ -143,8 +143,9 @@ fn the_retention_job_has_its_own_credentials_and_neither_keys_nor_a_token() {
     assert_eq!((read.grace_hours, read.cluster_id), (168, fleet.id));
 }
 
+/// Without an identity of its own there is no retention job, and a change of it restarts no pod.
 #[test]
-fn without_an_identity_of_its_own_there_is_no_retention_job_and_a_change_of_it_rolls_no_pod() {
+fn the_retention_job_needs_an_identity_of_its_own() {
     let mut cluster = sample(include_str!("../../../manifests/samples/full.yaml"));
     let digest = |cluster: &KmsCluster| config::digest(&Fleet::of(cluster, "image", OPERATOR).unwrap(), 2);
     let before = digest(&cluster);
@@ -160,8 +161,9 @@ fn without_an_identity_of_its_own_there_is_no_retention_job_and_a_change_of_it_r
     assert!(job.service_account.metadata.annotations.is_some());
 }
 
+/// The bucket's authorities are mounted in every pod that uses the bucket, and may come later.
 #[test]
-fn the_buckets_authorities_are_mounted_wherever_the_bucket_is_asked_and_may_come_later() {
+fn authorities_are_mounted_wherever_the_bucket_is_used() {
     let mut cluster = sample(include_str!("../../../manifests/samples/full.yaml"));
     cluster.spec.replication.as_mut().unwrap().s3.ca_config_map = Some("our-ca".into());
     let fleet = Fleet::of(&cluster, "image", OPERATOR).unwrap();

@@ -163,7 +163,7 @@ fn placement(state: &State, facts: &Facts<'_>) -> Said {
     (is, Some(false), Reason::AsExpected, "no worker and no zone holds enough nodes to open the key or stop it".into())
 }
 
-/// Whether a condition of this type and truth is one that a person looks at.
+/// Returns true when a condition of this type and truth needs a person.
 pub(super) fn needs_a_look(type_: ClusterCondition, truth: Option<bool>) -> bool {
     use ClusterCondition as Is;
     match type_ {
