@@ -1,6 +1,8 @@
 //! Messages between their canonical bytes, which are signed, and protobuf, which carries them.
 
+use keyfleet_threshold::curve::G2;
 use keyfleet_threshold::identifiers::Digest;
+use keyfleet_threshold::polynomial::VerificationVector;
 use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::round::{Blob, MessageKind, SignedMessage};
 
@@ -35,6 +37,22 @@ pub fn prekey_set(set: &SignedPrekeySet) -> v1::SignedPrekeySet {
     v1::SignedPrekeySet { payload, signature }
 }
 
+/// A verification vector as it travels.
+#[must_use]
+pub fn vector(vector: &VerificationVector) -> v1::VerificationVector {
+    v1::VerificationVector { points: vector.commitments().iter().map(|point| point.encode().to_vec()).collect() }
+}
+
+/// What was found for a digest, as it travels.
+#[must_use]
+pub fn found(blob: &Blob) -> v1::fetch_item::Found {
+    match blob {
+        Blob::Message(said) => v1::fetch_item::Found::Message(message(said)),
+        Blob::Prekeys(set) => v1::fetch_item::Found::PrekeySet(prekey_set(set)),
+        Blob::Vector(known) => v1::fetch_item::Found::Vector(vector(known)),
+    }
+}
+
 /// What a row of an outbox carries; `None` when it is malformed. Signatures are not checked.
 #[must_use]
 pub fn read_row(row: &v1::OutboxRow) -> Option<Blob> {
@@ -50,7 +68,15 @@ pub fn read_found(item: &v1::FetchItem) -> Option<Blob> {
     match item.found.as_ref()? {
         v1::fetch_item::Found::Message(message) => read_message(message),
         v1::fetch_item::Found::PrekeySet(set) => read_prekey_set(set),
+        v1::fetch_item::Found::Vector(vector) => read_vector(&vector.points).map(Blob::Vector),
     }
+}
+
+/// Reads the points of a vector; `None` when one is malformed.
+#[must_use]
+pub fn read_vector(points: &[Vec<u8>]) -> Option<VerificationVector> {
+    let points = points.iter().map(|point| G2::decode(point.as_slice().try_into().ok()?).ok());
+    VerificationVector::new(points.collect::<Option<_>>()?).ok()
 }
 
 /// `None` when it is malformed, or its kind is not the one announced.

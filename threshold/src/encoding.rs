@@ -5,7 +5,7 @@
 use crate::curve::{CurveError, G1, G2, Scalar};
 use crate::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeySetNumber, Threshold};
 
-/// Why bytes are not the encoding of a value.
+/// Error of decoding: the bytes are not the one encoding of a value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
@@ -18,7 +18,7 @@ pub enum DecodeError {
     /// Bytes follow the last field.
     #[error("{count} bytes follow the end of the value")]
     Trailing {
-        /// How many.
+        /// Number of bytes left over.
         count: usize,
     },
     /// A field holds a value that no encoder writes.
@@ -32,7 +32,7 @@ pub enum DecodeError {
     Curve {
         /// The field.
         field: &'static str,
-        /// Why.
+        /// The cause.
         source: CurveError,
     },
 }

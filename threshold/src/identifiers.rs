@@ -57,7 +57,7 @@ impl fmt::Display for Block {
     }
 }
 
-/// How many shares open the key: one more than the degree of the sharing polynomial. At least 2 in a valid plan.
+/// Number of shares that open the key: one more than the degree of the sharing polynomial. At least 2 in a valid plan.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Threshold(pub u16);
 

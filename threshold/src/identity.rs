@@ -61,14 +61,14 @@ impl IdentitySecretKey {
 pub struct IdentityPublicKey(pub [u8; 32]);
 
 impl IdentityPublicKey {
-    /// Whether `signature` over `digest` is this key's. Weak keys and malleable signatures are refused.
+    /// Verifies `signature` over `digest` under this key. Weak keys and malleable signatures are refused.
     #[must_use]
     pub fn verifies(&self, digest: &Digest, signature: &Signature) -> bool {
         let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
         VerifyingKey::from_bytes(&self.0).is_ok_and(|key| key.verify_strict(&tagged(digest), &signature).is_ok())
     }
 
-    /// Whether the key signed itself for exactly this index of this cluster.
+    /// Verifies that the key signed itself for exactly this index of this cluster.
     #[must_use]
     pub fn is_offered(&self, cluster: ClusterId, index: NodeIndex, proof: &Signature) -> bool {
         self.verifies(&offer_digest(cluster, index, self), proof)
@@ -106,7 +106,7 @@ mod tests {
 
     /// seed: 002-27
     #[test]
-    fn an_identity_offered_for_another_index_or_cluster_is_not_taken() {
+    fn an_identity_for_another_index_or_cluster_is_refused() {
         let identity = IdentitySecretKey::from_seed(&[7; 32]);
         let (cluster, index) = (ClusterId([1; 16]), NodeIndex::new(3).unwrap());
         let proof = identity.offer(cluster, index);

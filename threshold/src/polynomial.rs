@@ -17,27 +17,27 @@ pub struct Polynomial {
 }
 
 impl Polynomial {
-    /// A polynomial with f(0) = `constant` and the other t−1 coefficients random.
+    /// Draws a polynomial with f(0) = `constant` and the other t−1 coefficients random.
     pub fn random(constant: SecretScalar, threshold: Threshold, rng: &mut impl CryptoRng) -> Self {
         let mut coefficients = vec![constant];
         coefficients.extend((1..threshold.count()).map(|_| SecretScalar::random(rng)));
         Self { coefficients }
     }
 
-    /// f(0): at genesis one summand of the key, on reshare the dealer's share of the source epoch.
+    /// Returns f(0): at genesis one summand of the key, on reshare the dealer's share of the source epoch.
     #[must_use]
     pub fn constant(&self) -> &SecretScalar {
         &self.coefficients[0]
     }
 
-    /// The share of the node at `index`, in constant time.
+    /// Returns the share of the node at `index`, in constant time.
     #[must_use]
     pub fn share_of(&self, index: NodeIndex) -> SecretScalar {
         let x = Scalar::from_u64(u64::from(index.value()));
         self.coefficients.iter().rev().fold(SecretScalar::zero(), |sum, coefficient| sum.scaled(&x).plus(coefficient))
     }
 
-    /// The commitments to all coefficients.
+    /// Commits to all coefficients.
     #[must_use]
     pub fn vector(&self) -> VerificationVector {
         VerificationVector(self.coefficients.iter().map(G2::of_secret).collect())
@@ -55,7 +55,7 @@ impl VerificationVector {
     /// Wraps commitments, constant term first.
     ///
     /// # Errors
-    /// [`CurveError::Infinity`] when there is none or one of them is infinity: no honest sharing looks like that.
+    /// [`CurveError::Infinity`] when the list is empty or a commitment is infinity: no honest sharing looks like that.
     pub fn new(commitments: Vec<G2>) -> Result<Self, CurveError> {
         if commitments.is_empty() || commitments.iter().any(G2::is_infinity) {
             return Err(CurveError::Infinity);
@@ -63,37 +63,37 @@ impl VerificationVector {
         Ok(Self(commitments))
     }
 
-    /// The commitments, constant term first.
+    /// Returns the commitments, constant term first.
     #[must_use]
     pub fn commitments(&self) -> &[G2] {
         &self.0
     }
 
-    /// The threshold of the sharing: the number of commitments.
+    /// Returns the threshold of the sharing: the number of commitments.
     #[must_use]
     pub fn threshold(&self) -> Threshold {
         Threshold(u16::try_from(self.0.len()).expect("vectors are built from lists with a 16-bit count"))
     }
 
-    /// The commitment to f(0): of an epoch, the public key.
+    /// Returns the commitment to f(0): of an epoch, the public key.
     #[must_use]
     pub fn constant(&self) -> G2 {
         self.0[0]
     }
 
-    /// The public share of the node at `index`.
+    /// Returns the public share of the node at `index`.
     #[must_use]
     pub fn public_share(&self, index: NodeIndex) -> G2 {
         G2::evaluate(&self.0, index.value())
     }
 
-    /// Whether `share` is f(`index`).
+    /// Returns true if `share` is f(`index`).
     #[must_use]
     pub fn matches(&self, index: NodeIndex, share: &SecretScalar) -> bool {
         self.public_share(index) == G2::of_secret(share)
     }
 
-    /// `Σ weightₖ · vectorₖ`, coefficient by coefficient.
+    /// Computes `Σ weightₖ · vectorₖ`, coefficient by coefficient.
     ///
     /// # Errors
     /// [`CurveError::Infinity`] when a coefficient of the sum vanishes, which needs dealers who know each other's secrets.
@@ -114,13 +114,13 @@ impl VerificationVector {
         Self::new((0..length).map(sum).collect())
     }
 
-    /// The digest that names this vector in plans, `Prepared` messages and certificates.
+    /// Returns the digest that names this vector in plans, `Prepared` messages and certificates.
     #[must_use]
     pub fn digest(&self) -> Digest {
         Digest::of("KEYFLEET-V1-VECTOR", &[&self.encode()])
     }
 
-    /// The canonical bytes: u16 count, then each commitment (96 bytes compressed).
+    /// Returns the canonical bytes: u16 count, then each commitment (96 bytes compressed).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
@@ -148,7 +148,7 @@ impl VerificationVector {
     }
 }
 
-/// The Lagrange coefficients at zero for distinct `indices`: λ_i = Π_{j≠i} x_j / (x_j − x_i), with a single inversion.
+/// Returns the Lagrange coefficients at zero for distinct `indices`: λ_i = Π_{j≠i} x_j / (x_j − x_i), with a single inversion.
 ///
 /// They depend on the whole set, which is why a round decides its set exactly once.
 ///

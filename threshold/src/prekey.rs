@@ -34,11 +34,11 @@ pub fn slots_for(nodes: usize) -> usize {
 pub struct PrekeySet {
     /// The cluster.
     pub cluster: ClusterId,
-    /// Whose set it is.
+    /// Index of the node that made the set.
     pub node: NodeIndex,
-    /// Its number.
+    /// Number of the set.
     pub number: PrekeySetNumber,
-    /// Whether plans may name it more than once; then its keys are never revealed.
+    /// True if plans may name the set more than once; then its keys are never revealed.
     pub last_resort: bool,
     /// One X25519 public key per dealer slot.
     pub slots: Vec<[u8; 32]>,
@@ -170,7 +170,7 @@ impl PrekeySecret {
         self.number
     }
 
-    /// Whether it is a last resort, whose keys are never revealed.
+    /// Returns true for a last resort, whose keys are never revealed.
     #[must_use]
     pub fn is_last_resort(&self) -> bool {
         self.last_resort
@@ -247,7 +247,7 @@ impl SealedShare {
     /// Length in bytes.
     pub const BYTES: usize = 80;
 
-    /// What stands where a receiver's prekey cannot be sealed to: zeros, which open for nobody.
+    /// Stand-in for a share whose receiver's prekey cannot be sealed to: zeros, which open for nobody.
     pub const IMPOSSIBLE: Self = Self { encapsulated: [0; 32], ciphertext: [0; 48] };
 }
 

@@ -1,4 +1,4 @@
-//! What the key signs, and how it is kept from signing anything else.
+//! Purposes: all that the key signs, each kept apart from the others, and nothing else.
 //!
 //! Nodes hash; callers never hand over a digest. Under drand's tag only SHA-256(x) is hashed to the curve, x being either
 //! the eight bytes of a beacon round or a string that begins with `KEYFLEET-V1`: eight bytes are too few for that, so no
@@ -61,7 +61,7 @@ impl Purpose {
     }
 }
 
-/// Whether `signature` over `point` is that of `public_key`: e(signature, g2) = e(point, public key).
+/// Verifies `signature` over `point` under `public_key`: e(signature, g2) = e(point, public key).
 #[must_use]
 pub fn verifies(public_key: &G2, point: &G1, signature: &G1) -> bool {
     let minus_one = -crate::curve::Scalar::one();
@@ -84,7 +84,7 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Whether the cluster's key signed exactly this.
+    /// Verifies that the cluster's key signed exactly this.
     #[must_use]
     pub fn verify(&self, public_key: &G2) -> bool {
         let purpose = Purpose::certificate(self.cluster, &self.plan, &self.vector, self.number);

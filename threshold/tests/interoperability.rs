@@ -1,4 +1,4 @@
-//! What others' unmodified implementations make of our output, and we of theirs.
+//! Interoperability with unmodified implementations of others, in both directions.
 
 use std::collections::BTreeMap;
 

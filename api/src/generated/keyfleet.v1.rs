@@ -867,7 +867,7 @@ pub struct FetchRequest {
     /// The cluster's id: 16 bytes.
     #[prost(bytes = "vec", tag = "1")]
     pub cluster_id: ::prost::alloc::vec::Vec<u8>,
-    /// Digests of messages or prekey sets: 1 to 128, 32 bytes each.
+    /// Digests of messages, prekey sets or verification vectors: 1 to 128, 32 bytes each.
     #[prost(bytes = "vec", repeated, tag = "2")]
     pub digests: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
@@ -876,7 +876,7 @@ pub struct FetchItem {
     /// Which of the digests this is. The caller computes it again: what does not match is dropped.
     #[prost(bytes = "vec", tag = "1")]
     pub digest: ::prost::alloc::vec::Vec<u8>,
-    #[prost(oneof = "fetch_item::Found", tags = "2, 3")]
+    #[prost(oneof = "fetch_item::Found", tags = "2, 3, 4")]
     pub found: ::core::option::Option<fetch_item::Found>,
 }
 /// Nested message and enum types in `FetchItem`.
@@ -887,7 +887,16 @@ pub mod fetch_item {
         Message(super::SignedMessage),
         #[prost(message, tag = "3")]
         PrekeySet(super::SignedPrekeySet),
+        #[prost(message, tag = "4")]
+        Vector(super::VerificationVector),
     }
+}
+/// The verification vector of an epoch. Its digest stands in the plans that reshare the epoch.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VerificationVector {
+    /// t points of 96 bytes; the first is the public key.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub points: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 /// What a SignedMessage says. The same number stands in the payload; where the two differ the message is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
@@ -1094,7 +1103,7 @@ pub mod round_client {
             req.extensions_mut().insert(GrpcMethod::new("keyfleet.v1.Round", "Follow"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Bundles, prekey sets and other signed messages by digest: what a receiver was away for, or lost.
+        /// Bundles, prekey sets, other signed messages and verification vectors by digest: what a receiver was away for, or lost.
         /// Every holder keeps the bundles of an epoch until it retires.
         ///
         /// Deadline: 10 s is enough for a hundred bundles. At most 8 calls per peer at a time.
@@ -1166,7 +1175,7 @@ pub mod round_server {
             >
             + std::marker::Send
             + 'static;
-        /// Bundles, prekey sets and other signed messages by digest: what a receiver was away for, or lost.
+        /// Bundles, prekey sets, other signed messages and verification vectors by digest: what a receiver was away for, or lost.
         /// Every holder keeps the bundles of an epoch until it retires.
         ///
         /// Deadline: 10 s is enough for a hundred bundles. At most 8 calls per peer at a time.

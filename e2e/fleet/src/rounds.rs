@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use keyfleet_threshold::coordination::{Decision, FleetView, KeptEpoch, NodeView, Offer, RoundView, decide, planning};
+use keyfleet_threshold::feed;
 use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeySetNumber, Threshold};
 use keyfleet_threshold::plan::{Deadlines, ValidPlan};
 use keyfleet_threshold::polynomial::VerificationVector;
@@ -171,8 +172,9 @@ impl TestNode {
     /// What a peer would get for a digest.
     fn find(&self, digest: &Digest) -> Option<Blob> {
         let persister = self.driver.as_ref()?.persister();
-        let published = persister.published().borrow().find(digest);
-        published.or_else(|| persister.bundles().get(digest).unwrap())
+        let published = persister.published().borrow().clone();
+        let kept = |digest: &_| persister.bundles().get(digest).unwrap();
+        feed::answer(&BTreeSet::from([*digest]), published.state.as_ref()?, &published.messages, kept).remove(digest)
     }
 
     /// Checks that a node never says two things where it may say one.

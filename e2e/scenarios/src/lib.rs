@@ -4,11 +4,12 @@
 //! `kubectl` and `helm`, on the cluster that its kubeconfig leads to; `cargo xtask test` brings that cluster up.
 //!
 //! [`cluster`] is the cluster and who may disturb it, [`namespace`] a scenario's own corner of it, [`fleet`] a fleet of nodes
-//! in it, [`s3`] a bucket of its own, [`probe`] the program that looks around from inside, [`machine`] what the machine
+//! in it, [`documents`] the manifests that documents show, [`s3`] a bucket of its own, [`probe`] the program that looks around from inside, [`machine`] what the machine
 //! underneath has, [`wait`] how to wait. [`control_plane`] is the local cluster without its API server.
 
 pub mod cluster;
 pub mod control_plane;
+pub mod documents;
 pub mod fleet;
 pub mod machine;
 pub mod namespace;

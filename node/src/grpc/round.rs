@@ -205,14 +205,9 @@ impl Round for RoundApi {
         let Some(state) = &published.state else { return Ok(Response::new(Box::pin(stream::empty()))) };
         let kept = |digest: &_| self.bundles.get(digest).ok().flatten();
         let found = feed::answer(&digests, state, &published.messages, kept);
-        let items = found.into_iter().filter_map(|(digest, blob)| {
-            let found = match blob {
-                Blob::Message(message) => v1::fetch_item::Found::Message(messages::message(&message)),
-                Blob::Prekeys(set) => v1::fetch_item::Found::PrekeySet(messages::prekey_set(&set)),
-                Blob::Vector(_) => return None,
-            };
-            Some(Ok(v1::FetchItem { digest: digest.0.to_vec(), found: Some(found) }))
-        });
+        let items = found
+            .into_iter()
+            .map(|(digest, blob)| Ok(v1::FetchItem { digest: digest.0.to_vec(), found: Some(messages::found(&blob)) }));
         let items: Vec<_> = items.collect();
         Ok(Response::new(Box::pin(stream::iter(items))))
     }

@@ -47,10 +47,6 @@ pub struct Published {
     pub outbox: Option<Arc<Outbox>>,
     /// The prekey sets on offer.
     pub offers: Vec<SignedPrekeySet>,
-    /// All own prekey sets that are alive: a plan may name one that is no longer on offer.
-    pub sets: Vec<SignedPrekeySet>,
-    /// The vectors that this node knows.
-    pub vectors: Vec<VerificationVector>,
     /// The state that was committed; `None` before the first commit of this process.
     pub state: Option<Arc<PersistentState>>,
     /// Ids of the key-encryption keys that what the node keeps still needs.
@@ -60,13 +56,10 @@ pub struct Published {
 impl Published {
     pub(super) fn of(participant: &Participant, outbox: Outbox, messages: Messages) -> Self {
         let state = participant.state();
-        let attempts = state.attempts.values();
         Self {
             messages: messages.into_iter().map(|(_, message)| message).collect(),
             outbox: Some(Arc::new(outbox)),
             offers: participant.offers().cloned().collect(),
-            sets: state.offers.values().cloned().collect(),
-            vectors: attempts.flat_map(|attempt| attempt.vector.iter().chain(&attempt.source)).cloned().collect(),
             state: Some(Arc::new(state.clone())),
             needed_key_encryption_ids: BTreeSet::new(),
         }
@@ -87,14 +80,13 @@ impl Published {
         }
     }
 
-    /// Returns what stands under a digest here.
+    /// Returns what a row of the outbox says: a message, or a prekey set that is alive.
     #[must_use]
     pub fn find(&self, digest: &Digest) -> Option<Blob> {
         let message = self.messages.iter().find(|message| message.digest() == *digest);
         let message = message.map(|message| Blob::Message(message.as_ref().clone()));
-        let offer = || self.sets.iter().find(|offer| offer.digest() == *digest).cloned().map(Blob::Prekeys);
-        let vector = || self.vectors.iter().find(|vector| vector.digest() == *digest).cloned().map(Blob::Vector);
-        message.or_else(offer).or_else(vector)
+        let sets = || self.state.iter().flat_map(|state| state.offers.values());
+        message.or_else(|| sets().find(|set| set.digest() == *digest).cloned().map(Blob::Prekeys))
     }
 }
 

@@ -7,11 +7,9 @@ use std::time::Duration;
 use keyfleet_api::limits::FETCH_DIGESTS_MAX;
 use keyfleet_api::v1;
 use keyfleet_api::v1::round_client::RoundClient;
-use keyfleet_threshold::curve::G2;
 use keyfleet_threshold::feed::{Input, Turns, says_itself};
 use keyfleet_threshold::identifiers::{ClusterId, Digest, NodeIndex};
 use keyfleet_threshold::identity::IdentitySecretKey;
-use keyfleet_threshold::polynomial::VerificationVector;
 use keyfleet_threshold::round::{Blob, Want};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -76,29 +74,6 @@ impl Drop for Follower {
 struct Place {
     position: u64,
     lineage: Vec<u8>,
-    /// The vector of the newest certificate that the peer showed.
-    shown: Option<Shown>,
-}
-
-/// A vector as a report shows it. Reports come often and points are costly to check: they are read when they are wanted.
-struct Shown {
-    digest: Digest,
-    points: Vec<Vec<u8>>,
-}
-
-impl Shown {
-    fn of(report: v1::Report) -> Option<Self> {
-        let certificate = report.newest_certificate?;
-        let verdict = report.verdicts.iter().find(|verdict| verdict.number == certificate.number)?;
-        Some(Self { digest: messages::digest(&verdict.vector_digest)?, points: certificate.verification_vector })
-    }
-
-    /// A node that joins learns the source's vector from any peer; its digest is in the plan.
-    fn wanted(&self, wants: &[Want]) -> Option<Blob> {
-        wants.iter().find(|want| want.digest == self.digest)?;
-        let points = self.points.iter().map(|point| G2::decode(point.as_slice().try_into().ok()?).ok());
-        VerificationVector::new(points.collect::<Option<_>>()?).ok().map(Blob::Vector)
-    }
 }
 
 async fn follow(
@@ -164,9 +139,8 @@ async fn once(
                     }
                     Some(v1::follow_item::Item::Report(signed)) => {
                         let report = report::verified(&signed, &pin).ok_or("its report is not signed by it")?;
-                        place.lineage.clone_from(&report.lineage);
-                        place.shown = Shown::of(report);
-                        place.shown.as_ref().and_then(|shown| shown.wanted(&wanted.borrow()))
+                        place.lineage = report.lineage;
+                        None
                     }
                     Some(v1::follow_item::Item::CaughtUp(_)) | None => None,
                 };
@@ -176,9 +150,6 @@ async fn once(
             changed = wanted.changed() => {
                 changed.map_err(|_| "this node stops")?;
                 let now = wanted.borrow_and_update().clone();
-                if let Some(vector) = place.shown.as_ref().and_then(|shown| shown.wanted(&now)) {
-                    facts.send(Input::Blob(vector)).await.map_err(|_| "this node stops")?;
-                }
                 let peers = peers.borrow().keys().copied().collect();
                 turns.want(&now, &peers, ms_since(opened));
             }

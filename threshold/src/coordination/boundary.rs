@@ -4,7 +4,7 @@ use std::num::NonZeroU64;
 
 use crate::identifiers::Block;
 
-/// The boundary that is due: the newest multiple of `interval_blocks` at or below `finalized`, if it lies above
+/// Returns the boundary that is due: the newest multiple of `interval_blocks` at or below `finalized`, if it lies above
 /// `last_processed`. Boundaries that were missed coalesce into this one; a source that goes backwards makes none due.
 #[must_use]
 pub fn due(interval_blocks: NonZeroU64, finalized: Block, last_processed: Option<Block>) -> Option<Block> {
@@ -18,7 +18,7 @@ mod tests {
 
     /// seed: 003-06, 003-32
     #[test]
-    fn boundaries_at_or_below_the_last_processed_are_skipped_and_missed_ones_coalesce() {
+    fn processed_boundaries_are_skipped_and_missed_ones_coalesce() {
         let ten = NonZeroU64::new(10).unwrap();
         assert_eq!(due(ten, Block(100), None), Some(Block(100)));
         assert_eq!(due(ten, Block(110), Some(Block(100))), Some(Block(110)));

@@ -1,7 +1,7 @@
 //! Closing phases: what the operator writes into a round's record next.
 //!
-//! A phase closes when all who are expected have spoken, at the latest at its deadline. Expected are those whom the plan
-//! names, and in later phases those who spoke in the one before: a dead node costs nothing, a mute one a single deadline.
+//! A phase closes when all expected nodes have answered, at the latest at its deadline. Expected are the nodes that the plan
+//! names, and in later phases those that answered in the one before: a dead node costs nothing, a mute one a single deadline.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,22 +12,22 @@ use crate::purpose::Certificate;
 use crate::round::{CombineError, Combined, Culprit, Judgement, MessageKind, Offence, Phase, RoundRecord, Transcript};
 use crate::serving::signature;
 
-/// What the decision rests on.
+/// Facts that a decision rests on.
 #[derive(Clone, Copy)]
 pub struct RoundView<'a> {
     /// Everything heard in the round.
     pub transcript: &'a Transcript,
-    /// Its record as it stands.
+    /// The present record.
     pub record: &'a RoundRecord,
     /// The block at which the present phase was opened.
     pub opened: Block,
     /// The present block.
     pub now: Block,
-    /// Whether the phase outlasted its wall-clock cap: a chain can stand still.
+    /// True if the phase outlasted its wall-clock cap: a chain can stand still.
     pub overdue: bool,
 }
 
-/// What to write.
+/// Next step of a round, to be written into its record.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[expect(clippy::large_enum_variant, reason = "one decision exists at a time, for as long as it is carried out")]
 pub enum Decision {
@@ -35,20 +35,20 @@ pub enum Decision {
     FreezeDealers(FrozenDigests),
     /// Freeze responses and qualified dealers and go on to Preparing.
     FreezeResponses {
-        /// Who answered, with the answers' digests.
+        /// Receivers that answered, with the digests of their answers.
         responses: FrozenDigests,
-        /// Who qualified.
+        /// Dealers that qualified.
         qualified: Vec<NodeIndex>,
     },
     /// Go on to Certifying.
     Certify,
     /// The epoch is active.
     Activate {
-        /// Its certificate, verified.
+        /// Certificate of the epoch, verified.
         certificate: Certificate,
         /// The key that it verifies under: at genesis the new one.
         public_key: G2,
-        /// Who had prepared its share, with its public share.
+        /// Receivers that had prepared their share, with their public shares.
         holders: BTreeMap<NodeIndex, G2>,
     },
     /// The attempt failed.
@@ -57,16 +57,16 @@ pub enum Decision {
     Confirm,
 }
 
-/// Why an attempt failed; the record shows it to a person.
+/// Reason why an attempt failed; the record shows it to a person.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FailReason {
     /// Too few dealers dealt a bundle that enough receivers have.
     #[error("{dealt} dealers' bundles reached enough receivers by the deadline, {needed} are needed")]
     TooFewDealers {
-        /// How many did.
+        /// Number of such dealers.
         dealt: usize,
-        /// How many are needed.
+        /// Number needed.
         needed: usize,
     },
     /// The frozen fields give no sharing.
@@ -78,22 +78,22 @@ pub enum FailReason {
     /// Too few receivers stored their share.
     #[error("{prepared} receivers stored their share by the deadline, {needed} are needed")]
     TooFewHolders {
-        /// How many did.
+        /// Number of such receivers.
         prepared: usize,
-        /// How many are needed.
+        /// Number needed.
         needed: usize,
     },
     /// Too few partial signatures for the certificate.
     #[error("{valid} valid partial signatures by the deadline, {needed} are needed")]
     TooFewPartials {
-        /// How many were valid.
+        /// Number of valid ones.
         valid: usize,
-        /// How many are needed.
+        /// Number needed.
         needed: usize,
     },
 }
 
-/// What to write next, or nothing yet. Pure: the same view always gives the same answer.
+/// Decides what to write next, or `None` for nothing yet. Pure: the same view always gives the same answer.
 #[must_use]
 pub fn decide(view: &RoundView<'_>) -> Option<Decision> {
     match view.record.phase {
@@ -106,7 +106,7 @@ pub fn decide(view: &RoundView<'_>) -> Option<Decision> {
     }
 }
 
-/// Everyone who is provably at fault by now, with evidence: what the record names as culprits.
+/// Lists everyone who is provably at fault by now, with evidence: the record's culprits.
 #[must_use]
 pub fn culprits(view: &RoundView<'_>) -> Vec<Culprit> {
     let mut all: BTreeMap<NodeIndex, Culprit> =
@@ -260,7 +260,7 @@ fn confirm(view: &RoundView<'_>) -> Option<Decision> {
     (holders >= view.transcript.plan().holders_to_confirm()).then_some(Decision::Confirm)
 }
 
-/// Who is prepared with exactly the agreed vector and frozen fields; `None` while they cannot be computed.
+/// Returns the receivers prepared with exactly the agreed vector and frozen fields; `None` while they cannot be computed.
 fn prepared(view: &RoundView<'_>) -> Option<BTreeSet<NodeIndex>> {
     let judgement = judgement(view)?;
     let combined = judgement.combine(view.transcript).ok()?;

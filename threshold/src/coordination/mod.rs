@@ -1,6 +1,6 @@
-//! The operator's side of a round, without Kubernetes: what to write next, given what is known.
+//! The operator's side of a round, without Kubernetes: decides what to write next, given what is known.
 //!
-//! It lives in this crate because it is the other half of the protocol: closing a phase, judging responses and combining a
+//! This is the other half of the protocol, hence in this crate: closing a phase, judging responses and combining a
 //! certificate use the same transcript and the same pure functions as the nodes, and the simulator must run exactly the
 //! code that the operator runs. Nothing here sees a secret; the operator's crate maps its objects to these plain types and
 //! carries out the answers.

@@ -1,4 +1,4 @@
-//! Planning a round: which epoch to deal on, who deals, which prekey set each receiver gets.
+//! Plans of rounds: the epoch to deal on, the dealers, and each receiver's prekey set.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use crate::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, Preke
 use crate::identity::IdentityPublicKey;
 use crate::plan::{Deadlines, Member, Origin, Plan, PlanError, PlanVersion, Receiver, Source, ValidPlan};
 
-/// What a plan is made from.
+/// Facts that a plan is made from.
 #[derive(Clone, Debug)]
 pub struct FleetView {
     /// The cluster.
@@ -18,9 +18,9 @@ pub struct FleetView {
     pub block: Block,
     /// The threshold that the new epoch shall have.
     pub threshold: Threshold,
-    /// How many must have stored their share.
+    /// Number of receivers that must have stored their share.
     pub min_holders: u16,
-    /// How long each phase may last.
+    /// Longest duration of each phase.
     pub deadlines: Deadlines,
     /// The nodes that shall hold the key, ascending.
     pub receivers: Vec<NodeView>,
@@ -33,9 +33,9 @@ pub struct FleetView {
 /// A node as the operator sees it.
 #[derive(Clone, Debug)]
 pub struct NodeView {
-    /// Its index.
+    /// Index of the node.
     pub index: NodeIndex,
-    /// Its pinned identity.
+    /// Identity key pinned to the index.
     pub identity: IdentityPublicKey,
     /// The prekey sets it last offered.
     pub offers: Vec<Offer>,
@@ -43,25 +43,25 @@ pub struct NodeView {
     pub named: Option<PrekeySetNumber>,
 }
 
-/// A prekey set on offer.
+/// Prekey set on offer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Offer {
-    /// Its number.
+    /// Number of the set.
     pub number: PrekeySetNumber,
-    /// Its digest.
+    /// Digest of the set.
     pub digest: Digest,
-    /// Whether it may be named again.
+    /// True if plans may name the set again.
     pub last_resort: bool,
-    /// For how many dealers it has keys.
+    /// Number of dealers for which the set has keys.
     pub slots: usize,
 }
 
 /// A kept epoch, as a possible source.
 #[derive(Clone, Debug)]
 pub struct KeptEpoch {
-    /// Its number.
+    /// Number of the epoch.
     pub number: EpochNumber,
-    /// Its plan.
+    /// Plan of the epoch.
     pub plan: ValidPlan,
     /// The digest of its vector.
     pub vector: Digest,
@@ -71,7 +71,7 @@ pub struct KeptEpoch {
     pub holders: BTreeSet<NodeIndex>,
 }
 
-/// Why no plan can be made now.
+/// Reason why no plan can be made now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PlanningError {
@@ -84,11 +84,11 @@ pub enum PlanningError {
          back, or remove it"
     )]
     TooFewSlots {
-        /// Whose.
+        /// Node that offers the sets.
         node: NodeIndex,
         /// The most that one of its sets has.
         slots: usize,
-        /// How many dealers the source needs.
+        /// Number of dealers that the source needs.
         needed: usize,
     },
     /// At genesis every node must be there.
@@ -97,9 +97,9 @@ pub enum PlanningError {
     /// No kept epoch has enough answering holders.
     #[error("no kept epoch has {needed} answering holders (the active one has {answering})")]
     NoSource {
-        /// How many the active epoch needs.
+        /// Number of dealers that the active epoch needs.
         needed: usize,
-        /// How many of its holders answer.
+        /// Number of its holders that answer.
         answering: usize,
     },
     /// The plan is not one that nodes accept.
@@ -107,10 +107,10 @@ pub enum PlanningError {
     Plan(#[from] PlanError),
 }
 
-/// The plan of a genesis: every node deals, receives and is expected.
+/// Plans a genesis: every node deals, receives and is expected.
 ///
 /// # Errors
-/// Why it has to wait.
+/// The reason to wait.
 pub fn genesis(view: &FleetView) -> Result<ValidPlan, PlanningError> {
     if let Some(absent) = view.receivers.iter().find(|node| !view.connected.contains(&node.index)) {
         return Err(PlanningError::GenesisWaitsFor(absent.index));
@@ -120,10 +120,10 @@ pub fn genesis(view: &FleetView) -> Result<ValidPlan, PlanningError> {
     finish(view, Origin::Genesis, dealers, expected)
 }
 
-/// The plan of a reshare on `source`.
+/// Plans a reshare on `source`.
 ///
 /// # Errors
-/// Why it cannot be made.
+/// The reason why it cannot be made.
 pub fn reshare(view: &FleetView, source: &KeptEpoch) -> Result<ValidPlan, PlanningError> {
     let needed = source.plan.threshold.count();
     let able = |index: &NodeIndex| view.connected.contains(index) && source.holders.contains(index);
@@ -154,7 +154,7 @@ pub fn reshare(view: &FleetView, source: &KeptEpoch) -> Result<ValidPlan, Planni
     finish(view, origin, dealers, expected)
 }
 
-/// The epoch to deal on: the active one, unless it starves and an older kept one does not.
+/// Chooses the epoch to deal on: the active one, unless it starves and an older kept one does not.
 ///
 /// `kept` ascends, the active epoch last. `starved` says that for a whole interval the active epoch could not supply its
 /// threshold of answering dealers.
@@ -216,12 +216,12 @@ fn finish(
     Ok(plan.validate()?)
 }
 
-/// The most keys of a set that may be named, if there is any.
+/// Returns the size of the largest set that may be named.
 fn largest_set(node: &NodeView) -> Option<usize> {
     nameable(node).map(|offer| offer.slots).max()
 }
 
-/// One-time sets above the one last named, and last resorts not below it.
+/// Iterates over the sets that a plan may name: one-time sets above the one last named, and last resorts not below it.
 fn nameable(node: &NodeView) -> impl Iterator<Item = &Offer> {
     let named = node.named;
     node.offers.iter().filter(move |offer| {
@@ -229,8 +229,8 @@ fn nameable(node: &NodeView) -> impl Iterator<Item = &Offer> {
     })
 }
 
-/// The lowest one-time set above the one last named that has a key for each dealer; when all are consumed, a last resort,
-/// again and again.
+/// Chooses the lowest one-time set above the one last named that has a key for each dealer; when all are consumed, a last
+/// resort, again and again.
 ///
 /// A node makes a new last resort with every set that it makes, so older ones lie between its one-time sets. They are passed
 /// over: whoever is sealed to one cannot complain.
@@ -251,7 +251,7 @@ mod tests {
 
     /// seed: 001-40
     #[test]
-    fn prekey_sets_are_named_in_order_and_the_last_resort_again_and_again() {
+    fn prekey_sets_are_named_in_order_then_the_last_resort() {
         let offers = vec![offer(4, false), offer(5, false), offer(6, true)];
         let mut node =
             NodeView { index: NodeIndex::new(1).unwrap(), identity: IdentityPublicKey([0; 32]), offers, named: None };

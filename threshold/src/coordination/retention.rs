@@ -1,4 +1,4 @@
-//! What is kept: since any t shares of any epoch ever held open the key, an epoch that is no longer needed must die.
+//! Retention of epochs: since any t shares of any epoch ever held open the key, an epoch that is no longer needed must die.
 
 use std::collections::BTreeSet;
 
@@ -7,15 +7,15 @@ use crate::identifiers::EpochNumber;
 /// An epoch that was activated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ActivatedEpoch {
-    /// Its number.
+    /// Number of the epoch.
     pub number: EpochNumber,
-    /// Whether it was confirmed.
+    /// True if the epoch was confirmed.
     pub confirmed: bool,
-    /// The epoch it was dealt on; none at genesis.
+    /// Epoch on which it was dealt; `None` at genesis.
     pub source: Option<EpochNumber>,
 }
 
-/// The epochs that are kept, of `activated` (not yet retired) in ascending order: the active one, the one before it (the
+/// Returns the epochs that are kept, of `activated` (not yet retired) in ascending order: the active one, the one before it (the
 /// grace window), the newest `retention` confirmed ones, the source of the round under way, and where an epoch had to be
 /// dealt on an older one than its predecessor, that source until it is confirmed itself.
 #[must_use]
@@ -33,7 +33,7 @@ pub fn kept(
     kept
 }
 
-/// Whether an active epoch is confirmed by age: active for `confirmAfter`, and held by every receiver that answered in the
+/// Returns true if an active epoch is confirmed by age: active for `confirmAfter`, and held by every receiver that answered in the
 /// last interval, at least its threshold of them. (Confirmation by count is [`super::Decision::Confirm`].)
 #[must_use]
 pub fn confirmed_by_age(holding: usize, answering: usize, threshold: usize, outlasted_confirm_after: bool) -> bool {
@@ -59,7 +59,7 @@ mod tests {
 
     /// seed: 002-16, 003-51
     #[test]
-    fn the_newest_confirmed_epochs_outlive_any_number_of_unconfirmed_ones() {
+    fn the_newest_confirmed_epochs_are_kept() {
         let steady = epochs(&[(1, true), (2, true), (3, true), (4, true)]);
         assert_eq!(numbers(&kept(&steady, 2, None)), [3, 4]);
         let shaky = epochs(&[(1, true), (2, true), (3, false), (5, false), (9, false)]);
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_was_fallen_back_on_is_kept_until_its_epoch_is_confirmed() {
+    fn a_fallback_source_is_kept_until_its_epoch_is_confirmed() {
         let mut list = epochs(&[(1, false), (2, false), (3, false), (4, false)]);
         list[2].source = Some(EpochNumber(1));
         assert_eq!(numbers(&kept(&list, 2, None)), [1, 3, 4], "epoch 3 rests on epoch 1, past its predecessor");

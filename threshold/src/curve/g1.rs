@@ -68,7 +68,7 @@ impl G1 {
         out
     }
 
-    /// Whether the point is infinity, which only arithmetic can produce.
+    /// Returns true if the point is infinity, which only arithmetic can produce.
     #[must_use]
     pub fn is_infinity(&self) -> bool {
         // SAFETY: reads one point.

@@ -41,7 +41,7 @@ pub use scalar::{Scalar, SecretScalar};
 #[cfg(feature = "transparent-group")]
 pub use transparent::{G1, G2, GT_BYTES, pairing_bytes, pairings_cancel};
 
-/// Whether points show the secrets behind them: true in simulations built with the feature `transparent-group`, and
+/// True if points show the secrets behind them: in simulations built with the feature `transparent-group`, and
 /// nowhere else. Product binaries assert at compile time that it is false.
 pub const IS_TRANSPARENT: bool = cfg!(feature = "transparent-group");
 
@@ -67,7 +67,7 @@ impl HashDomain {
     }
 }
 
-/// Why bytes are not a scalar or a point.
+/// Error of decoding a scalar or a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CurveError {

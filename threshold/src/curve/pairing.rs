@@ -7,7 +7,7 @@ use super::{G1, G2};
 /// Length of a target-group element in bytes.
 pub const GT_BYTES: usize = 576;
 
-/// Whether `Π e(Pᵢ, Qᵢ) = 1`: the form into which every pairing equation of this crate is brought.
+/// Returns true if `Π e(Pᵢ, Qᵢ) = 1`: the form into which every pairing equation of this crate is brought.
 #[must_use]
 pub fn pairings_cancel(pairs: &[(G1, G2)]) -> bool {
     // A pair with infinity contributes the factor 1, which Miller's loop does not promise.

@@ -26,6 +26,9 @@ pub fn answer(
     let sets = state.offers.values().map(|set| (set.digest(), set));
     let sets = sets.filter(|(digest, _)| wanted.contains(digest));
     found.extend(sets.map(|(digest, set)| (digest, Blob::Prekeys(set.clone()))));
+    let vectors = state.vectors().map(|vector| (vector.digest(), vector));
+    let vectors = vectors.filter(|(digest, _)| wanted.contains(digest));
+    found.extend(vectors.map(|(digest, vector)| (digest, Blob::Vector(vector.clone()))));
     for digest in wanted {
         if !found.contains_key(digest)
             && let Some(blob) = kept(digest).filter(|blob| !own(blob))

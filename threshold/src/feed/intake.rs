@@ -61,14 +61,16 @@ impl Intake {
             let next = participant.wants().into_iter().map(|want| want.digest).find(|want| !tried.contains(want));
             let Some(digest) = next else { return Ok(()) };
             tried.insert(digest);
-            let found = match self.offer(&digest) {
-                Some(set) => Some(Blob::Prekeys(set.clone())),
-                None => kept(&digest)?,
+            let (found, is_kept) = match self.offer(&digest) {
+                Some(set) => (Some(Blob::Prekeys(set.clone())), false),
+                None => (kept(&digest)?, true),
             };
             // What does not fit any more was kept for another round.
-            if let Some(Ok(outputs)) = found.map(|blob| participant.learn(&blob, rng)) {
-                out.get_or_insert_default().extend(outputs);
+            let Some(Ok(mut outputs)) = found.map(|blob| participant.learn(&blob, rng)) else { continue };
+            if is_kept {
+                outputs.keep.retain(|blob| blob.digest() != digest);
             }
+            out.get_or_insert_default().extend(outputs);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Plans and records as inputs: all plans oldest first, then all records oldest first.
+//! Plans and records as inputs: all plans oldest first, then each one's record, prekey sets and retirement, oldest first.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -124,20 +124,18 @@ impl Feed {
             if !self.plans.contains(number) {
                 continue;
             }
-            self.feed_prekey_sets(*number, epoch, listing, &mut next);
             let Some(record) = &epoch.record else { continue };
             self.feed_record(*number, record, &mut next);
-            // The newer epoch may not be proven yet, so this is said until it is done.
-            let holds = attempt(state, *number).is_some_and(|attempt| attempt.holds_share && !attempt.erased);
-            if record.phase == Phase::Retired && holds {
-                next.inputs.push(Input::Retire(*number));
-                next.again = true;
+            self.feed_prekey_sets(*number, epoch, listing, &mut next);
+            if record.phase == Phase::Retired {
+                feed_retirement(*number, state, &mut next);
             }
         }
         next
     }
 
-    /// Dealers seal to every receiver, absent ones included.
+    /// Feeds the prekey sets of all receivers, since dealers seal to absent ones, too. They come after the record: a node deals
+    /// once it has both.
     fn feed_prekey_sets(&mut self, number: EpochNumber, epoch: &ListedEpoch, listing: &Listing<'_>, next: &mut Next) {
         for digest in epoch.plan.receivers.iter().map(|receiver| receiver.prekey_digest) {
             let Some(set) = listing.prekey_sets.get(&digest) else { continue };
@@ -152,6 +150,20 @@ impl Feed {
             next.inputs.push(Input::Record(number, record.clone()));
             self.records.insert(number, record.clone());
         }
+    }
+}
+
+/// Feeds the retirement of an epoch until the node has erased it: the newer epoch may not be proven yet. An epoch whose share
+/// the node never held has prekeys that would open it.
+fn feed_retirement(number: EpochNumber, state: Option<&PersistentState>, next: &mut Next) {
+    match attempt(state, number) {
+        Some(attempt) if attempt.erased => {}
+        Some(_) => {
+            next.inputs.push(Input::Retire(number));
+            next.again = true;
+        }
+        // Its plan was fed just now, or the node refuses it. What was forgotten was erased.
+        None => next.again |= state.is_none_or(|state| number > state.highest),
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the record fixes while a round runs, each field once: the dealers, the responses, the qualified.
+//! Frozen fields: the record fixes each once while a round runs: the dealers, the responses, the qualified.
 //!
 //! Bundles and responses are named by digest, so a record stays small at a hundred nodes and everyone can check what the
 //! digests stand for against signed messages.
@@ -20,24 +20,24 @@ impl FrozenDigests {
         if list.is_sorted_by(|a, b| a.0 < b.0) { Ok(Self(list)) } else { Err(list) }
     }
 
-    /// The pairs, ascending.
+    /// Iterates over the pairs, ascending.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (NodeIndex, Digest)> {
         self.0.iter().copied()
     }
 
-    /// What `index` said, if it is listed.
+    /// Returns the digest listed for `index`.
     #[must_use]
     pub fn get(&self, index: NodeIndex) -> Option<Digest> {
         self.0.binary_search_by_key(&index, |(listed, _)| *listed).ok().map(|at| self.0[at].1)
     }
 
-    /// How many are listed.
+    /// Returns the number of nodes listed.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether none is listed.
+    /// Returns true if the list is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -55,7 +55,7 @@ impl FrozenDigests {
     }
 }
 
-/// The digest that responses name: which dealers were frozen, in which plan.
+/// Returns the digest that responses name: of the frozen dealers and their plan.
 #[must_use]
 pub fn dealers_digest(plan: &Digest, dealers: &FrozenDigests) -> Digest {
     let mut out = Writer::default();
@@ -76,7 +76,7 @@ pub struct Frozen {
 }
 
 impl Frozen {
-    /// The digest that `Prepared` messages name.
+    /// Returns the digest that `Prepared` messages name.
     #[must_use]
     pub fn digest(&self, plan: &Digest) -> Digest {
         let mut out = Writer::default();
@@ -102,13 +102,13 @@ impl Frozen {
     }
 }
 
-/// Whether a frozen list of dealers can be one of this plan: known dealers only, and enough of them.
+/// Returns true if a frozen list of dealers can be one of this plan: known dealers only, and enough of them.
 #[must_use]
 pub fn dealers_fit(plan: &ValidPlan, dealers: &FrozenDigests) -> bool {
     dealers.len() >= plan.dealers_needed() && dealers.iter().all(|(dealer, _)| plan.slot_of(dealer).is_some())
 }
 
-/// Whether a frozen list of responses can be one of this plan: receivers only.
+/// Returns true if a frozen list of responses can be one of this plan: receivers only.
 #[must_use]
 pub fn responses_fit(plan: &ValidPlan, responses: &FrozenDigests) -> bool {
     responses.iter().all(|(receiver, _)| plan.receiver(receiver).is_some())

@@ -18,7 +18,7 @@ use crate::identity::IdentityPublicKey;
 pub use frozen::{Frozen, FrozenDigests};
 pub use validation::{PlanError, ValidPlan};
 
-/// Which fields a plan's encoding holds. Nodes refuse a version they do not know.
+/// Version of a plan: the fields that its encoding holds. Nodes refuse a version they do not know.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum PlanVersion {
     /// The first.
@@ -44,27 +44,27 @@ pub struct Plan {
     pub cluster: ClusterId,
     /// The attempt's number, above every number before it.
     pub number: EpochNumber,
-    /// Where the key comes from.
+    /// Origin of the key.
     pub origin: Origin,
     /// The block for which the round was started: a boundary, or the current block of an immediate round.
     pub block: Block,
-    /// How many of the receivers' shares open the key.
+    /// Number of receivers' shares that open the key.
     pub threshold: Threshold,
-    /// How many receivers must have stored their share before the epoch may become active (genesis: all, whatever this says).
+    /// Number of receivers that must have stored their share before the epoch may become active (genesis: all of them).
     pub min_holders: u16,
-    /// Who may deal, ascending by index. A dealer's position is its *slot* in every receiver's prekey set.
+    /// Nodes that may deal, ascending by index. A dealer's position is its *slot* in every receiver's prekey set.
     pub dealers: Vec<Member>,
-    /// Who gets a share, ascending by index.
+    /// Nodes that get a share, ascending by index.
     pub receivers: Vec<Receiver>,
-    /// Whom the phases wait for, ascending: at genesis all, otherwise who was connected.
+    /// Nodes that the phases wait for, ascending: at genesis all, otherwise the connected ones.
     pub expected: Vec<NodeIndex>,
-    /// How long each phase lasts at most.
+    /// Longest duration of each phase.
     pub deadlines: Deadlines,
     /// Kept in the encoding for a digest of who may be a member. Nobody sets it.
     pub roster: Option<Digest>,
 }
 
-/// Where the key of a round comes from.
+/// Origin of a round's key.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[expect(clippy::large_enum_variant, reason = "plans are few and live long; a box would buy nothing")]
 pub enum Origin {
@@ -82,31 +82,31 @@ pub enum Origin {
 /// The epoch whose shares a reshare deals on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Source {
-    /// Its number.
+    /// Number of the epoch.
     pub number: EpochNumber,
-    /// Its plan digest.
+    /// Digest of its plan.
     pub plan: Digest,
     /// The digest of its verification vector.
     pub vector: Digest,
-    /// Its threshold, which is how many qualified dealers this round needs.
+    /// Threshold of the epoch: the number of qualified dealers that this round needs.
     pub threshold: Threshold,
 }
 
 /// A node with its pinned identity.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Member {
-    /// Its index.
+    /// Index of the node.
     pub index: NodeIndex,
-    /// Its pinned identity key.
+    /// Identity key pinned to the index.
     pub identity: IdentityPublicKey,
 }
 
 /// A member that gets a share, and the prekeys under which it is sealed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Receiver {
-    /// Its index.
+    /// Index of the node.
     pub index: NodeIndex,
-    /// Its pinned identity key.
+    /// Identity key pinned to the index.
     pub identity: IdentityPublicKey,
     /// The number of its prekey set for this round.
     pub prekey_set: PrekeySetNumber,
@@ -114,7 +114,7 @@ pub struct Receiver {
     pub prekey_digest: Digest,
 }
 
-/// How long each phase lasts at most, in blocks from the block at which it was opened.
+/// Longest duration of each phase, in blocks from the block at which it was opened.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Deadlines {
     /// Dealing, freezing included.
@@ -145,7 +145,7 @@ impl Plan {
         Digest::of("KEYFLEET-V1-PLAN", &[&self.encode()])
     }
 
-    /// How many dealers must qualify: t at genesis (one of them is honest), t of the source on reshare.
+    /// Returns how many dealers must qualify: t at genesis (one of them is honest), t of the source on reshare.
     #[must_use]
     pub fn dealers_needed(&self) -> usize {
         match &self.origin {
@@ -154,13 +154,13 @@ impl Plan {
         }
     }
 
-    /// How many receivers must have a dealer's bundle before it is frozen: n−t+1, so that one of them is honest and serves it.
+    /// Returns how many receivers must have a dealer's bundle before it is frozen: n−t+1, so that one of them is honest and serves it.
     #[must_use]
     pub fn copies_needed(&self) -> usize {
         (self.receivers.len() + 1).saturating_sub(self.threshold.count())
     }
 
-    /// How many receivers must be prepared: all at genesis, `min_holders` otherwise.
+    /// Returns how many receivers must be prepared: all at genesis, `min_holders` otherwise.
     #[must_use]
     pub fn holders_needed(&self) -> usize {
         match self.origin {
@@ -169,7 +169,7 @@ impl Plan {
         }
     }
 
-    /// How many receivers' possession confirms the epoch: t + max(1, ⌈(n−t)/2⌉), at most n.
+    /// Returns how many receivers' possession confirms the epoch: t + max(1, ⌈(n−t)/2⌉), at most n.
     #[must_use]
     pub fn holders_to_confirm(&self) -> usize {
         let (n, t) = (self.receivers.len(), self.threshold.count());

@@ -1,4 +1,4 @@
-//! What every node checks on every plan, whoever wrote it: the shape that the promises of a round rest on.
+//! Checks of every node on every plan, whoever wrote it: the shape that the promises of a round rest on.
 //!
 //! The checks here need the plan alone. Those that need a node's memory (numbers that only rise, pins, the source that it
 //! keeps, prekey sets that were used) are made by [`crate::round::Participant`] when it accepts the plan.
@@ -30,14 +30,14 @@ impl ValidPlan {
     }
 }
 
-/// Why a plan is refused by anyone who reads it. The operator is at fault.
+/// Defect of a plan, for which anyone who reads it refuses it. The operator is at fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PlanError {
     /// Fewer than three receivers cannot lose one and keep a key that two must open.
     #[error("{nodes} receivers: a cluster needs at least 3")]
     TooFewNodes {
-        /// How many receivers the plan names.
+        /// Number of receivers in the plan.
         nodes: usize,
     },
     /// Half of the nodes could open the key without the other half.
@@ -45,7 +45,7 @@ pub enum PlanError {
     ThresholdTooLow {
         /// The threshold.
         threshold: Threshold,
-        /// How many receivers.
+        /// Number of receivers in the plan.
         nodes: usize,
     },
     /// More shares are needed than there are.
@@ -53,7 +53,7 @@ pub enum PlanError {
     ThresholdTooHigh {
         /// The threshold.
         threshold: Threshold,
-        /// How many receivers.
+        /// Number of receivers in the plan.
         nodes: usize,
     },
     /// `minHolders` lies outside threshold ..= nodes.
@@ -63,13 +63,13 @@ pub enum PlanError {
         min_holders: u16,
         /// The threshold.
         threshold: Threshold,
-        /// How many receivers.
+        /// Number of receivers in the plan.
         nodes: usize,
     },
     /// A list that must ascend without repetition does not.
     #[error("{list} must ascend by index without repetition")]
     NotAscending {
-        /// Which list.
+        /// Name of the list.
         list: &'static str,
     },
     /// Two members share an identity key, or one has two.
@@ -83,9 +83,9 @@ pub enum PlanError {
     /// Fewer dealers than must qualify.
     #[error("{dealers} dealers: at least {needed} must qualify")]
     TooFewDealers {
-        /// How many dealers the plan names.
+        /// Number of dealers in the plan.
         dealers: usize,
-        /// How many must qualify.
+        /// Number of dealers that must qualify.
         needed: usize,
     },
     /// At genesis dealers, receivers and expected are the same nodes.

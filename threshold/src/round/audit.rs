@@ -1,4 +1,4 @@
-//! Auditing a finished round from its public transcript: what `epoch verify` does, and anyone can.
+//! Audits of a finished round, from its public transcript or from its record alone: anyone can verify an epoch.
 
 use super::culprit::Culprit;
 use super::judgement::CombineError;
@@ -10,18 +10,18 @@ use crate::plan::ValidPlan;
 use crate::polynomial::{VerificationVector, interpolate_vector};
 use crate::purpose::Certificate;
 
-/// What the transcript proves about an active epoch.
+/// Findings of an audit: what the transcript proves about an active epoch.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Audit {
     /// The epoch's verification vector, recomputed from the qualified bundles; its constant term is the public key.
     pub vector: VerificationVector,
-    /// Who said that its share of exactly this vector was durable.
+    /// Receivers that signed that their share of exactly this vector was durable.
     pub prepared: Vec<NodeIndex>,
-    /// Who provably broke the protocol.
+    /// Nodes that provably broke the protocol.
     pub culprits: Vec<Culprit>,
 }
 
-/// Why a record is not what its transcript makes of it.
+/// Contradiction between a record and its transcript.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuditError {
@@ -43,9 +43,9 @@ pub enum AuditError {
     /// Fewer receivers were prepared than the plan demands.
     #[error("{prepared} receivers said that their share is durable, the plan demands {needed}")]
     TooFewPrepared {
-        /// How many said so.
+        /// Number of receivers that signed so.
         prepared: usize,
-        /// How many the plan demands.
+        /// Number that the plan demands.
         needed: usize,
     },
 }

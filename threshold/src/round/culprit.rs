@@ -6,9 +6,9 @@ use crate::identifiers::{Digest, NodeIndex};
 /// Node that provably broke the protocol, with the digests of the signed messages that prove it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Culprit {
-    /// Its index.
+    /// Index of the node.
     pub index: NodeIndex,
-    /// What it did.
+    /// Its breach.
     pub offence: Offence,
     /// Digests of its signed messages: fetch and check them.
     pub evidence: Vec<Digest>,

@@ -80,7 +80,7 @@ impl DealerSeed {
     }
 }
 
-/// Why a bundle is bad for everyone who reads it. Its dealer is at fault.
+/// Defect of a bundle that everyone who reads it sees. The dealer is at fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DealingError {
@@ -145,7 +145,7 @@ impl Dealing {
         Self { vector, proof, shares }
     }
 
-    /// What anyone can check without a key.
+    /// Checks all that anyone can check without a key.
     ///
     /// # Errors
     /// The first fault found; the dealer is the culprit.

@@ -1,4 +1,4 @@
-//! Qualified: which dealers' polynomials make the new sharing. A pure function of the frozen fields, so every node that
+//! Judgement: the qualified dealers, whose polynomials make the new sharing. A pure function of the frozen fields, so every node that
 //! has fetched what they name reaches the same answer, at once or a year later.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,25 +16,25 @@ use crate::plan::{Frozen, FrozenDigests, Origin};
 use crate::polynomial::{VerificationVector, lagrange_at_zero};
 use crate::prekey;
 
-/// What the frozen fields amount to.
+/// Outcome of the frozen fields.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Judgement {
     /// All frozen fields, the qualified dealers among them.
     pub frozen: Frozen,
-    /// Who broke the protocol, ascending by index, with evidence.
+    /// Nodes that broke the protocol, ascending by index, with evidence.
     pub culprits: Vec<Culprit>,
 }
 
-/// Why a judged round gives no sharing.
+/// Reason why a judged round gives no sharing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CombineError {
     /// Too few dealers qualified. Those named as culprits are at fault.
     #[error("{qualified} dealers qualified, {needed} are needed")]
     TooFewQualified {
-        /// How many qualified.
+        /// Number of dealers that qualified.
         qualified: usize,
-        /// How many are needed.
+        /// Number of dealers needed.
         needed: usize,
     },
     /// The combined constant term is not the cluster's public key: never with checked bundles.
@@ -60,6 +60,12 @@ impl Transcript {
     /// # Errors
     /// The digests of bundles, responses or prekey sets that have to be fetched first.
     pub fn judge(&self, dealers: &FrozenDigests, responses: &FrozenDigests) -> Result<Judgement, Vec<Digest>> {
+        let missing = self.missing_evidence(dealers, responses);
+        if missing.is_empty() { Ok(judge(self, dealers, responses)) } else { Err(missing) }
+    }
+
+    /// Returns the digests of bundles, responses and prekey sets without which frozen fields cannot be judged.
+    pub(super) fn missing_evidence(&self, dealers: &FrozenDigests, responses: &FrozenDigests) -> Vec<Digest> {
         let bundles = dealers.iter().map(|(_, digest)| digest).filter(|digest| self.bundle(digest).is_none());
         let unheard = responses.iter().map(|(_, digest)| digest).filter(|digest| self.response(digest).is_none());
         let mut missing: Vec<_> = bundles.chain(unheard).collect();
@@ -69,7 +75,7 @@ impl Transcript {
                 missing.push(receiver.prekey_digest);
             }
         }
-        if missing.is_empty() { Ok(judge(self, dealers, responses)) } else { Err(missing) }
+        missing
     }
 }
 
@@ -105,7 +111,7 @@ fn judge(transcript: &Transcript, dealers: &FrozenDigests, responses: &FrozenDig
     Judgement { frozen, culprits: culprits.into_values().collect() }
 }
 
-/// Whether the revealed key is the slot's and opens a share that is not the committed one.
+/// Returns true if the revealed key is the slot's and opens a share that is not the committed one.
 fn is_justified(transcript: &Transcript, dealers: &FrozenDigests, receiver: NodeIndex, complaint: &Complaint) -> bool {
     let plan = transcript.plan();
     let parts = plan.slot_of(complaint.dealer).and_then(|slot| {
@@ -154,7 +160,7 @@ impl Judgement {
 }
 
 impl Combined {
-    /// The receiver's new share from the shares that the qualified dealers sealed to it.
+    /// Combines the receiver's new share from the shares that the qualified dealers sealed to it.
     ///
     /// # Errors
     /// The dealers whose share is missing or bad: `open` gives `None` for them.

@@ -1,8 +1,8 @@
-//! What a participant takes from peers, and what it still has to ask them for.
+//! Input from peers: what a participant takes up, and what it still has to fetch.
 
 use rand_core::CryptoRng;
 
-use super::message::{Body, MessageKind};
+use super::message::MessageKind;
 use super::outputs::{Blob, Outputs, Want};
 use super::participant::Participant;
 use super::state::{Verdict, by_plan};
@@ -11,7 +11,7 @@ use crate::identifiers::{Digest, EpochNumber};
 use crate::polynomial::VerificationVector;
 
 impl Participant {
-    /// Something that a peer, or one's own file, holds. A message that comes before its plan, or before the vector that its
+    /// Takes up an item that a peer, or one's own file, holds. A message that comes before its plan, or before the vector that its
     /// round reshares, is heard once that is here: whoever feeds it lets no peer speak in another's name.
     ///
     /// # Errors
@@ -25,12 +25,13 @@ impl Participant {
                     return Ok(out);
                 };
                 let transcript = self.transcripts.get_mut(&number).ok_or(MessageError::OtherPlan)?;
+                let was_stored = transcript.stores(&message.digest());
                 let heard = transcript.hear(message);
                 if heard == Err(MessageError::SourceUnknown) {
                     self.early.keep(message);
                 }
-                let kept = matches!(message.body, Body::Dealing(_) | Body::Response(_));
-                if kept && (heard.is_ok() || matches!(heard, Err(MessageError::Contradicts(_)))) {
+                // Only what this call verified: a digest does not cover the signature.
+                if !was_stored && transcript.stores(&message.digest()) {
                     out.keep.push(blob.clone());
                 }
                 // A contradiction is remembered as evidence; the round goes on with what was kept.
@@ -48,23 +49,27 @@ impl Participant {
                     self.advance(number, rng, &mut out);
                 }
             }
-            Blob::Vector(vector) => {
-                for number in self.waiting_for(Transcript::lacks_source) {
-                    if self.transcripts.get_mut(&number).is_some_and(|t| t.learn_source(vector.clone())) {
-                        if let Some(attempt) = self.state.attempts.get_mut(&number) {
-                            attempt.source = Some(vector.clone());
-                            out.commit = true;
-                        }
-                        self.advance(number, rng, &mut out);
-                        self.hear_early(number, rng, &mut out);
-                    }
-                }
-            }
+            Blob::Vector(vector) => self.learn_vector(vector, rng, &mut out),
         }
         Ok(out)
     }
 
-    /// Hears what was said in a round before it could be judged.
+    /// Takes a vector up in every round that reshares it.
+    pub(super) fn learn_vector(&mut self, vector: &VerificationVector, rng: &mut impl CryptoRng, out: &mut Outputs) {
+        for number in self.waiting_for(Transcript::lacks_source) {
+            if !self.transcripts.get_mut(&number).is_some_and(|round| round.learn_source(vector.clone())) {
+                continue;
+            }
+            if let Some(attempt) = self.state.attempts.get_mut(&number) {
+                attempt.source = Some(vector.clone());
+                out.commit = true;
+            }
+            self.advance(number, rng, out);
+            self.hear_early(number, rng, out);
+        }
+    }
+
+    /// Takes up the messages of a round that came before they could be judged.
     pub(super) fn hear_early(&mut self, number: EpochNumber, rng: &mut impl CryptoRng, out: &mut Outputs) {
         let Some(plan) = self.transcripts.get(&number).map(|transcript| *transcript.plan_digest()) else { return };
         for message in self.early.take(&plan) {
@@ -79,17 +84,17 @@ impl Participant {
         self.transcripts.iter().filter(|(_, transcript)| waits(transcript)).map(|(number, _)| *number).collect()
     }
 
-    /// What has to be fetched before open rounds, or the share of an active epoch, can go on.
+    /// Lists what has to be fetched before open rounds, or the share of an active epoch, can go on; and the evidence of kept
+    /// epochs, held or not: others that were away count on it, and a node restored from its replica has lost it.
     #[must_use]
     pub fn wants(&self) -> Vec<Want> {
         let mut wants = Vec::new();
         for (number, attempt) in &self.state.attempts {
             let Some(transcript) = self.transcripts.get(number) else { continue };
-            let receives = attempt.plan.receiver(self.state.index).is_some();
             let deals = attempt.is_open() && attempt.plan.slot_of(self.state.index).is_some();
             let given_up = attempt.vector.is_some() && attempt.has_said(MessageKind::Unable);
-            let lacks_share = receives && !attempt.holds_share && !given_up && !attempt.erased;
-            if attempt.verdict == Some(Verdict::Failed) || !(lacks_share || deals) {
+            let receives = attempt.plan.receiver(self.state.index).is_some() && !given_up && !attempt.erased;
+            if attempt.verdict == Some(Verdict::Failed) || !(receives || deals) {
                 continue;
             }
             let mut digests = Vec::new();
@@ -102,8 +107,8 @@ impl Participant {
             if let Some(dealers) = &attempt.dealers {
                 digests.extend(dealers.iter().map(|(_, d)| d).filter(|d| transcript.bundle(d).is_none()));
             }
-            if let Some(Err(missing)) = attempt.frozen.as_ref().map(|f| transcript.judge(&f.dealers, &f.responses)) {
-                digests.extend(missing);
+            if let Some(frozen) = &attempt.frozen {
+                digests.extend(transcript.missing_evidence(&frozen.dealers, &frozen.responses));
             }
             digests.sort_unstable();
             digests.dedup();
@@ -112,11 +117,10 @@ impl Participant {
         wants
     }
 
-    /// The vector of an epoch that this node knows, for peers that lack a reshare's source.
+    /// Returns the vector of an epoch, if this node knows it, for peers that lack a reshare's source.
     #[must_use]
     pub fn vector(&self, digest: &Digest) -> Option<&VerificationVector> {
-        let attempts = self.state.attempts.values();
-        attempts.flat_map(|a| a.vector.iter().chain(&a.source)).find(|vector| vector.digest() == *digest)
+        self.state.vectors().find(|vector| vector.digest() == *digest)
     }
 
     /// Takes up a round: its transcript, with what this node has said and knows already.

@@ -1,4 +1,4 @@
-//! What nodes say in a round. Every message is signed under the sender's pinned identity and bound to the plan's digest.
+//! Messages of a round. Each is signed under the sender's pinned identity and bound to the plan's digest.
 //!
 //! A [`SignedMessage`] is whatever the network brought; [`Transcript::hear`](super::Transcript::hear) checks it. A
 //! message's digest covers sender, plan and content but not the signature, so a second signature over the same content is
@@ -95,12 +95,12 @@ pub enum Body {
     Erased,
 }
 
-/// A receiver's answer to the frozen bundles: complaints, or none.
+/// A receiver's answer to the frozen bundles: a list of complaints, which may be empty.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Response {
     /// Digest of the frozen dealers that were checked ([`crate::plan::frozen::dealers_digest`]).
     pub dealers: Digest,
-    /// The complaints, ascending by dealer; none means that every share was good.
+    /// The complaints, ascending by dealer; empty when every share was good.
     pub complaints: Vec<Complaint>,
 }
 
@@ -207,12 +207,12 @@ impl Body {
 pub struct SignedMessage {
     /// Digest of the round's plan.
     pub plan: Digest,
-    /// Who claims to say this.
+    /// Index of the node that claims to have signed it.
     pub sender: NodeIndex,
-    /// What is said.
+    /// The content.
     pub body: Body,
     signature: Signature,
-    /// Of all of the above but the signature. It is asked for at every turn, and a bundle is long.
+    /// Digest of all of the above but the signature, kept because a bundle is long and hashed often.
     digest: Digest,
 }
 
@@ -224,19 +224,19 @@ impl SignedMessage {
         Self { plan, sender, body, signature: identity.sign(&digest), digest }
     }
 
-    /// Whether `identity` signed this message.
+    /// Verifies that `identity` signed this message.
     #[must_use]
     pub fn is_signed_by(&self, identity: &IdentityPublicKey) -> bool {
         identity.verifies(&self.digest(), &self.signature)
     }
 
-    /// The digest by which the record, evidence and peers name this message.
+    /// Returns the digest by which the record, evidence and peers name this message.
     #[must_use]
     pub fn digest(&self) -> Digest {
         self.digest
     }
 
-    /// The canonical bytes: plan digest, u32 sender, u8 kind, the body's fields, then the signature.
+    /// Returns the canonical bytes: plan digest, u32 sender, u8 kind, the body's fields, then the signature.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
@@ -252,7 +252,7 @@ impl SignedMessage {
         Reader::whole(bytes, Self::read)
     }
 
-    /// The digest of the plan that a message's canonical bytes name, without reading the rest: points are costly to check.
+    /// Returns the digest of the plan that a message's canonical bytes name, without reading the rest: points are costly to check.
     #[must_use]
     pub fn plan_named_by(bytes: &[u8]) -> Option<Digest> {
         bytes.first_chunk().copied().map(Digest)

@@ -1,4 +1,4 @@
-//! What a participant answers: what to carry out, what to fetch, what a person should hear of, and why it refuses.
+//! Answers of a participant: outputs to carry out, wants to fetch, notices for a person, and reasons to refuse.
 
 use super::judgement::CombineError;
 use super::message::SignedMessage;
@@ -9,7 +9,7 @@ use crate::plan::PlanError;
 use crate::polynomial::VerificationVector;
 use crate::prekey::SignedPrekeySet;
 
-/// What an input leads to. Carry it out from top to bottom.
+/// Effects of an input. Carry them out from top to bottom.
 #[must_use]
 #[derive(Default, Debug)]
 pub struct Outputs {
@@ -23,12 +23,12 @@ pub struct Outputs {
     pub say: Vec<SignedMessage>,
     /// Last: destroy these secrets, in every key store.
     pub destroy: Vec<SecretName>,
-    /// What a person should hear of.
+    /// Notices for a person.
     pub notices: Vec<Notice>,
 }
 
 impl Outputs {
-    /// Adds what a later input led to. Both are then carried out as one: names of secrets are never used again, so what the
+    /// Adds the effects of a later input. Both are then carried out as one: names of secrets are never used again, so what the
     /// later one destroys needs not be created.
     pub fn extend(&mut self, later: Self) {
         let Self { create, keep, commit, say, destroy, notices } = later;
@@ -41,7 +41,7 @@ impl Outputs {
     }
 }
 
-/// Something content-addressed that nodes fetch from each other.
+/// Content-addressed item that nodes fetch from each other.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[expect(clippy::large_enum_variant, reason = "blobs are moved once and kept behind their digest")]
 pub enum Blob {
@@ -54,7 +54,7 @@ pub enum Blob {
 }
 
 impl Blob {
-    /// The digest under which the blob is asked for.
+    /// Returns the digest under which peers fetch the blob.
     #[must_use]
     pub fn digest(&self) -> Digest {
         match self {
@@ -65,7 +65,7 @@ impl Blob {
     }
 }
 
-/// Something that has to be fetched before a round can go on.
+/// Item that has to be fetched before a round can go on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Want {
     /// The round that waits.
@@ -74,7 +74,7 @@ pub struct Want {
     pub digest: Digest,
 }
 
-/// Something that a person should hear of; the round goes on as well as it can.
+/// Notice for a person; the round goes on as well as it can.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Notice {
@@ -95,7 +95,7 @@ pub enum Notice {
     Unable(EpochNumber),
 }
 
-/// Why a plan is not accepted. Unless said otherwise the operator is at fault.
+/// Reason to refuse a plan. Unless noted otherwise the operator is at fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -130,7 +130,7 @@ pub enum Refusal {
     Prekeys(NodeIndex),
 }
 
-/// The record says something else than before. Nothing it says is acted on.
+/// Contradiction between the record and what this node has seen or done. The node does not act on the record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Contradiction {
@@ -145,7 +145,7 @@ pub enum Contradiction {
     Verdict(EpochNumber),
 }
 
-/// Why an epoch is not retired.
+/// Reason to keep an epoch whose retirement was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RetireError {
@@ -157,13 +157,16 @@ pub enum RetireError {
     NewerNotProven(EpochNumber),
 }
 
-/// Why a stored state cannot be taken up.
+/// Error of restoring a stored state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RestoreError {
     /// The bytes are not a state.
     #[error("the stored state: {0}")]
     State(#[from] DecodeError),
+    /// The state decodes, but its numbers or frozen fields contradict each other.
+    #[error("the stored state contradicts itself: restore it from its replica")]
+    Contradiction,
     /// A secret has the wrong length or form.
     #[error("the stored secret {0:?} is malformed")]
     Secret(SecretName),

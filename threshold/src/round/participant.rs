@@ -95,6 +95,9 @@ impl Participant {
         stored: impl IntoIterator<Item = (SecretName, Zeroizing<[u8; 32]>)>,
     ) -> Result<(Self, Outputs), RestoreError> {
         let stored_state = PersistentState::decode(state)?;
+        if !stored_state.is_sound() {
+            return Err(RestoreError::Contradiction);
+        }
         let mut state = stored_state.clone();
         let live = state.live_secrets();
         let (mut secrets, mut out) = (Secrets::default(), Outputs::default());
@@ -142,7 +145,7 @@ impl Participant {
         Outputs { commit: true, ..Outputs::default() }
     }
 
-    /// What has to survive.
+    /// Returns the state that has to survive.
     #[must_use]
     pub fn state(&self) -> &PersistentState {
         &self.state
@@ -164,7 +167,7 @@ impl Participant {
         self.secrets.shares.get(&number)
     }
 
-    /// What was heard in a round, for status and for peers that ask.
+    /// Returns a round's transcript, for status and for peers that ask.
     #[must_use]
     pub fn transcript(&self, number: EpochNumber) -> Option<&Transcript> {
         self.transcripts.get(&number)
@@ -181,13 +184,13 @@ impl Participant {
         })
     }
 
-    /// A plan appeared. Accepting it again is no fault.
+    /// Accepts a plan. Accepting it again has no effect.
     ///
     /// A node that returns accepts every plan of the record, oldest first, before it observes any: only then does it know
     /// which epochs it still needs its last-resort prekeys for.
     ///
     /// # Errors
-    /// Why it is refused. Nothing has changed then.
+    /// A [`Refusal`]. Nothing has changed then.
     pub fn accept(&mut self, plan: Plan, rng: &mut impl CryptoRng) -> Result<Outputs, Refusal> {
         let plan = plan.validate()?;
         let number = plan.number;
@@ -197,6 +200,7 @@ impl Participant {
         }
         let reused = self.check_against_memory(&plan)?;
         let mut out = Outputs { commit: true, ..Outputs::default() };
+        assert!(number > self.state.highest, "attempt numbers rise");
         self.state.highest = number;
         for (index, identity) in members(&plan) {
             self.state.pins.insert(index, identity);
@@ -211,6 +215,7 @@ impl Participant {
         self.top_up(nodes, rng, &mut out);
         self.advance(number, rng, &mut out);
         self.hear_early(number, rng, &mut out);
+        self.invariant_state_is_sound();
         Ok(out)
     }
 
@@ -246,8 +251,8 @@ impl Participant {
         Ok(reused)
     }
 
-    /// The record of a round, as read from the API server; of several rounds the oldest first, since an active epoch makes
-    /// every attempt below it that is still open a failed one.
+    /// Takes in the record of a round, as read from the API server; of several rounds the oldest first, since an active epoch
+    /// makes every attempt below it that is still open a failed one.
     ///
     /// # Errors
     /// When it contradicts what this node has seen or done; the node does not act on it.
@@ -296,11 +301,13 @@ impl Participant {
         }
         if record.phase == Phase::Failed {
             self.fail(number, &mut out);
+            self.invariant_state_is_sound();
             return Ok(out);
         }
         self.records.insert(number, record.clone());
         self.open_wants(number);
         self.advance(number, rng, &mut out);
+        self.invariant_state_is_sound();
         Ok(out)
     }
 
@@ -310,7 +317,7 @@ impl Participant {
     /// when the possession messages that it heard show that a newer epoch is held by at least its threshold of nodes.
     ///
     /// # Errors
-    /// Why the epoch is kept. Nothing has changed then.
+    /// The reason to keep the epoch. Nothing has changed then.
     pub fn retire(&mut self, number: EpochNumber) -> Result<Outputs, RetireError> {
         let me = self.state.index;
         let certified: Vec<_> =
@@ -334,7 +341,21 @@ impl Participant {
         }
         let mut out = Outputs::default();
         self.erase(number, &mut out);
+        self.invariant_state_is_sound();
         Ok(out)
+    }
+
+    /// Checks, before the state is committed, what [`Participant::restore`] demands of it after a load, and that no secret is
+    /// in hand that the state does not name: what a round leaves behind dies with it.
+    fn invariant_state_is_sound(&self) {
+        assert!(self.state.is_sound(), "the state contradicts itself");
+        let live = self.state.live_secrets();
+        let prekeys = self.secrets.prekeys.keys().copied().map(SecretName::Prekeys);
+        let seeds = self.secrets.seeds.keys().copied().map(SecretName::DealerSeed);
+        let shares = self.secrets.shares.keys().copied().map(SecretName::Share);
+        for name in prekeys.chain(seeds).chain(shares) {
+            assert!(live.contains(&name), "{name:?} outlived what it was for");
+        }
     }
 }
 

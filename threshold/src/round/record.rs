@@ -4,7 +4,7 @@ use crate::identifiers::NodeIndex;
 use crate::plan::FrozenDigests;
 use crate::purpose::Certificate;
 
-/// Where a round stands.
+/// Phase of a round.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Phase {
     /// Dealers deal, receivers say what they have.
@@ -19,7 +19,7 @@ pub enum Phase {
     Active,
     /// Enough receivers hold it that losing any n−t of them loses nothing.
     Confirmed,
-    /// Its secrets are to be destroyed.
+    /// Nodes destroy the epoch's secrets.
     Retired,
     /// The attempt came to nothing.
     Failed,
@@ -36,7 +36,7 @@ impl Phase {
 /// The record of a round beside its plan. Each `Option` is written once, by [`RoundRecord::apply`] alone.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RoundRecord {
-    /// Where the round stands.
+    /// The round's phase.
     pub phase: Phase,
     /// The frozen dealers with their bundles' digests.
     pub dealers: Option<FrozenDigests>,
@@ -49,7 +49,7 @@ pub struct RoundRecord {
 }
 
 impl RoundRecord {
-    /// The record of a round that has just been opened.
+    /// Returns the record of a round that has just been opened.
     #[must_use]
     pub fn opened() -> Self {
         Self { phase: Phase::Dealing, dealers: None, responses: None, qualified: None, certificate: None }

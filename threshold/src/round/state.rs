@@ -1,6 +1,6 @@
-//! Everything of a round's protocol that a node must not forget, in one struct with the reason for each field.
+//! Persistent state: everything of the protocol that a node must not forget, with the reason for each field.
 //!
-//! Secrets are not in it: it names them ([`PersistentState::live_secrets`], the ledger), and the node seals each on its
+//! Secrets are not in it: it names them ([`PersistentState::live_secrets`]), and the node seals each on its
 //! own, so that destroying one key destroys one secret and no copy of this state brings it back.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,12 +16,12 @@ use crate::purpose::Certificate;
 
 use super::message::{MessageKind, SignedMessage};
 
-/// The memory of one node. Commit it whole whenever [`super::Outputs::commit`] says so.
+/// Persistent state of one node. Commit it whole whenever [`super::Outputs::commit`] says so.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PersistentState {
-    /// Whose cluster: plans of another are refused.
+    /// The node's cluster: plans of another are refused.
     pub cluster: ClusterId,
-    /// Which node: decides its role in a plan.
+    /// The node's index: decides its role in a plan.
     pub index: NodeIndex,
     /// The highest number ever accepted: a number at or below it is never accepted again, so no attempt can be replayed.
     pub highest: EpochNumber,
@@ -44,7 +44,7 @@ pub struct PersistentState {
     pub attempts: BTreeMap<EpochNumber, Attempt>,
 }
 
-/// What a node remembers of one attempt.
+/// Persistent state of one attempt.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Attempt {
     /// The first plan seen under the number; any other is refused.
@@ -53,7 +53,7 @@ pub struct Attempt {
     pub source: Option<VerificationVector>,
     /// Receivers whose prekey set this plan names again: allowed for a last resort only, which is seen when the set is.
     pub reused: Vec<NodeIndex>,
-    /// Whether to say nothing that another life of this node may have said otherwise.
+    /// True if this node signs nothing that it may have signed otherwise before it was restored.
     pub abstain: bool,
     /// The first frozen dealers seen; any other are refused.
     pub dealers: Option<FrozenDigests>,
@@ -61,17 +61,17 @@ pub struct Attempt {
     pub frozen: Option<Frozen>,
     /// The one vector that this node computed, and signs.
     pub vector: Option<VerificationVector>,
-    /// Whether the share is in the node's hands (it is sealed on its own, under this number).
+    /// True if the node holds the share (sealed on its own, under this number).
     pub holds_share: bool,
     /// Active or Failed, once: the node never acts on the other.
     pub verdict: Option<Verdict>,
-    /// Whether the epoch's secrets were destroyed on retirement.
+    /// True once the epoch's secrets were destroyed on retirement.
     pub erased: bool,
-    /// Everything said in this attempt, in order: said again, word for word, after a restart.
+    /// Messages signed in this attempt, in order: sent again, byte for byte, after a restart.
     pub outbox: Vec<SignedMessage>,
 }
 
-/// How an attempt ended for this node.
+/// End of an attempt for this node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     /// With this certificate.
@@ -92,7 +92,7 @@ pub enum SecretName {
 }
 
 impl PersistentState {
-    /// The state of a node that has never taken part.
+    /// Returns the state of a node that has never taken part.
     #[must_use]
     pub fn new(cluster: ClusterId, index: NodeIndex) -> Self {
         Self {
@@ -110,7 +110,7 @@ impl PersistentState {
         }
     }
 
-    /// The ledger: every secret that this state expects to be alive. A start destroys all others.
+    /// Lists every secret that this state expects to be alive. A start destroys all others.
     #[must_use]
     pub fn live_secrets(&self) -> BTreeSet<SecretName> {
         let mut live: BTreeSet<_> = self.offers.keys().copied().map(SecretName::Prekeys).collect();
@@ -125,13 +125,26 @@ impl PersistentState {
         live
     }
 
-    /// The newest epoch known to be active, whether or not this node holds a share of it.
+    /// Checks what holds of every state: numbers rise, and frozen fields agree. Asserted before a commit, demanded after a load.
+    pub(super) fn is_sound(&self) -> bool {
+        self.attempts.keys().all(|number| *number <= self.highest)
+            && self.active.is_none_or(|active| active <= self.highest)
+            && self.offers.keys().all(|number| *number < self.next_set)
+            && self.attempts.values().all(Attempt::is_sound)
+    }
+
+    /// Returns the certificate of the newest epoch known to be active, whether or not this node holds a share of it.
     #[must_use]
     pub fn newest_certified(&self) -> Option<&Certificate> {
         self.attempts.values().rev().find_map(Attempt::certificate)
     }
 
-    /// The canonical bytes. They hold no secret, yet belong under the node's seal like everything else in its file.
+    /// Returns the vectors that this node knows: of its epochs, and of those that its rounds reshare.
+    pub fn vectors(&self) -> impl Iterator<Item = &VerificationVector> {
+        self.attempts.values().flat_map(|attempt| attempt.vector.iter().chain(&attempt.source))
+    }
+
+    /// Returns the canonical bytes. They hold no secret, yet belong under the node's seal like everything else in its file.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
@@ -220,7 +233,7 @@ impl Attempt {
         }
     }
 
-    /// The certificate, once the attempt became an active epoch.
+    /// Returns the certificate, once the attempt became an active epoch.
     #[must_use]
     pub fn certificate(&self) -> Option<&Certificate> {
         match &self.verdict {
@@ -229,13 +242,20 @@ impl Attempt {
         }
     }
 
-    /// Whether the attempt has neither succeeded nor failed.
+    /// Returns true if the attempt has neither succeeded nor failed.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.verdict.is_none()
     }
 
-    /// Whether the outbox holds a message of this kind.
+    fn is_sound(&self) -> bool {
+        let frozen_dealers = self.frozen.as_ref().map(|frozen| &frozen.dealers);
+        let failed = self.verdict == Some(Verdict::Failed);
+        (frozen_dealers.is_none() || frozen_dealers == self.dealers.as_ref())
+            && !(self.holds_share && (failed || self.erased || self.vector.is_none()))
+    }
+
+    /// Returns true if the outbox holds a message of this kind.
     pub(super) fn has_said(&self, kind: MessageKind) -> bool {
         self.outbox.iter().any(|message| message.body.kind() == kind)
     }
@@ -293,7 +313,7 @@ impl Attempt {
     }
 }
 
-/// The digest of an attempt's plan, by which peers' messages find it.
+/// Finds the attempt with this plan digest.
 pub(super) fn by_plan(attempts: &BTreeMap<EpochNumber, Attempt>, plan: &Digest) -> Option<EpochNumber> {
     // Newest first: messages of the round under way are by far the most frequent.
     attempts.iter().rev().find(|(_, attempt)| attempt.plan.digest() == *plan).map(|(number, _)| *number)

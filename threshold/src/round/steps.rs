@@ -1,4 +1,4 @@
-//! What a participant does once it knows enough: one step per phase, each done at most once.
+//! Steps of a participant: one per phase, each taken once the participant knows enough, and at most once.
 //!
 //! Every step first asks whether it is due, so that facts may arrive in any order: a node that was away runs them all at
 //! once, a node that restarted finds what it had said in its outbox and goes on after it.
@@ -18,17 +18,16 @@ use crate::plan::frozen::dealers_digest;
 use crate::prekey::{PrekeySecret, slots_for};
 use crate::purpose::Certificate;
 
-/// How many retired epochs stay listed, so that late observers still read `Erased`.
+/// Number of retired epochs that stay listed, so that late observers still read `Erased`.
 const ERASED_LISTED: usize = 8;
 
 impl Participant {
     /// Runs every step of a round that is due.
     pub(super) fn advance(&mut self, number: EpochNumber, rng: &mut impl CryptoRng, out: &mut Outputs) {
-        let (Some(mut attempt), Some(mut transcript)) =
-            (self.state.attempts.remove(&number), self.transcripts.remove(&number))
-        else {
-            return;
-        };
+        // The transcript first: an attempt without one stays in the state.
+        let Some(mut transcript) = self.transcripts.remove(&number) else { return };
+        let Some(mut attempt) = self.state.attempts.remove(&number) else { return };
+        let knew_vector = attempt.vector.is_some();
         let mut round = Round { number, attempt: &mut attempt, transcript: &mut transcript };
         self.deal(&mut round, rng, out);
         self.witness(&mut round, out);
@@ -37,6 +36,7 @@ impl Participant {
         self.certify(&mut round, out);
         let activated = self.activate(&mut round, out);
         let holds = self.hold(&mut round, out);
+        let computed = attempt.vector.clone().filter(|_| !knew_vector);
         self.state.attempts.insert(number, attempt);
         self.transcripts.insert(number, transcript);
         if activated {
@@ -45,13 +45,18 @@ impl Participant {
         if holds {
             self.drop_prekeys_through(number, out);
         }
+        if let Some(vector) = computed {
+            self.learn_vector(&vector, rng, out);
+        }
     }
 
-    /// Dealing: one bundle, from a seed that is durable before it.
+    /// Deals one bundle, from a seed that is durable before it. Only while the record reads Dealing: a bundle that comes later
+    /// counts for nothing and would expose shares.
     fn deal(&mut self, round: &mut Round<'_>, rng: &mut impl CryptoRng, out: &mut Outputs) {
         let me = self.state.index;
         let Round { number, attempt, transcript } = round;
-        let due = attempt.is_open()
+        let due = self.records.get(number).is_some_and(|record| record.phase == Phase::Dealing)
+            && attempt.is_open()
             && attempt.dealers.is_none()
             && !attempt.abstain
             && !attempt.has_said(MessageKind::Dealing);
@@ -88,7 +93,7 @@ impl Participant {
         self.say(round, Body::Dealing(dealing), out);
     }
 
-    /// Freezing: says which bundles it has. The first of a dealer is the only one it vouches for.
+    /// Signs `Have` for the bundles that it has (Freezing). The first of a dealer is the only one it vouches for.
     fn witness(&self, round: &mut Round<'_>, out: &mut Outputs) {
         let attempt = &round.attempt;
         if !attempt.is_open() || attempt.dealers.is_some() || attempt.plan.receiver(self.state.index).is_none() {
@@ -109,7 +114,7 @@ impl Participant {
         }
     }
 
-    /// Verifying: opens its share of every frozen bundle; complains by revealing, where that harms nobody else.
+    /// Verifies: opens its share of every frozen bundle; complains by revealing, where that harms nobody else.
     fn verify(&self, round: &mut Round<'_>, out: &mut Outputs) {
         let me = self.state.index;
         let Round { number, attempt, transcript } = round;
@@ -152,7 +157,7 @@ impl Participant {
         self.say(round, body, out);
     }
 
-    /// Preparing, and catching up later: the vector from the frozen fields alone, then the share.
+    /// Prepares, or catches up later: computes the vector from the frozen fields alone, then the share.
     fn prepare(&mut self, round: &mut Round<'_>, out: &mut Outputs) {
         let me = self.state.index;
         let Round { number, attempt, transcript } = round;
@@ -180,6 +185,10 @@ impl Participant {
             out.notices.push(Notice::BadCertificate(*number));
             return;
         }
+        assert!(
+            attempt.vector.as_ref().is_none_or(|signed| *signed == combined.vector),
+            "epoch {number}: another vector would follow from the same frozen fields"
+        );
         attempt.vector = Some(combined.vector.clone());
         out.commit = true;
         if !receives {
@@ -209,7 +218,7 @@ impl Participant {
         }
     }
 
-    /// Certifying: signs with the new share, once the record asks and enough receivers named the same vector and fields.
+    /// Certifies: signs with the new share, once the record asks and enough receivers named the same vector and fields.
     fn certify(&self, round: &mut Round<'_>, out: &mut Outputs) {
         let Round { number, attempt, transcript } = round;
         let asked = self.records.get(number).is_some_and(|record| record.phase == Phase::Certifying);
@@ -229,7 +238,7 @@ impl Participant {
         self.say(round, Body::Partial(partial), out);
     }
 
-    /// Active: the certificate decides, and decides once.
+    /// Activates the epoch on its certificate, once.
     fn activate(&mut self, round: &mut Round<'_>, out: &mut Outputs) -> bool {
         let Round { number, attempt, transcript } = round;
         let Some(certificate) = self.records.get(number).and_then(|record| record.certificate) else { return false };
@@ -253,13 +262,14 @@ impl Participant {
             out.notices.push(Notice::BadCertificate(*number));
             return false;
         }
+        assert!(attempt.verdict.is_none(), "epoch {number}: a verdict is written once");
         attempt.verdict = Some(Verdict::Active(certificate));
         self.state.public_key = Some(public_key);
         out.commit = true;
         true
     }
 
-    /// Holds the share of an active epoch: the pointer moves, and possession is said.
+    /// Signs `Holds` for the share of an active epoch, and moves the active pointer.
     fn hold(&mut self, round: &mut Round<'_>, out: &mut Outputs) -> bool {
         let Round { number, attempt, .. } = round;
         let Some(certificate) = attempt.certificate() else { return false };
@@ -272,7 +282,7 @@ impl Participant {
         true
     }
 
-    /// On activation of `number`: every open attempt below counts as failed, and all dealer seeds up to it die.
+    /// Settles what lies below an activated `number`: open attempts fail, and all dealer seeds up to it are destroyed.
     fn settle_below(&mut self, number: EpochNumber, out: &mut Outputs) {
         let open: Vec<_> =
             self.state.attempts.range(..number).filter(|(_, attempt)| attempt.is_open()).map(|(n, _)| *n).collect();
@@ -295,7 +305,7 @@ impl Participant {
         self.records.retain(|n, _| attempts.contains_key(n));
     }
 
-    /// The verdict Failed: what the attempt held is destroyed, and the prekey set that it named.
+    /// Fails an attempt: destroys its secrets, and the prekey set that its plan named.
     pub(super) fn fail(&mut self, number: EpochNumber, out: &mut Outputs) {
         let me = self.state.index;
         let Some(attempt) = self.state.attempts.get_mut(&number).filter(|attempt| attempt.is_open()) else { return };
@@ -315,7 +325,8 @@ impl Participant {
         self.drop_prekeys(|number, secret| Some(number) == set && !secret.is_last_resort(), out);
     }
 
-    /// Retirement: the share is destroyed and its destruction said.
+    /// Retires an epoch: destroys the share and signs `Erased`. The prekeys that would open it go with it: bundles are
+    /// public, and a node that was away may not have had its share yet.
     pub(super) fn erase(&mut self, number: EpochNumber, out: &mut Outputs) {
         let Some(mut attempt) = self.state.attempts.remove(&number) else { return };
         if self.secrets.shares.remove(&number).is_some() {
@@ -336,28 +347,45 @@ impl Participant {
             }
         }
         self.transcripts.remove(&number);
+        let set = self.own_set(&attempt);
         self.state.attempts.insert(number, attempt);
+        let needed = self.needed_prekeys();
+        let dead = |number, secret: &PrekeySecret| Some(number) == set && !secret.is_last_resort();
+        self.drop_prekeys(|number, secret| dead(number, secret) && !needed.contains(&number), out);
+        let held = self.state.attempts.iter().rev().find(|(_, attempt)| attempt.holds_share).map(|(held, _)| *held);
+        if let Some(held) = held {
+            self.drop_prekeys_through(held, out);
+        }
     }
 
-    /// A share of an active epoch is held: its prekeys and all older ones have done their duty, with two exceptions.
+    /// Destroys the prekeys of an epoch whose share is held, and all older ones, with two exceptions.
     ///
     /// Sets with which this node still has to open a share of another epoch stay: a node that returns would otherwise open
     /// the oldest epoch sealed to its last resort and burn the key to the newest. And a last resort stays until a plan named
     /// a newer set: the next plan may be written before the operator has read the new offers, and names it once more.
     fn drop_prekeys_through(&mut self, number: EpochNumber, out: &mut Outputs) {
-        let me = self.state.index;
-        let set_of = |attempt: &Attempt| attempt.plan.receiver(me).map(|receiver| receiver.prekey_set);
-        let Some(held) = self.state.attempts.get(&number).and_then(set_of) else { return };
+        let Some(held) = self.state.attempts.get(&number).and_then(|attempt| self.own_set(attempt)) else { return };
+        let needed = self.needed_prekeys();
+        let superseded =
+            |set: PrekeySetNumber, secret: &PrekeySecret| set < held || (set == held && !secret.is_last_resort());
+        self.drop_prekeys(|set, secret| superseded(set, secret) && !needed.contains(&set), out);
+    }
+
+    /// Returns the sets with which this node still has to open a share.
+    fn needed_prekeys(&self) -> Vec<PrekeySetNumber> {
         let awaits_share = |attempt: &&Attempt| {
             attempt.verdict != Some(Verdict::Failed)
                 && !attempt.erased
                 && !attempt.holds_share
                 && !attempt.has_said(MessageKind::Unable)
         };
-        let needed: Vec<_> = self.state.attempts.values().filter(awaits_share).filter_map(set_of).collect();
-        let superseded =
-            |set: PrekeySetNumber, secret: &PrekeySecret| set < held || (set == held && !secret.is_last_resort());
-        self.drop_prekeys(|set, secret| superseded(set, secret) && !needed.contains(&set), out);
+        let attempts = self.state.attempts.values().filter(awaits_share);
+        attempts.filter_map(|attempt| self.own_set(attempt)).collect()
+    }
+
+    /// Returns the set that the plan names for this node.
+    fn own_set(&self, attempt: &Attempt) -> Option<PrekeySetNumber> {
+        attempt.plan.receiver(self.state.index).map(|receiver| receiver.prekey_set)
     }
 
     fn drop_prekeys(&mut self, dead: impl Fn(PrekeySetNumber, &PrekeySecret) -> bool, out: &mut Outputs) {
@@ -385,6 +413,7 @@ impl Participant {
         // The last resort must be the newest: a set below it could no longer be named once it was used.
         for last_resort in (0..missing).map(|_| false).chain([true]) {
             let number = self.state.next_set;
+            assert!(self.state.offers.keys().all(|offered| *offered < number), "prekey set numbers rise");
             self.state.next_set = PrekeySetNumber(number.0 + 1);
             let secret = PrekeySecret::generate(self.state.cluster, self.state.index, number, last_resort, rng);
             self.state.offers.insert(number, secret.offer(slots_for(nodes), &self.identity));
@@ -394,7 +423,7 @@ impl Participant {
         out.commit = true;
     }
 
-    /// The secret half of the set that the plan names for this node, if it is still alive.
+    /// Returns the secret half of the set that the plan names for this node, if it is still alive.
     fn own_prekeys(&self, attempt: &Attempt) -> Option<&PrekeySecret> {
         let receiver = attempt.plan.receiver(self.state.index)?;
         let offered = self.state.offers.get(&receiver.prekey_set)?;
@@ -414,7 +443,7 @@ impl Participant {
         bundle.open(&attempt.plan, transcript.plan_digest(), dealer, self.state.index, &keys.slot_key(slot))
     }
 
-    /// Signs, records in the outbox, and hears itself.
+    /// Signs a message, puts it into the outbox and takes it into the own transcript.
     fn say(&self, round: &mut Round<'_>, body: Body, out: &mut Outputs) {
         let message = SignedMessage::sign(*round.transcript.plan_digest(), self.state.index, body, &self.identity);
         // One's own words contradict nothing: each step speaks once.
@@ -428,7 +457,7 @@ impl Participant {
     }
 }
 
-/// The round that a step works on, taken out of the participant's maps for as long as it lasts.
+/// Round that a step works on, taken out of the participant's maps meanwhile.
 struct Round<'a> {
     number: EpochNumber,
     attempt: &'a mut Attempt,

@@ -20,7 +20,7 @@ use crate::polynomial::VerificationVector;
 use crate::prekey::{PrekeySet, SignedPrekeySet};
 use crate::purpose::Purpose;
 
-/// All that was heard in one round. Collects; never forgets; never blames without evidence.
+/// Checked messages of one round. Collects; never forgets; never blames without evidence.
 #[derive(Clone)]
 pub struct Transcript {
     plan: ValidPlan,
@@ -41,11 +41,11 @@ pub struct Transcript {
     culprits: BTreeMap<NodeIndex, Culprit>,
 }
 
-/// Why a message is not taken up.
+/// Reason not to take up a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageError {
-    /// It belongs to another plan.
+    /// The message belongs to another plan.
     #[error("the message belongs to another plan")]
     OtherPlan,
     /// The sender has no part in the round, or not the part that says this.
@@ -69,7 +69,7 @@ pub enum MessageError {
 }
 
 impl Transcript {
-    /// An empty transcript of the round of `plan`. `source` is the vector of a reshare's source, if it is known already.
+    /// Returns an empty transcript of the round of `plan`. `source` is the vector of a reshare's source, if it is known already.
     #[must_use]
     pub fn new(plan: ValidPlan, source: Option<VerificationVector>) -> Self {
         let digest = plan.digest();
@@ -140,7 +140,7 @@ impl Transcript {
         self.wanted.extend(digests);
     }
 
-    /// Checks a message and takes it up. Hearing it again is no fault.
+    /// Checks a message and takes it up. Hearing it again has no effect.
     ///
     /// # Errors
     /// When it is not taken up; where the sender is provably at fault, [`Transcript::culprits`] names it from now on.
@@ -188,7 +188,7 @@ impl Transcript {
         }
     }
 
-    /// The digest of the first message of this kind that `sender` said: evidence of what it names.
+    /// Returns the digest of the first message of this kind that `sender` signed: evidence of what it names.
     #[must_use]
     pub fn said(&self, sender: NodeIndex, kind: MessageKind) -> Option<Digest> {
         self.evidence.get(&(sender, kind, None)).copied()
@@ -230,7 +230,7 @@ impl Transcript {
         }
     }
 
-    /// Who may say what: dealers deal, receivers say the rest, anyone who held the epoch says that it erased.
+    /// Returns the identity of a sender that may send this: dealers deal, receivers send everything else.
     fn identity_for(&self, sender: NodeIndex, body: &Body) -> Option<IdentityPublicKey> {
         match body {
             Body::Dealing(_) => self.plan.slot_of(sender).map(|slot| self.plan.dealers[slot].identity),
@@ -247,83 +247,83 @@ impl Transcript {
         self.culprits.entry(index).or_insert(Culprit { index, offence, evidence });
     }
 
-    /// The round's plan.
+    /// Returns the round's plan.
     #[must_use]
     pub fn plan(&self) -> &ValidPlan {
         &self.plan
     }
 
-    /// The plan's digest.
+    /// Returns the plan's digest.
     #[must_use]
     pub fn plan_digest(&self) -> &Digest {
         &self.digest
     }
 
-    /// The source vector of a reshare, once known.
+    /// Returns the source vector of a reshare, once known.
     #[must_use]
     pub fn source(&self) -> Option<&VerificationVector> {
         self.source.as_ref()
     }
 
-    /// Whether a reshare still lacks its source vector.
+    /// Returns true if a reshare still lacks its source vector.
     #[must_use]
     pub fn lacks_source(&self) -> bool {
         self.plan.source().is_some() && self.source.is_none()
     }
 
-    /// The prekey sets of the plan's receivers, as far as known.
+    /// Returns the prekey sets of the plan's receivers, as far as known.
     #[must_use]
     pub fn prekeys(&self) -> &BTreeMap<NodeIndex, PrekeySet> {
         &self.prekeys
     }
 
-    /// The receivers' prekey sets that are not known yet, by digest.
+    /// Lists the receivers' prekey sets that are not known yet, by digest.
     #[must_use]
     pub fn missing_prekeys(&self) -> Vec<Digest> {
         let missing = self.plan.receivers.iter().filter(|receiver| !self.prekeys.contains_key(&receiver.index));
         missing.map(|receiver| receiver.prekey_digest).collect()
     }
 
-    /// The first bundle heard of `dealer`, with its digest.
+    /// Returns the first bundle heard of `dealer`, with its digest.
     #[must_use]
     pub fn bundle_of(&self, dealer: NodeIndex) -> Option<(Digest, &Dealing)> {
         self.bundles.iter().find(|(_, (from, _))| *from == dealer).map(|(digest, (_, dealing))| (*digest, dealing))
     }
 
-    /// The bundle with this digest.
+    /// Returns the bundle with this digest.
     #[must_use]
     pub fn bundle(&self, digest: &Digest) -> Option<&Dealing> {
         self.bundles.get(digest).map(|(_, dealing)| dealing)
     }
 
-    /// All bundles heard: dealer and digest.
+    /// Iterates over all bundles heard: dealer and digest.
     pub fn bundles(&self) -> impl Iterator<Item = (NodeIndex, Digest)> {
         self.bundles.iter().map(|(digest, (dealer, _))| (*dealer, *digest))
     }
 
-    /// What each receiver says it has: (receiver, dealer) and the bundle's digest.
+    /// Iterates over `Have`s: receiver, dealer and the bundle's digest.
     pub fn haves(&self) -> impl Iterator<Item = (NodeIndex, NodeIndex, Digest)> {
         self.haves.iter().map(|((receiver, dealer), digest)| (*receiver, *dealer, *digest))
     }
 
-    /// The response of `receiver`, with its digest.
+    /// Returns the response of `receiver`, with its digest.
     #[must_use]
     pub fn response_of(&self, receiver: NodeIndex) -> Option<(Digest, &Response)> {
         self.responses.iter().find(|(_, (from, _))| *from == receiver).map(|(digest, (_, r))| (*digest, r))
     }
 
-    /// The response with this digest and who gave it.
+    /// Returns the response with this digest and who gave it.
     #[must_use]
     pub fn response(&self, digest: &Digest) -> Option<(NodeIndex, &Response)> {
         self.responses.get(digest).map(|(sender, response)| (*sender, response))
     }
 
-    /// All responses heard.
+    /// Iterates over all responses heard.
     pub fn responses(&self) -> impl Iterator<Item = (NodeIndex, Digest, &Response)> {
         self.responses.iter().map(|(digest, (sender, response))| (*sender, *digest, response))
     }
 
-    /// Who is prepared, with the vector and frozen digests it named.
+    /// Returns the prepared receivers, with the vector and frozen digests that each named.
     #[must_use]
     pub fn prepared(&self) -> &BTreeMap<NodeIndex, (Digest, Digest)> {
         &self.prepared
@@ -335,27 +335,32 @@ impl Transcript {
         &self.partials
     }
 
-    /// Who cannot obtain its share, with the dealers it names.
+    /// Returns the receivers that cannot obtain their share, with the dealers that each names.
     #[must_use]
     pub fn unable(&self) -> &BTreeMap<NodeIndex, Vec<NodeIndex>> {
         &self.unable
     }
 
-    /// Who holds its share after activation, with the vector's digest.
+    /// Returns the receivers that hold their share after activation, with the vector's digest.
     #[must_use]
     pub fn holds(&self) -> &BTreeMap<NodeIndex, Digest> {
         &self.holds
     }
 
-    /// Who has erased its secrets of this epoch.
+    /// Returns the receivers that have erased their secrets of this epoch.
     #[must_use]
     pub fn erased(&self) -> &[NodeIndex] {
         &self.erased
     }
 
-    /// Who is provably at fault so far.
+    /// Iterates over the nodes that are provably at fault so far.
     pub fn culprits(&self) -> impl Iterator<Item = &Culprit> {
         self.culprits.values()
+    }
+
+    /// Tells whether a bundle or a response with this digest was taken up.
+    pub(super) fn stores(&self, digest: &Digest) -> bool {
+        self.bundles.contains_key(digest) || self.responses.contains_key(digest)
     }
 
     /// What the certificate of this round signs.
@@ -364,7 +369,7 @@ impl Transcript {
         Purpose::certificate(self.plan.cluster, &self.digest, vector, self.plan.number)
     }
 
-    /// The public share of each receiver under `vector`.
+    /// Returns the public share of each receiver under `vector`.
     #[must_use]
     pub fn public_shares(&self, vector: &VerificationVector) -> BTreeMap<NodeIndex, G2> {
         self.plan.receivers.iter().map(|r| (r.index, vector.public_share(r.index))).collect()

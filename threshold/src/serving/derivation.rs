@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use rand_core::CryptoRng;
 
-use super::ibe::{CannotOpen, DerivedKey, Identity};
+use super::ibe::{DerivedKey, Identity, OpenError};
 use crate::curve::{G1, G2, Scalar, SecretScalar, pairings_cancel};
 use crate::encoding::{DecodeError, Reader, Writer};
 use crate::identifiers::NodeIndex;
@@ -38,15 +38,15 @@ pub struct EncryptedKey {
     c3: G1,
 }
 
-/// Why answers do not combine.
+/// Error of combining answers.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{valid} valid answers, {needed} are needed (wrong ones from: {culprits:?})")]
 pub struct TooFewAnswers {
-    /// How many were valid.
+    /// Number of valid answers.
     pub valid: usize,
     /// The threshold.
     pub needed: usize,
-    /// Whose answer does not verify.
+    /// Nodes whose answer does not verify.
     pub culprits: Vec<NodeIndex>,
 }
 
@@ -62,7 +62,7 @@ impl EncryptedKey {
         }
     }
 
-    /// Whether this is the key of `identity` under `public` (a node's public share, or the cluster's key), encrypted to
+    /// Verifies that this is the key of `identity` under `public` (a node's public share, or the cluster's key), encrypted to
     /// `transport`: e(c1, g2) = e(g1, c2) and e(c3, g2) = e(T, c2)·e(Q, public).
     #[must_use]
     pub fn verify(&self, identity: Identity<'_>, transport: &G1, public: &G2) -> bool {
@@ -122,9 +122,9 @@ impl EncryptedKey {
         identity: Identity<'_>,
         transport: &TransportKey,
         public_key: &G2,
-    ) -> Result<DerivedKey, CannotOpen> {
+    ) -> Result<DerivedKey, OpenError> {
         let mask = self.c1.times_secret(&transport.0).times(&-Scalar::one());
-        DerivedKey::verify(self.c3.plus(&mask), &identity.point(), public_key).ok_or(CannotOpen)
+        DerivedKey::verify(self.c3.plus(&mask), &identity.point(), public_key).ok_or(OpenError)
     }
 
     /// c1 (48 bytes), c2 (96), c3 (48).

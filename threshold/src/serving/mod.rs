@@ -1,4 +1,4 @@
-//! What the key is for: signatures, identity-based encryption and derivation, each through any t of the nodes.
+//! Uses of the key: signatures, identity-based encryption and derivation, each through any t of the nodes.
 //!
 //! - [`signature`]: partial signatures, checked in batch with culprits named, and combined
 //! - [`ibe`]: encryption to an identity, offline, and the key that opens it

@@ -18,15 +18,15 @@ pub fn sign(purpose: &Purpose, share: &SecretScalar) -> G1 {
     purpose.point().times_secret(share)
 }
 
-/// Why partials do not make a signature.
+/// Error of combining partial signatures.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{valid} valid partial signatures, {needed} are needed (wrong ones from: {culprits:?})")]
 pub struct TooFewPartials {
-    /// How many were valid.
+    /// Number of valid partials.
     pub valid: usize,
     /// The threshold.
     pub needed: usize,
-    /// Whose partial does not verify.
+    /// Nodes whose partial does not verify.
     pub culprits: Vec<NodeIndex>,
 }
 
@@ -35,7 +35,7 @@ pub struct TooFewPartials {
 pub struct Combined {
     /// The signature: verified.
     pub signature: G1,
-    /// Whose partial does not verify. Empty also when nobody had to look.
+    /// Nodes whose partial does not verify. Empty also when the combined signature verified at once.
     pub culprits: Vec<NodeIndex>,
 }
 
@@ -75,7 +75,8 @@ fn interpolate(partials: &BTreeMap<NodeIndex, G1>, needed: usize) -> G1 {
     G1::sum_of_products(&points, &lagrange_at_zero(&indices))
 }
 
-/// Whose partial over `point` is not that of its share: none costs two pairings, each culprit a handful more.
+/// Finds the nodes whose partial over `point` is not that of their share: two pairings when all are good, a handful more for
+/// each culprit.
 #[must_use]
 pub fn culprits(point: &G1, vector: &VerificationVector, partials: &BTreeMap<NodeIndex, G1>) -> Vec<NodeIndex> {
     let claims: Vec<_> =

@@ -17,7 +17,7 @@ use rand_core::CryptoRng;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use super::ibe::{CannotOpen, DerivedKey, Encapsulation, Identity};
+use super::ibe::{DerivedKey, Encapsulation, Identity, OpenError};
 use crate::curve::G2;
 use crate::encoding::{DecodeError, Reader, Writer};
 
@@ -29,7 +29,7 @@ pub const TAG_BYTES: usize = 16;
 
 const MAGIC: &[u8; 16] = b"KEYFLEET-V1-FILE";
 
-/// What stands before the data: whom it is for, and the key that only the identity's key opens.
+/// Header of a sealed file: the identity it is for, and the data key that only the identity's key opens.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Header {
     /// The cluster's public key.
@@ -39,31 +39,31 @@ pub struct Header {
     encapsulation: Encapsulation<32>,
 }
 
-/// Why a stream does not open.
+/// Error of opening a stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamError {
     /// The identity's key does not open the header.
     #[error(transparent)]
-    Key(#[from] CannotOpen),
+    Key(#[from] OpenError),
     /// A chunk was changed, moved, or is not the last although the data ends.
     #[error("the data was changed or cut off in chunk {chunk}")]
     Chunk {
-        /// Which, counted from 0.
+        /// Position of the chunk, counted from 0.
         chunk: u64,
     },
     /// The identity is longer than a header can say.
     #[error("an identity of {length} bytes: 65,535 are the limit")]
     IdentityTooLong {
-        /// Its length.
+        /// Length of the chunk in bytes.
         length: usize,
     },
     /// A chunk of the wrong length: all but the last hold exactly [`CHUNK_BYTES`].
     #[error("chunk {chunk} holds {length} bytes")]
     ChunkLength {
-        /// Which, counted from 0.
+        /// Position of the chunk, counted from 0.
         chunk: u64,
-        /// Its length.
+        /// Length of the chunk in bytes.
         length: usize,
     },
 }

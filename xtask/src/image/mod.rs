@@ -67,7 +67,7 @@ const PROGRAMS: &[Program] = &[
 const FAULTS: &[u8] = b"KEYFLEET_DANGER";
 
 /// The packages that compile product crates with features for tests: what is built together with them gets these features.
-const FOR_TESTS: &[&str] = &["keyfleet-faulty-node"];
+const FOR_TESTS: &[&str] = &["keyfleet-faulty-node", "keyfleet-test-fleet"];
 
 /// The tag of images that are built here: they are never pulled.
 const TAG: &str = "dev";

@@ -1,5 +1,6 @@
 //! Promises of the charts to those who install Keyfleet, and the rules in force afterwards.
 
+mod documents;
 mod lifecycle;
 mod rendered;
 mod rights;

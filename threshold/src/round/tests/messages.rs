@@ -1,4 +1,4 @@
-//! What travels: its bytes, who may say it, and what it proves to those outside.
+//! Messages: their bytes, who may send them, and what they prove to observers.
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;

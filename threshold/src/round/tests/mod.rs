@@ -1,11 +1,12 @@
 //! Rounds at a table: participants in one room, hand by hand, so that a test can do what no network would.
 //!
 //! `dealers` is what a dealer may try, `participants` what a node accepts and remembers, `messages` what travels and what it
-//! proves to those outside.
+//! proves to those outside, `returns` what a node needs that was away.
 
 mod dealers;
 mod messages;
 mod participants;
+mod returns;
 
 use std::collections::BTreeMap;
 
@@ -64,24 +65,35 @@ impl Table {
         }
     }
 
-    fn reshare_plan(&self, number: u64, source: u64) -> ValidPlan {
-        let attempt = &self.nodes[&index(1)].state.attempts[&EpochNumber(source)];
+    fn kept(&self, number: u64) -> KeptEpoch {
+        let attempt = &self.nodes[&index(1)].state.attempts[&EpochNumber(number)];
         let vector = attempt.vector.as_ref().unwrap();
-        let source = KeptEpoch {
-            number: EpochNumber(source),
+        KeptEpoch {
+            number: EpochNumber(number),
             plan: attempt.plan.clone(),
             vector: vector.digest(),
             public_key: vector.constant(),
             holders: self.nodes.keys().copied().collect(),
-        };
-        planning::reshare(&self.view(number), &source).unwrap()
+        }
+    }
+
+    fn reshare_plan(&self, number: u64, source: u64) -> ValidPlan {
+        planning::reshare(&self.view(number), &self.kept(source)).unwrap()
     }
 
     /// Everyone accepts the plan, knows all prekeys, and what they say goes round until nobody adds anything.
     fn accept(&mut self, plan: &ValidPlan) {
-        let offers: Vec<_> = self.nodes.values().flat_map(|node| node.state.offers.values().cloned()).collect();
+        self.accept_with(plan, []);
+    }
+
+    /// As [`Table::accept`], with the prekey sets of a node that is not at the table.
+    fn accept_with(&mut self, plan: &ValidPlan, away: impl IntoIterator<Item = SignedPrekeySet>) {
+        let offers = self.nodes.values().flat_map(|node| node.state.offers.values().cloned());
+        let offers: Vec<_> = offers.chain(away).collect();
         for node in self.nodes.values_mut() {
             let outputs = node.accept((**plan).clone(), &mut self.rng).unwrap();
+            self.said.extend(outputs.say);
+            let outputs = node.observe(plan.number, &RoundRecord::opened(), &mut self.rng).unwrap();
             self.said.extend(outputs.say);
         }
         for set in offers {

@@ -134,6 +134,16 @@ impl Fleet {
         });
     }
 
+    /// Asks a node for one digest.
+    async fn fetch(&self, peer: NodeIndex, digest: Digest) -> Option<Blob> {
+        let (address, pin) = (self.addresses.borrow()[&peer].clone(), self.pins.get(peer).unwrap());
+        let connector = Connector::new(Some(&observer()), pin).unwrap();
+        let channel = channel::connect(address, connector).await.unwrap();
+        let request = v1::FetchRequest { cluster_id: CLUSTER.0.to_vec(), digests: vec![digest.0.to_vec()] };
+        let mut found = RoundClient::new(channel).fetch(request).await.unwrap().into_inner();
+        messages::read_found(&found.message().await.unwrap()?)
+    }
+
     async fn tell(&self, round: &Round) {
         for (_, node) in &self.nodes {
             if let Some(node) = node {
@@ -223,6 +233,9 @@ async fn four_nodes_make_a_key_and_reshare_it_over_tls_though_one_restarts_in_mi
         let signed = node.as_ref().unwrap().served().borrow().newest().map(|(_, epoch)| epoch.vector.digest());
         assert_eq!(signed, operator.epochs.last().map(|epoch| epoch.vector), "{} has another vector", test.index);
     }
+    // A node that was away needs the vector of the epoch that it missed first; reports show the newest alone.
+    let first = operator.epochs[0].vector;
+    assert_eq!(fleet.fetch(index(1), first).await.map(|blob| blob.digest()), Some(first), "no vector of epoch 1");
     for (_, node) in fleet.nodes {
         node.unwrap().stop().await;
     }

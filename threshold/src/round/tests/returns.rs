@@ -1,0 +1,204 @@
+//! What a node that was away, or was restored, still needs: from the feed, from itself and from its peers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+
+use super::{CLUSTER, Table, identity, index};
+use crate::coordination::planning::{self, NodeView};
+use crate::feed::{self, Feed, Input, Intake, ListedEpoch, Listing};
+use crate::identifiers::{Digest, EpochNumber};
+use crate::prekey::SignedPrekeySet;
+use crate::round::*;
+
+/// A table that goes on from round 2 without one node, which every plan names.
+struct Away {
+    table: Table,
+    node: Participant,
+    rounds: BTreeMap<EpochNumber, ListedEpoch>,
+    rng: ChaCha20Rng,
+}
+
+impl Away {
+    /// Runs round 1 with the four nodes of the table. A newcomer takes no part in it; without one, node 4 goes away after it.
+    fn begin(newcomer: Option<Participant>) -> Self {
+        let mut table = Table::new();
+        let plan = table.genesis();
+        let record = table.nodes[&index(1)].records.get(&plan.number).cloned();
+        let node = newcomer.unwrap_or_else(|| table.nodes.remove(&index(4)).unwrap());
+        let rounds = BTreeMap::from([(plan.number, ListedEpoch { plan, record })]);
+        Self { table, node, rounds, rng: ChaCha20Rng::seed_from_u64(3) }
+    }
+
+    /// Runs a reshare of the epoch before to its certificate.
+    fn round(&mut self, number: u64) {
+        let away = self.node.state.index;
+        let mut view = self.table.view(number);
+        let named = self.rounds.values().rev().find_map(|epoch| epoch.plan.receiver(away));
+        view.receivers.push(NodeView {
+            index: away,
+            identity: self.node.identity.public(),
+            offers: self.node.offers().map(|signed| super::offer(signed, &self.node)).collect(),
+            named: named.map(|receiver| receiver.prekey_set),
+        });
+        let plan = planning::reshare(&view, &self.table.kept(number - 1)).unwrap();
+        self.table.accept_with(&plan, self.node.state.offers.values().cloned());
+        let record = self.table.finish_without(&plan, away);
+        assert_eq!(record.phase, Phase::Active);
+        self.rounds.insert(plan.number, ListedEpoch { plan, record: Some(record) });
+    }
+
+    /// Retires an epoch in the record and at the table.
+    fn retire(&mut self, number: u64) {
+        let number = EpochNumber(number);
+        let record = self.rounds.get_mut(&number).and_then(|epoch| epoch.record.as_mut());
+        record.unwrap().phase = Phase::Retired;
+        for node in self.table.nodes.values_mut() {
+            let _ = node.retire(number).unwrap();
+        }
+    }
+
+    /// Gives the node that is back what the API server lists, once. Returns which inputs these were.
+    fn feed(&mut self, feed: &mut Feed) -> Vec<Input> {
+        let nodes = self.table.nodes.values().chain([&self.node]);
+        let sets = nodes.flat_map(|node| node.state.offers.values().cloned());
+        let prekey_sets: BTreeMap<Digest, SignedPrekeySet> = sets.map(|set| (set.digest(), set)).collect();
+        let listing = Listing {
+            generation: 1,
+            epochs: self.rounds.clone(),
+            prekey_sets: &prekey_sets,
+            allow_downtime: Some(false),
+        };
+        let next = feed.next(&listing, Some(&self.node.state), true);
+        for input in &next.inputs {
+            let _ = Intake::default().take(input, &mut self.node, &mut self.rng);
+        }
+        next.inputs
+    }
+
+    /// Gives the node what it wants and node 1 hands out, as far as `gives` lets it, until that adds nothing.
+    fn fetch(&mut self, gives: impl Fn(&Blob) -> bool) {
+        for _ in 0..6 {
+            let wanted = self.node.wants().into_iter().map(|want| want.digest).collect();
+            for blob in node_1_answers(&self.table, &wanted).into_values().filter(&gives) {
+                let _ = self.node.learn(&blob, &mut self.rng);
+            }
+        }
+    }
+}
+
+fn outbox(node: &Participant) -> impl Iterator<Item = &SignedMessage> {
+    node.state.attempts.values().flat_map(|attempt| &attempt.outbox)
+}
+
+/// What node 1 answers to a `Fetch`. Its second file has every bundle and response that is still kept.
+fn node_1_answers(table: &Table, wanted: &BTreeSet<Digest>) -> BTreeMap<Digest, Blob> {
+    let peer = &table.nodes[&index(1)];
+    let said: Vec<_> = outbox(peer).cloned().map(Arc::new).collect();
+    let kept = table.nodes.values().flat_map(outbox);
+    let kept = kept.filter(|message| matches!(message.body, Body::Dealing(_) | Body::Response(_)));
+    let kept: BTreeMap<_, _> = kept.map(|message| (message.digest(), Blob::Message(message.clone()))).collect();
+    feed::answer(wanted, &peer.state, &said, |digest| kept.get(digest).cloned())
+}
+
+/// It knows neither the vector that round 2 reshares nor that of round 3, and peers show the newest one only.
+#[test]
+fn a_newcomer_that_missed_two_epochs_fetches_their_vectors() {
+    let (newcomer, _) = Participant::new(CLUSTER, index(5), identity(5), &mut ChaCha20Rng::seed_from_u64(4));
+    let mut away = Away::begin(Some(newcomer));
+    (2..=3).for_each(|number| away.round(number));
+    away.feed(&mut Feed::default());
+    away.fetch(|_| true);
+    for number in [2, 3] {
+        assert!(away.node.share(EpochNumber(number)).is_some(), "the share of epoch {number} is out of reach");
+    }
+}
+
+#[test]
+fn a_vector_that_a_node_computes_serves_its_next_round_at_once() {
+    let mut away = Away::begin(None);
+    (2..=3).for_each(|number| away.round(number));
+    away.feed(&mut Feed::default());
+    away.fetch(|blob| !matches!(blob, Blob::Vector(_)));
+    assert!(away.node.share(EpochNumber(2)).is_some());
+    assert!(away.node.share(EpochNumber(3)).is_some(), "it computed the source's vector and does not know it");
+}
+
+/// The bundles of an epoch are public, so a prekey that outlives the epoch opens a share of it.
+#[test]
+fn an_epoch_that_retires_before_its_share_came_takes_its_prekeys_along() {
+    let mut away = Away::begin(None);
+    (2..=4).for_each(|number| away.round(number));
+    away.retire(2);
+    let mut feed = Feed::default();
+    away.feed(&mut feed);
+    away.fetch(|_| true);
+    assert!(away.node.share(EpochNumber(2)).is_none() && away.node.share(EpochNumber(4)).is_some());
+    let said: Vec<_> = away.table.nodes.values().flat_map(outbox).cloned().collect();
+    for message in said {
+        let _ = away.node.learn(&Blob::Message(message), &mut away.rng);
+    }
+    let retire = Input::Retire(EpochNumber(2));
+    assert!(away.feed(&mut feed).contains(&retire), "the retirement of an epoch without a share is not fed");
+    let set = away.rounds[&EpochNumber(2)].plan.receiver(index(4)).unwrap().prekey_set;
+    let live = away.node.state.live_secrets();
+    assert!(!live.contains(&SecretName::Prekeys(set)), "the retired epoch's prekeys live on: {live:?}");
+    assert!(!away.feed(&mut feed).contains(&retire), "it is said again though it is done");
+}
+
+/// Its share came back from the replica, the second file did not: late receivers count on it all the same.
+#[test]
+fn a_restored_holder_fetches_the_bundles_of_kept_epochs_again() {
+    let mut table = Table::new();
+    let plan = table.genesis();
+    let node = table.nodes.remove(&index(2)).unwrap();
+    let stored = node.state.live_secrets().into_iter().map(|name| (name, node.expose(name).unwrap()));
+    let (mut node, _) = Participant::restore(identity(2), &node.state.encode(), stored).unwrap();
+    assert!(node.share(plan.number).is_some());
+    let wanted: BTreeSet<_> = node.wants().into_iter().map(|want| want.digest).collect();
+    let frozen = node.state.attempts[&plan.number].frozen.clone().unwrap();
+    assert!(frozen.dealers.iter().any(|(_, bundle)| wanted.contains(&bundle)), "it wants nothing");
+    let mut rng = ChaCha20Rng::seed_from_u64(5);
+    let found = node_1_answers(&table, &wanted);
+    let kept = found.values().flat_map(|blob| node.learn(blob, &mut rng).unwrap().keep);
+    let kept: BTreeSet<_> = kept.map(|blob| blob.digest()).collect();
+    assert_eq!(kept, found.into_keys().collect(), "not all that came is kept for others");
+    let lacks: Vec<_> = node.wants().into_iter().map(|want| want.digest).collect();
+    assert!(lacks.iter().all(|digest| !kept.contains(digest)), "what came is wanted again");
+}
+
+/// A node that returns in mid-round would expose shares in a bundle that counts for nothing.
+#[test]
+fn a_node_deals_only_after_it_read_the_record_as_dealing() {
+    let mut table = Table::new();
+    table.genesis();
+    let plan = table.reshare_plan(2, 1);
+    let sets: Vec<_> = table.nodes.values().flat_map(|node| node.state.offers.values().cloned()).collect();
+    let node = table.nodes.get_mut(&index(4)).unwrap();
+    let deals = |said: &[SignedMessage]| said.iter().any(|message| message.body.kind() == MessageKind::Dealing);
+    let mut said = node.accept((*plan).clone(), &mut table.rng).unwrap().say;
+    for set in sets {
+        said.extend(node.learn(&Blob::Prekeys(set), &mut table.rng).unwrap().say);
+    }
+    assert!(!deals(&said), "it deals though the dealers may be frozen");
+    said = node.observe(plan.number, &RoundRecord::opened(), &mut table.rng).unwrap().say;
+    assert!(deals(&said), "the record is read as Dealing, and it does not deal");
+}
+
+/// A digest does not cover the signature, and what is kept is for others.
+#[test]
+fn a_message_heard_again_under_a_bad_signature_is_not_kept() {
+    let mut table = Table::new();
+    table.genesis();
+    let plan = table.reshare_plan(2, 1);
+    table.accept(&plan);
+    let dealt = outbox(&table.nodes[&index(1)]).filter(|message| message.plan == plan.digest());
+    let dealt = dealt.into_iter().find(|message| message.body.kind() == MessageKind::Dealing).unwrap();
+    let forged = SignedMessage::sign(dealt.plan, dealt.sender, dealt.body.clone(), &identity(9));
+    assert_eq!(forged.digest(), dealt.digest());
+    let node = table.nodes.get_mut(&index(2)).unwrap();
+    let heard = node.learn(&Blob::Message(forged), &mut ChaCha20Rng::seed_from_u64(6));
+    assert!(heard.is_err() || heard.is_ok_and(|outputs| outputs.keep.is_empty()), "the good copy is replaced");
+}
