@@ -18,7 +18,7 @@ use kube::{Api, Client, Config, ResourceExt};
 use crate::arguments::{Kubernetes, Which};
 use crate::exit::Failure;
 
-/// Lifetime of tokens for nodes: the shortest that the API server gives.
+/// Lifetime of tokens for nodes, in seconds: the shortest that the API server gives.
 const TOKEN_SECONDS: i64 = 600;
 
 /// The API server, and the namespace that is looked at.

@@ -10,17 +10,15 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
+use keyfleet_api::epoch_certificate::ShownCertificate;
 use keyfleet_api::limits::FETCH_DIGESTS_MAX;
 use keyfleet_api::tls::Connector;
 use keyfleet_api::v1::round_client::RoundClient;
 use keyfleet_api::{channel, messages, report, v1, wire};
 use keyfleet_crds::values::{ClusterId, PublicKey};
-use keyfleet_threshold::curve::{G1, G2};
 use keyfleet_threshold::identifiers::{self, Digest, EpochNumber};
 use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::plan::Plan;
-use keyfleet_threshold::polynomial::VerificationVector;
-use keyfleet_threshold::purpose::Certificate;
 use keyfleet_threshold::round::Blob;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -365,17 +363,16 @@ fn claimed(held: &v1::HeldEpoch) -> Claimed {
 /// fleet's is for the reader to say.
 fn verified(cluster: ClusterId, shown: &v1::Certificate) -> Option<Certified> {
     let plan = Plan::decode(&shown.plan).ok()?.validate().ok()?;
-    let points = shown.verification_vector.iter().map(|point| G2::decode(point.as_slice().try_into().ok()?).ok());
-    let vector = VerificationVector::new(points.collect::<Option<_>>()?).ok()?;
-    let certificate = Certificate {
+    let certificate = ShownCertificate {
         cluster: identifiers::ClusterId(cluster.0),
         number: EpochNumber(shown.number),
-        plan: plan.digest(),
-        vector: vector.digest(),
-        signature: G1::decode(shown.signature.as_slice().try_into().ok()?).ok()?,
+        plan_digest: &plan.digest().0,
+        verification_vector: &shown.verification_vector,
+        signature: &shown.signature,
     };
     let own = plan.number == certificate.number && plan.cluster == certificate.cluster;
-    (own && certificate.verify(&vector.constant())).then_some(Certified { number: shown.number, vector })
+    let vector = certificate.verify().ok().filter(|_| own)?;
+    Some(Certified { number: shown.number, vector })
 }
 
 #[cfg(test)]
