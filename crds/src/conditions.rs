@@ -294,6 +294,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test reads the pages")]
     fn every_page_that_a_reason_names_is_there_and_says_its_name_and_every_page_is_named() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/runbooks");
         let mut named = std::collections::BTreeSet::from(["README.md", WORKER_GONE_PAGE]);

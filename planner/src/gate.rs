@@ -141,16 +141,20 @@ fn rolled_back(state: &State) -> Result<(), Stop> {
     // A node that alone saw a number refuses it when it is given again, which costs that node one round.
     let may_be_lost =
         state.newest_certified().map_or(0, |plan| plan.receivers.len().saturating_sub(plan.threshold as usize));
-    let mut said: Vec<_> = state.heard.highest.iter().filter(|(_, highest)| **highest >= next).collect();
+    // Whoever causes a stop can be let go during it.
+    let stays = |index: &u32| {
+        let named = state.cluster.spec.remove_nodes.iter().any(|remove| remove.index == *index);
+        !named && state.nodes.get(index).is_none_or(|node| !node.spec.removed)
+    };
+    let mut said: Vec<_> =
+        state.heard.highest.iter().filter(|(index, highest)| **highest >= next && stays(index)).collect();
     said.sort_by_key(|(_, highest)| **highest);
     // The highest number that one of them says who does not lie.
     let above = said.len().checked_sub(may_be_lost + 1).map(|at| said[at]);
-    let newer = state.heard.certified.iter().find(|(_, number)| **number > active);
+    let newer = newest_believed(state, active, may_be_lost, stays);
     let (node, number) = match (newer, above) {
-        // A certificate of a known attempt may reach the operator before the record of its activation.
-        (Some((node, number)), _) if !state.epochs.contains_key(number) => (node, number),
-        (_, Some((node, number))) => (node, number),
-        _ => return Ok(()),
+        (Some((node, number)), _) | (None, Some((node, number))) => (node, number),
+        (None, None) => return Ok(()),
     };
     let proven = state.heard.holds.get(number).map_or(0, BTreeSet::len);
     let holds = if proven > 0 { format!(" ({proven} nodes prove that they hold its share)") } else { String::new() };
@@ -161,6 +165,26 @@ fn rolled_back(state: &State) -> Result<(), Stop> {
              data went back in time. Nothing is decided; the nodes serve on. Restore a newer backup of etcd"
         ),
     ))
+}
+
+/// The newest certified epoch that the record does not know and that is believed, with a node that shows it. A failed attempt
+/// can have a certificate, too, and one node alone may have kept it to itself: so `t` nodes must prove to hold that epoch, or
+/// more nodes must show it than may be lost.
+fn newest_believed(
+    state: &State,
+    active: u64,
+    may_be_lost: usize,
+    stays: impl Fn(&u32) -> bool,
+) -> Option<(&u32, &u64)> {
+    // A certificate of a known attempt may reach the operator before the record of its activation.
+    let unknown = |number: &u64| *number > active && !state.epochs.contains_key(number);
+    let shown = || state.heard.certified.iter().filter(|(index, number)| unknown(number) && stays(index));
+    let is_believed = |number: &u64| {
+        let proven = state.heard.holds.get(number).map_or(0, BTreeSet::len);
+        let is_held = state.heard.thresholds.get(number).is_some_and(|threshold| proven >= *threshold);
+        is_held || shown().filter(|(_, other)| *other >= number).count() > may_be_lost
+    };
+    shown().filter(|(_, number)| is_believed(number)).max_by_key(|(_, number)| **number)
 }
 
 fn genesis(state: &State) -> Result<(), Stop> {

@@ -88,7 +88,8 @@ pub struct Outbox {
     /// The rows by position.
     pub rows: BTreeMap<u64, Row>,
     last: u64,
-    said: BTreeMap<(EpochNumber, usize), u64>,
+    /// Places of the messages that the state holds, by what they honestly say.
+    said: BTreeMap<Digest, u64>,
     offered: BTreeMap<Digest, u64>,
 }
 
@@ -238,20 +239,21 @@ impl Node {
         }
         let mut current = BTreeSet::new();
         for (number, attempt) in &state.attempts {
-            for (place, message) in attempt.outbox.iter().enumerate() {
-                current.insert((*number, place));
-                if outbox.said.contains_key(&(*number, place)) {
+            for message in &attempt.outbox {
+                let digest = message.digest();
+                current.insert(digest);
+                if outbox.said.contains_key(&digest) {
                     continue;
                 }
                 let key = IdentitySecretKey::from_seed(&self.identity);
                 if let Some(bent) = self.behaviour.bend(message, participant, &key) {
                     let faces = bent.into_iter().map(|message| Rc::new(Blob::Message(message))).collect();
                     let position = outbox.push(*number, faces);
-                    outbox.said.insert((*number, place), position);
+                    outbox.said.insert(digest, position);
                 }
             }
         }
-        outbox.retain(|key| current.contains(key), |digest| offered.contains_key(digest));
+        outbox.retain(|digest| current.contains(digest), |digest| offered.contains_key(digest));
     }
 
     /// The messages that others can read, each with its attempt.
@@ -298,8 +300,8 @@ impl Outbox {
         self.last
     }
 
-    fn retain(&mut self, said: impl Fn(&(EpochNumber, usize)) -> bool, offered: impl Fn(&Digest) -> bool) {
-        self.said.retain(|key, _| said(key));
+    fn retain(&mut self, said: impl Fn(&Digest) -> bool, offered: impl Fn(&Digest) -> bool) {
+        self.said.retain(|digest, _| said(digest));
         self.offered.retain(|digest, _| offered(digest));
         let kept: BTreeSet<u64> = self.said.values().chain(self.offered.values()).copied().collect();
         self.rows.retain(|position, _| kept.contains(position));

@@ -197,7 +197,7 @@ fn random_adversaries_in_a_rough_world_break_no_invariant_and_no_key() {
         let n = 4 + u32::try_from(seed % 3).expect("small");
         let threshold = u16::try_from(n / 2 + 1).expect("small");
         let mut fleet = Fleet::new(seed, Settings::ROUGH, n, threshold, threshold);
-        let first = fleet.next_active(None, 200);
+        let first = fleet.next_active(None, 800);
         let key = fleet.public_key();
         for _ in 0..3 {
             for _ in 0..n - u32::from(threshold) {
@@ -219,7 +219,7 @@ fn random_adversaries_in_a_rough_world_break_no_invariant_and_no_key() {
         }
         fleet.settings = Settings::CALM;
         let before = fleet.active().max(Some(first));
-        fleet.next_active(before, 80);
+        fleet.next_active(before, 200);
         assert!(fleet.public_key() == key, "seed {seed}: it is the same key");
     }
 }

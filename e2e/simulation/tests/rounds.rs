@@ -63,10 +63,10 @@ fn random_fleets_in_a_rough_world_keep_their_key_through_changes_of_membership()
         let mut fleet = Fleet::new(seed, Settings::ROUGH, n, 2, 2);
         let (threshold, min_holders) = choose_thresholds(&mut fleet, n);
         fleet.edit(|spec| (spec.threshold, spec.min_holders) = (Some(threshold), Some(min_holders)));
-        let mut active = fleet.next_active(None, 200);
+        let mut active = fleet.next_active(None, 800);
         for _ in 0..4 {
             change_membership(&mut fleet);
-            active = fleet.next_active(Some(active), 200);
+            active = fleet.next_active(Some(active), 800);
         }
         assert!(fleet.public_key().is_some(), "seed {seed}: the record names the public key");
         let needed = fleet.plan(active).threshold.count();
@@ -81,8 +81,8 @@ fn random_fleets_in_a_rough_world_keep_their_key_through_changes_of_membership()
 fn a_seed_reproduces_a_run_event_by_event() {
     let run = || {
         let mut fleet = Fleet::new(77, Settings::ROUGH, 4, 3, 3);
-        let first = fleet.next_active(None, 200);
-        fleet.next_active(Some(first), 200);
+        let first = fleet.next_active(None, 800);
+        fleet.next_active(Some(first), 800);
         fleet.lines().to_vec()
     };
     assert_eq!(run(), run(), "the same seed must give the same events");

@@ -1,5 +1,6 @@
 //! What each situation leads to.
 
+use keyfleet_crds::cluster::RemoveNode;
 use keyfleet_crds::conditions::Reason;
 use keyfleet_threshold::coordination::Decision;
 
@@ -174,7 +175,7 @@ fn scale_down_drops_the_highest_and_a_replacement_takes_a_new_index() {
     let members = membership::members(&smaller);
     assert_eq!((members.stay.into_iter().collect::<Vec<_>>(), members.missing), (vec![1, 2, 3], 0));
     let mut replaced = state;
-    replaced.cluster.spec.remove_nodes = vec![keyfleet_crds::cluster::RemoveNode { index: 2, lost: true }];
+    replaced.cluster.spec.remove_nodes = vec![RemoveNode { index: 2, lost: true }];
     let members = membership::members(&replaced);
     assert_eq!(members.stay.iter().copied().collect::<Vec<_>>(), [1, 3, 4]);
     assert_eq!((members.missing, members.leave.get(&2)), (1, Some(&true)));
@@ -263,6 +264,30 @@ fn a_changed_pod_is_replaced_alone_and_only_while_the_others_serve() {
     let number = tight.active().unwrap().0;
     tight.epochs.get_mut(&number).unwrap().spec.threshold = 4;
     assert!(evicted(&tight).is_empty(), "all are needed");
+}
+
+/// A failed attempt can have a certificate that one node kept to itself. When its record is gone, that node shows it.
+#[test]
+fn a_certificate_that_one_node_alone_shows_stops_nobody() {
+    let (_, mut state) = steady();
+    let newest = state.active().unwrap().0 + 40;
+    state.heard.certified.insert(3, newest);
+    state.heard.thresholds.insert(newest, 3);
+    state.heard.holds.insert(newest, [3].into());
+    assert!(gate::record(&state).is_ok(), "one node stopped the fleet with an epoch that it alone holds");
+
+    let mut held = state.clone();
+    held.heard.holds.insert(newest, [2, 3, 4].into());
+    assert_eq!(gate::record(&held).unwrap_err().reason, Reason::RecordRolledBack, "t nodes prove to hold it");
+
+    let mut shown = state;
+    shown.heard.certified.insert(2, newest);
+    assert_eq!(gate::record(&shown).unwrap_err().reason, Reason::RecordRolledBack, "not all who show it are lost ones");
+    shown.cluster.spec.remove_nodes = vec![RemoveNode { index: 3, lost: false }];
+    assert!(gate::record(&shown).is_ok(), "who causes a stop can be let go during it");
+    let removes =
+        |action: &Action| matches!(action, Action::UpdateNode { spec, .. } if spec.index == 3 && spec.removed);
+    assert!(decide(&shown).actions.iter().any(removes), "node 3 is not let go");
 }
 
 /// A lie about a number stops nobody; a number that so many say that one of them is honest stops everything.

@@ -22,7 +22,10 @@ pub struct Heard {
     pub highest: BTreeMap<u32, u64>,
     /// The newest certified epoch that each named.
     pub certified: BTreeMap<u32, u64>,
-    /// Per epoch, who has proven to hold its share of the certified vector: by its partial signature over a fresh challenge.
+    /// The threshold of each of these epochs, from its vector.
+    pub thresholds: BTreeMap<u64, usize>,
+    /// Per epoch, who has proven to hold its share of the certified vector: by its partial signature over a fresh challenge,
+    /// on a stream that is open.
     pub holds: BTreeMap<u64, BTreeSet<u32>>,
     /// Per epoch, who claims to hold its share and proves it not.
     pub unproven: BTreeMap<u64, BTreeMap<u32, Unproven>>,

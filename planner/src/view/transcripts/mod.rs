@@ -107,10 +107,11 @@ impl Transcripts {
         self.nodes.entry(index).or_default().connected = true;
     }
 
-    /// A node's stream ended. What it said stays said.
+    /// A node's stream ended. Its messages stay; what it proved to hold counts no more, since it may be gone for good.
     pub fn disconnect(&mut self, index: u32) {
         if let Some(said) = self.nodes.get_mut(&index) {
             said.connected = false;
+            said.claims = Claims::default();
         }
     }
 
@@ -207,6 +208,10 @@ impl Transcripts {
             highest: nodes().filter_map(|(index, said)| Some((*index, said.highest?))).collect(),
             certified: nodes()
                 .filter_map(|(index, said)| Some((*index, said.certified.as_ref().filter(of_key)?.number)))
+                .collect(),
+            thresholds: nodes()
+                .filter_map(|(_, said)| said.certified.as_ref().filter(of_key))
+                .map(|certified| (certified.number, certified.vector.threshold().count()))
                 .collect(),
             ..Heard::default()
         };

@@ -7,11 +7,14 @@ use keyfleet_threshold::identifiers::{ClusterId, EpochNumber, PrekeySetNumber, T
 use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::plan::{Deadlines, ValidPlan};
 use keyfleet_threshold::polynomial::Polynomial;
+use keyfleet_threshold::purpose::Purpose;
 use keyfleet_threshold::round::Body;
+use keyfleet_threshold::serving::signature;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::*;
+use crate::view::possession::Claimed;
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 
@@ -158,4 +161,25 @@ fn a_node_counts_as_connected_from_the_moment_it_is_caught_up_until_its_stream_e
     assert_eq!(heard.highest, [(1, 0)].into(), "what it reported stays said");
     transcripts.forget(1);
     assert!(transcripts.heard(None, &[]).highest.is_empty(), "another identity begins with nothing");
+}
+
+/// A node that is destroyed says nothing more, and its stream ends.
+#[test]
+fn what_a_node_proved_counts_while_its_stream_is_open() {
+    let mut rng = ChaCha20Rng::from_seed([5; 32]);
+    let polynomial = Polynomial::random(SecretScalar::random(&mut rng), Threshold(3), &mut rng);
+    let vector = polynomial.vector();
+    let challenge = [8; 32];
+    let purpose = Purpose::possession(CLUSTER, EpochNumber(4), &challenge);
+    let proof = signature::sign(&purpose, &polynomial.share_of(index(1))).encode().to_vec();
+    let claimed = Claimed { number: 4, vector: Some(vector.digest()), possession: proof };
+    let claims = || Claims::of(CLUSTER, [claimed.clone()], &challenge, &challenge);
+    let certified = || Some(Certified { number: 4, vector: vector.clone() });
+    let mut transcripts = Transcripts::default();
+    transcripts.report(1, 4, certified(), claims());
+    assert_eq!(transcripts.heard(None, &[]).holds, [(4, [1].into())].into(), "its proof is good");
+    transcripts.disconnect(1);
+    assert!(transcripts.heard(None, &[]).holds.is_empty(), "nobody knows whether it still exists");
+    transcripts.report(1, 4, certified(), claims());
+    assert_eq!(transcripts.heard(None, &[]).holds.len(), 1, "it is back");
 }
