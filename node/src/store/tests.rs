@@ -11,15 +11,13 @@ async fn store(path: &std::path::Path) -> Result<Store, StoreError> {
 }
 
 fn commit(epoch: u64, share: u8, held: &[u64]) -> RoundCommit {
+    let (name, key) = (KeyName::Data(EpochNumber(epoch)), KeyMaterial::new([u8::try_from(epoch).unwrap(); 32]));
+    let live = BTreeMap::from([(name, key.fingerprint(name))]);
     RoundCommit {
         state: vec![1, 2, 3],
         outbox: Outbox::begin(),
-        inventory: KeyInventory { highest_epoch: epoch, ..KeyInventory::default() },
-        shares: vec![(
-            EpochNumber(epoch),
-            KeyMaterial::new([u8::try_from(epoch).unwrap(); 32]),
-            Zeroizing::new([share; 32]),
-        )],
+        inventory: KeyInventory { live, highest_epoch: epoch, ..KeyInventory::default() },
+        shares: vec![(EpochNumber(epoch), key, Zeroizing::new([share; 32]))],
         held: held.iter().map(|epoch| EpochNumber(*epoch)).collect(),
     }
 }
