@@ -12,7 +12,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::limits::KEEP_ALIVE_SECONDS;
 use crate::tls::Connector;
 
-/// A connection takes at most so long.
+/// Timeout of one connection, handshake included.
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// A channel to the node at `address` (host and port), whoever `connector` takes it for.

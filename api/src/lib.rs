@@ -3,7 +3,8 @@
 //! - [`v1`]: messages, clients and servers, generated from `proto/keyfleet/v1` (`cargo xtask codegen`) and checked in; the
 //!   `.proto` files say lengths, limits, deadlines and codes. [`DESCRIPTORS`]: the same for tools
 //! - [`limits`]: the same limits for code
-//! - [`messages`], [`report`]: what a node signed, between its canonical bytes and what travels; [`erasure`]: its last word
+//! - [`messages`], [`report`]: what a node signed, between its canonical bytes and what travels; [`erasure`]: its last word;
+//!   [`epoch_certificate`]: what a node shows of an epoch, verified
 //! - [`wire`]: ports, host names, token audiences, and a fleet's public record
 //! - [`tls`], [`channel`]: who is at the other end, by the pinned identity
 
@@ -19,6 +20,7 @@ pub mod v1 {
 pub const DESCRIPTORS: &[u8] = include_bytes!("generated/keyfleet.v1.descriptors");
 
 pub mod channel;
+pub mod epoch_certificate;
 pub mod erasure;
 pub mod limits;
 pub mod messages;

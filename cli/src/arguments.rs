@@ -27,12 +27,12 @@ pub struct Arguments {
     /// The cluster.
     #[command(flatten)]
     pub kubernetes: Kubernetes,
-    /// What to do.
+    /// Command to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// Which Kubernetes.
+/// Kubernetes to connect to.
 #[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Kubernetes")]
 pub struct Kubernetes {
@@ -47,7 +47,7 @@ pub struct Kubernetes {
     pub namespace: Option<String>,
 }
 
-/// What to do.
+/// Command to run.
 #[derive(Subcommand, Debug)]
 #[non_exhaustive]
 pub enum Command {
@@ -85,7 +85,7 @@ pub enum Command {
     Completion(Completion),
 }
 
-/// Which fleet.
+/// Fleet to work with.
 #[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Fleet")]
 pub struct Which {
@@ -108,7 +108,7 @@ pub struct Which {
     pub mount: Option<PathBuf>,
 }
 
-/// Which public key.
+/// Public key to use.
 #[derive(Args, Debug, Default)]
 pub struct WhichKey {
     /// The fleet's public key, 192 hexadecimal digits: then nothing else is asked
@@ -119,7 +119,7 @@ pub struct WhichKey {
     pub which: Which,
 }
 
-/// How nodes are reached and asked.
+/// Route to the nodes, and limits of requests.
 #[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Nodes")]
 pub struct Reach {
@@ -136,7 +136,7 @@ pub struct Reach {
     /// of a pod, or tokens of another issuer
     #[arg(long, value_name = "DIR", env = "KEYFLEET_TOKEN_DIR", hide_env_values = true)]
     pub token_dir: Option<PathBuf>,
-    /// How to reach the nodes
+    /// Route to the nodes
     #[arg(long, value_enum, default_value_t = Via::Auto)]
     pub via: Via,
     /// A node's address, for --via direct; may be repeated. Otherwise the host names inside the cluster. Its port is `kms`, for a
@@ -148,12 +148,12 @@ pub struct Reach {
     /// name of the node or the Service inside the cluster
     #[arg(long, value_name = "FILE", env = "KEYFLEET_CA_FILE", hide_env_values = true)]
     pub ca_file: Option<PathBuf>,
-    /// How long to wait for the nodes, like 30s or 2m
+    /// Time to wait for the nodes, like 30s or 2m
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
     pub timeout: Option<Duration>,
 }
 
-/// How nodes are reached.
+/// Route to the nodes.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Via {
     /// direct in a pod or with --address, otherwise port-forward
@@ -165,7 +165,7 @@ pub enum Via {
     Direct,
 }
 
-/// How to print.
+/// Output format.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Format {
     /// For people
@@ -185,7 +185,7 @@ pub struct Status {
     /// Of all namespaces
     #[arg(long, short = 'A')]
     pub all_namespaces: bool,
-    /// How to print
+    /// Output format
     #[arg(long, short, value_enum, default_value_t = Format::Table)]
     pub output: Format,
     /// Exit with code 6 when something needs a look
@@ -230,7 +230,7 @@ pub struct Decrypt {
 /// `sign`
 #[derive(Args, Debug)]
 pub struct Sign {
-    /// The key's name, which access rules allow or refuse; a signature under one name is none under another
+    /// The key's name, which access rules allow or refuse; a signature under one name does not verify under another
     #[arg(long, short, value_name = "NAME")]
     pub key_name: String,
     /// The message, at most 1,000,000 bytes; - is standard input
@@ -239,7 +239,7 @@ pub struct Sign {
     /// Where to write; - is standard output
     #[arg(long, value_name = "FILE", default_value = "-")]
     pub to: PathBuf,
-    /// How to print: table is the signature alone, 96 hexadecimal digits
+    /// Output format: table is the signature alone, 96 hexadecimal digits
     #[arg(long, short, value_enum, default_value_t = Format::Table)]
     pub output: Format,
     /// The fleet.
@@ -262,7 +262,7 @@ pub struct Verify {
     /// The message; - is standard input
     #[arg(value_name = "FILE", default_value = "-")]
     pub message: PathBuf,
-    /// How to print
+    /// Output format
     #[arg(long, short, value_enum, default_value_t = Format::Table)]
     pub output: Format,
     /// The key.
@@ -276,7 +276,7 @@ pub struct ShowPublicKey {
     /// The fleet.
     #[command(flatten)]
     pub which: Which,
-    /// How to print: table is the public key alone
+    /// Output format: table is the public key alone
     #[arg(long, short, value_enum, default_value_t = Format::Table)]
     pub output: Format,
 }
@@ -287,7 +287,7 @@ pub struct PodVolume {
     /// The fleet.
     #[command(flatten)]
     pub which: Which,
-    /// How to print: table is YAML
+    /// Output format: table is YAML
     #[arg(long, short, value_enum, default_value_t = Format::Yaml)]
     pub output: Format,
 }
@@ -315,7 +315,7 @@ pub struct VerifyEpoch {
     /// the verb Observe. Nodes keep them until the epoch retires
     #[arg(long, conflicts_with = "file")]
     pub transcript: bool,
-    /// How to print
+    /// Output format
     #[arg(long, short, value_enum, default_value_t = Format::Table)]
     pub output: Format,
     /// The fleet.

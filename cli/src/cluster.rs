@@ -18,7 +18,7 @@ use kube::{Api, Client, Config, ResourceExt};
 use crate::arguments::{Kubernetes, Which};
 use crate::exit::Failure;
 
-/// Tokens for nodes live so long: the shortest that the API server gives.
+/// Lifetime of tokens for nodes, in seconds: the shortest that the API server gives.
 const TOKEN_SECONDS: i64 = 600;
 
 /// The API server, and the namespace that is looked at.
@@ -112,7 +112,7 @@ fn no_config(error: &dyn std::error::Error) -> Failure {
     Failure::other(format!("no way to the API server: {error}; name a kubeconfig with --kubeconfig, or set KUBECONFIG"))
 }
 
-/// What the API server said, without the layers around it.
+/// Returns the API server's own message, without the layers around it.
 #[must_use]
 pub fn explained(error: &kube::Error) -> String {
     match error {

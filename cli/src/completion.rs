@@ -1,4 +1,4 @@
-//! What kubectl's completion (since 1.26) asks of a plugin: a program `kubectl_complete-<plugin>` is given the
+//! Completion for kubectl (1.26 and newer), which asks a plugin for it: a program `kubectl_complete-<plugin>` is given the
 //! words typed so far, and answers candidates, a line each with a tab before the description, then a directive.
 
 use std::fmt::Write as _;

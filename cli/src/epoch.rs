@@ -28,7 +28,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::{columns, print};
 use crate::reach;
 
-/// What was checked, and what came of it.
+/// Checks that were made, and their outcomes.
 #[derive(Serialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct Findings {
@@ -38,7 +38,7 @@ pub struct Findings {
     pub public_key: PublicKey,
     /// The plan's digest, computed.
     pub plan_digest: Digest,
-    /// Whether everything holds.
+    /// True when every check holds.
     pub verified: bool,
     /// One by one.
     pub checks: Vec<Check>,
@@ -55,11 +55,11 @@ impl Findings {
 #[derive(Serialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct Check {
-    /// What should hold.
+    /// Statement that should hold.
     pub promise: &'static str,
-    /// Whether it does.
+    /// True when the statement holds.
     pub holds: bool,
-    /// What was found.
+    /// Observation, for people.
     pub found: String,
 }
 

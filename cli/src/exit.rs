@@ -1,4 +1,4 @@
-//! How the program ends.
+//! Exit codes of the program, and its last message.
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -36,7 +36,7 @@ impl From<Exit> for ExitCode {
 pub struct Failure {
     /// The code.
     pub exit: Exit,
-    /// What is wrong, and what to do. Empty: nothing is to be said.
+    /// Problem and next step; empty when there is nothing to say.
     pub message: String,
 }
 

@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 
 use crate::exit::Failure;
 
-/// Progress is shown from so many bytes on.
+/// Smallest file, in bytes, for which progress is shown.
 const LONG_BYTES: u64 = 8 << 20;
 
 fn is_standard(path: &Path) -> bool {
@@ -65,7 +65,7 @@ impl Read for Input {
     }
 }
 
-/// Who may read what is written.
+/// Permissions of a file that is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Privacy {
     /// Whoever the umask lets.
@@ -81,9 +81,9 @@ pub enum Output {
     Direct(Box<dyn Write>),
     /// A file that is not there yet.
     Whole {
-        /// What was written so far, beside it.
+        /// Temporary file beside it, with the bytes written until now.
         file: NamedTempFile,
-        /// Its name.
+        /// Path of the file.
         path: PathBuf,
     },
 }
@@ -179,7 +179,7 @@ impl Progress {
         Self(Some(bar))
     }
 
-    /// So many bytes are done.
+    /// Sets the number of bytes that are done.
     pub fn at(&self, bytes: u64) {
         if let Some(bar) = &self.0 {
             bar.set_position(bytes);

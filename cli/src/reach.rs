@@ -19,7 +19,7 @@ use crate::exit::Failure;
 /// Reads a file that `public-key -o json` wrote.
 ///
 /// # Errors
-/// When it is none.
+/// When the text is no such value.
 pub fn read_record(path: &Path) -> Result<FleetRecord, Failure> {
     let refuse = |error: &dyn std::fmt::Display| Failure::other(format!("{}: {error}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| refuse(&error))?;
@@ -79,7 +79,7 @@ pub async fn observer(kubernetes: &Kubernetes, which: &Which, reach: &Reach) -> 
     Ok(Observer::new(way.fleet, way.dial, way.tokens, way.patience))
 }
 
-/// How a fleet's nodes are reached and asked.
+/// Route to a fleet's nodes, with a token for each.
 struct Way {
     fleet: Fleet,
     cluster: String,
@@ -165,7 +165,7 @@ fn host_of(address: &str) -> String {
     host.trim_start_matches('[').trim_end_matches(']').to_owned()
 }
 
-/// What a pod has mounted, unless another fleet was named.
+/// Returns the volume that a pod has mounted, unless another fleet was named.
 fn mounted(kubernetes: &Kubernetes, which: &Which) -> Result<Option<Mounted>, Failure> {
     if let Some(folder) = &which.mount {
         return Mounted::read(folder).map(Some).map_err(Failure::other);

@@ -31,7 +31,7 @@ pub struct Signature {
     pub signature: BlsSignature,
 }
 
-/// Whether a signature verifies.
+/// Outcome of verifying a signature.
 #[derive(Serialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 struct Verified {
@@ -65,7 +65,7 @@ pub async fn sign(kubernetes: &Kubernetes, arguments: &Sign) -> Result<Exit, Fai
 /// Verifies, without the nodes.
 ///
 /// # Errors
-/// When the signature is none, or a file fails.
+/// When the signature is malformed, or a file fails.
 pub async fn verify(kubernetes: &Kubernetes, arguments: &Verify) -> Result<Exit, Failure> {
     let signature = read_signature(&arguments.signature)?;
     let message = read_message(&arguments.message)?;

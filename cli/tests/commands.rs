@@ -298,7 +298,7 @@ async fn a_hundred_megabytes_go_through_a_pipe_in_bounded_memory() {
     println!("peaks: encrypt {} KiB, decrypt {} KiB", peaks[0], peaks[1]);
 }
 
-/// What a pod has mounted is all that is needed, and tokens that the kubelet renewed count at once.
+/// A pod needs nothing but its mounted volume, and uses renewed tokens at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_asks_with_its_mounted_volume_alone_and_follows_renewed_tokens() {
     let desk = Desk::new().await;

@@ -59,8 +59,9 @@ async fn run(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
     (status.code().unwrap_or(-1), text(stdout), text(stderr))
 }
 
+/// With a kubeconfig alone, data is encrypted and decrypted under tokens that are requested for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_a_kubeconfig_alone_data_is_encrypted_and_decrypted_under_requested_tokens() {
+async fn a_kubeconfig_alone_encrypts_and_decrypts() {
     let client = apiserver::namespace("shop").await;
     let fleet = Fleet::start_with(4, Arc::new(Published(client.clone()))).await;
     let folder = tempfile::tempdir().unwrap();

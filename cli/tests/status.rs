@@ -28,8 +28,9 @@ fn screen() -> Screen {
     Screen { fleets: report(&objects, "2026-03-01T12:00:00Z".parse().unwrap()) }
 }
 
+/// One screen says who is ready, which epoch is active, what comes next, what is wrong and what to do.
 #[test]
-fn one_screen_says_who_is_ready_which_epoch_what_comes_next_what_is_wrong_and_what_to_do() {
+fn one_screen_shows_state_problems_and_next_steps() {
     let screen = screen();
     for (format, name) in [(Format::Table, "status.txt"), (Format::Json, "status.json"), (Format::Yaml, "status.yaml")]
     {

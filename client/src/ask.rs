@@ -7,10 +7,9 @@ use std::future::Future;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use keyfleet_threshold::curve::{G1, G2};
+use keyfleet_threshold::curve::G1;
 use keyfleet_threshold::identifiers::{EpochNumber, NodeIndex};
 use keyfleet_threshold::polynomial::VerificationVector;
-use keyfleet_threshold::purpose::Certificate;
 use keyfleet_threshold::serving::derivation::EncryptedKey;
 use keyfleet_threshold::serving::ibe::Identity;
 use keyfleet_threshold::serving::signature;
@@ -21,52 +20,52 @@ use tonic::{Code, Request, Status};
 
 use crate::error::{AskError, NodeError, Shortfall};
 use crate::tally::{Call, Tally};
-use crate::{Answer, Shared, Trust};
+use crate::{Answer, Fleet, Shared, Trust};
 use keyfleet_api::channel;
-use keyfleet_api::messages;
-use keyfleet_api::tls::Connector;
+use keyfleet_api::epoch_certificate::{EpochCertificateError, ShownCertificate};
+use keyfleet_api::tls::{self, Connector};
 use keyfleet_api::v1::kms_client::KmsClient;
 use keyfleet_api::{v1, wire};
 
-/// Vectors of so many epochs are remembered.
+/// Number of epochs whose vectors are remembered.
 const VECTORS: usize = 8;
-/// When too many nodes have refused, the others have so long to say what they think.
+/// Time that the other nodes have to answer once too many have refused: their reasons are worth telling.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Nodes whose partials are wrong.
 type Culprits = Vec<NodeIndex>;
-/// What threshold good partials make.
-type Combined<W> = (W, Culprits);
+/// A combined answer, with the nodes whose partials were left out of it.
+type Outcome<C> = (C, Culprits);
 
-/// What one request asks of every node, and what becomes of the answers.
-pub(crate) trait Question: Send + Sync + 'static {
+/// One request to the `Kms` service, put to every node, and the way its answers are combined.
+pub(crate) trait KmsQuery: Send + Sync + 'static {
     type Partial: Copy + Send + 'static;
-    type Whole;
+    type Combined;
 
-    /// Asks one node; answers epoch and partial.
-    fn put(
+    /// Sends the request to one node. Returns the epoch and the partial.
+    fn send(
         &self,
         client: KmsClient<Channel>,
-        asked: Asked,
+        context: CallContext,
     ) -> impl Future<Output = Result<(EpochNumber, Self::Partial), NodeError>> + Send;
 
-    /// Combines.
+    /// Combines partials of one epoch, or names the nodes whose partials are wrong.
     fn combine(
         &self,
         vector: &VerificationVector,
         partials: &BTreeMap<NodeIndex, Self::Partial>,
-    ) -> Result<Combined<Self::Whole>, Culprits>;
+    ) -> Result<Outcome<Self::Combined>, Culprits>;
 }
 
-/// The part that all questions have.
-pub(crate) struct Asked {
+/// The fields that all requests carry.
+pub(crate) struct CallContext {
     cluster_id: Vec<u8>,
     request_id: Vec<u8>,
     epoch: u64,
     authorization: tonic::metadata::AsciiMetadataValue,
 }
 
-impl Asked {
+impl CallContext {
     fn request<T>(self, make: impl FnOnce(Vec<u8>, Vec<u8>, u64) -> T) -> Request<T> {
         let mut request = Request::new(make(self.cluster_id, self.request_id, self.epoch));
         request.metadata_mut().insert("authorization", self.authorization);
@@ -74,29 +73,29 @@ impl Asked {
     }
 }
 
-/// A key of an identity, encrypted to a transport key.
+/// Asks for the key of an identity, encrypted to a transport key.
 pub(crate) struct Derivation {
     pub(crate) identity: String,
     pub(crate) transport: G1,
 }
 
-impl Question for Derivation {
+impl KmsQuery for Derivation {
     type Partial = EncryptedKey;
-    type Whole = EncryptedKey;
+    type Combined = EncryptedKey;
 
-    async fn put(
+    async fn send(
         &self,
         mut client: KmsClient<Channel>,
-        asked: Asked,
+        context: CallContext,
     ) -> Result<(EpochNumber, EncryptedKey), NodeError> {
-        let request = asked.request(|cluster_id, request_id, epoch| v1::DeriveRequest {
+        let request = context.request(|cluster_id, request_id, epoch| v1::DeriveRequest {
             cluster_id,
             request_id,
             identity: self.identity.clone(),
             transport_key: self.transport.encode().to_vec(),
             epoch,
         });
-        let answer = client.derive(request).await.map_err(|status| fault_of(&status))?.into_inner();
+        let answer = client.derive(request).await.map_err(|status| error_of(&status))?.into_inner();
         let partial = EncryptedKey::decode(&answer.encrypted_partial).map_err(|_| NodeError::WrongPartial)?;
         Ok((EpochNumber(answer.epoch), partial))
     }
@@ -105,27 +104,27 @@ impl Question for Derivation {
         &self,
         vector: &VerificationVector,
         partials: &BTreeMap<NodeIndex, EncryptedKey>,
-    ) -> Result<Combined<EncryptedKey>, Culprits> {
+    ) -> Result<Outcome<EncryptedKey>, Culprits> {
         EncryptedKey::combine(Identity(self.identity.as_bytes()), &self.transport, vector, partials)
-            .map_err(|fault| fault.culprits)
+            .map_err(|error| error.culprits)
     }
 }
 
-/// A signature over `point`, asked for as `purpose`.
+/// Asks for a signature over `point`, under `purpose`.
 pub(crate) struct Signing {
     pub(crate) purpose: v1::sign_request::Purpose,
     pub(crate) point: G1,
 }
 
-impl Question for Signing {
+impl KmsQuery for Signing {
     type Partial = G1;
-    type Whole = G1;
+    type Combined = G1;
 
-    async fn put(&self, mut client: KmsClient<Channel>, asked: Asked) -> Result<(EpochNumber, G1), NodeError> {
+    async fn send(&self, mut client: KmsClient<Channel>, context: CallContext) -> Result<(EpochNumber, G1), NodeError> {
         let purpose = Some(self.purpose.clone());
         let request =
-            asked.request(|cluster_id, request_id, epoch| v1::SignRequest { cluster_id, request_id, epoch, purpose });
-        let answer = client.sign(request).await.map_err(|status| fault_of(&status))?.into_inner();
+            context.request(|cluster_id, request_id, epoch| v1::SignRequest { cluster_id, request_id, epoch, purpose });
+        let answer = client.sign(request).await.map_err(|status| error_of(&status))?.into_inner();
         let partial = point(&answer.partial_signature).ok_or(NodeError::WrongPartial)?;
         Ok((EpochNumber(answer.epoch), partial))
     }
@@ -134,10 +133,10 @@ impl Question for Signing {
         &self,
         vector: &VerificationVector,
         partials: &BTreeMap<NodeIndex, G1>,
-    ) -> Result<Combined<G1>, Culprits> {
+    ) -> Result<Outcome<G1>, Culprits> {
         signature::combine(&self.point, vector, partials)
             .map(|combined| (combined.signature, combined.culprits))
-            .map_err(|fault| fault.culprits)
+            .map_err(|error| error.culprits)
     }
 }
 
@@ -145,9 +144,9 @@ fn point(bytes: &[u8]) -> Option<G1> {
     G1::decode(bytes.try_into().ok()?).ok()
 }
 
-/// Asks until threshold nodes have answered, too many are out of the question, or patience is over.
-pub(crate) async fn ask<Q: Question>(shared: &Arc<Shared>, question: Q) -> Result<Answer<Q::Whole>, AskError> {
-    let question = Arc::new(question);
+/// Asks until threshold nodes have answered, too many are out of the query, or patience is over.
+pub(crate) async fn ask<Q: KmsQuery>(shared: &Arc<Shared>, query: Q) -> Result<Answer<Q::Combined>, AskError> {
+    let query = Arc::new(query);
     let request: [u8; 16] = rand::random();
     let begun = Instant::now();
     let mut deadline = begun + shared.patience.request;
@@ -158,10 +157,10 @@ pub(crate) async fn ask<Q: Question>(shared: &Arc<Shared>, question: Q) -> Resul
     let mut hopeless = false;
     loop {
         for next in if hopeless { Vec::new() } else { tally.calls() } {
-            let (shared, question) = (shared.clone(), question.clone());
+            let (shared, query) = (shared.clone(), query.clone());
             calls.spawn(async move {
                 tokio::time::sleep(next.after).await;
-                let asked = tokio::time::timeout(shared.patience.call, call(&shared, &*question, &request, next)).await;
+                let asked = tokio::time::timeout(shared.patience.call, call(&shared, &*query, &request, next)).await;
                 (next, asked.unwrap_or(Err(NodeError::Silent)))
             });
         }
@@ -169,11 +168,11 @@ pub(crate) async fn ask<Q: Question>(shared: &Arc<Shared>, question: Q) -> Resul
         let Ok(Some(Ok((asked, answer)))) = heard else { break };
         match answer {
             Ok((epoch, partial)) => tally.answered(asked.node, epoch, partial),
-            Err(fault) => tally.failed(asked.node, asked.epoch, fault),
+            Err(error) => tally.failed(asked.node, asked.epoch, error),
         }
         if let Some((epoch, vector)) = enough(shared, &tally) {
             let partials = tally.partials()[0].1;
-            match question.combine(&vector, partials) {
+            match query.combine(&vector, partials) {
                 Ok((value, wrong)) => {
                     culprits.extend(wrong);
                     culprits.sort_unstable();
@@ -191,7 +190,7 @@ pub(crate) async fn ask<Q: Question>(shared: &Arc<Shared>, question: Q) -> Resul
             deadline = deadline.min(Instant::now() + LAST_WORDS);
         }
     }
-    Err(shortfall(shared, &*question, tally, begun.elapsed()).into())
+    Err(shortfall(shared, &*query, tally, begun.elapsed()).into())
 }
 
 /// The best epoch and its vector, when threshold nodes have answered from it.
@@ -206,12 +205,12 @@ fn needed<P: Copy>(shared: &Shared, tally: &Tally<P>) -> usize {
     vector.map_or(shared.fleet.threshold, |vector| vector.threshold()).count()
 }
 
-fn shortfall<Q: Question>(shared: &Shared, question: &Q, mut tally: Tally<Q::Partial>, waited: Duration) -> Shortfall {
+fn shortfall<Q: KmsQuery>(shared: &Shared, query: &Q, mut tally: Tally<Q::Partial>, waited: Duration) -> Shortfall {
     let needed = needed(shared, &tally);
     let best = tally.partials().first().map(|(epoch, partials)| (*epoch, (*partials).clone()));
     if let Some((epoch, partials)) = &best
         && let Some(vector) = shared.vector(*epoch)
-        && let Err(wrong) = question.combine(&vector, partials)
+        && let Err(wrong) = query.combine(&vector, partials)
     {
         tally.blame(&wrong);
     }
@@ -221,9 +220,9 @@ fn shortfall<Q: Question>(shared: &Shared, question: &Q, mut tally: Tally<Q::Par
 }
 
 /// One call to one node. The vector of the epoch that it answers from is known afterwards.
-async fn call<Q: Question>(
+async fn call<Q: KmsQuery>(
     shared: &Shared,
-    question: &Q,
+    query: &Q,
     request: &[u8; 16],
     next: Call,
 ) -> Result<(EpochNumber, Q::Partial), NodeError> {
@@ -231,13 +230,13 @@ async fn call<Q: Question>(
     let token = shared.tokens.token(next.node, &audience, next.renew).await;
     let authorization = token.and_then(|token| token.authorization()).map_err(NodeError::NoToken)?;
     let client = KmsClient::new(shared.channel(next.node).await?);
-    let asked = Asked {
+    let context = CallContext {
         cluster_id: shared.fleet.cluster.0.to_vec(),
         request_id: next.request_id(request),
         epoch: next.epoch.map_or(0, |epoch| epoch.0),
         authorization,
     };
-    let answer = question.put(client.clone(), asked).await;
+    let answer = query.send(client.clone(), context).await;
     if matches!(answer, Err(NodeError::Unreachable(_))) {
         shared.channels().remove(&next.node);
     }
@@ -265,7 +264,7 @@ impl Shared {
         if let Some(channel) = known {
             return Ok(channel);
         }
-        let unreachable = |error: &dyn std::error::Error| NodeError::Unreachable(innermost(error));
+        let unreachable = |error: &(dyn std::error::Error + 'static)| NodeError::Unreachable(innermost(error));
         let pin = self.fleet.nodes.get(&node).copied().ok_or(NodeError::Silent)?;
         let connector = match &self.trust {
             Trust::Pins => Connector::new(None, pin),
@@ -287,12 +286,12 @@ impl Shared {
     /// Asks a node for the vector of an epoch, and takes it if the fleet's key certified it.
     async fn learn(&self, mut client: KmsClient<Channel>, epoch: EpochNumber) -> Result<(), NodeError> {
         let request = v1::PublicKeyRequest { cluster_id: self.fleet.cluster.0.to_vec() };
-        let answer = client.public_key(request).await.map_err(|status| fault_of(&status))?.into_inner();
+        let answer = client.public_key(request).await.map_err(|status| error_of(&status))?.into_inner();
         let proofs = [answer.active, answer.previous];
         let proof = proofs.into_iter().flatten().find(|proof| proof.number == epoch.0);
         // It may have gone on to the next epoch between the two calls.
         let proof = proof.ok_or_else(|| NodeError::NotNow(format!("it does not show epoch {epoch}")))?;
-        let vector = verified(&proof, self).map_err(NodeError::WrongProof)?;
+        let vector = verified(&proof, &self.fleet).map_err(NodeError::WrongProof)?;
         let mut vectors = self.vectors.lock().unwrap_or_else(PoisonError::into_inner);
         vectors.insert(epoch, Arc::new(vector));
         while vectors.len() > VECTORS {
@@ -302,25 +301,19 @@ impl Shared {
     }
 }
 
-/// The vector of a proof that the fleet's public key certified.
-fn verified(proof: &v1::EpochProof, shared: &Shared) -> Result<VerificationVector, &'static str> {
-    let points = proof.verification_vector.iter().map(|bytes| G2::decode(bytes.as_slice().try_into().ok()?).ok());
-    let points = points.collect::<Option<Vec<_>>>().ok_or("a point of its vector is none")?;
-    let vector = VerificationVector::new(points).map_err(|_| "its vector is none")?;
-    if vector.constant() != shared.fleet.public_key {
-        return Err("its vector is that of another public key");
-    }
-    let certificate = Certificate {
-        cluster: shared.fleet.cluster,
+/// Returns the vector of an epoch that the fleet's public key certified.
+fn verified(proof: &v1::EpochProof, fleet: &Fleet) -> Result<VerificationVector, EpochCertificateError> {
+    let shown = ShownCertificate {
+        cluster: fleet.cluster,
         number: EpochNumber(proof.number),
-        plan: messages::digest(&proof.plan_digest).ok_or("its plan digest is none")?,
-        vector: vector.digest(),
-        signature: point(&proof.certificate).ok_or("its certificate is none")?,
+        plan_digest: &proof.plan_digest,
+        verification_vector: &proof.verification_vector,
+        signature: &proof.certificate,
     };
-    if certificate.verify(&shared.fleet.public_key) { Ok(vector) } else { Err("its certificate is not the fleet's") }
+    shown.verify_under(&fleet.public_key)
 }
 
-pub(crate) fn fault_of(status: &Status) -> NodeError {
+pub(crate) fn error_of(status: &Status) -> NodeError {
     // A source means that the transport failed: the node itself said nothing.
     if let Some(source) = status.source() {
         return NodeError::Unreachable(innermost(source));
@@ -335,15 +328,16 @@ pub(crate) fn fault_of(status: &Status) -> NodeError {
     }
 }
 
-/// What an error is about, without the layers that only say that there was one.
-pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
+/// Returns what an error is about, without the layers that only say that there was one.
+pub(crate) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut inner = error;
-    while let Some(source) = inner.source() {
-        inner = source;
+    loop {
+        if tls::is_wrong_pin(inner) {
+            return "whoever answers there is not the pinned node".to_owned();
+        }
+        match inner.source() {
+            Some(source) => inner = source,
+            None => return inner.to_string(),
+        }
     }
-    let said = inner.to_string();
-    if said.contains("ApplicationVerificationFailure") {
-        return "whoever answers there is not the pinned node".to_owned();
-    }
-    said
 }

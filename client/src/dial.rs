@@ -23,7 +23,7 @@ pub trait Dial: Send + Sync {
     /// A fresh connection to a node.
     ///
     /// # Errors
-    /// Why there is none.
+    /// When the node cannot be reached.
     async fn dial(&self, node: NodeIndex) -> io::Result<Box<dyn Duplex>>;
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use keyfleet_api::epoch_certificate::EpochCertificateError;
 use keyfleet_threshold::identifiers::{EpochNumber, NodeIndex};
 
 use crate::tokens::NoToken;
@@ -50,7 +51,7 @@ impl Shortfall {
     /// pointless.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
-        let refusals = self.missing.values().filter(|fault| fault.is_refusal()).count();
+        let refusals = self.missing.values().filter(|error| error.is_refusal()).count();
         self.came + self.missing.len() - refusals < self.needed
     }
 }
@@ -59,8 +60,8 @@ impl fmt::Display for Shortfall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (came, needed) = (self.came, self.needed);
         write!(f, "{came} of {needed} needed answers came within {:.1} s; missing:", self.waited.as_secs_f64())?;
-        for (node, fault) in &self.missing {
-            write!(f, "\n  node {node}: {fault}")?;
+        for (node, error) in &self.missing {
+            write!(f, "\n  node {node}: {error}")?;
         }
         Ok(())
     }
@@ -101,7 +102,7 @@ pub enum NodeError {
     WrongPartial,
     /// It showed an epoch that the fleet's public key did not certify.
     #[error("what it says of its epoch does not verify: {0}")]
-    WrongProof(&'static str),
+    WrongProof(EpochCertificateError),
 }
 
 impl NodeError {

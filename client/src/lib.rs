@@ -171,8 +171,8 @@ impl Client {
     pub async fn derive(&self, identity: &str) -> Result<Answer<DerivedKey>, AskError> {
         limited("the identity", identity.len(), 1, IDENTITY_BYTES_MAX)?;
         let transport = TransportKey::random(&mut rand::rng());
-        let question = Derivation { identity: identity.to_owned(), transport: transport.public() };
-        let combined = ask::ask(&self.0, question).await?;
+        let query = Derivation { identity: identity.to_owned(), transport: transport.public() };
+        let combined = ask::ask(&self.0, query).await?;
         let of = Identity(identity.as_bytes());
         let value = combined.value.open(of, &transport, &self.0.fleet.public_key).map_err(|_| AskError::NotTheKey)?;
         Ok(Answer { value, epoch: combined.epoch, culprits: combined.culprits })

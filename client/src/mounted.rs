@@ -27,7 +27,7 @@ pub struct Mounted {
     pub tokens: TokenFiles,
 }
 
-/// A mounted volume that is none.
+/// Why a mounted volume cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MountedError {
@@ -39,7 +39,7 @@ pub enum MountedError {
         /// Why.
         source: io::Error,
     },
-    /// The record is none.
+    /// The file `client.json` holds no record.
     #[error("{path}: {source}", path = path.display())]
     Record {
         /// Its file.
@@ -47,7 +47,7 @@ pub enum MountedError {
         /// Why.
         source: RecordError,
     },
-    /// The record's facts are none.
+    /// No client can be made of the record.
     #[error(transparent)]
     Fleet(#[from] FleetError),
 }
@@ -71,7 +71,7 @@ impl Mounted {
     /// A client that reaches the nodes by their host names. Nodes that join later are known to a client made later.
     ///
     /// # Errors
-    /// When the record's facts are none.
+    /// When no client can be made of the record.
     pub fn client(&self, patience: Patience) -> Result<Client, MountedError> {
         let fleet = Fleet::try_from(&self.record)?;
         let dial = Direct::by_host_names(&fleet, &self.record.cluster, &self.namespace, KMS_PORT);

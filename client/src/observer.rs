@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use tonic::Request;
 use tonic::transport::Channel;
 
-use crate::ask::{fault_of, innermost};
+use crate::ask::{error_of, innermost};
 use crate::{Dial, Fleet, NodeError, Patience, Tokens};
 use keyfleet_api::limits::FETCH_DIGESTS_MAX;
 use keyfleet_api::tls::Connector;
@@ -47,9 +47,9 @@ impl Observer {
             let request = v1::FollowRequest { cluster_id: self.fleet.cluster.0.to_vec(), ..Default::default() };
             let request = self.authorized(node, request).await?;
             let stream = self.client(node).await?.follow(request).await;
-            let mut stream = stream.map_err(|status| fault_of(&status))?.into_inner();
+            let mut stream = stream.map_err(|status| error_of(&status))?.into_inner();
             let mut said = Vec::new();
-            while let Some(item) = stream.message().await.map_err(|status| fault_of(&status))? {
+            while let Some(item) = stream.message().await.map_err(|status| error_of(&status))? {
                 match item.item {
                     Some(v1::follow_item::Item::Row(row)) => {
                         if let Some(Blob::Message(message)) = messages::read_row(&row) {
@@ -77,8 +77,8 @@ impl Observer {
                 let digests = wanted.iter().map(|digest| digest.0.to_vec()).collect();
                 let request = v1::FetchRequest { cluster_id: self.fleet.cluster.0.to_vec(), digests };
                 let stream = client.fetch(self.authorized(node, request).await?).await;
-                let mut stream = stream.map_err(|status| fault_of(&status))?.into_inner();
-                while let Some(item) = stream.message().await.map_err(|status| fault_of(&status))? {
+                let mut stream = stream.map_err(|status| error_of(&status))?.into_inner();
+                while let Some(item) = stream.message().await.map_err(|status| error_of(&status))? {
                     // What was not asked for is dropped.
                     found.extend(messages::read_found(&item).filter(|blob| wanted.contains(&blob.digest())));
                 }
@@ -89,7 +89,7 @@ impl Observer {
     }
 
     async fn client(&self, node: NodeIndex) -> Result<RoundClient<Channel>, NodeError> {
-        let unreachable = |error: &dyn std::error::Error| NodeError::Unreachable(innermost(error));
+        let unreachable = |error: &(dyn std::error::Error + 'static)| NodeError::Unreachable(innermost(error));
         let pin = self.fleet.nodes.get(&node).copied().ok_or(NodeError::Silent)?;
         let connector = Connector::new(None, pin).map_err(|error| unreachable(&error))?;
         let dial = self.dial.clone();

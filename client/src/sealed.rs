@@ -78,7 +78,7 @@ impl<R: Read> Sealed<R> {
     /// Reads the header.
     ///
     /// # Errors
-    /// When there is none.
+    /// When the input does not begin with a header.
     pub fn read(mut input: R) -> Result<Self, SealedError> {
         let mut bytes = vec![0; HEADER_BYTES_FIXED];
         fill(&mut input, &mut bytes)?;

@@ -11,12 +11,12 @@ use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
 
 use crate::error::NodeError;
 
-/// A node that did not answer is asked again after so long, and twice as long each time.
+/// First pause before a node that did not answer is asked again; doubled every time.
 const AGAIN: Duration = Duration::from_millis(50);
-/// But at most so long.
+/// Longest pause before a node is asked again.
 const AGAIN_MOST: Duration = Duration::from_secs(1);
 
-/// A question to a node.
+/// One call of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Call {
     pub(crate) node: NodeIndex,

@@ -51,7 +51,7 @@ pub trait Tokens: Send + Sync {
     /// the node did not take it.
     ///
     /// # Errors
-    /// Why there is none.
+    /// When no token can be had: the reason.
     async fn token(&self, node: NodeIndex, audience: &str, renew: bool) -> Result<Token, NoToken>;
 }
 

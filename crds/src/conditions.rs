@@ -164,8 +164,8 @@ words! {
 }
 
 impl Reason {
-    /// The page of `docs/runbooks/` for a person who meets it in a condition that needs one; none where nothing is to be done,
-    /// or the message says it all.
+    /// The page of `docs/runbooks/` for a person who meets it in a condition that needs one; none where nothing is to be
+    /// done, or the message says it all.
     #[must_use]
     pub fn runbook(self) -> Option<&'static str> {
         Some(match self {
@@ -205,14 +205,17 @@ impl Reason {
     }
 }
 
-/// The page for a `KmsNode` whose pod has no worker to run on: the spread, which is what `Unschedulable` means of a cluster, is
-/// not the cause there.
+/// The page for a `KmsNode` whose pod has no worker to run on: the spread, which is what `Unschedulable` means of a
+/// cluster, is not the cause there.
 pub const WORKER_GONE_PAGE: &str = "worker-gone.md";
 
 /// A message with the name of a page of `docs/runbooks/`, unless it names one.
 #[must_use]
 pub fn explained_by(page: &str, message: String) -> String {
-    if message.contains("docs/runbooks/") { message } else { format!("{message}. See docs/runbooks/{page}") }
+    if message.contains("docs/runbooks/") {
+        return message;
+    }
+    format!("{}. See docs/runbooks/{page}", message.trim_end_matches('.'))
 }
 
 /// Sets `new` in `conditions` by its type, keeping `lastTransitionTime` where the status stays. Returns whether anything
@@ -256,7 +259,7 @@ pub fn condition(
     }
 }
 
-/// Whether the condition of this type is `True`.
+/// Returns true where the condition of this type is `True`.
 #[must_use]
 pub fn is_true(conditions: &[Condition], type_: &str) -> bool {
     conditions.iter().any(|condition| condition.type_ == type_ && condition.status == "True")
@@ -293,8 +296,10 @@ mod tests {
         }
     }
 
+    /// Every page that a reason names exists and names the reason, and every page is named by a reason.
     #[test]
-    fn every_page_that_a_reason_names_is_there_and_says_its_name_and_every_page_is_named() {
+    #[expect(clippy::disallowed_methods, reason = "a test reads the pages")]
+    fn reasons_and_runbooks_name_each_other() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/runbooks");
         let mut named = std::collections::BTreeSet::from(["README.md", WORKER_GONE_PAGE]);
         let index = std::fs::read_to_string(folder.join("README.md")).unwrap();

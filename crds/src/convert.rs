@@ -186,7 +186,7 @@ pub fn threshold(value: u32, field: &'static str) -> Result<Threshold, ConvertEr
 /// The key as a point.
 ///
 /// # Errors
-/// When it is none of G2.
+/// When the bytes are no point of G2.
 pub fn point(key: &values::PublicKey) -> Result<G2, ConvertError> {
     G2::decode(&key.0).map_err(|_| ConvertError::Field("a public key"))
 }

@@ -1,6 +1,7 @@
 //! The patterns of access rules: plain text in which `*` stands for any characters, none included.
 
-/// Whether `text` matches `pattern`. `*` stands for any run of characters; every other character for itself, in its case.
+/// Returns true where `text` matches `pattern`. `*` stands for any run of characters; every other character for itself, in
+/// its case.
 ///
 /// Takes at most pattern × text steps, whatever a caller sends.
 #[must_use]

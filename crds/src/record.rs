@@ -19,7 +19,7 @@ pub const RECORD_KEY: &str = "record.json";
 /// The ConfigMap's key for callers.
 pub const CLIENT_KEY: &str = "client.json";
 
-/// What outlives a `KmsCluster`.
+/// Everything that outlives a `KmsCluster`.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Record {
@@ -48,15 +48,15 @@ pub struct Record {
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RecordedNode {
-    /// Its index.
+    /// Index of the node.
     pub index: u32,
-    /// Its pinned identity key.
+    /// Pinned identity key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity_key: Option<PinnedKey>,
-    /// Its volume's handle.
+    /// Handle of the node's volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_handle: Option<String>,
-    /// Whether it is being let go.
+    /// True while the node is being let go.
     #[serde(default)]
     pub removed: bool,
     /// Where its replica stood when the record was last written.
@@ -98,7 +98,7 @@ pub struct CertifiedEpoch {
     pub certificate: Certificate,
 }
 
-/// What callers need.
+/// Everything that callers need.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClientRecord {
@@ -108,7 +108,7 @@ pub struct ClientRecord {
     pub cluster_id: ClusterId,
     /// The public key.
     pub public_key: PublicKey,
-    /// How many nodes answer together.
+    /// Number of nodes that answer together.
     pub threshold: u32,
     /// The nodes that hold a share, ascending by index.
     pub nodes: Vec<ClientNode>,
@@ -118,7 +118,7 @@ pub struct ClientRecord {
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ClientNode {
-    /// Its index.
+    /// Index of the node.
     pub index: u32,
     /// The identity key that its certificate must show.
     pub identity_key: PinnedKey,
@@ -139,12 +139,12 @@ pub enum RecordError {
         /// The format found.
         found: u64,
     },
-    /// It does not parse.
+    /// The text does not parse.
     #[error("{key} is not a record: {source}; restore the ConfigMap from a backup")]
     Invalid {
         /// The ConfigMap's key.
         key: &'static str,
-        /// What is wrong with it.
+        /// The parser's error.
         source: serde_json::Error,
     },
 }
@@ -183,7 +183,7 @@ impl Record {
         })
     }
 
-    /// Whether this record shows that a key was ever generated, so that genesis is refused.
+    /// Returns true where this record shows that a key was ever generated: genesis is refused then.
     #[must_use]
     pub fn forbids_genesis(&self) -> bool {
         self.public_key.is_some() || self.epoch.as_ref().is_some_and(|epoch| epoch.plan.kind == RoundKind::Reshare)

@@ -1,4 +1,5 @@
 //! The samples are what the types and rules accept.
+#![expect(clippy::disallowed_methods, reason = "a test reads the samples")]
 
 use std::path::Path;
 

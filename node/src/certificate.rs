@@ -1,7 +1,7 @@
 //! The platform's certificate for callers, as the Secret of `spec.tls.kmsCertificateSecret` is mounted. It is read anew when
 //! it changes: whoever renews it (cert-manager, a person) restarts nothing.
 //!
-//! What cannot be used is a problem in `status.node` and no reason to stop: a certificate that was read before serves until it
+//! A certificate that cannot be used is a problem in `status.node` and no reason to stop: one that was read before serves until it
 //! expires, and callers by pin are never shown it anyway.
 
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::apiserver::status::Problems;
 use crate::clock::now_seconds;
 
-/// How often the folder is read. The kubelet takes a minute to bring a changed Secret there.
+/// Interval of reading the folder. The kubelet takes a minute to bring a changed Secret there.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// A mounted certificate.
@@ -23,7 +23,7 @@ pub(crate) struct Mounted {
     folder: PathBuf,
     platform: Platform,
     problems: Problems,
-    /// What was read last: chain and key.
+    /// Chain and key as they were read last.
     read: Option<(Vec<u8>, Zeroizing<Vec<u8>>)>,
 }
 
@@ -69,14 +69,14 @@ impl Mounted {
                 self.problems.clear(ProblemAbout::Tls);
                 self.read = Some((chain, key));
             }
-            Err(fault) => {
+            Err(error) => {
                 self.read = None;
-                let next = match fault {
+                let next = match error {
                     PlatformError::NotYet(_) => "wait, or put one that is valid now into the Secret",
                     PlatformError::Expired(_) => "renew it",
                     _ => "put a certificate with its key into the Secret that spec.tls.kmsCertificateSecret names",
                 };
-                self.trouble(&fault.to_string(), next);
+                self.trouble(&error.to_string(), next);
             }
         }
     }
@@ -110,7 +110,7 @@ mod tests {
             Self { folder, platform, problems, mounted }
         }
 
-        /// What is shown after the folder holds this, and what is said.
+        /// Puts files into the folder. Returns the problem that is shown then, and the log.
         fn holds(&mut self, files: Option<&(String, String)>) -> (Option<String>, String) {
             for (name, content) in
                 ["tls.crt", "tls.key"].into_iter().zip(files.map(|of| [&of.0, &of.1]).into_iter().flatten())
@@ -134,9 +134,11 @@ mod tests {
         (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
     }
 
+    /// A Secret is followed; what is wrong with it is reported, and the certificate read before is shown meanwhile.
+    ///
     /// seed: 002-26
     #[test]
-    fn a_secret_is_followed_and_what_is_wrong_with_it_is_said_while_another_certificate_is_shown() {
+    fn a_bad_secret_is_reported_and_the_old_one_is_shown() {
         let mut secret = Secret::new();
         let (shown, said) = secret.holds(None);
         assert_eq!(shown, None);

@@ -16,10 +16,10 @@ use tokio::sync::watch;
 
 use crate::round::{Epochs, Published};
 
-/// What the pages show.
+/// Data that the pages show.
 #[derive(Clone)]
 pub(crate) struct Pages {
-    /// What keeps the node from starting, in words that a person can act on.
+    /// Reason why the node does not start, in words that a person can act on.
     pub(crate) trouble: watch::Receiver<Option<String>>,
     /// The running node, once it runs.
     pub(crate) node: watch::Receiver<Option<Running>>,
@@ -28,14 +28,11 @@ pub(crate) struct Pages {
     pub(crate) died: Vec<String>,
 }
 
-/// What is read of a running node.
+/// Data of a running node.
 #[derive(Clone)]
 pub(crate) struct Running {
-    /// Its identity in hexadecimal.
     pub(crate) identity: String,
-    /// What it has said.
     pub(crate) published: watch::Receiver<Arc<Published>>,
-    /// What it serves.
     pub(crate) served: watch::Receiver<Arc<Epochs>>,
 }
 

@@ -18,7 +18,6 @@ pub struct NameMark {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameMarkError {
-    /// It is another's.
     #[error(
         "the bucket says in {object} that this name belongs to cluster {found}, not to {expected}: restore that cluster's \
          record, or use another name, prefix or bucket; nothing is generated beside it. docs/runbooks/name-taken.md"
@@ -26,9 +25,7 @@ pub enum NameMarkError {
     Other {
         /// The object.
         object: String,
-        /// Whose it is.
         found: String,
-        /// Who asks.
         expected: ClusterId,
     },
     /// The bucket does not say.

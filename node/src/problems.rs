@@ -1,4 +1,4 @@
-//! What goes wrong while a node runs, as problems that its `KmsNode` shows.
+//! Problems of a running node, as its `KmsNode` shows them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,7 +82,7 @@ fn number(notice: &Notice) -> Option<EpochNumber> {
     }
 }
 
-/// What is wrong. `waits` is how long the oldest commit has waited for the bucket, if one does.
+/// Returns the problem of replication, if there is one. `waits` is the time for which the oldest commit has waited.
 fn problem_of(status: &Status, waits: Option<Duration>, now: Timestamp) -> Option<(Reason, String)> {
     let goes_on = "serving goes on; rounds wait until the bucket takes what they wrote";
     // A time and no length: that would be a write for every second.
@@ -139,8 +139,9 @@ mod tests {
         Status { phase, term, durable, committed, trouble, snapshot, closed_chains: 0, errors }
     }
 
+    /// A bucket that is away is reported with the time since when, in the same words however long it lasts.
     #[test]
-    fn a_bucket_that_is_away_is_told_with_the_time_since_when_and_the_same_words_however_long_it_lasts() {
+    fn an_absent_bucket_is_reported_in_words_that_stay() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let failing = status(Phase::Shipping, Some((3, ErrorKind::Transport, "no route".into())));
         let said = |seconds| {

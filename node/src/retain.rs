@@ -10,11 +10,11 @@ use keyfleet_litestream::retention::{self, Rules, SweepError};
 
 use crate::store::replica::{CaConfigMapError, location};
 
-/// A restore's pin counts so long: nodes cannot delete their own.
+/// Life of a restore's pin, in milliseconds: nodes cannot delete their own.
 const PIN_EXPIRY_MS: u64 = 6 * HOUR_MS;
 const HOUR_MS: u64 = 3_600_000;
 
-/// What a run came to.
+/// Result of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Retained {
     /// Replicas that were swept.
@@ -27,19 +27,19 @@ pub struct Retained {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RetainError {
-    /// Who may sign the bucket's certificate is not known.
+    /// The bucket's certificate authorities are not known.
     #[error(transparent)]
     CaConfigMap(#[from] CaConfigMapError),
     /// The bucket, before any replica was looked at.
     #[error("nothing was deleted: {error}{}", advice(.error))]
     Bucket {
-        /// What it said.
+        /// Answer of the bucket.
         error: BucketError,
     },
     /// Some replicas; the others were swept.
     #[error("{} of {all} replicas were not swept: {}", .faults.len(), .faults.join("; "))]
     Replicas {
-        /// How many there are.
+        /// Number of all replicas.
         all: usize,
         /// Each node's index and what went wrong.
         faults: Vec<String>,
@@ -84,13 +84,13 @@ pub async fn run_at(folder: &Location, grace_hours: u32) -> Result<Retained, Ret
                 retained.replicas += 1;
                 retained.deleted += deleted;
             }
-            Err(fault) => {
-                tracing::error!(node, %fault, "not swept");
-                let advice = match &fault {
+            Err(error) => {
+                tracing::error!(node, %error, "not swept");
+                let advice = match &error {
                     SweepError::Bucket(error) => advice(error),
                     _ => "",
                 };
-                faults.push(format!("node {node}: {fault}{advice}"));
+                faults.push(format!("node {node}: {error}{advice}"));
             }
         }
     }
@@ -127,8 +127,9 @@ fn advice(error: &BucketError) -> &'static str {
 mod tests {
     use super::*;
 
+    /// An object stays for the grace, and two restore points stay for ever.
     #[test]
-    fn an_object_stays_for_the_grace_and_two_restore_points_for_ever() {
+    fn the_grace_and_two_restore_points_are_kept() {
         let rules = rules(72);
         assert_eq!((rules.grace_ms, rules.keep_at_least), (72 * HOUR_MS, 2));
         // A writer that was idle for longer than this looks at the boundary before it acknowledges.

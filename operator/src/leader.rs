@@ -12,30 +12,30 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 
-/// How long a lease holds after its last renewal.
+/// Lifetime of a lease after its last renewal.
 pub const LEASE: Duration = Duration::from_secs(15);
-/// How long a holder goes on without a renewal: less than [`LEASE`], so that it has stopped before another begins.
+/// Longest time that a holder goes on without a renewal: less than [`LEASE`], so that it has stopped before another begins.
 pub const RENEW_DEADLINE: Duration = Duration::from_secs(10);
-/// How often it is renewed, and how often others look.
+/// Wait between two renewals, and between two looks of other candidates.
 pub const RETRY: Duration = Duration::from_secs(2);
 
-/// What a candidate sees.
+/// The lease, as a candidate sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Seen<'a> {
-    /// Who holds the lease; `None` when nobody does or there is none.
+    /// Holder of the lease. `None` while nobody holds it or no lease exists.
     pub holder: Option<&'a str>,
-    /// Whether the Lease object exists.
+    /// True while the Lease object exists.
     pub exists: bool,
-    /// How long this process has seen it unchanged.
+    /// Time for which this process has seen the lease unchanged.
     pub unchanged_for: Duration,
-    /// How long it holds.
+    /// Lifetime after the last renewal.
     pub lasts: Duration,
 }
 
-/// What a candidate does next.
+/// Next step of a candidate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Step {
-    /// POST the lease: there is none.
+    /// POST the lease: it does not exist.
     Create,
     /// Update it: one holds it already, and says so again.
     Renew,
@@ -64,7 +64,7 @@ pub enum Lost {
     /// Somebody else holds the lease.
     #[error("the lease is held by {0}")]
     Taken(String),
-    /// It could not be renewed in time.
+    /// The lease could not be renewed in time.
     #[error("the lease could not be renewed within {seconds} s: {0}", seconds = RENEW_DEADLINE.as_secs())]
     NotRenewed(kube::Error),
 }
@@ -78,7 +78,8 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// A candidate for the Lease `name` in `namespace`. `me` must differ between processes: the pod's name and a random part.
+    /// A candidate for the Lease `name` in `namespace`. `me` must differ between processes: the pod's name and a random
+    /// part.
     #[must_use]
     pub fn new(client: Client, namespace: &str, name: &str, me: String) -> Self {
         Self { leases: Api::namespaced(client, namespace), name: name.into(), me, last: None }

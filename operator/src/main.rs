@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use clap::Parser;
 use keyfleet_operator::controllers::{self, Context, Options, Scope};
-use keyfleet_operator::heard::Followers;
-use keyfleet_operator::heard::token::OwnAccount;
 use keyfleet_operator::leader::Candidate;
 use keyfleet_operator::metrics::Metrics;
+use keyfleet_operator::node_streams::Followers;
+use keyfleet_operator::node_streams::token::OwnAccount;
 
 /// A transparent group is for simulations: nothing that is shipped compiles with it.
 const _: () = assert!(!keyfleet_threshold::curve::IS_TRANSPARENT);

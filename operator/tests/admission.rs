@@ -13,13 +13,13 @@ use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use keyfleet_crds::values::ClusterId;
 use keyfleet_crds::{KmsCluster, KmsClusterStatus};
-use keyfleet_operator::build::{Fleet, access, storage};
 use keyfleet_operator::manifests;
+use keyfleet_operator::objects::{Fleet, access, storage};
 use kube::api::PostParams;
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-/// What the server says to a POST as the operator; nothing is made.
+/// Posts as the operator, as a dry run, and returns the server's answer.
 async fn refusal(client: &Client, plural: &str, object: &Value) -> Option<String> {
     let group = object["apiVersion"].as_str().expect("an object has a version");
     let root = if group == "v1" { "/api/v1".to_owned() } else { format!("/apis/{group}") };

@@ -20,8 +20,8 @@ use keyfleet_crds::cluster::Phase;
 use keyfleet_crds::conditions::ClusterCondition;
 use keyfleet_crds::{KeyEpoch, KmsCluster, KmsClusterStatus, KmsNode};
 use keyfleet_operator::controllers::{self, Context, Options, Scope};
-use keyfleet_operator::heard::Nobody;
 use keyfleet_operator::metrics::Metrics;
+use keyfleet_operator::node_streams::NoNodes;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
@@ -57,7 +57,7 @@ impl Running {
             subject: "system:serviceaccount:keyfleet-system:keyfleet-operator".into(),
             chains_folder: "/nowhere".into(),
         };
-        let context = Context::new(client.clone(), options, Arc::new(Nobody), metrics.clone());
+        let context = Context::new(client.clone(), options, Arc::new(NoNodes), metrics.clone());
         let task = tokio::spawn(controllers::run(context));
         Self { client, metrics, task }
     }
@@ -203,7 +203,7 @@ async fn one_apply_makes_every_object_and_an_idle_cluster_costs_no_writes() {
     assert!(operator.api::<KeyEpoch>().list(&ListParams::default()).await.unwrap().items.is_empty());
 }
 
-/// What somebody deletes or changes by hand comes back.
+/// Objects that somebody deletes or changes by hand come back.
 #[tokio::test(flavor = "multi_thread")]
 async fn objects_that_were_deleted_or_changed_come_back() {
     let operator = Running::new("come-back").await;
@@ -228,9 +228,11 @@ async fn objects_that_were_deleted_or_changed_come_back() {
         .await;
 }
 
+/// A deleted cluster keeps everything that its key needs, and is adopted when applied again.
+///
 /// Scenario 11, the operator's part: under Retain a deleted cluster is adopted again, with its id.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_cluster_keeps_what_its_key_needs_and_is_adopted_when_applied_again() {
+async fn a_deleted_cluster_is_adopted_when_applied_again() {
     let operator = Running::new("retain").await;
     operator.apply().await;
     operator.until_at_rest().await;

@@ -10,7 +10,7 @@ use crate::State;
 pub enum Action {
     /// Puts the operator's finalizer on the `KmsCluster`, or takes it off.
     SetClusterFinalizer {
-        /// Whether it shall be there.
+        /// True when the finalizer shall be set, false when it shall be gone.
         present: bool,
     },
     /// Mints a cluster id: the shell puts sixteen random bytes into this status and updates it.
@@ -31,7 +31,7 @@ pub enum Action {
     CreateEpoch(Box<KeyEpochSpec>),
     /// Updates a `KeyEpoch`'s status.
     UpdateEpoch {
-        /// Its number.
+        /// The epoch's number.
         number: u64,
         /// The version read.
         resource_version: String,
@@ -40,14 +40,14 @@ pub enum Action {
     },
     /// Puts the active epoch's finalizer on, or takes it off.
     SetEpochFinalizer {
-        /// Its number.
+        /// The epoch's number.
         number: u64,
-        /// Whether it shall be there.
+        /// True when the finalizer shall be set, false when it shall be gone.
         present: bool,
     },
     /// Deletes the record of an epoch.
     DeleteEpoch {
-        /// Its number.
+        /// The epoch's number.
         number: u64,
     },
     /// Posts a `KmsNode`.
@@ -61,24 +61,24 @@ pub enum Action {
     },
     /// Takes the finalizer off a `KmsNode` that is being deleted.
     ReleaseNode {
-        /// Its index.
+        /// The node's index.
         index: u32,
     },
     /// Deletes the `KmsNode` of a node whose secrets are gone.
     DeleteNode {
-        /// Its index.
+        /// The node's index.
         index: u32,
     },
     /// Evicts a node's pod, which comes back as the spec wants it. The disruption budget may refuse.
     Evict {
-        /// Its index.
+        /// The node's index.
         index: u32,
     },
     /// Writes the ConfigMap `<cluster>-record`.
     WriteRecord {
         /// The version read; `None` creates it.
         resource_version: Option<String>,
-        /// What it says.
+        /// Content of the record.
         record: Box<Record>,
     },
     /// Deletes the ConfigMap `<cluster>-record`, when a fleet was destroyed.

@@ -1,4 +1,4 @@
-//! What becomes of epochs that were activated, and of the records of those that failed.
+//! Confirmation and retirement of epochs, and removal of the records of failed ones.
 
 use std::collections::BTreeSet;
 
@@ -91,7 +91,7 @@ fn confirms(state: &State, number: u64, epoch: &Epoch) -> bool {
     by_count || confirmed_by_age(holding.len(), answering, epoch.spec.threshold as usize, outlasted)
 }
 
-/// What nodes said of an epoch since the record was written: who holds it, who destroyed it. Written when it changes.
+/// Writes down which nodes proved to hold an epoch and which destroyed it, when that has changed since the last write.
 fn observe(state: &State, number: u64, epoch: &Epoch, status: &mut KeyEpochStatus) {
     if key_epoch::serves(Some(status)) {
         let holds = state.heard.holds.get(&number).into_iter().flatten();

@@ -1,4 +1,4 @@
-//! What forbids decisions, with the sentence that a person needs. A gate that is shut changes nothing and loses nothing.
+//! Conditions that forbid decisions, each with a sentence for a person. A gate that is shut changes nothing and loses nothing.
 
 use std::collections::BTreeSet;
 
@@ -12,9 +12,9 @@ use crate::state::{Recorded, State};
 pub struct Stop {
     /// The condition's reason.
     pub reason: Reason,
-    /// What is, and what to do.
+    /// Sentence for people: the state, and the next step.
     pub message: String,
-    /// Whether it lasts until a person acts.
+    /// True when the stop lasts until a person acts.
     pub needs_person: bool,
 }
 
@@ -28,7 +28,7 @@ impl Stop {
     }
 }
 
-/// Whether the record of objects may be written at all: it must not be older than what nodes or an earlier life prove.
+/// Checks that objects may be written at all: the record must not be older than what nodes or an earlier life prove.
 ///
 /// # Errors
 /// What forbids it.
@@ -37,7 +37,7 @@ pub fn record(state: &State) -> Result<(), Stop> {
     rolled_back(state)
 }
 
-/// Whether a round may be moved on: only when the nodes that hold the key have confirmed that the record is not older than
+/// Checks that a round may be moved on: only when the nodes that hold the key have confirmed that the record is not older than
 /// they are. A process that has just started knows nothing yet.
 ///
 /// # Errors
@@ -59,7 +59,7 @@ pub fn reports(state: &State) -> Result<(), Stop> {
     ))
 }
 
-/// Whether a round may be started now.
+/// Checks that a round may be started now, and returns the number for it.
 ///
 /// # Errors
 /// What forbids it.

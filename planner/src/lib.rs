@@ -1,4 +1,4 @@
-//! What the operator does next: a pure function of everything it knows.
+//! Decisions of the operator: a pure function of everything that it knows.
 //!
 //! ```text
 //!  objects, reports, block, time ──▶ State ──decide──▶ Decisions { actions, status } ──▶ one write each
@@ -46,12 +46,12 @@ pub use action::Action;
 pub use rounds::{Trigger, Waiting};
 pub use state::State;
 
-/// What to write, in this order, and what to remember.
+/// Writes to make, in this order, and facts to remember.
 #[derive(Clone, Default, Debug)]
 pub struct Decisions {
     /// The writes. The first that is refused ends the run: everything is read again.
     pub actions: Vec<Action>,
-    /// Whether the active epoch lacks dealers: remembered as [`State::starved_since`].
+    /// True when the active epoch lacks dealers: remembered as [`State::starved_since`].
     pub starved: bool,
     /// Why no round is started although one is due, for logs.
     pub waiting: Option<String>,

@@ -1,4 +1,4 @@
-//! Which nodes there are, and which there should be. An index is an identity: given once, never again.
+//! Membership: the nodes that exist, and those that should. An index is an identity: given once, never again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,11 +16,11 @@ pub struct Members {
     pub stay: BTreeSet<u32>,
     /// Indexes that are being let go, with whether they are given up as lost.
     pub leave: BTreeMap<u32, bool>,
-    /// How many indexes must be given to reach the size asked for.
+    /// Number of indexes to give until the fleet has the size of the spec.
     pub missing: u32,
 }
 
-/// Who belongs, who leaves, how many are missing. Pure in the objects: the same whoever asks, and whenever.
+/// Returns the nodes that belong, those that leave, and how many are missing: a function of the objects alone.
 #[must_use]
 pub fn members(state: &State) -> Members {
     let spec = &state.cluster.spec;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use crate::state::State;
 use crate::{Action, gate, membership::Members};
 
-/// What a rolling change waits for.
+/// State of a rolling change, and what it waits for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Rolling {
     /// Every pod is as the spec wants it.
@@ -19,7 +19,7 @@ pub enum Rolling {
     Waits(String),
 }
 
-/// What the rolling change, if one is under way, does next.
+/// Returns the next step of the rolling change, if one is under way.
 #[must_use]
 pub fn rolling(state: &State, members: &Members) -> Rolling {
     let outdated = outdated(state, members);

@@ -59,14 +59,14 @@ pub enum Waiting {
     BackOff(u64),
 }
 
-/// What rounds ask for at this moment.
+/// Actions that rounds require at this moment.
 #[derive(Clone, Default, Debug)]
 pub struct Rounds {
     /// Writes.
     pub actions: Vec<Action>,
     /// Why a due round waits.
     pub waiting: Option<Waiting>,
-    /// Whether the active epoch lacks dealers.
+    /// True when the active epoch lacks dealers.
     pub starved: bool,
 }
 
@@ -100,7 +100,7 @@ pub fn rounds(state: &State, members: &Members) -> Rounds {
     }
 }
 
-/// Which round is due at `block`, were there no failures to wait after.
+/// Returns the round that is due at `block`, leaving aside the pause after failures.
 #[must_use]
 pub fn due(state: &State, members: &Members, block: u64) -> Option<Trigger> {
     if !state.has_key() {
@@ -119,7 +119,7 @@ pub fn due(state: &State, members: &Members, block: u64) -> Option<Trigger> {
     boundary::due(interval, Block(block), last).map(|boundary| Trigger::Boundary(boundary.0))
 }
 
-/// Blocks that pass after so many failures in a row: doubling, at most four intervals.
+/// Blocks to wait after a number of failures in a row: doubling, at most four intervals.
 #[must_use]
 pub fn back_off_blocks(failures: u32, interval_blocks: u64) -> u64 {
     let doubled = 2_u64.saturating_pow(failures.clamp(1, 30));

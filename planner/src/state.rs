@@ -17,22 +17,22 @@ use crate::view::Heard;
 pub struct State {
     /// The `KmsCluster`.
     pub cluster: Cluster,
-    /// Its `KmsNode`s by index, removed ones included.
+    /// The `KmsNode`s by index, removed ones included.
     pub nodes: BTreeMap<u32, Node>,
-    /// Its `KeyEpoch`s by number.
+    /// The `KeyEpoch`s by number.
     pub epochs: BTreeMap<u64, Epoch>,
     /// The ConfigMap `<cluster>-record`.
     pub record: Recorded,
     /// Volume claims labelled with this cluster's name, each with the cluster id in its label.
     pub volumes: BTreeMap<String, String>,
-    /// Whether the namespace is being deleted with everything in it.
+    /// True when the namespace is being deleted with everything in it.
     pub namespace_ends: bool,
-    /// Whether `KmsNode` and `KeyEpoch` get finalizers: not from an operator for its own namespace alone, which would go with
+    /// True when `KmsNode` and `KeyEpoch` get finalizers: not from an operator for its own namespace alone, which would go with
     /// it and leave nobody to take them off.
     pub finalizers: bool,
-    /// Whether no pod of the cluster is left, or a deletion has waited for them as long as it may.
+    /// True when no pod of the cluster is left, or a deletion has waited for them as long as it may.
     pub stopped: bool,
-    /// What nodes said to this process.
+    /// Messages and reports of nodes to this process, judged.
     pub heard: Heard,
     /// The newest block that counts, or why none is known.
     pub block: Result<u64, BlockError>,
@@ -42,7 +42,7 @@ pub struct State {
     pub starved_since: Option<u64>,
     /// Why the disruption budget refused the last eviction, until it is asked again.
     pub eviction_refused: Option<String>,
-    /// How the job that deletes what replicas no longer need gets on.
+    /// State of the job that deletes objects which no restore needs.
     pub retention: Retention,
     /// The wall clock.
     pub now: Timestamp,
@@ -54,7 +54,7 @@ pub enum Retention {
     /// There is none: nothing is ever deleted.
     #[default]
     Absent,
-    /// It is there; the newest run that ended ended well, or none has ended yet.
+    /// The job exists; the newest run that has ended succeeded, or none has ended yet.
     Fine {
         /// When a run last ended well.
         succeeded: Option<Timestamp>,
@@ -82,21 +82,21 @@ impl Retention {
 /// A `KmsCluster`.
 #[derive(Clone, Debug)]
 pub struct Cluster {
-    /// Its name.
+    /// The cluster's name.
     pub name: String,
     /// `metadata.generation`.
     pub generation: i64,
     /// The version read; every write of its status names it.
     pub resource_version: String,
-    /// Whether it is being deleted.
+    /// True when it is being deleted.
     pub deleting: bool,
-    /// Whether the operator's finalizer is on it.
+    /// True when the operator's finalizer is on it.
     pub finalizer: bool,
     /// The annotation that asks for a round.
     pub reshare_request: Option<String>,
-    /// What the user wants.
+    /// Spec, as the user wrote it.
     pub spec: KmsClusterSpec,
-    /// What is recorded.
+    /// Status, as recorded.
     pub status: KmsClusterStatus,
 }
 
@@ -105,19 +105,19 @@ pub struct Cluster {
 pub struct Node {
     /// The version read.
     pub resource_version: String,
-    /// Whether it is being deleted.
+    /// True when it is being deleted.
     pub deleting: bool,
-    /// Its spec.
+    /// The node's spec.
     pub spec: KmsNodeSpec,
     /// The identity key that it offers with a good proof.
     pub offered: Option<PinnedKey>,
     /// Prekey sets on offer, signed by the pinned identity.
     pub offers: Vec<Offer>,
-    /// Whether its pod is ready, which means that it serves the newest active epoch it has heard of.
+    /// True when its pod is ready: it serves the newest active epoch that it knows of.
     pub ready: bool,
-    /// Whether its pod was made for an earlier spec or image.
+    /// True when its pod was made for an earlier spec or image.
     pub outdated: bool,
-    /// What it finds wrong with what it was given: a condition reason, and what to do.
+    /// Problems that it found with its configuration: a condition reason, and the next step.
     pub problems: Vec<(String, String)>,
     /// The worker that its pod is bound to.
     pub worker: Option<String>,
@@ -127,15 +127,15 @@ pub struct Node {
     pub volume_handle: Option<String>,
     /// Where its replica stands.
     pub position: Option<keyfleet_crds::record::Position>,
-    /// How far its replica was behind when it last said where it stands.
+    /// Lag of its replica in its newest report.
     pub lag: Lag,
-    /// Whether it has proven that its secrets are gone.
+    /// True when it has proven that its secrets are gone.
     pub erased: bool,
     /// Plan versions it understands; empty until it has reported.
     pub plan_versions: Vec<u16>,
 }
 
-/// How far a replica is behind.
+/// Lag of a replica.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Lag {
     /// Commits that S3 has not acknowledged.
@@ -149,7 +149,7 @@ pub struct Lag {
 pub struct Epoch {
     /// The version read.
     pub resource_version: String,
-    /// Whether the finalizer of the active epoch is on it.
+    /// True when the finalizer of the active epoch is on it.
     pub finalizer: bool,
     /// The plan.
     pub spec: KeyEpochSpec,
@@ -162,14 +162,14 @@ pub struct Epoch {
 pub enum Recorded {
     /// There is none.
     Absent,
-    /// It is there.
+    /// The record exists.
     Present {
         /// The version read.
         resource_version: String,
-        /// What it says.
+        /// Content of the record.
         record: Box<Record>,
     },
-    /// It is there and cannot be read: why.
+    /// The record exists and cannot be read, for this reason.
     Unreadable(String),
 }
 
@@ -180,44 +180,44 @@ pub enum BlockError {
     /// Nothing was asked yet.
     #[error("the block source has not been asked yet")]
     NotAsked,
-    /// It does not answer.
+    /// No answer.
     #[error(
         "the block source does not answer: {0}; no round starts until it does. Check the URL, its access key and the network"
     )]
     Down(String),
-    /// It answers for another chain.
+    /// Answer for another chain.
     #[error(
         "the block source is chain {found}, the KmsCluster's schedule says {expected}: correct the URL or make a new cluster"
     )]
     OtherChain {
-        /// What it answers.
+        /// Chain id in the answer.
         found: u64,
-        /// What was configured.
+        /// Chain id in the spec.
         expected: u64,
     },
-    /// Its answer makes no sense.
+    /// Answer that makes no sense.
     #[error(
         "the block source answers nonsense: {0}; no round starts. Check that the URL is a JSON-RPC endpoint of an Ethereum node"
     )]
     Nonsense(String),
-    /// It went back below a height that it had told.
+    /// Height below an earlier one.
     #[error(
         "the block source says {now} after it had said {before}: a final height never falls. No round starts until it is past {before} again; check the endpoint"
     )]
     Reversed {
-        /// What it had told.
+        /// Height in the earlier answer.
         before: u64,
-        /// What it says now.
+        /// Height in the present answer.
         now: u64,
     },
-    /// It jumped implausibly far.
+    /// Height implausibly far above the earlier one.
     #[error(
         "the block source jumped from {before} to {now} within {elapsed_seconds} s, which no chain does. No round starts; if the height is right, restart the operator"
     )]
     Jumped {
-        /// What it had told.
+        /// Height in the earlier answer.
         before: u64,
-        /// What it says now.
+        /// Height in the present answer.
         now: u64,
         /// Time between the two answers.
         elapsed_seconds: u64,
@@ -274,7 +274,7 @@ impl State {
         active.into_iter().chain(recorded).max_by_key(|plan| plan.number)
     }
 
-    /// Whether enough receivers of an epoch prove that they hold it to serve and to deal: its threshold.
+    /// Returns true when as many receivers of an epoch as its threshold prove that they hold it: enough to serve and to deal.
     #[must_use]
     pub fn is_proven(&self, number: u64, plan: &KeyEpochSpec) -> bool {
         let holds = self.heard.holds.get(&number);
@@ -283,7 +283,7 @@ impl State {
         proven >= plan.threshold as usize
     }
 
-    /// Whether anything shows that a key was ever made.
+    /// Returns true when anything shows that a key was ever made.
     #[must_use]
     pub fn has_key(&self) -> bool {
         self.cluster.status.public_key.is_some()

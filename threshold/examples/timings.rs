@@ -1,6 +1,7 @@
 //! Timings of the round's and the key's operations on this machine, on one thread.
 //!
 //! `cargo run --release -p keyfleet-threshold --example timings`
+#![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "a timing needs a clock")]
 
 use std::collections::BTreeMap;
 use std::time::Instant;

@@ -106,7 +106,7 @@ mod tests {
 
     /// seed: 002-27
     #[test]
-    fn an_identity_offered_for_another_index_or_cluster_is_not_taken() {
+    fn an_identity_for_another_index_or_cluster_is_refused() {
         let identity = IdentitySecretKey::from_seed(&[7; 32]);
         let (cluster, index) = (ClusterId([1; 16]), NodeIndex::new(3).unwrap());
         let proof = identity.offer(cluster, index);

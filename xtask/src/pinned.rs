@@ -70,7 +70,7 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
         // Without optimisation it is built in half the time, and checks in a second or two all the same.
         let mut install = workplace::cargo(&["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--debug"]);
         install.arg("--root").arg(&folder);
-        step::run("Building cargo-deny (some 4 minutes the first time)", "build-cargo-deny", &mut install)?;
+        step::run("Building cargo-deny (some 2 minutes the first time)", "build-cargo-deny", &mut install)?;
         ensure!(program.is_file(), "cargo-deny was installed without a program at {}", program.display());
     }
     Ok(folder.join("bin"))

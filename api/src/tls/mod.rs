@@ -140,7 +140,7 @@ impl Connector {
     /// is asked for.
     ///
     /// # Errors
-    /// When there is no name, or one that is none.
+    /// When there is no name, or one is malformed.
     pub fn of_authorities(authorities: &Authorities, names: &[String]) -> Result<Self, CertificateError> {
         let parsed = names.iter().map(|name| ServerName::try_from(name.clone()).map_err(|_| name.clone()));
         let names = parsed.collect::<Result<Vec<_>, _>>().map_err(CertificateError::Name)?;
@@ -172,6 +172,16 @@ impl Connector {
     {
         self.tls.connect(self.name.clone(), stream).await
     }
+}
+
+/// Returns true when a handshake failed because the peer is not the pinned one.
+#[must_use]
+pub fn is_wrong_pin(error: &(dyn std::error::Error + 'static)) -> bool {
+    // An I/O error hides what it wraps from `source`.
+    let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+    let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()).or_else(|| error.downcast_ref());
+    let refused = rustls::CertificateError::ApplicationVerificationFailure;
+    matches!(tls, Some(rustls::Error::InvalidCertificate(found)) if *found == refused)
 }
 
 #[cfg(test)]
@@ -220,8 +230,9 @@ mod tests {
         server.map_err(|error| error.to_string())
     }
 
+    /// Peers know each other by their pins; a caller without a certificate is nobody.
     #[tokio::test]
-    async fn peers_know_each_other_by_their_pins_and_a_caller_without_a_certificate_is_nobody() {
+    async fn peers_know_each_other_by_their_pins() {
         let pins = pins(&[(1, 1), (2, 2)]);
         let acceptor = Acceptor::new(&identity(1), pins.clone()).unwrap();
         let peer = Connector::new(Some(&identity(2)), identity(1).public()).unwrap();

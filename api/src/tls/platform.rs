@@ -61,7 +61,7 @@ impl PlatformCertificate {
         let chain = chain.map_err(|error| PlatformError::Chain(format!("no certificates in PEM: {error}")))?;
         let first = chain.first().ok_or_else(|| PlatformError::Chain("no certificate in PEM".to_owned()))?;
         let (_, parsed) = parse_x509_certificate(first)
-            .map_err(|error| PlatformError::Chain(format!("its first certificate is none: {error}")))?;
+            .map_err(|error| PlatformError::Chain(format!("the first certificate is malformed: {error}")))?;
         let validity = parsed.validity();
         if validity.not_before.timestamp() > now {
             return Err(PlatformError::NotYet(validity.not_before.to_string()));
@@ -131,7 +131,7 @@ pub enum AuthoritiesError {
     /// No PEM, or not certificates.
     #[error("no certificates in PEM: {0}")]
     Pem(String),
-    /// A certificate that is none.
+    /// A certificate of the bundle is malformed.
     #[error("certificate {at} of the file: {what}")]
     Certificate {
         /// Which, from 1.
@@ -145,7 +145,7 @@ impl Authorities {
     /// Reads a bundle of certificates in PEM.
     ///
     /// # Errors
-    /// When there is none in it, or one that is none.
+    /// When there is no certificate in it, or one is malformed.
     pub fn read(pem: &[u8]) -> Result<Self, AuthoritiesError> {
         let mut roots = RootCertStore::empty();
         for (at, certificate) in CertificateDer::pem_slice_iter(pem).enumerate() {

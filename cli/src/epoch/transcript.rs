@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use super::Check;
 use crate::exit::{Exit, Failure};
 
-/// What was heard of a round, and from whom nothing.
+/// Messages of a round, and the nodes that sent none.
 pub struct Heard {
     transcript: Transcript,
     silent: BTreeMap<NodeIndex, NodeError>,

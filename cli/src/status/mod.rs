@@ -19,7 +19,7 @@ use crate::exit::{Exit, Failure};
 use crate::output::print;
 use report::{FleetReport, Objects, report};
 
-/// What `status` prints.
+/// Screen that `status` prints.
 #[derive(Serialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct Screen {

@@ -24,21 +24,21 @@ pub struct Objects {
 #[derive(Serialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct FleetReport {
-    /// Its namespace.
+    /// The fleet's namespace.
     pub namespace: String,
-    /// Its name.
+    /// The fleet's name.
     pub name: String,
-    /// Whether it serves: the condition `Ready`.
+    /// True when the fleet serves: the condition `Ready`.
     pub ready: bool,
-    /// What it is doing, in a word.
+    /// Phase, in a word.
     pub phase: Option<Phase>,
-    /// Its id.
+    /// The cluster id.
     pub cluster_id: Option<ClusterId>,
-    /// Its public key, once it has one.
+    /// The public key, once there is one.
     pub public_key: Option<PublicKey>,
-    /// How many nodes answer together.
+    /// Number of nodes that answer together: the threshold.
     pub threshold: Option<u32>,
-    /// How many serve.
+    /// Number of nodes that serve.
     pub ready_nodes: u32,
     /// The epoch that serves.
     pub active_epoch: Option<EpochReport>,
@@ -46,9 +46,9 @@ pub struct FleetReport {
     pub next_boundary: Option<u64>,
     /// The round under way.
     pub round: Option<EpochReport>,
-    /// Its nodes, by index.
+    /// The nodes, by index.
     pub nodes: Vec<NodeRow>,
-    /// What is wrong, and what to do.
+    /// Problem and next step.
     pub attention: Vec<Attention>,
 }
 
@@ -56,15 +56,15 @@ pub struct FleetReport {
 #[derive(Serialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct EpochReport {
-    /// Its number.
+    /// The epoch's number.
     pub number: u64,
-    /// How it came about; absent when its object is gone.
+    /// Kind of its round; absent when its object is gone.
     pub kind: Option<RoundKind>,
     /// Where it stands.
     pub phase: Option<RoundPhase>,
     /// The block at which it was decided.
     pub block: Option<u64>,
-    /// Who holds it, like `4/4`.
+    /// Holders and receivers, like `4/4`.
     pub held: Option<String>,
     /// Seconds since it became active, or since the round began.
     pub age_seconds: Option<i64>,
@@ -74,9 +74,9 @@ pub struct EpochReport {
 #[derive(Serialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeRow {
-    /// Its index.
+    /// The node's index.
     pub index: u32,
-    /// Whether it serves the active epoch.
+    /// True when it serves the active epoch.
     pub ready: bool,
     /// The newest epoch that it holds.
     pub epoch: Option<u64>,
@@ -84,7 +84,7 @@ pub struct NodeRow {
     pub worker: Option<String>,
     /// In which zone.
     pub zone: Option<String>,
-    /// What is wrong with it.
+    /// Problem of the node.
     pub problem: Option<String>,
 }
 
@@ -96,7 +96,7 @@ pub struct Attention {
     pub about: String,
     /// A condition's reason.
     pub reason: String,
-    /// What is wrong, and what to do.
+    /// Problem and next step.
     pub message: String,
 }
 

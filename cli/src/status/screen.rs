@@ -42,7 +42,7 @@ fn draw_fleet(out: &mut dyn Write, fleet: &FleetReport) -> io::Result<()> {
     if let Some(boundary) = fleet.next_boundary {
         row("Next boundary", format!("block {boundary}"));
     }
-    let needed = fleet.threshold.map(|threshold| format!("; {threshold} answer together")).unwrap_or_default();
+    let needed = fleet.threshold.map(|threshold| format!(" ({threshold} needed)")).unwrap_or_default();
     row("Nodes", format!("{} of {} ready{needed}", fleet.ready_nodes, fleet.nodes.len()));
     columns(out, &rows)?;
     if !fleet.nodes.is_empty() {

@@ -10,7 +10,7 @@ use crate::patterns;
 /// The name by which rules mean the Kubernetes cluster's own ServiceAccount tokens.
 pub const KUBERNETES_ISSUER: &str = "kubernetes";
 
-/// Who may use the key, and for what.
+/// Callers that may use the key, and for what.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new(
@@ -28,8 +28,8 @@ pub struct Access {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub issuers: Vec<Issuer>,
-    /// What is allowed. A request passes when one rule allows all of it; no rule, nothing allowed. Nodes follow changes
-    /// without a restart.
+    /// Rules that allow requests. A request passes when one rule allows all of it. Without a rule nothing is allowed. Nodes
+    /// follow changes without a restart.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub rules: Vec<AccessRule>,
@@ -68,8 +68,8 @@ pub struct Issuer {
     /// The token's `iss`, exactly; keys are found through its `/.well-known/openid-configuration`.
     #[schemars(length(min = 9, max = 2048), regex(pattern = r"^https://"))]
     pub url: String,
-    /// A ConfigMap whose key `ca.crt` holds the certificates that the issuer's may be signed by. Absent: the authorities that
-    /// Mozilla trusts, as they were when the node was built.
+    /// A ConfigMap whose key `ca.crt` holds the certificates that the issuer's may be signed by. Absent: the authorities
+    /// that Mozilla trusts, as they were when the node was built.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub ca_config_map: Option<String>,
@@ -85,14 +85,14 @@ pub struct Issuer {
     "a rule with the verb Sign needs keyNames: patterns of the key names that may be signed with"
 ))]
 pub struct AccessRule {
-    /// Whose tokens: `kubernetes` (default), or the name of one of `issuers`.
+    /// Issuer of the callers' tokens: `kubernetes` (default), or the name of one of `issuers`.
     #[serde(default = "kubernetes_issuer")]
     #[schemars(length(min = 1, max = 63))]
     pub issuer: String,
     /// Patterns of the token's `sub`, like `system:serviceaccount:shop:checkout`.
     #[schemars(length(min = 1, max = 32), inner(length(min = 1, max = 256)))]
     pub subjects: Vec<String>,
-    /// What they may do.
+    /// Requests that the callers may make.
     #[schemars(length(min = 1, max = 4))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub verbs: Vec<Verb>,
@@ -106,7 +106,7 @@ pub struct AccessRule {
     pub key_names: Option<Vec<String>>,
 }
 
-/// What a caller may do.
+/// Kind of request.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Verb {
     /// Derive the key of an identity, which opens what was encrypted to it.
@@ -119,7 +119,7 @@ pub enum Verb {
     Observe,
 }
 
-/// What a caller asks for, as rules see it.
+/// Request of a caller, as rules see it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Request<'a> {
     /// The key of this identity.
@@ -140,7 +140,8 @@ impl Access {
         kubernetes.into_iter().chain(self.issuers.iter().map(|issuer| issuer.name.clone())).collect()
     }
 
-    /// Whether a caller whose token `issuer` (by the name of the rules) signed for `subject` may have `request`.
+    /// Returns true where a rule allows `request` to a caller whose token `issuer` (by the name of the rules) signed for
+    /// `subject`.
     #[must_use]
     pub fn allows(&self, issuer: &str, subject: &str, request: Request<'_>) -> bool {
         let issuer_is_known = match issuer {

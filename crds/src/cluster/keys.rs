@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 ))]
 pub struct KeyEncryption {
     /// The key that wraps what is written from now on. To change it, move it to `previous` and put a new one with a new id
-    /// here. What was written before stays wrapped under the old key until its epoch retires, and a node's identity key stays
-    /// under it for good: keep a key in `previous` as long as `status.node.neededKeyEncryptionIds` of a `KmsNode` names it.
+    /// here. What was written before stays wrapped under the old key until its epoch retires, and a node's identity key
+    /// stays under it for good: keep a key in `previous` as long as `status.node.neededKeyEncryptionIds` of a `KmsNode`
+    /// names it.
     pub active: KeySource,
     /// Keys that still unwrap what was written under them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -60,7 +61,7 @@ pub struct SecretKey {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KeyFile {
-    /// Its absolute path.
+    /// Absolute path of the file.
     #[schemars(length(min = 2, max = 1024), regex(pattern = r"^/"))]
     pub path: String,
 }
@@ -69,7 +70,7 @@ pub struct KeyFile {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KeyVariable {
-    /// Its name.
+    /// Name of the variable.
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]*$"))]
     pub name: String,
 }

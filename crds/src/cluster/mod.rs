@@ -119,20 +119,20 @@ pub const NODES_MAX: u32 = 100;
     "removeNodes names as many nodes as the fleet has: nobody would be left to hand the key on. Remove them in several steps"
 ))]
 pub struct KmsClusterSpec {
-    /// How many nodes hold a share of the key, 3 to 100. Default 4. Raising it adds nodes; lowering it removes those with
-    /// the highest indexes, unless `removeNodes` names others. Either starts a reshare at once; the public key stays.
+    /// Number of nodes that hold a share of the key, 3 to 100. Default 4. Raising it adds nodes; lowering it removes those
+    /// with the highest indexes, unless `removeNodes` names others. Either starts a reshare at once; the public key stays.
     #[serde(default = "defaults::nodes")]
     #[schemars(range(min = 3, max = 100))]
     pub nodes: u32,
 
-    /// How many nodes together can use the key. Absent: two thirds of `nodes`, rounded up (3 of 4); `status.threshold`
-    /// shows it. More than half of `nodes`, and less than all of them unless `allowDowntime`. Fewer than this many nodes
-    /// learn nothing; the fleet serves while this many are up.
+    /// Number of nodes that together can use the key. Absent: two thirds of `nodes`, rounded up (3 of 4);
+    /// `status.threshold` shows it. More than half of `nodes`, and less than all of them unless `allowDowntime`. Fewer than
+    /// this many nodes learn nothing; the fleet serves while this many are up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 2, max = 100))]
     pub threshold: Option<u32>,
 
-    /// How many nodes must have stored their new share before a reshare may become active. Absent: the threshold. Higher
+    /// Number of nodes that must have stored their new share before a reshare becomes active. Absent: the threshold. Higher
     /// values trade rounds that fail while nodes are away for more nodes that serve right after a round.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 2, max = 100))]
@@ -147,7 +147,8 @@ pub struct KmsClusterSpec {
     #[serde(default)]
     pub schedule: Schedule,
 
-    /// Which epochs are kept, and for how long. Superseded epochs are destroyed: shares of any old epoch open the key too.
+    /// Number and age of the epochs that are kept. Superseded epochs are destroyed: shares of any old epoch open the key
+    /// too.
     #[serde(default)]
     pub epochs: Epochs,
 
@@ -163,7 +164,7 @@ pub struct KmsClusterSpec {
     /// The key-encryption key, under which everything secret is wrapped before it is stored anywhere.
     pub key_encryption: KeyEncryption,
 
-    /// Who may use the key, and for what. Default: nobody.
+    /// Callers that may use the key, and for what. Default: nobody.
     #[serde(default)]
     pub access: Access,
 
@@ -178,7 +179,7 @@ pub struct KmsClusterSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["index".into()]))]
     pub remove_nodes: Vec<RemoveNode>,
 
-    /// What is left when this object is deleted. `Retain` (default) stops the pods and keeps key, volumes and record:
+    /// Decides what stays when this object is deleted. `Retain` (default) stops the pods and keeps key, volumes and record:
     /// applying the same manifest again brings the fleet back. `Destroy` erases the key for good.
     #[serde(default)]
     pub deletion_policy: DeletionPolicy,
@@ -188,17 +189,18 @@ pub struct KmsClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_public_key: Option<PublicKey>,
 
-    /// Stops the operator from starting rounds and changing pods; nodes serve on, and a round under way ends. Default false.
+    /// Stops the operator from starting rounds and changing pods; nodes serve on, and a round under way ends. Default
+    /// false.
     #[serde(default)]
     pub paused: bool,
 
-    /// The node image, with tag or digest. Absent: the one that the operator brings, fixed when the cluster is made, so that
-    /// an upgrade of the operator rolls no pod; `status.image` shows it.
+    /// The node image, with tag or digest. Absent: the one that the operator brings, fixed when the cluster is made, so
+    /// that an upgrade of the operator rolls no pod; `status.image` shows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
 
-    /// What you may shape of the nodes' pods. Their security settings are not among it.
+    /// Settings of the nodes' pods that you may choose. Their security settings are fixed.
     #[serde(default)]
     pub pod_template: PodTemplate,
 
@@ -207,11 +209,11 @@ pub struct KmsClusterSpec {
     pub network_policy: NetworkPolicy,
 }
 
-/// Which epochs are kept.
+/// Number and age of the epochs that are kept.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Epochs {
-    /// How many confirmed epochs are kept, 1 to 10, besides the active one and the one before it. Default 2.
+    /// Number of confirmed epochs that are kept, 1 to 10, besides the active one and the one before it. Default 2.
     #[serde(default = "defaults::retention")]
     #[schemars(range(min = 1, max = 10))]
     pub retention: u32,
@@ -220,7 +222,7 @@ pub struct Epochs {
     #[serde(default = "defaults::confirm_after_seconds")]
     #[schemars(range(min = 60, max = 31_536_000))]
     pub confirm_after_seconds: u32,
-    /// How many failed `KeyEpoch`s stay to be read, 0 to 50. Default 5.
+    /// Number of failed `KeyEpoch`s that stay to be read, 0 to 50. Default 5.
     #[serde(default = "defaults::failed_history_limit")]
     #[schemars(range(max = 50))]
     pub failed_history_limit: u32,
@@ -240,8 +242,8 @@ impl Default for Epochs {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Tls {
-    /// A Secret of type `kubernetes.io/tls` (keys `tls.crt`, `tls.key`) with your own certificate for port 7443. Nodes read it
-    /// anew when it changes. Absent: the nodes' own certificates.
+    /// A Secret of type `kubernetes.io/tls` (keys `tls.crt`, `tls.key`) with your own certificate for port 7443. Nodes read
+    /// it anew when it changes. Absent: the nodes' own certificates.
     #[schemars(length(min = 1, max = 253))]
     pub kms_certificate_secret: String,
 }
@@ -253,13 +255,13 @@ pub struct RemoveNode {
     /// The node's index: the number at the end of its name.
     #[schemars(range(min = 1, max = 4_294_967_295_u32))]
     pub index: u32,
-    /// Says that the node will not come back: `status.removedNodes` then shows its erasure as `Unproven` instead of `Pending`.
-    /// Delete its volume and its seal Secret yourself. Default false.
+    /// Says that the node will not come back: `status.removedNodes` then shows its erasure as `Unproven` instead of
+    /// `Pending`. Delete its volume and its seal Secret yourself. Default false.
     #[serde(default)]
     pub lost: bool,
 }
 
-/// What is left when a `KmsCluster` is deleted.
+/// Decides what stays of a deleted `KmsCluster`.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum DeletionPolicy {
     /// Pods stop; key, volumes, seals and record stay.

@@ -7,7 +7,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What you may shape of the nodes' pods. A change rolls them one at a time, never below the threshold.
+/// Settings of the nodes' pods that you may choose. A change rolls them one at a time, never below the threshold.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PodTemplate {
@@ -51,7 +51,7 @@ pub struct PodTemplate {
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub mounts: Vec<Mount>,
-    /// What is logged: a level, or levels by module as `RUST_LOG` writes them. Default `info`.
+    /// Filter of the log: a level, or levels by module as `RUST_LOG` writes them. Default `info`.
     #[serde(default = "log")]
     #[schemars(length(min = 1, max = 512))]
     pub log: String,
@@ -83,10 +83,10 @@ impl Default for PodTemplate {
     "an environment variable has a value, or a secret to take it from: set exactly one of them"
 ))]
 pub struct Variable {
-    /// Its name.
+    /// Name of the variable.
     #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]*$"))]
     pub name: String,
-    /// Its value, where it is no secret.
+    /// Value, where it is no secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub value: Option<String>,
@@ -147,25 +147,25 @@ pub struct NetworkPolicy {
     /// `IngressAndEgress`: nodes also reach only each other, DNS and `egressTo`. `None`: no policy.
     #[serde(default)]
     pub mode: NetworkPolicyMode,
-    /// With `IngressAndEgress`: where nodes may go. The API server, S3, the cloud KMS and token issuers belong here.
+    /// With `IngressAndEgress`: destinations that nodes may reach. List the API server, S3 and token issuers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub egress_to: Vec<Egress>,
 }
 
-/// How far the NetworkPolicy goes.
+/// Reach of the NetworkPolicy.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum NetworkPolicyMode {
     /// No policy.
     None,
-    /// What comes in is limited.
+    /// Incoming traffic is limited.
     #[default]
     Ingress,
-    /// What goes out, too.
+    /// Incoming and outgoing traffic is limited.
     IngressAndEgress,
 }
 
-/// A place that nodes may go to.
+/// A destination that nodes may reach.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Egress {

@@ -18,12 +18,12 @@ pub struct Schedule {
     /// Where blocks come from. Fixed when the cluster is made. Default: a clock with 12-second blocks.
     #[serde(default)]
     pub source: BlockSource,
-    /// Blocks from one boundary to the next: a round starts at every finalized block that it divides. Default 50. Longer than
-    /// the four deadlines together.
+    /// Blocks from one boundary to the next: a round starts at every finalized block that it divides. Default 50. Longer
+    /// than the four deadlines together.
     #[serde(default = "interval_blocks")]
     #[schemars(range(min = 1, max = 100_000_000))]
     pub interval_blocks: u32,
-    /// How long each phase of a round waits at most for nodes that are silent. Default: 2 blocks each.
+    /// Longest time that each phase of a round waits for silent nodes, in blocks. Default: 2 each.
     #[serde(default)]
     pub deadlines: Deadlines,
     /// Seconds after which a phase closes even if no block came, since a chain can stand still. Default 120.
@@ -43,7 +43,7 @@ impl Default for Schedule {
     }
 }
 
-/// How long each phase lasts at most, in blocks from the block at which it was opened.
+/// Longest duration of each phase, in blocks from the block at which it was opened.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Deadlines {
@@ -136,7 +136,7 @@ pub struct Ethereum {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub urls_secret: Option<String>,
-    /// Which blocks count. Default `Finalized`.
+    /// Blocks that count as final. Default `Finalized`.
     #[serde(default)]
     pub finality: Finality,
     /// With finality `Latest`: how many blocks must stand on top of one. Default 0.
@@ -145,7 +145,7 @@ pub struct Ethereum {
     pub confirmations: u32,
 }
 
-/// Which blocks count as final.
+/// Blocks that count as final.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Finality {
     /// Those that the chain has finalized.

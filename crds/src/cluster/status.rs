@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::values::{ClusterId, PublicKey};
 
-/// What the operator reports. The live block height is a metric, not a field: an idle fleet costs no writes.
+/// Report of the operator. The live block height is a metric, not a field: an idle fleet costs no writes.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct KmsClusterStatus {
     /// The `metadata.generation` that this status answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// What the fleet is doing, in a word.
+    /// The fleet's activity, in a word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
     /// Why, and what to do next where there is something to do.
@@ -31,16 +31,16 @@ pub struct KmsClusterStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub key_fingerprint: Option<String>,
-    /// How many nodes together can use the key.
+    /// Number of nodes that together can use the key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threshold: Option<u32>,
-    /// How many nodes must have stored their share before a reshare becomes active.
+    /// Number of nodes that must have stored their share before a reshare becomes active.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_holders: Option<u32>,
-    /// How many `KmsNode`s the fleet has.
+    /// Number of `KmsNode`s of the fleet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<u32>,
-    /// How many of them serve the active epoch.
+    /// Number of nodes that serve the active epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_nodes: Option<u32>,
     /// Both as text, like `3/4`.
@@ -72,7 +72,7 @@ pub struct KmsClusterStatus {
     /// The round under way: its number was taken before its `KeyEpoch` was made, so that two operators cannot start two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reservation: Option<Reservation>,
-    /// Rounds that failed since one last succeeded; the next try waits longer the more they are.
+    /// Number of failed rounds since the last success. The more there are, the longer the next attempt waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failures_in_row: Option<u32>,
     /// The block before which no new attempt is made, after failures.
@@ -83,7 +83,7 @@ pub struct KmsClusterStatus {
     #[schemars(length(max = 200))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["index".into()]))]
     pub node_summary: Vec<NodeSummary>,
-    /// Nodes that were removed, the newest 100, and what is known of their secrets.
+    /// Nodes that were removed, the newest 100, and the state of their secrets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["index".into()]))]
@@ -104,7 +104,7 @@ pub struct KmsClusterStatus {
     pub conditions: Vec<Condition>,
 }
 
-/// What a fleet is doing.
+/// Activity of a fleet.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum Phase {
@@ -147,9 +147,9 @@ pub struct Reservation {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeSummary {
-    /// Its index.
+    /// Index of the node.
     pub index: u32,
-    /// Whether it serves the active epoch.
+    /// True while the node serves the active epoch.
     pub ready: bool,
     /// The newest epoch it holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -162,7 +162,7 @@ pub struct NodeSummary {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub zone: Option<String>,
-    /// What is wrong, and what to do.
+    /// The fault, and the next step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub problem: Option<String>,
@@ -172,16 +172,16 @@ pub struct NodeSummary {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct RemovedNode {
-    /// Its index, which no other node will have.
+    /// Index of the node. No other node will have it.
     pub index: u32,
-    /// What is known of its secrets.
+    /// State of the node's secrets.
     pub erasure: Erasure,
     /// The first epoch without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since_epoch: Option<u64>,
 }
 
-/// What is known of a removed node's secrets.
+/// State of a removed node's secrets.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Erasure {
     /// The node destroys its shares as their epochs retire. It has not signed that everything secret is gone.

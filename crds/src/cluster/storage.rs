@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Storage {
-    /// The volume's size, like `1Gi`. Default 1Gi, enough for 100 nodes. May grow where the storage class can, never shrink.
+    /// The volume's size, like `1Gi`. Default 1Gi, enough for 100 nodes. May grow where the storage class can, never
+    /// shrink.
     #[serde(default = "size")]
     #[schemars(length(min = 1, max = 32))]
     #[x_kube(validation = Rule::new("isQuantity(self) && quantity(self).isGreaterThan(quantity('0'))").message(
@@ -53,9 +54,9 @@ impl Storage {
 pub struct Replication {
     /// The bucket.
     pub s3: S3,
-    /// A CronJob `<cluster>-retention` that deletes replica objects that are no longer needed, under an identity of its own:
-    /// nodes cannot delete, so that one bad node destroys no other's replica. Absent: nothing is ever deleted, and replicas
-    /// grow.
+    /// A CronJob `<cluster>-retention` that deletes replica objects that are no longer needed, under an identity of its
+    /// own: nodes cannot delete, so that one bad node destroys no other's replica. Absent: nothing is ever deleted, and
+    /// replicas grow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retention: Option<ReplicaRetention>,
 }
@@ -111,7 +112,8 @@ pub struct ReplicaRetention {
     #[serde(default = "grace_hours")]
     #[schemars(range(min = 1, max = 87_600))]
     pub grace_hours: u32,
-    /// A Secret as for the nodes, whose key may list and get objects and their versions, put, and delete. Not the nodes' own.
+    /// A Secret as for the nodes, whose key may list and get objects and their versions, put, and delete. Not the nodes'
+    /// own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub credentials_secret: Option<String>,
@@ -121,7 +123,7 @@ pub struct ReplicaRetention {
 }
 
 impl ReplicaRetention {
-    /// Whether it has an identity of its own: without one nothing is deleted.
+    /// Returns true where the job has an identity of its own. Without one nothing is deleted.
     #[must_use]
     pub fn has_identity(&self) -> bool {
         self.credentials_secret.is_some() || !self.service_account_annotations.is_empty()

@@ -101,8 +101,8 @@ pub const PLAN_VERSION: u16 = 1;
      && self.expected.isSorted()"
 ).message("dealers, receivers and expected ascend by index: their order is part of the plan's digest"))]
 pub struct KeyEpochSpec {
-    /// Which fields the plan's encoding holds. The operator writes the highest version that all nodes know; nodes refuse one
-    /// they do not know.
+    /// Version of the plan's encoding: it names the fields. The operator writes the highest version that all nodes know;
+    /// nodes refuse one they do not know.
     #[schemars(range(min = 1, max = 65_535))]
     pub plan_version: u16,
     /// The cluster's id.
@@ -110,7 +110,7 @@ pub struct KeyEpochSpec {
     /// The attempt's number: above every number before it, failed attempts included.
     #[schemars(range(min = 1, max = 9_007_199_254_740_991_u64))]
     pub number: u64,
-    /// Whether a key is generated or reshared.
+    /// `Genesis` generates the key, `Reshare` shares it anew.
     pub kind: RoundKind,
     /// The block for which the round was started: a boundary, or the current block of a round that starts at once.
     #[schemars(range(max = 9_007_199_254_740_991_u64))]
@@ -118,21 +118,21 @@ pub struct KeyEpochSpec {
     /// The epoch whose shares are dealt on. Reshare only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
-    /// The source's threshold: so many dealers must qualify. Reshare only.
+    /// The source's threshold: the number of dealers that must qualify. Reshare only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 2, max = 100))]
     pub old_threshold: Option<u32>,
-    /// How many receivers together will be able to use the key.
+    /// Number of receivers that together can use the key.
     #[schemars(range(min = 2, max = 100))]
     pub threshold: u32,
-    /// How many receivers must have stored their share before the epoch may become active. At genesis all must.
+    /// Number of receivers that must have stored their share before the epoch becomes active. At genesis: all.
     #[schemars(range(min = 2, max = 100))]
     pub min_holders: u32,
-    /// Who may deal, ascending by index. A dealer's position is its slot in the receivers' prekey sets.
+    /// Nodes that may deal, ascending by index. A dealer's position is its slot in the receivers' prekey sets.
     #[schemars(length(min = 1, max = 100))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["index".into()]))]
     pub dealers: Vec<Dealer>,
-    /// Who gets a share, ascending by index; nodes that are away included.
+    /// Nodes that get a share, ascending by index; nodes that are away included.
     #[schemars(length(min = 3, max = 100))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["index".into()]))]
     pub receivers: Vec<Receiver>,
@@ -140,14 +140,14 @@ pub struct KeyEpochSpec {
     #[schemars(length(max = 200))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub expected: Vec<u32>,
-    /// How long each phase lasts at most, in blocks.
+    /// Longest duration of each phase, in blocks.
     pub deadlines: Deadlines,
     /// The fleet's public key, which the round must not change. Reshare only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_public_key: Option<PublicKey>,
 }
 
-/// What a round does.
+/// Kind of a round.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum RoundKind {
     /// Generates a key.
@@ -160,10 +160,10 @@ pub enum RoundKind {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Source {
-    /// Its number.
+    /// Number of the source epoch.
     #[schemars(range(min = 1, max = 9_007_199_254_740_991_u64))]
     pub number: u64,
-    /// Its plan digest.
+    /// Digest of the source's plan.
     pub plan_digest: Digest,
     /// The digest of its verification vector.
     pub vector_digest: Digest,
@@ -173,10 +173,10 @@ pub struct Source {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Dealer {
-    /// Its index.
+    /// Index of the node.
     #[schemars(range(min = 1, max = 4_294_967_295_u32))]
     pub index: u32,
-    /// Its pinned identity key.
+    /// Pinned identity key of the node.
     pub identity_key: PinnedKey,
 }
 
@@ -184,10 +184,10 @@ pub struct Dealer {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Receiver {
-    /// Its index.
+    /// Index of the node.
     #[schemars(range(min = 1, max = 4_294_967_295_u32))]
     pub index: u32,
-    /// Its pinned identity key.
+    /// Pinned identity key of the node.
     pub identity_key: PinnedKey,
     /// The number of the prekey set that its shares are sealed to.
     #[schemars(range(max = 9_007_199_254_740_991_u64))]
@@ -196,7 +196,7 @@ pub struct Receiver {
     pub prekey_digest: Digest,
 }
 
-/// How long each phase lasts at most, in blocks from the block at which it was opened. All are written out.
+/// Longest duration of each phase, in blocks from the block at which it was opened. All are written out.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Deadlines {

@@ -48,7 +48,7 @@ pub struct KeyEpochStatus {
     #[schemars(length(max = 100))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub possessors: Vec<u32>,
-    /// How many nodes hold their share, of all receivers, like `4/4`.
+    /// Number of nodes that hold their share, of all receivers, like `4/4`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16))]
     pub held: Option<String>,
@@ -86,7 +86,7 @@ pub enum Phase {
     Active,
     /// Enough nodes hold it that older epochs may be retired.
     Confirmed,
-    /// Its secrets are destroyed.
+    /// The epoch's secrets are destroyed.
     Retired,
 }
 
@@ -94,7 +94,7 @@ pub enum Phase {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct FrozenDealer {
-    /// Its index.
+    /// Index of the node.
     pub index: u32,
     /// The digest of its bundle.
     pub bundle_digest: Digest,
@@ -114,7 +114,7 @@ pub struct FrozenResponse {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct Holder {
-    /// Its index.
+    /// Index of the node.
     pub index: u32,
     /// The public half of its share: partial signatures are checked against it.
     pub public_share: PublicKey,
@@ -135,9 +135,9 @@ pub struct Certificate {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct Culprit {
-    /// Its index.
+    /// Index of the node.
     pub index: u32,
-    /// What it did.
+    /// The node's fault.
     pub fault: Fault,
     /// Digests of the signed messages that prove it. Empty where silence is the fault.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -145,25 +145,25 @@ pub struct Culprit {
     pub evidence_digests: Vec<Digest>,
 }
 
-/// What a culprit did.
+/// Fault of a culprit.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum Fault {
-    /// It was expected and sent no bundle in time.
+    /// The node was expected and sent no bundle in time.
     NoDealing,
-    /// It signed two different messages where one is allowed.
+    /// The node signed two different messages where one is allowed.
     Equivocation,
-    /// Its bundle is malformed, or its proof of knowledge wrong.
+    /// The bundle is malformed, or the proof of knowledge in it is wrong.
     InvalidDealing,
-    /// It dealt a share that does not fit its commitments.
+    /// The node dealt a share that does not fit its commitments.
     InvalidShare,
-    /// It dealt on another share than the one it holds of the source epoch.
+    /// The node dealt another share than the one it holds of the source epoch.
     WrongSource,
-    /// It complained about a good share.
+    /// The node complained about a good share.
     FalseComplaint,
-    /// It prepared another vector than the frozen fields give.
+    /// The node prepared another vector than the frozen fields give.
     WrongVector,
-    /// Its partial signature is wrong.
+    /// The partial signature is wrong.
     InvalidPartial,
 }
 
@@ -174,7 +174,7 @@ pub struct Failure {
     /// A condition reason, like `TooFewHolders`.
     #[schemars(length(min = 1, max = 64))]
     pub reason: String,
-    /// What was missing, from whom, and what happens next.
+    /// Missing messages, the nodes they were missing from, and what happens next.
     #[schemars(length(max = 2048))]
     pub message: String,
 }
@@ -183,7 +183,7 @@ pub struct Failure {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct ErasedNode {
-    /// Its index.
+    /// Index of the node.
     pub index: u32,
     /// The digest of its signed statement.
     pub statement_digest: Digest,

@@ -18,7 +18,7 @@ pub fn definitions() -> Vec<CustomResourceDefinition> {
     [KmsCluster::crd(), KmsNode::crd(), KeyEpoch::crd()].iter().map(tidied).collect()
 }
 
-/// What schemars says and Kubernetes does not want:
+/// Removes what schemars writes and Kubernetes does not accept:
 /// - formats such as `uint32` that the API server does not know and warns about;
 /// - texts of a fixed set without `maxLength`, which makes rules over them look expensive;
 /// - `nullable` on optional fields: a null would pass for a value that was written once.

@@ -11,9 +11,9 @@ pub use definition::definitions;
 /// One generated file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct File {
-    /// Its path from the root of the checkout.
+    /// Path from the root of the checkout.
     pub path: String,
-    /// Its content.
+    /// Content of the file.
     pub content: String,
 }
 

@@ -74,8 +74,8 @@ pub struct KmsNodeSpec {
     /// only to this key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity_key: Option<PinnedKey>,
-    /// The node is to be let go: it gets no share of new epochs, and destroys the shares it has as their epochs retire. Default
-    /// false.
+    /// The node is to be let go: it gets no share of new epochs, and destroys the shares it has as their epochs retire.
+    /// Default false.
     #[serde(default)]
     pub removed: bool,
     /// The node will not come back: nobody waits for it to say that its secrets are destroyed. Default false.
@@ -83,7 +83,7 @@ pub struct KmsNodeSpec {
     pub lost: bool,
 }
 
-/// What is known of a node: `node` by the node itself, the rest by the operator.
+/// State of a node: the node itself writes `node`, the operator the rest.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct KmsNodeStatus {
@@ -108,7 +108,7 @@ pub struct KmsNodeStatus {
     /// Where a removed node stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erasure: Option<crate::cluster::status::Erasure>,
-    /// What the node says of itself. Only the node's own ServiceAccount may write it.
+    /// The node's own report. Only the node's own ServiceAccount may write it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeReport>,
     /// The conditions: `Ready`, `IdentityPinned`, `Replicated`, `Placed`, `Erased`.

@@ -1,7 +1,7 @@
 //! `status.node`: what a node says of itself.
 //!
-//! Written with every new piece of key material, otherwise at most every ten minutes. The readable fields are for people and
-//! for scheduling; what others rely on is signed (`offer`, the prekey sets, `signedReport`).
+//! Written with every new piece of key material, otherwise at most every ten minutes. The readable fields are for people
+//! and for scheduling; what others rely on is signed (`offer`, the prekey sets, `signedReport`).
 
 use k8s_openapi::ByteString;
 use kube::KubeSchema;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::values::{Digest, IdentitySignature, PinnedKey};
 
-/// What a node says of itself.
+/// Report of a node on itself.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeReport {
@@ -33,7 +33,7 @@ pub struct NodeReport {
     /// The highest attempt number it has ever seen. Only rises.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub highest_number: Option<u64>,
-    /// How far its state is replicated.
+    /// Position of the node's replica.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication: Option<ReplicationPosition>,
     /// The id of the key-encryption key that it wraps under.
@@ -44,7 +44,7 @@ pub struct NodeReport {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(max = 63)))]
     pub needed_key_encryption_ids: Vec<String>,
-    /// What it found wrong with what it was given.
+    /// Faults of what the node was given: keys, bucket, certificate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["about".into()]))]
@@ -57,8 +57,8 @@ pub struct NodeReport {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub version: Option<String>,
-    /// Its last word, under `deletionPolicy: Destroy`: a signature of the identity key which says that volume and seal are
-    /// erased.
+    /// The node's last statement, under `deletionPolicy: Destroy`: a signature of the identity key over "volume and seal
+    /// are erased".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erased: Option<IdentitySignature>,
     /// The newest signed report, the same that opens its stream.
@@ -80,11 +80,11 @@ pub struct IdentityOffer {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct PrekeySet {
-    /// Its number; grows with every set.
+    /// Number of the set. Grows with every set.
     pub number: u64,
-    /// Its digest, by which plans name it.
+    /// Digest of the set. Plans name it by this.
     pub digest: Digest,
-    /// Whether plans may name it again and again, as the last one left.
+    /// True for the set that plans may name again and again when no other is left. Default false.
     #[serde(default)]
     pub last_resort: bool,
     /// The set's canonical bytes, signature included, base64.
@@ -96,15 +96,15 @@ pub struct PrekeySet {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct HeldEpoch {
-    /// Its number.
+    /// Number of the epoch.
     pub number: u64,
-    /// Its plan digest.
+    /// Digest of the epoch's plan.
     pub plan_digest: Digest,
-    /// Its vector digest.
+    /// Digest of the epoch's verification vector.
     pub vector_digest: Digest,
 }
 
-/// How far a node's state is replicated.
+/// Position of a node's replica.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplicationPosition {
@@ -120,7 +120,8 @@ pub struct ReplicationPosition {
     /// Age of the oldest of them, in seconds.
     #[serde(default)]
     pub lag_seconds: u64,
-    /// Whether the pod ended after this, in order, and left nothing behind: its volume may go.
+    /// True once the pod has ended in order after this position, with nothing left to upload: the volume may go. Default
+    /// false.
     #[serde(default)]
     pub flushed: bool,
 }
@@ -129,17 +130,17 @@ pub struct ReplicationPosition {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct Problem {
-    /// What it concerns.
+    /// Subject of the problem.
     pub about: ProblemAbout,
     /// A condition reason, like `BucketMissing`.
     #[schemars(length(min = 1, max = 64))]
     pub reason: String,
-    /// What is wrong, and what to do.
+    /// The fault, and the next step.
     #[schemars(length(max = 1024))]
     pub message: String,
 }
 
-/// What a problem concerns.
+/// Subject of a problem.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum ProblemAbout {

@@ -52,7 +52,7 @@ async fn bad_sizes_thresholds_and_schedules_are_refused_with_what_to_do() {
             &["no identity of its own", "credentialsSecret", "serviceAccountAnnotations"][..],
         ),
         (
-            "a schedule that is none",
+            "a malformed schedule",
             json!({"replication": {
                 "s3": {"bucket": "fleets"}, "retention": {"cron": "every morning", "credentialsSecret": "s3-delete"},
             }}),

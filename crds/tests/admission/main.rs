@@ -1,6 +1,7 @@
 //! Every rule, tried on a real API server: what it refuses, what it lets through, and that its message helps.
 //!
 //! Needs the environment variable `KEYFLEET_BIN`; `cargo xtask test --only crds` sets it.
+#![expect(clippy::disallowed_types, clippy::disallowed_methods, reason = "a test drives a real API server")]
 
 #[allow(dead_code, reason = "other files use the rest")]
 #[path = "../apiserver/mod.rs"]

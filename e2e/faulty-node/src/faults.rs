@@ -96,25 +96,25 @@ impl Faults {
         };
         for item in items(DIE_AT) {
             let form = "<index>:<step>[@<said>], a step like Commit and what is said like Prepared";
-            let fault = || FaultsError { variable: DIE_AT, item: item.clone(), form };
-            let (whose, death) = item.split_once(':').ok_or_else(fault)?;
-            let death = parse_death(death).ok_or_else(fault)?;
-            if whose.parse().map_err(|_| fault()).map(NodeIndex::new)? == Some(index) {
+            let malformed = || FaultsError { variable: DIE_AT, item: item.clone(), form };
+            let (whose, death) = item.split_once(':').ok_or_else(malformed)?;
+            let death = parse_death(death).ok_or_else(malformed)?;
+            if whose.parse().map_err(|_| malformed()).map(NodeIndex::new)? == Some(index) {
                 faults.deaths.push(death);
             }
         }
         for item in items(DEALER) {
             let form = "<index>:bad-share, mute, equivocate or wrong-source";
-            let fault = || FaultsError { variable: DEALER, item: item.clone(), form };
-            let (whose, lie) = item.split_once(':').ok_or_else(fault)?;
-            let behaviour = parse_behaviour(lie, index).ok_or_else(fault)?;
-            if whose.parse().map_err(|_| fault()).map(NodeIndex::new)? == Some(index) {
+            let malformed = || FaultsError { variable: DEALER, item: item.clone(), form };
+            let (whose, lie) = item.split_once(':').ok_or_else(malformed)?;
+            let behaviour = parse_behaviour(lie, index).ok_or_else(malformed)?;
+            if whose.parse().map_err(|_| malformed()).map(NodeIndex::new)? == Some(index) {
                 faults.behaviour = behaviour;
             }
         }
         for item in items(FROM) {
-            let fault = |_| FaultsError { variable: FROM, item: item.clone(), form: "an attempt's number" };
-            faults.from = item.parse().map(EpochNumber).map_err(fault)?;
+            let malformed = |_| FaultsError { variable: FROM, item: item.clone(), form: "an attempt's number" };
+            faults.from = item.parse().map(EpochNumber).map_err(malformed)?;
         }
         Ok(faults)
     }
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_that_is_written_wrong_keeps_every_node_from_starting() {
+    fn a_malformed_fault_keeps_every_node_from_starting() {
         for (variable, value) in [
             (DIE_AT, "Commit"),
             (DIE_AT, "x:Commit"),
@@ -237,8 +237,8 @@ mod tests {
             (DEALER, "mute"),
             (FROM, "soon"),
         ] {
-            let fault = read(1, &[(variable, value)]).err().unwrap_or_else(|| panic!("{variable}={value} passed"));
-            assert!(fault.to_string().contains(value), "{fault}");
+            let error = read(1, &[(variable, value)]).err().unwrap_or_else(|| panic!("{variable}={value} passed"));
+            assert!(error.to_string().contains(value), "{error}");
         }
     }
 }

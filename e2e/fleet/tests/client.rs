@@ -41,9 +41,10 @@ fn shortfall<T>(answer: Result<T, AskError>) -> Shortfall {
     }
 }
 
+/// Data that was encrypted before a reshare opens after it, and signatures stay the same.
 /// seed: 001-35
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_encrypted_before_a_reshare_opens_after_it_and_signatures_stay_the_same() {
+async fn old_data_opens_after_a_reshare() {
     let mut fleet = Fleet::start(4).await;
     let client = fleet.client(LONG);
     let bytes = sealed(&client, b"a secret");
@@ -110,9 +111,10 @@ fn client_key(fleet: &Fleet) -> keyfleet_threshold::curve::G2 {
     fleet.client(LONG).fleet().public_key
 }
 
+/// Every node refuses a caller without the right token or rule, and says why.
 /// seed: 001-45
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_caller_without_the_right_token_or_rule_is_refused_by_every_node_and_told_why() {
+async fn every_node_refuses_a_caller_without_token_or_rule() {
     let fleet = Fleet::start(4).await;
     let one = keyfleet_api::wire::audience(fleet.client(LONG).fleet().cluster, 1);
     // Node 1's token shown to all.

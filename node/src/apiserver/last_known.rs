@@ -1,4 +1,4 @@
-//! What was last read at the API server: rules, pins, addresses. Sealed rows of the state file keep it over a restart.
+//! Rules, pins and addresses as they were last read at the API server. Sealed rows of the state file keep them over a restart.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::store::{Store, StoreError};
 const RULES: &str = "rules";
 const PEERS: &str = "peers";
 
-/// What is known. Clones share it.
+/// Cache of the API server's objects. Clones share it.
 #[derive(Clone)]
 pub struct LastKnown {
     pins: Pins,
@@ -121,8 +121,8 @@ impl LastKnown {
                 else => return,
             };
             let Ok(row) = row else { continue };
-            if let Err(fault) = store.remember_access(name, &row, &node_key).await {
-                tracing::warn!(%fault, name, "what the API server said is not remembered over a restart");
+            if let Err(error) = store.remember_access(name, &row, &node_key).await {
+                tracing::warn!(%error, name, "what the API server said is not remembered over a restart");
             }
         }
     }

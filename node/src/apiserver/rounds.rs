@@ -24,13 +24,13 @@ const AGAIN: Duration = Duration::from_secs(2);
 pub struct Rounds {
     /// Where they go.
     pub facts: mpsc::Sender<Input>,
-    /// What the node remembers of rounds.
+    /// The node's state, as it was committed last.
     pub published: watch::Receiver<Arc<Published>>,
     /// The bucket's mark of the cluster's name; `None` where nothing is replicated.
     pub name_mark: Option<NameMark>,
     /// The file that says that the state came from its replica: the node abstains in the plans that it may have forgotten.
     pub restored: Option<PathBuf>,
-    /// What a person should hear of.
+    /// Problems that the node shows in its `KmsNode`.
     pub problems: Problems,
 }
 

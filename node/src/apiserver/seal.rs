@@ -15,7 +15,7 @@ use crate::keystores::decision::StoreKind;
 use crate::keystores::secret::SealClient;
 use crate::keystores::{Entries, KeyStoreError};
 
-/// One request takes at most so long.
+/// Timeout of one request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The Secret.
@@ -44,23 +44,23 @@ impl SealSecret {
     pub async fn delete(&self) -> Result<(), KeyStoreError> {
         let parameters = DeleteParams::default();
         let deleted = tokio::time::timeout(PATIENCE, self.secrets.delete(&self.name, &parameters)).await;
-        match deleted.map_err(|_| self.fault("the API server does not answer"))? {
+        match deleted.map_err(|_| self.error("the API server does not answer"))? {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            other => other.map(|_| ()).map_err(|error| self.fault(&error.to_string())),
+            other => other.map(|_| ()).map_err(|error| self.error(&error.to_string())),
         }
     }
 
     async fn read(&self) -> Result<Secret, KeyStoreError> {
         let read = tokio::time::timeout(PATIENCE, self.secrets.get(&self.name)).await;
-        read.map_err(|_| self.fault("the API server does not answer"))?.map_err(|error| match &error {
+        read.map_err(|_| self.error("the API server does not answer"))?.map_err(|error| match &error {
             kube::Error::Api(status) if status.code == 404 => {
-                self.fault("it is not there; the operator makes it together with the node's pod")
+                self.error("it is not there; the operator makes it together with the node's pod")
             }
-            _ => self.fault(&error.to_string()),
+            _ => self.error(&error.to_string()),
         })
     }
 
-    fn fault(&self, what: &str) -> KeyStoreError {
+    fn error(&self, what: &str) -> KeyStoreError {
         KeyStoreError::new(StoreKind::Secret, format!("{}: {what}", self.name))
     }
 
@@ -89,13 +89,13 @@ impl SealClient for SealSecret {
         let parameters = PostParams::default();
         let put = self.secrets.replace(&self.name, &parameters, &secret);
         match tokio::time::timeout(PATIENCE, put).await {
-            Err(_) => Err(self.fault("the API server does not answer")),
+            Err(_) => Err(self.error("the API server does not answer")),
             Ok(Ok(secret)) => {
                 self.remember(secret);
                 Ok(true)
             }
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => Ok(false),
-            Ok(Err(error)) => Err(self.fault(&error.to_string())),
+            Ok(Err(error)) => Err(self.error(&error.to_string())),
         }
     }
 }

@@ -25,12 +25,12 @@ use crate::grpc;
 use crate::round::{Epochs, Published};
 use crate::store::Backing;
 
-/// A position that moved, and nothing else, is written so often.
+/// Interval of writes when nothing but the position moved.
 const LAG: Duration = Duration::from_secs(600);
 /// The pause after a write that failed; doubled up to the last.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
-/// One request takes at most so long.
+/// Timeout of one request.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// As the kind's schema limits them.
 const SETS_MAX: usize = 8;
@@ -39,7 +39,7 @@ const IDS_MAX: usize = 16;
 const MESSAGE_CHARS_MAX: usize = 1024;
 const PAYLOAD_BYTES_MAX: usize = 49_152;
 
-/// What is wrong with what the node was given. Clones share it.
+/// Problems of the node, by the thing that they are about. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Problems(watch::Sender<HashMap<ProblemAbout, Problem>>);
 
@@ -51,12 +51,12 @@ impl Problems {
         self.0.send_if_modified(|all| all.insert(about, problem.clone()) != Some(problem));
     }
 
-    /// It is well again.
+    /// Clears the problem.
     pub fn clear(&self, about: ProblemAbout) {
         self.0.send_if_modified(|all| all.remove(&about).is_some());
     }
 
-    /// It is well again, if the problem was one of these.
+    /// Clears the problem, if it has one of these reasons.
     pub fn clear_reasons(&self, about: ProblemAbout, reasons: &[Reason]) {
         let named = |problem: &Problem| reasons.iter().any(|reason| reason.as_str() == problem.reason);
         self.0.send_if_modified(|all| all.get(&about).is_some_and(named) && all.remove(&about).is_some());
@@ -76,13 +76,9 @@ impl Problems {
 pub struct Speaker {
     /// Signs the offer and the report.
     pub identity: Arc<IdentitySecretKey>,
-    /// Whose it is.
     pub owner: (ClusterId, NodeIndex),
-    /// What it has said.
     pub published: watch::Receiver<Arc<Published>>,
-    /// What it serves.
     pub served: watch::Receiver<Arc<Epochs>>,
-    /// Its state file.
     pub backing: Backing,
 }
 
@@ -93,7 +89,6 @@ pub struct StatusWriter {
     pub server: ApiServer,
     /// The id of the key-encryption key in use.
     pub key_encryption_id: String,
-    /// What is wrong.
     pub problems: Problems,
     /// The running node; `None` while something keeps it from starting.
     pub speaker: watch::Receiver<Option<Speaker>>,
@@ -287,7 +282,7 @@ impl ApiServer {
     }
 }
 
-/// What is worth a write by itself. A process that runs takes back what the one before said when it ended.
+/// Returns the part that is worth a write by itself. A running process takes back the last word of the one before.
 fn telling(report: &NodeReport) -> (NodeReport, bool) {
     let ended = report.replication.as_ref().is_some_and(|at| at.flushed);
     (NodeReport { replication: None, signed_report: None, ..report.clone() }, ended)

@@ -35,7 +35,7 @@ pub struct Listed {
     pub allow_downtime: Option<bool>,
 }
 
-/// What ends a node for good, once both are true.
+/// The two facts that together end a node for good.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Doom {
     /// The `KmsCluster` is being deleted with `deletionPolicy: Destroy`.
@@ -45,7 +45,7 @@ pub struct Doom {
 }
 
 impl Doom {
-    /// Whether it is the end.
+    /// Tells whether both are true.
     #[must_use]
     pub fn is_sealed(self) -> bool {
         self.cluster_is_destroyed && self.node_is_removed
@@ -197,14 +197,14 @@ fn this_cluster<'a>(server: &ApiServer, all: &'a Objects<KmsCluster>) -> Option<
     (id == Some(server.id)).then_some(cluster)
 }
 
-/// Whether it is being deleted with everything.
+/// Tells whether the cluster is being deleted with everything.
 fn is_destroyed(server: &ApiServer, all: &Objects<KmsCluster>) -> bool {
     this_cluster(server, all).is_some_and(|cluster| {
         cluster.metadata.deletion_timestamp.is_some() && cluster.spec.deletion_policy == DeletionPolicy::Destroy
     })
 }
 
-/// What a node offers, as it wrote it; whose word it is, is checked by whoever takes it up.
+/// Returns the prekey sets that a node wrote into its status. Their signatures are left to those that use them.
 fn prekey_sets(node: &KmsNode) -> Vec<SignedPrekeySet> {
     let report = node.status.as_ref().and_then(|status| status.node.as_ref());
     let sets = report.map(|report| report.prekey_sets.as_slice()).unwrap_or_default();

@@ -58,7 +58,7 @@ pub enum AssembleError {
     /// The replica's name or key does not fit its format.
     #[error("replication: {0}")]
     Replica(String),
-    /// Who may sign the bucket's certificate is not known.
+    /// The bucket's certificate authorities are not known.
     #[error("replication: {0}")]
     CaConfigMap(#[from] CaConfigMapError),
     /// The volume.
@@ -73,21 +73,21 @@ pub enum AssembleError {
 }
 
 impl AssembleError {
-    /// What it concerns, and the condition reason.
+    /// Returns the thing that the problem is about, and the condition reason.
     #[must_use]
     pub fn concerns(&self) -> (ProblemAbout, Reason) {
         match self {
-            Self::Key(fault) => (ProblemAbout::KeyEncryption, fault.reason()),
+            Self::Key(error) => (ProblemAbout::KeyEncryption, error.reason()),
             Self::KeyStore(_) | Self::Store(_) | Self::Io(_) | Self::Nowhere => (ProblemAbout::Seal, Reason::Starting),
             Self::Replica(_) => (ProblemAbout::Replication, Reason::NotConfigured),
             Self::CaConfigMap(_) => (ProblemAbout::Replication, Reason::AuthoritiesMissing),
-            Self::Open(fault) => (ProblemAbout::Replication, open_reason(fault)),
+            Self::Open(error) => (ProblemAbout::Replication, open_reason(error)),
         }
     }
 }
 
-fn open_reason(fault: &OpenError) -> Reason {
-    match fault {
+fn open_reason(error: &OpenError) -> Reason {
+    match error {
         OpenError::Discover(DiscoverError::Bucket(error)) | OpenError::Restore(RestoreError::Bucket(error)) => {
             bucket_reason(error.kind)
         }
@@ -111,7 +111,7 @@ pub(crate) fn secret_store(config: &Config, server: Option<&ApiServer>) -> Resul
 /// Opens what a configuration names. `secret` is the key store in the API server.
 ///
 /// # Errors
-/// What is missing, and what to do.
+/// Names the missing thing, and says what to do.
 pub async fn assemble(config: &Config, secret: Arc<dyn KeyStore>) -> Result<Parts, AssembleError> {
     let ring = config.key_ring(|name| std::env::var(name).ok())?;
     let volume: Arc<dyn KeyStore> = Arc::new(VolumeStore::open(config.data().join("seal"))?);
@@ -164,8 +164,8 @@ async fn highest_floor(volume: &dyn KeyStore, secret: &dyn KeyStore) -> Result<O
     let volume = floor_of(volume).await?;
     let secret = match floor_of(secret).await {
         Ok(secret) => secret,
-        Err(fault) => {
-            tracing::warn!(%fault, "the floor is the volume's alone");
+        Err(error) => {
+            tracing::warn!(%error, "the floor is the volume's alone");
             None
         }
     };

@@ -7,8 +7,8 @@
 //! | 3 | the Secret `<node>-seal` is gone | as above |
 //! | 4 | `status.node.erased` shows the statement | nothing is left to do |
 //!
-//! So whoever reads the statement in the API server knows that both key stores are empty. What the bucket keeps of the state file
-//! is sealed under data keys that were in these key stores alone.
+//! Whoever reads the statement in the API server knows that both key stores are empty. The bucket's copies of the state file
+//! are sealed under data keys that were in these key stores alone.
 
 use std::future::Future;
 use std::io;
@@ -97,8 +97,9 @@ impl Ending {
 mod tests {
     use super::*;
 
+    /// A restart goes on with an ending that was begun; in the end the statement alone is on the volume.
     #[test]
-    fn an_ending_that_was_begun_is_gone_on_with_and_leaves_the_statement_alone() {
+    fn an_ending_goes_on_and_leaves_the_statement_alone() {
         let folder = tempfile::tempdir().unwrap();
         let data = folder.path();
         let (owner, identity) =
@@ -116,6 +117,6 @@ mod tests {
         assert_eq!(left, [STATEMENT], "something is left on the volume");
         assert!(erasure::is_signed(owner.0, owner.1, &identity.public(), &again.0));
         std::fs::write(data.join(STATEMENT), b"half").unwrap();
-        assert!(Ending::begun(data).is_err(), "a statement that is none is no reason to run a node");
+        assert!(Ending::begun(data).is_err(), "a malformed statement is no reason to run a node");
     }
 }

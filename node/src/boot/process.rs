@@ -39,7 +39,7 @@ use crate::runtime::{Addresses, Node, Options};
 use crate::serving::{Service, Tokens};
 use crate::store::Backing;
 
-/// What is missing may come: a Secret that is created later, a bucket that answers again.
+/// Pause before the next try: a Secret may be created later, a bucket may answer again.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Message of the pages once the node is erased.
@@ -53,7 +53,7 @@ const TRIES_WITHOUT: u32 = 6;
 /// within the pod's grace period of a minute.
 const FLUSH: Duration = Duration::from_secs(25);
 
-/// What a process is given beside its configuration.
+/// Everything that a process is given beside its configuration.
 pub struct Surroundings {
     /// The API server; `None` with a second key store, for development outside Kubernetes.
     pub client: Option<Client>,
@@ -121,7 +121,7 @@ async fn bind(port: u16) -> std::io::Result<TcpListener> {
 /// Runs a node until `stop` resolves.
 ///
 /// # Errors
-/// What no waiting would heal.
+/// For faults that no waiting would heal.
 pub async fn run(
     config: Config,
     surroundings: Surroundings,
@@ -153,7 +153,7 @@ struct Process {
     server: Option<ApiServer>,
     problems: Problems,
     platform: Platform,
-    /// What keeps the node from running, for the pages.
+    /// Reason why the node does not run, for the pages.
     trouble: watch::Sender<Option<String>>,
     /// The running node, for the pages.
     running: watch::Sender<Option<Running>>,

@@ -16,7 +16,7 @@ use crate::seal::{KeyMaterial, KeyName, KeyRing};
 use crate::store::bundles::BundleFile;
 use crate::store::{Backing, Outbox, Store, StoreError};
 
-/// What a node is made of.
+/// Parts of a node.
 pub struct Parts {
     /// The state file.
     pub backing: Backing,
@@ -55,7 +55,7 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// What it concerns, and the condition reason.
+    /// Returns the thing that the problem is about, and the condition reason.
     #[must_use]
     pub fn concerns(&self) -> (ProblemAbout, Reason) {
         match self {
@@ -119,7 +119,7 @@ fn read_inventory(store: &Store, found: &Found) -> Result<Option<KeyInventory>, 
     for key in found.node_keys() {
         match store.inventory(key) {
             Ok(inventory) => return Ok(inventory),
-            Err(fault) => refused = Some(fault),
+            Err(error) => refused = Some(error),
         }
     }
     Err(refused.map_or(StartError::KeyLost(KeyName::Node), StartError::Store))
@@ -136,7 +136,7 @@ async fn make_first_keys(key_stores: &mut KeyStores) -> Result<(), KeyStoresErro
 
 type Secrets = Vec<(SecretName, Zeroizing<[u8; 32]>)>;
 
-/// The secrets that the inventory names, and the names of those whose row or key is gone.
+/// Returns the secrets that the inventory names, and the names of those whose row or key is gone.
 fn read_secrets(
     store: &Store,
     key_stores: &KeyStores,

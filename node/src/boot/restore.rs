@@ -61,9 +61,9 @@ pub async fn run_with(config: &Config, client: Option<Client>) -> Result<(), Res
     }
     let server = client.map(|client| ApiServer::new(client, &config.file));
     let restored = try_restore(config, server.as_ref()).await;
-    if let (Err(fault), Some(server)) = (&restored, server) {
+    if let (Err(error), Some(server)) = (&restored, server) {
         let problems = Problems::default();
-        problems.set(ProblemAbout::Replication, fault.reason(), &fault.to_string());
+        problems.set(ProblemAbout::Replication, error.reason(), &error.to_string());
         let (speaker, seen) = (watch::Sender::new(None), watch::Sender::new(None));
         let writer = StatusWriter {
             server,
@@ -83,7 +83,7 @@ impl RestoreError {
     fn reason(&self) -> Reason {
         match self {
             Self::Restore(restore::RestoreError::Bucket(error)) => bucket_reason(error.kind),
-            Self::Assemble(fault) => fault.concerns().1,
+            Self::Assemble(error) => error.concerns().1,
             _ => Reason::ReplicaUnavailable,
         }
     }
@@ -101,9 +101,9 @@ async fn try_restore(config: &Config, server: Option<&ApiServer>) -> Result<(), 
     }
     let ring = match config.key_ring(|name| std::env::var(name).ok()) {
         Ok(ring) => ring,
-        Err(fault) => {
+        Err(error) => {
             // The node itself says what is missing, and restores once it has come.
-            tracing::warn!(%fault, "not restored here");
+            tracing::warn!(%error, "not restored here");
             return Ok(());
         }
     };
@@ -129,6 +129,6 @@ async fn try_restore(config: &Config, server: Option<&ApiServer>) -> Result<(), 
             tracing::info!("there is no replica and none has ever been: a new node");
             Ok(())
         }
-        Err(fault) => Err(fault.into()),
+        Err(error) => Err(error.into()),
     }
 }

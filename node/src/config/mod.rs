@@ -30,9 +30,7 @@ pub struct Config {
 /// Where a key-encryption key comes from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KeySource {
-    /// Its public name.
     pub id: String,
-    /// Its place.
     pub place: KeyPlace,
 }
 
@@ -45,19 +43,18 @@ pub enum KeyPlace {
     Variable(String),
 }
 
-/// What is wrong with the file.
+/// Error in the configuration file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// The file is not there or not readable.
     #[error("{}: {error}", .path.display())]
     Read {
-        /// Which file.
         path: PathBuf,
         /// Why.
         error: std::io::Error,
     },
-    /// What it says is not a configuration.
+    /// The text is not a configuration.
     #[error(transparent)]
     File(#[from] NodeConfigError),
     /// A value makes no sense.
@@ -70,11 +67,10 @@ pub enum ConfigError {
     },
 }
 
-/// What is wrong with a key-encryption key. Its text is never repeated.
+/// Error in a key-encryption key. Repeats nothing of the key's text.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
-    /// It is not there.
     #[error("key `{id}`: {place} {why}; create it with 32 random bytes, written as 64 hexadecimal digits")]
     Missing {
         /// The key's name.
@@ -84,14 +80,11 @@ pub enum KeyError {
         /// Why it is not there.
         why: String,
     },
-    /// It is not 32 bytes.
     #[error("key `{id}`: {place} holds {found} bytes; 64 hexadecimal digits (or 32 raw bytes in a file) are needed")]
     Malformed {
         /// The key's name.
         id: String,
-        /// Where it is.
         place: String,
-        /// Its length as found.
         found: usize,
     },
     /// The keys do not make a ring.
@@ -115,7 +108,7 @@ impl Config {
     /// Reads and checks a file.
     ///
     /// # Errors
-    /// What is wrong, and where.
+    /// Names the field that is wrong, and says what is right.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
         Self::parse(&text)
@@ -124,7 +117,7 @@ impl Config {
     /// Checks a text.
     ///
     /// # Errors
-    /// What is wrong, and where.
+    /// Names the field that is wrong, and says what is right.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let file = NodeConfig::parse(text)?;
         let index = NodeIndex::new(file.index);
@@ -160,7 +153,7 @@ impl Config {
     /// Loads the key-encryption keys. `env` looks a variable up.
     ///
     /// # Errors
-    /// Which key is wrong, and what to do.
+    /// Names the key that is wrong, and says what to do.
     pub fn key_ring(&self, env: impl Fn(&str) -> Option<String>) -> Result<KeyRing, KeyError> {
         let keys = self.key_encryption.iter().map(|source| source.load(&env)).collect::<Result<_, _>>()?;
         Ok(KeyRing::new(self.cluster, self.index, keys)?)
@@ -247,12 +240,12 @@ log: info
         assert!(Config::parse(GOOD).is_ok());
         for wrong in ["{id: one}", "{id: one, env: {name: KEK}, file: {path: /x}}"] {
             let text = GOOD.replace("{id: one, env: {name: KEK}}", wrong);
-            let fault = Config::parse(&text).err().map(|fault| fault.to_string()).unwrap_or_default();
-            assert!(fault.contains("key `one` needs exactly one of"), "{wrong}: {fault}");
+            let error = Config::parse(&text).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains("key `one` needs exactly one of"), "{wrong}: {error}");
         }
     }
 
-    /// What the operator renders for the samples, and where it mounts what that names.
+    /// Reads the files that the operator renders for the samples, and the paths that it mounts.
     #[test]
     fn keys_of_secrets_are_looked_for_where_the_pod_mounts_them() {
         let golden = |name: &str| {
@@ -274,9 +267,11 @@ log: info
         }
     }
 
+    /// A key-encryption key that is missing or of the wrong length is named, and nothing of it is shown.
+    ///
     /// seed: 000-04
     #[test]
-    fn a_key_encryption_key_that_is_missing_or_of_the_wrong_length_is_named_and_never_shown() {
+    fn a_bad_key_encryption_key_is_named_and_never_shown() {
         let config = Config::parse(GOOD).unwrap();
         let missing = config.key_ring(|_| None).unwrap_err().to_string();
         assert!(missing.contains("environment variable KEK is not set"), "{missing}");

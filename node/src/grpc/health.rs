@@ -18,7 +18,7 @@ use crate::round::{Epochs, Published};
 const HEALTH: &str = "grpc.health.v1.Health";
 const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
 
-/// Whether a service serves.
+/// Decides from what is published and held if a service serves.
 pub(crate) type Serves = fn(&Published, &Epochs) -> bool;
 
 /// `Kms` serves while the node holds the newest active epoch that it has heard of.

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 
 use crate::clock::now_seconds;
 use crate::round::ServedEpoch;
-use crate::serving::{Answer, Asked, Denied, Service};
+use crate::serving::{Answer, Asked, RequestError, Service};
 
 /// The service.
 pub struct KmsApi(pub Arc<Service>);
@@ -38,16 +38,16 @@ impl KmsApi {
     }
 }
 
-fn status(denied: Denied) -> Status {
+fn status(denied: RequestError) -> Status {
     let what = denied.to_string();
     match denied {
-        Denied::Token(_) => Status::unauthenticated(what),
-        Denied::NotAllowed { .. } => Status::permission_denied(what),
-        Denied::NoEpoch => Status::unavailable(what),
-        Denied::OtherEpoch(_) => Status::failed_precondition(what),
-        Denied::IdReused => Status::aborted(what),
-        Denied::Store(fault) => {
-            tracing::error!(%fault, "a request could not be written down");
+        RequestError::Token(_) => Status::unauthenticated(what),
+        RequestError::NotAllowed { .. } => Status::permission_denied(what),
+        RequestError::NoEpoch => Status::unavailable(what),
+        RequestError::OtherEpoch(_) => Status::failed_precondition(what),
+        RequestError::IdReused => Status::aborted(what),
+        RequestError::Store(error) => {
+            tracing::error!(%error, "a request could not be written down");
             Status::unavailable("this node cannot write the request down; ask another")
         }
     }

@@ -25,22 +25,22 @@ use crate::round::{Epochs, Published};
 use crate::serving::Tokens;
 use crate::store::bundles::BundleFile;
 
-/// Tokens of the operator live at most so long, in seconds.
+/// Longest lifetime of a token of the operator, in seconds.
 const OPERATOR_TOKEN_SECONDS: u64 = 3600;
 
-/// What the service needs.
+/// The service `Round` of one node.
 pub struct RoundApi {
     /// Whose words these are.
     pub owner: (ClusterId, NodeIndex),
-    /// What may be read.
+    /// The state that was committed last, and what it says.
     pub published: watch::Receiver<Arc<Published>>,
     /// Shares, for proofs of possession.
     pub served: watch::Receiver<Arc<Epochs>>,
-    /// What peers may ask for again.
+    /// The second file: what peers may ask for again.
     pub bundles: BundleFile,
     /// Signs reports.
     pub identity: Arc<IdentitySecretKey>,
-    /// Who may read beside peers; `None`: nobody.
+    /// Checks the tokens of readers that are no peers; `None`: only peers read.
     pub readers: Option<Readers>,
     /// The last report's sequence number.
     pub sequence: Arc<AtomicU64>,
@@ -48,7 +48,7 @@ pub struct RoundApi {
     pub reports: Arc<Reports>,
 }
 
-/// Who may read what nodes say to each other, by token: the operator, and whom a rule with the verb `Observe` names.
+/// Readers by token of what nodes say to each other: the operator, and everyone whom a rule with the verb `Observe` names.
 pub struct Readers {
     /// Checks tokens.
     pub tokens: Arc<Tokens>,

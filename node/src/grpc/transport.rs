@@ -17,11 +17,11 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
-/// A handshake takes at most so long.
+/// Timeout of a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(keyfleet_api::limits::KEEP_ALIVE_SECONDS);
 
-/// Who is at the other end: a peer by its pin, or somebody who showed no certificate.
+/// Identity of the other end: a peer by its pin, or somebody who showed no certificate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Peer(pub Option<NodeIndex>);
 

@@ -1,4 +1,4 @@
-//! What to do with the keys that the key stores hold when a node starts, or compares again: a pure decision.
+//! Decides what happens to the keys that the key stores hold when a node starts, or compares again. Pure.
 //!
 //! | the inventory | a key store | then |
 //! |---|---|---|
@@ -8,7 +8,7 @@
 //! | does not name it, and it is above the highest | has it | left alone: a commit may have been lost |
 //! | does not name it | has it | destroyed in both; `SealRolledBack` when only one had it |
 //!
-//! So neither an old backup of the Secret nor an old volume loses a key or brings one back.
+//! Neither an old backup of the Secret nor an old volume loses a key or brings one back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -36,10 +36,10 @@ impl fmt::Display for StoreKind {
     }
 }
 
-/// What one key store holds.
+/// Keys of one key store, by their fingerprints.
 pub type Seen = BTreeMap<KeyName, Fingerprint>;
 
-/// What to do. Carried out in the order of the fields; then the findings are reported.
+/// Changes to both key stores. Applied in the order of the fields; then the findings are reported.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Decision {
     /// The keys to take up, and from which key store.
@@ -48,7 +48,7 @@ pub struct Decision {
     pub copy: BTreeSet<(StoreKind, KeyName)>,
     /// The keys to destroy in a key store.
     pub destroy: BTreeSet<(StoreKind, KeyName)>,
-    /// What a person should hear of.
+    /// Findings for a person.
     pub findings: Vec<Finding>,
 }
 
@@ -59,7 +59,6 @@ pub enum Finding {
     /// A key store differs from the other: it was restored from an old copy, or a change of it was interrupted.
     #[error("SealRolledBack: {key_store} lacked {} and still held {}; both key stores agree again", list(.lacked), list(.revived))]
     SealRolledBack {
-        /// The key store.
         key_store: StoreKind,
         /// Live keys that it did not have.
         lacked: Vec<KeyName>,

@@ -25,10 +25,10 @@ pub struct KeyInventory {
 /// The bytes are no inventory.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the inventory row is malformed")]
-pub struct MalformedInventory;
+pub struct InventoryError;
 
 impl KeyInventory {
-    /// Whether a key of this name may have been made after the inventory was written: such a key is not the inventory's to
+    /// Returns true when a key of this name may have been made after the inventory was written: such a key is not the inventory's to
     /// destroy.
     #[must_use]
     pub fn is_above(&self, name: KeyName) -> bool {
@@ -70,8 +70,8 @@ impl KeyInventory {
     ///
     /// # Errors
     /// When the bytes are not exactly one inventory.
-    pub fn decode(bytes: &[u8]) -> Result<Self, MalformedInventory> {
-        Self::parse(bytes).ok_or(MalformedInventory)
+    pub fn decode(bytes: &[u8]) -> Result<Self, InventoryError> {
+        Self::parse(bytes).ok_or(InventoryError)
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {

@@ -21,13 +21,12 @@ use inventory::KeyInventory;
 /// The entry that holds the floor: not a key, and public.
 const FLOOR: &str = "floor";
 
-/// What a key store holds: names and bytes.
+/// Entries of a key store: names and bytes.
 pub type Entries = BTreeMap<String, Vec<u8>>;
 
 /// A place for entries. Changes are durable when they return; doing one twice does no harm.
 #[async_trait]
 pub trait KeyStore: Send + Sync {
-    /// Which one it is.
     fn kind(&self) -> StoreKind;
 
     /// Everything in it.
@@ -42,7 +41,7 @@ pub trait KeyStore: Send + Sync {
     /// When it does not answer; then nothing is known of the change.
     async fn change(&self, put: &Entries, remove: &BTreeSet<String>) -> Result<(), KeyStoreError>;
 
-    /// Whether somebody else was seen writing here since the last call.
+    /// Returns true when somebody else was seen writing here since the last call.
     fn take_conflicted(&self) -> bool {
         false
     }
@@ -52,9 +51,8 @@ pub trait KeyStore: Send + Sync {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key_store}: {what}")]
 pub struct KeyStoreError {
-    /// Which one.
     pub key_store: StoreKind,
-    /// What it said.
+    /// Answer of the bucket.
     pub what: String,
 }
 
@@ -74,19 +72,18 @@ pub enum KeyStoresError {
     #[error(transparent)]
     KeyStore(#[from] KeyStoreError),
     /// An entry stays closed.
-    #[error("{key_store}: {fault}")]
+    #[error("{key_store}: {error}")]
     Wrap {
-        /// Where it is.
         key_store: StoreKind,
         /// Why.
-        fault: WrapError,
+        error: WrapError,
     },
     /// The key stores hold different identities, say.
     #[error("{0}")]
     Finding(Finding),
 }
 
-/// What both key stores held when they were read; [`Found::settle`] makes them alike.
+/// Both key stores as they were read; [`Found::settle`] makes them alike.
 pub struct Found {
     key_stores: [Arc<dyn KeyStore>; 2],
     ring: KeyRing,
@@ -124,8 +121,8 @@ impl Found {
                 let (keys, floor) = unwrap_all(StoreKind::Secret, entries, &ring, &mut wrapped_under)?;
                 (Some(keys), floor)
             }
-            Err(fault) => {
-                tracing::warn!(%fault, "starting from the volume alone");
+            Err(error) => {
+                tracing::warn!(%error, "starting from the volume alone");
                 (None, None)
             }
         };
@@ -181,7 +178,7 @@ impl KeyStores {
         self.keys.keys().copied()
     }
 
-    /// Whether both key stores were seen alike since the start. Until then the node says nothing in rounds.
+    /// Returns true once both key stores were seen alike since the start. Until then the node says nothing in rounds.
     #[must_use]
     pub fn is_united(&self) -> bool {
         self.united
@@ -197,7 +194,7 @@ impl KeyStores {
         self.ring.keys().map(KeyEncryptionKey::id)
     }
 
-    /// Whose key stores these are.
+    /// Returns cluster and index of the node.
     #[must_use]
     pub fn owner(&self) -> (keyfleet_threshold::identifiers::ClusterId, keyfleet_threshold::identifiers::NodeIndex) {
         self.ring.owner()
@@ -285,7 +282,7 @@ impl KeyStores {
         Ok(decision.findings)
     }
 
-    /// Whether somebody else was seen writing in a key store since the last call: then [`KeyStores::compare`] is due.
+    /// Returns true when somebody else was seen writing in a key store since the last call: then [`KeyStores::compare`] is due.
     #[must_use]
     pub fn take_conflicted(&self) -> bool {
         self.key_stores.iter().any(|key_store| key_store.take_conflicted())
@@ -326,7 +323,7 @@ fn unwrap_all(
         if entry == FLOOR {
             floor = String::from_utf8(bytes).ok();
         } else if let Ok(name) = entry.parse::<KeyName>() {
-            let key = ring.unwrap(name, &bytes).map_err(|fault| KeyStoresError::Wrap { key_store, fault })?;
+            let key = ring.unwrap(name, &bytes).map_err(|error| KeyStoresError::Wrap { key_store, error })?;
             wrapped_under.extend(KeyRing::id_of(&bytes).map(str::to_owned));
             keys.insert(name, key);
         }

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 
 use super::{Entries, KeyStore, KeyStoreError, StoreKind};
 
-/// How often a change is tried again after a conflict.
+/// Number of tries of a change that meets conflicts.
 const TRIES: u32 = 8;
 
 /// The two requests that this key store makes.
@@ -30,7 +30,6 @@ pub trait SealClient: Send + Sync {
     async fn put(&self, version: &str, data: Entries) -> Result<bool, KeyStoreError>;
 }
 
-/// The key store.
 #[derive(Debug)]
 pub struct SecretStore<C> {
     client: C,

@@ -32,13 +32,12 @@ impl VolumeStore {
     /// As [`VolumeStore::open`].
     pub fn open_as(kind: StoreKind, folder: impl Into<PathBuf>) -> Result<Self, KeyStoreError> {
         let folder = folder.into();
-        let fault = |error: io::Error| KeyStoreError::new(kind, format!("{}: {error}", folder.display()));
         match fs::DirBuilder::new().mode(0o700).create(&folder) {
-            Ok(()) => sync_folder(folder.parent().unwrap_or(&folder)).map_err(fault)?,
+            Ok(()) => sync_folder(folder.parent().unwrap_or(&folder)).map_err(|error| failed(kind, &folder, &error))?,
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(fault(error)),
+            Err(error) => return Err(failed(kind, &folder, &error)),
         }
-        let mode = fs::metadata(&folder).map_err(fault)?.permissions().mode() & 0o777;
+        let mode = fs::metadata(&folder).map_err(|error| failed(kind, &folder, &error))?.permissions().mode() & 0o777;
         if mode & 0o007 != 0 {
             let what = format!("{} has mode {mode:o}: others may read it; chmod it to 0700", folder.display());
             return Err(KeyStoreError::new(kind, what));
@@ -96,11 +95,12 @@ impl KeyStore for VolumeStore {
 }
 
 async fn blocking<T: Send + 'static>(run: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, KeyStoreError> {
-    let fault = |error: &dyn std::fmt::Display| KeyStoreError::new(StoreKind::Volume, error.to_string());
-    match tokio::task::spawn_blocking(run).await {
-        Ok(done) => done.map_err(|error| fault(&error)),
-        Err(error) => Err(fault(&error)),
-    }
+    let done = tokio::task::spawn_blocking(run).await.unwrap_or_else(|error| Err(io::Error::other(error)));
+    done.map_err(|error| KeyStoreError::new(StoreKind::Volume, error.to_string()))
+}
+
+fn failed(kind: StoreKind, folder: &Path, error: &io::Error) -> KeyStoreError {
+    KeyStoreError::new(kind, format!("{}: {error}", folder.display()))
 }
 
 /// Overwrites, then unlinks. What a disk below keeps of it is wrapped, and unreadable without the key-encryption key.
@@ -133,7 +133,7 @@ pub(crate) fn durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub(crate) fn wipe_folder(folder: &Path, kept: &str) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        // The filesystem's own folder is none of the node's.
+        // The filesystem's own folder is not the node's.
         if entry.file_name() == kept || entry.file_name() == "lost+found" {
             continue;
         }
@@ -175,7 +175,7 @@ mod tests {
         let seal = folder.path().join("seal");
         fs::create_dir(&seal).unwrap();
         fs::set_permissions(&seal, fs::Permissions::from_mode(0o755)).unwrap();
-        let fault = VolumeStore::open(&seal).unwrap_err().to_string();
-        assert!(fault.contains("chmod"), "the refusal does not say what to do: {fault}");
+        let error = VolumeStore::open(&seal).unwrap_err().to_string();
+        assert!(error.contains("chmod"), "the refusal does not say what to do: {error}");
     }
 }

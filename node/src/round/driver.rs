@@ -25,7 +25,6 @@ pub enum DriveError {
 
 /// A node that may be driven.
 pub struct Started {
-    /// Its protocol machine.
     pub participant: Participant,
     /// Its identity, which the operator pins.
     pub identity: IdentityPublicKey,
@@ -33,9 +32,9 @@ pub struct Started {
     pub persister: Persister,
     /// Owed: to be carried out first.
     pub outputs: Outputs,
-    /// What a person should hear of.
+    /// Findings for a person.
     pub findings: Vec<Finding>,
-    /// Whether the state came from the replica: then the node abstains in plans up to the newest block there is.
+    /// True when the state came from the replica: then the node abstains in plans up to the newest block there is.
     pub restored: bool,
 }
 
@@ -78,7 +77,7 @@ impl Driver {
     /// Carries out what is owed, if anything is.
     ///
     /// # Errors
-    /// It is still owed.
+    /// For outputs that are still owed.
     pub async fn settle(&mut self) -> Result<(), PersistError> {
         if let Some(owed) = &self.owed {
             self.persister.apply(&self.participant, owed).await?;
@@ -101,7 +100,7 @@ impl Driver {
     /// Returns which of them were not taken up, and why.
     ///
     /// # Errors
-    /// What is owed; the facts may be fed again.
+    /// For outputs that are still owed; the facts may be fed again.
     pub async fn feed_all(&mut self, inputs: &[Input]) -> Result<Vec<(usize, InputError)>, PersistError> {
         self.settle().await?;
         let mut errors = Vec::new();
@@ -124,13 +123,13 @@ impl Driver {
         }
     }
 
-    /// What has to be fetched from peers.
+    /// Returns the digests to fetch from peers.
     #[must_use]
     pub fn wants(&self) -> Vec<Want> {
         self.participant.wants()
     }
 
-    /// What a person should hear of, since the last call.
+    /// Takes the notices for a person since the last call.
     pub fn take_notices(&mut self) -> Vec<Notice> {
         std::mem::take(&mut self.notices)
     }

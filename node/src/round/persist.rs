@@ -144,7 +144,7 @@ impl Persister {
         }
     }
 
-    /// What others may read, as it changes.
+    /// Returns the data that others may read, as it changes.
     #[must_use]
     pub fn published(&self) -> watch::Receiver<Arc<Published>> {
         self.published.subscribe()
@@ -402,7 +402,7 @@ fn raises_floor(body: &Body) -> bool {
     matches!(body, Body::Prepared { .. } | Body::Partial(_) | Body::Holds { .. } | Body::Erased)
 }
 
-/// What stays in the second file: messages of attempts that are not retired, by their plans, and others' prekey sets of those
+/// Returns what stays in the second file: messages of attempts that are not retired, by their plans, and others' prekey sets of those
 /// attempts.
 fn still_named(participant: &Participant) -> (BTreeSet<Digest>, BTreeSet<Digest>) {
     let attempts = participant.state().attempts.values().filter(|attempt| !attempt.erased);

@@ -1,4 +1,4 @@
-//! What others may read of a node: made from the state that was committed last, never from the one in memory.
+//! Everything that others may read of a node: made from the state that was committed last, never from the one in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -38,7 +38,7 @@ pub(super) fn next_outbox(outbox: &Outbox, participant: &Participant, messages: 
     next
 }
 
-/// What peers and operator read.
+/// Data that peers and operator read.
 #[derive(Clone, Default, Debug)]
 pub struct Published {
     /// Messages of attempts that are under way or kept, oldest attempt first.
@@ -101,13 +101,12 @@ pub struct ServedEpoch {
     pub share: SecretScalar,
     /// The epoch's verification vector.
     pub vector: VerificationVector,
-    /// Its certificate.
     pub certificate: Certificate,
     /// Its receivers, ascending.
     pub receivers: Vec<NodeIndex>,
 }
 
-/// How many epochs are served.
+/// Number of epochs that are served.
 const SERVED: usize = 2;
 
 impl Epochs {
@@ -128,7 +127,7 @@ impl Epochs {
         self.0.last_key_value().map(|(number, epoch)| (*number, epoch))
     }
 
-    /// Whether the newest of them is the newest active epoch that the node has heard of. Without any it is not.
+    /// Returns true when the newest of them is the newest active epoch that the node knows of. Without any it is not.
     #[must_use]
     pub fn are_current(&self, published: &Published) -> bool {
         // In an outage nothing is published after a start; what is served was active then.

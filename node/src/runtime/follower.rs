@@ -26,7 +26,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Timeout of one fetch.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Who follows.
+/// This node, as it shows itself to a peer that it follows.
 #[derive(Clone)]
 pub(super) struct Me {
     pub(super) cluster: ClusterId,

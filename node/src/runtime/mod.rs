@@ -37,14 +37,14 @@ use crate::serving::Service;
 /// Facts that may wait for the driver, and those that it takes in at once.
 const MAILBOX: usize = 256;
 const TOGETHER: usize = 64;
-/// After a key store or the replica did not take something, it is tried again so much later; doubled up to the last.
+/// Pause after a key store or the replica did not take something; doubled after every failure, up to the last.
 const RETRY: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(4);
-/// Callers have so long to go when the node stops.
+/// Time that callers have to end their requests when the node stops.
 const DRAIN: Duration = Duration::from_secs(10);
-/// So many notices are remembered.
+/// Notices remembered; the oldest go first.
 const NOTICES: usize = 64;
-/// The key stores are compared so often.
+/// Interval of the comparison of the key stores.
 const COMPARE: Duration = Duration::from_secs(300);
 
 /// Why a node cannot be run.
@@ -62,7 +62,7 @@ pub enum RunError {
 /// Where the peers are: host and port by index. Their identities are in the pins.
 pub type Addresses = BTreeMap<NodeIndex, String>;
 
-/// What a node is run with.
+/// Surroundings that a node is run in.
 pub struct Options {
     /// The port of peers and operator.
     pub peers: TcpListener,
@@ -74,7 +74,7 @@ pub struct Options {
     pub pins: Pins,
     /// Where the peers are.
     pub addresses: watch::Receiver<Addresses>,
-    /// How the operator and observers prove who they are.
+    /// Checks the tokens of the operator and of observers; `None`: only peers read.
     pub readers: Option<Readers>,
 }
 
@@ -151,7 +151,7 @@ impl Node {
         self.facts.clone()
     }
 
-    /// What may be read of it.
+    /// Returns what peers and operator may read of it, as it changes.
     #[must_use]
     pub fn published(&self) -> watch::Receiver<Arc<Published>> {
         self.published.clone()
@@ -163,7 +163,7 @@ impl Node {
         self.served.clone()
     }
 
-    /// What a person should hear of.
+    /// Returns what a person should hear of, as it changes.
     #[must_use]
     pub fn notices(&self) -> watch::Receiver<Vec<Notice>> {
         self.notices.clone()

@@ -50,12 +50,12 @@ impl fmt::Display for KeyName {
 /// The text is no key's name.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("`{0}` names no key of a node")]
-pub struct NotAKeyName(pub String);
+pub struct KeyNameError(pub String);
 
 impl FromStr for KeyName {
-    type Err = NotAKeyName;
+    type Err = KeyNameError;
 
-    fn from_str(text: &str) -> Result<Self, NotAKeyName> {
+    fn from_str(text: &str) -> Result<Self, KeyNameError> {
         let numbered = || {
             let (kind, digits) = text.split_once('-')?;
             let number: u64 = digits.parse().ok()?;
@@ -72,7 +72,7 @@ impl FromStr for KeyName {
             _ => numbered(),
         };
         // One name, one spelling: `data-07` would be a second entry for the same key.
-        name.filter(|name| name.to_string() == text).ok_or_else(|| NotAKeyName(text.to_owned()))
+        name.filter(|name| name.to_string() == text).ok_or_else(|| KeyNameError(text.to_owned()))
     }
 }
 

@@ -26,7 +26,7 @@ pub struct Place<'a> {
     pub table: &'a str,
     /// The row's key in the table.
     pub row: &'a [u8],
-    /// What the value is.
+    /// Purpose of the value.
     pub purpose: &'a str,
     /// The epoch whose data key seals it; zero for the node's own.
     pub epoch: EpochNumber,
@@ -60,7 +60,7 @@ impl Place<'_> {
 /// A row does not open: cut, forged, moved, or sealed under another key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("row {row} of table `{table}` does not open: damaged, moved, or sealed under another key")]
-pub struct CannotOpen {
+pub struct OpenRowError {
     /// The table.
     pub table: String,
     /// The row's key in hexadecimal.
@@ -88,17 +88,17 @@ impl DataKey<'_> {
     /// Opens what was sealed for this place.
     ///
     /// # Errors
-    /// [`CannotOpen`].
-    pub fn open(&self, place: &Place<'_>, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, CannotOpen> {
-        let fault = || CannotOpen { table: place.table.to_owned(), row: hex::encode(place.row) };
-        let (&version, rest) = sealed.split_first().ok_or_else(fault)?;
-        let (nonce, ciphertext) = rest.split_at_checked(NONCE_BYTES).ok_or_else(fault)?;
-        let nonce: [u8; NONCE_BYTES] = nonce.try_into().map_err(|_| fault())?;
+    /// [`OpenRowError`].
+    pub fn open(&self, place: &Place<'_>, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenRowError> {
+        let refused = || OpenRowError { table: place.table.to_owned(), row: hex::encode(place.row) };
+        let (&version, rest) = sealed.split_first().ok_or_else(refused)?;
+        let (nonce, ciphertext) = rest.split_at_checked(NONCE_BYTES).ok_or_else(refused)?;
+        let nonce: [u8; NONCE_BYTES] = nonce.try_into().map_err(|_| refused())?;
         if version != VERSION {
-            return Err(fault());
+            return Err(refused());
         }
         let payload = Payload { msg: ciphertext, aad: &place.associated_data() };
-        self.cipher().decrypt(&Nonce::from(nonce), payload).map(Zeroizing::new).map_err(|_| fault())
+        self.cipher().decrypt(&Nonce::from(nonce), payload).map(Zeroizing::new).map_err(|_| refused())
     }
 
     fn cipher(&self) -> Aes256Gcm {

@@ -75,7 +75,7 @@ pub struct KeyRing {
     keys: Vec<KeyEncryptionKey>,
 }
 
-/// What is wrong with a key-encryption key or a wrap.
+/// Error in a key-encryption key or a wrap.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WrapError {
@@ -126,7 +126,7 @@ impl KeyRing {
         Ok(Self { cluster, node, keys })
     }
 
-    /// Whose keys these are.
+    /// Returns cluster and index of the node.
     #[must_use]
     pub fn owner(&self) -> (ClusterId, NodeIndex) {
         (self.cluster, self.node)

@@ -25,8 +25,8 @@ impl AuditWriter {
             while mailbox.recv_many(&mut waiting, BATCH).await > 0 {
                 let (records, replies): (Vec<Record>, Vec<oneshot::Sender<bool>>) = waiting.drain(..).unzip();
                 let written = store.record(records).await;
-                if let Err(fault) = &written {
-                    tracing::error!(%fault, "requests could not be written down and are not answered");
+                if let Err(error) = &written {
+                    tracing::error!(%error, "requests could not be written down and are not answered");
                 }
                 for reply in replies {
                     let _ = reply.send(written.is_ok());

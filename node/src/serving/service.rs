@@ -19,7 +19,7 @@ use crate::round::Epochs;
 use crate::store::journal::{Earlier, Record};
 use crate::store::{Store, StoreError};
 
-/// What a caller asks for.
+/// Request of a caller.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Asked {
     /// The key of an identity, encrypted to a transport key.
@@ -49,7 +49,7 @@ impl Asked {
         }
     }
 
-    /// What the audit log and the request ledger know of a request.
+    /// Returns the digest by which the audit log and the request ledger know a request.
     fn digest(&self, epoch: Option<EpochNumber>) -> Digest {
         let epoch = epoch.map_or(0, |epoch| epoch.0).to_be_bytes();
         let length = |bytes: &[u8]| (bytes.len() as u64).to_be_bytes();
@@ -79,7 +79,7 @@ pub struct Answer {
 /// Why a request is not answered.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Denied {
+pub enum RequestError {
     /// The caller is at fault.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -138,7 +138,7 @@ impl Service {
         self.writes.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Whose service it is.
+    /// Returns cluster and index of the node.
     #[must_use]
     pub fn owner(&self) -> (ClusterId, NodeIndex) {
         self.owner
@@ -161,7 +161,7 @@ impl Service {
         asked: &Asked,
         epoch: Option<EpochNumber>,
         now_seconds: u64,
-    ) -> Result<Answer, Denied> {
+    ) -> Result<Answer, RequestError> {
         let access = self.access.borrow().clone();
         let token = token.ok_or(TokenError::Missing)?;
         let caller =
@@ -178,14 +178,14 @@ impl Service {
                 Asked::Sign { .. } => "sign",
                 Asked::Beacon(_) => "sign a beacon round like",
             };
-            return Err(Denied::NotAllowed { subject: caller.subject, issuer: caller.issuer, verb });
+            return Err(RequestError::NotAllowed { subject: caller.subject, issuer: caller.issuer, verb });
         }
         if let Some(id) = &id {
             match self.store.known_request(id, &request)? {
                 Earlier::Answered(answer) => {
                     return read_answer(&answer).ok_or(StoreError::Malformed("requests").into());
                 }
-                Earlier::OtherRequest => return Err(Denied::IdReused),
+                Earlier::OtherRequest => return Err(RequestError::IdReused),
                 Earlier::No => {}
             }
         }
@@ -195,11 +195,11 @@ impl Service {
         Ok(answer)
     }
 
-    fn work(&self, asked: &Asked, epoch: Option<EpochNumber>) -> Result<Answer, Denied> {
+    fn work(&self, asked: &Asked, epoch: Option<EpochNumber>) -> Result<Answer, RequestError> {
         let epochs = self.served.borrow().clone();
         let (epoch, served) = match epoch {
-            None => epochs.newest().ok_or(Denied::NoEpoch)?,
-            Some(epoch) => (epoch, epochs.get(epoch).ok_or(Denied::OtherEpoch(epoch))?),
+            None => epochs.newest().ok_or(RequestError::NoEpoch)?,
+            Some(epoch) => (epoch, epochs.get(epoch).ok_or(RequestError::OtherEpoch(epoch))?),
         };
         let sign = |purpose: &Purpose| signature::sign(purpose, &served.share).encode().to_vec();
         let partial = match asked {

@@ -1,4 +1,4 @@
-//! Who a caller is: an OpenID Connect token, made for this node alone.
+//! Identity of a caller: an OpenID Connect token, made for this node alone.
 //!
 //! A token counts when a key of its issuer signed it, its lifetime is bounded and not over, this node's audience is among
 //! its audiences and no other Keyfleet node's is: what one bad node sees opens no other. Keys are cached in the state
@@ -18,17 +18,16 @@ use serde::{Deserialize, Serialize};
 use crate::seal::KeyMaterial;
 use crate::store::{Store, StoreError};
 
-/// Clocks may differ by so much, in seconds.
+/// Tolerated difference of clocks, in seconds.
 const LEEWAY_SECONDS: u64 = 30;
-/// Keys of one issuer are fetched at most so often, in seconds, however many unknown ones are named.
+/// Pause between two fetches of one issuer's keys, in seconds, however many unknown ones are named.
 const REFETCH_SECONDS: u64 = 10;
 
-/// What an issuer publishes.
+/// Documents that an issuer publishes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FetchedKeys {
     /// The `iss` of its tokens, exactly.
     pub issuer: String,
-    /// Its keys.
     pub keys: JwkSet,
 }
 
@@ -58,19 +57,19 @@ pub enum TokenError {
     /// None was sent.
     #[error("no token: send `authorization: Bearer <token>`")]
     Missing,
-    /// It is no token, or its signature is wrong.
+    /// The token is malformed, or its signature is wrong.
     #[error("the token is malformed, or its signature is wrong")]
     Malformed,
     /// No known issuer has the key that signed it.
     #[error("no known issuer has the key that signed the token")]
     UnknownKey,
-    /// It was made for somebody else, or for more than one node.
+    /// The token was made for somebody else, or for more than one node.
     #[error("the token must have exactly one Keyfleet audience: {0}")]
     Audience(String),
-    /// It is over, or not yet valid.
+    /// The token is expired, or not yet valid.
     #[error("the token is expired or not yet valid")]
     Expired,
-    /// It lives too long.
+    /// The token lives too long.
     #[error("the token lives longer than {0} seconds")]
     TooLong(u64),
 }
@@ -152,7 +151,7 @@ impl Tokens {
         let header = decode_header(token).map_err(|_| TokenError::Malformed)?;
         let kid = header.kid.as_deref().ok_or(TokenError::Malformed)?;
         let known = self.issuers.read().unwrap_or_else(PoisonError::into_inner);
-        let mut fault = TokenError::UnknownKey;
+        let mut error = TokenError::UnknownKey;
         for name in issuers {
             let Some((issuer, jwk)) =
                 known.get(name).and_then(|known| Some((&known.fetched.issuer, known.fetched.keys.find(kid)?)))
@@ -175,10 +174,10 @@ impl Tokens {
                     self.check_claims(&data.claims, max, now)?;
                     return Ok(Caller { issuer: name.clone(), subject: data.claims.sub });
                 }
-                Err(_) => fault = TokenError::Malformed,
+                Err(_) => error = TokenError::Malformed,
             }
         }
-        Err(fault)
+        Err(error)
     }
 
     fn check_claims(&self, claims: &Claims, max: u64, now: u64) -> Result<(), TokenError> {
@@ -211,9 +210,9 @@ impl Tokens {
                 Err(error) => tracing::warn!(issuer = name, error, "an issuer's keys could not be fetched"),
                 Ok(fetched) => {
                     let row = serde_json::to_vec(&fetched).expect("keys that were read can be written");
-                    if let Err(fault) = self.store.remember_access(&format!("keys/{name}"), &row, &self.node_key).await
+                    if let Err(error) = self.store.remember_access(&format!("keys/{name}"), &row, &self.node_key).await
                     {
-                        tracing::warn!(%fault, "an issuer's keys are not remembered over a restart");
+                        tracing::warn!(%error, "an issuer's keys are not remembered over a restart");
                     }
                     let known = Earlier { fetched, asked_seconds: now_seconds };
                     self.issuers.write().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), known);

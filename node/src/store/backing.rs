@@ -15,7 +15,7 @@ use keyfleet_litestream::{Ack, Database, Position};
 use redb::{ReadTransaction, ReadableDatabase as _, WriteTransaction};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{StoreError, redb as fault};
+use super::{StoreError, redb_error};
 
 /// Timeout of the bucket for one commit. A round's commit that was not acknowledged is tried again.
 pub const ACKNOWLEDGE: Duration = Duration::from_secs(10);
@@ -35,9 +35,9 @@ pub enum Backing {
     Replicated {
         /// The database.
         database: Database,
-        /// How long to wait for the bucket.
+        /// Timeout of the bucket for one commit.
         timeout: Duration,
-        /// Whether the file was restored, and nothing was yet done about it.
+        /// True when the file was restored, and nothing was yet done about it.
         restored: bool,
     },
     /// On its volume alone.
@@ -72,7 +72,7 @@ impl Backing {
     /// # Errors
     /// redb's, and the file system's.
     pub fn local(path: &Path) -> Result<Self, StoreError> {
-        let redb = Arc::new(redb::Database::create(path).map_err(fault)?);
+        let redb = Arc::new(redb::Database::create(path).map_err(redb_error)?);
         let (jobs, mut mailbox) = mpsc::channel::<Job>(MAILBOX);
         let file = redb.clone();
         let run = move || {
@@ -85,13 +85,13 @@ impl Backing {
         Ok(Self::Local(Local(Arc::new(Inner { redb, jobs: Some(jobs), writer: Some(writer) }))))
     }
 
-    /// Whether there is a replica.
+    /// Returns true when there is a replica.
     #[must_use]
     pub fn is_replicated(&self) -> bool {
         self.database().is_some()
     }
 
-    /// Whether the file was restored from its replica before this start: then the node may have said more than it knows.
+    /// Returns true when the file was restored from its replica before this start: then the node may have said more than it knows.
     #[must_use]
     pub fn was_restored(&self) -> bool {
         matches!(self, Self::Replicated { restored: true, .. })
@@ -139,8 +139,8 @@ impl Backing {
     /// redb's.
     pub fn begin_read(&self) -> Result<ReadTransaction, StoreError> {
         match self {
-            Self::Replicated { database, .. } => database.begin_read().map_err(fault),
-            Self::Local(local) => local.0.redb.begin_read().map_err(fault),
+            Self::Replicated { database, .. } => database.begin_read().map_err(redb_error),
+            Self::Local(local) => local.0.redb.begin_read().map_err(redb_error),
         }
     }
 
@@ -196,8 +196,8 @@ fn transact<T>(
     redb: &redb::Database,
     transaction: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
 ) -> Result<T, StoreError> {
-    let txn = redb.begin_write().map_err(fault)?;
+    let txn = redb.begin_write().map_err(redb_error)?;
     let value = transaction(&txn)?;
-    txn.commit().map_err(fault)?;
+    txn.commit().map_err(redb_error)?;
     Ok(value)
 }

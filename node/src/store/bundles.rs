@@ -10,7 +10,7 @@ use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::round::{Blob, SignedMessage};
 use redb::{ReadableDatabase as _, TableDefinition};
 
-use super::{StoreError, redb as fault};
+use super::{StoreError, redb_error};
 
 const BLOBS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("blobs");
 
@@ -29,10 +29,10 @@ impl BundleFile {
     /// # Errors
     /// redb's.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let file = redb::Database::create(path).map_err(fault)?;
-        let txn = file.begin_write().map_err(fault)?;
-        txn.open_table(BLOBS).map_err(fault)?;
-        txn.commit().map_err(fault)?;
+        let file = redb::Database::create(path).map_err(redb_error)?;
+        let txn = file.begin_write().map_err(redb_error)?;
+        txn.open_table(BLOBS).map_err(redb_error)?;
+        txn.commit().map_err(redb_error)?;
         Ok(Self(Arc::new(file)))
     }
 
@@ -73,9 +73,9 @@ impl BundleFile {
     /// # Errors
     /// redb's.
     pub fn get(&self, digest: &Digest) -> Result<Option<Blob>, StoreError> {
-        let txn = self.0.begin_read().map_err(fault)?;
-        let table = txn.open_table(BLOBS).map_err(fault)?;
-        let row = table.get(&digest.0).map_err(fault)?;
+        let txn = self.0.begin_read().map_err(redb_error)?;
+        let table = txn.open_table(BLOBS).map_err(redb_error)?;
+        let row = table.get(&digest.0).map_err(redb_error)?;
         Ok(row.and_then(|bytes| decode(bytes.value())).filter(|blob| blob.digest() == *digest))
     }
 
@@ -87,11 +87,11 @@ impl BundleFile {
     ) -> Result<(), StoreError> {
         let file = self.0.clone();
         let run = move || {
-            let mut txn = file.begin_write().map_err(fault)?;
+            let mut txn = file.begin_write().map_err(redb_error)?;
             // Peers choose the contents: with one sync a crafted page could pass for a commit (redb's design notes).
             txn.set_two_phase_commit(true);
-            change(&mut txn.open_table(BLOBS).map_err(fault)?).map_err(fault)?;
-            txn.commit().map_err(fault)
+            change(&mut txn.open_table(BLOBS).map_err(redb_error)?).map_err(redb_error)?;
+            txn.commit().map_err(redb_error)
         };
         tokio::task::spawn_blocking(run).await.map_err(|_| StoreError::Stopped)?
     }

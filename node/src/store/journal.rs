@@ -8,12 +8,12 @@
 use keyfleet_threshold::identifiers::Digest;
 use redb::{ReadableTable as _, TableDefinition, WriteTransaction};
 
-use super::{Store, StoreError, redb as fault};
+use super::{Store, StoreError, redb_error};
 
 const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
 const REQUESTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("requests");
 
-/// How long the answer of a request id is kept, in seconds.
+/// Time for which the answer of a request id is kept, in seconds.
 pub const REMEMBERED_SECONDS: u64 = 600;
 
 pub(super) fn create(txn: &WriteTransaction) -> Result<(), redb::Error> {
@@ -35,14 +35,13 @@ pub struct Record {
     pub id: Option<Digest>,
     /// The answer; empty when it was refused.
     pub answer: Vec<u8>,
-    /// Whether it was allowed.
+    /// True when the request was allowed.
     pub allowed: bool,
 }
 
 /// An entry of the audit log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AuditEntry {
-    /// Its place, from 1.
     pub number: u64,
     /// Hash of the entry before; zeros in the first.
     pub previous: Digest,
@@ -54,7 +53,7 @@ pub struct AuditEntry {
     pub request: Digest,
     /// Digest of the answer.
     pub answer: Digest,
-    /// Whether it was allowed.
+    /// True when the request was allowed.
     pub allowed: bool,
 }
 
@@ -90,14 +89,14 @@ impl AuditEntry {
         (bytes.len() == Self::BYTES && entry.encode() == bytes).then_some(entry)
     }
 
-    /// What the next entry names.
+    /// Returns the hash that the next entry names.
     #[must_use]
     pub fn hash(&self) -> Digest {
         Digest::of("KEYFLEET-V1-AUDIT", &[&self.encode()])
     }
 }
 
-/// What is known of a request id.
+/// Finds an earlier request of this id.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Earlier {
     /// Nothing.
@@ -109,14 +108,14 @@ pub enum Earlier {
 }
 
 impl Store {
-    /// What is known of a request id.
+    /// Finds an earlier request of this id.
     ///
     /// # Errors
     /// redb's.
     pub fn known_request(&self, id: &Digest, request: &Digest) -> Result<Earlier, StoreError> {
         let txn = self.backing.begin_read()?;
-        let table = txn.open_table(REQUESTS).map_err(fault)?;
-        let Some(row) = table.get(&id.0).map_err(fault)? else { return Ok(Earlier::No) };
+        let table = txn.open_table(REQUESTS).map_err(redb_error)?;
+        let Some(row) = table.get(&id.0).map_err(redb_error)? else { return Ok(Earlier::No) };
         let known = row.value().get(8..40).map(|digest| digest == request.0);
         Ok(match (known, row.value().get(40..)) {
             (Some(true), Some(answer)) => Earlier::Answered(answer.to_vec()),
@@ -172,10 +171,10 @@ impl Store {
     /// [`StoreError::Malformed`] where an entry was changed or taken out.
     pub fn audit(&self) -> Result<Vec<AuditEntry>, StoreError> {
         let txn = self.backing.begin_read()?;
-        let table = txn.open_table(AUDIT).map_err(fault)?;
+        let table = txn.open_table(AUDIT).map_err(redb_error)?;
         let (mut entries, mut previous) = (Vec::<AuditEntry>::new(), Digest([0; 32]));
-        for row in table.iter().map_err(fault)? {
-            let row = row.map_err(fault)?;
+        for row in table.iter().map_err(redb_error)? {
+            let row = row.map_err(redb_error)?;
             let entry = AuditEntry::decode(row.1.value()).ok_or(StoreError::Malformed("audit"))?;
             if entry.previous != previous || entry.number != entries.len() as u64 + 1 {
                 return Err(StoreError::Malformed("audit"));
@@ -233,9 +232,11 @@ mod tests {
         assert!(store.audit().is_err(), "a missing entry went unnoticed");
     }
 
+    /// A request id gives the same answer again, and serves one request only.
+    ///
     /// seed: 000-21
     #[tokio::test]
-    async fn a_request_id_gives_the_same_answer_and_serves_one_request_only() {
+    async fn a_request_id_serves_one_request_only() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(&folder.path().join("state.redb")).await;
         store.record(vec![record(1)]).await.unwrap();

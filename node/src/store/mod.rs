@@ -28,8 +28,8 @@ use keyfleet_threshold::identifiers::{ClusterId, EpochNumber, NodeIndex};
 use redb::{ReadableTable as _, TableDefinition, TableError};
 use zeroize::Zeroizing;
 
-use crate::keystores::inventory::{KeyInventory, MalformedInventory};
-use crate::seal::row::CannotOpen;
+use crate::keystores::inventory::{InventoryError, KeyInventory};
+use crate::seal::row::OpenRowError;
 use crate::seal::{DataKey, KeyMaterial, KeyName, Place};
 
 pub use backing::{Backing, CommitId};
@@ -65,10 +65,10 @@ pub enum StoreError {
     },
     /// The file is damaged, or was written under another key.
     #[error(transparent)]
-    Closed(#[from] CannotOpen),
+    Closed(#[from] OpenRowError),
     /// The file is damaged.
     #[error(transparent)]
-    KeyInventory(#[from] MalformedInventory),
+    KeyInventory(#[from] InventoryError),
     /// A row that the program wrote itself is malformed.
     #[error("row `{0}` is malformed")]
     Malformed(&'static str),
@@ -84,7 +84,7 @@ pub enum StoreError {
 }
 
 /// Turns each of redb's errors into the one of this crate.
-pub(crate) fn redb(error: impl Into<redb::Error>) -> StoreError {
+pub(crate) fn redb_error(error: impl Into<redb::Error>) -> StoreError {
     StoreError::Redb(error.into())
 }
 
@@ -96,13 +96,13 @@ pub struct Store {
     node: NodeIndex,
 }
 
-/// What belongs together in a round: committed in one transaction.
+/// Rows of one round's step: committed in one transaction.
 pub struct RoundCommit {
     /// The participant's state.
     pub state: Vec<u8>,
-    /// What is said from which position.
+    /// Positions of everything that is published.
     pub outbox: Outbox,
-    /// Which keys live once this is committed.
+    /// Keys that live once this is committed.
     pub inventory: KeyInventory,
     /// New shares, each with the data key of its epoch.
     pub shares: Vec<(EpochNumber, KeyMaterial, Zeroizing<[u8; 32]>)>,
@@ -175,7 +175,7 @@ impl Store {
         &self.backing
     }
 
-    /// Whether a round was ever committed: then there is an inventory, and the node is not new.
+    /// Returns true when a round was ever committed: then there is an inventory, and the node is not new.
     ///
     /// # Errors
     /// redb's.
@@ -208,8 +208,8 @@ impl Store {
         let Some(head) = self.row(META, "outbox")? else { return Ok(None) };
         let txn = self.backing.begin_read()?;
         let mut rows = BTreeMap::new();
-        for row in txn.open_table(OUTBOX).map_err(redb)?.iter().map_err(redb)? {
-            let (position, value) = row.map_err(redb)?;
+        for row in txn.open_table(OUTBOX).map_err(redb_error)?.iter().map_err(redb_error)? {
+            let (position, value) = row.map_err(redb_error)?;
             rows.insert(position.value(), OutboxRow::decode(value.value())?);
         }
         Outbox::decode(&head, rows).map(Some)
@@ -221,8 +221,8 @@ impl Store {
     /// When it does not open.
     pub fn share(&self, epoch: EpochNumber, key: &KeyMaterial) -> Result<Option<Zeroizing<[u8; 32]>>, StoreError> {
         let txn = self.backing.begin_read()?;
-        let table = txn.open_table(SHARES).map_err(redb)?;
-        let Some(sealed) = table.get(epoch.0).map_err(redb)? else { return Ok(None) };
+        let table = txn.open_table(SHARES).map_err(redb_error)?;
+        let Some(sealed) = table.get(epoch.0).map_err(redb_error)? else { return Ok(None) };
         let opened = DataKey(key).open(&self.share_place(epoch, &epoch.0.to_be_bytes()), sealed.value())?;
         let share = opened.as_slice().try_into().map_err(|_| StoreError::Malformed("shares"))?;
         Ok(Some(Zeroizing::new(share)))
@@ -234,8 +234,8 @@ impl Store {
     /// redb's.
     pub fn share_epochs(&self) -> Result<Vec<EpochNumber>, StoreError> {
         let txn = self.backing.begin_read()?;
-        let table = txn.open_table(SHARES).map_err(redb)?;
-        table.iter().map_err(redb)?.map(|row| Ok(EpochNumber(row.map_err(redb)?.0.value()))).collect()
+        let table = txn.open_table(SHARES).map_err(redb_error)?;
+        table.iter().map_err(redb_error)?.map(|row| Ok(EpochNumber(row.map_err(redb_error)?.0.value()))).collect()
     }
 
     /// Commits a round's step: locally durable when this returns. [`Backing::acknowledged`] says when the replica has it.
@@ -285,7 +285,7 @@ impl Store {
         (state, inventory, shares)
     }
 
-    /// What was last seen of rules or of an issuer's keys.
+    /// Returns rules or an issuer's keys as they were seen last.
     ///
     /// # Errors
     /// When the row does not open.
@@ -331,16 +331,16 @@ impl Store {
     /// redb's.
     pub fn counter(&self, name: &str) -> Result<u64, StoreError> {
         let txn = self.backing.begin_read()?;
-        let table = txn.open_table(COUNTERS).map_err(redb)?;
-        Ok(table.get(name).map_err(redb)?.map_or(0, |value| value.value()))
+        let table = txn.open_table(COUNTERS).map_err(redb_error)?;
+        Ok(table.get(name).map_err(redb_error)?.map_or(0, |value| value.value()))
     }
 
     fn row(&self, table: TableDefinition<'_, &str, &[u8]>, row: &str) -> Result<Option<Vec<u8>>, StoreError> {
         let txn = self.backing.begin_read()?;
         match txn.open_table(table) {
-            Ok(table) => Ok(table.get(row).map_err(redb)?.map(|value| value.value().to_vec())),
+            Ok(table) => Ok(table.get(row).map_err(redb_error)?.map(|value| value.value().to_vec())),
             Err(TableError::TableDoesNotExist(_)) => Ok(None),
-            Err(error) => Err(redb(error)),
+            Err(error) => Err(redb_error(error)),
         }
     }
 

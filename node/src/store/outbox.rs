@@ -7,7 +7,7 @@ use rand::Rng as _;
 
 use super::StoreError;
 
-/// What stands at a position.
+/// Row at a position.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct OutboxRow {
     /// The attempt's number; zero for prekey sets.

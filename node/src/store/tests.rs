@@ -1,4 +1,4 @@
-//! What the state file keeps, whom it refuses, and what it does not show.
+//! The state file: rows that it keeps, owners that it refuses, and plain text that it does not show.
 
 use super::*;
 
@@ -11,15 +11,13 @@ async fn store(path: &std::path::Path) -> Result<Store, StoreError> {
 }
 
 fn commit(epoch: u64, share: u8, held: &[u64]) -> RoundCommit {
+    let (name, key) = (KeyName::Data(EpochNumber(epoch)), KeyMaterial::new([u8::try_from(epoch).unwrap(); 32]));
+    let live = BTreeMap::from([(name, key.fingerprint(name))]);
     RoundCommit {
         state: vec![1, 2, 3],
         outbox: Outbox::begin(),
-        inventory: KeyInventory { highest_epoch: epoch, ..KeyInventory::default() },
-        shares: vec![(
-            EpochNumber(epoch),
-            KeyMaterial::new([u8::try_from(epoch).unwrap(); 32]),
-            Zeroizing::new([share; 32]),
-        )],
+        inventory: KeyInventory { live, highest_epoch: epoch, ..KeyInventory::default() },
+        shares: vec![(EpochNumber(epoch), key, Zeroizing::new([share; 32]))],
         held: held.iter().map(|epoch| EpochNumber(*epoch)).collect(),
     }
 }
@@ -68,7 +66,7 @@ async fn a_file_of_a_newer_program_or_of_another_node_is_refused() {
     let ours = store(&path).await.unwrap();
     ours.danger_set_schema(SCHEMA + 1).await.unwrap();
     drop(ours);
-    let refused = store(&path).await.err().map(|fault| fault.to_string()).unwrap_or_default();
+    let refused = store(&path).await.err().map(|error| error.to_string()).unwrap_or_default();
     assert!(refused.contains("run the newer image"), "a newer schema gave: {refused}");
 }
 

@@ -13,7 +13,7 @@ use crate::fleet::Fleet;
 ///
 /// seed: 003-51
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_destroyed_fleet_leaves_no_secret_on_volumes_or_in_seals_and_proves_it() {
+async fn a_destroyed_fleet_leaves_no_secret_and_proves_it() {
     let mut fleet = Fleet::new("destroyed").await;
     fleet
         .apply(

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use futures_util::stream::BoxStream;
 use keyfleet_crds::values::{ClusterId, PublicKey};
-use keyfleet_operator::heard::token::OwnAccount;
-use keyfleet_operator::heard::{Followers, Nodes, Target};
+use keyfleet_operator::node_streams::token::OwnAccount;
+use keyfleet_operator::node_streams::{Followers, Nodes, Target};
 use keyfleet_planner::view::{Heard, Watched};
 use kube::Client;
 
@@ -40,11 +40,11 @@ impl Nodes for Listening {
         self.followers.forget(cluster);
     }
 
-    async fn heard(&self, cluster: ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> Heard {
-        self.followers.heard(cluster, key, rounds).await
+    async fn view(&self, cluster: ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> Heard {
+        self.followers.view(cluster, key, rounds).await
     }
 
-    fn news(&self) -> BoxStream<'static, ClusterId> {
-        self.followers.news()
+    fn notifications(&self) -> BoxStream<'static, ClusterId> {
+        self.followers.notifications()
     }
 }

@@ -13,8 +13,9 @@ fn problems(node: Option<KmsNode>) -> Vec<String> {
     report.map(|report| report.problems.into_iter().map(|problem| problem.reason).collect()).unwrap_or_default()
 }
 
+/// A node without its key reports it in its object, and starts when the key comes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_without_its_key_says_so_in_its_object_and_starts_when_the_key_comes() {
+async fn a_node_without_its_key_reports_it_and_waits() {
     let mut fleet = Fleet::new("one-node").await;
     std::fs::remove_file(fleet.key_file()).expect("it was there");
     fleet.apply(60_000, serde_json::json!({})).await;

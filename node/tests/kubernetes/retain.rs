@@ -77,8 +77,9 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
+/// The job sweeps each replica of its own cluster, and nothing else.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_job_sweeps_each_replica_of_its_own_cluster_and_nothing_else() {
+async fn the_job_sweeps_the_replicas_of_its_own_cluster() {
     let folder = tempfile::tempdir().expect("a folder");
     let gateway = Gateway::start(folder.path()).await;
     let none = retain(folder.path(), &gateway, "fleet", true);

@@ -47,9 +47,9 @@ async fn epochs(fleet: &Fleet, phases: &[Phase]) -> Vec<KeyEpoch> {
     all
 }
 
+/// One apply makes a key that four nodes serve and reshare; a node that restarts without an API server serves on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_apply_makes_a_key_that_four_nodes_serve_and_reshare_and_one_that_restarts_without_an_api_server_serves_on()
-{
+async fn four_nodes_serve_reshare_and_restart_alone() {
     let mut fleet = Fleet::new("rounds").await;
     fleet.apply(500, serde_json::json!({})).await;
     fleet.run_operator();

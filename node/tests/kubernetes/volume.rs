@@ -128,8 +128,9 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
+/// A lost volume comes back from the bucket; where a replica should be and is not, nothing begins.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_volume_comes_back_from_the_bucket_and_nothing_begins_where_a_replica_should_be_and_is_not() {
+async fn a_lost_volume_comes_back_from_the_bucket() {
     let mut fleet = Fleet::new("volumes").await;
     let gateway = Gateway::start(fleet.folder.path()).await;
     let s3 = json!({ "bucket": "fleet", "endpoint": gateway.url, "forcePathStyle": true, "credentialsSecret": "s3" });
@@ -228,7 +229,7 @@ fn terminate(pod: &Pod, mut running: Running) -> String {
 ///
 /// seed: 003-35
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pod_that_is_ended_flushes_and_says_which_position_its_replica_has_reached() {
+async fn a_pod_that_ends_flushes_and_names_its_position() {
     let mut fleet = Fleet::new("drains").await;
     let gateway = Gateway::start(fleet.folder.path()).await;
     let s3 = json!({ "bucket": "fleet", "endpoint": gateway.url, "forcePathStyle": true, "credentialsSecret": "s3" });
@@ -293,8 +294,9 @@ async fn ready(port: u16) -> bool {
         && answer.starts_with("HTTP/1.1 200")
 }
 
+/// A name that the bucket knows under another id is refused, and the message names that id.
 #[tokio::test]
-async fn a_name_that_the_bucket_knows_under_another_id_is_refused_saying_which() {
+async fn a_name_of_another_cluster_id_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let gateway = Gateway::start(folder.path()).await;
     let location = keyfleet_litestream::bucket::Location {

@@ -4,9 +4,9 @@ use jiff::Timestamp;
 
 use super::BlockError;
 
-/// So many times faster than its usual pace may a chain be before its answer is doubted.
+/// Factor over a chain's usual pace up to which its answer is believed.
 const HASTE: u64 = 20;
-/// So many blocks ahead are never doubted: a restarted node catches up in steps.
+/// Number of blocks ahead that are always believed: a restarted node catches up in steps.
 const SLACK_BLOCKS: u64 = 10_000;
 
 /// Remembers the highest believed height and when it was told.
@@ -63,8 +63,9 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
+    /// A source that goes back or jumps is named, and believed again once it is right.
     #[test]
-    fn a_source_that_goes_back_or_jumps_is_named_and_believed_again_when_it_is_right() {
+    fn a_reversed_or_jumping_source_is_named() {
         let mut tracker = Tracker::default();
         assert_eq!(tracker.observe(Ok(1_000), at(0), false), Ok(1_000));
         assert_eq!(tracker.observe(Ok(990), at(1), false), Err(BlockError::Reversed { before: 1_000, now: 990 }));

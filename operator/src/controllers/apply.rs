@@ -61,7 +61,7 @@ where
     }
 }
 
-/// Whether `live` has all that `wanted` has. The API server adds defaults, which are no difference.
+/// Returns true where `live` has all that `wanted` has. Defaults that the API server adds make no difference.
 fn holds(live: &Value, wanted: &Value) -> bool {
     match (live, wanted) {
         (Value::Object(live), Value::Object(wanted)) => {

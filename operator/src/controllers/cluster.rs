@@ -1,7 +1,7 @@
 //! The controller of `KmsCluster`s.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::batch::v1::CronJob;
@@ -15,81 +15,110 @@ use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType};
 use kube::{Api, Resource, ResourceExt};
 
-use super::carry_out::Hand;
+use super::applier::Applier;
 use super::observe::{Read, observe};
-use super::{Context, Failure, Memory, apply, epoch};
+use super::{Context, Failure, Memory, ObjectKey, apply, epoch};
 use crate::blocks::clock::{self, Clock};
 use crate::blocks::ethereum::Ethereum;
 use crate::blocks::{BlockError, BlockSource, Tracker};
-use crate::build::{Fleet, access, network, retention};
-use crate::heard::Target;
 use crate::metrics::Measured;
+use crate::node_streams::Target;
+use crate::objects::{Fleet, access, network, retention};
 use keyfleet_planner::state::Retention;
 use keyfleet_planner::view::{Heard, Watched};
-use keyfleet_planner::{self as planner, Action as Write, State, key_epoch, status};
+use keyfleet_planner::{self as planner, Action as Write, Decisions, State, key_epoch, status};
 
-/// How soon a round under way is looked at again, though no node speaks: deadlines pass.
+/// Wait between two reconciles of a cluster with an open round: deadlines pass though no node speaks.
 const BUSY: Duration = Duration::from_millis(500);
-/// How soon a cluster at rest is looked at again, at the latest.
+/// Longest wait between two reconciles of a cluster at rest.
 const IDLE: Duration = Duration::from_secs(60);
-/// How often a chain is asked.
+/// Wait between two requests to a chain.
 const ASK_CHAIN: Duration = Duration::from_secs(3);
 
-/// One reconcile.
+/// Reconciles one cluster: dereference, validate, decide, apply, status.
+///
+/// The status is one of the decisions: it is written with the same compare-and-swap as everything else.
 ///
 /// # Errors
 /// What stopped it; the controller tries again.
 pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<Context>) -> Result<Action, Failure> {
     let cluster = guarded.0.as_ref().map_err(|error| Failure::Malformed(error.error.clone()))?;
-    let namespace = cluster.namespace().unwrap_or_default();
-    let name = cluster.name_any();
-    let key = format!("KmsCluster/{namespace}/{name}");
+    let key = ObjectKey::of("KmsCluster", cluster);
     let timer = context.metrics.reconcile("KmsCluster");
+    let now = jiff::Timestamp::now();
 
-    // Dereference.
-    let Some(read) = dereference(&context, &namespace, &name).await? else {
-        forget(&context, &key);
+    let Some(read) = dereference(&context, &key.namespace, &key.name).await? else {
+        context.forget(&key);
         return Ok(Action::await_change());
     };
-    let mut memory = remembered(&context, &key);
-    let now = jiff::Timestamp::now();
-    let (block, last_block) = newest_block(&context, &read.cluster, &mut memory, now).await;
-    let id = read.cluster.status.as_ref().and_then(|status| status.cluster_id);
-    let heard = match id {
+    let mut memory = context.remembered(&key);
+    let state = validate(&context, &key, &read, &mut memory, now).await;
+    let decisions = decide(&context, &key, &state, memory);
+    let mut wrote = !decisions.actions.is_empty();
+    let released = decisions.actions.contains(&Write::SetClusterFinalizer { present: false });
+    apply_decisions(&context, &key, &read, &state, decisions.actions).await?;
+    if state.cluster.deleting && released {
+        context.forget(&key);
+        context.metrics.forget(&key.namespace, &key.name);
+        return Ok(Action::await_change());
+    }
+    wrote |= apply_objects(&context, &read, &state).await?;
+    context.metrics.cluster(&key.namespace, &key.name, &measured(&state));
+    context.succeeded(&key);
+    timer.done();
+    Ok(Action::requeue(pace(&state, &read.cluster, wrote, now)))
+}
+
+/// Puts what was read together with the newest block and what nodes say.
+async fn validate(context: &Context, key: &ObjectKey, read: &Read, memory: &mut Memory, now: jiff::Timestamp) -> State {
+    let (block, last_block) = newest_block(context, &read.cluster, memory, now).await;
+    let status = read.cluster.status.as_ref();
+    memory.id = status.and_then(|status| status.cluster_id);
+    let heard = match memory.id {
         Some(id) => {
-            context.nodes.follow(id, targets(&read, &name, &namespace));
-            let key = read.cluster.status.as_ref().and_then(|status| status.public_key);
-            context.nodes.heard(id, key, watched(&read, last_block, now)).await
+            context.nodes.follow(id, targets(read, &key.name, &key.namespace));
+            let public_key = status.and_then(|status| status.public_key);
+            context.nodes.view(id, public_key, watched(read, last_block, now)).await
         }
         None => Heard::default(),
     };
+    observe(read, heard, block, last_block, memory, &context.options, now)
+}
 
-    // Validate and decide.
-    let state = observe(&read, heard, block, last_block, &memory, &context.options, now);
-    let decisions = planner::decide(&state);
-    memory.id = id;
-    memory.starved_since = decisions.starved.then(|| memory.starved_since.unwrap_or(last_block));
-    context.memory.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), memory);
+fn decide(context: &Context, key: &ObjectKey, state: &State, mut memory: Memory) -> Decisions {
+    let decisions = planner::decide(state);
+    memory.starved_since = decisions.starved.then(|| memory.starved_since.unwrap_or(state.last_block));
+    context.remember(key.clone(), memory);
     if let Some(waiting) = &decisions.waiting {
-        tracing::info!(cluster = name, namespace, waiting, "a round is due and waits");
+        tracing::info!(cluster = key.name, namespace = key.namespace, waiting, "a round is due and waits");
     }
+    decisions
+}
 
-    // Apply: decisions first, then the objects that follow from them.
-    let node_image = context.options.node_image.as_str();
-    let (client, finalizers) = (&context.client, state.finalizers);
-    let hand = Hand { client, cluster: &read.cluster, namespace: &namespace, name: &name, id, node_image, finalizers };
-    let mut wrote = !decisions.actions.is_empty();
-    let released = decisions.actions.contains(&Write::SetClusterFinalizer { present: false });
-    for action in decisions.actions {
+async fn apply_decisions(
+    context: &Context,
+    key: &ObjectKey,
+    read: &Read,
+    state: &State,
+    actions: Vec<Write>,
+) -> Result<(), Failure> {
+    let applier = Applier {
+        client: &context.client,
+        cluster: &read.cluster,
+        namespace: &key.namespace,
+        name: &key.name,
+        id: state.cluster.status.cluster_id,
+        node_image: &context.options.node_image,
+        finalizers: state.finalizers,
+    };
+    for action in actions {
         let event = event(&action, &read.cluster);
-        let phase = phase_that_ends(&action, &state);
-        tracing::debug!(cluster = name, namespace, ?action, "writes");
-        match hand.carry_out(action).await {
+        let phase = phase_that_ends(&action, state);
+        tracing::debug!(cluster = key.name, namespace = key.namespace, ?action, "writes");
+        match applier.apply(action).await {
             Err(Failure::EvictionRefused(why)) => {
-                tracing::info!(cluster = name, namespace, why, "an eviction was refused");
-                if let Some(memory) = context.memory.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&key) {
-                    memory.eviction_refused = Some((std::time::Instant::now(), why));
-                }
+                tracing::info!(cluster = key.name, namespace = key.namespace, why, "an eviction was refused");
+                context.eviction_refused(key, why);
                 continue;
             }
             done => done?,
@@ -99,33 +128,23 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
         }
         context.metrics.wrote("KmsCluster");
         if let Some(event) = event {
-            publish(&context, &read.cluster, &event).await;
+            publish(context, &read.cluster, &event).await;
         }
     }
-    if state.cluster.deleting && released {
-        forget(&context, &key);
-        context.metrics.forget(&namespace, &name);
-        return Ok(Action::await_change());
-    }
-    if let (Ok(fleet), false) =
-        (Fleet::of(&read.cluster, &context.options.node_image, &context.options.subject), state.cluster.deleting)
-    {
-        wrote |= apply_objects(&context, &fleet, &state).await?;
-    }
+    Ok(())
+}
+
+fn measured(state: &State) -> Measured {
     let status = &state.cluster.status;
-    let measured = Measured {
-        block: last_block,
+    Measured {
+        block: state.last_block,
         active_epoch: status.active_epoch.unwrap_or(0),
         next_boundary: status.next_boundary.unwrap_or(0),
         ready: state.nodes.values().filter(|node| node.ready).count(),
         connected: state.heard.connected.len(),
         swept: state.retention.succeeded().map_or(0, jiff::Timestamp::as_second),
         sweep_fails: matches!(state.retention, Retention::Failing { .. }),
-    };
-    context.metrics.cluster(&namespace, &name, &measured);
-    context.succeeded(&key);
-    timer.done();
-    Ok(Action::requeue(pace(&state, &read.cluster, wrote, now)))
+    }
 }
 
 async fn dereference(context: &Context, namespace: &str, name: &str) -> Result<Option<Read>, Failure> {
@@ -154,19 +173,9 @@ async fn dereference(context: &Context, namespace: &str, name: &str) -> Result<O
     }))
 }
 
-/// A CronJob of this name that somebody else made is none of ours.
+/// Returns true for a CronJob of this cluster. One of the same name that somebody else made is left alone.
 fn is_owned(job: &CronJob, cluster: &KmsCluster) -> bool {
     job.owner_references().iter().any(|owner| Some(&owner.uid) == cluster.metadata.uid.as_ref())
-}
-
-/// Nobody reconciles an object that is gone: what this process holds of it goes with its last write.
-fn forget(context: &Context, key: &str) {
-    let memory = context.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
-    memory.and_then(|memory| memory.id).into_iter().for_each(|id| context.nodes.forget(id));
-}
-
-fn remembered(context: &Context, key: &str) -> Memory {
-    context.memory.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned().unwrap_or_default()
 }
 
 async fn newest_block(
@@ -219,8 +228,15 @@ fn watched(read: &Read, block: u64, now: jiff::Timestamp) -> Vec<Watched> {
     read.epochs.iter().map(watched).collect()
 }
 
-async fn apply_objects(context: &Context, fleet: &Fleet<'_>, state: &State) -> Result<bool, Failure> {
-    let client = &context.client;
+/// Applies the objects that follow from the spec. Returns true where something was written.
+async fn apply_objects(context: &Context, read: &Read, state: &State) -> Result<bool, Failure> {
+    if state.cluster.deleting {
+        return Ok(false);
+    }
+    let Ok(fleet) = Fleet::of(&read.cluster, &context.options.node_image, &context.options.subject) else {
+        return Ok(false);
+    };
+    let (client, fleet) = (&context.client, &fleet);
     let active = state.active().map(|(_, epoch)| epoch.spec.threshold);
     let next = state.open().map(|(_, epoch)| epoch.spec.threshold);
     let thresholds = active.into_iter().chain(next).chain([fleet.cluster.spec.effective_threshold()]);
@@ -300,7 +316,7 @@ fn phase_that_ends(action: &Write, state: &State) -> Option<(String, f64)> {
     Some((format!("{phase:?}"), lasted.max(0.0)))
 }
 
-/// What people are told of a write.
+/// Event that tells people of a write.
 fn event(action: &Write, cluster: &KmsCluster) -> Option<Event> {
     let before = cluster.status.as_ref();
     let (type_, reason, note) = match action {

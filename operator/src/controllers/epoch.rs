@@ -1,6 +1,6 @@
 //! The controller of `KeyEpoch`s that are being deleted. Everything else about them is decided with their cluster.
 //!
-//! The finalizer of the active epoch protects it from a slip of the hand. A namespace that is being deleted is none: there
+//! The finalizer of the active epoch protects it from a slip of the hand. The deletion of a namespace is no slip: there
 //! it must not stand in the way, also where the cluster's own object went long ago.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 
-use super::carry_out::set_finalizer;
+use super::applier::set_finalizer;
 use super::{Context, Failure};
 
 /// One reconcile.
@@ -29,7 +29,7 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KeyEpoch>>, context: Arc<Co
     Ok(Action::await_change())
 }
 
-/// Whether a namespace is being deleted. An operator that may not read namespaces never knows.
+/// Returns true while a namespace is being deleted. An operator that may not read namespaces never knows.
 pub(super) async fn is_ending(client: &Client, namespace: &str) -> Result<bool, Failure> {
     match Api::<Namespace>::all(client.clone()).get_opt(namespace).await {
         Ok(found) => Ok(found.is_none_or(|found| found.metadata.deletion_timestamp.is_some())),

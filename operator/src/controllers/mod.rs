@@ -1,4 +1,4 @@
-//! The controllers: the thin shell around [`keyfleet_planner`] and [`crate::build`].
+//! The controllers: the thin shell around [`keyfleet_planner`] and [`crate::objects`].
 //!
 //! | Controller | Watches | Does |
 //! |---|---|---|
@@ -7,17 +7,18 @@
 //! | [`epoch`] | `KeyEpoch` | lets go of one in a namespace that is being deleted |
 //!
 //! Rounds are decided with their cluster, not by a controller of their own: one round at a time is a decision of the
-//! cluster, and each `KeyEpoch` that changes wakes it. Each reconcile has five steps: dereference (client), validate (pure),
-//! build (pure), apply (client), status.
+//! cluster, and each `KeyEpoch` that changes wakes it. Each reconcile has five steps: dereference (client), validate
+//! (pure), build (pure), apply (client), status.
 
+mod applier;
 pub mod apply;
-mod carry_out;
 pub mod cluster;
 pub mod epoch;
 pub mod node;
 mod observe;
 mod scope;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -36,8 +37,8 @@ use kube::{Api, Client, ResourceExt};
 use tokio::sync::mpsc;
 
 use crate::blocks::Tracker;
-use crate::heard::Nodes;
 use crate::metrics::Metrics;
+use crate::node_streams::Nodes;
 
 pub use scope::Scope;
 
@@ -64,7 +65,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Whether a write lost its race: read and decide again, at once.
+    /// Returns true for a write that lost its race: read and decide again, at once.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Api(kube::Error::Api(status)) if status.code == 409)
@@ -83,7 +84,7 @@ impl Failure {
 /// Where the operator works and with what.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Its own namespace.
+    /// The operator's own namespace.
     pub namespace: String,
     /// The namespaces whose fleets it keeps.
     pub scope: Scope,
@@ -95,18 +96,32 @@ pub struct Options {
     pub chains_folder: std::path::PathBuf,
 }
 
-/// What reconciles share.
+/// Everything that reconciles share.
 pub struct Context {
     pub(crate) client: Client,
     pub(crate) options: Options,
     pub(crate) nodes: Arc<dyn Nodes>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) recorder: Recorder,
-    failures: Mutex<HashMap<String, u32>>,
-    pub(crate) memory: Mutex<HashMap<String, Memory>>,
+    failures: Mutex<HashMap<ObjectKey, u32>>,
+    memory: Mutex<HashMap<ObjectKey, Memory>>,
 }
 
-/// What this process remembers of a cluster. All of it can be gathered again.
+/// Kind, namespace and name of an object.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct ObjectKey {
+    kind: Cow<'static, str>,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+impl ObjectKey {
+    pub(crate) fn of(kind: impl Into<Cow<'static, str>>, object: &impl ResourceExt) -> Self {
+        Self { kind: kind.into(), namespace: object.namespace().unwrap_or_default(), name: object.name_any() }
+    }
+}
+
+/// This process's memory of a cluster. All of it can be gathered again.
 #[derive(Clone, Default)]
 pub(crate) struct Memory {
     pub(crate) tracker: Option<Tracker>,
@@ -142,16 +157,36 @@ impl Context {
     fn cluster_of(&self, id: ClusterId) -> Option<ClusterRef> {
         let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let (key, _) = memory.iter().find(|(_, memory)| memory.id == Some(id))?;
-        let (namespace, name) = key.strip_prefix("KmsCluster/")?.split_once('/')?;
-        Some(ObjectRef::new(name).within(namespace))
+        Some(ObjectRef::new(&key.name).within(&key.namespace))
     }
 
-    fn succeeded(&self, key: &str) {
+    pub(crate) fn remembered(&self, key: &ObjectKey) -> Memory {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn remember(&self, key: ObjectKey, memory: Memory) {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner).insert(key, memory);
+    }
+
+    /// Notes that the disruption budget refused an eviction just now.
+    pub(crate) fn eviction_refused(&self, key: &ObjectKey, why: String) {
+        if let Some(memory) = self.memory.lock().unwrap_or_else(PoisonError::into_inner).get_mut(key) {
+            memory.eviction_refused = Some((std::time::Instant::now(), why));
+        }
+    }
+
+    /// Drops everything that this process holds of a cluster: nobody reconciles an object that is gone.
+    pub(crate) fn forget(&self, key: &ObjectKey) {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        memory.and_then(|memory| memory.id).into_iter().for_each(|id| self.nodes.forget(id));
+    }
+
+    fn succeeded(&self, key: &ObjectKey) {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
 
-    /// The wait after one more failure of this object: a second, doubled each time.
-    fn failed(&self, key: String) -> Duration {
+    /// Returns the wait after one more failure of this object: a second, doubled each time, at most [`BACK_OFF_MAX`].
+    fn failed(&self, key: ObjectKey) -> Duration {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
         let count = failures.entry(key).or_default();
         *count = count.saturating_add(1);
@@ -161,31 +196,31 @@ impl Context {
 
 /// Runs the controllers until the process is told to stop.
 pub async fn run(context: Arc<Context>) {
-    let mut tellers = HashMap::new();
+    let mut notifiers = HashMap::new();
     let controllers = context.options.scope.watched().into_iter().map(|namespace| {
-        let (teller, told) = mpsc::unbounded_channel();
-        tellers.insert(namespace.clone(), teller);
-        watch(context.clone(), namespace, told)
+        let (notifier, notifications) = mpsc::unbounded_channel();
+        notifiers.insert(namespace.clone(), notifier);
+        watch(context.clone(), namespace, notifications)
     });
     let controllers = join_all(controllers.collect::<Vec<_>>());
-    // The news has one reader, which tells the controller in whose namespace the cluster is.
-    let news = context.nodes.news().for_each(|id| {
+    // The stream has one reader, which notifies the controller in whose namespace the cluster is.
+    let notify = context.nodes.notifications().for_each(|id| {
         let cluster = context.cluster_of(id);
-        let teller = cluster.as_ref().and_then(|of| tellers.get(&of.namespace).or_else(|| tellers.get(&None)));
-        if let (Some(cluster), Some(teller)) = (cluster, teller) {
-            // A controller that has ended needs no news.
-            let _ = teller.send(cluster);
+        let notifier = cluster.as_ref().and_then(|of| notifiers.get(&of.namespace).or_else(|| notifiers.get(&None)));
+        if let (Some(cluster), Some(notifier)) = (cluster, notifier) {
+            // A controller that has ended needs no notification.
+            let _ = notifier.send(cluster);
         }
         std::future::ready(())
     });
     tokio::select! {
         _ = controllers => {}
-        () = async { news.await; std::future::pending().await } => {}
+        () = async { notify.await; std::future::pending().await } => {}
     }
 }
 
 /// The controllers of one namespace, or of all.
-async fn watch(context: Arc<Context>, namespace: Option<String>, told: mpsc::UnboundedReceiver<ClusterRef>) {
+async fn watch(context: Arc<Context>, namespace: Option<String>, notifications: mpsc::UnboundedReceiver<ClusterRef>) {
     let namespace = namespace.as_deref();
     let of = || watcher::Config::default().any_semantic();
     let ours = || of().labels(labels::CLUSTER);
@@ -196,7 +231,7 @@ async fn watch(context: Arc<Context>, namespace: Option<String>, told: mpsc::Unb
         .watches(context.api::<DeserializeGuard<KeyEpoch>>(namespace), of(), |epoch| by_label(&epoch))
         .watches(context.api::<ConfigMap>(namespace), ours(), |map| by_label(&map))
         .watches(context.api::<Pod>(namespace), ours(), |pod| by_label(&pod))
-        .reconcile_on(stream::unfold(told, async |mut told| Some((told.recv().await?, told))))
+        .reconcile_on(stream::unfold(notifications, async |mut from| Some((from.recv().await?, from))))
         .shutdown_on_signal()
         .run(cluster::reconcile, on_error, context.clone())
         .for_each(async |result| log("KmsCluster", result));
@@ -244,7 +279,7 @@ where
     if matches!(failure, Failure::Malformed(_)) {
         return Action::await_change();
     }
-    let key = format!("{}/{}/{}", K::kind(&()), object.namespace().unwrap_or_default(), object.name_any());
+    let key = ObjectKey::of(K::kind(&()), object.as_ref());
     Action::requeue(if failure.is_conflict() { Duration::from_millis(200) } else { context.failed(key) })
 }
 

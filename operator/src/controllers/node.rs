@@ -20,94 +20,35 @@ use kube::runtime::controller::Action;
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
-use super::carry_out::set_finalizer;
-use super::{Context, Failure, apply};
-use crate::build::{Fleet, access, config, pod, storage};
+use super::applier::set_finalizer;
+use super::{Context, Failure, ObjectKey, apply};
+use crate::objects::{Fleet, access, config, pod, storage};
 
-/// How soon a node at rest is looked at again.
+/// Wait between two reconciles of a node at rest.
 const IDLE: Duration = Duration::from_secs(300);
 
-/// One reconcile.
+/// Reconciles one node: dereference, validate, apply, status. What to do is decided with the cluster.
 ///
 /// # Errors
 /// What stopped it; the controller tries again.
 pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsNode>>, context: Arc<Context>) -> Result<Action, Failure> {
     let node = guarded.0.as_ref().map_err(|error| Failure::Malformed(error.error.clone()))?;
-    let namespace = node.namespace().unwrap_or_default();
-    let key = format!("KmsNode/{namespace}/{}", node.name_any());
+    let key = ObjectKey::of("KmsNode", node);
     let timer = context.metrics.reconcile("KmsNode");
-    let client = &context.client;
 
-    // Dereference.
-    let clusters: Api<KmsCluster> = Api::namespaced(client.clone(), &namespace);
-    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
-    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &namespace);
-    let cluster = clusters.get_opt(&node.spec.cluster_name).await?;
-    let live = cluster.filter(|cluster| {
-        let id = cluster.status.as_ref().and_then(|status| status.cluster_id);
-        // Where everything is to be destroyed, its own pod is what destroys it.
-        let destroyed = cluster.spec.deletion_policy == DeletionPolicy::Destroy;
-        (cluster.metadata.deletion_timestamp.is_none() || destroyed) && id == Some(node.spec.cluster_id)
-    });
-    let pod = pods.get_opt(&node.name_any()).await?;
-
-    // It goes at once, with or without a cluster, and comes back while there is one: no way to scale, and never in the way.
-    if node.metadata.deletion_timestamp.is_some() {
-        let nodes: Api<KmsNode> = Api::namespaced(client.clone(), &namespace);
-        set_finalizer(&nodes, &node.name_any(), labels::NODE_FINALIZER, false).await?;
-    }
-
-    // A KmsNode without a live KmsCluster has no Pod; neither has one that is being deleted or has erased itself.
-    let erased =
-        node.status.as_ref().and_then(|status| status.erasure).is_some_and(|erasure| erasure == Erasure::Proven);
-    let Some(cluster) = live.filter(|_| node.metadata.deletion_timestamp.is_none() && !erased) else {
-        if let Some(pod) = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none() && is_ours(pod, node)) {
-            pods.delete(&pod.name_any(), &DeleteParams::default()).await?;
-            context.metrics.wrote("KmsNode");
-        }
+    let read = dereference(&context.client, node).await?;
+    release(&context.client, node).await?;
+    let Some(cluster) = read.cluster.as_ref().filter(|_| may_have_a_pod(node)) else {
+        stop(&context, node, read.pod.as_ref()).await?;
         return Ok(Action::await_change());
     };
-
-    // Validate and build.
-    let Ok(fleet) = Fleet::of(&cluster, &context.options.node_image, &context.options.subject) else {
+    let Ok(fleet) = Fleet::of(cluster, &context.options.node_image, &context.options.subject) else {
         return Ok(Action::await_change());
     };
-    let index = node.spec.index;
-
-    // Apply: the account first, the Pod last.
-    let mut wrote = apply::apply(client, &access::service_account(&fleet, node)).await?;
-    wrote |= apply::apply(client, &access::node_role(&fleet, index)).await?;
-    wrote |= apply::apply(client, &access::node_role_binding(&fleet, index)).await?;
-    wrote |= apply::apply(client, &config::config_map(&fleet, node)).await?;
-    let claim = claims.get_opt(&names::volume_claim(fleet.name, index)).await?;
-    match &claim {
-        None => {
-            apply::create(client, &storage::claim(&fleet, index)).await?;
-            // What is there already answers 409 and shows nothing: the operator cannot read a seal.
-            apply::create(client, &storage::seal(&fleet, index)).await?;
-            wrote = true;
-        }
-        Some(claim) => wrote |= grow(&claims, &fleet, claim).await?,
-    }
-    match &pod {
-        // The seal may have been lost while the volume stayed.
-        None => {
-            apply::create(client, &storage::seal(&fleet, index)).await?;
-            wrote |= apply::create(client, &pod::pod(&fleet, node)).await?;
-        }
-        Some(pod) if is_over(pod) && pod.metadata.deletion_timestamp.is_none() => {
-            // Never by force: a second pod of an index must not come to be while the first may run.
-            pods.delete(&pod.name_any(), &DeleteParams::default()).await?;
-            wrote = true;
-        }
-        Some(_) => {}
-    }
-
-    // Status.
-    let before = node.status.clone().unwrap_or_default();
-    let after = status(client, node, pod.as_ref(), claim.as_ref()).await;
-    if after != before {
-        write_status(client, &namespace, node, &after).await?;
+    let mut wrote = apply_objects(&context.client, &fleet, node, &read).await?;
+    let after = status(&context.client, node, read.pod.as_ref(), read.claim.as_ref()).await;
+    if node.status.as_ref() != Some(&after) {
+        write_status(&context.client, &key.namespace, node, &after).await?;
         wrote = true;
     }
     if wrote {
@@ -116,6 +57,91 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsNode>>, context: Arc<Con
     context.succeeded(&key);
     timer.done();
     Ok(Action::requeue(IDLE))
+}
+
+/// Objects of one node, as read.
+struct Read {
+    /// The node's cluster, while it is live.
+    cluster: Option<KmsCluster>,
+    pod: Option<Pod>,
+    claim: Option<PersistentVolumeClaim>,
+}
+
+async fn dereference(client: &Client, node: &KmsNode) -> Result<Read, Failure> {
+    let namespace = node.namespace().unwrap_or_default();
+    let clusters: Api<KmsCluster> = Api::namespaced(client.clone(), &namespace);
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &namespace);
+    let cluster = clusters.get_opt(&node.spec.cluster_name).await?.filter(|cluster| is_live(cluster, node));
+    let claim = claims.get_opt(&names::volume_claim(&node.spec.cluster_name, node.spec.index)).await?;
+    Ok(Read { cluster, pod: pods.get_opt(&node.name_any()).await?, claim })
+}
+
+/// Returns true for the node's own cluster that is not being deleted, or that destroys everything: then the node's own pod is what
+/// destroys it.
+fn is_live(cluster: &KmsCluster, node: &KmsNode) -> bool {
+    let id = cluster.status.as_ref().and_then(|status| status.cluster_id);
+    let destroyed = cluster.spec.deletion_policy == DeletionPolicy::Destroy;
+    (cluster.metadata.deletion_timestamp.is_none() || destroyed) && id == Some(node.spec.cluster_id)
+}
+
+/// Returns true where a live cluster gives the node a pod: not while it is being deleted, and not once it has erased itself.
+fn may_have_a_pod(node: &KmsNode) -> bool {
+    let erasure = node.status.as_ref().and_then(|status| status.erasure);
+    node.metadata.deletion_timestamp.is_none() && erasure != Some(Erasure::Proven)
+}
+
+/// Lets a `KmsNode` that is being deleted go at once, with or without a cluster. It comes back while there is one: deleting it is no
+/// way to scale.
+async fn release(client: &Client, node: &KmsNode) -> Result<(), Failure> {
+    if node.metadata.deletion_timestamp.is_none() {
+        return Ok(());
+    }
+    let nodes: Api<KmsNode> = Api::namespaced(client.clone(), &node.namespace().unwrap_or_default());
+    set_finalizer(&nodes, &node.name_any(), labels::NODE_FINALIZER, false).await
+}
+
+/// Ends the pod of a node that must not have one.
+async fn stop(context: &Context, node: &KmsNode, pod: Option<&Pod>) -> Result<(), Failure> {
+    if let Some(pod) = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none() && is_ours(pod, node)) {
+        let pods: Api<Pod> = Api::namespaced(context.client.clone(), &node.namespace().unwrap_or_default());
+        pods.delete(&pod.name_any(), &DeleteParams::default()).await?;
+        context.metrics.wrote("KmsNode");
+    }
+    Ok(())
+}
+
+/// Applies the node's objects: the account first, the Pod last. Returns true where something was written.
+async fn apply_objects(client: &Client, fleet: &Fleet<'_>, node: &KmsNode, read: &Read) -> Result<bool, Failure> {
+    let index = node.spec.index;
+    let mut wrote = apply::apply(client, &access::service_account(fleet, node)).await?;
+    wrote |= apply::apply(client, &access::node_role(fleet, index)).await?;
+    wrote |= apply::apply(client, &access::node_role_binding(fleet, index)).await?;
+    wrote |= apply::apply(client, &config::config_map(fleet, node)).await?;
+    match &read.claim {
+        None => {
+            apply::create(client, &storage::claim(fleet, index)).await?;
+            // What is there already answers 409 and shows nothing: the operator cannot read a seal.
+            apply::create(client, &storage::seal(fleet, index)).await?;
+            wrote = true;
+        }
+        Some(claim) => wrote |= grow(client, fleet, claim).await?,
+    }
+    match &read.pod {
+        // The seal may have been lost while the volume stayed.
+        None => {
+            apply::create(client, &storage::seal(fleet, index)).await?;
+            wrote |= apply::create(client, &pod::pod(fleet, node)).await?;
+        }
+        Some(pod) if is_over(pod) && pod.metadata.deletion_timestamp.is_none() => {
+            // Never by force: a second pod of an index must not come to be while the first may run.
+            let pods: Api<Pod> = Api::namespaced(client.clone(), fleet.namespace);
+            pods.delete(&pod.name_any(), &DeleteParams::default()).await?;
+            wrote = true;
+        }
+        Some(_) => {}
+    }
+    Ok(wrote)
 }
 
 /// A Pod of this name that another owner controls is left alone.
@@ -129,17 +155,14 @@ fn is_over(pod: &Pod) -> bool {
 }
 
 /// Volumes grow with the spec; they never shrink, which the kind's own rule says.
-async fn grow(
-    claims: &Api<PersistentVolumeClaim>,
-    fleet: &Fleet<'_>,
-    claim: &PersistentVolumeClaim,
-) -> Result<bool, Failure> {
+async fn grow(client: &Client, fleet: &Fleet<'_>, claim: &PersistentVolumeClaim) -> Result<bool, Failure> {
     let wanted = &fleet.cluster.spec.storage.size;
     let requests = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref());
     if requests.and_then(|requests| requests.get("storage")).is_some_and(|size| size.0 == *wanted) {
         return Ok(false);
     }
     let patch = json!({ "spec": { "resources": { "requests": { "storage": wanted } } } });
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), fleet.namespace);
     claims.patch(&claim.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await?;
     Ok(true)
 }
@@ -208,7 +231,7 @@ async fn status(
     after
 }
 
-/// Whether the node signed, under its pin, that everything secret it had is destroyed.
+/// Returns true where the node has signed, under its pin, that everything secret it had is destroyed.
 fn has_erased(node: &KmsNode) -> bool {
     let said = node.status.as_ref().and_then(|status| status.node.as_ref()?.erased);
     let (Some(said), Some(pin), Some(index)) = (said, node.spec.identity_key, NodeIndex::new(node.spec.index)) else {
@@ -234,7 +257,7 @@ fn conditions_of(node: &KmsNode, pod: Option<&Pod>) -> Vec<(NodeCondition, Optio
             NodeCondition::IdentityPinned,
             Some(false),
             Reason::IdentityMissing,
-            "the node has not offered an identity key yet".to_owned(),
+            "waiting for the pod to start and offer an identity key".to_owned(),
         ),
         (Some(pin), Some(shown)) if pin != shown => (
             NodeCondition::IdentityPinned,
@@ -266,8 +289,8 @@ fn conditions_of(node: &KmsNode, pod: Option<&Pod>) -> Vec<(NodeCondition, Optio
     vec![ready, pinned, placed]
 }
 
-/// What the node says of its replica; none where it never had one. Positions are in `status.node`: they move, and a condition
-/// is for what changes seldom.
+/// The condition `Replicated`, from the node's own report. `None` for a node that never had a replica. Positions are in
+/// `status.node`: they move, and a condition is for what changes seldom.
 fn replicated(node: &KmsNode) -> Option<(NodeCondition, Option<bool>, Reason, String)> {
     let report = node.status.as_ref()?.node.as_ref()?;
     let problem = report.problems.iter().find(|problem| problem.about == ProblemAbout::Replication);

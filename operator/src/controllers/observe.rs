@@ -14,18 +14,18 @@ use kube::ResourceExt;
 
 use super::{Memory, Options};
 use crate::blocks::BlockError;
-use crate::build::{Fleet, config};
+use crate::objects::{Fleet, config};
 use keyfleet_planner::State;
 use keyfleet_planner::state::{Cluster, Epoch, Lag, Node, Recorded, Retention};
 use keyfleet_planner::view::Heard;
 
-/// So many seconds a deletion waits for pods to end.
+/// Longest wait of a deletion for pods to end, in seconds.
 const STOP_SECONDS_MAX: i64 = 300;
 
-/// After the disruption budget refused an eviction, it is asked again so much later.
+/// Wait after a refused eviction before the next one.
 const REFUSED: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// What was read of one cluster.
+/// Objects of one cluster, as read.
 pub(super) struct Read {
     pub(super) cluster: KmsCluster,
     pub(super) nodes: Vec<KmsNode>,
@@ -35,7 +35,7 @@ pub(super) struct Read {
     pub(super) record: Option<ConfigMap>,
     /// The job that deletes what replicas no longer need.
     pub(super) retention: Option<CronJob>,
-    /// Whether the namespace is being deleted; looked up for clusters that are being deleted alone.
+    /// True while the namespace is being deleted. Looked up only for clusters that are being deleted.
     pub(super) namespace_ends: bool,
 }
 
@@ -100,7 +100,7 @@ fn keeps_state(pod: &Pod) -> bool {
     pod.labels().get(labels::COMPONENT).is_none_or(|component| component != labels::component::RETENTION)
 }
 
-/// What a CronJob says of its runs: one that began last and neither goes on nor ended well has failed.
+/// State of the retention job, from its CronJob: a run that began last and neither goes on nor ended well has failed.
 fn retention(job: Option<&CronJob>) -> Retention {
     let Some(job) = job else { return Retention::Absent };
     let status = job.status.as_ref();

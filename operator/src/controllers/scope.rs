@@ -20,7 +20,7 @@ impl Scope {
         if named.is_empty() { Self::All } else { Self::Namespaces(named) }
     }
 
-    /// What is watched, each by controllers of its own: `None` is all namespaces at once.
+    /// Namespaces to watch, each with controllers of its own. `None` stands for all namespaces at once.
     #[must_use]
     pub fn watched(&self) -> Vec<Option<String>> {
         match self {
@@ -29,8 +29,9 @@ impl Scope {
         }
     }
 
-    /// Whether `own`, the operator's own namespace, is all that it watches. Where that is deleted, the operator and its
-    /// rights go with it, and nobody would be left to take a finalizer off: it sets none on `KmsNode` and `KeyEpoch`.
+    /// Returns true where the operator watches nothing but `own`, its own namespace. Where that is deleted, the operator
+    /// and its rights go with it, and nobody would be left to take a finalizer off: it sets none on `KmsNode` and
+    /// `KeyEpoch`.
     #[must_use]
     pub fn is_only(&self, own: &str) -> bool {
         matches!(self, Self::Namespaces(names) if names.iter().all(|name| name == own))

@@ -23,7 +23,7 @@ struct Shape {
     message: &'static str,
 }
 
-/// A node's Role, or a cluster's client Role: as `build::access` makes them.
+/// A node's Role, or a cluster's client Role: as `objects::access` makes them.
 fn role_shape() -> Shape {
     let group = keyfleet_crds::GROUP;
     let rule = |at: usize, group: &str, resources: &str, verbs: &str| {

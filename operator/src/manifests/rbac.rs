@@ -16,7 +16,7 @@ pub(super) fn everywhere(operator: &Operator) -> Vec<Value> {
     vec![role, binding(operator, "ClusterRole", operator.name, None)]
 }
 
-/// What an operator for named namespaces has in each of them.
+/// Rights of an operator for named namespaces, in each of them.
 pub(super) fn in_one_namespace(operator: &Operator) -> Vec<Value> {
     // Its own namespace may be the watched one, and holds the other Role.
     let name = format!("{}-fleets", operator.name);
@@ -36,7 +36,7 @@ pub(super) fn own(operator: &Operator) -> Vec<Value> {
     vec![role, binding(operator, "Role", operator.name, Some(operator.namespace))]
 }
 
-/// What it does where fleets are.
+/// Rights of the operator where fleets are.
 fn rules() -> Vec<Value> {
     let keyfleet = keyfleet_crds::GROUP;
     vec![

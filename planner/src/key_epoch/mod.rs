@@ -125,7 +125,7 @@ impl Round {
         })
     }
 
-    /// What the record says now.
+    /// Returns the status to write.
     #[must_use]
     pub fn into_status(self) -> KeyEpochStatus {
         match self {
@@ -197,7 +197,7 @@ impl Active {
         Ended(enter(self.0, Phase::Confirmed, now))
     }
 
-    /// Its secrets are to be destroyed: newer epochs have taken its place before it was ever confirmed.
+    /// Retires an epoch that was never confirmed: newer ones have taken its place, and nodes destroy its secrets.
     #[must_use]
     pub fn retire(self, now: &Moment) -> Ended {
         Ended(enter(self.0, Phase::Retired, now))
@@ -205,7 +205,7 @@ impl Active {
 }
 
 impl Ended {
-    /// Its secrets are to be destroyed.
+    /// Retires the epoch: nodes destroy its secrets.
     ///
     /// # Errors
     /// When the round failed or is retired already: there is nothing to destroy.
@@ -319,14 +319,14 @@ pub fn entered(status: &KeyEpochStatus) -> Option<&Time> {
     }
 }
 
-/// Whether the phase is one in which the round can still end either way.
+/// Returns true while the round can still end either way.
 #[must_use]
 pub fn is_open(status: Option<&KeyEpochStatus>) -> bool {
     let phase = status.and_then(|status| status.phase);
     matches!(phase, None | Some(Phase::Dealing | Phase::Verifying | Phase::Preparing | Phase::Certifying))
 }
 
-/// Whether the epoch serves, or is kept beside the one that does.
+/// Returns true when the epoch serves, or is kept beside the one that does.
 #[must_use]
 pub fn serves(status: Option<&KeyEpochStatus>) -> bool {
     matches!(status.and_then(|status| status.phase), Some(Phase::Active | Phase::Confirmed))

@@ -1,4 +1,4 @@
-//! What holds after every write, whoever made it.
+//! Invariants that hold after every write, whoever made it.
 
 use std::collections::BTreeMap;
 

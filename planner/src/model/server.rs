@@ -160,7 +160,7 @@ impl Server {
         });
     }
 
-    /// A node, or the controller of its pod, writes its status. Writes that change nothing are none.
+    /// A node, or the controller of its pod, writes its status. A write that changes nothing is no write.
     pub fn write_node(&mut self, index: u32, sets: Option<Vec<SignedPrekeySet>>, write: impl FnOnce(&mut Node)) {
         let Some(before) = self.now.nodes.get(&index) else { return };
         let mut node = before.as_ref().clone();

@@ -66,13 +66,23 @@ pub(super) fn conditions_of(state: &State, facts: &Facts<'_>) -> Vec<Said> {
                 unavailable(state, facts)
             ),
         ),
-        _ => (Is::QuorumAtRisk, Some(false), Reason::AsExpected, "a node may be away".into()),
+        _ => (Is::QuorumAtRisk, Some(false), Reason::AsExpected, spared(facts.has_key, spare)),
     });
     said.push(match (facts.has_key, spare) {
         (true, None) => (Is::QuorumLost, Some(true), Reason::NodesDown, unavailable(state, facts)),
         _ => (Is::QuorumLost, Some(false), Reason::AsExpected, "enough nodes serve, or there is no key yet".into()),
     });
     said
+}
+
+/// The message of `QuorumAtRisk` False.
+fn spared(has_key: bool, spare: Option<usize>) -> String {
+    match spare {
+        _ if !has_key => "there is no key yet".into(),
+        None | Some(0) => "fewer nodes serve than are needed: see QuorumLost".into(),
+        Some(1) => "one node can fail without an outage".into(),
+        Some(nodes) => format!("{nodes} nodes can fail without an outage"),
+    }
 }
 
 /// Pods that were made for an earlier spec, and what their replacement waits for.
@@ -94,7 +104,7 @@ fn replicated(state: &State) -> Said {
     };
     let nodes = || state.nodes.iter().filter(|(_, node)| !node.spec.removed);
     let stands = |(index, node): (&u32, &Node)| match (&node.position, node.lag) {
-        (None, _) => format!("node {index} nowhere yet"),
+        (None, _) => format!("node {index} has not uploaded anything yet"),
         (Some(at), Lag { commits: 0, .. }) => format!("node {index} at {}:{}", at.term, at.sequence),
         (Some(at), lag) => {
             let commits = if lag.commits == 1 { "commit" } else { "commits" };
@@ -108,13 +118,14 @@ fn replicated(state: &State) -> Said {
     let away = rounds::without_bucket(state);
     if let Some((first, (reason, message))) = away.first_key_value() {
         let nodes = away.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let cause = message.trim_end_matches('.');
         let message = format!(
-            "what nodes {nodes} write does not reach the bucket; node {first}: {message}. Acknowledged: {stands}"
+            "the state of these nodes does not reach the bucket: {nodes}. Node {first}: {cause}. Acknowledged: {stands}"
         );
         return (is, Some(false), *reason, message);
     }
     if nodes().any(|(_, node)| node.position.is_none()) {
-        return (is, Some(false), Reason::ReplicaUnavailable, format!("acknowledged: {stands}"));
+        return (is, Some(false), Reason::ReplicaUnavailable, stands);
     }
     let grows = match &replication.retention {
         Some(retention) if retention.has_identity() => "",
@@ -144,14 +155,15 @@ fn placement(state: &State, facts: &Facts<'_>) -> Said {
         of.into_iter().for_each(|place| *at.entry(place).or_default() += 1);
         if let Some((place, held)) = at.into_iter().find(|(_, held)| *held >= facts.needed || *held > spare) {
             let risk = if held >= facts.needed { "open the key" } else { "stop the fleet when it fails" };
-            let message = format!("{what} {place} holds {held} nodes, enough to {risk}: add a {what} and move pods");
+            let nodes = if held == 1 { "node" } else { "nodes" };
+            let message = format!("{what} {place} holds {held} {nodes}, enough to {risk}: add a {what} and move pods");
             return (is, Some(true), Reason::Unschedulable, message);
         }
     }
     (is, Some(false), Reason::AsExpected, "no worker and no zone holds enough nodes to open the key or stop it".into())
 }
 
-/// Whether a condition of this type and truth is one that a person looks at.
+/// Returns true when a condition of this type and truth needs a person.
 pub(super) fn needs_a_look(type_: ClusterCondition, truth: Option<bool>) -> bool {
     use ClusterCondition as Is;
     match type_ {

@@ -1,4 +1,4 @@
-//! What people read of a cluster: phase, conditions, summary. Computed anew each time and written when it differs.
+//! Status for people: phase, conditions, summary. Computed anew each time and written when it differs.
 //!
 //! `conditions` says what is true of the cluster; here it is put together with phase, summary and the list of removed nodes.
 
@@ -171,7 +171,7 @@ fn unavailable(state: &State, facts: &Facts<'_>) -> String {
     )
 }
 
-/// What needs a look although the fleet serves.
+/// Returns what needs a look although the fleet serves.
 fn degraded(state: &State, facts: &Facts<'_>) -> Option<(Reason, String)> {
     if let Some(stop) = facts.stop.filter(|stop| stop.reason != Reason::Paused) {
         return Some((stop.reason, stop.message.clone()));
@@ -288,7 +288,7 @@ fn count(of: usize) -> u32 {
     u32::try_from(of).unwrap_or(u32::MAX)
 }
 
-/// Whether a round is under way, for the pace of reconciles.
+/// Returns true while a round is under way, for the pace of reconciles.
 #[must_use]
 pub fn is_busy(state: &State) -> bool {
     gate::reports(state).is_err()

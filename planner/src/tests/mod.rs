@@ -11,7 +11,7 @@ mod table;
 use super::state::State;
 use model::Model;
 
-/// How many seeds each property runs over.
+/// Number of seeds that each property runs over.
 const SEEDS: u64 = 30;
 
 fn seeds() -> Vec<u64> {

@@ -1,4 +1,4 @@
-//! What people read of each situation.
+//! Status of each situation, as people read it.
 
 use keyfleet_crds::conditions::{ClusterCondition, Reason};
 use keyfleet_crds::record::Position;
@@ -56,7 +56,8 @@ fn replicated_says_where_each_node_stands_and_how_far_it_is_behind() {
     state.nodes.get_mut(&3).unwrap().position = None;
     let (is, reason, message) = condition(&state);
     assert!(
-        !is && reason == Reason::ReplicaUnavailable.as_str() && message.contains("node 3 nowhere yet"),
+        !is && reason == Reason::ReplicaUnavailable.as_str()
+            && message.contains("node 3 has not uploaded anything yet"),
         "{message}"
     );
     let told = (Reason::CredentialsRefused.as_str().to_owned(), "the key is refused".to_owned());
@@ -107,9 +108,11 @@ fn a_retention_job_that_fails_needs_a_look_and_takes_nothing_from_the_fleet() {
     assert_eq!(find(&state, ClusterCondition::Ready).map(|ready| ready.0).as_deref(), Some("True"));
 }
 
+/// The condition Replicated names a bucket that is away, and a round that fails for it blames the bucket and no node.
+///
 /// The bucket is away for two of four nodes: what they write waits, and the third dealer that a round needs is one of them.
 #[test]
-fn a_bucket_that_is_away_is_said_in_replicated_and_a_round_that_fails_for_it_blames_it_and_no_node() {
+fn a_bucket_outage_is_blamed_on_the_bucket() {
     let (_, mut state) = steady();
     let bucket = serde_json::json!({"s3": {"bucket": "keyfleet"}});
     state.cluster.spec.replication = Some(serde_json::from_value(bucket).unwrap());

@@ -1,4 +1,4 @@
-//! What each situation leads to.
+//! Actions that each situation leads to.
 
 use keyfleet_crds::cluster::RemoveNode;
 use keyfleet_crds::conditions::Reason;
@@ -86,9 +86,10 @@ fn what_forbids_a_round_says_why_and_what_to_do_and_starts_none() {
     }
 }
 
+/// An epoch becomes Active or Confirmed, and lets others retire, only as far as nodes prove to hold it.
 /// seed: 003-32
 #[test]
-fn an_epoch_is_active_confirmed_and_a_reason_to_retire_others_only_as_far_as_nodes_prove_to_hold_it() {
+fn epochs_advance_only_as_far_as_nodes_prove() {
     let (_, steady) = steady();
     let (number, epoch) = steady.active().unwrap();
     let (threshold, receivers) = (epoch.spec.threshold as usize, epoch.spec.receivers.len());
@@ -290,7 +291,7 @@ fn a_certificate_that_one_node_alone_shows_stops_nobody() {
     assert!(decide(&shown).actions.iter().any(removes), "node 3 is not let go");
 }
 
-/// A lie about a number stops nobody; a number that so many say that one of them is honest stops everything.
+/// One node's lie about a number stops nobody; a number from more nodes than may be corrupt stops everything.
 #[test]
 fn one_node_that_invents_a_number_does_not_stop_the_fleet() {
     let (_, mut state) = steady();
@@ -302,9 +303,11 @@ fn one_node_that_invents_a_number_does_not_stop_the_fleet() {
     assert!(stop.message.contains("1000"), "not the invented number: {}", stop.message);
 }
 
+/// An operator for its own namespace alone makes epochs without finalizers, and takes off those of a wider one.
+///
 /// An operator for its own namespace alone goes with the namespace: what it left a finalizer on would keep it from going.
 #[test]
-fn an_operator_for_its_own_namespace_alone_makes_epochs_without_finalizers_and_takes_off_those_of_a_wider_one() {
+fn an_operator_of_one_namespace_sets_no_finalizers() {
     let mut model = Model::calm(9);
     model.finalizers = false;
     model.settle();

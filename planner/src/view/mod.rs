@@ -1,4 +1,4 @@
-//! What the operator has of the nodes: everything they said to this process, judged.
+//! View of the nodes: everything that they said to this process, judged.
 //!
 //! - [`transcripts`]: the streams' content: messages in, the core's decisions out
 //! - [`possession`]: which epochs a node has proven to hold
@@ -13,7 +13,7 @@ use keyfleet_threshold::round::Culprit;
 
 pub use transcripts::{Transcripts, Watched};
 
-/// What nodes said to this process since it started.
+/// Messages and reports of nodes since this process started.
 #[derive(Clone, Debug, Default)]
 pub struct Heard {
     /// Nodes whose stream is open.
@@ -31,7 +31,7 @@ pub struct Heard {
     pub unproven: BTreeMap<u64, BTreeMap<u32, Unproven>>,
     /// Per epoch, who said that it destroyed its secrets, with the statement's digest.
     pub erased: BTreeMap<u64, BTreeMap<u32, keyfleet_crds::values::Digest>>,
-    /// What the core decides on each epoch that can still move, and whom it blames.
+    /// Decision and culprits of each epoch that can still move.
     pub closing: BTreeMap<u64, Closing>,
     /// Dealers whose shares someone could not use: left out of the next plan while others remain.
     pub cheated: BTreeSet<u32>,
@@ -40,13 +40,13 @@ pub struct Heard {
 /// Why a node that claims to hold an epoch does not count.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Unproven {
-    /// It sent no proof.
+    /// No proof was sent.
     #[error("it sends no partial signature")]
     Missing,
-    /// Its report answers a challenge that it was not asked.
+    /// Proof over another challenge.
     #[error("its report answers another challenge than the one it was sent: it was made earlier, or elsewhere")]
     OtherChallenge,
-    /// It names another vector than the certified one.
+    /// Claim for another vector than the certified one.
     #[error("it names another verification vector than the certified one")]
     OtherVector,
     /// The signature is not that of its share.
@@ -54,11 +54,11 @@ pub enum Unproven {
     WrongSignature,
 }
 
-/// What the core makes of a round.
+/// Outcome of a round as the core judges it.
 #[derive(Clone, Debug, Default)]
 pub struct Closing {
-    /// What to write next, if anything.
+    /// Next decision to write, if any.
     pub decision: Option<Decision>,
-    /// Who is provably at fault.
+    /// Nodes that are provably at fault.
     pub culprits: Vec<Culprit>,
 }

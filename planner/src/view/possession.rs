@@ -14,7 +14,7 @@ use keyfleet_threshold::purpose::{Purpose, verifies};
 
 use super::Unproven;
 
-/// At most so many epochs are claimed at once: what is kept is far less.
+/// Most epochs that a report may claim at once: far more than are kept.
 const CLAIMS_MAX: usize = 64;
 
 /// A challenge: 32 fresh random bytes.
@@ -31,14 +31,14 @@ pub struct Claimed {
     pub possession: Vec<u8>,
 }
 
-/// What a node's newest report claims to hold.
+/// Claims of a node's newest report to hold epochs.
 #[derive(Clone, Default, Debug)]
 pub struct Claims(BTreeMap<u64, Claim>);
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Claim {
     vector: Option<Digest>,
-    /// What the proof must be a signature over.
+    /// Purpose that the proof must be a signature over.
     purpose: Purpose,
     proof: Result<G1, Unproven>,
     /// `None` while the epoch's vector is not known.
@@ -85,7 +85,7 @@ impl Claims {
         changed
     }
 
-    /// Whether a claim is still to be judged.
+    /// Returns true while a claim is still to be judged.
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.0.values().any(|claim| claim.verdict.is_none())
@@ -123,7 +123,7 @@ impl Claim {
     }
 }
 
-/// What is known of a certified epoch.
+/// Facts of a certified epoch.
 #[derive(Clone, Copy, Debug)]
 pub struct Known<'a> {
     /// The digest of the certified vector.
@@ -185,7 +185,7 @@ mod tests {
         }
     }
 
-    /// What a report claims, and the challenge that it answers.
+    /// Claims of a report, and the challenge that it answers.
     type Report = (Vec<Claimed>, Challenge);
 
     fn of(report: &Report, challenge: Challenge) -> Claims {
@@ -196,7 +196,7 @@ mod tests {
         (held, challenge)
     }
 
-    /// What node 2 has proven and what is refuted, when this is what it claims of epoch 5.
+    /// Returns what node 2 has proven and what is refuted, when it claims this of epoch 5.
     fn judged(held: Claimed, answers: Challenge, epoch: &Epoch) -> (Vec<u64>, Vec<(u64, Unproven)>) {
         let mut claims = of(&report(vec![held], answers), CHALLENGE);
         claims.judge(2, |number| (number == 5).then(|| epoch.known()));
@@ -266,7 +266,7 @@ mod tests {
         let mut claims = Claims::default();
         assert!(claims.renew(of(&good(), CHALLENGE)), "a first claim is news");
         claims.judge(2, |_| Some(own.known()));
-        assert!(!claims.renew(of(&good(), CHALLENGE)), "the same again is none");
+        assert!(!claims.renew(of(&good(), CHALLENGE)), "the same again is no news");
         assert_eq!(claims.proven().count(), 1, "and stays judged");
         let wrong = report(vec![own.held(5, own.proof(3, 5, &CHALLENGE))], CHALLENGE);
         assert!(claims.renew(of(&wrong, CHALLENGE)));

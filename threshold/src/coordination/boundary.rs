@@ -18,7 +18,7 @@ mod tests {
 
     /// seed: 003-06, 003-32
     #[test]
-    fn boundaries_at_or_below_the_last_processed_are_skipped_and_missed_ones_coalesce() {
+    fn processed_boundaries_are_skipped_and_missed_ones_coalesce() {
         let ten = NonZeroU64::new(10).unwrap();
         assert_eq!(due(ten, Block(100), None), Some(Block(100)));
         assert_eq!(due(ten, Block(110), Some(Block(100))), Some(Block(110)));

@@ -62,7 +62,9 @@ pub enum Decision {
 #[non_exhaustive]
 pub enum FailReason {
     /// Too few dealers dealt a bundle that enough receivers have.
-    #[error("{dealt} dealers' bundles reached enough receivers by the deadline, {needed} are needed")]
+    #[error(
+        "the bundles of {dealt} dealers arrived in time, {needed} are needed: check that the nodes run and reach each other"
+    )]
     TooFewDealers {
         /// Number of such dealers.
         dealt: usize,

@@ -251,7 +251,7 @@ mod tests {
 
     /// seed: 001-40
     #[test]
-    fn prekey_sets_are_named_in_order_and_the_last_resort_again_and_again() {
+    fn prekey_sets_are_named_in_order_then_the_last_resort() {
         let offers = vec![offer(4, false), offer(5, false), offer(6, true)];
         let mut node =
             NodeView { index: NodeIndex::new(1).unwrap(), identity: IdentityPublicKey([0; 32]), offers, named: None };

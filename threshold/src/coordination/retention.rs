@@ -59,7 +59,7 @@ mod tests {
 
     /// seed: 002-16, 003-51
     #[test]
-    fn the_newest_confirmed_epochs_outlive_any_number_of_unconfirmed_ones() {
+    fn the_newest_confirmed_epochs_are_kept() {
         let steady = epochs(&[(1, true), (2, true), (3, true), (4, true)]);
         assert_eq!(numbers(&kept(&steady, 2, None)), [3, 4]);
         let shaky = epochs(&[(1, true), (2, true), (3, false), (5, false), (9, false)]);
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_was_fallen_back_on_is_kept_until_its_epoch_is_confirmed() {
+    fn a_fallback_source_is_kept_until_its_epoch_is_confirmed() {
         let mut list = epochs(&[(1, false), (2, false), (3, false), (4, false)]);
         list[2].source = Some(EpochNumber(1));
         assert_eq!(numbers(&kept(&list, 2, None)), [1, 3, 4], "epoch 3 rests on epoch 1, past its predecessor");

@@ -45,7 +45,7 @@ impl Intake {
 
     /// Gives the participant what it wants and the node already has: heard before its plan, or `kept` in its own file.
     ///
-    /// What this leads to is added to `out`, also where an error ends it; `out` stays `None` where nothing was found.
+    /// Adds the outputs to `out`, also where an error ends it; `out` stays `None` where nothing was found.
     ///
     /// # Errors
     /// The first error of `kept`.

@@ -8,7 +8,7 @@ use crate::plan::{Origin, ValidPlan};
 use crate::prekey::SignedPrekeySet;
 use crate::round::{Attempt, Blob, PersistentState, Phase, RoundRecord};
 
-/// What a node reads at the API server.
+/// Everything that a node reads of rounds at the API server.
 #[derive(Clone, Debug)]
 pub struct Listing<'a> {
     /// Grows with every list that was read anew; zero before the first.
@@ -63,7 +63,7 @@ pub enum HeldBack {
     NameNotMarked,
 }
 
-/// What [`Feed::next`] answers.
+/// Answer of [`Feed::next`].
 #[must_use]
 #[derive(Default, Debug)]
 pub struct Next {
@@ -71,7 +71,7 @@ pub struct Next {
     pub inputs: Vec<Input>,
     /// The plans that are not fed yet.
     pub held_back: BTreeMap<EpochNumber, HeldBack>,
-    /// Whether to ask again after a while, even if nothing that is listed changes.
+    /// True when [`Feed::next`] has to be called again after a while, even if nothing that is listed changes.
     pub again: bool,
 }
 

@@ -13,7 +13,7 @@ pub struct Report {
     pub highest: EpochNumber,
     /// The newest block of a plan that it knows.
     pub highest_block: Block,
-    /// How attempts ended for it, newest first.
+    /// Its verdicts, newest first.
     pub verdicts: Vec<ReportedVerdict>,
     /// The newest epoch whose certificate it verified and whose vector it computed.
     pub newest: Option<ReportedCertificate>,
@@ -21,14 +21,14 @@ pub struct Report {
     pub held: Vec<Certificate>,
 }
 
-/// How an attempt ended for a node.
+/// A node's verdict on an attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ReportedVerdict {
     /// The attempt.
     pub number: EpochNumber,
     /// The digest of its plan.
     pub plan: Digest,
-    /// How it ended.
+    /// The verdict.
     pub verdict: Verdict,
 }
 

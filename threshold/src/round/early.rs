@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn who_says_too_much_loses_its_own_oldest_words_and_nobody_elses() {
+    fn a_sender_of_too_much_loses_its_own_oldest_messages() {
         let mut early = Early::default();
         early.keep(&have(1, 0));
         for bundle in 0..1_000 {

@@ -164,6 +164,9 @@ pub enum RestoreError {
     /// The bytes are not a state.
     #[error("the stored state: {0}")]
     State(#[from] DecodeError),
+    /// The state decodes, but its numbers or frozen fields contradict each other.
+    #[error("the stored state contradicts itself: restore it from its replica")]
+    Contradiction,
     /// A secret has the wrong length or form.
     #[error("the stored secret {0:?} is malformed")]
     Secret(SecretName),

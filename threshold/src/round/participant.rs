@@ -95,6 +95,9 @@ impl Participant {
         stored: impl IntoIterator<Item = (SecretName, Zeroizing<[u8; 32]>)>,
     ) -> Result<(Self, Outputs), RestoreError> {
         let stored_state = PersistentState::decode(state)?;
+        if !stored_state.is_sound() {
+            return Err(RestoreError::Contradiction);
+        }
         let mut state = stored_state.clone();
         let live = state.live_secrets();
         let (mut secrets, mut out) = (Secrets::default(), Outputs::default());
@@ -197,6 +200,7 @@ impl Participant {
         }
         let reused = self.check_against_memory(&plan)?;
         let mut out = Outputs { commit: true, ..Outputs::default() };
+        assert!(number > self.state.highest, "attempt numbers rise");
         self.state.highest = number;
         for (index, identity) in members(&plan) {
             self.state.pins.insert(index, identity);
@@ -211,6 +215,7 @@ impl Participant {
         self.top_up(nodes, rng, &mut out);
         self.advance(number, rng, &mut out);
         self.hear_early(number, rng, &mut out);
+        self.invariant_state_is_sound();
         Ok(out)
     }
 
@@ -296,11 +301,13 @@ impl Participant {
         }
         if record.phase == Phase::Failed {
             self.fail(number, &mut out);
+            self.invariant_state_is_sound();
             return Ok(out);
         }
         self.records.insert(number, record.clone());
         self.open_wants(number);
         self.advance(number, rng, &mut out);
+        self.invariant_state_is_sound();
         Ok(out)
     }
 
@@ -334,7 +341,21 @@ impl Participant {
         }
         let mut out = Outputs::default();
         self.erase(number, &mut out);
+        self.invariant_state_is_sound();
         Ok(out)
+    }
+
+    /// Checks, before the state is committed, what [`Participant::restore`] demands of it after a load, and that no secret is
+    /// in hand that the state does not name: what a round leaves behind dies with it.
+    fn invariant_state_is_sound(&self) {
+        assert!(self.state.is_sound(), "the state contradicts itself");
+        let live = self.state.live_secrets();
+        let prekeys = self.secrets.prekeys.keys().copied().map(SecretName::Prekeys);
+        let seeds = self.secrets.seeds.keys().copied().map(SecretName::DealerSeed);
+        let shares = self.secrets.shares.keys().copied().map(SecretName::Share);
+        for name in prekeys.chain(seeds).chain(shares) {
+            assert!(live.contains(&name), "{name:?} outlived what it was for");
+        }
     }
 }
 

@@ -125,6 +125,14 @@ impl PersistentState {
         live
     }
 
+    /// Checks what holds of every state: numbers rise, and frozen fields agree. Asserted before a commit, demanded after a load.
+    pub(super) fn is_sound(&self) -> bool {
+        self.attempts.keys().all(|number| *number <= self.highest)
+            && self.active.is_none_or(|active| active <= self.highest)
+            && self.offers.keys().all(|number| *number < self.next_set)
+            && self.attempts.values().all(Attempt::is_sound)
+    }
+
     /// Returns the certificate of the newest epoch known to be active, whether or not this node holds a share of it.
     #[must_use]
     pub fn newest_certified(&self) -> Option<&Certificate> {
@@ -238,6 +246,13 @@ impl Attempt {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.verdict.is_none()
+    }
+
+    fn is_sound(&self) -> bool {
+        let frozen_dealers = self.frozen.as_ref().map(|frozen| &frozen.dealers);
+        let failed = self.verdict == Some(Verdict::Failed);
+        (frozen_dealers.is_none() || frozen_dealers == self.dealers.as_ref())
+            && !(self.holds_share && (failed || self.erased || self.vector.is_none()))
     }
 
     /// Returns true if the outbox holds a message of this kind.

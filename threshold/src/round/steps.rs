@@ -24,11 +24,9 @@ const ERASED_LISTED: usize = 8;
 impl Participant {
     /// Runs every step of a round that is due.
     pub(super) fn advance(&mut self, number: EpochNumber, rng: &mut impl CryptoRng, out: &mut Outputs) {
-        let (Some(mut attempt), Some(mut transcript)) =
-            (self.state.attempts.remove(&number), self.transcripts.remove(&number))
-        else {
-            return;
-        };
+        // The transcript first: an attempt without one stays in the state.
+        let Some(mut transcript) = self.transcripts.remove(&number) else { return };
+        let Some(mut attempt) = self.state.attempts.remove(&number) else { return };
         let knew_vector = attempt.vector.is_some();
         let mut round = Round { number, attempt: &mut attempt, transcript: &mut transcript };
         self.deal(&mut round, rng, out);
@@ -187,6 +185,10 @@ impl Participant {
             out.notices.push(Notice::BadCertificate(*number));
             return;
         }
+        assert!(
+            attempt.vector.as_ref().is_none_or(|signed| *signed == combined.vector),
+            "epoch {number}: another vector would follow from the same frozen fields"
+        );
         attempt.vector = Some(combined.vector.clone());
         out.commit = true;
         if !receives {
@@ -260,6 +262,7 @@ impl Participant {
             out.notices.push(Notice::BadCertificate(*number));
             return false;
         }
+        assert!(attempt.verdict.is_none(), "epoch {number}: a verdict is written once");
         attempt.verdict = Some(Verdict::Active(certificate));
         self.state.public_key = Some(public_key);
         out.commit = true;
@@ -410,6 +413,7 @@ impl Participant {
         // The last resort must be the newest: a set below it could no longer be named once it was used.
         for last_resort in (0..missing).map(|_| false).chain([true]) {
             let number = self.state.next_set;
+            assert!(self.state.offers.keys().all(|offered| *offered < number), "prekey set numbers rise");
             self.state.next_set = PrekeySetNumber(number.0 + 1);
             let secret = PrekeySecret::generate(self.state.cluster, self.state.index, number, last_resort, rng);
             self.state.offers.insert(number, secret.offer(slots_for(nodes), &self.identity));

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use rand_core::CryptoRng;
 
-use super::ibe::{CannotOpen, DerivedKey, Identity};
+use super::ibe::{DerivedKey, Identity, OpenError};
 use crate::curve::{G1, G2, Scalar, SecretScalar, pairings_cancel};
 use crate::encoding::{DecodeError, Reader, Writer};
 use crate::identifiers::NodeIndex;
@@ -122,9 +122,9 @@ impl EncryptedKey {
         identity: Identity<'_>,
         transport: &TransportKey,
         public_key: &G2,
-    ) -> Result<DerivedKey, CannotOpen> {
+    ) -> Result<DerivedKey, OpenError> {
         let mask = self.c1.times_secret(&transport.0).times(&-Scalar::one());
-        DerivedKey::verify(self.c3.plus(&mask), &identity.point(), public_key).ok_or(CannotOpen)
+        DerivedKey::verify(self.c3.plus(&mask), &identity.point(), public_key).ok_or(OpenError)
     }
 
     /// c1 (48 bytes), c2 (96), c3 (48).

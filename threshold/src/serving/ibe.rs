@@ -71,7 +71,7 @@ pub struct Encapsulation<const N: usize> {
 /// The ciphertext was not made for this identity's key, or was changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the data was not encrypted to this identity under this cluster's key, or was changed since")]
-pub struct CannotOpen;
+pub struct OpenError;
 
 impl<const N: usize> Encapsulation<N> {
     const SIZE_FITS: () = assert!(N <= 32, "a key of this scheme is at most one hash long");
@@ -91,12 +91,12 @@ impl<const N: usize> Encapsulation<N> {
     /// Decrypts with the identity's key.
     ///
     /// # Errors
-    /// [`CannotOpen`]; nothing of the message is given away.
-    pub fn open(&self, key: &DerivedKey) -> Result<Zeroizing<[u8; N]>, CannotOpen> {
+    /// [`OpenError`]; nothing of the message is given away.
+    pub fn open(&self, key: &DerivedKey) -> Result<Zeroizing<[u8; N]>, OpenError> {
         let sigma = Zeroizing::new(xor(&self.v, &h2(&pairing_bytes(&key.0, &self.u))));
         let message = Zeroizing::new(xor(&self.w, &h4(sigma.as_ref())));
         let u = G2::of_secret(&h3(sigma.as_ref(), message.as_ref()));
-        if bool::from(u.encode().ct_eq(&self.u.encode())) { Ok(message) } else { Err(CannotOpen) }
+        if bool::from(u.encode().ct_eq(&self.u.encode())) { Ok(message) } else { Err(OpenError) }
     }
 
     /// U (96 bytes), V, W: for `N` = 16 the body of an age stanza of type `tlock`.
@@ -167,11 +167,11 @@ mod tests {
         let sealed = Encapsulation::<32>::seal(&[7; 32], &alice, &public_key, &mut rng);
         let again = Encapsulation::decode(&sealed.encode()).unwrap();
         assert_eq!(again.open(&key_of(&alice)).as_deref(), Ok(&[7; 32]));
-        assert_eq!(again.open(&key_of(&bob)), Err(CannotOpen));
+        assert_eq!(again.open(&key_of(&bob)), Err(OpenError));
         assert!(DerivedKey::verify(bob.times_secret(&secret), &alice, &public_key).is_none());
         let mut changed = again.clone();
         changed.w[31] ^= 1;
-        assert_eq!(changed.open(&key_of(&alice)), Err(CannotOpen), "a flipped bit must be noticed");
+        assert_eq!(changed.open(&key_of(&alice)), Err(OpenError), "a flipped bit must be noticed");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use rand_core::CryptoRng;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use super::ibe::{CannotOpen, DerivedKey, Encapsulation, Identity};
+use super::ibe::{DerivedKey, Encapsulation, Identity, OpenError};
 use crate::curve::G2;
 use crate::encoding::{DecodeError, Reader, Writer};
 
@@ -45,7 +45,7 @@ pub struct Header {
 pub enum StreamError {
     /// The identity's key does not open the header.
     #[error(transparent)]
-    Key(#[from] CannotOpen),
+    Key(#[from] OpenError),
     /// A chunk was changed, moved, or is not the last although the data ends.
     #[error("the data was changed or cut off in chunk {chunk}")]
     Chunk {

@@ -6,6 +6,7 @@
 //! | [`documents`] | every command, field, metric, path and link that a text names exists; one sentence on maturity |
 //! | [`words`] | comments open with a verb or noun; no calques, also not in messages |
 //! | [`dependencies`] | crates depend on each other one way, and pure ones stay pure |
+//! | [`modules`] | files of a crate import each other one way |
 //! | [`shape`] | one style of modules, files and test names of bounded length |
 //!
 //! [`tree`] reads the tracked files, [`source`] splits Rust into code, comments and messages, [`figures`] counts.
@@ -13,6 +14,7 @@
 mod dependencies;
 mod documents;
 mod figures;
+mod modules;
 mod producers;
 mod shape;
 mod source;
@@ -68,6 +70,7 @@ pub(crate) fn check() -> Result<()> {
     documents::check(&tree, &mut found);
     words::check(&tree, &mut found);
     shape::check(&tree, &mut found);
+    modules::check(&tree, &mut found);
     dependencies::check(&mut found)?;
     found.sort_by(|a, b| (&a.path, a.line, &a.text).cmp(&(&b.path, b.line, &b.text)));
     found.dedup_by(|a, b| (&a.path, a.line, &a.text) == (&b.path, b.line, &b.text));

@@ -18,6 +18,7 @@ pub(super) fn check(tree: &Tree, found: &mut Vec<Finding>) {
     conditions(tree, found);
     names(tree, found);
     status_fields(tree, found);
+    values(tree, found);
     for file in tree.files.iter().filter(|file| file.is_product()) {
         for metric in unmoved(file) {
             let text = format!("the metric `{}` is registered and never set: set it or remove it", metric.text);
@@ -98,7 +99,8 @@ fn names(tree: &Tree, found: &mut Vec<Finding>) {
         let code = code(&file.tokens);
         for defined in code.windows(3).filter(|words| words[0].is_word("pub") && !words[2].test) {
             let named = ["const", "fn"].iter().any(|kind| defined[1].is_word(kind));
-            let also = code.windows(2).any(|pair| pair[0].line > defined[2].line && pair[1].text == defined[2].text);
+            let also =
+                code.iter().any(|token| token.line > defined[2].line && !token.test && token.text == defined[2].text);
             if named && !used.contains(defined[2].text.as_str()) && !also {
                 let text = format!("no code uses {}: use it or remove it", defined[2].text);
                 found.push(Finding::new(&file.path, defined[2].line, text));
@@ -109,7 +111,13 @@ fn names(tree: &Tree, found: &mut Vec<Finding>) {
 
 /// Fields of `status` in the kinds' schemas: code has to write each.
 fn status_fields(tree: &Tree, found: &mut Vec<Finding>) {
-    let written: BTreeSet<String> = producers(tree).iter().flat_map(|code| written(code)).collect();
+    const WRITERS: [&str; 4] = ["crds/", "node/", "operator/", "planner/"];
+    let writers = tree
+        .files
+        .iter()
+        .filter(|file| WRITERS.iter().any(|folder| file.path.starts_with(folder)) && file.is_product());
+    let code = writers.map(|file| code(&file.tokens).into_iter().filter(|token| !token.test).collect::<Vec<_>>());
+    let written: BTreeSet<String> = code.flat_map(|code| written(&code)).collect();
     for file in tree.files.iter().filter(|file| file.path.starts_with("manifests/crds/")) {
         let mut fields = BTreeMap::new();
         properties(&status(&file.text), "status", &mut fields);
@@ -149,6 +157,49 @@ fn properties(schema: &Value, path: &str, found: &mut BTreeMap<String, String>) 
     }
 }
 
+/// Values of enumerations in the kinds' schemas: code outside of their definition has to name each.
+fn values(tree: &Tree, found: &mut Vec<Finding>) {
+    let product = tree.files.iter().filter(|file| file.is_product());
+    let (definitions, others): (Vec<&File>, Vec<&File>) = product.partition(|file| file.path.starts_with("crds/"));
+    let mut known = BTreeSet::new();
+    for file in others {
+        let pairs = code(&file.tokens);
+        let pairs = pairs.windows(2).filter(|pair| pair[0].is(':') && !pair[1].test);
+        known.extend(pairs.map(|pair| pair[1].text.clone()));
+    }
+    // A default is what code does without a question.
+    for file in definitions {
+        let code = code(&file.tokens);
+        let defaults = code.windows(5).filter(|words| words[0].is('#') && words[2].is_word("default"));
+        known.extend(defaults.map(|words| words[4].text.clone()));
+    }
+    for file in tree.files.iter().filter(|file| file.path.starts_with("manifests/crds/")) {
+        let mut values = BTreeSet::new();
+        enumerations(&serde_yaml::from_str(&file.text).unwrap_or_default(), &mut values);
+        for value in values.difference(&known) {
+            let line = file.text.lines().position(|line| line.trim() == format!("- {value}")).map_or(1, |at| at + 1);
+            let text = format!(
+                "no code outside of crds/ names the value {value}: carry it out, or remove it until something does"
+            );
+            found.push(Finding::new(&file.path, line, text));
+        }
+    }
+}
+
+fn enumerations(schema: &Value, found: &mut BTreeSet<String>) {
+    for (key, inner) in schema.as_mapping().into_iter().flatten() {
+        match (key.as_str(), inner) {
+            // Conditions are Kubernetes' own type.
+            (Some("conditions"), _) => {}
+            (Some("enum"), Value::Sequence(values)) => {
+                found.extend(values.iter().filter_map(Value::as_str).map(str::to_owned))
+            }
+            _ => enumerations(inner, found),
+        }
+    }
+    schema.as_sequence().into_iter().flatten().for_each(|inner| enumerations(inner, found));
+}
+
 fn snake(name: &str) -> String {
     let mut snake = String::new();
     for one in name.chars() {
@@ -166,7 +217,11 @@ fn written(code: &[&Token]) -> BTreeSet<String> {
         ["push", "insert", "extend", "retain", "get_or_insert", "get_or_insert_with", "entry", "clone_from", "take"];
     let mut found = BTreeSet::new();
     let mut brackets = Vec::new();
+    let mut defined_until = 0;
     for at in 1..code.len().saturating_sub(2) {
+        if code[at].is_word("struct") || code[at].is_word("enum") {
+            defined_until = at + body(&code[at..]);
+        }
         let (before, name, next, after) = (code[at - 1], code[at], code[at + 1], code[at + 2]);
         match name.text.chars().next() {
             Some(open @ ('{' | '(' | '[')) if name.kind == Kind::Sign => brackets.push(open),
@@ -175,11 +230,10 @@ fn written(code: &[&Token]) -> BTreeSet<String> {
             }
             _ => {}
         }
-        if name.kind != Kind::Word {
+        if name.kind != Kind::Word || at < defined_until {
             continue;
         }
-        // Neither a definition (`pub field: Type`) nor a parameter or binding.
-        let defined = before.is(')') || ["pub", "let", "mut"].iter().any(|word| before.is_word(word));
+        let defined = ["let", "mut"].iter().any(|word| before.is_word(word));
         let inside = brackets.last() == Some(&'{') && !defined;
         let literal = inside && next.is(':') && !after.is(':') && !before.is(':');
         let short = inside && (before.is('{') || before.is(',')) && (next.is(',') || next.is('}'));
@@ -191,6 +245,22 @@ fn written(code: &[&Token]) -> BTreeSet<String> {
         }
     }
     found
+}
+
+/// Returns the length of a definition: up to its closing brace, or to the semicolon of one without a body.
+fn body(code: &[&Token]) -> usize {
+    let mut depth = 0_usize;
+    for (at, token) in code.iter().enumerate() {
+        if token.is('{') {
+            depth += 1;
+        } else if token.is('}') {
+            depth = depth.saturating_sub(1);
+        }
+        if depth == 0 && (token.is('}') || token.is(';')) {
+            return at + 1;
+        }
+    }
+    code.len()
 }
 
 /// Returns true when the path that ends at `dot` begins with `&mut`.
@@ -279,7 +349,8 @@ mod tests {
 
     #[test]
     fn a_label_that_nobody_uses_is_found() {
-        let labels = "pub const USED: &str = \"a\";\npub const UNUSED: &str = \"b\";";
+        let labels =
+            "pub const USED: &str = \"a\";\npub const UNUSED: &str = \"b\";\n#[cfg(test)]\nmod tests { use UNUSED; }";
         let found = found(&[
             (NAMES[0], labels),
             ("operator/src/a.rs", "fn f() { labels::USED }"),
@@ -297,6 +368,18 @@ mod tests {
             "fn f(s: &mut S) { s.active_epoch = 1; read(s.unable); vec![K { key_index: 3 }]; if s.unable == 2 {} }";
         let found = found(&[("manifests/crds/kmscluster.yaml", schema), ("operator/src/a.rs", code)]);
         assert!(found.len() == 1 && found[0].1.contains("status.unable"), "{found:?}");
+    }
+
+    #[test]
+    fn a_value_that_no_code_carries_out_is_found() {
+        let schema = "a:\n  enum:\n  - Operator\n  - Approved\n  - Plain\n";
+        let code = "fn f() { if mode == Mode::Operator {} }\n#[cfg(test)]\nmod tests { fn t() { Mode::Approved } }";
+        let found = found(&[
+            ("manifests/crds/kmscluster.yaml", schema),
+            ("node/src/a.rs", code),
+            ("crds/src/b.rs", "enum Mode { #[default] Plain, Approved } f(Mode::Approved)"),
+        ]);
+        assert!(found.len() == 1 && found[0].0 == 4 && found[0].1.contains("Approved"), "{found:?}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What a crash at the worst moment does to a node, and an old backup of a key store.
+//! Crashes at the worst moment, and old backups of a key store.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -24,9 +24,11 @@ fn check(nodes: &[TestNode]) {
     }
 }
 
+/// A node that dies after any step says the same again, and keeps no dead secret.
+///
 /// seed: 000-10, 000-12, 002-10, 002-15, 003-07, 003-18, 003-30, 003-36
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_dies_after_any_step_says_the_same_again_and_keeps_no_dead_secret() {
+async fn a_death_after_any_step_changes_no_message() {
     let (mut deaths, mut steps) = (0u32, std::collections::BTreeSet::new());
     let finished = AtomicBool::new(false);
     let mut die_at = 1;
@@ -53,7 +55,7 @@ async fn a_node_that_dies_after_any_step_says_the_same_again_and_keeps_no_dead_s
                 newest = Some(operator.finish(&mut nodes, newest.take().unwrap()).await);
                 retired = nodes[at].feed(&Input::Retire(genesis.number)).await;
             }
-            retired.unwrap_or_else(|fault| panic!("dying at step {die_at}, retiring: {fault}"));
+            retired.unwrap_or_else(|error| panic!("dying at step {die_at}, retiring: {error}"));
         }
         check(&nodes);
         let rows = nodes[0].driver.as_ref().unwrap().persister().store().share_epochs().unwrap();
@@ -68,9 +70,11 @@ async fn a_node_that_dies_after_any_step_says_the_same_again_and_keeps_no_dead_s
     assert_eq!(steps.len(), 7, "not every step was died after: {steps:?}");
 }
 
+/// Nothing is published while the API server is away, and all of it once it is back.
+///
 /// seed: 003-54
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_said_while_the_api_server_is_away_and_all_of_it_once_it_is_back() {
+async fn nothing_is_published_while_the_api_server_is_away() {
     let mut nodes = fleet(3).await;
     let mut operator = Operator::default();
     operator.run(&mut nodes).await;
@@ -126,8 +130,9 @@ async fn an_old_backup_of_the_secret_neither_loses_nor_revives_a_key() {
     assert_eq!(round.record.phase, Phase::Confirmed, "the node takes no part any more");
 }
 
+/// A share whose key is lost is not served, and the next round gives another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_share_whose_key_is_lost_is_not_served_and_the_next_round_gives_another() {
+async fn a_share_whose_key_is_lost_is_not_served() {
     let mut nodes = fleet(3).await;
     let mut operator = Operator::default();
     operator.run(&mut nodes).await;
@@ -148,9 +153,11 @@ async fn a_share_whose_key_is_lost_is_not_served_and_the_next_round_gives_anothe
     assert_eq!(served, Some(round.number), "the next round gave the node no share");
 }
 
+/// A first start waits for the seal Secret, since that may hold an identity already.
+///
 /// seed: 003-55
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_first_start_waits_for_the_secret_lest_it_makes_a_second_identity() {
+async fn a_first_start_waits_for_the_seal_secret() {
     let node = TestNode::new(1);
     *node.secret.down.lock().unwrap() = true;
     assert!(node.try_start().await.is_err(), "an identity was made while the Secret could not be read");

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use keyfleet_node::seal::KeyMaterial;
 use keyfleet_node::serving::token::{FetchedKeys, KeySource, TokenError, Tokens};
-use keyfleet_node::serving::{Asked, Denied, Service};
+use keyfleet_node::serving::{Asked, RequestError, Service};
 use keyfleet_node::store::Store;
 use keyfleet_test_fleet::rounds::{CLUSTER, Operator, TestNode};
 
@@ -111,9 +111,11 @@ fn sign(key_name: &str) -> Asked {
     Asked::Sign { key_name: key_name.to_owned(), message: b"paid".to_vec() }
 }
 
+/// A token counts for this node alone, and a rule must allow the rest.
+///
 /// seed: 000-15
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_counts_for_this_node_alone_and_a_rule_must_allow_the_rest() {
+async fn a_token_counts_for_this_node_alone() {
     let served = Served::new().await;
     let issuer = Issuer::new(&[1]);
     let service = served.service(&issuer);
@@ -143,23 +145,24 @@ async fn a_token_counts_for_this_node_alone_and_a_rule_must_allow_the_rest() {
     ];
     for (what, token) in refused {
         let answer = ask(token, sign("receipts")).await;
-        assert!(matches!(answer, Err(Denied::Token(_))), "a token that is {what} gave {answer:?}");
+        assert!(matches!(answer, Err(RequestError::Token(_))), "a token that is {what} gave {answer:?}");
     }
     let without = service.answer(None, None, &sign("receipts"), None, NOW).await;
-    assert!(matches!(without, Err(Denied::Token(TokenError::Missing))));
+    assert!(matches!(without, Err(RequestError::Token(TokenError::Missing))));
     for asked in [sign("payroll"), Asked::Beacon(7)] {
         let answer = ask(token(1, |_| {}), asked).await;
-        assert!(matches!(answer, Err(Denied::NotAllowed { .. })), "no rule allows it, yet: {answer:?}");
+        assert!(matches!(answer, Err(RequestError::NotAllowed { .. })), "no rule allows it, yet: {answer:?}");
     }
     served.access.send_replace(Arc::new(Access::default()));
     let answer = ask(token(1, |_| {}), sign("receipts")).await;
-    assert!(matches!(answer, Err(Denied::NotAllowed { .. })), "empty rules must deny, at once: {answer:?}");
+    assert!(matches!(answer, Err(RequestError::NotAllowed { .. })), "empty rules must deny, at once: {answer:?}");
     let log = served.parts().0.audit().unwrap();
     assert_eq!(log.iter().map(|entry| entry.allowed).collect::<Vec<_>>(), [true, false, false, false]);
 }
 
+/// Rotated keys of an issuer are followed, and a restart without the issuer serves on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rotated_keys_are_followed_and_a_restart_without_the_issuer_serves_on() {
+async fn rotated_keys_are_followed_and_outlive_a_restart() {
     let served = Served::new().await;
     let issuer = Issuer::new(&[1]);
     let service = served.service(&issuer);
@@ -194,8 +197,8 @@ async fn a_request_id_gives_one_answer_and_one_entry() {
     let again = service.answer(Some(&token), Some(&[7; 16]), &asked, None, NOW).await.unwrap();
     assert_eq!(first, again, "the same request under the same id got another answer");
     let other = service.answer(Some(&token), Some(&[7; 16]), &sign("receipts"), None, NOW).await;
-    assert!(matches!(other, Err(Denied::IdReused)), "an id served two requests: {other:?}");
+    assert!(matches!(other, Err(RequestError::IdReused)), "an id served two requests: {other:?}");
     let retired = service.answer(Some(&token), None, &asked, Some(EpochNumber(9)), NOW).await;
-    assert!(matches!(retired, Err(Denied::OtherEpoch(_))), "an epoch that is not there answered: {retired:?}");
+    assert!(matches!(retired, Err(RequestError::OtherEpoch(_))), "an epoch that is not there answered: {retired:?}");
     assert_eq!(served.parts().0.audit().unwrap().len(), 1, "one answer, one entry");
 }

@@ -167,11 +167,13 @@ async fn one_apply_gives_a_key_and_boundaries_reshare_it() {
     fleet.until("the fleet to be ready", async || fleet.status().await.phase == Some(Ready)).await;
 }
 
+/// Nodes sign that the secrets of retired epochs are gone, and the record names those nodes.
+///
 /// An epoch that is no longer kept is retired, every node destroys its secrets, and the record says so.
 ///
 /// seed: 003-51
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nodes_say_that_the_secrets_of_retired_epochs_are_gone_and_the_record_names_them() {
+async fn nodes_sign_that_retired_secrets_are_gone() {
     logs();
     let fleet = Fleet::new("retired").await;
     let _operator = fleet.operator();

@@ -18,9 +18,9 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use crate::serving::{FetchedKeys, KeySource};
 
-/// One request takes at most so long.
+/// Timeout of one request.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A document has at most so many bytes.
+/// Limit of a document, in bytes.
 const DOCUMENT_BYTES_MAX: u64 = 1 << 20;
 
 /// Fetches keys.

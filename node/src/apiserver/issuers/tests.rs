@@ -42,7 +42,7 @@ struct Server {
     /// The authority of its certificate, in PEM.
     authority: String,
     keys: Arc<Mutex<Vec<u8>>>,
-    /// What its discovery document says that it is; its URL where this is empty.
+    /// The issuer in its discovery document; its URL where this is empty.
     says: Arc<Mutex<String>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -124,7 +124,7 @@ async fn serve(
     }
 }
 
-/// What a node is configured with, its authorities mounted in `folder`.
+/// Issuers as a node is configured with them, the authorities mounted in `folder`.
 fn issuers(server: &Server, folder: &Path, private: bool) -> Issuers {
     let mut access = json!({ "issuers": [{ "name": NAME, "url": server.url }] });
     if private {
@@ -149,8 +149,9 @@ async fn started(node: NodeIndex, folder: &Path) -> Started {
     start(parts).await.unwrap()
 }
 
+/// The keys of an issuer behind its own authority are found, and followed through a rotation.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_keys_of_an_issuer_behind_its_own_authority_are_found_and_followed_through_rotation() {
+async fn keys_of_an_issuer_behind_a_private_ca_are_followed() {
     let server = Server::start(&[1]).await;
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join(NAME)).unwrap();
@@ -176,8 +177,9 @@ async fn the_keys_of_an_issuer_behind_its_own_authority_are_found_and_followed_t
     assert_eq!(gone, Err(TokenError::UnknownKey), "a key that went with a rotation counts on");
 }
 
+/// An issuer that is not the expected one gives no keys, and the reason is named.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_issuer_that_is_not_who_it_should_be_gives_no_keys_and_the_reason_is_said() {
+async fn a_wrong_issuer_gives_no_keys() {
     let (server, other) = (Server::start(&[1]).await, Server::start(&[1]).await);
     let folder = tempfile::tempdir().unwrap();
     let fetch = async |private: bool| issuers(&server, folder.path(), private).fetch(NAME).await;

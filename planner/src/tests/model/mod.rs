@@ -167,7 +167,7 @@ impl Model {
         panic!("{what}\nreplay with KEYFLEET_SEED={}\n{}", self.seed, tail.join("\n"));
     }
 
-    /// What an operator reads: the objects, and nodes that do all they should at once.
+    /// Returns the state that an operator reads: the objects, and nodes that do all they should at once.
     pub(super) fn state(&mut self, who: usize) -> State {
         let nodes = self.api.now.nodes.iter();
         let mut nodes: BTreeMap<u32, Node> = nodes.map(|(index, node)| (*index, node.as_ref().clone())).collect();
@@ -214,7 +214,7 @@ impl Model {
     }
 }
 
-/// What the core would decide of a round in which everyone does what it should, or which fails.
+/// Returns the core's decision on a round in which everyone does what it should, or which fails.
 fn next(epoch: &Epoch, well: bool) -> Option<Decision> {
     use keyfleet_crds::epoch::Phase;
     let plan = convert::plan_of(&epoch.spec).expect("plans made here are valid");

@@ -28,13 +28,13 @@ const SETS_MAX: usize = 16;
 /// A round whose record is looked at.
 #[derive(Clone, Debug)]
 pub struct Watched {
-    /// Its plan.
+    /// The epoch's plan.
     pub spec: KeyEpochSpec,
-    /// Its record.
+    /// The epoch's record.
     pub status: Option<KeyEpochStatus>,
     /// The present block.
     pub block: u64,
-    /// Whether the present phase outlasted its wall-clock cap.
+    /// True when the present phase outlasted its wall-clock cap.
     pub overdue: bool,
 }
 
@@ -64,7 +64,7 @@ pub struct Certified {
     pub vector: VerificationVector,
 }
 
-/// What nodes of one cluster said.
+/// Messages of the nodes of one cluster.
 #[derive(Default)]
 pub struct Transcripts {
     nodes: BTreeMap<u32, Said>,
@@ -75,7 +75,7 @@ pub struct Transcripts {
     looked_at: u64,
 }
 
-/// What one node said.
+/// Messages of one node.
 #[derive(Default)]
 struct Said {
     connected: bool,
@@ -365,7 +365,7 @@ fn vector_of(transcript: &Transcript, record: &RoundRecord) -> Option<Verificati
     Some(judgement.combine(transcript).ok()?.vector)
 }
 
-/// What a record names.
+/// Returns the digests that a record names.
 fn named(watched: &Watched) -> Vec<Digest> {
     let Some(status) = &watched.status else { return Vec::new() };
     let bundles = status.dealers.iter().flatten().map(|dealer| dealer.bundle_digest);

@@ -66,7 +66,7 @@ fn haves(transcripts: &Transcripts, number: u64) -> usize {
 fn what_is_said_before_the_plan_is_looked_at_is_not_lost() {
     let mut transcripts = Transcripts::default();
     assert!(transcripts.say(2, 1, have(1, 2, 3, 5)), "a first message is news");
-    assert!(!transcripts.say(2, 1, have(1, 2, 3, 5)), "the same again is none");
+    assert!(!transcripts.say(2, 1, have(1, 2, 3, 5)), "the same again is no news");
     transcripts.heard(None, &[watched(1, Phase::Dealing)]);
     assert_eq!(haves(&transcripts, 1), 1);
     assert!(transcripts.say(4, 1, have(1, 4, 3, 5)));
@@ -148,8 +148,9 @@ fn a_certificate_under_another_key_than_the_fleets_says_nothing() {
     assert_eq!(transcripts.heard(None, &[]).certified.len(), 2, "while no key is known, both may be right");
 }
 
+/// A node counts as connected from the moment at which it is caught up until its stream ends.
 #[test]
-fn a_node_counts_as_connected_from_the_moment_it_is_caught_up_until_its_stream_ends() {
+fn a_node_counts_as_connected_while_caught_up() {
     let mut transcripts = Transcripts::default();
     transcripts.report(1, 0, None, Claims::default());
     assert!(transcripts.heard(None, &[]).connected.is_empty(), "what it said before is still to come");

@@ -53,7 +53,7 @@ fn a_rushing_dealer_at_genesis_cannot_cancel_the_others() {
 /// Two dealers shift their shares to one receiver by errors that cancel in the weighted sum, so that the result would be
 /// right and an aggregate check sees nothing. Each is named all the same.
 #[test]
-fn a_pair_of_errors_that_cancel_is_found_and_both_dealers_are_named() {
+fn errors_that_cancel_are_found_and_both_dealers_named() {
     let (plan, secrets, offers) = genesis_with_prekeys();
     let mut transcript = transcript(&plan, &offers);
     let victim = index(5);
@@ -139,7 +139,7 @@ fn a_complaint_that_proves_nothing_is_its_authors_offence() {
 }
 
 #[test]
-fn a_dealer_that_restarts_says_the_same_bytes_and_in_another_plan_others() {
+fn a_restarted_dealer_sends_the_same_bytes() {
     let (plan, _, offers) = genesis_with_prekeys();
     let transcript = transcript(&plan, &offers);
     let deal = |plan: &ValidPlan, seed: u8| {
@@ -181,7 +181,7 @@ fn reshared_polynomials_combine_to_the_old_secret() {
 
 /// A share sealed to a last resort is bad. The keys of that set open shares of other rounds too, so nothing is revealed.
 #[test]
-fn a_last_resort_key_is_never_revealed_however_badly_a_dealer_cheats() {
+fn a_last_resort_key_is_never_revealed() {
     let mut table = Table::new();
     table.genesis();
     let last_resort = table.nodes[&index(4)].offers().last().unwrap().clone();
@@ -227,7 +227,7 @@ fn a_last_resort_key_is_never_revealed_however_badly_a_dealer_cheats() {
 
 /// The dealer shows others another bundle than its own machine made, and has that one alone: nobody waits for it.
 #[test]
-fn a_dealer_that_has_another_bundle_than_it_shows_keeps_nobody_waiting() {
+fn a_dealer_with_two_bundles_keeps_nobody_waiting() {
     let (plan, _, offers) = genesis_with_prekeys();
     let mut transcript = transcript(&plan, &offers);
     let deal = |dealer: u32, seed: u8, transcript: &Transcript| {

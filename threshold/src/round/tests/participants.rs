@@ -76,7 +76,7 @@ fn plans_that_would_cost_the_key_are_refused_by_every_node() {
 
 /// seed: 002-21
 #[test]
-fn frozen_fields_and_verdicts_are_written_once_or_not_acted_on() {
+fn frozen_fields_and_verdicts_are_written_once() {
     let mut table = Table::new();
     table.genesis();
     let plan = table.reshare_plan(2, 1);
@@ -99,7 +99,7 @@ fn frozen_fields_and_verdicts_are_written_once_or_not_acted_on() {
 
 /// seed: 004-16
 #[test]
-fn a_qualified_list_that_does_not_follow_from_the_messages_is_not_acted_on() {
+fn a_wrong_qualified_list_is_not_acted_on() {
     let mut table = Table::new();
     table.genesis();
     let plan = table.reshare_plan(2, 1);
@@ -124,7 +124,7 @@ fn a_qualified_list_that_does_not_follow_from_the_messages_is_not_acted_on() {
 
 /// seed: 000-11, 001-31, 003-12, 003-17, 003-53, 003-61
 #[test]
-fn a_restart_restores_what_was_committed_and_destroys_what_nothing_names() {
+fn a_restart_destroys_secrets_that_nothing_names() {
     let mut table = Table::new();
     table.genesis();
     let node = &table.nodes[&index(2)];
@@ -150,7 +150,7 @@ fn a_restart_restores_what_was_committed_and_destroys_what_nothing_names() {
 /// A node restored from a replica may have said, in its other life, what the replica does not hold.
 /// seed: 000-22
 #[test]
-fn a_node_restored_from_a_replica_does_not_deal_or_certify_in_older_plans() {
+fn a_node_from_a_replica_abstains_in_older_plans() {
     let mut table = Table::new();
     table.genesis();
     let plan = table.reshare_plan(2, 1);
@@ -170,7 +170,7 @@ fn a_node_restored_from_a_replica_does_not_deal_or_certify_in_older_plans() {
 ///
 /// seed: 001-39
 #[test]
-fn what_a_node_hears_before_the_plan_counts_as_soon_as_the_plan_is_there() {
+fn messages_before_their_plan_count_once_it_is_there() {
     let mut table = Table::new();
     table.genesis();
     let plan = table.reshare_plan(2, 1);

@@ -216,9 +216,10 @@ impl Fleet {
     }
 }
 
+/// Four nodes make a key and reshare it over TLS, though one restarts in the middle of a round.
 /// seed: 000-06, 001-36, 003-30, 003-35
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn four_nodes_make_a_key_and_reshare_it_over_tls_though_one_restarts_in_mid_round() {
+async fn four_nodes_reshare_over_tls_while_one_restarts() {
     let mut fleet = Fleet::start(4).await;
     let mut operator = Operator::default();
     let genesis = fleet.round(&mut operator, None).await;

@@ -33,8 +33,8 @@ use keyfleet_node::seal::{KeyEncryptionKey, KeyRing};
 use keyfleet_node::serving::{FetchedKeys, KeySource, Tokens};
 use keyfleet_node::store::Backing;
 use keyfleet_node::store::bundles::BundleFile;
-use keyfleet_operator::heard::token::OwnAccount;
-use keyfleet_operator::heard::{Followers, Nodes, Target};
+use keyfleet_operator::node_streams::token::OwnAccount;
+use keyfleet_operator::node_streams::{Followers, Nodes, Target};
 use keyfleet_planner::view::{Heard, Watched};
 use keyfleet_threshold::identifiers::{ClusterId, EpochNumber, NodeIndex};
 use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
@@ -74,12 +74,12 @@ impl Nodes for Local {
         self.followers.forget(cluster);
     }
 
-    async fn heard(&self, cluster: values::ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> Heard {
-        self.followers.heard(cluster, key, rounds).await
+    async fn view(&self, cluster: values::ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> Heard {
+        self.followers.view(cluster, key, rounds).await
     }
 
-    fn news(&self) -> BoxStream<'static, values::ClusterId> {
-        self.followers.news()
+    fn notifications(&self) -> BoxStream<'static, values::ClusterId> {
+        self.followers.notifications()
     }
 }
 
@@ -228,7 +228,7 @@ impl Host {
         Ok(())
     }
 
-    /// What the disruption controller does: how many pods may be evicted now.
+    /// Stands in for the disruption controller: writes how many pods may be evicted now.
     async fn count_budget(&self, ready: usize) -> Result<(), kube::Error> {
         let budgets: Api<PodDisruptionBudget> = Api::default_namespaced(self.client.clone());
         for budget in budgets.list(&ListParams::default()).await?.items {
@@ -373,7 +373,7 @@ impl Running {
         }
     }
 
-    /// Whether it serves the newest active epoch that there is.
+    /// Returns true where the node serves the newest active epoch.
     fn serves(&self, epochs: &[KeyEpoch]) -> bool {
         let active = |epoch: &&KeyEpoch| {
             matches!(epoch.status.as_ref().and_then(|s| s.phase), Some(Phase::Active | Phase::Confirmed))
@@ -384,7 +384,7 @@ impl Running {
     }
 }
 
-/// Whether callers are sent to a pod: ready, and not being stopped.
+/// Returns true where callers are sent to a pod: it is ready and not being stopped.
 pub(crate) fn serves(pod: &Pod) -> bool {
     is_ready(pod) && pod.metadata.deletion_timestamp.is_none()
 }

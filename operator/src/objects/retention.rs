@@ -24,7 +24,7 @@ const CONTAINER: &str = "retention";
 const STARTING_SECONDS: i64 = 6 * 3600;
 /// The longest run. What is left then, the next one does.
 const RUN_SECONDS: i64 = 3 * 3600;
-/// A run is tried again so often before it counts as failed.
+/// Number of retries before a run counts as failed.
 const RETRIES: i32 = 2;
 /// Jobs kept for people to look at.
 const SUCCESSFUL: i32 = 1;
@@ -35,7 +35,7 @@ const FAILED: i32 = 3;
 pub struct Retention {
     /// Whom a cloud may bind an identity to.
     pub service_account: ServiceAccount,
-    /// What is swept.
+    /// Replicas to sweep.
     pub config_map: ConfigMap,
     /// When.
     pub cron_job: CronJob,

@@ -1,5 +1,5 @@
-//! Golden files: what is made of the smallest and of the full sample. `KEYFLEET_GOLDEN=write cargo test -p keyfleet-operator`
-//! rewrites them; read the difference before you commit it.
+//! Golden files: what is made of the smallest and of the full sample. `KEYFLEET_GOLDEN=write cargo test -p
+//! keyfleet-operator` rewrites them; read the difference before you commit it.
 
 use std::path::Path;
 
@@ -86,7 +86,7 @@ fn objects_are_as_the_golden_files_say() {
     }
 }
 
-/// What the operator renders is what the node parses: one type, strict on both sides.
+/// The node parses exactly what the operator renders: one type, strict on both sides.
 #[test]
 fn a_node_reads_the_configuration_that_is_rendered_for_it() {
     for text in
@@ -143,8 +143,9 @@ fn the_retention_job_has_its_own_credentials_and_neither_keys_nor_a_token() {
     assert_eq!((read.grace_hours, read.cluster_id), (168, fleet.id));
 }
 
+/// Without an identity of its own there is no retention job, and a change of it restarts no pod.
 #[test]
-fn without_an_identity_of_its_own_there_is_no_retention_job_and_a_change_of_it_rolls_no_pod() {
+fn the_retention_job_needs_an_identity_of_its_own() {
     let mut cluster = sample(include_str!("../../../manifests/samples/full.yaml"));
     let digest = |cluster: &KmsCluster| config::digest(&Fleet::of(cluster, "image", OPERATOR).unwrap(), 2);
     let before = digest(&cluster);
@@ -160,8 +161,9 @@ fn without_an_identity_of_its_own_there_is_no_retention_job_and_a_change_of_it_r
     assert!(job.service_account.metadata.annotations.is_some());
 }
 
+/// The bucket's authorities are mounted in every pod that uses the bucket, and may come later.
 #[test]
-fn the_buckets_authorities_are_mounted_wherever_the_bucket_is_asked_and_may_come_later() {
+fn authorities_are_mounted_wherever_the_bucket_is_used() {
     let mut cluster = sample(include_str!("../../../manifests/samples/full.yaml"));
     cluster.spec.replication.as_mut().unwrap().s3.ca_config_map = Some("our-ca".into());
     let fleet = Fleet::of(&cluster, "image", OPERATOR).unwrap();

@@ -16,7 +16,7 @@ pub fn service_account(fleet: &Fleet<'_>, node: &KmsNode) -> ServiceAccount {
     ServiceAccount { metadata, automount_service_account_token: Some(false), ..ServiceAccount::default() }
 }
 
-/// What a node may do: its own seal, its own status, and to read Keyfleet's kinds. It can create nothing.
+/// Role of a node: its own seal, its own status, and to read Keyfleet's kinds. It can create nothing.
 #[must_use]
 pub fn node_role(fleet: &Fleet<'_>, index: u32) -> Role {
     let name = names::node(fleet.name, index);
@@ -44,7 +44,7 @@ pub fn node_role_binding(fleet: &Fleet<'_>, index: u32) -> RoleBinding {
     }
 }
 
-/// What callers may read: the record, with cluster id, public key, indexes and pins.
+/// Role of callers: they may read the record, with cluster id, public key, indexes and pins.
 #[must_use]
 pub fn client_role(fleet: &Fleet<'_>) -> Role {
     let rules = vec![rule("", &["configmaps"], &["get", "watch"], Some(names::record(fleet.name)))];

@@ -35,7 +35,7 @@ fn follower() -> Follower {
         tokens: Arc::new(NoTokens),
         transcripts: Arc::default(),
         wanted: watch::Sender::default().subscribe(),
-        news: Arc::default(),
+        notifications: Arc::default(),
         token: None,
         challenge: Challenge::default(),
         shown: None,
@@ -73,7 +73,7 @@ fn a_node_speaks_for_itself_alone() {
     assert_eq!(follower.take(row(2, 1)), Ok(false), "it spoke in another's name");
     assert_eq!(follower.take(row(1, 2)), Ok(false), "another signed in its name");
     assert_eq!(follower.take(row(1, 1)), Ok(true));
-    assert_eq!(follower.take(row(1, 1)), Ok(false), "the same again is no news");
+    assert_eq!(follower.take(row(1, 1)), Ok(false), "the same again is nothing new");
     assert_eq!(follower.position, 9, "it goes on after the last row that was read");
 }
 
@@ -129,13 +129,13 @@ fn a_prekey_set_of_another_node_is_not_kept() {
 #[tokio::test]
 async fn news_of_one_cluster_are_told_once_however_much_came() {
     let followers = Followers::new(Arc::new(NoTokens));
-    let mut news = followers.news();
+    let mut notifications = followers.notifications();
     let (one, other) = (ClusterId([1; 16]), ClusterId([2; 16]));
     for cluster in [one, one, other, one] {
-        followers.news.of(cluster);
+        followers.notifications.of(cluster);
     }
-    let mut heard = [news.next().await, news.next().await];
+    let mut heard = [notifications.next().await, notifications.next().await];
     heard.sort();
     assert_eq!(heard, [Some(one), Some(other)]);
-    assert!(futures_util::FutureExt::now_or_never(news.next()).is_none(), "nothing new was heard");
+    assert!(futures_util::FutureExt::now_or_never(notifications.next()).is_none(), "nothing new was heard");
 }

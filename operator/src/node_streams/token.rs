@@ -7,13 +7,13 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::PostParams;
 use kube::{Api, Client};
 
-/// How long a token is asked to live, in seconds. Nodes take an hour at most.
+/// Requested lifetime of a token, in seconds. Nodes take an hour at most.
 const LIFETIME_SECONDS: i64 = 1800;
 
 /// A token for one node.
 #[derive(Clone)]
 pub struct Token {
-    /// What is sent.
+    /// The token itself.
     pub secret: String,
     /// From then on another one is asked for.
     pub renew_at: Instant,
@@ -25,7 +25,7 @@ pub trait Tokens: Send + Sync {
     /// A token for a node's audience.
     ///
     /// # Errors
-    /// Why there is none now.
+    /// Reason why there is no token now.
     async fn token(&self, audience: &str) -> Result<Token, String>;
 }
 

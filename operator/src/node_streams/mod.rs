@@ -22,7 +22,7 @@ pub use followers::Followers;
 /// A node to be followed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Target {
-    /// Its host name and port.
+    /// Host name and port.
     pub address: String,
     /// The pinned identity that its certificate must show.
     pub identity: PinnedKey,
@@ -37,29 +37,29 @@ pub trait Nodes: Send + Sync {
     /// Forgets a cluster that is no more.
     fn forget(&self, cluster: ClusterId);
 
-    /// What they have said until now, with the core's decisions on `rounds` as their records stand. Certificates count that
-    /// verify under `key`; under any key while none is known.
-    async fn heard(&self, cluster: ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> Heard;
+    /// Returns what the nodes have said until now, with the core's decisions on `rounds` as their records stand.
+    /// Certificates count that verify under `key`; under any key while none is known.
+    async fn view(&self, cluster: ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> Heard;
 
     /// The clusters of which something new was heard. One reader.
-    fn news(&self) -> BoxStream<'static, ClusterId>;
+    fn notifications(&self) -> BoxStream<'static, ClusterId>;
 }
 
 /// Follows nobody: for tests of what an operator does while no node has spoken.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Nobody;
+pub struct NoNodes;
 
 #[async_trait::async_trait]
-impl Nodes for Nobody {
+impl Nodes for NoNodes {
     fn follow(&self, _: ClusterId, _: BTreeMap<u32, Target>) {}
 
     fn forget(&self, _: ClusterId) {}
 
-    async fn heard(&self, _: ClusterId, _: Option<PublicKey>, _: Vec<Watched>) -> Heard {
+    async fn view(&self, _: ClusterId, _: Option<PublicKey>, _: Vec<Watched>) -> Heard {
         Heard::default()
     }
 
-    fn news(&self) -> BoxStream<'static, ClusterId> {
+    fn notifications(&self) -> BoxStream<'static, ClusterId> {
         stream::pending().boxed()
     }
 }

@@ -49,7 +49,7 @@ fn render(fleet: &Fleet<'_>, index: u32) -> String {
         kms_port: wire::KMS_PORT,
         http_port: wire::HTTP_PORT,
         key_encryption: spec.key_encryption.clone(),
-        // When and as whom old objects are deleted is none of a node's business, and no reason to roll its pod.
+        // A node does not need to know when old objects are deleted, and by whom. A change of it must not roll the pod.
         replication: spec.replication.clone().map(|replication| Replication { retention: None, ..replication }),
         kms_certificate_folder: spec.tls.as_ref().map(|_| TLS_FOLDER.into()),
         log: spec.pod_template.log.clone(),

@@ -26,7 +26,7 @@ pub const NAMESPACE: &str = "keyfleet-system";
 /// Stands for the labels of the chart where a document has its own.
 const LABELS: &str = "KEYFLEET-LABELS";
 
-/// Who the operator is: names in the plain manifests, expressions in the chart.
+/// Names of the operator: literal in the plain manifests, expressions in the chart.
 struct Operator {
     /// Of objects that belong to it.
     name: &'static str,

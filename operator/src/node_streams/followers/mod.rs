@@ -1,7 +1,7 @@
 //! One task per node: keeps its stream open, checks what comes, and fetches what is wanted from whoever has it.
 //!
 //! ```text
-//!  node ──Follow──▶ task ──signature under the pin──▶ Transcripts ──▶ news ──▶ a reconcile
+//!  node ──Follow──▶ task ──signature under the pin──▶ Transcripts ──▶ notifications ──▶ a reconcile
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -10,17 +10,15 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
+use keyfleet_api::epoch_certificate::ShownCertificate;
 use keyfleet_api::limits::FETCH_DIGESTS_MAX;
 use keyfleet_api::tls::Connector;
 use keyfleet_api::v1::round_client::RoundClient;
 use keyfleet_api::{channel, messages, report, v1, wire};
 use keyfleet_crds::values::{ClusterId, PublicKey};
-use keyfleet_threshold::curve::{G1, G2};
 use keyfleet_threshold::identifiers::{self, Digest, EpochNumber};
 use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::plan::Plan;
-use keyfleet_threshold::polynomial::VerificationVector;
-use keyfleet_threshold::purpose::Certificate;
 use keyfleet_threshold::round::Blob;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -35,18 +33,18 @@ use keyfleet_planner::view::transcripts::{Certified, Transcripts, Watched};
 /// The pause before a node is called again; doubled up to the last after every failure.
 const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// What is still wanted is asked for again so often.
+/// Wait before a fetch of the same messages is tried again.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// Messages that come together make one reconcile.
 const GATHER: Duration = Duration::from_millis(20);
-/// One fetch takes at most so long.
+/// Timeout of one fetch.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Follows nodes over TLS by pin and token.
 pub struct Followers {
     tokens: Arc<dyn Tokens>,
     fleets: Mutex<HashMap<ClusterId, Fleet>>,
-    news: Arc<News>,
+    notifications: Arc<Notifications>,
 }
 
 struct Fleet {
@@ -66,12 +64,12 @@ impl Drop for Task {
 
 /// Of which clusters something was heard since the reader last asked.
 #[derive(Default)]
-struct News {
+struct Notifications {
     clusters: Mutex<BTreeSet<[u8; 16]>>,
     some: Notify,
 }
 
-impl News {
+impl Notifications {
     fn of(&self, cluster: ClusterId) {
         locked(&self.clusters).insert(cluster.0);
         self.some.notify_one();
@@ -88,7 +86,7 @@ impl Followers {
     /// Follows with these tokens.
     #[must_use]
     pub fn new(tokens: Arc<dyn Tokens>) -> Self {
-        Self { tokens, fleets: Mutex::default(), news: Arc::default() }
+        Self { tokens, fleets: Mutex::default(), notifications: Arc::default() }
     }
 }
 
@@ -125,7 +123,7 @@ impl Nodes for Followers {
                 tokens: self.tokens.clone(),
                 transcripts: fleet.transcripts.clone(),
                 wanted: fleet.wanted.subscribe(),
-                news: self.news.clone(),
+                notifications: self.notifications.clone(),
                 token: None,
                 challenge: Challenge::default(),
                 shown: None,
@@ -140,7 +138,7 @@ impl Nodes for Followers {
         locked(&self.fleets).remove(&cluster);
     }
 
-    async fn heard(&self, cluster: ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> Heard {
+    async fn view(&self, cluster: ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> Heard {
         let Some(transcripts) = locked(&self.fleets).get(&cluster).map(|fleet| fleet.transcripts.clone()) else {
             return Heard::default();
         };
@@ -160,12 +158,14 @@ impl Nodes for Followers {
         heard
     }
 
-    fn news(&self) -> BoxStream<'static, ClusterId> {
-        let news = self.news.clone();
-        stream::unfold(news, async |news| Some((stream::iter(news.next().await), news)))
-            .flatten()
-            .map(ClusterId)
-            .boxed()
+    fn notifications(&self) -> BoxStream<'static, ClusterId> {
+        let notifications = self.notifications.clone();
+        stream::unfold(notifications, async |notifications| {
+            Some((stream::iter(notifications.next().await), notifications))
+        })
+        .flatten()
+        .map(ClusterId)
+        .boxed()
     }
 }
 
@@ -182,9 +182,9 @@ struct Follower {
     tokens: Arc<dyn Tokens>,
     transcripts: Arc<Mutex<Transcripts>>,
     wanted: watch::Receiver<BTreeSet<Digest>>,
-    news: Arc<News>,
+    notifications: Arc<Notifications>,
     token: Option<Token>,
-    /// What the node is asked to prove its shares over, in the stream that is open.
+    /// Challenge that the node has to prove its shares over, in the stream that is open.
     challenge: Challenge,
     /// The certificate that the node showed last, and what it came to.
     shown: Option<(v1::Certificate, Option<Certified>)>,
@@ -202,7 +202,7 @@ impl Follower {
                 tracing::debug!(cluster = %self.cluster, node = self.index, reason, "the stream ended");
             }
             locked(&self.transcripts).disconnect(self.index);
-            self.news.of(self.cluster);
+            self.notifications.of(self.cluster);
             pause = if opened.elapsed() > PAUSE_MAX { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
             tokio::time::sleep(pause).await;
         }
@@ -245,7 +245,7 @@ impl Follower {
                 item = stream.message() => {
                     let item = item.map_err(|status| status.to_string())?.ok_or("it closed the stream")?;
                     if self.take(item)? {
-                        self.news.of(self.cluster);
+                        self.notifications.of(self.cluster);
                     }
                 }
                 changed = wanted.changed() => {
@@ -273,7 +273,7 @@ impl Follower {
         Ok(request)
     }
 
-    /// Takes up what a node says. Whether it is news; an error where the node does not say what is its own.
+    /// Takes up what a node says. Returns true for something new; an error where the node does not say what is its own.
     fn take(&mut self, item: v1::FollowItem) -> Result<bool, String> {
         match item.item {
             None => Ok(false),
@@ -347,7 +347,7 @@ impl Follower {
                 }
             }
             if came {
-                self.news.of(self.cluster);
+                self.notifications.of(self.cluster);
             }
         }
         Ok(())
@@ -363,17 +363,16 @@ fn claimed(held: &v1::HeldEpoch) -> Claimed {
 /// fleet's is for the reader to say.
 fn verified(cluster: ClusterId, shown: &v1::Certificate) -> Option<Certified> {
     let plan = Plan::decode(&shown.plan).ok()?.validate().ok()?;
-    let points = shown.verification_vector.iter().map(|point| G2::decode(point.as_slice().try_into().ok()?).ok());
-    let vector = VerificationVector::new(points.collect::<Option<_>>()?).ok()?;
-    let certificate = Certificate {
+    let certificate = ShownCertificate {
         cluster: identifiers::ClusterId(cluster.0),
         number: EpochNumber(shown.number),
-        plan: plan.digest(),
-        vector: vector.digest(),
-        signature: G1::decode(shown.signature.as_slice().try_into().ok()?).ok()?,
+        plan_digest: &plan.digest().0,
+        verification_vector: &shown.verification_vector,
+        signature: &shown.signature,
     };
     let own = plan.number == certificate.number && plan.cluster == certificate.cluster;
-    (own && certificate.verify(&vector.constant())).then_some(Certified { number: shown.number, vector })
+    let vector = certificate.verify().ok().filter(|_| own)?;
+    Some(Certified { number: shown.number, vector })
 }
 
 #[cfg(test)]

@@ -12,20 +12,20 @@ use super::Failure;
 use keyfleet_planner::Action;
 
 /// The objects of one cluster, to be written to.
-pub(super) struct Hand<'a> {
+pub(super) struct Applier<'a> {
     pub(super) client: &'a Client,
     pub(super) cluster: &'a KmsCluster,
     pub(super) namespace: &'a str,
     pub(super) name: &'a str,
     pub(super) id: Option<ClusterId>,
     pub(super) node_image: &'a str,
-    /// Whether `KmsNode`s get a finalizer.
+    /// True where `KmsNode`s get a finalizer.
     pub(super) finalizers: bool,
 }
 
-impl Hand<'_> {
-    /// Carries out one action.
-    pub(super) async fn carry_out(&self, action: Action) -> Result<(), Failure> {
+impl Applier<'_> {
+    /// Writes one action.
+    pub(super) async fn apply(&self, action: Action) -> Result<(), Failure> {
         let replace = PostParams { field_manager: Some(labels::FIELD_MANAGER.into()), ..PostParams::default() };
         let clusters: Api<KmsCluster> = Api::namespaced(self.client.clone(), self.namespace);
         let nodes: Api<KmsNode> = Api::namespaced(self.client.clone(), self.namespace);
@@ -121,7 +121,8 @@ impl Hand<'_> {
         }
     }
 
-    /// Lets what stays without an owner go with the node's `KmsNode`: its volume, which is empty now, its account and rights.
+    /// Lets what stays without an owner go with the node's `KmsNode`: its volume, which is empty now, its account and
+    /// rights.
     async fn leave_to(&self, nodes: &Api<KmsNode>, index: u32) -> Result<(), Failure> {
         let name = names::node(self.name, index);
         let Some(owner) = nodes.get_opt(&name).await?.and_then(|node| node.owner_ref(&())) else { return Ok(()) };

@@ -26,16 +26,16 @@ use keyfleet_crds::values::ClusterId;
 use keyfleet_crds::{KmsCluster, KmsNode, labels};
 use kube::{Resource, ResourceExt};
 
-/// What objects are built from, validated: a cluster with its id, in a namespace.
+/// Validated input of all builders: a cluster with its id, in a namespace.
 #[derive(Clone, Copy, Debug)]
 pub struct Fleet<'a> {
     /// The `KmsCluster`.
     pub cluster: &'a KmsCluster,
-    /// Its id.
+    /// Id of the cluster.
     pub id: ClusterId,
-    /// Its namespace.
+    /// Namespace of the cluster.
     pub namespace: &'a str,
-    /// Its name.
+    /// Name of the cluster.
     pub name: &'a str,
     /// The node image in force.
     pub image: &'a str,
@@ -46,7 +46,7 @@ pub struct Fleet<'a> {
 /// A cluster that nothing can be built from yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum NotReady {
-    /// It has no id yet.
+    /// The cluster has no id yet.
     #[error("the cluster has no id yet")]
     NoId,
     /// The API server gave an object without name or namespace.
