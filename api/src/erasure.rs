@@ -10,7 +10,7 @@ pub fn sign(cluster: ClusterId, index: NodeIndex, identity: &IdentitySecretKey) 
     identity.sign(&digest(cluster, index))
 }
 
-/// Whether the node with this pin said so, of itself, in this cluster.
+/// Returns true when the node with this pin signed this of itself, in this cluster.
 #[must_use]
 pub fn is_signed(cluster: ClusterId, index: NodeIndex, pin: &IdentityPublicKey, statement: &Signature) -> bool {
     pin.verifies(&digest(cluster, index), statement)

@@ -43,7 +43,7 @@ pub fn vector(vector: &VerificationVector) -> v1::VerificationVector {
     v1::VerificationVector { points: vector.commitments().iter().map(|point| point.encode().to_vec()).collect() }
 }
 
-/// What was found for a digest, as it travels.
+/// Encodes what was found for a digest.
 #[must_use]
 pub fn found(blob: &Blob) -> v1::fetch_item::Found {
     match blob {
@@ -53,7 +53,7 @@ pub fn found(blob: &Blob) -> v1::fetch_item::Found {
     }
 }
 
-/// What a row of an outbox carries; `None` when it is malformed. Signatures are not checked.
+/// Decodes a row of an outbox; `None` when it is malformed. Signatures are not checked.
 #[must_use]
 pub fn read_row(row: &v1::OutboxRow) -> Option<Blob> {
     match row.said.as_ref()? {
@@ -62,7 +62,7 @@ pub fn read_row(row: &v1::OutboxRow) -> Option<Blob> {
     }
 }
 
-/// What was fetched; `None` when it is malformed. Signatures are not checked.
+/// Decodes a fetched item; `None` when it is malformed. Signatures are not checked.
 #[must_use]
 pub fn read_found(item: &v1::FetchItem) -> Option<Blob> {
     match item.found.as_ref()? {

@@ -1,4 +1,4 @@
-//! How nodes are reached.
+//! Routes to the nodes.
 
 use std::collections::BTreeMap;
 use std::io;

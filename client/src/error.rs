@@ -19,16 +19,16 @@ pub enum AskError {
     /// The request itself breaks a limit.
     #[error("{what} has {length} bytes; {least} to {most} are allowed")]
     Length {
-        /// What.
+        /// Name of the value.
         what: &'static str,
-        /// Its length.
+        /// Length of the value, in bytes.
         length: usize,
         /// The least.
         least: usize,
         /// The most.
         most: usize,
     },
-    /// What was combined is not the identity's key, although it verified: a fault of this program.
+    /// Combined value that is not the identity's key, although it verified: a fault of this program.
     #[error("what the nodes made together is not the identity's key; please report this")]
     NotTheKey,
 }
@@ -38,16 +38,16 @@ pub enum AskError {
 pub struct Shortfall {
     /// Valid partials of one epoch that came.
     pub came: usize,
-    /// How many are needed.
+    /// Number of answers that are needed.
     pub needed: usize,
-    /// How long was waited.
+    /// Time that was waited.
     pub waited: Duration,
     /// The nodes whose partial was missing, and why.
     pub missing: BTreeMap<NodeIndex, NodeError>,
 }
 
 impl Shortfall {
-    /// Whether refusals alone are the reason: without the nodes that refused there are too few. Then trying again is
+    /// Returns true when refusals alone are the reason: without the nodes that refused there are too few. Then trying again is
     /// pointless.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
@@ -73,40 +73,40 @@ impl std::error::Error for Shortfall {}
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NodeError {
-    /// It gave no answer in time.
+    /// No answer in time.
     #[error("no answer")]
     Silent,
-    /// It cannot be reached, or is not the pinned one.
+    /// Not reachable, or not the pinned node.
     #[error("cannot be reached: {0}")]
     Unreachable(String),
     /// The caller has no token for it.
     #[error("no token for it: {0}")]
     NoToken(NoToken),
-    /// It did not take the caller's token.
+    /// Refusal of the caller's token.
     #[error("it did not take the token: {0}")]
     Unauthenticated(String),
     /// No access rule allows this.
     #[error("refused: {0}")]
     Denied(String),
-    /// It cannot answer now.
+    /// No answer possible now.
     #[error("not able to answer now: {0}")]
     NotNow(String),
-    /// It says that the request is wrong.
+    /// Refusal of the request as wrong.
     #[error("it refused the request: {0}")]
     Refused(String),
-    /// It answered from another epoch than the others.
+    /// Answer from another epoch than the others'.
     #[error("it answered from epoch {0}, unlike the others")]
     OtherEpoch(EpochNumber),
-    /// Its answer is not what its share makes. It lies, or is broken.
+    /// Answer that its share does not make: the node lies, or is broken.
     #[error("its answer was wrong: it is faulty or lies")]
     WrongPartial,
-    /// It showed an epoch that the fleet's public key did not certify.
+    /// Epoch that the fleet's public key did not certify.
     #[error("what it says of its epoch does not verify: {0}")]
     WrongProof(EpochCertificateError),
 }
 
 impl NodeError {
-    /// Whether asking this node again is pointless.
+    /// Returns true when asking this node again is pointless.
     pub(crate) fn is_final(&self) -> bool {
         match self {
             Self::Silent | Self::Unreachable(_) | Self::NotNow(_) | Self::OtherEpoch(_) => false,
@@ -119,7 +119,7 @@ impl NodeError {
         }
     }
 
-    /// Whether this caller may not ask this node, as it is.
+    /// Returns true when the node refuses this caller as it is.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         match self {

@@ -1,4 +1,4 @@
-//! What a client must know of a fleet.
+//! Facts that a client must know of a fleet.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ pub struct Fleet {
     pub cluster: ClusterId,
     /// The public key. It never changes.
     pub public_key: G2,
-    /// How many nodes answer together, when this was written: each epoch's certificate says what counts.
+    /// Number of nodes that answer together, when this was written: each epoch's certificate says what counts.
     pub threshold: Threshold,
     /// The nodes that hold a share, with their pins.
     pub nodes: BTreeMap<NodeIndex, IdentityPublicKey>,

@@ -81,7 +81,7 @@ pub use fleet::{Fleet, FleetError};
 pub use observer::Observer;
 pub use tokens::{NoToken, Token, TokenFiles, Tokens};
 
-/// How long a client waits.
+/// Limits of a client's waiting.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Patience {
     /// For everything that one request needs. Default 10 s.
@@ -96,7 +96,7 @@ impl Default for Patience {
     }
 }
 
-/// How a client knows that whoever answers is the node. What nodes answer is verified whoever they are.
+/// Proof that whoever answers is the node. Answers are verified in any case.
 #[derive(Clone, Default, Debug)]
 #[non_exhaustive]
 pub enum Trust {
@@ -127,10 +127,10 @@ struct Shared {
     vectors: Mutex<BTreeMap<EpochNumber, Arc<VerificationVector>>>,
 }
 
-/// What nodes made together.
+/// Result that nodes made together.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Answer<T> {
-    /// It: verified under the fleet's public key.
+    /// The result, verified under the fleet's public key.
     pub value: T,
     /// The epoch whose shares made it.
     pub epoch: EpochNumber,

@@ -1,4 +1,4 @@
-//! What a pod of a caller has mounted: one projected volume with the fleet's public facts, the namespace, and a token for
+//! Volume that a caller's pod has mounted: one projected volume with the fleet's public facts, the namespace, and a token for
 //! each node. With it nothing is asked of the API server.
 
 use std::io;
@@ -34,7 +34,7 @@ pub enum MountedError {
     /// A file cannot be read.
     #[error("{path}: {source}; mount the volume that `keyfleet pod-volume` prints", path = path.display())]
     File {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
         /// Why.
         source: io::Error,
@@ -42,7 +42,7 @@ pub enum MountedError {
     /// The file `client.json` holds no record.
     #[error("{path}: {source}", path = path.display())]
     Record {
-        /// Its file.
+        /// Path of the file.
         path: PathBuf,
         /// Why.
         source: RecordError,

@@ -1,4 +1,4 @@
-//! What nodes say in rounds, read by somebody who takes no part: an auditor.
+//! Messages of rounds, read by somebody who takes no part: an auditor.
 
 use std::sync::Arc;
 

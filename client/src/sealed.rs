@@ -32,7 +32,7 @@ pub enum SealedError {
     /// An identity that nodes do not take.
     #[error("the identity has {0} bytes; 1 to {IDENTITY_BYTES_MAX} of UTF-8 are allowed")]
     Identity(usize),
-    /// It was changed, cut off, or is for another key.
+    /// Data that was changed, cut off, or is for another key.
     #[error(transparent)]
     Stream(#[from] StreamError),
 }

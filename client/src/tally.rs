@@ -1,4 +1,4 @@
-//! Who is asked for which epoch, and when there is enough. Pure: answers go in, calls come out.
+//! Choice of the nodes to ask for an epoch, and the count of their answers. Pure: answers go in, calls come out.
 //!
 //! A round may end while a client asks: then some nodes answer from the new epoch and others from the one before. Both are
 //! served for a while, so nodes that answered from one are asked for the other, whichever most nodes can give; and a node
@@ -22,11 +22,11 @@ pub(crate) struct Call {
     pub(crate) node: NodeIndex,
     /// `None`: the node's newest.
     pub(crate) epoch: Option<EpochNumber>,
-    /// How long to wait before it.
+    /// Pause before the call.
     pub(crate) after: Duration,
-    /// Whether the node did not take the token that it was shown.
+    /// True when the node refused the token that it was shown.
     pub(crate) renew: bool,
-    /// How often the node has answered already.
+    /// Number of answers that the node has given already.
     answers: u32,
 }
 
@@ -40,7 +40,7 @@ impl Call {
     }
 }
 
-/// What is known of the nodes while one request is asked.
+/// Knowledge of the nodes during one request.
 pub(crate) struct Tally<P> {
     nodes: BTreeMap<NodeIndex, Standing>,
     partials: BTreeMap<EpochNumber, BTreeMap<NodeIndex, P>>,
@@ -113,12 +113,12 @@ impl<P: Copy> Tally<P> {
         all
     }
 
-    /// How many nodes may still contribute, or have.
+    /// Returns the number of nodes that may still contribute, or have.
     pub(crate) fn hopeful(&self) -> usize {
         self.nodes.values().filter(|standing| !standing.out).count()
     }
 
-    /// What to ask now, of nodes that are not being asked. Each is then counted as being asked.
+    /// Returns the calls to make now, to nodes that have none under way. Each is then counted as being asked.
     pub(crate) fn calls(&mut self) -> Vec<Call> {
         let target = self.target();
         let newest = self.partials.keys().next_back().copied();

@@ -1,4 +1,4 @@
-//! How callers prove who they are: a token for each node, so that what one node sees opens no other.
+//! Proof of a caller's identity: a token for each node, so that what one node sees opens no other.
 
 use std::path::PathBuf;
 
@@ -38,9 +38,9 @@ impl Token {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{why}")]
 pub struct NoToken {
-    /// What is wrong, and what to do.
+    /// Problem and next step.
     pub why: String,
-    /// Whether asking again is pointless.
+    /// True when asking again is pointless.
     pub lasting: bool,
 }
 

@@ -1,9 +1,5 @@
 //! Names of the objects of a cluster: pure functions, so that no two parts of Keyfleet spell one differently.
 
-/// A cluster's name has at most this many characters: `<name>-4294967295`, `-retention` and the host names of nodes must
-/// stay within the 63 characters of a DNS label.
-pub const CLUSTER_NAME_MAX_CHARS: usize = 40;
-
 /// The headless Service under which each node has a host name.
 #[must_use]
 pub fn headless_service(cluster: &str) -> String {
@@ -20,14 +16,6 @@ pub fn service(cluster: &str) -> String {
 #[must_use]
 pub fn node(cluster: &str, index: u32) -> String {
     format!("{cluster}-{index}")
-}
-
-/// The index in a node's name, if it is one of this cluster's.
-#[must_use]
-pub fn index_of_node(cluster: &str, node: &str) -> Option<u32> {
-    let digits = node.strip_prefix(cluster)?.strip_prefix('-')?;
-    let index = digits.parse().ok()?;
-    (index > 0 && self::node(cluster, index) == node).then_some(index)
 }
 
 /// A node's volume claim.
@@ -82,6 +70,10 @@ pub fn name_claim_object(namespace: &str, cluster: &str) -> String {
 mod tests {
     use super::*;
 
+    /// A cluster's name has at most this many characters: `<name>-4294967295`, `-retention` and the host names of nodes must
+    /// stay within the 63 characters of a DNS label.
+    const CLUSTER_NAME_MAX_CHARS: usize = 40;
+
     #[test]
     fn names_are_those_of_the_contract() {
         assert_eq!(service("keys"), "keys");
@@ -93,14 +85,6 @@ mod tests {
         assert_eq!(client_role("keys"), "keys-client");
         assert_eq!(retention("keys"), "keys-retention");
         assert_eq!(name_claim_object("prod", "keys"), "by-name/prod/keys");
-    }
-
-    #[test]
-    fn a_node_name_gives_its_index_back_and_no_other_name_does() {
-        assert_eq!(index_of_node("keys", "keys-17"), Some(17));
-        for other in ["keys", "keys-", "keys-0", "keys-017", "keys-+1", "key-1", "keys-1-seal", "keys-4294967296"] {
-            assert_eq!(index_of_node("keys", other), None, "{other}");
-        }
     }
 
     #[test]

@@ -34,9 +34,9 @@ pub struct NodeConfig {
     pub format: u32,
     /// The `KmsCluster`'s name.
     pub cluster: String,
-    /// Its namespace.
+    /// The cluster's namespace.
     pub namespace: String,
-    /// Its id.
+    /// The cluster id.
     pub cluster_id: ClusterId,
     /// The node's index, at least 1.
     pub index: u32,
@@ -60,9 +60,9 @@ pub struct NodeConfig {
     /// A folder with `tls.crt` and `tls.key` for the port of callers; absent: the node's own certificate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kms_certificate_folder: Option<PathBuf>,
-    /// What is logged, as `tracing` filters are written.
+    /// Filter of log lines, in the syntax of `tracing`.
     pub log: String,
-    /// How it is written.
+    /// Format of log lines.
     #[serde(default)]
     pub log_format: LogFormat,
     /// A folder in the place of the seal Secret: for development outside Kubernetes. The operator never sets it.
@@ -70,7 +70,7 @@ pub struct NodeConfig {
     pub second_home: Option<PathBuf>,
 }
 
-/// How a log line is written.
+/// Format of log lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum LogFormat {
@@ -81,7 +81,7 @@ pub enum LogFormat {
     Text,
 }
 
-/// What is wrong with a file.
+/// Problem of a configuration file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NodeConfigError {
@@ -98,7 +98,7 @@ pub enum NodeConfigError {
     Value {
         /// The key.
         at: &'static str,
-        /// What is wrong, and what is right.
+        /// Problem, and the right value.
         what: &'static str,
     },
 }

@@ -24,9 +24,9 @@ pub struct RetentionConfig {
     pub s3: S3,
     /// Hours that an object stays after something newer has replaced it, at least 1.
     pub grace_hours: u32,
-    /// What is logged, as `tracing` filters are written.
+    /// Filter of log lines, in the syntax of `tracing`.
     pub log: String,
-    /// How it is written.
+    /// Format of log lines.
     #[serde(default)]
     pub log_format: LogFormat,
 }

@@ -1,4 +1,4 @@
-//! What is checked in is what the types say.
+//! Checked-in files are what the types say.
 #![expect(clippy::disallowed_methods, reason = "a test reads what is checked in")]
 
 use std::path::Path;

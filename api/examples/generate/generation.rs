@@ -6,7 +6,7 @@ use prost::Message as _;
 
 const PROTOS: [&str; 2] = ["keyfleet/v1/kms.proto", "keyfleet/v1/round.proto"];
 
-/// What is generated, with the places where it is checked in.
+/// Returns the generated files, with the places where they are checked in.
 pub(crate) fn generate() -> [(PathBuf, Vec<u8>); 2] {
     let protos = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto");
     let descriptors = protox::compile(PROTOS, [&protos]).unwrap_or_else(|error| panic!("{error:?}"));

@@ -98,7 +98,7 @@ pub mod sign_request {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct NamedMessage {
-    /// The key's name: 1 to 256 bytes of UTF-8. Signatures under one name are none under another.
+    /// The key's name: 1 to 256 bytes of UTF-8. A signature under one name fails under any other.
     #[prost(string, tag = "1")]
     pub key_name: ::prost::alloc::string::String,
     /// The message itself, up to 1,000,000 bytes. Nodes hash; a digest is not accepted in its place, but may be the message.

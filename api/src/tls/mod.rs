@@ -43,7 +43,7 @@ impl Pins {
         self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).get(&index).copied()
     }
 
-    /// Whose pin an identity is.
+    /// Returns the index of the node whose pin this identity is.
     #[must_use]
     pub fn index_of(&self, identity: &IdentityPublicKey) -> Option<NodeIndex> {
         let pins = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -206,7 +206,7 @@ mod tests {
         pins
     }
 
-    /// Who the server thinks called, after a byte went each way; or the client's error.
+    /// Returns the caller as the server knows it, after a byte went each way; or the client's error.
     pub(super) async fn call(acceptor: Acceptor, connector: Connector) -> Result<Option<NodeIndex>, String> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

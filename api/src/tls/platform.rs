@@ -30,10 +30,10 @@ pub enum PlatformError {
     /// They do not belong together.
     #[error("tls.key is not the key of the first certificate in tls.crt")]
     Mismatch,
-    /// Its time has not come.
+    /// Not valid yet.
     #[error("tls.crt is valid only from {0} on")]
     NotYet(String),
-    /// Its time is over.
+    /// Expired.
     #[error("tls.crt expired on {0}")]
     Expired(String),
 }
@@ -79,7 +79,7 @@ impl PlatformCertificate {
         Ok(Self { key: Arc::new(key), not_after })
     }
 
-    /// Whether it has expired, in seconds since the Unix epoch.
+    /// Returns true when it has expired at `now`, in seconds since the Unix epoch.
     #[must_use]
     pub fn is_expired(&self, now: i64) -> bool {
         self.not_after < now
@@ -134,9 +134,9 @@ pub enum AuthoritiesError {
     /// A certificate of the bundle is malformed.
     #[error("certificate {at} of the file: {what}")]
     Certificate {
-        /// Which, from 1.
+        /// Place in the file, from 1.
         at: usize,
-        /// What is wrong.
+        /// Problem of the certificate.
         what: String,
     },
 }

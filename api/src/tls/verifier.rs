@@ -37,7 +37,7 @@ fn refused() -> Error {
     Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)
 }
 
-/// What both traits ask for in the same words: the handshake is signed by the identity key, under TLS 1.3.
+/// Methods that both traits have in common: the identity key signed the handshake, under TLS 1.3.
 macro_rules! signed_by_an_identity {
     () => {
         fn verify_tls12_signature(

@@ -1,4 +1,4 @@
-//! What callers, nodes and operator agree on beside the messages: ports, host names and token audiences.
+//! Agreements of callers, nodes and operator beside the messages: ports, host names and token audiences.
 //!
 //! [`record`] is the fleet's public record, `client.json`.
 
@@ -61,7 +61,10 @@ mod tests {
         let own = audience(id, 3);
         assert_eq!(own, "keyfleet.dev/07070707070707070707070707070707/3");
         assert!(is_audience_of([own.as_str()], id, 3));
-        assert!(is_audience_of([own.as_str(), "https://kubernetes.default.svc"], id, 3), "others are none of ours");
+        assert!(
+            is_audience_of([own.as_str(), "https://kubernetes.default.svc"], id, 3),
+            "other audiences are no hindrance"
+        );
         assert!(!is_audience_of([own.as_str(), &audience(id, 4)], id, 3), "node 3 could use it at node 4");
         assert!(!is_audience_of([audience(other, 3).as_str()], id, 3), "another cluster's");
         assert!(!is_audience_of(["https://kubernetes.default.svc"], id, 3), "no Keyfleet audience");

@@ -23,7 +23,7 @@ pub struct FleetRecord {
     pub cluster_id: Hex<16>,
     /// The public key: a compressed point of BLS12-381's G2.
     pub public_key: Hex<96>,
-    /// How many nodes answer together.
+    /// Number of nodes that answer together.
     pub threshold: u32,
     /// The nodes that hold a share, ascending by index.
     pub nodes: Vec<RecordNode>,

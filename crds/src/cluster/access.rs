@@ -1,4 +1,4 @@
-//! Who may derive and sign: token issuers, and rules over their subjects.
+//! Access to derivation and signing: token issuers, and rules over their subjects.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;

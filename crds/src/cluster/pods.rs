@@ -1,4 +1,4 @@
-//! What users may shape of the nodes' pods. The security context is not among it: nodes run restricted, always.
+//! Parts of the nodes' pods that users may shape. The security context is not among it: nodes run restricted, always.
 
 use std::collections::BTreeMap;
 

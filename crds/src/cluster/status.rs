@@ -1,4 +1,4 @@
-//! What the operator reports of a cluster.
+//! Status of a cluster, as the operator reports it.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::KubeSchema;

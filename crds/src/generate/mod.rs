@@ -1,4 +1,4 @@
-//! What is generated from the types: `manifests/crds/*.yaml` and `docs/kinds.md`.
+//! Files that are generated from the types: `manifests/crds/*.yaml` and `docs/kinds.md`.
 
 mod definition;
 mod reference;

@@ -197,7 +197,7 @@ async fn a_hundred_nodes_fit() {
     assert!(bytes < 100_000, "a KeyEpoch of a hundred nodes has {bytes} bytes");
 }
 
-/// What the types write, the API server takes and gives back unchanged.
+/// The API server takes everything that the types write, and gives it back unchanged.
 /// seed: 001-32
 #[tokio::test]
 async fn the_types_and_the_schema_agree() {

@@ -37,7 +37,7 @@ impl Objects {
         })
     }
 
-    /// What creating would answer; nothing is created.
+    /// Returns the answer to a creation as a dry run.
     async fn try_create(&self, object: &Value) -> Result<Value, String> {
         self.send("POST", &format!("{}?dryRun=All&fieldValidation=Strict", self.path), object).await
     }

@@ -8,7 +8,7 @@ use keyfleet_threshold::round::{
     Body, Complaint, DealerSeed, Dealing, Participant, Response, SecretName, SignedMessage, Transcript,
 };
 
-/// How a node behaves.
+/// Behaviour of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Behaviour {
     /// As it should.
@@ -36,7 +36,7 @@ pub enum Behaviour {
 }
 
 impl Behaviour {
-    /// What leaves the node instead of `message`: nothing, or one message, or several.
+    /// Returns the messages that leave the node instead of `message`: none, one, or several.
     #[must_use]
     pub fn bend(
         self,

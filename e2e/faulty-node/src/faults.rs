@@ -56,7 +56,7 @@ pub(crate) struct FaultsError {
     form: &'static str,
 }
 
-/// What one node does wrong.
+/// Faults of one node.
 pub(crate) struct Faults {
     deaths: Vec<Death>,
     behaviour: Behaviour,
@@ -79,7 +79,7 @@ impl std::fmt::Display for Death {
 }
 
 impl Faults {
-    /// What the environment asks of the node `index`, whose volume is at `data`.
+    /// Reads the faults that the environment names for the node `index`, whose volume is at `data`.
     ///
     /// # Errors
     /// What is written wrong, for whichever node: a scenario that asks for nothing would prove nothing.

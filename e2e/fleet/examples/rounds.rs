@@ -1,4 +1,4 @@
-//! What a reshare costs its nodes beside the bare mathematics, without Kubernetes: `cargo xtask bench fleet` calls it.
+//! Cost of a reshare beside the bare mathematics, without Kubernetes: `cargo xtask bench fleet` calls it.
 //!
 //! All nodes run in this process, with their stores in memory and their streams over TLS. Every core works for all of them,
 //! so that the processor time is what counts; one that has a core of its own is as many times faster.

@@ -1,4 +1,4 @@
-//! What serving costs beside the bare mathematics, in one run: `cargo xtask bench fleet` calls it.
+//! Cost of serving beside the bare mathematics, in one run: `cargo xtask bench fleet` calls it.
 //!
 //! Three real nodes run in this process; a child calls one of them over TLS with tokens, with rules and the audit log in
 //! force. The processor time that this process spends on a request is set against that of the bare operation.

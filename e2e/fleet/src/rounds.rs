@@ -70,13 +70,13 @@ impl SealClient for Reader {
     }
 }
 
-/// What a node is on disk and in the API server.
+/// State of a node on disk and in the API server.
 pub struct TestNode {
     pub index: NodeIndex,
     pub folder: TempDir,
     pub secret: Arc<MemorySecret>,
     pub driver: Option<Driver>,
-    /// What it ever let others read, by what a node says only once.
+    /// Digests of everything that it ever let others read, by what a node may say only once.
     pub said: BTreeMap<(Digest, MessageKind, Option<NodeIndex>), Digest>,
     heard: BTreeSet<Digest>,
     /// Steps until the process dies; counted down over restarts.
@@ -169,7 +169,7 @@ impl TestNode {
         (published.messages.clone(), published.offers.clone())
     }
 
-    /// What a peer would get for a digest.
+    /// Returns what a peer would get for a digest.
     fn find(&self, digest: &Digest) -> Option<Blob> {
         let persister = self.driver.as_ref()?.persister();
         let published = persister.published().borrow().clone();

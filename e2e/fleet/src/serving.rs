@@ -290,7 +290,7 @@ impl Fleet {
         self.access.send_replace(Arc::new(access));
     }
 
-    /// What callers are told of the fleet.
+    /// Returns the fleet's record for callers.
     pub fn record(&self) -> FleetRecord {
         let epoch = self.operator.epochs.last().unwrap();
         let node = |receiver: &keyfleet_threshold::plan::Receiver| RecordNode {

@@ -62,7 +62,7 @@ pub enum ConfigError {
     Value {
         /// The key.
         at: &'static str,
-        /// What is wrong, and what is right.
+        /// Problem, and the right value.
         what: String,
     },
 }

@@ -30,7 +30,7 @@ const OPERATOR_TOKEN_SECONDS: u64 = 3600;
 
 /// The service `Round` of one node.
 pub struct RoundApi {
-    /// Whose words these are.
+    /// Node that these messages are of.
     pub owner: (ClusterId, NodeIndex),
     /// The state that was committed last, and what it says.
     pub published: watch::Receiver<Arc<Published>>,

@@ -26,7 +26,7 @@ pub enum DriveError {
 /// A node that may be driven.
 pub struct Started {
     pub participant: Participant,
-    /// Its identity, which the operator pins.
+    /// The node's identity, which the operator pins.
     pub identity: IdentityPublicKey,
     /// Writes what it remembers.
     pub persister: Persister,

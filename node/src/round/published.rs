@@ -102,7 +102,7 @@ pub struct ServedEpoch {
     /// The epoch's verification vector.
     pub vector: VerificationVector,
     pub certificate: Certificate,
-    /// Its receivers, ascending.
+    /// The epoch's receivers, ascending.
     pub receivers: Vec<NodeIndex>,
 }
 

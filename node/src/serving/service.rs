@@ -86,11 +86,11 @@ pub enum RequestError {
     /// The caller asks for what no rule allows.
     #[error("no rule allows `{subject}` of issuer `{issuer}` to {verb} this; a rule in spec.access.rules would")]
     NotAllowed {
-        /// Who.
+        /// Subject of the token.
         subject: String,
         /// Of which issuer.
         issuer: String,
-        /// What.
+        /// Verb of the request.
         verb: &'static str,
     },
     /// The node has no share to answer with.

@@ -145,7 +145,8 @@ impl Fleet {
     pub(crate) async fn play_kubelet(&mut self) {
         let pods: Api<Pod> = self.api();
         for pod in pods.list(&ListParams::default()).await.expect("a list of pods") {
-            let Some(index) = names::index_of_node("keys", &pod.name_any()) else { continue };
+            let name = pod.name_any();
+            let Some(index) = name.strip_prefix("keys-").and_then(|index| index.parse().ok()) else { continue };
             if !self.nodes.contains_key(&index) {
                 self.start(index).await;
             }

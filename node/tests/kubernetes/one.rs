@@ -1,4 +1,4 @@
-//! What one node says and keeps at the API server.
+//! Objects that one node writes and keeps at the API server.
 
 use k8s_openapi::api::core::v1::Secret;
 use keyfleet_crds::KmsNode;

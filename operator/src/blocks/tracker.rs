@@ -1,4 +1,4 @@
-//! Which heights are believed. Pure: told every answer with its time, it says what the newest block is, or what is wrong.
+//! Belief in heights. Pure: given every answer with its time, it returns the newest block, or the problem.
 
 use jiff::Timestamp;
 

@@ -1,4 +1,4 @@
-//! Whose fleets the operator keeps.
+//! Scope of the operator: the namespaces whose fleets it keeps.
 
 /// The namespaces that are watched.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -1,4 +1,4 @@
-//! What an administrator installs: the operator's rights, the admission policies that confine them, the kinds.
+//! Objects that an administrator installs: the operator's rights, the admission policies that confine them, the kinds.
 //!
 //! The operator needs `escalate` and `bind` on Roles, since it has no right to read a seal and gives it to nodes; the
 //! policies let it make Roles of exactly two shapes, bindings of exactly those, and Secrets that are empty. On Secrets it

@@ -1,4 +1,4 @@
-//! What the controllers need of the nodes: everything they said to this process.
+//! Streams of the nodes: everything that they said to this process, for the controllers.
 //!
 //! Controllers never wait for a node. Streams are followed behind the trait [`Nodes`], and what comes in wakes them.
 //!

@@ -1,4 +1,4 @@
-//! What a `KmsCluster` and its `KmsNode`s are made into: pure functions from kinds to objects.
+//! Objects of a `KmsCluster` and its `KmsNode`s: pure functions from kinds to objects.
 //!
 //! - [`pod`]: a node's Pod
 //! - [`storage`]: its volume claim and its empty seal

@@ -1,4 +1,4 @@
-//! What a node is fed, what it fetches from its peers, and what it hands out to them: pure decisions.
+//! Inputs of a node, fetches from its peers, and answers to them: pure decisions.
 //!
 //! A [`Participant`](crate::round::Participant) takes facts in any order. Somebody has to give it these facts: plans and
 //! records from the API server, messages from the streams of peers, and blobs that it asks for by digest. All of that is

@@ -1,4 +1,4 @@
-//! What a node shows about itself at the beginning of every stream.
+//! Report of a node about itself, which begins every stream.
 
 use crate::identifiers::{Block, Digest, EpochNumber};
 use crate::plan::ValidPlan;
@@ -13,7 +13,7 @@ pub struct Report {
     pub highest: EpochNumber,
     /// The newest block of a plan that it knows.
     pub highest_block: Block,
-    /// Its verdicts, newest first.
+    /// Verdicts, newest first.
     pub verdicts: Vec<ReportedVerdict>,
     /// The newest epoch whose certificate it verified and whose vector it computed.
     pub newest: Option<ReportedCertificate>,

@@ -1,4 +1,4 @@
-//! What a node is fed and hands out, without a node.
+//! Tests of the inputs and answers of a node, without a node.
 
 use std::collections::{BTreeMap, BTreeSet};
 

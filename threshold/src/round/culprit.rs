@@ -8,7 +8,7 @@ use crate::identifiers::{Digest, NodeIndex};
 pub struct Culprit {
     /// Index of the node.
     pub index: NodeIndex,
-    /// Its breach.
+    /// Breach of the protocol.
     pub offence: Offence,
     /// Digests of its signed messages: fetch and check them.
     pub evidence: Vec<Digest>,

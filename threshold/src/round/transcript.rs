@@ -363,7 +363,7 @@ impl Transcript {
         self.bundles.contains_key(digest) || self.responses.contains_key(digest)
     }
 
-    /// What the certificate of this round signs.
+    /// Returns the purpose that the certificate of this round signs.
     #[must_use]
     pub fn certificate_purpose(&self, vector: &Digest) -> Purpose {
         Purpose::certificate(self.plan.cluster, &self.digest, vector, self.plan.number)

@@ -192,7 +192,7 @@ fn enumerations(schema: &Value, found: &mut BTreeSet<String>) {
             // Conditions are Kubernetes' own type.
             (Some("conditions"), _) => {}
             (Some("enum"), Value::Sequence(values)) => {
-                found.extend(values.iter().filter_map(Value::as_str).map(str::to_owned))
+                found.extend(values.iter().filter_map(Value::as_str).map(str::to_owned));
             }
             _ => enumerations(inner, found),
         }

@@ -1,6 +1,6 @@
 //! Processor time of this process.
 
-/// What this process has used of processors, in seconds.
+/// Returns the processor time of this process, in seconds.
 pub(crate) fn time() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();

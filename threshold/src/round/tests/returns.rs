@@ -1,4 +1,4 @@
-//! What a node that was away, or was restored, still needs: from the feed, from itself and from its peers.
+//! Return of a node that was away or was restored: needs from the feed, from itself and from its peers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -93,7 +93,7 @@ fn outbox(node: &Participant) -> impl Iterator<Item = &SignedMessage> {
     node.state.attempts.values().flat_map(|attempt| &attempt.outbox)
 }
 
-/// What node 1 answers to a `Fetch`. Its second file has every bundle and response that is still kept.
+/// Returns node 1's answer to a `Fetch`. Its second file has every bundle and response that is still kept.
 fn node_1_answers(table: &Table, wanted: &BTreeSet<Digest>) -> BTreeMap<Digest, Blob> {
     let peer = &table.nodes[&index(1)];
     let said: Vec<_> = outbox(peer).cloned().map(Arc::new).collect();
@@ -103,7 +103,7 @@ fn node_1_answers(table: &Table, wanted: &BTreeSet<Digest>) -> BTreeMap<Digest, 
     feed::answer(wanted, &peer.state, &said, |digest| kept.get(digest).cloned())
 }
 
-/// It knows neither the vector that round 2 reshares nor that of round 3, and peers show the newest one only.
+/// A newcomer knows neither the vector that round 2 reshares nor that of round 3, and peers show the newest one only.
 #[test]
 fn a_newcomer_that_missed_two_epochs_fetches_their_vectors() {
     let (newcomer, _) = Participant::new(CLUSTER, index(5), identity(5), &mut ChaCha20Rng::seed_from_u64(4));
@@ -148,7 +148,7 @@ fn an_epoch_that_retires_before_its_share_came_takes_its_prekeys_along() {
     assert!(!away.feed(&mut feed).contains(&retire), "it is said again though it is done");
 }
 
-/// Its share came back from the replica, the second file did not: late receivers count on it all the same.
+/// The node's share came back from the replica, the second file did not: late receivers count on it all the same.
 #[test]
 fn a_restored_holder_fetches_the_bundles_of_kept_epochs_again() {
     let mut table = Table::new();

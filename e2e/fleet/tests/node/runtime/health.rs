@@ -1,4 +1,4 @@
-//! What gRPC's own tools see of a node: health checks and reflection, over the node's real TLS and without any token.
+//! View of a node by gRPC's own tools: health checks and reflection, over the node's real TLS and without any token.
 
 use keyfleet_api::tls::Connector;
 use tonic::transport::Channel;
