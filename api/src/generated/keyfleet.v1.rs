@@ -719,9 +719,6 @@ pub struct Report {
     /// The highest attempt number this node has ever seen.
     #[prost(uint64, tag = "6")]
     pub highest_number: u64,
-    /// The highest roster sequence it has accepted; 0: none.
-    #[prost(uint64, tag = "7")]
-    pub roster_sequence: u64,
     /// The highest boundary it has seen a plan for.
     #[prost(uint64, tag = "8")]
     pub highest_boundary: u64,
@@ -922,10 +919,6 @@ pub enum MessageKind {
     Holds = 7,
     /// After retirement: the node has destroyed its secrets of the epoch.
     Erased = 8,
-    /// Share repair: a helper's contribution towards the share of a receiver that is unable, sealed to it.
-    RepairContribution = 9,
-    /// Share repair: the receiver has its share again.
-    Repaired = 10,
 }
 impl MessageKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -943,8 +936,6 @@ impl MessageKind {
             Self::Unable => "MESSAGE_KIND_UNABLE",
             Self::Holds => "MESSAGE_KIND_HOLDS",
             Self::Erased => "MESSAGE_KIND_ERASED",
-            Self::RepairContribution => "MESSAGE_KIND_REPAIR_CONTRIBUTION",
-            Self::Repaired => "MESSAGE_KIND_REPAIRED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -959,8 +950,6 @@ impl MessageKind {
             "MESSAGE_KIND_UNABLE" => Some(Self::Unable),
             "MESSAGE_KIND_HOLDS" => Some(Self::Holds),
             "MESSAGE_KIND_ERASED" => Some(Self::Erased),
-            "MESSAGE_KIND_REPAIR_CONTRIBUTION" => Some(Self::RepairContribution),
-            "MESSAGE_KIND_REPAIRED" => Some(Self::Repaired),
             _ => None,
         }
     }
