@@ -10,6 +10,7 @@ mod image;
 mod installation;
 mod pinned;
 mod prerequisites;
+mod simulate;
 mod step;
 mod target;
 mod test;
@@ -45,6 +46,8 @@ enum Command {
     Test(test::Arguments),
     /// Check the rules of the house: names have producers, texts name what exists, words are plain
     Tidy(tidy::Arguments),
+    /// Run whole fleets in memory, over many seeds: --runs N, --seed S, --results FILE, --log FILE
+    Simulate(simulate::Arguments),
     /// Show it working: a fleet, a file encrypted and decrypted, two reshares, the commands to look around
     Demo(demo::Arguments),
     /// Measure, and print figures with the command that makes them
@@ -71,6 +74,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Codegen(arguments) => codegen::run(&arguments)?,
         Command::Test(arguments) => return test::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments)?,
+        Command::Simulate(arguments) => simulate::run(&arguments)?,
         Command::Demo(arguments) => demo::run(&arguments)?,
         Command::Bench(command) => bench::run(&command)?,
     }

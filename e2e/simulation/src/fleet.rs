@@ -147,6 +147,18 @@ impl Fleet {
         self.operators[0] = Operator::new(up);
     }
 
+    /// From now on nothing goes wrong, and everyone who is not lost for good is there.
+    pub fn calm_down(&mut self) {
+        self.settings = Settings::CALM;
+        self.log("the world calms down");
+        self.api_up = true;
+        if self.api.now.cluster.spec.paused {
+            self.edit(|spec| spec.paused = false);
+        }
+        let all: Vec<_> = self.nodes.keys().copied().collect();
+        all.into_iter().for_each(|index| self.restart(index));
+    }
+
     /// Sets how a node behaves from now on.
     pub fn behave(&mut self, index: u32, behaviour: Behaviour) {
         self.log(format!("node {index} is now {behaviour:?}"));

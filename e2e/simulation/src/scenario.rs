@@ -1,1 +1,121 @@
-//! Random lives of random fleets.
+//! Random lives of random fleets: everything goes wrong by itself, and the user does what users do.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use keyfleet_threshold::identifiers::NodeIndex;
+
+use crate::fleet::Fleet;
+use crate::settings::Settings;
+
+/// Changes in one life.
+const CHANGES: u32 = 12;
+/// Blocks within which a fleet recovers once nothing goes wrong any more: the longest pause after failures, an interval of
+/// starvation, and ten boundaries.
+const RECOVERY_BLOCKS: u64 = 200;
+
+/// What came of one life.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    /// The seed that replays it.
+    pub seed: u64,
+    /// Nodes at the beginning.
+    pub nodes: u32,
+    /// The threshold at the beginning.
+    pub threshold: u32,
+    /// Events that happened.
+    pub events: u64,
+    /// Rounds, failed ones included.
+    pub rounds: u64,
+    /// What broke; `None` when all held.
+    pub broken: Option<String>,
+}
+
+/// Makes the fleet of a seed: 3 to 16 nodes, in a rough world.
+#[must_use]
+pub fn fleet(seed: u64) -> Fleet {
+    let nodes = 3 + u32::try_from(seed % 14).expect("small");
+    let threshold = u16::try_from((2 * nodes).div_ceil(3)).expect("small");
+    Fleet::new(seed, Settings::ROUGH, nodes, threshold, threshold)
+}
+
+/// Lives one life to its end. The fleet keeps its log, also when something breaks.
+pub fn live(fleet: &mut Fleet) -> Outcome {
+    let spec = &fleet.api.now.cluster.spec;
+    let (nodes, threshold) = (spec.nodes, spec.effective_threshold());
+    let lived = catch_unwind(AssertUnwindSafe(|| life(fleet)));
+    let broken = lived.err().map(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        text.and_then(|text| text.lines().next()).unwrap_or("it panicked without a word").to_owned()
+    });
+    let rounds = fleet.api.now.cluster.status.next_number.unwrap_or(1) - 1;
+    Outcome { seed: fleet.seed, nodes, threshold, events: fleet.events(), rounds, broken }
+}
+
+fn life(fleet: &mut Fleet) {
+    fleet.next_active(None, 1_000);
+    for _ in 0..CHANGES {
+        change(fleet);
+        let blocks = 1 + fleet.random(20);
+        fleet.run_blocks(blocks);
+    }
+    fleet.calm_down();
+    let before = fleet.active();
+    fleet.run_until("a newer epoch that every living receiver holds", RECOVERY_BLOCKS, |fleet| {
+        let living = fleet.receivers().into_iter().filter(|index| !is_lost(fleet, *index)).count();
+        fleet.active() > before && fleet.active().is_some_and(|active| fleet.holders(active).len() >= living)
+    });
+}
+
+fn change(fleet: &mut Fleet) {
+    let receivers = fleet.receivers();
+    let at = usize::try_from(fleet.random(receivers.len() as u64)).expect("small");
+    let victim = receivers[at];
+    let spec = &fleet.api.now.cluster.spec;
+    let (nodes, paused) = (spec.nodes, spec.paused);
+    match fleet.random(9) {
+        0 if may_be_destroyed(fleet, victim) => {
+            fleet.lose(victim);
+            fleet.run_blocks(1);
+            fleet.replace(victim, true);
+        }
+        1 if !is_lost(fleet, victim) => fleet.wipe(victim),
+        2 => fleet.edit(|spec| spec.nodes = (nodes + 1).min(16)),
+        3 => fleet.edit(|spec| spec.nodes = (nodes - 1).max(3)),
+        4 => {
+            let lowest = nodes / 2 + 1;
+            let threshold = lowest + u32::try_from(fleet.random(u64::from(nodes - lowest))).expect("small");
+            fleet.edit(|spec| (spec.threshold, spec.min_holders) = (Some(threshold), None));
+        }
+        5 => fleet.replace(victim, false),
+        6 => fleet.edit(|spec| spec.paused = !paused),
+        7 => {
+            let word = fleet.random(u64::MAX).to_string();
+            fleet.api.request_reshare(&word);
+            fleet.log("the user asks for a reshare");
+        }
+        _ => {}
+    }
+    // What the user wrote before fits the new size, or the API server would refuse it.
+    let spec = &fleet.api.now.cluster.spec;
+    let fits = spec.threshold.is_none_or(|threshold| 2 * threshold > spec.nodes && threshold < spec.nodes);
+    let removes = spec.remove_nodes.len() < spec.nodes as usize;
+    if !fits || spec.min_holders.is_some() || !removes {
+        fleet.edit(|spec| {
+            (spec.threshold, spec.min_holders) = (spec.threshold.filter(|_| fits), None);
+            spec.remove_nodes.retain(|_| removes);
+        });
+    }
+}
+
+fn is_lost(fleet: &Fleet, index: u32) -> bool {
+    NodeIndex::new(index).and_then(|index| fleet.nodes.get(&index)).is_some_and(|node| node.lost)
+}
+
+/// No more than n−t receivers of any epoch that is kept are ever destroyed: that much is promised.
+fn may_be_destroyed(fleet: &Fleet, victim: u32) -> bool {
+    fleet.api.now.served().all(|(_, epoch)| {
+        let receivers = epoch.spec.receivers.iter().map(|receiver| receiver.index);
+        let gone = receivers.filter(|index| *index == victim || is_lost(fleet, *index)).count();
+        gone + epoch.spec.threshold as usize <= epoch.spec.receivers.len()
+    })
+}

@@ -108,7 +108,6 @@ pub fn report(published: &Published, identity: &IdentityPublicKey) -> Option<v1:
         sequence: 0,
         lineage: outbox.lineage.to_vec(),
         highest_number: facts.highest.0,
-        roster_sequence: 0,
         highest_boundary: facts.highest_block.0,
         verdicts: facts.verdicts.iter().take(REPORTED_VERDICTS_MAX).map(verdict).collect(),
         newest_certificate: newest,

@@ -285,6 +285,8 @@ fn a_certificate_that_one_node_alone_shows_stops_nobody() {
     shown.heard.certified.insert(2, newest);
     assert_eq!(gate::record(&shown).unwrap_err().reason, Reason::RecordRolledBack, "not all who show it are lost ones");
     shown.cluster.spec.remove_nodes = vec![RemoveNode { index: 3, lost: false }];
+    // With a replacement, its index is given first and node 3 let go in the next run.
+    shown.cluster.spec.nodes -= 1;
     assert!(gate::record(&shown).is_ok(), "who causes a stop can be let go during it");
     let removes =
         |action: &Action| matches!(action, Action::UpdateNode { spec, .. } if spec.index == 3 && spec.removed);

@@ -156,7 +156,8 @@ impl Model {
                 self.operators[who].queue.clear();
             }
         }
-        if let Err(broken) = invariants::check(&before, &self.api.now) {
+        let per_boundary = invariants::invariant_one_epoch_per_boundary(&self.api.now);
+        if let Err(broken) = invariants::check(&before, &self.api.now).and(per_boundary) {
             self.fail(&broken);
         }
     }
