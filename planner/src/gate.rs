@@ -152,10 +152,7 @@ fn rolled_back(state: &State) -> Result<(), Stop> {
     // The highest number that one of them says who does not lie.
     let above = said.len().checked_sub(may_be_lost + 1).map(|at| said[at]);
     let newer = newest_believed(state, active, may_be_lost, stays);
-    let (node, number) = match (newer, above) {
-        (Some((node, number)), _) | (None, Some((node, number))) => (node, number),
-        (None, None) => return Ok(()),
-    };
+    let Some((node, number)) = newer.or(above) else { return Ok(()) };
     let proven = state.heard.holds.get(number).map_or(0, BTreeSet::len);
     let holds = if proven > 0 { format!(" ({proven} nodes prove that they hold its share)") } else { String::new() };
     Err(Stop::person(

@@ -6,10 +6,12 @@
 //! | 2 | [`process`] | serves the pages, tries to start until what is missing has come, wires the parts, ends |
 //! | 3 | [`assemble`] | from a configuration to the parts: files, key stores, key-encryption keys |
 //! | 4 | [`recover`] | from the parts to a participant that remembers |
-//! | 5 | `erase` | the end for good: destroys everything secret |
+//! | 5 | `flush` | the end of a process: sends the bucket what it lacks |
+//! | 6 | `erase` | the end for good: destroys everything secret |
 
 pub mod assemble;
 mod erase;
+mod flush;
 pub mod process;
 pub mod recover;
 pub mod restore;

@@ -9,7 +9,6 @@ use keyfleet_crds::KmsNodeStatus;
 use keyfleet_crds::cluster::access::KUBERNETES_ISSUER;
 use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::node::report::ProblemAbout;
-use keyfleet_litestream::Position;
 use keyfleet_litestream::bucket::Location;
 use keyfleet_threshold::identity::IdentitySecretKey;
 use kube::Client;
@@ -19,6 +18,7 @@ use tokio::task::JoinSet;
 
 use super::assemble::{AssembleError, RESTORED, assemble, secret_store};
 use super::erase::Ending;
+use super::flush::flush;
 use super::recover::{StartError, start};
 use crate::apiserver::ApiServer;
 use crate::apiserver::issuers::Issuers;
@@ -48,10 +48,6 @@ const DESTROYED: &str =
 
 /// Tries with an environment that lacks what the configuration names.
 const TRIES_WITHOUT: u32 = 6;
-
-/// Timeout of the bucket when the process ends: together with draining callers and the last write of the status it must stay
-/// within the pod's grace period of a minute.
-const FLUSH: Duration = Duration::from_secs(25);
 
 /// Everything that a process is given beside its configuration.
 pub struct Surroundings {
@@ -429,33 +425,4 @@ enum TryError {
     KeyStore(AssembleError),
     #[error("{}: {message}", .reason.as_str())]
     Problem { reason: Reason, message: String },
-}
-
-/// Sends what is not in the bucket yet, within [`FLUSH`]. Returns true when all of it is there; `None` where nothing is
-/// replicated.
-async fn flush(backing: Backing) -> Option<bool> {
-    let behind = backing.lag()?;
-    match backing.close(FLUSH).await? {
-        Ok(position) => {
-            tracing::info!(
-                position = shown(position),
-                commits = behind.lag_commits,
-                "flushed: the bucket has everything"
-            );
-            Some(true)
-        }
-        Err(error) => {
-            tracing::error!(
-                position = shown(behind.position),
-                commits = behind.lag_commits,
-                %error,
-                "not flushed: the bucket did not confirm the newest commits; the volume has them, so keep it"
-            );
-            Some(false)
-        }
-    }
-}
-
-fn shown(position: Option<Position>) -> String {
-    position.map_or_else(|| "the beginning".to_owned(), |position| position.to_string())
 }

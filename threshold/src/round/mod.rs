@@ -29,6 +29,7 @@ mod learning;
 mod message;
 mod outputs;
 mod participant;
+mod prekeys;
 mod record;
 mod state;
 mod steps;

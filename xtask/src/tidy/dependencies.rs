@@ -16,12 +16,15 @@ const FREE_OF: [(&str, &[&str]); 3] = [
 ];
 
 /// Package of the workspace.
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Package {
     pub(super) name: String,
     /// Path of its manifest from the checkout's root.
     pub(super) manifest: String,
     /// Packages of the workspace that it depends on, for its tests too.
     pub(super) uses: BTreeSet<String>,
+    /// Those of them that only its tests use.
+    pub(super) tests_use: BTreeSet<String>,
 }
 
 /// Finds circles, product crates that depend on `e2e/`, and crates that reach what they must not.
@@ -55,12 +58,17 @@ pub(super) fn packages(checkout: &std::path::Path) -> Result<Vec<Package>> {
 }
 
 fn read(package: &Value, names: &BTreeSet<&str>, root: &str) -> Package {
-    let uses = package["dependencies"].as_array().into_iter().flatten().filter_map(|used| used["name"].as_str());
+    let dependencies = || package["dependencies"].as_array().into_iter().flatten();
+    let named = |used: &Value| used["name"].as_str().filter(|name| names.contains(name)).map(str::to_owned);
+    let uses: BTreeSet<String> = dependencies().filter_map(named).collect();
+    let built = dependencies().filter(|used| used["kind"].as_str() != Some("dev"));
+    let built: BTreeSet<String> = built.filter_map(named).collect();
     let manifest = package["manifest_path"].as_str().unwrap_or_default();
     Package {
         name: package["name"].as_str().unwrap_or_default().to_owned(),
         manifest: manifest.trim_start_matches(root).to_owned(),
-        uses: uses.filter(|name| names.contains(name)).map(str::to_owned).collect(),
+        tests_use: uses.difference(&built).cloned().collect(),
+        uses,
     }
 }
 
@@ -76,9 +84,8 @@ fn directions(packages: &[Package], found: &mut Vec<Finding>) {
     }
     let is_e2e = |name: &String| packages.iter().any(|one| one.name == *name && one.manifest.starts_with("e2e/"));
     for package in packages.iter().filter(|package| !package.manifest.starts_with("e2e/") && package.name != "xtask") {
-        for used in package.uses.iter().filter(|used| is_e2e(used)) {
-            let text =
-                format!("depends on {used}, which is for tests: move the test that needs it to a crate below e2e/");
+        for used in package.uses.difference(&package.tests_use).filter(|used| is_e2e(used)) {
+            let text = format!("depends on {used}, which is for tests: make it a dev-dependency");
             found.push(Finding::new(&package.manifest, 1, text));
         }
     }
@@ -136,7 +143,22 @@ mod tests {
 
     fn package(name: &str, folder: &str, uses: &[&str]) -> Package {
         let uses = uses.iter().map(|name| (*name).to_owned()).collect();
-        Package { name: name.into(), manifest: format!("{folder}/Cargo.toml"), uses }
+        Package { name: name.into(), manifest: format!("{folder}/Cargo.toml"), uses, tests_use: BTreeSet::new() }
+    }
+
+    /// Tests of a product crate may use what is below `e2e/`, as long as that makes no circle.
+    #[test]
+    fn tests_may_use_test_crates_without_a_circle() {
+        let mut found = Vec::new();
+        let mut cli = package("cli", "cli", &["fleet"]);
+        cli.tests_use.insert("fleet".to_owned());
+        let (fleet, node) = (package("fleet", "e2e/fleet", &["node"]), package("node", "node", &[]));
+        directions(&[cli, fleet.clone(), node], &mut found);
+        assert!(found.is_empty(), "a dev-dependency without a circle is no breach");
+        let mut node = package("node", "node", &["fleet"]);
+        node.tests_use.insert("fleet".to_owned());
+        directions(&[fleet, node], &mut found);
+        assert_eq!(found.len(), 1, "a circle through tests is one");
     }
 
     #[test]
