@@ -41,7 +41,7 @@ fn evidence(fleet: &Fleet, number: EpochNumber, who: u32) -> Vec<SignedMessage> 
     let digests = culprit(fleet, number, who).map_or(&[][..], |culprit| &culprit.evidence_digests);
     let kept = |digest: &Digest| fleet.nodes.values().find_map(|node| node.disk.blobs.get(digest).cloned());
     let said = |digest: &Digest| {
-        let mut said = fleet.nodes.values().flat_map(|node| node.said());
+        let mut said = fleet.nodes.values().flat_map(keyfleet_simulation::node::Node::said);
         said.find(|(_, message)| message.digest() == *digest).map(|(_, message)| message.clone())
     };
     let message = |digest: Digest| match kept(&digest).as_deref() {

@@ -287,7 +287,7 @@ impl Process {
     /// Tries once. Notes what is wrong, in words that a person can act on.
     async fn try_start(&self) -> Result<Started, TryError> {
         let secret = secret_store(&self.config, self.server.as_ref()).map_err(TryError::KeyStore)?;
-        let parts = assemble(&self.config, secret).await.map_err(|error| self.not_assembled(error))?;
+        let parts = assemble(&self.config, secret).await.map_err(|error| self.not_assembled(&error))?;
         self.problems.clear(ProblemAbout::KeyEncryption);
         self.problems.clear(ProblemAbout::Replication);
         let started = start(parts).await.map_err(|error| self.not_started(&error))?;
@@ -298,7 +298,7 @@ impl Process {
         Ok(started)
     }
 
-    fn not_assembled(&self, error: AssembleError) -> TryError {
+    fn not_assembled(&self, error: &AssembleError) -> TryError {
         let ((about, reason), message) = (error.concerns(), error.to_string());
         self.problems.set(about, reason, &message);
         // A problem of one thing says nothing of the others, but that the key was read before the bucket was asked.
