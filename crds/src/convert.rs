@@ -242,6 +242,21 @@ fn digests(
     FrozenDigests::new(list).map_err(|_| ConvertError::Order(field))
 }
 
+/// A round's phase, for a kind.
+#[must_use]
+pub fn phase_of(of: round::Phase) -> Phase {
+    match of {
+        round::Phase::Dealing => Phase::Dealing,
+        round::Phase::Verifying => Phase::Verifying,
+        round::Phase::Preparing => Phase::Preparing,
+        round::Phase::Certifying => Phase::Certifying,
+        round::Phase::Failed => Phase::Failed,
+        round::Phase::Active => Phase::Active,
+        round::Phase::Confirmed => Phase::Confirmed,
+        round::Phase::Retired => Phase::Retired,
+    }
+}
+
 fn phase(of: Phase) -> round::Phase {
     match of {
         Phase::Dealing => round::Phase::Dealing,

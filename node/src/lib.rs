@@ -22,11 +22,11 @@
 //! | what is read and written at the API server | [`apiserver`] |
 //! | the platform's certificate for callers | `certificate` |
 //! | which cluster a name belongs to, by the bucket | [`name_mark`] |
-//! | what goes wrong while it runs | [`problems`] |
+//! | what goes wrong while it runs | `problems` |
 //! | the job that deletes what no node's replica needs any more | [`retain`] |
 //! | the gRPC services | [`grpc`] |
 //! | the tasks of a running node | [`runtime`] |
-//! | the pages for kubelet and people | [`http`] |
+//! | the pages for kubelet and people | `http` |
 
 // Only this workspace's programs and tests use this library, and most names say all there is to say.
 #![allow(missing_docs)]

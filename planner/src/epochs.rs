@@ -9,7 +9,7 @@ use keyfleet_threshold::coordination::Decision;
 use keyfleet_threshold::coordination::retention::{ActivatedEpoch, confirmed_by_age, kept};
 use keyfleet_threshold::identifiers::EpochNumber;
 
-use crate::key_epoch::{self, Round};
+use crate::key_epoch;
 use crate::state::{Epoch, State};
 use crate::{Action, gate, rounds};
 use keyfleet_crds::convert;
@@ -65,14 +65,12 @@ fn advance(state: &State, number: u64, epoch: &Epoch, kept: bool) -> Option<KeyE
     let settled = state.active().is_some_and(|(number, active)| {
         state.cluster.status.active_epoch == Some(number) && state.is_proven(number, &active.spec)
     });
-    match Round::of(&epoch.spec, epoch.status.as_ref()) {
-        Round::Active(active) if confirms(state, number, epoch) => {
-            Some(Round::Ended(active.confirm(&now)).into_status())
+    let (plan, status) = (convert::plan_of(&epoch.spec).ok()?, epoch.status.as_ref()?);
+    match status.phase? {
+        Phase::Active if confirms(state, number, epoch) => {
+            key_epoch::apply(&plan, status, &Decision::Confirm, &now).ok()
         }
-        Round::Active(active) if !kept && settled => Some(Round::Ended(active.retire(&now)).into_status()),
-        Round::Ended(ended) if !kept && settled => {
-            ended.retire(&now).ok().map(|ended| Round::Ended(ended).into_status())
-        }
+        Phase::Active | Phase::Confirmed if !kept && settled => key_epoch::retire(&plan, status, &now).ok(),
         _ => None,
     }
 }

@@ -232,12 +232,8 @@ fn strays(state: &State) -> Vec<Action> {
 pub(super) fn drive(state: &State, number: u64, epoch: &Epoch) -> Vec<Action> {
     let now = moment(state);
     let closing = state.heard.closing.get(&number).cloned().unwrap_or_default();
-    let before = epoch.status.clone();
-    let round = key_epoch::Round::of(&epoch.spec, before.as_ref());
-    let after = if before.as_ref().and_then(|status| status.phase).is_none() {
-        let Ok(plan) = convert::plan_of(&epoch.spec) else { return Vec::new() };
-        key_epoch::Round::Dealing(key_epoch::Dealing::open(convert::digest(&plan.digest()), &now)).into_status()
-    } else {
+    let Ok(plan) = convert::plan_of(&epoch.spec) else { return Vec::new() };
+    let after = if let Some(before) = epoch.status.as_ref().filter(|status| status.phase.is_some()) {
         let Some(decision) = closing.decision else { return Vec::new() };
         if let Some(key) = key_epoch::activated_key(&decision) {
             let known = state.cluster.status.public_key;
@@ -250,9 +246,8 @@ pub(super) fn drive(state: &State, number: u64, epoch: &Epoch) -> Vec<Action> {
                 return vec![Action::SetEpochFinalizer { number, present: true }];
             }
         }
-        let Ok(moved) = round.carry_out(&decision, &now) else { return Vec::new() };
-        let mut status = moved.into_status();
-        let needed = convert::plan_of(&epoch.spec).map_or(0, |plan| plan.dealers_needed().max(plan.threshold.count()));
+        let Ok(mut status) = key_epoch::apply(&plan, before, &decision, &now) else { return Vec::new() };
+        let needed = plan.dealers_needed().max(plan.threshold.count());
         let away = without_bucket(state);
         let able = epoch.spec.expected.iter().filter(|index| !away.contains_key(index)).count();
         if let Some((first, (_, message))) = away.first_key_value().filter(|_| able < needed) {
@@ -260,6 +255,8 @@ pub(super) fn drive(state: &State, number: u64, epoch: &Epoch) -> Vec<Action> {
         }
         status.culprits = key_epoch::with_the_silent(key_epoch::culprits(&closing.culprits), &epoch.spec, &status);
         status
+    } else {
+        key_epoch::opened(&plan, &now)
     };
     let resource_version = epoch.resource_version.clone();
     vec![Action::UpdateEpoch { number, resource_version, status: Box::new(after) }]

@@ -1,68 +1,24 @@
-//! A `KeyEpoch` as the operator moves it on: one type per phase, each transition consumes the old one.
+//! A `KeyEpoch`'s status as the operator moves it on.
 //!
-//! ```text
-//!  Dealing ──freeze──▶ Verifying ──freeze──▶ Preparing ──certify──▶ Certifying ──activate──▶ Active ──▶ Confirmed ──▶ Retired
-//!     └───────────────────┴─────────────────────┴──────────────────────┴──fail──▶ Failed
-//! ```
+//! When a phase closes is decided by [`keyfleet_threshold::coordination::closing`]; how a decision changes the record, by the one
+//! fold [`RoundRecord::apply`]. Here the record becomes a status again, with what people read beside it: holders, reasons,
+//! culprits and times.
 //!
 //! - [`public_key`]: the public key of an active epoch
-//!
-//! When a phase closes and what is then written is decided by [`keyfleet_threshold::coordination::closing`], the code that
-//! the simulation runs too; here its answers become statuses.
 
 pub mod public_key;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use keyfleet_crds::conditions::Reason;
-use keyfleet_crds::convert;
+use keyfleet_crds::convert::{self, ConvertError};
 use keyfleet_crds::epoch::Phase;
 use keyfleet_crds::epoch::status::{Certificate, Culprit, Failure, Fault, Holder, Timings};
 use keyfleet_crds::values::{BlsSignature, PublicKey};
 use keyfleet_crds::{KeyEpochSpec, KeyEpochStatus};
-use keyfleet_threshold::coordination::{Decision, FailReason};
-use keyfleet_threshold::round::{self as core, DealingError, Offence};
-
-/// A round in the phase that its record names.
-#[derive(Clone, PartialEq, Debug)]
-pub enum Round {
-    /// Made, nothing written yet, or dealers are dealing.
-    Dealing(Dealing),
-    /// Receivers check the frozen bundles.
-    Verifying(Verifying),
-    /// Receivers store their shares.
-    Preparing(Preparing),
-    /// Holders sign.
-    Certifying(Certifying),
-    /// The epoch serves.
-    Active(Active),
-    /// Nothing moves it on but retirement, if it ever served.
-    Ended(Ended),
-}
-
-macro_rules! phases {
-    ($($(#[$doc:meta])* $name:ident,)+) => {
-        $(
-            $(#[$doc])*
-            #[derive(Clone, PartialEq, Debug)]
-            pub struct $name(KeyEpochStatus);
-        )+
-    };
-}
-
-phases! {
-    /// Dealers send bundles, receivers say which they have.
-    Dealing,
-    /// The dealers are frozen.
-    Verifying,
-    /// Responses and qualified dealers are frozen.
-    Preparing,
-    /// Enough receivers hold their share.
-    Certifying,
-    /// The certificate is there.
-    Active,
-    /// Failed, Confirmed or Retired.
-    Ended,
-}
+use keyfleet_threshold::coordination::{ApplyError, Decision, FailReason};
+use keyfleet_threshold::identifiers::NodeIndex;
+use keyfleet_threshold::plan::ValidPlan;
+use keyfleet_threshold::round::{self as core, DealingError, Offence, RoundRecord};
 
 /// When and at which block something is written.
 #[derive(Clone, PartialEq, Debug)]
@@ -73,158 +29,92 @@ pub struct Moment {
     pub time: Time,
 }
 
-/// A decision that does not belong to the round's phase: the record moved on since it was made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the decision was made for another phase than the record's: read the record again")]
-pub struct WrongPhase;
+/// Refusal to move a record on. It stays as it is, and is read again.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MoveError {
+    /// The decision belongs to another phase, or the record was not written by an operator.
+    #[error(transparent)]
+    Record(#[from] ApplyError),
+    /// A field of the object is not what it says.
+    #[error(transparent)]
+    Object(#[from] ConvertError),
+}
 
-impl Round {
-    /// The round of a record. A record without status is one whose round has just been made.
-    #[must_use]
-    pub fn of(spec: &KeyEpochSpec, status: Option<&KeyEpochStatus>) -> Self {
-        let status = status.cloned().unwrap_or_default();
-        let _ = spec;
-        match status.phase {
-            None | Some(Phase::Dealing) => Self::Dealing(Dealing(status)),
-            Some(Phase::Verifying) => Self::Verifying(Verifying(status)),
-            Some(Phase::Preparing) => Self::Preparing(Preparing(status)),
-            Some(Phase::Certifying) => Self::Certifying(Certifying(status)),
-            Some(Phase::Active) => Self::Active(Active(status)),
-            Some(Phase::Failed | Phase::Confirmed | Phase::Retired) => Self::Ended(Ended(status)),
-        }
-    }
+/// Returns the status of a round whose plan was just made.
+#[must_use]
+pub fn opened(plan: &ValidPlan, now: &Moment) -> KeyEpochStatus {
+    let plan_digest = Some(convert::digest(&plan.digest()));
+    enter(KeyEpochStatus { plan_digest, ..KeyEpochStatus::default() }, Phase::Dealing, now)
+}
 
-    /// Carries out a decision. Phases that it does not fit refuse it.
-    ///
-    /// # Errors
-    /// When the decision is for another phase.
-    pub fn carry_out(self, decision: &Decision, now: &Moment) -> Result<Self, WrongPhase> {
-        Ok(match (self, decision) {
-            (Self::Dealing(round), Decision::FreezeDealers(dealers)) => {
-                Self::Verifying(round.freeze(convert::frozen_dealers(dealers), now))
+/// Carries a decision out on a status.
+///
+/// # Errors
+/// When the decision is not for this record.
+pub fn apply(
+    plan: &ValidPlan,
+    status: &KeyEpochStatus,
+    decision: &Decision,
+    now: &Moment,
+) -> Result<KeyEpochStatus, MoveError> {
+    let mut record = convert::record_of(plan, Some(status))?;
+    record.apply(decision)?;
+    let mut status = with_record(status, &record);
+    match decision {
+        Decision::Activate { holders, .. } => {
+            let holders: Vec<Holder> = holders.iter().map(holder).collect();
+            let signers: Vec<u32> = holders.iter().map(|holder| holder.index).collect();
+            if let Some(certificate) = &mut status.certificate {
+                certificate.signers.clone_from(&signers);
             }
-            (Self::Verifying(round), Decision::FreezeResponses { responses, qualified }) => {
-                let qualified = qualified.iter().map(|index| index.value()).collect();
-                Self::Preparing(round.freeze(convert::frozen_responses(responses), qualified, now))
-            }
-            (Self::Preparing(round), Decision::Certify) => Self::Certifying(round.certify(now)),
-            (Self::Certifying(round), Decision::Activate { certificate, holders, .. }) => {
-                let holder = |(index, share): (&keyfleet_threshold::identifiers::NodeIndex, &_)| Holder {
-                    index: index.value(),
-                    public_share: convert::public_key(share),
-                };
-                let holders: Vec<Holder> = holders.iter().map(holder).collect();
-                Self::Active(round.activate(certificate, holders, now))
-            }
-            (Self::Active(round), Decision::Confirm) => Self::Ended(round.confirm(now)),
-            (Self::Dealing(Dealing(status)), Decision::Fail(reason))
-            | (Self::Verifying(Verifying(status)), Decision::Fail(reason))
-            | (Self::Preparing(Preparing(status)), Decision::Fail(reason))
-            | (Self::Certifying(Certifying(status)), Decision::Fail(reason)) => Self::Ended(fail(status, reason, now)),
-            _ => return Err(WrongPhase),
-        })
-    }
-
-    /// Returns the status to write.
-    #[must_use]
-    pub fn into_status(self) -> KeyEpochStatus {
-        match self {
-            Self::Dealing(Dealing(status))
-            | Self::Verifying(Verifying(status))
-            | Self::Preparing(Preparing(status))
-            | Self::Certifying(Certifying(status))
-            | Self::Active(Active(status))
-            | Self::Ended(Ended(status)) => status,
+            (status.possessors, status.holders) = (signers, Some(holders));
         }
+        Decision::Fail(reason) => status.failure = Some(failure(reason)),
+        _ => {}
+    }
+    Ok(enter(status, convert::phase_of(record.phase), now))
+}
+
+/// Retires an epoch: nodes destroy its secrets.
+///
+/// # Errors
+/// When the round failed or is retired already: there is nothing to destroy.
+pub fn retire(plan: &ValidPlan, status: &KeyEpochStatus, now: &Moment) -> Result<KeyEpochStatus, MoveError> {
+    let mut record = convert::record_of(plan, Some(status))?;
+    record.retire()?;
+    Ok(enter(with_record(status, &record), convert::phase_of(record.phase), now))
+}
+
+/// The record's frozen fields, as the object has them.
+fn with_record(status: &KeyEpochStatus, record: &RoundRecord) -> KeyEpochStatus {
+    let certificate = record.certificate.as_ref().map(|certificate| Certificate {
+        signature: BlsSignature(certificate.signature.encode()),
+        signers: status.certificate.as_ref().map(|before| before.signers.clone()).unwrap_or_default(),
+    });
+    KeyEpochStatus {
+        dealers: record.dealers.as_ref().map(convert::frozen_dealers),
+        responses: record.responses.as_ref().map(convert::frozen_responses),
+        qualified: record.qualified.as_ref().map(|list| list.iter().map(|index| index.value()).collect()),
+        vector_digest: record.certificate.as_ref().map(|certificate| convert::digest(&certificate.vector)),
+        certificate,
+        ..status.clone()
     }
 }
 
-impl Dealing {
-    /// The record of a round whose plan was just made.
-    #[must_use]
-    pub fn open(plan_digest: keyfleet_crds::values::Digest, now: &Moment) -> Self {
-        let status = KeyEpochStatus { plan_digest: Some(plan_digest), ..KeyEpochStatus::default() };
-        Self(enter(status, Phase::Dealing, now))
-    }
-
-    fn freeze(self, dealers: Vec<keyfleet_crds::epoch::status::FrozenDealer>, now: &Moment) -> Verifying {
-        Verifying(enter(KeyEpochStatus { dealers: Some(dealers), ..self.0 }, Phase::Verifying, now))
-    }
-}
-
-impl Verifying {
-    fn freeze(
-        self,
-        responses: Vec<keyfleet_crds::epoch::status::FrozenResponse>,
-        qualified: Vec<u32>,
-        now: &Moment,
-    ) -> Preparing {
-        let status = KeyEpochStatus { responses: Some(responses), qualified: Some(qualified), ..self.0 };
-        Preparing(enter(status, Phase::Preparing, now))
-    }
-}
-
-impl Preparing {
-    fn certify(self, now: &Moment) -> Certifying {
-        Certifying(enter(self.0, Phase::Certifying, now))
-    }
-}
-
-impl Certifying {
-    fn activate(
-        self,
-        certificate: &keyfleet_threshold::purpose::Certificate,
-        holders: Vec<Holder>,
-        now: &Moment,
-    ) -> Active {
-        let signers = holders.iter().map(|holder| holder.index).collect();
-        let possessors = holders.iter().map(|holder| holder.index).collect();
-        let status = KeyEpochStatus {
-            holders: Some(holders),
-            possessors,
-            vector_digest: Some(convert::digest(&certificate.vector)),
-            certificate: Some(Certificate { signature: BlsSignature(certificate.signature.encode()), signers }),
-            ..self.0
-        };
-        Active(enter(status, Phase::Active, now))
-    }
-}
-
-impl Active {
-    /// Enough receivers hold the epoch, or it has been held long enough by those that answer.
-    #[must_use]
-    pub fn confirm(self, now: &Moment) -> Ended {
-        Ended(enter(self.0, Phase::Confirmed, now))
-    }
-
-    /// Retires an epoch that was never confirmed: newer ones have taken its place, and nodes destroy its secrets.
-    #[must_use]
-    pub fn retire(self, now: &Moment) -> Ended {
-        Ended(enter(self.0, Phase::Retired, now))
-    }
-}
-
-impl Ended {
-    /// Retires the epoch: nodes destroy its secrets.
-    ///
-    /// # Errors
-    /// When the round failed or is retired already: there is nothing to destroy.
-    pub fn retire(self, now: &Moment) -> Result<Self, WrongPhase> {
-        if self.0.phase != Some(Phase::Confirmed) {
-            return Err(WrongPhase);
-        }
-        Ok(Self(enter(self.0, Phase::Retired, now)))
-    }
+fn holder((index, share): (&NodeIndex, &keyfleet_threshold::curve::G2)) -> Holder {
+    Holder { index: index.value(), public_share: convert::public_key(share) }
 }
 
 /// Gives up a round that can no longer be the next epoch.
 #[must_use]
 pub fn supersede(status: KeyEpochStatus, by: u64, now: &Moment) -> KeyEpochStatus {
     let message = format!("given up for attempt {by}, which was reserved by a newer spec; nothing needs to be done");
-    failed(status, Reason::Superseded, message, now)
+    let failure = Some(Failure { reason: Reason::Superseded.to_string(), message });
+    enter(KeyEpochStatus { failure, ..status }, Phase::Failed, now)
 }
 
-fn fail(status: KeyEpochStatus, reason: &FailReason, now: &Moment) -> Ended {
+fn failure(reason: &FailReason) -> Failure {
     let word = match reason {
         FailReason::TooFewDealers { .. } | FailReason::NoSharing(_) => Reason::TooFewDealers,
         FailReason::TooFewHolders { .. } => Reason::TooFewHolders,
@@ -232,7 +122,7 @@ fn fail(status: KeyEpochStatus, reason: &FailReason, now: &Moment) -> Ended {
         _ => Reason::NodesDown,
     };
     let message = format!("{reason}; the epoch before serves on, and the next attempt is made by itself");
-    Ended(failed(status, word, message, now))
+    Failure { reason: word.to_string(), message }
 }
 
 /// A round that failed because too few nodes could make durable what they had to say: the bucket is to blame, and not they.
@@ -241,11 +131,6 @@ pub fn fails_for_want_of_the_bucket(status: KeyEpochStatus, why: &str) -> KeyEpo
     let Some(failure) = status.failure.clone().filter(|_| status.phase == Some(Phase::Failed)) else { return status };
     let message = format!("{} ({why})", failure.message);
     KeyEpochStatus { failure: Some(Failure { reason: Reason::ReplicaUnavailable.to_string(), message }), ..status }
-}
-
-fn failed(status: KeyEpochStatus, reason: Reason, message: String, now: &Moment) -> KeyEpochStatus {
-    let failure = Some(Failure { reason: reason.to_string(), message });
-    enter(KeyEpochStatus { failure, ..status }, Phase::Failed, now)
 }
 
 fn enter(mut status: KeyEpochStatus, phase: Phase, now: &Moment) -> KeyEpochStatus {

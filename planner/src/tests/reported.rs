@@ -64,7 +64,11 @@ fn replicated_says_where_each_node_stands_and_how_far_it_is_behind() {
     state.nodes.get_mut(&4).unwrap().problems.push(told);
     let (is, reason, message) = condition(&state);
     assert!(!is && reason == Reason::CredentialsRefused.as_str(), "{reason}: {message}");
-    assert!(message.contains("node 4: the key is refused") && message.contains("node 1 at 3:10"), "{message}");
+    assert!(
+        message.contains("does not reach the bucket: 4. Node 4: the key is refused")
+            && message.contains("node 1 at 3:10"),
+        "{message}"
+    );
 }
 
 /// In a round each node's position moves with every message; the status is not written for that.
@@ -128,7 +132,9 @@ fn a_bucket_outage_is_blamed_on_the_bucket() {
     }
     let (status, reason, message) = of(&state, "Replicated");
     assert_eq!((status.as_str(), reason.as_str()), ("False", "ReplicaUnavailable"), "{message}");
-    for says in ["nodes 2, 3", "Since 2026-11-21T12:00:00Z", "docs/runbooks/replicated.md"] {
+    for says in
+        ["does not reach the bucket: 2, 3. Node 2: ", "Since 2026-11-21T12:00:00Z", "docs/runbooks/replicated.md"]
+    {
         assert!(message.contains(says), "the condition does not say {says}: {message}");
     }
     assert_eq!(of(&state, "Ready").0, "True", "a fleet that serves is not Ready");
