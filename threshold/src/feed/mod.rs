@@ -18,7 +18,7 @@
 //! | [`Intake`] | what waits between an input and the participant: prekey sets that are heard before their plan |
 //! | [`Turns`] | when one peer is asked for which digests |
 //! | [`says_itself`] | which rows of a peer's stream are its own |
-//! | [`answer`] | what a node hands out for the digests of a `Fetch` |
+//! | [`answer()`] | what a node hands out for the digests of a `Fetch` |
 //! | [`Report`] | what a node shows about itself |
 //!
 //! Time is an argument in milliseconds, randomness an argument, and nothing here reads or writes anything.
