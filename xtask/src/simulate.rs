@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::Context as _;
 
-/// What `simulate` takes: everything goes to the simulation's own program.
+/// Arguments of `simulate`: all but `--curve` go to the simulation's own program.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// --runs N, --seed S, --results FILE, --log FILE, --step, --until K; --help says more
@@ -18,10 +18,12 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut command = Command::new(env!("CARGO"));
     command.args(["run", "--quiet", "--package", "keyfleet-simulation", "--bin", "simulate"]);
-    if !arguments.curve {
+    // Behind the first argument everything is taken for the program's own, `--curve` too.
+    let (curve, others): (Vec<_>, Vec<_>) = arguments.arguments.iter().partition(|argument| *argument == "--curve");
+    if !arguments.curve && curve.is_empty() {
         command.args(["--features", "transparent-group"]);
     }
-    let status = command.arg("--").args(&arguments.arguments).status().context("cannot start cargo")?;
+    let status = command.arg("--").args(others).status().context("cannot start cargo")?;
     anyhow::ensure!(status.success(), "the simulation found something; its seed is above");
     Ok(())
 }

@@ -1,9 +1,10 @@
-//! What must hold after every event, whatever was lost, delayed, restarted or lied about.
+//! Invariants: true after every event, whatever was lost, delayed, restarted or lied about.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use keyfleet_crds::epoch::Phase;
 use keyfleet_planner::Action;
+use keyfleet_planner::model::Objects;
 use keyfleet_threshold::curve::G2;
 use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::plan::Frozen;
@@ -11,11 +12,10 @@ use keyfleet_threshold::purpose::Purpose;
 use keyfleet_threshold::round::{Body, MessageKind, Participant, PersistentState, SecretName, SignedMessage, Verdict};
 use keyfleet_threshold::serving::signature;
 
-use crate::fleet::Fleet;
-use crate::node::Node;
+use crate::node::{Node, holders, living_holders};
 use keyfleet_adversary::Behaviour;
 
-/// What the checks remember from one event to the next.
+/// Memory of the checks from one event to the next.
 #[derive(Default)]
 pub(crate) struct Invariants {
     public_key: Option<G2>,
@@ -29,9 +29,9 @@ pub(crate) struct Invariants {
 
 impl Invariants {
     /// Checks everything that the event could have changed: the node it touched, and the epochs that are served.
-    pub(crate) fn check(&mut self, fleet: &Fleet, touched: Option<NodeIndex>) -> Option<String> {
+    pub(crate) fn check(&mut self, nodes: &BTreeMap<NodeIndex, Node>, touched: Option<NodeIndex>) -> Option<String> {
         let result = (|| {
-            if let Some(node) = touched.map(|index| &fleet.nodes[&index])
+            if let Some(node) = touched.map(|index| &nodes[&index])
                 && let (Some(process), Behaviour::Honest) = (&node.process, node.behaviour)
             {
                 let state = process.participant.state();
@@ -41,7 +41,7 @@ impl Invariants {
                 self.invariant_nothing_is_said_twice_differently(node)?;
                 invariant_secrets_of_ended_rounds_are_gone(node, &process.participant)?;
                 self.invariant_only_durable_words_are_read(node)?;
-                self.invariant_shares_sign(fleet, state)?;
+                self.invariant_shares_sign(nodes, state)?;
             }
             Ok(())
         })();
@@ -122,14 +122,15 @@ impl Invariants {
     }
 
     /// Every held share of a certified epoch lies on its vector, and any t of them sign for the one public key.
-    fn invariant_shares_sign(&mut self, fleet: &Fleet, state: &PersistentState) -> Result<(), String> {
+    fn invariant_shares_sign(
+        &mut self,
+        nodes: &BTreeMap<NodeIndex, Node>,
+        state: &PersistentState,
+    ) -> Result<(), String> {
         for (number, attempt) in &state.attempts {
             let (Some(_), Some(vector)) = (attempt.certificate(), &attempt.vector) else { continue };
-            let holders: BTreeSet<_> = fleet
-                .holders(*number)
-                .into_iter()
-                .filter(|index| fleet.nodes[index].behaviour == Behaviour::Honest)
-                .collect();
+            let mut holders = holders(nodes, *number);
+            holders.retain(|index| nodes[index].behaviour == Behaviour::Honest);
             if self.signed.get(number) == Some(&holders) {
                 continue;
             }
@@ -137,7 +138,7 @@ impl Invariants {
             let partials: BTreeMap<_, _> = holders
                 .iter()
                 .filter_map(|index| {
-                    let share = fleet.nodes[index].process.as_ref()?.participant.share(*number)?;
+                    let share = nodes[index].process.as_ref()?.participant.share(*number)?;
                     Some((*index, signature::sign(&purpose, share)))
                 })
                 .collect();
@@ -160,12 +161,13 @@ impl Invariants {
 /// An epoch is Confirmed only when its threshold of nodes lives to sign with it, and Retired only when a newer one that is kept
 /// has such nodes: checked as an operator decides it, by what is on the nodes' disks.
 pub(crate) fn invariant_live_nodes_hold_what_is_confirmed_or_stands_in(
-    fleet: &Fleet,
+    objects: &Objects,
+    nodes: &BTreeMap<NodeIndex, Node>,
     actions: &[Action],
 ) -> Result<(), String> {
-    let epochs = &fleet.api.now.epochs;
+    let epochs = &objects.epochs;
     let lives =
-        |number: u64| fleet.living_holders(EpochNumber(number)).len() >= epochs[&number].spec.threshold as usize;
+        |number: u64| living_holders(nodes, EpochNumber(number)).len() >= epochs[&number].spec.threshold as usize;
     let retired = |number: u64| {
         actions.iter().any(|action| {
             matches!(action, Action::UpdateEpoch { number: other, status, .. }
@@ -184,7 +186,7 @@ pub(crate) fn invariant_live_nodes_hold_what_is_confirmed_or_stands_in(
             })?;
         }
         if status.phase == Some(Phase::Retired) {
-            let mut newer = fleet.api.now.served().map(|(newer, _)| newer).filter(|newer| newer > number);
+            let mut newer = objects.served().map(|(newer, _)| newer).filter(|newer| newer > number);
             let stands_in = newer.any(|newer| !retired(newer) && lives(newer));
             ensure(stands_in, || {
                 format!("epoch {number} would be Retired, and no newer one is held by its threshold")

@@ -4,21 +4,26 @@
 //! [`keyfleet_threshold::round`] and [`keyfleet_threshold::feed`] for the nodes. Modelled are the API server
 //! ([`keyfleet_planner::model`]), the network, disks and the clock, and nothing is read here that production could not read.
 //!
-//! - [`Fleet`]: the world, and what a scenario or a user does to it; start here
-//! - `operator`: an operator's streams, decisions and writes
+//! - [`Fleet`]: the world, in `world`: time, events, nodes, objects and chance
+//! - `fleet`: what a scenario or a user does to it, and what goes wrong by itself; start here
+//! - `operator`: an operator's memory
+//! - `reconcile`: an operator's streams, decisions and writes
 //! - `peers`: what nodes read at the API server and from each other
 //! - [`node`]: disks, processes, and where they may die
 //! - `invariants`: what holds after every event
 //! - [`scenario`]: random lives of random fleets
 
-pub mod fleet;
+mod fleet;
 mod invariants;
 pub mod node;
 mod operator;
 mod peers;
+mod reconcile;
 pub mod scenario;
 mod settings;
+mod world;
 
-pub use fleet::{Fleet, seeds};
+pub use fleet::seeds;
 pub use keyfleet_adversary::Behaviour;
 pub use settings::Settings;
+pub use world::Fleet;

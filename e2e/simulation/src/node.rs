@@ -14,23 +14,23 @@ use keyfleet_adversary::Behaviour;
 
 /// A node of the simulated fleet.
 pub struct Node {
-    /// Its index.
+    /// Index of the node.
     pub index: NodeIndex,
-    /// Its identity's seed, in both key stores.
+    /// Seed of the node's identity, in both key stores.
     pub identity: [u8; 32],
-    /// What survives a crash.
+    /// Volume and key stores: they survive a crash.
     pub disk: Disk,
     /// The running process.
     pub process: Option<Process>,
-    /// How it behaves.
+    /// Behaviour towards others.
     pub behaviour: Behaviour,
-    /// What the process wanted a person to hear of.
+    /// Notices that the process gave for a person.
     pub notices: Vec<Notice>,
-    /// Whether its volume and seal are gone for good.
+    /// True when volume and seal are gone for good.
     pub lost: bool,
-    /// Whether the state came from its replica and it has not abstained yet.
+    /// True when the state came from its replica and the node has not abstained yet.
     pub restored: bool,
-    /// How often its process died.
+    /// Number of times that the process died.
     pub crashes: u32,
     lives: u64,
 }
@@ -39,19 +39,19 @@ pub struct Node {
 pub struct Process {
     /// The protocol machine.
     pub participant: Participant,
-    /// What waits before it.
+    /// Inputs that wait before the protocol machine.
     pub intake: Intake,
-    /// What was fed of the API server's lists.
+    /// Memory of what was fed of the API server's lists.
     pub feed: Feed,
     /// The revision that its watch has come to.
     pub revision: u64,
     /// The revision that was fed last.
     pub fed: Option<u64>,
-    /// Whether something has to be fed again though nothing changed.
+    /// True when something has to be fed again though nothing changed.
     pub again: bool,
-    /// Its peers' streams.
+    /// Streams of the peers.
     pub readers: BTreeMap<NodeIndex, Reader>,
-    /// Tells this process from the node's earlier ones.
+    /// Number that tells this process from the node's earlier ones.
     pub life: u64,
 }
 
@@ -61,9 +61,9 @@ pub struct Reader {
     pub position: u64,
     /// The file that the position belongs to.
     pub lineage: u64,
-    /// Whether a read is on its way.
+    /// True while a read is on its way.
     pub reading: bool,
-    /// When this peer is asked for what is wanted.
+    /// Turns at which this peer is asked for what is wanted.
     pub turns: Turns,
 }
 
@@ -80,10 +80,10 @@ pub struct Disk {
     pub outbox: Outbox,
 }
 
-/// What a node lets others read, in order: only what is durable, unless it lies.
+/// Rows that a node lets others read, in order: only what is durable, unless it lies.
 #[derive(Default)]
 pub struct Outbox {
-    /// Changes when positions begin anew.
+    /// Number that changes when positions begin anew.
     pub lineage: u64,
     /// The rows by position.
     pub rows: BTreeMap<u64, Row>,
@@ -97,11 +97,11 @@ pub struct Outbox {
 pub struct Row {
     /// The attempt that it belongs to; zero for prekey sets.
     pub number: EpochNumber,
-    /// What it says; to others something else, when the node has two faces.
+    /// Blobs that it shows; a second one to other readers, when the node has two faces.
     pub faces: Vec<Rc<Blob>>,
 }
 
-/// Where a process may die while it carries out outputs.
+/// Points at which a process may die while it carries out outputs.
 const CRASH_POINTS: u32 = 5;
 
 impl Node {
@@ -157,13 +157,13 @@ impl Node {
         self.publish();
     }
 
-    /// The process dies.
+    /// Lets the process die.
     pub fn crash(&mut self) {
         self.process = None;
         self.crashes += 1;
     }
 
-    /// The volume is gone and its replica is not: state and outbox come back, the file of bundles does not.
+    /// Loses the volume and not its replica: state and outbox come back, the file of bundles does not.
     pub fn lose_volume(&mut self) {
         self.crash();
         self.disk.blobs.clear();
@@ -215,7 +215,7 @@ impl Node {
         }
     }
 
-    /// Turns honest or not. An honest node says from now on what it had meant to say.
+    /// Makes the node honest or not. An honest node says from now on what it had meant to say.
     pub(crate) fn behave(&mut self, behaviour: Behaviour) {
         self.behaviour = behaviour;
         if behaviour == Behaviour::Honest {
@@ -267,23 +267,35 @@ impl Node {
         self.said().map(|(_, message)| Arc::new(message.clone())).collect()
     }
 
-    /// Whether the process runs.
+    /// Tells whether the process runs.
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.process.is_some()
     }
 
-    /// Whether the node runs and talks.
+    /// Tells whether the node runs and talks.
     #[must_use]
     pub fn answers(&self) -> bool {
         self.is_up() && self.behaviour != Behaviour::Silent
     }
 
-    /// Whether the share of an epoch exists on this node's disk, running or not.
+    /// Tells whether the share of an epoch exists on this node's disk, running or not.
     #[must_use]
     pub fn has_share(&self, number: EpochNumber) -> bool {
         self.disk.secrets.contains_key(&SecretName::Share(number))
     }
+}
+
+/// Returns the nodes that run and hold their share of an epoch.
+pub(crate) fn holders(nodes: &BTreeMap<NodeIndex, Node>, number: EpochNumber) -> BTreeSet<NodeIndex> {
+    let holds = |node: &&Node| node.process.as_ref().is_some_and(|it| it.participant.share(number).is_some());
+    nodes.values().filter(holds).map(|node| node.index).collect()
+}
+
+/// Returns the nodes that are not lost for good and have their share of an epoch, running or not.
+pub(crate) fn living_holders(nodes: &BTreeMap<NodeIndex, Node>, number: EpochNumber) -> BTreeSet<NodeIndex> {
+    let lives = |node: &&Node| !node.lost && node.has_share(number);
+    nodes.values().filter(lives).map(|node| node.index).collect()
 }
 
 fn message(blob: &Rc<Blob>) -> Option<&SignedMessage> {

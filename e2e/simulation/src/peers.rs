@@ -1,4 +1,4 @@
-//! How nodes learn: from the API server through a watch that lags, from their own files, and from peers across a network that
+//! Sources from which nodes learn: the API server through a watch that lags, from their own files, and from peers across a network that
 //! delays and loses. What is fed and fetched is decided by [`keyfleet_threshold::feed`], as in the product.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,14 +15,11 @@ use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::round::{Blob, Outputs, Refusal};
 
-use crate::fleet::{Event, Fleet};
 use crate::node::{Node, Reader};
-
-/// Parsed `KeyEpoch`s by number and version: every node reads the same ones.
-pub(crate) type Parsed = BTreeMap<u64, (String, Option<ListedEpoch>)>;
+use crate::world::{Event, Fleet, Parsed};
 
 impl Fleet {
-    /// A node looks around: its own status, the API server's lists, its peers' streams, and what it lacks.
+    /// Lets a node look around: its own status, the API server's lists, its peers' streams, and what it lacks.
     pub(crate) fn poll(&mut self, index: NodeIndex) {
         if !self.nodes[&index].is_up() {
             return;
@@ -39,7 +36,7 @@ impl Fleet {
         self.follow_peers(index);
     }
 
-    /// The node writes its own status: the identity that it offers, its prekey sets, whether it serves.
+    /// Writes a node's own status: the identity that it offers, its prekey sets, whether it serves.
     fn write_status(&mut self, index: NodeIndex) {
         let node = &self.nodes[&index];
         let Some(process) = &node.process else { return };
@@ -130,7 +127,7 @@ impl Fleet {
         self.nodes[&index].process.as_ref().is_some_and(|process| process.life == life)
     }
 
-    /// Rows of a peer's stream arrive, in their order.
+    /// Takes in rows of a peer's stream, in their order.
     pub(crate) fn read(&mut self, to: NodeIndex, from: NodeIndex, life: u64, upto: u64) {
         if !self.is_alive(to, life) {
             return;
@@ -152,7 +149,7 @@ impl Fleet {
         self.feed(to, &inputs);
     }
 
-    /// A peer's answer to a `Fetch` arrives.
+    /// Takes in a peer's answer to a `Fetch`.
     pub(crate) fn fetch(&mut self, to: NodeIndex, from: NodeIndex, life: u64, digests: &[Digest]) {
         if !self.is_alive(to, life) || !self.nodes[&from].answers() {
             return;
@@ -206,7 +203,7 @@ impl Fleet {
 }
 
 impl Node {
-    /// What the node hands out for these digests.
+    /// Returns what the node hands out for these digests.
     pub(crate) fn hand_out(&self, wanted: &BTreeSet<Digest>) -> BTreeMap<Digest, Blob> {
         let Some(process) = &self.process else { return BTreeMap::new() };
         let kept = |digest: &Digest| self.disk.blobs.get(digest).map(|blob| blob.as_ref().clone());
@@ -214,7 +211,7 @@ impl Node {
     }
 }
 
-/// What a prekey set offers, if it is signed by the pinned identity.
+/// Returns what a prekey set offers, if it is signed by the pinned identity.
 fn offer(signed: &SignedPrekeySet, pin: Option<PinnedKey>) -> Option<Offer> {
     let set = signed.verify(&IdentityPublicKey(pin?.0))?;
     Some(Offer { number: set.number, digest: signed.digest(), last_resort: set.last_resort, slots: set.slots.len() })

@@ -4,8 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use keyfleet_threshold::identifiers::NodeIndex;
 
-use crate::fleet::Fleet;
 use crate::settings::Settings;
+use crate::world::Fleet;
 
 /// Changes in one life.
 const CHANGES: u32 = 12;
@@ -13,7 +13,7 @@ const CHANGES: u32 = 12;
 /// starvation, and ten boundaries.
 const RECOVERY_BLOCKS: u64 = 200;
 
-/// What came of one life.
+/// Result of one life.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Outcome {
     /// The seed that replays it.
@@ -26,7 +26,7 @@ pub struct Outcome {
     pub events: u64,
     /// Rounds, failed ones included.
     pub rounds: u64,
-    /// What broke; `None` when all held.
+    /// First line of what broke; `None` when all held.
     pub broken: Option<String>,
 }
 

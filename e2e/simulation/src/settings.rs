@@ -1,4 +1,4 @@
-//! How hostile the world is.
+//! Settings: chances and delays that make the world hostile.
 
 /// Chances and delays of everything that goes wrong by itself.
 #[derive(Clone, Copy, Debug)]

@@ -14,7 +14,7 @@ fn index(i: u32) -> NodeIndex {
 ///
 /// seed: 003-46
 #[test]
-fn a_node_away_for_a_hundred_rounds_returns_as_another_is_lost_and_the_key_survives() {
+fn a_node_away_for_a_hundred_rounds_saves_the_key() {
     let mut fleet = Fleet::new(4, Settings::CALM, 4, 3, 3);
     fleet.edit(|spec| {
         let deadlines = &mut spec.schedule.deadlines;
@@ -65,7 +65,7 @@ fn a_node_that_missed_a_round_catches_up_without_another() {
 /// A dealer cheats a node that is away. On its return it cannot reveal a last-resort key; it says that it is unable, and
 /// that dealer is left out of the next plan, which gives the node its share.
 #[test]
-fn a_dealer_that_cheats_an_absent_node_is_left_out_of_the_next_plan() {
+fn a_dealer_that_cheats_an_absent_node_is_left_out() {
     let mut fleet = Fleet::new(6, Settings::CALM, 5, 3, 3);
     let mut active = fleet.next_active(None, 30);
     fleet.run_until("everyone holds it", 5, |fleet| fleet.holders(active).len() == 5);
@@ -89,7 +89,7 @@ fn a_dealer_that_cheats_an_absent_node_is_left_out_of_the_next_plan() {
 
 /// The active epoch can no longer supply a threshold of dealers: after a whole interval an older kept epoch is dealt on.
 #[test]
-fn when_the_active_epoch_starves_an_older_kept_one_is_the_source() {
+fn a_starving_epoch_is_replaced_from_an_older_one() {
     // Six nodes, threshold four; the next epoch moves to nodes 1, 2, 3, 7, 8, 9, of which then three are lost. Nodes 4, 5 and 6
     // are let go, and hold what is kept until it retires.
     let mut fleet = Fleet::new(7, Settings::CALM, 6, 4, 4);
@@ -113,12 +113,12 @@ fn when_the_active_epoch_starves_an_older_kept_one_is_the_source() {
 
 /// Sets of prekeys are made for a fleet of the size that their node knows. Node 4 is away while the fleet triples: the plans
 /// that follow name no more dealers than it has keys for, and the others' larger sets are named at once. Back, it makes
-/// larger ones, and all deal again.
+/// larger ones, and all deal again. No round fails on the way.
 #[test]
-fn a_fleet_that_triples_goes_on_without_a_failed_round_while_a_node_is_away_whose_prekeys_are_for_the_small_one() {
+fn a_fleet_triples_while_a_node_is_away() {
     let mut fleet = Fleet::new(8, Settings::CALM, 4, 3, 3);
     let mut active = fleet.next_active(None, 30);
-    // The first sets are for any fleet; so many rounds consume them.
+    // The first sets are for any fleet; five rounds consume them.
     for _ in 0..5 {
         active = fleet.next_active(Some(active), 30);
     }

@@ -2,6 +2,7 @@
 
 use keyfleet_crds::convert::{certificate_of, point};
 use keyfleet_crds::epoch::status::{Culprit, Fault};
+use keyfleet_simulation::node::Node;
 use keyfleet_simulation::{Behaviour, Fleet, Settings, seeds};
 use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::round::{Blob, Body, SignedMessage};
@@ -41,7 +42,7 @@ fn evidence(fleet: &Fleet, number: EpochNumber, who: u32) -> Vec<SignedMessage> 
     let digests = culprit(fleet, number, who).map_or(&[][..], |culprit| &culprit.evidence_digests);
     let kept = |digest: &Digest| fleet.nodes.values().find_map(|node| node.disk.blobs.get(digest).cloned());
     let said = |digest: &Digest| {
-        let mut said = fleet.nodes.values().flat_map(keyfleet_simulation::node::Node::said);
+        let mut said = fleet.nodes.values().flat_map(Node::said);
         said.find(|(_, message)| message.digest() == *digest).map(|(_, message)| message.clone())
     };
     let message = |digest: Digest| match kept(&digest).as_deref() {
@@ -62,8 +63,9 @@ fn complains(evidence: &[SignedMessage], who: u32, accused: u32) -> bool {
     })
 }
 
+/// A dealer that seals a bad share is left out, and named by a complaint that anyone can judge.
 #[test]
-fn a_dealer_that_seals_a_bad_share_is_left_out_and_named_by_a_complaint_that_anyone_can_judge() {
+fn a_dealer_that_seals_a_bad_share_is_left_out_and_named() {
     for seed in seeds(3) {
         let (fleet, number) = reshare_with(seed, 5, 3, &[(2, Behaviour::LyingDealer { victim: index(4) })]);
         assert_eq!(qualified(&fleet, number), [1, 3, 4, 5], "seed {seed}: the liar must not qualify");
@@ -86,9 +88,10 @@ fn a_mute_dealer_costs_one_deadline_and_nothing_else() {
     }
 }
 
+/// A dealer that signs two bundles is left out, and both bundles are the evidence.
 /// seed: 004-27
 #[test]
-fn a_dealer_that_signs_two_bundles_is_left_out_and_both_are_the_evidence() {
+fn a_dealer_that_signs_two_bundles_is_left_out_and_named() {
     for seed in seeds(4) {
         let (fleet, number) = reshare_with(seed, 5, 3, &[(1, Behaviour::Equivocator)]);
         assert_eq!(qualified(&fleet, number), [2, 3, 4, 5], "seed {seed}");
@@ -97,8 +100,9 @@ fn a_dealer_that_signs_two_bundles_is_left_out_and_both_are_the_evidence() {
     }
 }
 
+/// A dealer that deals something else than its share is named by everyone.
 #[test]
-fn a_dealer_that_deals_something_else_than_its_share_is_named_by_everyone() {
+fn a_dealer_that_deals_another_secret_is_named() {
     for seed in seeds(2) {
         let (fleet, number) = reshare_with(seed, 4, 3, &[(4, Behaviour::ForeignConstant)]);
         assert_eq!(qualified(&fleet, number), [1, 2, 3], "seed {seed}");
@@ -117,9 +121,10 @@ fn a_false_complaint_harms_its_author_alone() {
     }
 }
 
+/// A receiver that prepares another vector is not counted, and its nonsense signature stops nothing.
 /// seed: 004-09, 004-27
 #[test]
-fn a_receiver_that_prepares_another_vector_is_not_counted_and_its_nonsense_signature_stops_nothing() {
+fn a_receiver_of_another_vector_stops_nothing() {
     for seed in seeds(2) {
         let (fleet, number) = reshare_with(seed, 4, 3, &[(2, Behaviour::Saboteur)]);
         assert_eq!(fault(&fleet, number, 2), Some(Fault::WrongVector), "seed {seed}");
@@ -133,7 +138,7 @@ fn a_receiver_that_prepares_another_vector_is_not_counted_and_its_nonsense_signa
 /// At most n−t nodes may be corrupt for liveness: with exactly that many of different kinds the round still succeeds.
 /// seed: 002-13
 #[test]
-fn as_many_adversaries_as_are_allowed_at_once_do_not_stop_a_round() {
+fn the_most_adversaries_allowed_do_not_stop_a_round() {
     for seed in seeds(3) {
         let adversaries = [
             (1, Behaviour::LyingDealer { victim: index(6) }),
@@ -161,9 +166,10 @@ fn a_genesis_succeeds_beside_a_lying_and_a_mute_dealer() {
     }
 }
 
+/// A round below its quorum fails with its reason, and the next boundary succeeds unaided.
 /// seed: 001-29, 003-30, 004-02, 004-34
 #[test]
-fn a_round_below_its_quorum_fails_with_its_reason_and_the_next_boundary_succeeds_unaided() {
+fn a_round_below_its_quorum_fails_and_the_next_succeeds() {
     let mut fleet = Fleet::new(1, Settings::CALM, 6, 4, 5);
     let first = fleet.next_active(None, 30);
     fleet.run_until("everyone holds it", 5, |fleet| fleet.holders(first).len() == 6);
@@ -192,7 +198,7 @@ fn a_round_below_its_quorum_fails_with_its_reason_and_the_next_boundary_succeeds
 /// have turned honest and the world is calm, the next round succeeds with the same key.
 /// seed: 002-25
 #[test]
-fn random_adversaries_in_a_rough_world_break_no_invariant_and_no_key() {
+fn random_adversaries_in_a_rough_world_break_nothing() {
     for seed in seeds(6) {
         let n = 4 + u32::try_from(seed % 3).expect("small");
         let threshold = u16::try_from(n / 2 + 1).expect("small");

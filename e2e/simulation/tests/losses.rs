@@ -7,7 +7,7 @@ use keyfleet_simulation::{Fleet, Settings};
 enum Step {
     /// The node goes away, and its disk stays.
     Away(u32),
-    /// It returns.
+    /// The node returns.
     Back(u32),
     /// A boundary's round ends well.
     Round,
@@ -60,7 +60,7 @@ fn a_node_that_missed_three_rounds_saves_the_key() {
     lives_through(1, 5, 3, &[Away(1), Round, Round, Round, Lose(2), Lose(3), Back(1)]);
 }
 
-/// What destroyed nodes had proven confirms nothing, and retires nothing that the living need.
+/// Proofs of destroyed nodes confirm nothing, and retire nothing that the living need.
 #[test]
 fn destroyed_nodes_confirm_no_epoch_and_retire_none() {
     lives_through(2, 5, 3, &[Away(4), Away(5), Round, Round, Lose(1), Lose(2), Back(4)]);
@@ -80,6 +80,6 @@ fn a_newcomer_that_missed_its_first_round_saves_the_key() {
 
 /// The default fleet: one node away for three rounds, another destroyed, and the first one back before anything is retired.
 #[test]
-fn a_default_fleet_survives_one_loss_while_another_node_is_behind() {
+fn a_default_fleet_survives_one_loss_with_another_node_behind() {
     lives_through(5, 4, 3, &[Away(4), Round, Round, Round, Lose(3), Back(4), Round]);
 }

@@ -4,9 +4,10 @@ use keyfleet_crds::cluster::RemoveNode;
 use keyfleet_simulation::{Fleet, Settings, seeds};
 use keyfleet_threshold::identifiers::EpochNumber;
 
+/// A calm fleet makes a key and reshares it on every boundary.
 /// seed: 002-05
 #[test]
-fn a_calm_fleet_makes_a_key_and_reshares_it_on_every_boundary() {
+fn a_calm_fleet_reshares_its_key_on_every_boundary() {
     let mut fleet = Fleet::new(1, Settings::CALM, 4, 3, 3);
     let mut active = None;
     for _ in 0..6 {
@@ -21,9 +22,10 @@ fn a_calm_fleet_makes_a_key_and_reshares_it_on_every_boundary() {
     assert_eq!(fleet.holders(EpochNumber(1)).len(), 0, "the first epoch is retired and its shares are gone");
 }
 
-/// Nodes make their first prekeys before they know how many they will be.
+/// A large fleet makes its key in its first attempt and reshares it in the next, although nodes make their first prekeys before
+/// they know how many nodes there will be.
 #[test]
-fn a_large_fleet_makes_its_key_in_its_first_attempt_and_reshares_it_in_the_next() {
+fn a_large_fleet_needs_one_attempt_for_each_of_two_epochs() {
     let mut fleet = Fleet::new(2, Settings::CALM, 12, 8, 8);
     let first = fleet.next_active(None, 30);
     let second = fleet.next_active(Some(first), 30);
@@ -34,7 +36,7 @@ fn a_large_fleet_makes_its_key_in_its_first_attempt_and_reshares_it_in_the_next(
 ///
 /// seed: 003-32
 #[test]
-fn an_operator_away_over_two_boundaries_catches_up_with_exactly_one_round() {
+fn an_operator_away_over_two_boundaries_runs_one_round() {
     let mut fleet = Fleet::new(3, Settings::CALM, 4, 3, 3);
     let first = fleet.next_active(None, 30);
     let second = fleet.next_active(Some(first), 30);
@@ -57,7 +59,7 @@ fn an_operator_away_over_two_boundaries_catches_up_with_exactly_one_round() {
 ///
 /// seed: 002-02, 003-56, 003-61, 004-22
 #[test]
-fn random_fleets_in_a_rough_world_keep_their_key_through_changes_of_membership() {
+fn random_fleets_in_a_rough_world_keep_their_key() {
     for seed in seeds(12) {
         let n = 3 + u32::try_from(seed % 4).expect("small");
         let mut fleet = Fleet::new(seed, Settings::ROUGH, n, 2, 2);
@@ -88,7 +90,7 @@ fn a_seed_reproduces_a_run_event_by_event() {
     assert_eq!(run(), run(), "the same seed must give the same events");
 }
 
-/// Any threshold and minHolders that so many nodes allow.
+/// Chooses any threshold and minHolders that `nodes` nodes allow.
 fn choose_thresholds(fleet: &mut Fleet, nodes: u32) -> (u32, u32) {
     let lowest = nodes / 2 + 1;
     let threshold = lowest + below(fleet, nodes - lowest);

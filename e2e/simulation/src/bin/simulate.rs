@@ -14,7 +14,7 @@ use keyfleet_simulation::scenario::{self, Outcome};
 /// Runs whole fleets in memory: every fault, every decision, many seeds.
 #[derive(Parser)]
 struct Arguments {
-    /// How many fleets
+    /// Number of fleets
     #[arg(long, default_value_t = 100)]
     runs: u64,
     /// Replays the fleet of this seed alone
