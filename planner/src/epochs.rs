@@ -76,13 +76,13 @@ fn advance(state: &State, number: u64, epoch: &Epoch, kept: bool) -> Option<KeyE
 }
 
 fn confirms(state: &State, number: u64, epoch: &Epoch) -> bool {
-    let said = state.heard.closing.get(&number).is_some_and(|closing| closing.decision == Some(Decision::Confirm));
+    let said = state.view.closing.get(&number).is_some_and(|closing| closing.decision == Some(Decision::Confirm));
     let receivers: BTreeSet<u32> = epoch.spec.receivers.iter().map(|receiver| receiver.index).collect();
-    let holding = state.heard.holds.get(&number).map(|holds| holds & &receivers).unwrap_or_default();
+    let holding = state.view.holds.get(&number).map(|holds| holds & &receivers).unwrap_or_default();
     // What the core counts are words; here they must be proven.
     let needed = convert::plan_of(&epoch.spec).map(|plan| plan.holders_to_confirm());
     let by_count = said && needed.is_ok_and(|needed| holding.len() >= needed);
-    let answering = receivers.intersection(&state.heard.connected).count();
+    let answering = receivers.intersection(&state.view.connected).count();
     let since = epoch.status.as_ref().and_then(key_epoch::entered);
     let after_seconds = i64::from(state.cluster.spec.epochs.confirm_after_seconds);
     let outlasted = since.is_some_and(|since| state.now.as_second() - since.0.as_second() >= after_seconds);
@@ -92,15 +92,15 @@ fn confirms(state: &State, number: u64, epoch: &Epoch) -> bool {
 /// Writes down which nodes proved to hold an epoch and which destroyed it, when that has changed since the last write.
 fn observe(state: &State, number: u64, epoch: &Epoch, status: &mut KeyEpochStatus) {
     if key_epoch::serves(Some(status)) {
-        let holds = state.heard.holds.get(&number).into_iter().flatten();
+        let holds = state.view.holds.get(&number).into_iter().flatten();
         let mut possessors: BTreeSet<u32> = status.possessors.iter().chain(holds).copied().collect();
         // Who cannot prove it now is known to hold it no more.
-        let refuted = state.heard.unproven.get(&number);
+        let refuted = state.view.unproven.get(&number);
         possessors.retain(|index| refuted.is_none_or(|refuted| !refuted.contains_key(index)));
         status.held = Some(format!("{}/{}", possessors.len(), epoch.spec.receivers.len()));
         status.possessors = possessors.into_iter().collect();
     }
-    for (index, digest) in state.heard.erased.get(&number).into_iter().flatten() {
+    for (index, digest) in state.view.erased.get(&number).into_iter().flatten() {
         if status.phase == Some(Phase::Retired) && !status.erased.iter().any(|erased| erased.index == *index) {
             status.erased.push(ErasedNode { index: *index, statement_digest: *digest });
             status.erased.sort_by_key(|erased| erased.index);

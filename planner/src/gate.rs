@@ -46,7 +46,7 @@ pub fn reports(state: &State) -> Result<(), Stop> {
     record(state)?;
     let Some(newest) = state.newest_certified() else { return Ok(()) };
     let (number, needed) = (newest.number, newest.threshold as usize);
-    let answered = newest.receivers.iter().filter(|node| state.heard.highest.contains_key(&node.index)).count();
+    let answered = newest.receivers.iter().filter(|node| state.view.highest.contains_key(&node.index)).count();
     if answered >= needed {
         return Ok(());
     }
@@ -147,13 +147,13 @@ fn rolled_back(state: &State) -> Result<(), Stop> {
         !named && state.nodes.get(index).is_none_or(|node| !node.spec.removed)
     };
     let mut said: Vec<_> =
-        state.heard.highest.iter().filter(|(index, highest)| **highest >= next && stays(index)).collect();
+        state.view.highest.iter().filter(|(index, highest)| **highest >= next && stays(index)).collect();
     said.sort_by_key(|(_, highest)| **highest);
     // The highest number that one of them says who does not lie.
     let above = said.len().checked_sub(may_be_lost + 1).map(|at| said[at]);
     let newer = newest_believed(state, active, may_be_lost, stays);
     let Some((node, number)) = newer.or(above) else { return Ok(()) };
-    let proven = state.heard.holds.get(number).map_or(0, BTreeSet::len);
+    let proven = state.view.holds.get(number).map_or(0, BTreeSet::len);
     let holds = if proven > 0 { format!(" ({proven} nodes prove that they hold its share)") } else { String::new() };
     Err(Stop::person(
         Reason::RecordRolledBack,
@@ -175,10 +175,10 @@ fn newest_believed(
 ) -> Option<(&u32, &u64)> {
     // A certificate of a known attempt may reach the operator before the record of its activation.
     let unknown = |number: &u64| *number > active && !state.epochs.contains_key(number);
-    let shown = || state.heard.certified.iter().filter(|(index, number)| unknown(number) && stays(index));
+    let shown = || state.view.certified.iter().filter(|(index, number)| unknown(number) && stays(index));
     let is_believed = |number: &u64| {
-        let proven = state.heard.holds.get(number).map_or(0, BTreeSet::len);
-        let is_held = state.heard.thresholds.get(number).is_some_and(|threshold| proven >= *threshold);
+        let proven = state.view.holds.get(number).map_or(0, BTreeSet::len);
+        let is_held = state.view.thresholds.get(number).is_some_and(|threshold| proven >= *threshold);
         is_held || shown().filter(|(_, other)| *other >= number).count() > may_be_lost
     };
     shown().filter(|(_, number)| is_believed(number)).max_by_key(|(_, number)| **number)

@@ -231,7 +231,7 @@ fn strays(state: &State) -> Vec<Action> {
 
 pub(super) fn drive(state: &State, number: u64, epoch: &Epoch) -> Vec<Action> {
     let now = moment(state);
-    let closing = state.heard.closing.get(&number).cloned().unwrap_or_default();
+    let closing = state.view.closing.get(&number).cloned().unwrap_or_default();
     let Ok(plan) = convert::plan_of(&epoch.spec) else { return Vec::new() };
     let after = if let Some(before) = epoch.status.as_ref().filter(|status| status.phase.is_some()) {
         let Some(decision) = closing.decision else { return Vec::new() };
@@ -333,7 +333,7 @@ fn plan(state: &State, members: &Members, reservation: &Reservation) -> Result<V
             certifying_blocks: spec.schedule.deadlines.certifying_blocks,
         },
         receivers: receivers.iter().map(|index| node_view(state, *index)).collect::<Result<_, _>>()?,
-        connected: indexes(&state.heard.connected)?,
+        connected: indexes(&state.view.connected)?,
         avoid: avoid.clone(),
     };
     if active.is_none() {
@@ -354,7 +354,7 @@ fn avoid(state: &State) -> Result<BTreeSet<NodeIndex>, ConvertError> {
     // Who was silent once may deal again; a lie is proven.
     let proven = last.into_iter().flat_map(|status| &status.culprits).filter(|c| !c.evidence_digests.is_empty());
     let culprits = proven.map(|culprit| culprit.index);
-    indexes(&culprits.chain(state.heard.cheated.iter().copied()).collect())
+    indexes(&culprits.chain(state.view.cheated.iter().copied()).collect())
 }
 
 fn node_view(state: &State, index: u32) -> Result<NodeView, Waiting> {
@@ -379,7 +379,7 @@ fn kept(state: &State, number: u64, epoch: &Epoch) -> Result<KeptEpoch, ConvertE
         plan: convert::plan_of(&epoch.spec)?,
         vector: Digest(vector.0),
         public_key: convert::point(&key)?,
-        holders: indexes(state.heard.holds.get(&number).unwrap_or(&BTreeSet::new()))?,
+        holders: indexes(state.view.holds.get(&number).unwrap_or(&BTreeSet::new()))?,
     })
 }
 

@@ -10,7 +10,7 @@ use keyfleet_crds::values::PinnedKey;
 use keyfleet_crds::{KeyEpochSpec, KeyEpochStatus, KmsClusterSpec, KmsClusterStatus, KmsNodeSpec};
 use keyfleet_threshold::coordination::Offer;
 
-use crate::view::Heard;
+use crate::view::StreamView;
 
 /// One cluster as the operator sees it at one moment.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ pub struct State {
     /// True when no pod of the cluster is left, or a deletion has waited for them as long as it may.
     pub stopped: bool,
     /// Messages and reports of nodes to this process, judged.
-    pub heard: Heard,
+    pub view: StreamView,
     /// The newest block that counts, or why none is known.
     pub block: Result<u64, BlockError>,
     /// The newest block ever known to this process or any record; deadlines and back-off go by it while the source is down.
@@ -277,7 +277,7 @@ impl State {
     /// Returns true when as many receivers of an epoch as its threshold prove that they hold it: enough to serve and to deal.
     #[must_use]
     pub fn is_proven(&self, number: u64, plan: &KeyEpochSpec) -> bool {
-        let holds = self.heard.holds.get(&number);
+        let holds = self.view.holds.get(&number);
         let receivers = plan.receivers.iter().map(|receiver| receiver.index);
         let proven = receivers.filter(|index| holds.is_some_and(|holds| holds.contains(index))).count();
         proven >= plan.threshold as usize
@@ -289,6 +289,6 @@ impl State {
         self.cluster.status.public_key.is_some()
             || self.active().is_some()
             || self.recorded().is_some_and(Record::forbids_genesis)
-            || !self.heard.certified.is_empty()
+            || !self.view.certified.is_empty()
     }
 }

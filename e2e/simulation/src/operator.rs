@@ -14,7 +14,7 @@ use keyfleet_threshold::identifiers::Digest;
 pub(crate) struct Operator {
     /// False while the operator is stopped.
     pub(crate) up: bool,
-    pub(crate) view: Transcripts,
+    pub(crate) transcripts: Transcripts,
     pub(crate) streams: BTreeMap<u32, Stream>,
     pub(crate) queue: VecDeque<Action>,
     pub(crate) starved_since: Option<u64>,

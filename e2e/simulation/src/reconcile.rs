@@ -43,9 +43,9 @@ impl Fleet {
         operator.last_block = operator.last_block.max(self.block.0);
         let key = objects.cluster.status.public_key;
         let watched = watched(objects, operator.last_block, now(self.now_ms));
-        let heard = operator.view.heard(key, &watched);
+        let view = operator.transcripts.view(key, &watched);
         let state =
-            objects.state(heard, Ok(self.block.0), operator.last_block, operator.starved_since, now(self.now_ms));
+            objects.state(view, Ok(self.block.0), operator.last_block, operator.starved_since, now(self.now_ms));
         let decisions = decide(&state);
         operator.starved_since = decisions.starved.then(|| operator.starved_since.unwrap_or(self.block.0));
         let busy = !decisions.actions.is_empty() || status::is_busy(&state);
@@ -113,8 +113,8 @@ impl Fleet {
         operator.streams.retain(|index, stream| {
             let stays = targets.get(index) == Some(&stream.identity);
             if !stays {
-                operator.view.disconnect(*index);
-                operator.view.forget(*index);
+                operator.transcripts.disconnect(*index);
+                operator.transcripts.forget(*index);
             }
             stays
         });
@@ -135,7 +135,7 @@ impl Fleet {
                 reported: None,
             });
             if stream.life.is_some() && (breaks || stream.life != life || stream.lineage != lineage) {
-                operator.view.disconnect(index);
+                operator.transcripts.disconnect(index);
                 (stream.life, stream.reading) = (None, false);
             }
             let Some(life) = life else { continue };
@@ -186,7 +186,7 @@ impl Fleet {
                 good.then(|| operator.verified.insert(known));
                 good.then_some(Certified { number, vector: newest.vector })
             });
-            operator.view.report(index, reported.highest, certified, claims);
+            operator.transcripts.report(index, reported.highest, certified, claims);
             stream.reported = Some(reported);
         }
         let pin = IdentityPublicKey(stream.identity.0);
@@ -195,23 +195,23 @@ impl Fleet {
             for blob in row.faces.iter().filter(|blob| says_itself(blob, index_, &pin)) {
                 match blob.as_ref() {
                     Blob::Message(message) if message.is_signed_by(&pin) => {
-                        operator.view.say(index, row.number.0, message.clone());
+                        operator.transcripts.say(index, row.number.0, message.clone());
                     }
                     Blob::Prekeys(set) => {
-                        operator.view.offer(index, set.unverified().number.0, set.clone());
+                        operator.transcripts.offer(index, set.unverified().number.0, set.clone());
                     }
                     Blob::Message(_) | Blob::Vector(_) => {}
                 }
             }
         }
-        operator.view.caught_up(index);
+        operator.transcripts.caught_up(index);
     }
 
     /// Asks the nodes whose streams are open for what rounds need by digest.
     fn ask(&mut self, who: usize) {
         let objects = self.api.now.clone();
         let watched = watched(&objects, self.operators[who].last_block, now(self.now_ms));
-        let mut wanted = self.operators[who].view.wanted(&watched);
+        let mut wanted = self.operators[who].transcripts.wanted(&watched);
         let open = |(index, stream): (&u32, &Stream)| stream.life.and(NodeIndex::new(*index));
         let peers: Vec<_> = self.operators[who].streams.iter().filter_map(open).collect();
         for peer in peers {
@@ -223,7 +223,7 @@ impl Fleet {
             }
             for (digest, blob) in self.nodes[&peer].hand_out(&wanted) {
                 wanted.remove(&digest);
-                let view = &mut self.operators[who].view;
+                let view = &mut self.operators[who].transcripts;
                 match blob {
                     Blob::Message(message) => view.fetched(&message),
                     Blob::Prekeys(set) => view.fetched_set(&set),

@@ -25,7 +25,7 @@ use crate::metrics::Measured;
 use crate::node_streams::Target;
 use crate::objects::{Fleet, access, network, retention};
 use keyfleet_planner::state::Retention;
-use keyfleet_planner::view::{Heard, Watched};
+use keyfleet_planner::view::{StreamView, Watched};
 use keyfleet_planner::{self as planner, Action as Write, Decisions, State, key_epoch, status};
 
 /// Wait between two reconciles of a cluster with an open round: deadlines pass though no node speaks.
@@ -74,15 +74,15 @@ async fn validate(context: &Context, key: &ObjectKey, read: &Read, memory: &mut 
     let (block, last_block) = newest_block(context, &read.cluster, memory, now).await;
     let status = read.cluster.status.as_ref();
     memory.id = status.and_then(|status| status.cluster_id);
-    let heard = match memory.id {
+    let view = match memory.id {
         Some(id) => {
             context.nodes.follow(id, targets(read, &key.name, &key.namespace));
             let public_key = status.and_then(|status| status.public_key);
             context.nodes.view(id, public_key, watched(read, last_block, now)).await
         }
-        None => Heard::default(),
+        None => StreamView::default(),
     };
-    observe(read, heard, block, last_block, memory, &context.options, now)
+    observe(read, view, block, last_block, memory, &context.options, now)
 }
 
 fn decide(context: &Context, key: &ObjectKey, state: &State, mut memory: Memory) -> Decisions {
@@ -141,7 +141,7 @@ fn measured(state: &State) -> Measured {
         active_epoch: status.active_epoch.unwrap_or(0),
         next_boundary: status.next_boundary.unwrap_or(0),
         ready: state.nodes.values().filter(|node| node.ready).count(),
-        connected: state.heard.connected.len(),
+        connected: state.view.connected.len(),
         swept: state.retention.succeeded().map_or(0, jiff::Timestamp::as_second),
         sweep_fails: matches!(state.retention, Retention::Failing { .. }),
     }

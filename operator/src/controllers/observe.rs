@@ -17,7 +17,7 @@ use crate::blocks::BlockError;
 use crate::objects::{Fleet, config};
 use keyfleet_planner::State;
 use keyfleet_planner::state::{Cluster, Epoch, Lag, Node, Recorded, Retention};
-use keyfleet_planner::view::Heard;
+use keyfleet_planner::view::StreamView;
 
 /// Longest wait of a deletion for pods to end, in seconds.
 const STOP_SECONDS_MAX: i64 = 300;
@@ -42,7 +42,7 @@ pub(super) struct Read {
 /// The state, but for what nodes said.
 pub(super) fn observe(
     read: &Read,
-    heard: Heard,
+    view: StreamView,
     block: Result<u64, BlockError>,
     last_block: u64,
     memory: &Memory,
@@ -81,7 +81,7 @@ pub(super) fn observe(
         finalizers: !options.scope.is_only(&options.namespace),
         stopped: !read.pods.iter().any(keeps_state) || waited_long_enough(&read.cluster, now),
         cluster,
-        heard,
+        view,
         block,
         last_block,
         starved_since: memory.starved_since,

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use keyfleet_crds::values::{ClusterId, PinnedKey, PublicKey};
-use keyfleet_planner::view::{Heard, Watched};
+use keyfleet_planner::view::{StreamView, Watched};
 
 pub use followers::Followers;
 
@@ -39,7 +39,7 @@ pub trait Nodes: Send + Sync {
 
     /// Returns what the nodes have said until now, with the core's decisions on `rounds` as their records stand.
     /// Certificates count that verify under `key`; under any key while none is known.
-    async fn view(&self, cluster: ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> Heard;
+    async fn view(&self, cluster: ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> StreamView;
 
     /// The clusters of which something new was heard. One reader.
     fn notifications(&self) -> BoxStream<'static, ClusterId>;
@@ -55,8 +55,8 @@ impl Nodes for NoNodes {
 
     fn forget(&self, _: ClusterId) {}
 
-    async fn view(&self, _: ClusterId, _: Option<PublicKey>, _: Vec<Watched>) -> Heard {
-        Heard::default()
+    async fn view(&self, _: ClusterId, _: Option<PublicKey>, _: Vec<Watched>) -> StreamView {
+        StreamView::default()
     }
 
     fn notifications(&self) -> BoxStream<'static, ClusterId> {

@@ -13,7 +13,7 @@ use super::rules;
 use crate::Action;
 use crate::key_epoch;
 use crate::state::{BlockError, Cluster, Epoch, Lag, Node, Recorded, Retention, State};
-use crate::view::Heard;
+use crate::view::StreamView;
 
 /// Revisions that a lagging reader may still see.
 const PAST_MAX: usize = 256;
@@ -71,7 +71,7 @@ impl Objects {
     #[must_use]
     pub fn state(
         &self,
-        heard: Heard,
+        view: StreamView,
         block: Result<u64, BlockError>,
         last_block: u64,
         starved_since: Option<u64>,
@@ -86,7 +86,7 @@ impl Objects {
             namespace_ends: false,
             finalizers: true,
             stopped: true,
-            heard,
+            view,
             block,
             last_block,
             starved_since,

@@ -213,7 +213,7 @@ fn degraded(state: &State, facts: &Facts<'_>) -> Option<(Reason, String)> {
 fn unproven(state: &State) -> impl Iterator<Item = (u32, String)> {
     let mut newest: BTreeMap<u32, String> = BTreeMap::new();
     for (number, epoch) in state.served() {
-        for (index, why) in state.heard.unproven.get(&number).into_iter().flatten() {
+        for (index, why) in state.view.unproven.get(&number).into_iter().flatten() {
             if epoch.spec.receivers.iter().any(|receiver| receiver.index == *index) {
                 let pod = keyfleet_crds::names::node(&state.cluster.name, *index);
                 let message = format!(

@@ -14,8 +14,8 @@ use crate::{Action, status};
 fn a_node_that_does_not_prove_what_it_claims_is_named_with_what_to_do() {
     let (_, mut state) = steady();
     let (number, _) = state.active().unwrap();
-    state.heard.holds.get_mut(&number).unwrap().remove(&2);
-    state.heard.unproven.insert(number, [(2, Unproven::OtherChallenge), (77, Unproven::Missing)].into());
+    state.view.holds.get_mut(&number).unwrap().remove(&2);
+    state.view.unproven.insert(number, [(2, Unproven::OtherChallenge), (77, Unproven::Missing)].into());
     let status = status::status(&state, None, None);
     let degraded = status.conditions.iter().find(|one| one.type_ == "Degraded").unwrap();
     assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "PossessionUnproven"));
@@ -149,7 +149,7 @@ fn a_bucket_outage_is_blamed_on_the_bucket() {
         });
         let fail = Decision::Fail(FailReason::TooFewDealers { dealt: 1, needed: 3 });
         let closing = Closing { decision: Some(fail), culprits: Vec::new() };
-        state.heard.closing.insert(number, closing);
+        state.view.closing.insert(number, closing);
         let (_, open) = state.open().unwrap();
         let actions = super::super::rounds::drive(&state, number, &open.clone());
         let failure = actions.into_iter().find_map(|action| match action {

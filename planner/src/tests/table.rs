@@ -51,14 +51,14 @@ fn what_forbids_a_round_says_why_and_what_to_do_and_starts_none() {
         ("paused", |state| state.cluster.spec.paused = true, Reason::Paused, "Set it to false"),
         (
             "a process that has heard nobody",
-            |state| state.heard.highest.clear(),
+            |state| state.view.highest.clear(),
             Reason::AwaitingReports,
             "look at the nodes' pods",
         ),
         (
             "more nodes than may be lost that saw a higher number",
             |state| {
-                state.heard.highest.extend([(2, 4_000), (3, 4_000)]);
+                state.view.highest.extend([(2, 4_000), (3, 4_000)]);
             },
             Reason::RecordRolledBack,
             "Restore a newer backup",
@@ -96,7 +96,7 @@ fn epochs_advance_only_as_far_as_nodes_prove() {
     let holding = |state: &State, nodes: usize| {
         let mut state = state.clone();
         let all: Vec<u32> = epoch.spec.receivers.iter().map(|receiver| receiver.index).collect();
-        state.heard.holds.insert(number, all.into_iter().take(nodes).collect());
+        state.view.holds.insert(number, all.into_iter().take(nodes).collect());
         state
     };
     // The process before wrote the record and ended before it took the epoch into the cluster's status.
@@ -114,7 +114,7 @@ fn epochs_advance_only_as_far_as_nodes_prove() {
     let mut unconfirmed = steady.clone();
     let status = unconfirmed.epochs.get_mut(&number).unwrap().status.as_mut().unwrap();
     status.phase = Some(keyfleet_crds::epoch::Phase::Active);
-    unconfirmed.heard.closing.get_mut(&number).unwrap().decision = Some(Decision::Confirm);
+    unconfirmed.view.closing.get_mut(&number).unwrap().decision = Some(Decision::Confirm);
     let moves = |state: &State, of: u64, to: keyfleet_crds::epoch::Phase| {
         decide(state).actions.iter().any(|action| match action {
             Action::UpdateEpoch { number, status, .. } => *number == of && status.phase == Some(to),
@@ -139,7 +139,7 @@ fn epochs_advance_only_as_far_as_nodes_prove() {
     let retired = keyfleet_crds::epoch::Phase::Retired;
     for (proven, retires) in [(threshold - 1, false), (threshold, true)] {
         let all = epoch.spec.receivers.iter().map(|receiver| receiver.index);
-        old.heard.holds.insert(active, all.take(proven).collect());
+        old.view.holds.insert(active, all.take(proven).collect());
         assert_eq!(moves(&old, number, retired), retires, "{proven} nodes have proven the active epoch");
     }
 }
@@ -258,7 +258,7 @@ fn a_changed_pod_is_replaced_alone_and_only_while_the_others_serve() {
     assert!(evicted(&paused).is_empty(), "a paused cluster changes nothing");
 
     let mut unheard = state.clone();
-    unheard.heard.highest.clear();
+    unheard.view.highest.clear();
     assert!(evicted(&unheard).is_empty(), "what serves is not known yet");
 
     let mut tight = state;
@@ -272,17 +272,17 @@ fn a_changed_pod_is_replaced_alone_and_only_while_the_others_serve() {
 fn a_certificate_that_one_node_alone_shows_stops_nobody() {
     let (_, mut state) = steady();
     let newest = state.active().unwrap().0 + 40;
-    state.heard.certified.insert(3, newest);
-    state.heard.thresholds.insert(newest, 3);
-    state.heard.holds.insert(newest, [3].into());
+    state.view.certified.insert(3, newest);
+    state.view.thresholds.insert(newest, 3);
+    state.view.holds.insert(newest, [3].into());
     assert!(gate::record(&state).is_ok(), "one node stopped the fleet with an epoch that it alone holds");
 
     let mut held = state.clone();
-    held.heard.holds.insert(newest, [2, 3, 4].into());
+    held.view.holds.insert(newest, [2, 3, 4].into());
     assert_eq!(gate::record(&held).unwrap_err().reason, Reason::RecordRolledBack, "t nodes prove to hold it");
 
     let mut shown = state;
-    shown.heard.certified.insert(2, newest);
+    shown.view.certified.insert(2, newest);
     assert_eq!(gate::record(&shown).unwrap_err().reason, Reason::RecordRolledBack, "not all who show it are lost ones");
     shown.cluster.spec.remove_nodes = vec![RemoveNode { index: 3, lost: false }];
     // With a replacement, its index is given first and node 3 let go in the next run.
@@ -297,9 +297,9 @@ fn a_certificate_that_one_node_alone_shows_stops_nobody() {
 #[test]
 fn one_node_that_invents_a_number_does_not_stop_the_fleet() {
     let (_, mut state) = steady();
-    state.heard.highest.insert(1, u64::MAX);
+    state.view.highest.insert(1, u64::MAX);
     assert!(gate::record(&state).is_ok(), "a single node stopped the fleet with a number that nobody else saw");
-    state.heard.highest.insert(2, 1_000);
+    state.view.highest.insert(2, 1_000);
     let stop = gate::record(&state).unwrap_err();
     assert_eq!(stop.reason, Reason::RecordRolledBack);
     assert!(stop.message.contains("1000"), "not the invented number: {}", stop.message);

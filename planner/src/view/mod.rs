@@ -15,7 +15,7 @@ pub use transcripts::{Transcripts, Watched};
 
 /// Messages and reports of nodes since this process started.
 #[derive(Clone, Debug, Default)]
-pub struct Heard {
+pub struct StreamView {
     /// Nodes whose stream is open.
     pub connected: BTreeSet<u32>,
     /// Nodes that have reported at least once, with the highest number that each ever accepted.

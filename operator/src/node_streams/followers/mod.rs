@@ -26,7 +26,7 @@ use tonic::transport::Channel;
 
 use super::token::{Token, Tokens};
 use super::{Nodes, Target};
-use keyfleet_planner::view::Heard;
+use keyfleet_planner::view::StreamView;
 use keyfleet_planner::view::possession::{Challenge, Claimed, Claims};
 use keyfleet_planner::view::transcripts::{Certified, Transcripts, Watched};
 
@@ -138,16 +138,16 @@ impl Nodes for Followers {
         locked(&self.fleets).remove(&cluster);
     }
 
-    async fn view(&self, cluster: ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> Heard {
+    async fn view(&self, cluster: ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> StreamView {
         let Some(transcripts) = locked(&self.fleets).get(&cluster).map(|fleet| fleet.transcripts.clone()) else {
-            return Heard::default();
+            return StreamView::default();
         };
         // Judging a round of a hundred nodes takes a while.
         let looked = tokio::task::spawn_blocking(move || {
             let mut transcripts = locked(&transcripts);
-            (transcripts.heard(key, &rounds), transcripts.wanted(&rounds))
+            (transcripts.view(key, &rounds), transcripts.wanted(&rounds))
         });
-        let Ok((heard, wanted)) = looked.await else { return Heard::default() };
+        let Ok((view, wanted)) = looked.await else { return StreamView::default() };
         if let Some(fleet) = locked(&self.fleets).get(&cluster) {
             fleet.wanted.send_if_modified(|before| {
                 let changed = *before != wanted;
@@ -155,7 +155,7 @@ impl Nodes for Followers {
                 changed
             });
         }
-        heard
+        view
     }
 
     fn notifications(&self) -> BoxStream<'static, ClusterId> {

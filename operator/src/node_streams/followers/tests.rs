@@ -83,9 +83,9 @@ fn a_report_counts_only_as_the_nodes_own_of_this_cluster() {
     assert!(follower.take(reported(|_| (), 2)).is_err(), "signed by another");
     assert!(follower.take(reported(|report| report.node_index = 2, 1)).is_err(), "of another index");
     assert!(follower.take(reported(|report| report.cluster_id = vec![0; 16], 1)).is_err(), "of another cluster");
-    assert!(locked(&follower.transcripts).heard(None, &[]).highest.is_empty());
+    assert!(locked(&follower.transcripts).view(None, &[]).highest.is_empty());
     assert_eq!(follower.take(reported(|_| (), 1)), Ok(true));
-    assert_eq!(locked(&follower.transcripts).heard(None, &[]).highest, [(1, 4)].into());
+    assert_eq!(locked(&follower.transcripts).view(None, &[]).highest, [(1, 4)].into());
     assert_eq!(follower.lineage, [8; 16], "its position belongs to this outbox");
 }
 
@@ -104,7 +104,7 @@ fn a_made_up_certificate_is_none() {
             v1::Certificate { number: 900, plan, verification_vector: points.clone(), signature, frozen: Vec::new() };
         let item = reported(|report| report.newest_certificate = Some(certificate), 1);
         follower.take(item).expect("the rest of the report stands");
-        assert!(locked(&follower.transcripts).heard(None, &[]).certified.is_empty());
+        assert!(locked(&follower.transcripts).view(None, &[]).certified.is_empty());
     }
 }
 
@@ -134,8 +134,8 @@ async fn news_of_one_cluster_are_told_once_however_much_came() {
     for cluster in [one, one, other, one] {
         followers.notifications.of(cluster);
     }
-    let mut heard = [notifications.next().await, notifications.next().await];
-    heard.sort();
-    assert_eq!(heard, [Some(one), Some(other)]);
+    let mut view = [notifications.next().await, notifications.next().await];
+    view.sort();
+    assert_eq!(view, [Some(one), Some(other)]);
     assert!(futures_util::FutureExt::now_or_never(notifications.next()).is_none(), "nothing new was heard");
 }

@@ -15,7 +15,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::model::{RefusalError, Server, invariants};
 use crate::state::{Cluster, Epoch, Node, State};
-use crate::view::{Closing, Heard};
+use crate::view::{Closing, StreamView};
 use crate::{Action, decide};
 use keyfleet_crds::convert;
 
@@ -195,23 +195,23 @@ impl Model {
                     });
         }
         let connected: BTreeSet<u32> = nodes.keys().copied().collect();
-        let mut heard = Heard { connected, ..Heard::default() };
+        let mut view = StreamView { connected, ..StreamView::default() };
         for index in nodes.keys() {
-            heard.highest.insert(*index, self.api.now.epochs.keys().next_back().copied().unwrap_or(0));
+            view.highest.insert(*index, self.api.now.epochs.keys().next_back().copied().unwrap_or(0));
         }
         for (number, epoch) in &self.api.now.epochs {
             let receivers: BTreeSet<u32> = epoch.spec.receivers.iter().map(|receiver| receiver.index).collect();
-            heard.holds.insert(*number, receivers.intersection(&heard.connected).copied().collect());
+            view.holds.insert(*number, receivers.intersection(&view.connected).copied().collect());
             let decision = self.fail_next == 0;
             let closing = Closing { decision: next(epoch, decision), culprits: Vec::new() };
-            heard.closing.insert(*number, closing);
+            view.closing.insert(*number, closing);
         }
-        if heard.closing.values().any(|closing| matches!(closing.decision, Some(Decision::Fail(_)))) {
+        if view.closing.values().any(|closing| matches!(closing.decision, Some(Decision::Fail(_)))) {
             self.fail_next -= 1;
         }
         let (block, starved) = (self.block, self.operators[who].starved_since);
         let now = Timestamp::from_second(self.time).expect("a time");
-        State { nodes, finalizers: self.finalizers, ..self.api.now.state(heard, Ok(block), block, starved, now) }
+        State { nodes, finalizers: self.finalizers, ..self.api.now.state(view, Ok(block), block, starved, now) }
     }
 }
 

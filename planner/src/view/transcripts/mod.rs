@@ -16,7 +16,7 @@ use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::round::{MessageKind, RoundRecord, SignedMessage, Transcript};
 
 use super::possession::{Claims, Known};
-use super::{Closing, Heard};
+use super::{Closing, StreamView};
 use crate::key_epoch;
 use keyfleet_crds::convert;
 
@@ -197,13 +197,13 @@ impl Transcripts {
 
     /// Looks at records that can still move: what the core decides on each, and what else follows from what was said.
     /// Certificates count that verify under `key`; under any key while none is known.
-    pub fn heard(&mut self, key: Option<PublicKey>, rounds: &[Watched]) -> Heard {
+    pub fn view(&mut self, key: Option<PublicKey>, rounds: &[Watched]) -> StreamView {
         self.take_up(rounds);
         self.judge_claims(key, rounds);
         let of_key =
             |certified: &&Certified| key.is_none_or(|key| convert::public_key(&certified.vector.constant()) == key);
         let nodes = || self.nodes.iter();
-        let mut heard = Heard {
+        let mut view = StreamView {
             connected: nodes().filter(|(_, said)| said.connected).map(|(index, _)| *index).collect(),
             highest: nodes().filter_map(|(index, said)| Some((*index, said.highest?))).collect(),
             certified: nodes()
@@ -213,14 +213,14 @@ impl Transcripts {
                 .filter_map(|(_, said)| said.certified.as_ref().filter(of_key))
                 .map(|certified| (certified.number, certified.vector.threshold().count()))
                 .collect(),
-            ..Heard::default()
+            ..StreamView::default()
         };
         for (index, said) in &self.nodes {
             for number in said.claims.proven() {
-                heard.holds.entry(number).or_default().insert(*index);
+                view.holds.entry(number).or_default().insert(*index);
             }
             for (number, why) in said.claims.refuted() {
-                heard.unproven.entry(number).or_default().insert(*index, why);
+                view.unproven.entry(number).or_default().insert(*index, why);
             }
         }
         for watched in rounds {
@@ -234,14 +234,14 @@ impl Transcripts {
                 })
                 .collect();
             if !erased.is_empty() {
-                heard.erased.insert(number, erased);
+                view.erased.insert(number, erased);
             }
             if key_epoch::is_open(watched.status.as_ref()) || key_epoch::serves(watched.status.as_ref()) {
-                heard.closing.insert(number, closing(watched, transcript, &record));
-                heard.cheated.extend(transcript.unable().values().flatten().map(|index| index.value()));
+                view.closing.insert(number, closing(watched, transcript, &record));
+                view.cheated.extend(transcript.unable().values().flatten().map(|index| index.value()));
             }
         }
-        heard
+        view
     }
 
     /// Judges what nodes claim to hold by the vectors that are known: of records, and of certificates under the fleet's key.

@@ -67,7 +67,7 @@ fn what_is_said_before_the_plan_is_looked_at_is_not_lost() {
     let mut transcripts = Transcripts::default();
     assert!(transcripts.say(2, 1, have(1, 2, 3, 5)), "a first message is news");
     assert!(!transcripts.say(2, 1, have(1, 2, 3, 5)), "the same again is no news");
-    transcripts.heard(None, &[watched(1, Phase::Dealing)]);
+    transcripts.view(None, &[watched(1, Phase::Dealing)]);
     assert_eq!(haves(&transcripts, 1), 1);
     assert!(transcripts.say(4, 1, have(1, 4, 3, 5)));
     assert_eq!(haves(&transcripts, 1), 2, "what comes later is heard at once");
@@ -78,7 +78,7 @@ fn what_is_said_before_the_plan_is_looked_at_is_not_lost() {
 fn a_bundle_is_wanted_once_enough_receivers_say_that_they_have_it() {
     let mut transcripts = Transcripts::default();
     let rounds = [watched(1, Phase::Dealing)];
-    transcripts.heard(None, &rounds);
+    transcripts.view(None, &rounds);
     let wants = |transcripts: &Transcripts| transcripts.wanted(&rounds).contains(&Digest([5; 32]));
     transcripts.say(1, 1, have(1, 1, 3, 5));
     assert!(!wants(&transcripts), "one receiver may lie");
@@ -109,11 +109,11 @@ fn words_of_rounds_that_ended_are_dropped_and_taken_up_no_more() {
     for number in 1..=3 {
         transcripts.say(1, number, have(number, 1, 2, 5));
     }
-    transcripts.heard(None, &[watched(1, Phase::Failed), watched(2, Phase::Dealing)]);
+    transcripts.view(None, &[watched(1, Phase::Failed), watched(2, Phase::Dealing)]);
     let kept: Vec<u64> = transcripts.nodes[&1].messages.keys().map(|key| key.0).collect();
     assert_eq!(kept, [2, 3], "1 has failed, 2 is under way, of 3 the plan may yet come");
     assert!(!transcripts.say(1, 1, have(1, 1, 3, 5)), "nobody needs words of a failed attempt");
-    transcripts.heard(None, &[]);
+    transcripts.view(None, &[]);
     assert_eq!(transcripts.nodes[&1].messages.len(), 1);
     assert!(transcripts.rounds.is_empty());
 }
@@ -122,7 +122,7 @@ fn words_of_rounds_that_ended_are_dropped_and_taken_up_no_more() {
 #[test]
 fn a_fetched_message_counts_only_with_the_signature_of_its_sender() {
     let mut transcripts = Transcripts::default();
-    transcripts.heard(None, &[watched(1, Phase::Dealing)]);
+    transcripts.view(None, &[watched(1, Phase::Dealing)]);
     let body = Body::Have { dealer: index(3), bundle: Digest([5; 32]) };
     transcripts.fetched(&SignedMessage::sign(plan(1).digest(), index(2), body, &identity(4)));
     assert_eq!(haves(&transcripts, 1), 0, "node 4 spoke in the name of node 2");
@@ -143,9 +143,9 @@ fn a_certificate_under_another_key_than_the_fleets_says_nothing() {
         "the same report is no news"
     );
     transcripts.report(2, 4, Some(Certified { number: 900, vector: other }), Claims::default());
-    let heard = transcripts.heard(Some(key), &[]);
-    assert_eq!(heard.certified, [(1, 4)].into(), "a node made up a fleet of its own");
-    assert_eq!(transcripts.heard(None, &[]).certified.len(), 2, "while no key is known, both may be right");
+    let view = transcripts.view(Some(key), &[]);
+    assert_eq!(view.certified, [(1, 4)].into(), "a node made up a fleet of its own");
+    assert_eq!(transcripts.view(None, &[]).certified.len(), 2, "while no key is known, both may be right");
 }
 
 /// A node counts as connected from the moment at which it is caught up until its stream ends.
@@ -153,15 +153,15 @@ fn a_certificate_under_another_key_than_the_fleets_says_nothing() {
 fn a_node_counts_as_connected_while_caught_up() {
     let mut transcripts = Transcripts::default();
     transcripts.report(1, 0, None, Claims::default());
-    assert!(transcripts.heard(None, &[]).connected.is_empty(), "what it said before is still to come");
+    assert!(transcripts.view(None, &[]).connected.is_empty(), "what it said before is still to come");
     transcripts.caught_up(1);
-    assert_eq!(transcripts.heard(None, &[]).connected, [1].into());
+    assert_eq!(transcripts.view(None, &[]).connected, [1].into());
     transcripts.disconnect(1);
-    let heard = transcripts.heard(None, &[]);
-    assert!(heard.connected.is_empty());
-    assert_eq!(heard.highest, [(1, 0)].into(), "what it reported stays said");
+    let view = transcripts.view(None, &[]);
+    assert!(view.connected.is_empty());
+    assert_eq!(view.highest, [(1, 0)].into(), "what it reported stays said");
     transcripts.forget(1);
-    assert!(transcripts.heard(None, &[]).highest.is_empty(), "another identity begins with nothing");
+    assert!(transcripts.view(None, &[]).highest.is_empty(), "another identity begins with nothing");
 }
 
 /// A node that is destroyed says nothing more, and its stream ends.
@@ -178,9 +178,9 @@ fn what_a_node_proved_counts_while_its_stream_is_open() {
     let certified = || Some(Certified { number: 4, vector: vector.clone() });
     let mut transcripts = Transcripts::default();
     transcripts.report(1, 4, certified(), claims());
-    assert_eq!(transcripts.heard(None, &[]).holds, [(4, [1].into())].into(), "its proof is good");
+    assert_eq!(transcripts.view(None, &[]).holds, [(4, [1].into())].into(), "its proof is good");
     transcripts.disconnect(1);
-    assert!(transcripts.heard(None, &[]).holds.is_empty(), "nobody knows whether it still exists");
+    assert!(transcripts.view(None, &[]).holds.is_empty(), "nobody knows whether it still exists");
     transcripts.report(1, 4, certified(), claims());
-    assert_eq!(transcripts.heard(None, &[]).holds.len(), 1, "it is back");
+    assert_eq!(transcripts.view(None, &[]).holds.len(), 1, "it is back");
 }

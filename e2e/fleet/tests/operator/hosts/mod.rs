@@ -35,7 +35,7 @@ use keyfleet_node::store::Backing;
 use keyfleet_node::store::bundles::BundleFile;
 use keyfleet_operator::node_streams::token::OwnAccount;
 use keyfleet_operator::node_streams::{Followers, Nodes, Target};
-use keyfleet_planner::view::{Heard, Watched};
+use keyfleet_planner::view::{StreamView, Watched};
 use keyfleet_threshold::identifiers::{ClusterId, EpochNumber, NodeIndex};
 use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
 use keyfleet_threshold::prekey::SignedPrekeySet;
@@ -74,7 +74,7 @@ impl Nodes for Local {
         self.followers.forget(cluster);
     }
 
-    async fn view(&self, cluster: values::ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> Heard {
+    async fn view(&self, cluster: values::ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> StreamView {
         self.followers.view(cluster, key, rounds).await
     }
 
