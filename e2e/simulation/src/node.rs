@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use keyfleet_threshold::feed::{Feed, Intake, Turns};
 use keyfleet_threshold::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex};
-use keyfleet_threshold::identity::IdentitySecretKey;
+use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
 use keyfleet_threshold::round::{Blob, Notice, Outputs, Participant, SecretName, SignedMessage};
 use rand_core::CryptoRng;
 
@@ -18,6 +18,8 @@ pub struct Node {
     pub index: NodeIndex,
     /// Seed of the node's identity, in both key stores.
     pub identity: [u8; 32],
+    /// Public half of the identity: deriving it at every poll was a tenth of a run.
+    pub(crate) public: IdentityPublicKey,
     /// Volume and key stores: they survive a crash.
     pub disk: Disk,
     /// The running process.
@@ -112,6 +114,7 @@ impl Node {
         Self {
             index,
             identity,
+            public: IdentitySecretKey::from_seed(&identity).public(),
             disk: Disk::default(),
             process: None,
             behaviour: Behaviour::Honest,

@@ -43,7 +43,7 @@ impl Fleet {
         let state = process.participant.state();
         let newest = state.attempts.iter().rev().find(|(_, attempt)| attempt.certificate().is_some());
         let serves = newest.is_some_and(|(number, _)| process.participant.share(*number).is_some());
-        let offered = PinnedKey(node.identity_key().public().0);
+        let offered = PinnedKey(node.public.0);
         let pin = self.api.now.nodes.get(&index.value()).and_then(|object| object.spec.identity_key);
         let sets: Vec<SignedPrekeySet> = process.participant.offers().cloned().collect();
         let known = self.api.now.prekey_sets.get(&index.value());
@@ -139,7 +139,7 @@ impl Fleet {
             return;
         }
         let after = std::mem::replace(&mut reader.position, upto);
-        let pin = IdentityPublicKey(self.nodes[&from].identity_key().public().0);
+        let pin = self.nodes[&from].public;
         let rows = self.nodes[&from].disk.outbox.rows.range(after + 1..upto + 1);
         // An equivocator shows each peer one of its two faces.
         let face = usize::from(to.value().is_multiple_of(2));
