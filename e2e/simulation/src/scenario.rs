@@ -52,7 +52,10 @@ pub fn live(fleet: &mut Fleet) -> Outcome {
 }
 
 fn life(fleet: &mut Fleet) {
+    // A genesis needs every node at once, so nothing is promised of it in a rough world.
+    let rough = std::mem::replace(&mut fleet.settings, Settings::CALM);
     fleet.next_active(None, 1_000);
+    fleet.settings = rough;
     for _ in 0..CHANGES {
         change(fleet);
         let blocks = 1 + fleet.random(20);

@@ -7,7 +7,7 @@ use futures_util::stream::BoxStream;
 use keyfleet_crds::values::{ClusterId, PublicKey};
 use keyfleet_operator::node_streams::token::OwnAccount;
 use keyfleet_operator::node_streams::{Followers, Nodes, Target};
-use keyfleet_planner::view::{Heard, Watched};
+use keyfleet_planner::view::{StreamView, Watched};
 use kube::Client;
 
 use crate::fleet::Ports;
@@ -40,7 +40,7 @@ impl Nodes for Listening {
         self.followers.forget(cluster);
     }
 
-    async fn view(&self, cluster: ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> Heard {
+    async fn view(&self, cluster: ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> StreamView {
         self.followers.view(cluster, key, rounds).await
     }
 
