@@ -283,7 +283,8 @@ mod tests {
             let text = fixtures[name]["encoding"].as_str().unwrap();
             let bytes: Vec<u8> =
                 (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect();
-            let plan = Plan::decode(&bytes).unwrap().validate().unwrap();
+            // The encoding has a place for the digest of a roster; kinds have none, since no code carries a roster out.
+            let plan = Plan { roster: None, ..Plan::decode(&bytes).unwrap() }.validate().unwrap();
             let json = serde_json::to_string(&spec_of(&plan)).unwrap();
             let spec: KeyEpochSpec = serde_json::from_str(&json).unwrap();
             assert_eq!(plan_of(&spec).unwrap().digest(), plan.digest(), "{name}: the plan changed on its way");
