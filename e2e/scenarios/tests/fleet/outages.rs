@@ -80,7 +80,7 @@ fn a_bucket_outage_stops_rounds_but_not_serving() -> Result<()> {
 
         let (reason, message) = condition(&fleet, "Replicated", "False")?;
         ensure!(reason == "ReplicaUnavailable", "Replicated is False for {reason}: {message}");
-        ensure!(message.contains("nodes 1, 2, 3, 4") && message.contains("Since 20"), "no lag: {message}");
+        ensure!(message.contains("reach the bucket: 1, 2, 3, 4.") && message.contains("Since 20"), "no lag: {message}");
         let (reason, message) = condition(&fleet, "EpochCurrent", "False")?;
         ensure!(reason == "RoundFailed" && message.contains("ReplicaUnavailable"), "{reason}: {message}");
         let screen = command(&["status", "--namespace", &fleet.namespace.name], b"")?;
