@@ -71,8 +71,11 @@ fn a_node_killed_at_a_barrier_repeats_its_messages() -> Result<()> {
             Ok((died != json!([])).then_some(died))
         })?;
         ensure!(died == json!([barrier]), "node {index} died at {died}, not at {barrier} alone");
-        let pod = fleet.namespace.get(&["pod", &fleet.node(index)])?;
-        let ended = pod["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"].clone();
+        let ended = wait::until("the pod's status shows how its container ended", || {
+            let pod = fleet.namespace.get(&["pod", &fleet.node(index)])?;
+            let ended = pod["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"].clone();
+            Ok((!ended.is_null()).then_some(ended))
+        })?;
         ensure!(ended == 137, "node {index} ended with {ended}, not at its barrier");
         let log = fleet.namespace.kubectl(&["logs", &fleet.node(index), "--container", "node", "--previous"])?;
         let last = log.lines().rfind(|line| line.contains("dies at its barrier")).unwrap_or_default();
