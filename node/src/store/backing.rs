@@ -109,7 +109,7 @@ impl Backing {
         self.database().map(Database::status)
     }
 
-    /// Returns the place of the replica; `None` where there is none.
+    /// Returns the place of the replica; `None` without a bucket.
     #[must_use]
     pub fn location(&self) -> Option<&Location> {
         self.database().map(|database| database.bucket().location())

@@ -178,7 +178,7 @@ impl Server {
         });
     }
 
-    /// The user deletes a `KmsNode`, which its finalizer keeps for now.
+    /// The user deletes a `KmsNode`, which stays until its finalizer is gone.
     pub fn delete_node(&mut self, index: u32) {
         self.write_node(index, None, |node| node.deleting = true);
     }

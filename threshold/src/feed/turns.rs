@@ -45,7 +45,8 @@ impl Turns {
         self.due_ms.values().min().copied()
     }
 
-    /// Returns the digests to ask the peer for now. It is asked again for each that is still wanted a second later.
+    /// Returns the digests that the peer is to be asked for at this time. It is asked again a second later for each that is
+    /// still wanted.
     #[must_use]
     pub fn due(&mut self, now_ms: u64) -> Vec<Digest> {
         let due = self.due_ms.iter_mut().filter(|(_, due_ms)| **due_ms <= now_ms);
