@@ -223,12 +223,7 @@ impl Fleet {
             }
             for (digest, blob) in self.nodes[&peer].hand_out(&wanted) {
                 wanted.remove(&digest);
-                let view = &mut self.operators[who].transcripts;
-                match blob {
-                    Blob::Message(message) => view.fetched(&message),
-                    Blob::Prekeys(set) => view.fetched_set(&set),
-                    Blob::Vector(_) => {}
-                }
+                self.operators[who].transcripts.fetched(&blob);
             }
         }
     }

@@ -340,11 +340,7 @@ impl Follower {
                     continue;
                 };
                 came = true;
-                match blob {
-                    Blob::Message(message) => locked(&self.transcripts).fetched(&message),
-                    Blob::Prekeys(set) => locked(&self.transcripts).fetched_set(&set),
-                    Blob::Vector(_) => {}
-                }
+                locked(&self.transcripts).fetched(&blob);
             }
             if came {
                 self.notifications.of(self.cluster);

@@ -13,7 +13,7 @@ use keyfleet_threshold::coordination::{RoundView, closing, decide};
 use keyfleet_threshold::identifiers::{Block, Digest, NodeIndex};
 use keyfleet_threshold::polynomial::VerificationVector;
 use keyfleet_threshold::prekey::SignedPrekeySet;
-use keyfleet_threshold::round::{MessageKind, RoundRecord, SignedMessage, Transcript};
+use keyfleet_threshold::round::{Blob, MessageKind, RoundRecord, SignedMessage, Transcript};
 
 use super::possession::{Claims, Known};
 use super::{Closing, StreamView};
@@ -166,17 +166,35 @@ impl Transcripts {
         self.nodes.get(&index).map_or(0, |said| said.sets.len())
     }
 
-    /// Somebody's message that was asked for by digest. The transcript verifies whose it is.
-    pub fn fetched(&mut self, message: &SignedMessage) {
-        for transcript in self.rounds.values_mut().filter(|transcript| *transcript.plan_digest() == message.plan) {
-            let _ = transcript.hear(message);
+    /// Takes up what was asked for by digest, whoever handed it over. The transcripts verify whose it is.
+    pub fn fetched(&mut self, blob: &Blob) {
+        match blob {
+            Blob::Message(message) => {
+                for transcript in self.rounds.values_mut().filter(|one| *one.plan_digest() == message.plan) {
+                    // One that does not check is dropped; where that proves a fault, the transcript names it.
+                    let _ = transcript.hear(message);
+                }
+            }
+            Blob::Prekeys(set) => {
+                for transcript in self.rounds.values_mut() {
+                    let _ = transcript.learn_prekeys(set);
+                }
+            }
+            Blob::Vector(vector) => self.learn_source(vector),
         }
     }
 
-    /// Somebody's prekey set that was asked for by digest.
-    pub fn fetched_set(&mut self, set: &SignedPrekeySet) {
-        for transcript in self.rounds.values_mut() {
-            let _ = transcript.learn_prekeys(set);
+    /// Takes a vector up where a round reshares it; whatever was said of that round before is judged now.
+    fn learn_source(&mut self, vector: &VerificationVector) {
+        for (number, transcript) in &mut self.rounds {
+            // A plan takes only the vector whose digest it names.
+            if !transcript.lacks_source() || !transcript.learn_source(vector.clone()) {
+                continue;
+            }
+            replay(&self.nodes, *number, transcript);
+            if let Some(source) = transcript.plan().source() {
+                self.vectors.entry(source.number.0).or_insert_with(|| vector.clone());
+            }
         }
     }
 
@@ -191,6 +209,8 @@ impl Transcripts {
             wanted.extend(named(watched).into_iter().filter(missing));
             wanted.extend(copied(transcript).into_iter().filter(missing));
             wanted.extend(transcript.missing_prekeys());
+            let source = transcript.plan().source().filter(|_| transcript.lacks_source());
+            wanted.extend(source.map(|source| source.vector));
         }
         wanted
     }

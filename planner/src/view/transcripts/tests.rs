@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use keyfleet_crds::epoch::status::Timings;
-use keyfleet_threshold::coordination::{FleetView, NodeView, Offer, planning};
+use keyfleet_threshold::coordination::{FleetView, KeptEpoch, NodeView, Offer, planning};
 use keyfleet_threshold::curve::SecretScalar;
 use keyfleet_threshold::identifiers::{ClusterId, EpochNumber, PrekeySetNumber, Threshold};
 use keyfleet_threshold::identity::IdentitySecretKey;
@@ -27,13 +27,18 @@ fn identity(index: u32) -> IdentitySecretKey {
 }
 
 fn plan(number: u64) -> ValidPlan {
+    planning::genesis(&fleet(number)).unwrap()
+}
+
+/// Returns a fleet of four of which all are there, with what attempt `number` needs.
+fn fleet(number: u64) -> FleetView {
     let node = |i: u32| NodeView {
         index: index(i),
         identity: identity(i).public(),
         offers: vec![Offer { number: PrekeySetNumber(number), digest: Digest([9; 32]), last_resort: false, slots: 8 }],
         named: None,
     };
-    let view = FleetView {
+    FleetView {
         cluster: CLUSTER,
         number: EpochNumber(number),
         block: Block(100),
@@ -43,8 +48,7 @@ fn plan(number: u64) -> ValidPlan {
         receivers: (1..=4).map(node).collect(),
         connected: (1..=4).map(index).collect(),
         avoid: BTreeSet::new(),
-    };
-    planning::genesis(&view).unwrap()
+    }
 }
 
 fn watched(number: u64, phase: Phase) -> Watched {
@@ -124,10 +128,38 @@ fn a_fetched_message_counts_only_with_the_signature_of_its_sender() {
     let mut transcripts = Transcripts::default();
     transcripts.view(None, &[watched(1, Phase::Dealing)]);
     let body = Body::Have { dealer: index(3), bundle: Digest([5; 32]) };
-    transcripts.fetched(&SignedMessage::sign(plan(1).digest(), index(2), body, &identity(4)));
+    transcripts.fetched(&Blob::Message(SignedMessage::sign(plan(1).digest(), index(2), body, &identity(4))));
     assert_eq!(haves(&transcripts, 1), 0, "node 4 spoke in the name of node 2");
-    transcripts.fetched(&have(1, 2, 3, 5));
+    transcripts.fetched(&Blob::Message(have(1, 2, 3, 5)));
     assert_eq!(haves(&transcripts, 1), 1);
+}
+
+/// An operator that has just started knows no vector; nodes may show a newer certificate than that of the epoch that a round
+/// reshares, so that its vector has to be asked for by the digest in the plan.
+#[test]
+fn the_vector_that_a_round_reshares_is_asked_for_by_digest() {
+    let mut rng = ChaCha20Rng::from_seed([3; 32]);
+    let mut vector = || Polynomial::random(SecretScalar::random(&mut rng), Threshold(3), &mut rng).vector();
+    let (source, other) = (vector(), vector());
+    let kept = [KeptEpoch {
+        number: EpochNumber(1),
+        plan: plan(1),
+        vector: source.digest(),
+        public_key: source.constant(),
+        holders: (1..=4).map(index).collect(),
+    }];
+    let view = fleet(2);
+    let chosen = planning::choose_source(&kept, &view.connected, &view.avoid, false).unwrap();
+    let reshare = planning::reshare(&view, chosen).unwrap();
+    let rounds = [Watched { spec: convert::spec_of(&reshare), ..watched(2, Phase::Dealing) }];
+    let mut transcripts = Transcripts::default();
+    transcripts.view(None, &rounds);
+    assert!(transcripts.wanted(&rounds).contains(&source.digest()), "without it no bundle of the round can be judged");
+    transcripts.fetched(&Blob::Vector(other));
+    assert!(transcripts.rounds[&2].lacks_source(), "another vector than the plan's was taken");
+    transcripts.fetched(&Blob::Vector(source.clone()));
+    assert!(!transcripts.rounds[&2].lacks_source(), "the vector that came is dropped");
+    assert!(!transcripts.wanted(&rounds).contains(&source.digest()), "what is there is asked for again");
 }
 
 #[test]
