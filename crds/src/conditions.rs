@@ -27,6 +27,12 @@ macro_rules! words {
                     $(Self::$word => stringify!($word),)+
                 }
             }
+
+            /// Reads a word of an object; `None` for one that this release does not know.
+            #[must_use]
+            pub fn of(word: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|known| known.as_str() == word)
+            }
         }
 
         impl fmt::Display for $name {

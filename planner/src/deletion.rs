@@ -4,11 +4,12 @@ use keyfleet_crds::KmsNodeSpec;
 use keyfleet_crds::cluster::DeletionPolicy;
 
 use crate::state::{Recorded, State};
-use crate::{Action, membership, record};
+use crate::{Action, Facts, record};
 
 /// The writes that end a cluster. Pods stop by themselves: a `KmsNode` without a live `KmsCluster` has none.
 #[must_use]
-pub fn actions(state: &State) -> Vec<Action> {
+pub fn actions(facts: &Facts<'_>) -> Vec<Action> {
+    let state = facts.state;
     if !state.cluster.finalizer {
         return Vec::new();
     }
@@ -17,14 +18,14 @@ pub fn actions(state: &State) -> Vec<Action> {
         // Nothing can be kept or made here any more: whatever still holds an object lets it go.
         return let_go(state).chain([release]).collect();
     }
-    let Some(id) = state.cluster.status.cluster_id else { return vec![release] };
+    let Some(id) = facts.id() else { return vec![release] };
     match state.cluster.spec.deletion_policy {
         DeletionPolicy::Retain => {
             // The record first: it is what the fleet is found by again.
             if let Recorded::Unreadable(_) = state.record {
                 return vec![release];
             }
-            let write = record::write(state, &membership::members(state), id);
+            let write = record::write(facts, id);
             // Pods flush what they have when they are stopped; the cluster goes when they are gone.
             write.into_iter().chain(state.stopped.then_some(release)).collect()
         }

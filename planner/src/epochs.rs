@@ -11,23 +11,24 @@ use keyfleet_threshold::identifiers::EpochNumber;
 
 use crate::key_epoch;
 use crate::state::{Epoch, State};
-use crate::{Action, gate, rounds};
+use crate::{Action, Facts, rounds};
 use keyfleet_crds::convert;
 
 /// Confirms, retires, notes who holds and who erased, keeps the finalizer on the active epoch, forgets old failures.
 #[must_use]
-pub fn actions(state: &State) -> Vec<Action> {
-    if gate::reports(state).is_err() {
+pub fn actions(facts: &Facts<'_>) -> Vec<Action> {
+    if facts.gates.reports.is_err() {
         return Vec::new();
     }
-    let kept = kept_numbers(state);
+    let state = facts.state;
+    let kept = kept_numbers(facts);
     let mut actions = Vec::new();
     for (number, epoch) in &state.epochs {
         let Some(before) = &epoch.status else { continue };
         if key_epoch::is_open(Some(before)) {
             continue;
         }
-        let moved = advance(state, *number, epoch, kept.contains(number));
+        let moved = advance(facts, *number, epoch, kept.contains(number));
         let mut after = moved.unwrap_or_else(|| before.clone());
         observe(state, *number, epoch, &mut after);
         if after != *before {
@@ -35,39 +36,36 @@ pub fn actions(state: &State) -> Vec<Action> {
             actions.push(Action::UpdateEpoch { number: *number, resource_version, status: Box::new(after) });
         }
     }
-    actions.extend(finalizers(state));
+    actions.extend(finalizers(facts));
     actions.extend(history(state));
     actions
 }
 
 /// The epochs whose secrets are kept.
 #[must_use]
-pub fn kept_numbers(state: &State) -> BTreeSet<u64> {
-    let confirmed = |epoch: &Epoch| epoch.status.as_ref().and_then(|status| status.phase) == Some(Phase::Confirmed);
-    let activated: Vec<_> = state
-        .served()
+pub fn kept_numbers(facts: &Facts<'_>) -> BTreeSet<u64> {
+    let served = facts.state.served();
+    let activated: Vec<_> = served
         .map(|(number, epoch)| ActivatedEpoch {
             number: EpochNumber(number),
-            confirmed: confirmed(epoch),
+            confirmed: key_epoch::is_confirmed(epoch.status.as_ref()),
             source: epoch.spec.source.as_ref().map(|source| EpochNumber(source.number)),
         })
         .collect();
-    let under_way = state.open().and_then(|(_, epoch)| epoch.spec.source.as_ref());
+    let under_way = facts.open.and_then(|(_, epoch)| epoch.spec.source.as_ref());
     let under_way = under_way.map(|source| EpochNumber(source.number));
-    let retention = state.cluster.spec.epochs.retention as usize;
+    let retention = facts.state.cluster.spec.epochs.retention as usize;
     kept(&activated, retention, under_way).into_iter().map(|number| number.0).collect()
 }
 
-fn advance(state: &State, number: u64, epoch: &Epoch, kept: bool) -> Option<KeyEpochStatus> {
-    let now = rounds::moment(state);
+fn advance(facts: &Facts<'_>, number: u64, epoch: &Epoch, kept: bool) -> Option<KeyEpochStatus> {
+    let now = rounds::moment(facts.state);
     // Rounds under way rest on their source; nothing is retired before the status knows the newest active epoch, and while
     // too few nodes prove that they can sign with it.
-    let settled = state.active().is_some_and(|(number, active)| {
-        state.cluster.status.active_epoch == Some(number) && state.is_proven(number, &active.spec)
-    });
+    let settled = facts.is_settled();
     let (plan, status) = (convert::plan_of(&epoch.spec).ok()?, epoch.status.as_ref()?);
     match status.phase? {
-        Phase::Active if confirms(state, number, epoch) => {
+        Phase::Active if confirms(facts.state, number, epoch) => {
             key_epoch::apply(&plan, status, &Decision::Confirm, &now).ok()
         }
         Phase::Active | Phase::Confirmed if !kept && settled => key_epoch::retire(&plan, status, &now).ok(),
@@ -109,9 +107,10 @@ fn observe(state: &State, number: u64, epoch: &Epoch, status: &mut KeyEpochStatu
 }
 
 /// The record of the key in use cannot be deleted by accident; that of any other can.
-fn finalizers(state: &State) -> impl Iterator<Item = Action> {
-    let active = state.active().map(|(number, _)| number);
-    let opened = state.open().map(|(number, _)| number);
+fn finalizers(facts: &Facts<'_>) -> impl Iterator<Item = Action> {
+    let state = facts.state;
+    let active = facts.active.map(|(number, _)| number);
+    let opened = facts.open.map(|(number, _)| number);
     state.epochs.iter().filter_map(move |(number, epoch)| {
         let wanted = state.finalizers && Some(*number) == active;
         // A round about to become active carries it already.

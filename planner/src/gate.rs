@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use keyfleet_crds::cluster::DeletionPolicy;
 use keyfleet_crds::conditions::Reason;
 
-use crate::state::{Recorded, State};
+use crate::state::{Problem, Recorded, State};
 
 /// Why no round is started, and the next step.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,22 +28,30 @@ impl Stop {
     }
 }
 
-/// Checks that objects may be written at all: the record must not be older than what nodes or an earlier life prove.
-///
-/// # Errors
-/// What forbids it.
-pub fn record(state: &State) -> Result<(), Stop> {
-    earlier_life(state)?;
-    rolled_back(state)
+/// Permissions, each of which rests on the one before.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Gates {
+    /// Permission to write objects at all: the record is not older than what nodes or an earlier life prove.
+    pub record: Result<(), Stop>,
+    /// Permission to move a round on: the nodes that hold the key have confirmed that the record is not older than they are. A
+    /// process that has just started knows nothing yet.
+    pub reports: Result<(), Stop>,
+    /// Permission to start a round now, with the newest block.
+    pub start: Result<u64, Stop>,
 }
 
-/// Checks that a round may be moved on: only when the nodes that hold the key have confirmed that the record is not older than
-/// they are. A process that has just started knows nothing yet.
-///
-/// # Errors
-/// What is waited for.
-pub fn reports(state: &State) -> Result<(), Stop> {
-    record(state)?;
+impl Gates {
+    /// Looks at what forbids decisions on this state.
+    #[must_use]
+    pub fn of(state: &State) -> Self {
+        let record = earlier_life(state).and_then(|()| rolled_back(state));
+        let reports = record.clone().and_then(|()| reports(state));
+        let start = start(state, &reports);
+        Self { record, reports, start }
+    }
+}
+
+fn reports(state: &State) -> Result<(), Stop> {
     let Some(newest) = state.newest_certified() else { return Ok(()) };
     let (number, needed) = (newest.number, newest.threshold as usize);
     let answered = newest.receivers.iter().filter(|node| state.view.highest.contains_key(&node.index)).count();
@@ -59,22 +67,18 @@ pub fn reports(state: &State) -> Result<(), Stop> {
     ))
 }
 
-/// Checks that a round may be started now, and returns the number for it.
-///
-/// # Errors
-/// What forbids it.
-pub fn start(state: &State) -> Result<u64, Stop> {
+fn start(state: &State, reports: &Result<(), Stop>) -> Result<u64, Stop> {
     if state.cluster.deleting {
         return Err(Stop::wait(Reason::Deleting, "the KmsCluster is being deleted"));
     }
-    reports(state)?;
+    reports.clone()?;
     if state.cluster.spec.paused {
         return Err(Stop::wait(Reason::Paused, "spec.paused is set: no round is started. Set it to false to go on"));
     }
     if !state.has_key() {
         genesis(state)?;
     }
-    state.block.clone().map_err(|fault| Stop::wait(fault.reason(), fault.to_string()))
+    state.block.clone().map_err(|error| Stop::wait(error.reason(), error.to_string()))
 }
 
 fn earlier_life(state: &State) -> Result<(), Stop> {
@@ -198,10 +202,9 @@ fn genesis(state: &State) -> Result<(), Stop> {
     }
     for (index, node) in &state.nodes {
         // A certificate for callers has nothing to do with the key.
-        let problems = || node.problems.iter().filter(|(reason, _)| reason != Reason::CertificateUnusable.as_str());
-        if let Some((reason, message)) = problems().next() {
-            let reason = Reason::ALL.iter().copied().find(|known| known.as_str() == reason).unwrap_or(Reason::Unknown);
-            return Err(Stop::person(reason, format!("node {index}: {message}")));
+        let problem = node.problems.iter().find(|problem| problem.reason != Reason::CertificateUnusable);
+        if let Some(Problem { reason, message }) = problem {
+            return Err(Stop::person(*reason, format!("node {index}: {message}")));
         }
     }
     Ok(())

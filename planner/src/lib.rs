@@ -8,7 +8,7 @@
 //! refused by the API server, and everything is read and decided again. So any number of operators may run at any moment,
 //! and any of them may stop between any two writes.
 //!
-//! - [`state`]: what decisions rest on; [`action`]: what they come to
+//! - [`state`]: what decisions rest on; [`facts`]: what follows from it alone, looked up once; [`action`]: what they come to
 //! - [`view`]: what nodes said, judged: the part of the state that streams are folded into
 //! - [`gate`]: what forbids them
 //! - [`membership`]: which nodes there should be
@@ -26,6 +26,7 @@
 pub mod action;
 pub mod deletion;
 pub mod epochs;
+pub mod facts;
 pub mod gate;
 pub mod key_epoch;
 pub mod membership;
@@ -43,6 +44,7 @@ pub mod view;
 use keyfleet_crds::KmsClusterStatus;
 
 pub use action::Action;
+pub use facts::Facts;
 pub use rounds::{Trigger, Waiting};
 pub use state::State;
 
@@ -53,54 +55,58 @@ pub struct Decisions {
     pub actions: Vec<Action>,
     /// True when the active epoch lacks dealers: remembered as [`State::starved_since`].
     pub starved: bool,
-    /// Why no round is started although one is due, for logs.
-    pub waiting: Option<String>,
+    /// Why no round is started although one is due.
+    pub waiting: Option<Waiting>,
+    /// True while a round is under way or due: what is looked at often.
+    pub busy: bool,
 }
 
 /// Decides. The same state always gives the same answer.
 #[must_use]
 pub fn decide(state: &State) -> Decisions {
-    let recorded = &state.cluster.status;
-    if state.cluster.deleting {
-        let mut actions = deletion::actions(state);
+    let facts = Facts::of(state);
+    Decisions { busy: facts.is_busy(), ..decide_on(&facts) }
+}
+
+fn decide_on(facts: &Facts<'_>) -> Decisions {
+    let cluster = &facts.state.cluster;
+    if cluster.deleting {
+        let mut actions = deletion::actions(facts);
         if actions.is_empty() {
             // What it waits for, for people.
-            actions = status::action(state, None, None);
+            actions = status::action(facts, None, None);
         }
         return Decisions { actions, ..Decisions::default() };
     }
-    if !state.cluster.finalizer {
+    if !cluster.finalizer {
         return only(Action::SetClusterFinalizer { present: true });
     }
-    if let Err(stop) = gate::record(state) {
-        return Decisions { actions: status::action(state, Some(&stop), None), ..Decisions::default() };
+    if let Err(stop) = &facts.gates.record {
+        return Decisions { actions: status::action(facts, Some(stop), None), ..Decisions::default() };
     }
-    let Some(id) = recorded.cluster_id else { return only(record::adopt_or_mint(state)) };
-    if let Some(restored) = record::restore(state) {
+    let Some(id) = facts.id() else { return only(record::adopt_or_mint(facts.state)) };
+    if let Some(restored) = record::restore(facts) {
         return only(restored);
     }
-    let members = membership::members(state);
-    if members.missing > 0 && !state.cluster.spec.paused {
-        let next = recorded.next_index.unwrap_or(1) + u64::from(members.missing);
-        let after = KmsClusterStatus { next_index: Some(next), ..recorded.clone() };
-        return only(Action::update_cluster(state, after));
+    if facts.members.missing > 0 && !cluster.spec.paused {
+        let next = cluster.status.next_index.unwrap_or(1) + u64::from(facts.members.missing);
+        let after = KmsClusterStatus { next_index: Some(next), ..cluster.status.clone() };
+        return only(Action::update_cluster(facts.state, after));
     }
-    let mut actions = membership::actions(state, &members, id);
-    actions.extend(record::write(state, &members, id));
-    actions.extend(epochs::actions(state));
-    let rounds = rounds::rounds(state, &members);
+    let mut actions = membership::actions(facts, id);
+    actions.extend(record::write(facts, id));
+    actions.extend(epochs::actions(facts));
+    let rounds = rounds::rounds(facts);
     let writes_status = rounds.actions.iter().any(|action| matches!(action, Action::UpdateCluster { .. }));
-    let waiting = rounds.waiting.as_ref();
-    actions.extend(rounds.actions.iter().cloned());
+    actions.extend(rounds.actions);
     if actions.is_empty() {
-        actions.extend(rollout::actions(state, &members));
+        actions.extend(rollout::actions(facts));
     }
     if !writes_status {
         // One write of the status per run: the report follows when nothing else is decided.
-        let stop = gate::start(state).err();
-        actions.extend(status::action(state, stop.as_ref(), waiting));
+        actions.extend(status::action(facts, facts.gates.start.as_ref().err(), rounds.waiting.as_ref()));
     }
-    Decisions { actions: once_each(actions), starved: rounds.starved, waiting: rounds.waiting.map(|w| w.to_string()) }
+    Decisions { actions: once_each(actions), starved: rounds.starved, waiting: rounds.waiting, busy: false }
 }
 
 /// A second write of the same object was decided on a version that the first one changes.

@@ -6,8 +6,8 @@ use keyfleet_crds::KmsNodeSpec;
 use keyfleet_crds::cluster::status::Erasure;
 use keyfleet_crds::values::{ClusterId, PinnedKey};
 
-use crate::Action;
 use crate::state::State;
+use crate::{Action, Facts};
 
 /// The nodes of a cluster, decided.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -85,7 +85,8 @@ pub fn known_pin(state: &State, index: u32) -> Option<PinnedKey> {
 
 /// The writes that bring `KmsNode`s to what [`members`] says.
 #[must_use]
-pub fn actions(state: &State, members: &Members, id: ClusterId) -> Vec<Action> {
+pub fn actions(facts: &Facts<'_>, id: ClusterId) -> Vec<Action> {
+    let (state, members) = (facts.state, &facts.members);
     let name = &state.cluster.name;
     let mut actions = Vec::new();
     let wanted = members.stay.iter().chain(members.leave.keys().filter(|index| {
@@ -121,15 +122,15 @@ pub fn actions(state: &State, members: &Members, id: ClusterId) -> Vec<Action> {
             }
         }
     }
-    actions.extend(leavers_that_are_gone(state, members));
+    actions.extend(leavers_that_are_gone(facts));
     actions
 }
 
 /// Removed nodes whose secrets are proven gone: nothing keeps their objects.
-fn leavers_that_are_gone<'a>(state: &'a State, members: &'a Members) -> impl Iterator<Item = Action> + 'a {
-    members.leave.keys().filter_map(|index| {
-        let node = state.nodes.get(index)?;
-        let removed = &state.cluster.status.removed_nodes;
+fn leavers_that_are_gone(facts: &Facts<'_>) -> impl Iterator<Item = Action> {
+    facts.members.leave.keys().filter_map(|index| {
+        let node = facts.state.nodes.get(index)?;
+        let removed = &facts.state.cluster.status.removed_nodes;
         let listed = removed.iter().any(|gone| gone.index == *index && gone.erasure != Erasure::Pending);
         (node.erased && node.spec.removed && listed).then_some(Action::DeleteNode { index: *index })
     })

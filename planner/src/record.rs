@@ -6,9 +6,9 @@ use keyfleet_crds::record::{CertifiedEpoch, Record, RecordedNode};
 use keyfleet_crds::values::ClusterId;
 use keyfleet_crds::{KeyEpochStatus, KmsClusterStatus};
 
-use crate::membership::{Members, known_pin};
+use crate::membership::known_pin;
 use crate::state::{Epoch, Recorded, State};
-use crate::{Action, gate};
+use crate::{Action, Facts};
 
 /// A cluster without an id: the record's, or a new one.
 #[must_use]
@@ -30,21 +30,23 @@ pub fn adopt_or_mint(state: &State) -> Action {
 
 /// A status that knows less than the record (objects were put back without it): what the record knows.
 #[must_use]
-pub fn restore(state: &State) -> Option<Action> {
+pub fn restore(facts: &Facts<'_>) -> Option<Action> {
+    let state = facts.state;
     let record = state.recorded()?;
     let after = with_record(&state.cluster.status, record);
     if after != state.cluster.status {
         return Some(Action::update_cluster(state, after));
     }
     // Like every write to a KeyEpoch: only once the nodes that hold the key have said that nothing is newer.
-    gate::reports(state).ok()?;
-    restore_epoch(state, record.epoch.as_ref()?)
+    facts.gates.reports.as_ref().ok()?;
+    restore_epoch(facts, record.epoch.as_ref()?)
 }
 
 /// The certified epoch, where its `KeyEpoch` is gone or was put back without its status.
-fn restore_epoch(state: &State, recorded: &CertifiedEpoch) -> Option<Action> {
+fn restore_epoch(facts: &Facts<'_>, recorded: &CertifiedEpoch) -> Option<Action> {
+    let state = facts.state;
     let number = recorded.plan.number;
-    let newer = state.active().is_some_and(|(active, _)| active >= number);
+    let newer = facts.active.is_some_and(|(active, _)| active >= number);
     match state.epochs.get(&number) {
         _ if newer => None,
         None => Some(Action::CreateEpoch(Box::new(recorded.plan.clone()))),
@@ -83,18 +85,13 @@ fn with_record(status: &KmsClusterStatus, record: &Record) -> KmsClusterStatus {
 
 /// The write of the record, when anything but replica positions differs: those move all the time.
 #[must_use]
-pub fn write(state: &State, members: &Members, id: ClusterId) -> Option<Action> {
-    let record = record(state, members, id);
-    let version = match &state.record {
+pub fn write(facts: &Facts<'_>, id: ClusterId) -> Option<Action> {
+    let record = record(facts, id);
+    let version = match &facts.state.record {
         Recorded::Absent => None,
         Recorded::Unreadable(_) => return None,
         Recorded::Present { resource_version, record: before } => {
-            let still = |record: &Record| {
-                let mut record = record.clone();
-                record.nodes.iter_mut().for_each(|node| node.position = None);
-                record
-            };
-            if still(before) == still(&record) {
+            if without_positions(before) == without_positions(&record) {
                 return None;
             }
             Some(resource_version.clone())
@@ -103,29 +100,21 @@ pub fn write(state: &State, members: &Members, id: ClusterId) -> Option<Action> 
     Some(Action::WriteRecord { resource_version: version, record: Box::new(record) })
 }
 
-fn record(state: &State, members: &Members, id: ClusterId) -> Record {
+fn without_positions(record: &Record) -> Record {
+    let mut record = record.clone();
+    record.nodes.iter_mut().for_each(|node| node.position = None);
+    record
+}
+
+fn record(facts: &Facts<'_>, id: ClusterId) -> Record {
+    let Facts { state, members, .. } = facts;
     let status = &state.cluster.status;
-    let before = state.recorded();
-    let node = |index: u32, removed: bool| {
-        let node = state.nodes.get(&index);
-        let before = before.and_then(|record| record.nodes.iter().find(|node| node.index == index));
-        RecordedNode {
-            index,
-            identity_key: node.and_then(|node| node.spec.identity_key).or_else(|| known_pin(state, index)),
-            volume_handle: node
-                .and_then(|node| node.volume_handle.clone())
-                .or_else(|| before.and_then(|node| node.volume_handle.clone())),
-            removed,
-            position: node
-                .and_then(|node| node.position.clone())
-                .or_else(|| before.and_then(|node| node.position.clone())),
-        }
-    };
-    let mut nodes: Vec<RecordedNode> = members.stay.iter().map(|index| node(*index, false)).collect();
+    let stay = members.stay.iter().map(|index| recorded_node(state, *index, false));
     // Let go, and not yet gone: whoever adopts the fleet has to see to it that its secrets die.
-    nodes.extend(members.leave.keys().filter(|index| state.nodes.contains_key(index)).map(|index| node(*index, true)));
+    let leave = members.leave.keys().filter(|index| state.nodes.contains_key(index));
+    let mut nodes: Vec<_> = stay.chain(leave.map(|index| recorded_node(state, *index, true))).collect();
     nodes.sort_by_key(|node| node.index);
-    let newest = state.active().and_then(|(_, epoch)| certified(epoch));
+    let newest = facts.active.and_then(|(_, epoch)| certified(epoch));
     Record {
         cluster: state.cluster.name.clone(),
         cluster_id: id,
@@ -134,7 +123,22 @@ fn record(state: &State, members: &Members, id: ClusterId) -> Record {
         next_index: status.next_index.unwrap_or(1),
         last_processed_boundary: status.last_processed_boundary,
         nodes,
-        epoch: newest.or_else(|| before.and_then(|record| record.epoch.clone())),
+        epoch: newest.or_else(|| state.recorded()?.epoch.clone()),
+    }
+}
+
+/// A node as its object shows it; what the object does not know is taken over from the record before.
+fn recorded_node(state: &State, index: u32, removed: bool) -> RecordedNode {
+    let node = state.nodes.get(&index);
+    let before = state.recorded().and_then(|record| record.nodes.iter().find(|node| node.index == index));
+    RecordedNode {
+        index,
+        identity_key: node.and_then(|node| node.spec.identity_key).or_else(|| known_pin(state, index)),
+        volume_handle: node
+            .and_then(|node| node.volume_handle.clone())
+            .or_else(|| before.and_then(|node| node.volume_handle.clone())),
+        removed,
+        position: node.and_then(|node| node.position.clone()).or_else(|| before.and_then(|node| node.position.clone())),
     }
 }
 

@@ -5,8 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::state::State;
-use crate::{Action, gate, membership::Members};
+use crate::{Action, Facts};
 
 /// State of a rolling change, and what it waits for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -21,19 +20,17 @@ pub enum Rolling {
 
 /// Returns the next step of the rolling change, if one is under way.
 #[must_use]
-pub fn rolling(state: &State, members: &Members) -> Rolling {
-    let outdated = outdated(state, members);
-    if outdated.is_empty() {
-        return Rolling::Done;
-    }
-    let list = |of: &BTreeSet<u32>| of.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
+pub fn rolling(facts: &Facts<'_>) -> Rolling {
+    let (state, members) = (facts.state, &facts.members);
+    let outdated = outdated(facts);
+    let Some(first) = outdated.first().copied() else { return Rolling::Done };
     if state.cluster.spec.paused {
         return Rolling::Waits("spec.paused is set".into());
     }
-    if let Err(stop) = gate::reports(state) {
-        return Rolling::Waits(stop.message);
+    if let Err(stop) = &facts.gates.reports {
+        return Rolling::Waits(stop.message.clone());
     }
-    if state.open().is_some() || state.cluster.status.reservation.is_some() {
+    if facts.open.is_some() || state.cluster.status.reservation.is_some() {
         return Rolling::Waits("a round is under way".into());
     }
     let serves = |index: &u32| state.nodes.get(index).is_some_and(|node| node.ready);
@@ -43,31 +40,31 @@ pub fn rolling(state: &State, members: &Members) -> Rolling {
         return Rolling::Evict(*index);
     }
     if !away.is_empty() {
-        return Rolling::Waits(format!("nodes that are not ready: {}", list(&away)));
+        let away: Vec<_> = away.iter().map(u32::to_string).collect();
+        return Rolling::Waits(format!("nodes that are not ready: {}", away.join(", ")));
     }
     if let Some(why) = &state.eviction_refused {
         return Rolling::Waits(format!("the disruption budget: {why}"));
     }
-    let needed = state.active().map_or(0, |(_, epoch)| epoch.spec.threshold as usize);
-    let ready = state
-        .active()
-        .map_or(0, |(_, epoch)| epoch.spec.receivers.iter().filter(|receiver| serves(&receiver.index)).count());
-    match outdated.first() {
-        Some(index) if ready > needed || state.active().is_none() => Rolling::Evict(*index),
-        _ => Rolling::Waits(format!("all {needed} nodes that serve are needed: a change needs downtime here")),
+    let Some((_, active)) = facts.active else { return Rolling::Evict(first) };
+    let needed = active.spec.threshold as usize;
+    let ready = active.spec.receivers.iter().filter(|receiver| serves(&receiver.index)).count();
+    if ready <= needed {
+        return Rolling::Waits(format!("all {needed} nodes that serve are needed: a change needs downtime here"));
     }
+    Rolling::Evict(first)
 }
 
 /// The write, if there is one. Nothing else may be decided in the same run.
-pub(super) fn actions(state: &State, members: &Members) -> Option<Action> {
-    match rolling(state, members) {
+pub(super) fn actions(facts: &Facts<'_>) -> Option<Action> {
+    match rolling(facts) {
         Rolling::Evict(index) => Some(Action::Evict { index }),
         Rolling::Done | Rolling::Waits(_) => None,
     }
 }
 
 /// The nodes whose pod was made for an earlier spec.
-pub(super) fn outdated(state: &State, members: &Members) -> BTreeSet<u32> {
-    let is = |index: &&u32| state.nodes.get(index).is_some_and(|node| node.outdated);
-    members.stay.iter().filter(is).copied().collect()
+pub(super) fn outdated(facts: &Facts<'_>) -> BTreeSet<u32> {
+    let is = |index: &&u32| facts.state.nodes.get(index).is_some_and(|node| node.outdated);
+    facts.members.stay.iter().filter(is).copied().collect()
 }

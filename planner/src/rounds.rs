@@ -7,11 +7,10 @@
 //! A crash between any two steps leaves a state from which the next one follows; a second operator that read the same state
 //! loses the compare-and-swap, or finds the KeyEpoch there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 
 use keyfleet_crds::cluster::status::Reservation;
-use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::{KeyEpochSpec, KmsClusterStatus};
 use keyfleet_threshold::coordination::planning::{self, choose_source};
 use keyfleet_threshold::coordination::{FleetView, KeptEpoch, NodeView, PlanningError, boundary};
@@ -20,9 +19,8 @@ use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::plan::{Deadlines, ValidPlan};
 
 use crate::key_epoch::{self, Moment};
-use crate::membership::Members;
-use crate::state::{Epoch, Node, State};
-use crate::{Action, gate};
+use crate::state::{Epoch, State};
+use crate::{Action, Facts};
 use keyfleet_crds::convert::{self, ConvertError};
 
 /// Why a round starts.
@@ -72,24 +70,24 @@ pub struct Rounds {
 
 /// The next steps of the round under way, or the start of one that is due.
 #[must_use]
-pub fn rounds(state: &State, members: &Members) -> Rounds {
-    if gate::reports(state).is_err() {
+pub fn rounds(facts: &Facts<'_>) -> Rounds {
+    if facts.gates.reports.is_err() {
         return Rounds::default();
     }
-    if let Some(settled) = settle(state) {
+    if let Some(settled) = settle(facts) {
         return only(settled);
     }
-    let strays = strays(state);
+    let strays = strays(facts.state);
     if !strays.is_empty() {
         return Rounds { actions: strays, ..Rounds::default() };
     }
-    if let Some((number, epoch)) = state.open() {
-        return Rounds { actions: drive(state, number, epoch), ..Rounds::default() };
+    if let Some((number, epoch)) = facts.open {
+        return Rounds { actions: drive(facts, number, epoch), ..Rounds::default() };
     }
-    let Ok(block) = gate::start(state) else { return Rounds::default() };
-    let result = match state.cluster.status.reservation {
-        Some(reservation) => reserved(state, members, reservation, block),
-        None => reserve(state, members, block),
+    let Ok(block) = facts.gates.start else { return Rounds::default() };
+    let result = match facts.state.cluster.status.reservation {
+        Some(reservation) => reserved(facts, reservation, block),
+        None => reserve(facts, block),
     };
     match result {
         Ok(action) => Rounds { actions: action.into_iter().collect(), ..Rounds::default() },
@@ -102,12 +100,13 @@ pub fn rounds(state: &State, members: &Members) -> Rounds {
 
 /// Returns the round that is due at `block`, leaving aside the pause after failures.
 #[must_use]
-pub fn due(state: &State, members: &Members, block: u64) -> Option<Trigger> {
+pub fn due(facts: &Facts<'_>, block: u64) -> Option<Trigger> {
+    let state = facts.state;
     if !state.has_key() {
         return Some(Trigger::Genesis);
     }
-    let (_, active) = state.active()?;
-    if members.missing == 0 && !carries_out(state, &active.spec, members) && newcomers_are_known(state, members) {
+    let (_, active) = facts.active?;
+    if facts.members.missing == 0 && !carries_out(facts, &active.spec) && newcomers_are_known(facts) {
         return Some(Trigger::Change);
     }
     let request = state.cluster.reshare_request.as_ref();
@@ -127,8 +126,9 @@ pub fn back_off_blocks(failures: u32, interval_blocks: u64) -> u64 {
 }
 
 /// The reservation: one compare-and-swap that takes the number, and the boundary with it.
-fn reserve(state: &State, members: &Members, block: u64) -> Result<Option<Action>, Waiting> {
-    let Some(trigger) = due(state, members, block) else { return Ok(None) };
+fn reserve(facts: &Facts<'_>, block: u64) -> Result<Option<Action>, Waiting> {
+    let Some(trigger) = due(facts, block) else { return Ok(None) };
+    let state = facts.state;
     if let Some(at) = state.cluster.status.retry_at_block.filter(|at| block < *at) {
         return Err(Waiting::BackOff(at));
     }
@@ -141,7 +141,7 @@ fn reserve(state: &State, members: &Members, block: u64) -> Result<Option<Action
         generation: state.cluster.generation,
     };
     // A number is not spent on a plan that cannot be made: the boundary stays due until it can.
-    plan(state, members, &reservation)?;
+    plan(facts, &reservation)?;
     let interval = u64::from(state.cluster.spec.schedule.interval_blocks);
     let processed = match trigger {
         Trigger::Boundary(boundary) => Some(boundary),
@@ -161,23 +161,24 @@ fn reserve(state: &State, members: &Members, block: u64) -> Result<Option<Action
 }
 
 /// A reservation whose `KeyEpoch` is not there: make it, or take a newer number where the spec has changed since.
-fn reserved(state: &State, members: &Members, reservation: Reservation, block: u64) -> Result<Option<Action>, Waiting> {
+fn reserved(facts: &Facts<'_>, reservation: Reservation, block: u64) -> Result<Option<Action>, Waiting> {
+    let state = facts.state;
     if reservation.generation == state.cluster.generation {
-        return Ok(Some(Action::CreateEpoch(Box::new(convert::spec_of(&plan(state, members, &reservation)?)))));
+        return Ok(Some(Action::CreateEpoch(Box::new(convert::spec_of(&plan(facts, &reservation)?)))));
     }
     let status = &state.cluster.status;
     let number = status.next_number.unwrap_or(1);
     let block = if reservation.boundary.is_some() { reservation.block } else { block };
     let newer = Reservation { number, block, generation: state.cluster.generation, ..reservation };
-    plan(state, members, &newer)?;
+    plan(facts, &newer)?;
     let after = KmsClusterStatus { reservation: Some(newer), next_number: Some(number + 1), ..status.clone() };
     Ok(Some(Action::update_cluster(state, after)))
 }
 
 /// Takes the end of a round into the cluster's status, once: the compare-and-swap that clears its reservation counts it.
-fn settle(state: &State) -> Option<Action> {
+fn settle(facts: &Facts<'_>) -> Option<Action> {
+    let Facts { state, active, .. } = *facts;
     let status = &state.cluster.status;
-    let active = state.active();
     let mut after = status.clone();
     if let Some((number, epoch)) = active {
         // Its record proves that t nodes could sign once; the proofs over a fresh challenge, that they can now.
@@ -229,7 +230,8 @@ fn strays(state: &State) -> Vec<Action> {
     state.epochs.iter().filter(stray).map(supersede).collect()
 }
 
-pub(super) fn drive(state: &State, number: u64, epoch: &Epoch) -> Vec<Action> {
+pub(super) fn drive(facts: &Facts<'_>, number: u64, epoch: &Epoch) -> Vec<Action> {
+    let state = facts.state;
     let now = moment(state);
     let closing = state.view.closing.get(&number).cloned().unwrap_or_default();
     let Ok(plan) = convert::plan_of(&epoch.spec) else { return Vec::new() };
@@ -248,10 +250,10 @@ pub(super) fn drive(state: &State, number: u64, epoch: &Epoch) -> Vec<Action> {
         }
         let Ok(mut status) = key_epoch::apply(&plan, before, &decision, &now) else { return Vec::new() };
         let needed = plan.dealers_needed().max(plan.threshold.count());
-        let away = without_bucket(state);
+        let away = &facts.without_bucket;
         let able = epoch.spec.expected.iter().filter(|index| !away.contains_key(index)).count();
-        if let Some((first, (_, message))) = away.first_key_value().filter(|_| able < needed) {
-            status = key_epoch::fails_for_want_of_the_bucket(status, &format!("node {first}: {message}"));
+        if let Some((first, problem)) = away.first_key_value().filter(|_| able < needed) {
+            status = key_epoch::fails_for_want_of_the_bucket(status, &format!("node {first}: {}", problem.message));
         }
         status.culprits = key_epoch::with_the_silent(key_epoch::culprits(&closing.culprits), &epoch.spec, &status);
         status
@@ -262,22 +264,6 @@ pub(super) fn drive(state: &State, number: u64, epoch: &Epoch) -> Vec<Action> {
     vec![Action::UpdateEpoch { number, resource_version, status: Box::new(after) }]
 }
 
-/// Nodes whose bucket does not take what they write: nothing of theirs is said in rounds until it does.
-#[must_use]
-pub fn without_bucket(state: &State) -> BTreeMap<u32, (Reason, &str)> {
-    let nodes = state.nodes.iter().filter(|(_, node)| !node.spec.removed);
-    nodes.filter_map(|(index, node)| Some((*index, bucket_trouble(node)?))).collect()
-}
-
-fn bucket_trouble(node: &Node) -> Option<(Reason, &str)> {
-    const REASONS: [Reason; 4] =
-        [Reason::ReplicaUnavailable, Reason::BucketMissing, Reason::CredentialsRefused, Reason::AuthoritiesMissing];
-    node.problems.iter().find_map(|(said, message)| {
-        let reason = REASONS.into_iter().find(|reason| reason.as_str() == said)?;
-        Some((reason, message.as_str()))
-    })
-}
-
 pub(super) fn moment(state: &State) -> Moment {
     Moment {
         block: state.block.clone().unwrap_or(state.last_block),
@@ -285,24 +271,24 @@ pub(super) fn moment(state: &State) -> Moment {
     }
 }
 
-fn carries_out(state: &State, plan: &KeyEpochSpec, members: &Members) -> bool {
-    let spec = &state.cluster.spec;
+fn carries_out(facts: &Facts<'_>, plan: &KeyEpochSpec) -> bool {
+    let spec = &facts.state.cluster.spec;
     plan.threshold == spec.effective_threshold()
         && plan.min_holders == spec.effective_min_holders()
-        && plan.receivers.iter().map(|receiver| receiver.index).eq(members.stay.iter().copied())
+        && plan.receivers.iter().map(|receiver| receiver.index).eq(facts.members.stay.iter().copied())
 }
 
 /// A newcomer whose pod is still starting holds up nobody: boundaries go on among those who are there.
-fn newcomers_are_known(state: &State, members: &Members) -> bool {
-    members.stay.iter().all(|index| state.nodes.get(index).is_some_and(|node| !node.offers.is_empty()))
+fn newcomers_are_known(facts: &Facts<'_>) -> bool {
+    facts.members.stay.iter().all(|index| facts.state.nodes.get(index).is_some_and(|node| !node.offers.is_empty()))
 }
 
 /// The plan for a reservation, from nothing but the state.
-fn plan(state: &State, members: &Members, reservation: &Reservation) -> Result<ValidPlan, Waiting> {
-    let (spec, status) = (&state.cluster.spec, &state.cluster.status);
-    let id = status.cluster_id.unwrap_or(keyfleet_crds::values::ClusterId([0; 16]));
-    let active = state.active();
-    let keep = active.filter(|_| members.missing > 0 || !newcomers_are_known(state, members));
+fn plan(facts: &Facts<'_>, reservation: &Reservation) -> Result<ValidPlan, Waiting> {
+    let Facts { state, members, active, .. } = facts;
+    let spec = &state.cluster.spec;
+    let id = facts.id().unwrap_or(keyfleet_crds::values::ClusterId([0; 16]));
+    let keep = active.filter(|_| members.missing > 0 || !newcomers_are_known(facts));
     // While newcomers start, the key stays with those who have it, under the rules it has.
     let (receivers, threshold, min_holders) = match keep {
         Some((_, epoch)) => (

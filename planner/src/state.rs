@@ -117,8 +117,8 @@ pub struct Node {
     pub ready: bool,
     /// True when its pod was made for an earlier spec or image.
     pub outdated: bool,
-    /// Problems that it found with its configuration: a condition reason, and the next step.
-    pub problems: Vec<(String, String)>,
+    /// Problems that it found with its configuration.
+    pub problems: Vec<Problem>,
     /// The worker that its pod is bound to.
     pub worker: Option<String>,
     /// That worker's zone.
@@ -133,6 +133,40 @@ pub struct Node {
     pub erased: bool,
     /// Plan versions it understands; empty until it has reported.
     pub plan_versions: Vec<u16>,
+}
+
+impl Node {
+    /// Returns the problem that keeps what the node writes out of its bucket.
+    #[must_use]
+    pub fn bucket_problem(&self) -> Option<&Problem> {
+        self.problems.iter().find(|problem| problem.is_of_the_bucket())
+    }
+}
+
+/// A problem that a node found with what it was given.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Problem {
+    /// The condition's reason.
+    pub reason: Reason,
+    /// The fault, and the next step.
+    pub message: String,
+}
+
+impl Problem {
+    /// Takes over a node's own report. A reason that only a newer release knows is [`Reason::Unknown`]; its word stays, in the
+    /// message.
+    #[must_use]
+    pub fn read(reported: &keyfleet_crds::node::report::Problem) -> Self {
+        match Reason::of(&reported.reason) {
+            Some(reason) => Self { reason, message: reported.message.clone() },
+            None => Self { reason: Reason::Unknown, message: format!("{}: {}", reported.reason, reported.message) },
+        }
+    }
+
+    fn is_of_the_bucket(&self) -> bool {
+        use Reason::{AuthoritiesMissing, BucketMissing, CredentialsRefused, ReplicaUnavailable};
+        matches!(self.reason, ReplicaUnavailable | BucketMissing | CredentialsRefused | AuthoritiesMissing)
+    }
 }
 
 /// Lag of a replica.

@@ -8,7 +8,7 @@ use keyfleet_planner::model::{RefusalError, invariants};
 use keyfleet_planner::view::Watched;
 use keyfleet_planner::view::possession::{Challenge, Claimed, Claims};
 use keyfleet_planner::view::transcripts::Certified;
-use keyfleet_planner::{Action, decide, status};
+use keyfleet_planner::{Action, decide};
 use keyfleet_threshold::feed::{Report, says_itself};
 use keyfleet_threshold::identifiers::NodeIndex;
 use keyfleet_threshold::identity::IdentityPublicKey;
@@ -48,7 +48,7 @@ impl Fleet {
             objects.state(view, Ok(self.block.0), operator.last_block, operator.starved_since, now(self.now_ms));
         let decisions = decide(&state);
         operator.starved_since = decisions.starved.then(|| operator.starved_since.unwrap_or(self.block.0));
-        let busy = !decisions.actions.is_empty() || status::is_busy(&state);
+        let busy = !decisions.actions.is_empty() || decisions.busy;
         let waiting = decisions.waiting.clone();
         if let Err(broken) =
             invariant_live_nodes_hold_what_is_confirmed_or_stands_in(objects, &self.nodes, &decisions.actions)

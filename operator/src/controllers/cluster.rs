@@ -26,7 +26,7 @@ use crate::node_streams::Target;
 use crate::objects::{Fleet, access, network, retention};
 use keyfleet_planner::state::Retention;
 use keyfleet_planner::view::{StreamView, Watched};
-use keyfleet_planner::{self as planner, Action as Write, Decisions, State, key_epoch, status};
+use keyfleet_planner::{self as planner, Action as Write, Decisions, State, key_epoch};
 
 /// Wait between two reconciles of a cluster with an open round: deadlines pass though no node speaks.
 const BUSY: Duration = Duration::from_millis(500);
@@ -54,7 +54,7 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
     let mut memory = context.remembered(&key);
     let state = validate(&context, &key, &read, &mut memory, now).await;
     let decisions = decide(&context, &key, &state, memory);
-    let mut wrote = !decisions.actions.is_empty();
+    let mut busy = decisions.busy || !decisions.actions.is_empty();
     let released = decisions.actions.contains(&Write::SetClusterFinalizer { present: false });
     apply_decisions(&context, &key, &read, &state, decisions.actions).await?;
     if state.cluster.deleting && released {
@@ -62,11 +62,11 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<
         context.metrics.forget(&key.namespace, &key.name);
         return Ok(Action::await_change());
     }
-    wrote |= apply_objects(&context, &read, &state).await?;
+    busy |= apply_objects(&context, &read, &state).await?;
     context.metrics.cluster(&key.namespace, &key.name, &measured(&state));
     context.succeeded(&key);
     timer.done();
-    Ok(Action::requeue(pace(&state, &read.cluster, wrote, now)))
+    Ok(Action::requeue(pace(&state, &read.cluster, busy, now)))
 }
 
 /// Puts what was read together with the newest block and what nodes say.
@@ -90,7 +90,7 @@ fn decide(context: &Context, key: &ObjectKey, state: &State, mut memory: Memory)
     memory.starved_since = decisions.starved.then(|| memory.starved_since.unwrap_or(state.last_block));
     context.remember(key.clone(), memory);
     if let Some(waiting) = &decisions.waiting {
-        tracing::info!(cluster = key.name, namespace = key.namespace, waiting, "a round is due and waits");
+        tracing::info!(cluster = key.name, namespace = key.namespace, %waiting, "a round is due and waits");
     }
     decisions
 }
@@ -286,14 +286,12 @@ async fn apply_objects(context: &Context, read: &Read, state: &State) -> Result<
     Ok(wrote)
 }
 
-fn pace(state: &State, cluster: &KmsCluster, wrote: bool, now: jiff::Timestamp) -> Duration {
-    if wrote || status::is_busy(state) {
+fn pace(state: &State, cluster: &KmsCluster, busy: bool, now: jiff::Timestamp) -> Duration {
+    if busy {
         return BUSY;
     }
     // Who has come back is heard from the nodes, not from the API server.
-    let confirmed =
-        |status: &keyfleet_crds::KeyEpochStatus| status.phase == Some(keyfleet_crds::epoch::Phase::Confirmed);
-    let unconfirmed = state.active().is_some_and(|(_, epoch)| !epoch.status.as_ref().is_some_and(confirmed));
+    let unconfirmed = state.active().is_some_and(|(_, epoch)| !key_epoch::is_confirmed(epoch.status.as_ref()));
     match &cluster.spec.schedule.source {
         Source { ethereum: Some(_), .. } => ASK_CHAIN,
         _ if unconfirmed => ASK_CHAIN,

@@ -295,8 +295,7 @@ fn replicated(node: &KmsNode) -> Option<(NodeCondition, Option<bool>, Reason, St
     let report = node.status.as_ref()?.node.as_ref()?;
     let problem = report.problems.iter().find(|problem| problem.about == ProblemAbout::Replication);
     if let Some(problem) = problem {
-        let known = Reason::ALL.iter().copied().find(|known| known.as_str() == problem.reason);
-        let reason = known.unwrap_or(Reason::ReplicaUnavailable);
+        let reason = Reason::of(&problem.reason).unwrap_or(Reason::ReplicaUnavailable);
         return Some((NodeCondition::Replicated, Some(false), reason, problem.message.clone()));
     }
     let at = report.replication.as_ref()?;

@@ -16,7 +16,7 @@ use super::{Memory, Options};
 use crate::blocks::BlockError;
 use crate::objects::{Fleet, config};
 use keyfleet_planner::State;
-use keyfleet_planner::state::{Cluster, Epoch, Lag, Node, Recorded, Retention};
+use keyfleet_planner::state::{Cluster, Epoch, Lag, Node, Problem, Recorded, Retention};
 use keyfleet_planner::view::StreamView;
 
 /// Longest wait of a deletion for pods to end, in seconds.
@@ -154,9 +154,7 @@ fn node(node: &KmsNode, pod: Option<&Pod>) -> Node {
         ready: pod.is_some_and(|pod| pod.metadata.deletion_timestamp.is_none())
             && conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"),
         outdated: false,
-        problems: report
-            .map(|report| report.problems.iter().map(|one| (one.reason.clone(), one.message.clone())).collect())
-            .unwrap_or_default(),
+        problems: report.map(|report| report.problems.iter().map(Problem::read).collect()).unwrap_or_default(),
         worker: pod.and_then(|pod| pod.spec.as_ref()?.node_name.clone()),
         zone: status.and_then(|status| status.zone.clone()),
         volume_handle: status.and_then(|status| status.volume.as_ref()?.handle.clone()),

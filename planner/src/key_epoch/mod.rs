@@ -110,7 +110,7 @@ fn holder((index, share): (&NodeIndex, &keyfleet_threshold::curve::G2)) -> Holde
 #[must_use]
 pub fn supersede(status: KeyEpochStatus, by: u64, now: &Moment) -> KeyEpochStatus {
     let message = format!("given up for attempt {by}, which was reserved by a newer spec; nothing needs to be done");
-    let failure = Some(Failure { reason: Reason::Superseded.to_string(), message });
+    let failure = Some(failed(Reason::Superseded, message));
     enter(KeyEpochStatus { failure, ..status }, Phase::Failed, now)
 }
 
@@ -122,7 +122,18 @@ fn failure(reason: &FailReason) -> Failure {
         _ => Reason::NodesDown,
     };
     let message = format!("{reason}; the epoch before serves on, and the next attempt is made by itself");
-    Failure { reason: word.to_string(), message }
+    failed(word, message)
+}
+
+fn failed(reason: Reason, message: String) -> Failure {
+    Failure { reason: reason.to_string(), message }
+}
+
+/// Returns true for a round that was given up for a newer one.
+#[must_use]
+pub fn is_superseded(status: Option<&KeyEpochStatus>) -> bool {
+    let failure = status.and_then(|status| status.failure.as_ref());
+    failure.and_then(|failure| Reason::of(&failure.reason)) == Some(Reason::Superseded)
 }
 
 /// A round that failed because too few nodes could make durable what they had to say: the bucket is to blame, and not they.
@@ -130,7 +141,7 @@ fn failure(reason: &FailReason) -> Failure {
 pub fn fails_for_want_of_the_bucket(status: KeyEpochStatus, why: &str) -> KeyEpochStatus {
     let Some(failure) = status.failure.clone().filter(|_| status.phase == Some(Phase::Failed)) else { return status };
     let message = format!("{} ({why})", failure.message);
-    KeyEpochStatus { failure: Some(Failure { reason: Reason::ReplicaUnavailable.to_string(), message }), ..status }
+    KeyEpochStatus { failure: Some(failed(Reason::ReplicaUnavailable, message)), ..status }
 }
 
 fn enter(mut status: KeyEpochStatus, phase: Phase, now: &Moment) -> KeyEpochStatus {
@@ -154,15 +165,6 @@ fn enter(mut status: KeyEpochStatus, phase: Phase, now: &Moment) -> KeyEpochStat
 /// Culprits as the record names them, with the digests that prove it.
 #[must_use]
 pub fn culprits(found: &[core::Culprit]) -> Vec<Culprit> {
-    let fault = |offence: Offence| match offence {
-        Offence::Equivocation => Fault::Equivocation,
-        Offence::BadShare(_) => Fault::InvalidShare,
-        Offence::FalseComplaint(_) => Fault::FalseComplaint,
-        Offence::ForeignVector | Offence::ForeignResponse => Fault::WrongVector,
-        Offence::BadPartial => Fault::InvalidPartial,
-        Offence::BadBundle(DealingError::NotItsShare) => Fault::WrongSource,
-        _ => Fault::InvalidDealing,
-    };
     found
         .iter()
         .map(|culprit| Culprit {
@@ -171,6 +173,18 @@ pub fn culprits(found: &[core::Culprit]) -> Vec<Culprit> {
             evidence_digests: culprit.evidence.iter().take(4).map(convert::digest).collect(),
         })
         .collect()
+}
+
+fn fault(offence: Offence) -> Fault {
+    match offence {
+        Offence::Equivocation => Fault::Equivocation,
+        Offence::BadShare(_) => Fault::InvalidShare,
+        Offence::FalseComplaint(_) => Fault::FalseComplaint,
+        Offence::ForeignVector | Offence::ForeignResponse => Fault::WrongVector,
+        Offence::BadPartial => Fault::InvalidPartial,
+        Offence::BadBundle(DealingError::NotItsShare) => Fault::WrongSource,
+        _ => Fault::InvalidDealing,
+    }
 }
 
 /// Culprits with those whose bundle was expected and is not among the frozen ones. Silence leaves no evidence.
@@ -215,6 +229,12 @@ pub fn is_open(status: Option<&KeyEpochStatus>) -> bool {
 #[must_use]
 pub fn serves(status: Option<&KeyEpochStatus>) -> bool {
     matches!(status.and_then(|status| status.phase), Some(Phase::Active | Phase::Confirmed))
+}
+
+/// Returns true when so many receivers proved to hold the epoch that older ones may go.
+#[must_use]
+pub fn is_confirmed(status: Option<&KeyEpochStatus>) -> bool {
+    status.and_then(|status| status.phase) == Some(Phase::Confirmed)
 }
 
 /// The public key that a decision activates.

@@ -40,12 +40,8 @@ fn invariant_a_boundary_is_reserved_once(before: &Objects, after: &Objects) -> R
 /// boundary's block by chance: this holds only where neither happens there.
 pub fn invariant_one_epoch_per_boundary(objects: &Objects) -> Result<(), String> {
     let interval = u64::from(objects.cluster.spec.schedule.interval_blocks);
-    let superseded = |epoch: &&std::sync::Arc<crate::state::Epoch>| {
-        let failure = epoch.status.as_ref().and_then(|status| status.failure.as_ref());
-        failure.is_some_and(|failure| failure.reason == "Superseded")
-    };
     let mut seen = BTreeMap::new();
-    for epoch in objects.epochs.values().filter(|epoch| !superseded(epoch)) {
+    for epoch in objects.epochs.values().filter(|epoch| !key_epoch::is_superseded(epoch.status.as_ref())) {
         // Rounds that start at once carry the current block, which may be a boundary by chance.
         let at_boundary = epoch.spec.block % interval == 0 && epoch.spec.source.is_some();
         if let Some(other) = at_boundary.then(|| seen.insert(epoch.spec.block, epoch)).flatten() {

@@ -4,45 +4,44 @@ use std::collections::BTreeMap;
 
 use keyfleet_crds::conditions::{ClusterCondition, Reason};
 
-use super::{Facts, degraded, last_failure, phase, unavailable};
+use super::{Health, degraded, last_failure, phase, unavailable};
+use crate::Facts;
 use crate::rollout::{self, Rolling};
-use crate::rounds;
-use crate::state::{Lag, Node, State};
+use crate::state::{Lag, Node, Problem};
 
 /// A condition, whether it holds, why, and that in words.
 pub(super) type Said = (ClusterCondition, Option<bool>, Reason, String);
 
-pub(super) fn conditions_of(state: &State, facts: &Facts<'_>) -> Vec<Said> {
+pub(super) fn conditions_of(health: &Health<'_>) -> Vec<Said> {
     use ClusterCondition as Is;
-    let serves = facts.serves();
-    let (_, why) = phase(state, facts);
-    let key = state.has_key();
+    let state = health.facts.state;
+    let (_, why) = phase(health);
     let mut said: Vec<Said> = Vec::new();
-    said.push(match (serves, facts.has_key) {
+    said.push(match (health.serves(), health.has_epoch()) {
         (true, _) => (Is::Ready, Some(true), Reason::AsExpected, "an epoch is active and enough nodes serve it".into()),
-        (false, true) => (Is::Ready, Some(false), Reason::NodesDown, unavailable(state, facts)),
+        (false, true) => (Is::Ready, Some(false), Reason::NodesDown, unavailable(health)),
         (false, false) => {
-            let reason = facts.stop.map_or(Reason::Starting, |stop| stop.reason);
+            let reason = health.stop.map_or(Reason::Starting, |stop| stop.reason);
             (Is::Ready, Some(false), reason, why)
         }
     });
-    let progress = match state.open() {
-        Some(_) if !facts.has_key => Some((Reason::Genesis, "the key is being generated")),
-        _ if !key => Some((Reason::Starting, "nodes are being started")),
-        _ if facts.changing(state) => Some((Reason::Scaling, "nodes are being added, removed or replaced")),
+    let progress = match health.facts.open {
+        Some(_) if !health.has_epoch() => Some((Reason::Genesis, "the key is being generated")),
+        _ if !state.has_key() => Some((Reason::Starting, "nodes are being started")),
+        _ if health.is_changing() => Some((Reason::Scaling, "nodes are being added, removed or replaced")),
         _ => None,
     };
-    let progress = progress.map(|(reason, message)| (reason, message.to_owned())).or_else(|| rolls(state, facts));
+    let progress = progress.map(|(reason, message)| (reason, message.to_owned())).or_else(|| rolls(health.facts));
     said.push(match progress {
         Some((reason, message)) => (Is::Progressing, Some(true), reason, message),
         None => (Is::Progressing, Some(false), Reason::AsExpected, "nothing is under way but routine reshares".into()),
     });
-    said.push(match degraded(state, facts) {
+    said.push(match degraded(health) {
         Some((reason, message)) => (Is::Degraded, Some(true), reason, message),
         None => (Is::Degraded, Some(false), Reason::AsExpected, "nothing needs a look".into()),
     });
     let failures = state.cluster.status.failures_in_row.unwrap_or(0);
-    said.push(match (facts.has_key, failures) {
+    said.push(match (health.has_epoch(), failures) {
         (false, _) => (Is::EpochCurrent, Some(false), Reason::Starting, "there is no epoch yet".into()),
         (true, 0) => (Is::EpochCurrent, Some(true), Reason::AsExpected, "the last round that was due succeeded".into()),
         (true, _) => (
@@ -52,24 +51,20 @@ pub(super) fn conditions_of(state: &State, facts: &Facts<'_>) -> Vec<Said> {
             format!("the epoch before serves; the round is tried again{}", last_failure(state)),
         ),
     });
-    said.push(replicated(state));
-    said.push(placement(state, facts));
-    let spare = facts.ready.len().checked_sub(facts.needed);
+    said.push(replicated(health.facts));
+    said.push(placement(health));
+    let spare = health.ready.len().checked_sub(health.needed);
     said.push(match spare {
-        Some(0) if facts.has_key => (
+        Some(0) if health.has_epoch() => (
             Is::QuorumAtRisk,
             Some(true),
             Reason::NodesDown,
-            format!(
-                "exactly {} nodes serve: one more away stops the fleet. {}",
-                facts.needed,
-                unavailable(state, facts)
-            ),
+            format!("exactly {} nodes serve: one more away stops the fleet. {}", health.needed, unavailable(health)),
         ),
-        _ => (Is::QuorumAtRisk, Some(false), Reason::AsExpected, spared(facts.has_key, spare)),
+        _ => (Is::QuorumAtRisk, Some(false), Reason::AsExpected, spared(health.has_epoch(), spare)),
     });
-    said.push(match (facts.has_key, spare) {
-        (true, None) => (Is::QuorumLost, Some(true), Reason::NodesDown, unavailable(state, facts)),
+    said.push(match (health.has_epoch(), spare) {
+        (true, None) => (Is::QuorumLost, Some(true), Reason::NodesDown, unavailable(health)),
         _ => (Is::QuorumLost, Some(false), Reason::AsExpected, "enough nodes serve, or there is no key yet".into()),
     });
     said
@@ -86,9 +81,9 @@ fn spared(has_key: bool, spare: Option<usize>) -> String {
 }
 
 /// Pods that were made for an earlier spec, and what their replacement waits for.
-fn rolls(state: &State, facts: &Facts<'_>) -> Option<(Reason, String)> {
-    let left = rollout::outdated(state, &facts.members).len();
-    let next = match rollout::rolling(state, &facts.members) {
+fn rolls(facts: &Facts<'_>) -> Option<(Reason, String)> {
+    let left = rollout::outdated(facts).len();
+    let next = match rollout::rolling(facts) {
         Rolling::Done => return None,
         Rolling::Evict(index) => format!("node {index} is next"),
         Rolling::Waits(why) => format!("it waits for {why}"),
@@ -96,27 +91,17 @@ fn rolls(state: &State, facts: &Facts<'_>) -> Option<(Reason, String)> {
     Some((Reason::RollingOut, format!("{left} pods are of an earlier spec and are replaced one at a time; {next}")))
 }
 
-fn replicated(state: &State) -> Said {
+fn replicated(facts: &Facts<'_>) -> Said {
+    let state = facts.state;
     let is = ClusterCondition::Replicated;
     let Some(replication) = &state.cluster.spec.replication else {
         let message = "spec.replication is not set: a node that loses its volume depends on the other nodes alone";
         return (is, Some(false), Reason::NotConfigured, message.into());
     };
     let nodes = || state.nodes.iter().filter(|(_, node)| !node.spec.removed);
-    let stands = |(index, node): (&u32, &Node)| match (&node.position, node.lag) {
-        (None, _) => format!("node {index} has not uploaded anything yet"),
-        (Some(at), Lag { commits: 0, .. }) => format!("node {index} at {}:{}", at.term, at.sequence),
-        (Some(at), lag) => {
-            let commits = if lag.commits == 1 { "commit" } else { "commits" };
-            format!(
-                "node {index} at {}:{}, {} {commits} and {} s behind",
-                at.term, at.sequence, lag.commits, lag.seconds
-            )
-        }
-    };
     let stands = limited(nodes().map(stands).collect());
-    let away = rounds::without_bucket(state);
-    if let Some((first, (reason, message))) = away.first_key_value() {
+    let away = &facts.without_bucket;
+    if let Some((first, Problem { reason, message })) = away.first_key_value() {
         let nodes = away.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let cause = message.trim_end_matches('.');
         let message = format!(
@@ -134,6 +119,18 @@ fn replicated(state: &State) -> Said {
     (is, Some(true), Reason::AsExpected, format!("acknowledged: {stands}{grows}"))
 }
 
+/// Position of one node's replica, for people.
+fn stands((index, node): (&u32, &Node)) -> String {
+    match (&node.position, node.lag) {
+        (None, _) => format!("node {index} has not uploaded anything yet"),
+        (Some(at), Lag { commits: 0, .. }) => format!("node {index} at {}:{}", at.term, at.sequence),
+        (Some(at), Lag { commits, seconds }) => {
+            let unit = if commits == 1 { "commit" } else { "commits" };
+            format!("node {index} at {}:{}, {commits} {unit} and {seconds} s behind", at.term, at.sequence)
+        }
+    }
+}
+
 /// A fleet may have a hundred nodes, a message 32 KiB, and a person a line or two.
 fn limited(mut all: Vec<String>) -> String {
     const SHOWN: usize = 20;
@@ -143,18 +140,19 @@ fn limited(mut all: Vec<String>) -> String {
     all.join("; ") + &more
 }
 
-fn placement(state: &State, facts: &Facts<'_>) -> Said {
+fn placement(health: &Health<'_>) -> Said {
     let is = ClusterCondition::PlacementAtRisk;
-    let nodes: Vec<_> = facts.members.stay.iter().filter_map(|index| state.nodes.get(index)).collect();
-    let spare = nodes.len().saturating_sub(facts.needed);
+    let Facts { state, members, .. } = health.facts;
+    let nodes: Vec<_> = members.stay.iter().filter_map(|index| state.nodes.get(index)).collect();
+    let spare = nodes.len().saturating_sub(health.needed);
     for (what, of) in [
         ("worker", nodes.iter().filter_map(|node| node.worker.as_deref()).collect::<Vec<_>>()),
         ("zone", nodes.iter().filter_map(|node| node.zone.as_deref()).collect()),
     ] {
         let mut at: BTreeMap<&str, usize> = BTreeMap::new();
         of.into_iter().for_each(|place| *at.entry(place).or_default() += 1);
-        if let Some((place, held)) = at.into_iter().find(|(_, held)| *held >= facts.needed || *held > spare) {
-            let risk = if held >= facts.needed { "open the key" } else { "stop the fleet when it fails" };
+        if let Some((place, held)) = at.into_iter().find(|(_, held)| *held >= health.needed || *held > spare) {
+            let risk = if held >= health.needed { "open the key" } else { "stop the fleet when it fails" };
             let nodes = if held == 1 { "node" } else { "nodes" };
             let message = format!("{what} {place} holds {held} {nodes}, enough to {risk}: add a {what} and move pods");
             return (is, Some(true), Reason::Unschedulable, message);

@@ -11,12 +11,11 @@ use keyfleet_crds::KmsClusterStatus;
 use keyfleet_crds::cluster::status::{Erasure, NodeSummary, RemovedNode};
 use keyfleet_crds::cluster::{DeletionPolicy, Phase};
 use keyfleet_crds::conditions::{ClusterCondition, Reason};
-use keyfleet_crds::labels;
+use keyfleet_crds::{labels, names};
 
-use crate::gate::{self, Stop};
-use crate::key_epoch;
-use crate::state::{Retention, State};
-use crate::{Action, Waiting, membership, rounds};
+use crate::gate::Stop;
+use crate::state::{Epoch, Problem, Retention, State};
+use crate::{Action, Facts, Waiting, membership};
 
 use conditions::{conditions_of, needs_a_look};
 
@@ -25,32 +24,33 @@ const REMOVED_MAX: usize = 100;
 
 /// The write of the report, if it says anything new.
 #[must_use]
-pub fn action(state: &State, stop: Option<&Stop>, waiting: Option<&Waiting>) -> Vec<Action> {
-    let after = status(state, stop, waiting);
-    if after == state.cluster.status { Vec::new() } else { vec![Action::update_cluster(state, after)] }
+pub fn action(facts: &Facts<'_>, stop: Option<&Stop>, waiting: Option<&Waiting>) -> Vec<Action> {
+    let after = status(facts, stop, waiting);
+    if after == facts.state.cluster.status { Vec::new() } else { vec![Action::update_cluster(facts.state, after)] }
 }
 
 /// The status with the report in it; what is written by compare-and-swap stays as it is.
 #[must_use]
-pub fn status(state: &State, stop: Option<&Stop>, waiting: Option<&Waiting>) -> KmsClusterStatus {
+pub fn status(facts: &Facts<'_>, stop: Option<&Stop>, waiting: Option<&Waiting>) -> KmsClusterStatus {
+    let state = facts.state;
     let (cluster, spec) = (&state.cluster, &state.cluster.spec);
-    let facts = Facts::of(state, stop, waiting);
+    let health = Health::of(facts, stop, waiting);
     let mut after = cluster.status.clone();
     after.observed_generation = Some(cluster.generation);
     after.threshold = Some(spec.effective_threshold());
     after.min_holders = Some(spec.effective_min_holders());
     after.nodes = Some(count(state.nodes.values().filter(|node| !node.spec.removed).count()));
-    after.ready_nodes = Some(count(facts.ready.len()));
-    after.ready = Some(format!("{}/{}", facts.ready.len(), spec.nodes));
+    after.ready_nodes = Some(count(health.ready.len()));
+    after.ready = Some(format!("{}/{}", health.ready.len(), spec.nodes));
     after.selector = Some(labels::node_selector(&cluster.name));
     after.next_boundary = next_boundary(state);
     after.node_summary = summary(state);
     after.removed_nodes = removed(state, &facts.members);
-    let (phase, reason) = phase(state, &facts);
+    let (phase, reason) = phase(&health);
     after.phase = Some(phase);
     after.reason = Some(reason);
     let now = Time(state.now);
-    for (type_, truth, reason, message) in conditions_of(state, &facts) {
+    for (type_, truth, reason, message) in conditions_of(&health) {
         let message = if needs_a_look(type_, truth) { reason.explained(message) } else { message };
         let mut new = keyfleet_crds::conditions::condition(
             type_.as_str(),
@@ -60,7 +60,7 @@ pub fn status(state: &State, stop: Option<&Stop>, waiting: Option<&Waiting>) -> 
             Some(cluster.generation),
             now.clone(),
         );
-        if type_ == ClusterCondition::Replicated && state.open().is_some() {
+        if type_ == ClusterCondition::Replicated && facts.open.is_some() {
             // In a round positions move with every message: where they have come to is told once it is over.
             let same =
                 |old: &&Condition| (&old.type_, &old.status, &old.reason) == (&new.type_, &new.status, &new.reason);
@@ -72,72 +72,79 @@ pub fn status(state: &State, stop: Option<&Stop>, waiting: Option<&Waiting>) -> 
     after
 }
 
-struct Facts<'a> {
-    members: membership::Members,
+/// State of the fleet as its status tells it.
+struct Health<'a> {
+    facts: &'a Facts<'a>,
+    /// Receivers of the active epoch that serve; before there is one, all nodes that do.
     ready: BTreeSet<u32>,
+    /// Number of nodes that have to serve.
     needed: usize,
-    has_key: bool,
+    /// Why no round may be started.
     stop: Option<&'a Stop>,
+    /// Why a round that is due waits.
     waiting: Option<&'a Waiting>,
 }
 
-impl<'a> Facts<'a> {
-    fn of(state: &State, stop: Option<&'a Stop>, waiting: Option<&'a Waiting>) -> Self {
-        let active = state.active();
-        let ready = state.nodes.iter().filter(|(_, node)| node.ready);
-        let receives = |index: &u32| {
-            active.is_none_or(|(_, epoch)| epoch.spec.receivers.iter().any(|receiver| receiver.index == *index))
-        };
-        Self {
-            members: membership::members(state),
-            ready: ready.map(|(index, _)| *index).filter(receives).collect(),
-            needed: active.map_or(state.cluster.spec.effective_threshold(), |(_, epoch)| epoch.spec.threshold) as usize,
-            has_key: active.is_some(),
-            stop,
-            waiting,
-        }
+impl<'a> Health<'a> {
+    fn of(facts: &'a Facts<'a>, stop: Option<&'a Stop>, waiting: Option<&'a Waiting>) -> Self {
+        let receives = |index: &u32| facts.active.is_none_or(|(_, epoch)| receives(epoch, *index));
+        let ready = facts.state.nodes.iter().filter(|(_, node)| node.ready).map(|(index, _)| *index);
+        let wanted = facts.state.cluster.spec.effective_threshold();
+        let needed = facts.active.map_or(wanted, |(_, epoch)| epoch.spec.threshold) as usize;
+        Self { facts, ready: ready.filter(receives).collect(), needed, stop, waiting }
+    }
+
+    fn has_epoch(&self) -> bool {
+        self.facts.active.is_some()
     }
 
     fn serves(&self) -> bool {
-        self.has_key && self.ready.len() >= self.needed
+        self.has_epoch() && self.ready.len() >= self.needed
     }
 
-    fn changing(&self, state: &State) -> bool {
-        let receivers = state.active().map(|(_, epoch)| epoch.spec.receivers.iter().map(|r| r.index).collect());
-        self.members.missing > 0 || receivers.is_some_and(|receivers: BTreeSet<u32>| receivers != self.members.stay)
+    /// Returns true while the active epoch's receivers are not the nodes that the spec asks for.
+    fn is_changing(&self) -> bool {
+        let members = &self.facts.members;
+        let receivers = self.facts.active.map(|(_, epoch)| epoch.spec.receivers.iter().map(|r| r.index).collect());
+        members.missing > 0 || receivers.is_some_and(|receivers: BTreeSet<u32>| receivers != members.stay)
     }
 }
 
-fn phase(state: &State, facts: &Facts<'_>) -> (Phase, String) {
+fn receives(epoch: &Epoch, index: u32) -> bool {
+    epoch.spec.receivers.iter().any(|receiver| receiver.index == index)
+}
+
+fn phase(health: &Health<'_>) -> (Phase, String) {
+    let Health { facts: Facts { state, open, .. }, stop, .. } = *health;
     if state.cluster.deleting {
         return (Phase::Deleting, deletion(state));
     }
-    if let Some(stop) = facts.stop.filter(|stop| stop.needs_person) {
+    if let Some(stop) = stop.filter(|stop| stop.needs_person) {
         return (Phase::Blocked, stop.message.clone());
     }
     if state.cluster.spec.paused {
         return (Phase::Paused, "spec.paused is set; nodes serve on. Set it to false to go on".into());
     }
-    if !facts.has_key {
-        let reason = facts.waiting.map(ToString::to_string);
-        return match state.open() {
+    if !health.has_epoch() {
+        let reason = health.waiting.map(ToString::to_string);
+        return match open {
             Some((number, _)) => (Phase::Genesis, format!("attempt {number} generates the key")),
             None => {
-                let stop = facts.stop.map(|stop| stop.message.clone());
+                let stop = stop.map(|stop| stop.message.clone());
                 (Phase::Starting, stop.or(reason).unwrap_or_else(|| "the nodes are being started".into()))
             }
         };
     }
-    if !facts.serves() {
-        return (Phase::Unavailable, unavailable(state, facts));
+    if !health.serves() {
+        return (Phase::Unavailable, unavailable(health));
     }
-    if let Some(stop) = facts.stop {
+    if let Some(stop) = stop {
         return (Phase::Degraded, stop.message.clone());
     }
-    if facts.changing(state) {
+    if health.is_changing() {
         return (Phase::Changing, "nodes are being added, removed or replaced".into());
     }
-    if let Some((_, message)) = degraded(state, facts) {
+    if let Some((_, message)) = degraded(health) {
         return (Phase::Degraded, message);
     }
     (Phase::Ready, "the fleet serves".into())
@@ -154,33 +161,28 @@ fn deletion(state: &State) -> String {
     )
 }
 
-fn unavailable(state: &State, facts: &Facts<'_>) -> String {
-    let down: Vec<String> = facts
-        .members
-        .stay
-        .iter()
-        .filter(|index| !facts.ready.contains(index))
-        .map(|index| keyfleet_crds::names::node(&state.cluster.name, *index))
-        .collect();
+fn unavailable(health: &Health<'_>) -> String {
+    let Facts { state, members, .. } = health.facts;
+    let down = members.stay.iter().filter(|index| !health.ready.contains(index));
+    let down: Vec<_> = down.map(|index| names::node(&state.cluster.name, *index)).collect();
     format!(
         "{} of the {} nodes that are needed are ready; not ready: {}. Look at these pods: kubectl describe pod {}",
-        facts.ready.len(),
-        facts.needed,
+        health.ready.len(),
+        health.needed,
         down.join(", "),
         down.join(" ")
     )
 }
 
 /// Returns what needs a look although the fleet serves.
-fn degraded(state: &State, facts: &Facts<'_>) -> Option<(Reason, String)> {
-    if let Some(stop) = facts.stop.filter(|stop| stop.reason != Reason::Paused) {
+fn degraded(health: &Health<'_>) -> Option<(Reason, String)> {
+    let Health { facts: Facts { state, members, .. }, stop, waiting, .. } = *health;
+    if let Some(stop) = stop.filter(|stop| stop.reason != Reason::Paused) {
         return Some((stop.reason, stop.message.clone()));
     }
-    if let Some((index, (reason, message))) =
-        state.nodes.iter().find_map(|(index, node)| Some((index, node.problems.first()?)))
-    {
-        let known = Reason::ALL.iter().copied().find(|known| known.as_str() == reason).unwrap_or(Reason::Unknown);
-        return Some((known, format!("node {index}: {message}")));
+    let problem = state.nodes.iter().find_map(|(index, node)| Some((index, node.problems.first()?)));
+    if let Some((index, Problem { reason, message })) = problem {
+        return Some((*reason, format!("node {index}: {message}")));
     }
     if let Some((index, message)) = unproven(state).next() {
         return Some((Reason::PossessionUnproven, format!("node {index}: {message}")));
@@ -189,22 +191,22 @@ fn degraded(state: &State, facts: &Facts<'_>) -> Option<(Reason, String)> {
     if failures > 0 {
         return Some((Reason::RoundFailed, format!("{failures} rounds in a row failed{}", last_failure(state))));
     }
-    if let Some(waiting @ (Waiting::Planning(_) | Waiting::Convert(_) | Waiting::VersionsDiffer)) = facts.waiting {
+    if let Some(waiting @ (Waiting::Planning(_) | Waiting::Convert(_) | Waiting::VersionsDiffer)) = waiting {
         let reason =
             if matches!(waiting, Waiting::VersionsDiffer) { Reason::VersionsDiffer } else { Reason::NodesDown };
         return Some((reason, format!("a round is due and waits: {waiting}")));
     }
     if let Retention::Failing { since, .. } = state.retention {
-        let job = keyfleet_crds::names::retention(&state.cluster.name);
+        let job = names::retention(&state.cluster.name);
         let message = format!(
             "the job that deletes what replicas no longer need, begun at {since}, did not end well, so replicas grow: kubectl \
              get jobs, then kubectl logs of the newest {job}-… says why"
         );
         return Some((Reason::RetentionFailed, message));
     }
-    let down = facts.members.stay.iter().find(|index| state.nodes.get(index).is_some_and(|node| !node.ready));
-    down.filter(|_| facts.has_key && !facts.changing(state)).map(|index| {
-        let pod = keyfleet_crds::names::node(&state.cluster.name, *index);
+    let down = members.stay.iter().find(|index| state.nodes.get(index).is_some_and(|node| !node.ready));
+    down.filter(|_| health.has_epoch() && !health.is_changing()).map(|index| {
+        let pod = names::node(&state.cluster.name, *index);
         (Reason::NodesDown, format!("node {index} is not ready: kubectl describe pod {pod}"))
     })
 }
@@ -214,8 +216,8 @@ fn unproven(state: &State) -> impl Iterator<Item = (u32, String)> {
     let mut newest: BTreeMap<u32, String> = BTreeMap::new();
     for (number, epoch) in state.served() {
         for (index, why) in state.view.unproven.get(&number).into_iter().flatten() {
-            if epoch.spec.receivers.iter().any(|receiver| receiver.index == *index) {
-                let pod = keyfleet_crds::names::node(&state.cluster.name, *index);
+            if receives(epoch, *index) {
+                let pod = names::node(&state.cluster.name, *index);
                 let message = format!(
                     "it claims the share of epoch {number}, but {why}; it is not counted. Restart it (kubectl delete pod \
                      {pod}); if that does not help, replace it by naming its index in spec.removeNodes"
@@ -233,12 +235,6 @@ fn last_failure(state: &State) -> String {
 }
 
 fn summary(state: &State) -> Vec<NodeSummary> {
-    let epoch = |index: &u32| {
-        let held = state
-            .served()
-            .filter(|(_, epoch)| epoch.status.as_ref().is_some_and(|status| status.possessors.contains(index)));
-        held.map(|(number, _)| number).last()
-    };
     let unproven: BTreeMap<u32, String> = unproven(state).collect();
     state
         .nodes
@@ -246,16 +242,24 @@ fn summary(state: &State) -> Vec<NodeSummary> {
         .map(|(index, node)| NodeSummary {
             index: *index,
             ready: node.ready,
-            epoch: epoch(index),
+            epoch: newest_held(state, *index),
             worker: node.worker.clone(),
             zone: node.zone.clone(),
             problem: node
                 .problems
                 .first()
-                .map(|(reason, message)| format!("{reason}: {message}"))
+                .map(|Problem { reason, message }| format!("{reason}: {message}"))
                 .or_else(|| Some(format!("{}: {}", Reason::PossessionUnproven, unproven.get(index)?))),
         })
         .collect()
+}
+
+/// The newest epoch that a node has proven to hold.
+fn newest_held(state: &State, index: u32) -> Option<u64> {
+    let held = state
+        .served()
+        .filter(|(_, epoch)| epoch.status.as_ref().is_some_and(|status| status.possessors.contains(&index)));
+    held.map(|(number, _)| number).last()
 }
 
 fn removed(state: &State, members: &membership::Members) -> Vec<RemovedNode> {
@@ -268,7 +272,7 @@ fn removed(state: &State, members: &membership::Members) -> Vec<RemovedNode> {
             _ if *lost => Erasure::Unproven,
             _ => Erasure::Pending,
         };
-        let without = state.served().find(|(_, epoch)| !epoch.spec.receivers.iter().any(|r| r.index == *index));
+        let without = state.served().find(|(_, epoch)| !receives(epoch, *index));
         let entry = list.entry(*index).or_insert(RemovedNode { index: *index, erasure, since_epoch: None });
         entry.erasure = erasure;
         entry.since_epoch = entry.since_epoch.or(without.map(|(number, _)| number));
@@ -286,13 +290,4 @@ fn next_boundary(state: &State) -> Option<u64> {
 
 fn count(of: usize) -> u32 {
     u32::try_from(of).unwrap_or(u32::MAX)
-}
-
-/// Returns true while a round is under way, for the pace of reconciles.
-#[must_use]
-pub fn is_busy(state: &State) -> bool {
-    gate::reports(state).is_err()
-        || state.cluster.status.reservation.is_some()
-        || state.epochs.values().any(|epoch| key_epoch::is_open(epoch.status.as_ref()))
-        || rounds::due(state, &membership::members(state), state.last_block).is_some()
 }

@@ -5,9 +5,9 @@ use keyfleet_crds::record::Position;
 use keyfleet_threshold::coordination::{Decision, FailReason};
 
 use super::steady;
-use crate::state::{Lag, Retention, State};
+use crate::state::{Lag, Problem, Retention, State};
 use crate::view::{Closing, Unproven};
-use crate::{Action, status};
+use crate::{Action, Facts, status};
 
 /// seed: 002-04
 #[test]
@@ -16,7 +16,7 @@ fn a_node_that_does_not_prove_what_it_claims_is_named_with_what_to_do() {
     let (number, _) = state.active().unwrap();
     state.view.holds.get_mut(&number).unwrap().remove(&2);
     state.view.unproven.insert(number, [(2, Unproven::OtherChallenge), (77, Unproven::Missing)].into());
-    let status = status::status(&state, None, None);
+    let status = status::status(&Facts::of(&state), None, None);
     let degraded = status.conditions.iter().find(|one| one.type_ == "Degraded").unwrap();
     assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "PossessionUnproven"));
     for part in ["node 2:", &format!("epoch {number}"), "another challenge", "kubectl delete pod"] {
@@ -35,7 +35,7 @@ fn replicated_says_where_each_node_stands_and_how_far_it_is_behind() {
     let s3 = serde_json::json!({ "s3": { "bucket": "fleets" } });
     state.cluster.spec.replication = serde_json::from_value(s3).unwrap();
     let condition = |state: &State| {
-        let status = status::status(state, None, None);
+        let status = status::status(&Facts::of(state), None, None);
         let found = status.conditions.into_iter().find(|one| one.type_ == ClusterCondition::Replicated.as_str());
         let found = found.expect("there is always one");
         (found.status == "True", found.reason, found.message)
@@ -60,7 +60,7 @@ fn replicated_says_where_each_node_stands_and_how_far_it_is_behind() {
             && message.contains("node 3 has not uploaded anything yet"),
         "{message}"
     );
-    let told = (Reason::CredentialsRefused.as_str().to_owned(), "the key is refused".to_owned());
+    let told = Problem { reason: Reason::CredentialsRefused, message: "the key is refused".into() };
     state.nodes.get_mut(&4).unwrap().problems.push(told);
     let (is, reason, message) = condition(&state);
     assert!(!is && reason == Reason::CredentialsRefused.as_str(), "{reason}: {message}");
@@ -83,24 +83,28 @@ fn positions_that_move_in_a_round_are_told_once_it_is_over() {
         }
     };
     to(&mut state, 5);
-    state.cluster.status = status::status(&state, None, None);
+    state.cluster.status = status::status(&Facts::of(&state), None, None);
     let settled = state.clone();
     let newest = *state.epochs.keys().next_back().unwrap();
     state.epochs.get_mut(&newest).unwrap().status.as_mut().unwrap().phase = Some(keyfleet_crds::epoch::Phase::Dealing);
     assert!(state.open().is_some(), "no round is open, so that nothing is tried");
-    let open = status::status(&state, None, None);
+    let open = status::status(&Facts::of(&state), None, None);
     to(&mut state, 6);
-    assert_eq!(status::status(&state, None, None), open, "a position that moved is a write");
+    assert_eq!(status::status(&Facts::of(&state), None, None), open, "a position that moved is a write");
     let mut over = settled;
     to(&mut over, 6);
-    assert_ne!(status::status(&over, None, None), over.cluster.status, "where it has come to is never told");
+    assert_ne!(
+        status::status(&Facts::of(&over), None, None),
+        over.cluster.status,
+        "where it has come to is never told"
+    );
 }
 
 #[test]
 fn a_retention_job_that_fails_needs_a_look_and_takes_nothing_from_the_fleet() {
     let (_, mut state) = steady();
     state.nodes.values_mut().for_each(|node| node.ready = true);
-    let conditions = |state: &State| status::status(state, None, None).conditions;
+    let conditions = |state: &State| status::status(&Facts::of(state), None, None).conditions;
     let find = |state: &State, type_: ClusterCondition| {
         conditions(state).into_iter().find(|one| one.type_ == type_.as_str()).map(|one| (one.status, one.reason))
     };
@@ -121,13 +125,13 @@ fn a_bucket_outage_is_blamed_on_the_bucket() {
     let bucket = serde_json::json!({"s3": {"bucket": "keyfleet"}});
     state.cluster.spec.replication = Some(serde_json::from_value(bucket).unwrap());
     let of = |state: &State, type_: &str| {
-        let status = status::status(state, None, None);
+        let status = status::status(&Facts::of(state), None, None);
         let found = status.conditions.into_iter().find(|condition| condition.type_ == type_);
         found.map(|condition| (condition.status, condition.reason, condition.message)).unwrap()
     };
     let said = "the connection failed; serving goes on. Since 2026-11-21T12:00:00Z nothing was acknowledged.";
     for index in [2, 3] {
-        let problem = (Reason::ReplicaUnavailable.to_string(), said.to_owned());
+        let problem = Problem { reason: Reason::ReplicaUnavailable, message: said.to_owned() };
         state.nodes.get_mut(&index).unwrap().problems = vec![problem];
     }
     let (status, reason, message) = of(&state, "Replicated");
@@ -151,7 +155,7 @@ fn a_bucket_outage_is_blamed_on_the_bucket() {
         let closing = Closing { decision: Some(fail), culprits: Vec::new() };
         state.view.closing.insert(number, closing);
         let (_, open) = state.open().unwrap();
-        let actions = super::super::rounds::drive(&state, number, &open.clone());
+        let actions = crate::rounds::drive(&Facts::of(&state), number, open);
         let failure = actions.into_iter().find_map(|action| match action {
             Action::UpdateEpoch { status, .. } => status.failure,
             _ => None,

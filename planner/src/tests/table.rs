@@ -8,7 +8,7 @@ use super::model::Model;
 use super::steady;
 use crate::rounds::{Trigger, back_off_blocks, due};
 use crate::state::{Recorded, State};
-use crate::{Action, decide, gate, membership};
+use crate::{Action, Facts, decide, membership};
 
 fn starts(state: &State) -> bool {
     decide(state).actions.iter().any(|action| match action {
@@ -22,21 +22,19 @@ fn starts(state: &State) -> bool {
 #[test]
 fn only_a_boundary_a_changed_spec_or_a_request_starts_a_round() {
     let (model, state) = steady();
-    let members = membership::members(&state);
     let last = state.cluster.status.last_processed_boundary.unwrap();
-    assert_eq!(due(&state, &members, last + model.interval() - 1), None, "between boundaries");
+    assert_eq!(due(&Facts::of(&state), last + model.interval() - 1), None, "between boundaries");
     let boundary = last + model.interval();
-    assert_eq!(due(&state, &members, boundary), Some(Trigger::Boundary(boundary)));
-    assert_eq!(due(&state, &members, last), None, "a boundary that was processed");
+    assert_eq!(due(&Facts::of(&state), boundary), Some(Trigger::Boundary(boundary)));
+    assert_eq!(due(&Facts::of(&state), last), None, "a boundary that was processed");
     let mut asked = state.clone();
     asked.cluster.reshare_request = Some("now".into());
-    assert_eq!(due(&asked, &members, last + 1), Some(Trigger::Request));
+    assert_eq!(due(&Facts::of(&asked), last + 1), Some(Trigger::Request));
     asked.cluster.status.answered_reshare_request = Some("now".into());
-    assert_eq!(due(&asked, &members, last + 1), None, "a request is answered once");
+    assert_eq!(due(&Facts::of(&asked), last + 1), None, "a request is answered once");
     let mut smaller = state;
     smaller.cluster.spec.nodes = 3;
-    let members = membership::members(&smaller);
-    assert_eq!(due(&smaller, &members, last + 1), Some(Trigger::Change));
+    assert_eq!(due(&Facts::of(&smaller), last + 1), Some(Trigger::Change));
 }
 
 /// seed: 001-33
@@ -79,7 +77,7 @@ fn what_forbids_a_round_says_why_and_what_to_do_and_starts_none() {
     for (what, change, reason, advice) in cases {
         let mut state = due.clone();
         change(&mut state);
-        let stop = gate::start(&state).expect_err(what);
+        let stop = Facts::of(&state).gates.start.expect_err(what);
         assert_eq!(stop.reason, reason, "{what}");
         assert!(stop.message.contains(advice), "{what}: {}", stop.message);
         assert!(!starts(&state), "{what}: a round was started");
@@ -151,13 +149,13 @@ fn genesis_is_refused_where_anything_of_an_earlier_life_is_left() {
     let mut fresh = model.state(0);
     fresh.cluster.finalizer = true;
     fresh.volumes.insert("keys-1-state".into(), "00112233445566778899aabbccddeeff".into());
-    let stop = gate::start(&fresh).unwrap_err();
+    let stop = Facts::of(&fresh).gates.start.unwrap_err();
     assert_eq!(stop.reason, Reason::EarlierLifeFound);
     assert!(stop.message.contains("00112233445566778899aabbccddeeff"), "it says which id: {}", stop.message);
     assert!(stop.needs_person);
     fresh.volumes.clear();
     fresh.cluster.spec.expected_public_key = with_key.cluster.status.public_key;
-    assert_eq!(gate::start(&fresh).unwrap_err().reason, Reason::ExpectedKeyNotFound);
+    assert_eq!(Facts::of(&fresh).gates.start.unwrap_err().reason, Reason::ExpectedKeyNotFound);
     // With the record of that life it is adopted, not made anew.
     fresh.record = with_key.record;
     let actions = decide(&fresh).actions;
@@ -224,8 +222,7 @@ fn back_off_doubles_and_stops_at_four_intervals() {
 fn a_changed_pod_is_replaced_alone_and_only_while_the_others_serve() {
     use crate::rollout::{Rolling, rolling};
     let (_, mut state) = steady();
-    let members = membership::members(&state);
-    assert_eq!(rolling(&state, &members), Rolling::Done, "nothing has changed");
+    assert_eq!(rolling(&Facts::of(&state)), Rolling::Done, "nothing has changed");
     for node in state.nodes.values_mut() {
         (node.ready, node.outdated) = (true, true);
     }
@@ -242,7 +239,7 @@ fn a_changed_pod_is_replaced_alone_and_only_while_the_others_serve() {
     let first = restarting.nodes.get_mut(&1).unwrap();
     (first.ready, first.outdated) = (false, false);
     assert!(evicted(&restarting).is_empty(), "the last one is not ready again");
-    assert!(matches!(rolling(&restarting, &members), Rolling::Waits(why) if why.contains("not ready: 1")));
+    assert!(matches!(rolling(&Facts::of(&restarting)), Rolling::Waits(why) if why.contains("not ready: 1")));
 
     let mut broken = state.clone();
     broken.nodes.get_mut(&3).unwrap().ready = false;
@@ -251,7 +248,7 @@ fn a_changed_pod_is_replaced_alone_and_only_while_the_others_serve() {
     let mut refused = state.clone();
     refused.eviction_refused = Some("it needs three".into());
     assert!(evicted(&refused).is_empty(), "the budget is not asked at once again");
-    assert!(matches!(rolling(&refused, &members), Rolling::Waits(why) if why.contains("it needs three")));
+    assert!(matches!(rolling(&Facts::of(&refused)), Rolling::Waits(why) if why.contains("it needs three")));
 
     let mut paused = state.clone();
     paused.cluster.spec.paused = true;
@@ -275,19 +272,23 @@ fn a_certificate_that_one_node_alone_shows_stops_nobody() {
     state.view.certified.insert(3, newest);
     state.view.thresholds.insert(newest, 3);
     state.view.holds.insert(newest, [3].into());
-    assert!(gate::record(&state).is_ok(), "one node stopped the fleet with an epoch that it alone holds");
+    assert!(Facts::of(&state).gates.record.is_ok(), "one node stopped the fleet with an epoch that it alone holds");
 
     let mut held = state.clone();
     held.view.holds.insert(newest, [2, 3, 4].into());
-    assert_eq!(gate::record(&held).unwrap_err().reason, Reason::RecordRolledBack, "t nodes prove to hold it");
+    assert_eq!(Facts::of(&held).gates.record.unwrap_err().reason, Reason::RecordRolledBack, "t nodes prove to hold it");
 
     let mut shown = state;
     shown.view.certified.insert(2, newest);
-    assert_eq!(gate::record(&shown).unwrap_err().reason, Reason::RecordRolledBack, "not all who show it are lost ones");
+    assert_eq!(
+        Facts::of(&shown).gates.record.unwrap_err().reason,
+        Reason::RecordRolledBack,
+        "not all who show it are lost ones"
+    );
     shown.cluster.spec.remove_nodes = vec![RemoveNode { index: 3, lost: false }];
     // With a replacement, its index is given first and node 3 let go in the next run.
     shown.cluster.spec.nodes -= 1;
-    assert!(gate::record(&shown).is_ok(), "who causes a stop can be let go during it");
+    assert!(Facts::of(&shown).gates.record.is_ok(), "who causes a stop can be let go during it");
     let removes =
         |action: &Action| matches!(action, Action::UpdateNode { spec, .. } if spec.index == 3 && spec.removed);
     assert!(decide(&shown).actions.iter().any(removes), "node 3 is not let go");
@@ -298,9 +299,12 @@ fn a_certificate_that_one_node_alone_shows_stops_nobody() {
 fn one_node_that_invents_a_number_does_not_stop_the_fleet() {
     let (_, mut state) = steady();
     state.view.highest.insert(1, u64::MAX);
-    assert!(gate::record(&state).is_ok(), "a single node stopped the fleet with a number that nobody else saw");
+    assert!(
+        Facts::of(&state).gates.record.is_ok(),
+        "a single node stopped the fleet with a number that nobody else saw"
+    );
     state.view.highest.insert(2, 1_000);
-    let stop = gate::record(&state).unwrap_err();
+    let stop = Facts::of(&state).gates.record.unwrap_err();
     assert_eq!(stop.reason, Reason::RecordRolledBack);
     assert!(stop.message.contains("1000"), "not the invented number: {}", stop.message);
 }
