@@ -145,17 +145,12 @@ fn rolled_back(state: &State) -> Result<(), Stop> {
     // A node that alone saw a number refuses it when it is given again, which costs that node one round.
     let may_be_lost =
         state.newest_certified().map_or(0, |plan| plan.receivers.len().saturating_sub(plan.threshold as usize));
-    // Whoever causes a stop can be let go during it.
-    let stays = |index: &u32| {
-        let named = state.cluster.spec.remove_nodes.iter().any(|remove| remove.index == *index);
-        !named && state.nodes.get(index).is_none_or(|node| !node.spec.removed)
-    };
-    let mut said: Vec<_> =
-        state.view.highest.iter().filter(|(index, highest)| **highest >= next && stays(index)).collect();
+    let above_all = |(index, highest): &(&u32, &u64)| **highest >= next && stays(state, **index);
+    let mut said: Vec<_> = state.view.highest.iter().filter(above_all).collect();
     said.sort_by_key(|(_, highest)| **highest);
     // The highest number that one of them says who does not lie.
     let above = said.len().checked_sub(may_be_lost + 1).map(|at| said[at]);
-    let newer = newest_believed(state, active, may_be_lost, stays);
+    let newer = newest_believed(state, active, may_be_lost);
     let Some((node, number)) = newer.or(above) else { return Ok(()) };
     let proven = state.view.holds.get(number).map_or(0, BTreeSet::len);
     let holds = if proven > 0 { format!(" ({proven} nodes prove that they hold its share)") } else { String::new() };
@@ -168,18 +163,19 @@ fn rolled_back(state: &State) -> Result<(), Stop> {
     ))
 }
 
+/// Returns true for a node that nobody asked to be let go. Whoever causes a stop can be let go during it.
+fn stays(state: &State, index: u32) -> bool {
+    let named = state.cluster.spec.remove_nodes.iter().any(|remove| remove.index == index);
+    !named && state.nodes.get(&index).is_none_or(|node| !node.spec.removed)
+}
+
 /// The newest certified epoch that the record does not know and that is believed, with a node that shows it. A failed attempt
 /// can have a certificate, too, and one node alone may have kept it to itself: so `t` nodes must prove to hold that epoch, or
 /// more nodes must show it than may be lost.
-fn newest_believed(
-    state: &State,
-    active: u64,
-    may_be_lost: usize,
-    stays: impl Fn(&u32) -> bool,
-) -> Option<(&u32, &u64)> {
+fn newest_believed(state: &State, active: u64, may_be_lost: usize) -> Option<(&u32, &u64)> {
     // A certificate of a known attempt may reach the operator before the record of its activation.
     let unknown = |number: &u64| *number > active && !state.epochs.contains_key(number);
-    let shown = || state.view.certified.iter().filter(|(index, number)| unknown(number) && stays(index));
+    let shown = || state.view.certified.iter().filter(|(index, number)| unknown(number) && stays(state, **index));
     let is_believed = |number: &u64| {
         let proven = state.view.holds.get(number).map_or(0, BTreeSet::len);
         let is_held = state.view.thresholds.get(number).is_some_and(|threshold| proven >= *threshold);
@@ -199,6 +195,18 @@ fn genesis(state: &State) -> Result<(), Stop> {
     }
     if cluster.spec.deletion_policy == DeletionPolicy::Destroy && cluster.deleting {
         return Err(Stop::wait(Reason::Deleting, "the KmsCluster is being destroyed"));
+    }
+    // While a round is open its certificate may be here before the record of its activation.
+    let shown = state.view.certified.iter().find(|(index, _)| stays(state, **index));
+    if let Some((index, number)) = shown.filter(|_| state.open().is_none()) {
+        return Err(Stop::person(
+            Reason::RecordRolledBack,
+            format!(
+                "node {index} shows a certificate of attempt {number}, which the record does not know as active: no second key is \
+                 made beside it. Restore a newer backup of etcd; if that attempt failed, replace the node by naming its index \
+                 in spec.removeNodes"
+            ),
+        ));
     }
     for (index, node) in &state.nodes {
         // A certificate for callers has nothing to do with the key.

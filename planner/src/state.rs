@@ -317,12 +317,12 @@ impl State {
         proven >= plan.threshold as usize
     }
 
-    /// Returns true when anything shows that a key was ever made.
+    /// Returns true when the API server has anything that shows that a key was made. What nodes show is judged by
+    /// [`gate`](crate::gate): a word of theirs may stop a genesis, and says so.
     #[must_use]
     pub fn has_key(&self) -> bool {
         self.cluster.status.public_key.is_some()
             || self.active().is_some()
             || self.recorded().is_some_and(Record::forbids_genesis)
-            || !self.view.certified.is_empty()
     }
 }

@@ -294,6 +294,33 @@ fn a_certificate_that_one_node_alone_shows_stops_nobody() {
     assert!(decide(&shown).actions.iter().any(removes), "node 3 is not let go");
 }
 
+/// An attempt that failed for the operator may have come to a certificate that one node made and kept. No second key is made
+/// beside it unless a person says so.
+#[test]
+fn a_certificate_of_a_failed_genesis_stops_the_next_with_a_condition() {
+    let mut model = Model::calm(4);
+    model.fail_next = 1;
+    while model.api.now.cluster.status.failures_in_row.is_none() {
+        model.step_calmly();
+    }
+    let mut state = model.state(0);
+    state.block = Ok(state.block.unwrap() + 4);
+    assert_eq!((state.active().map(|(number, _)| number), state.epochs.len()), (None, 1), "one attempt failed");
+    assert!(starts(&state), "the next attempt is due");
+    state.view.certified.insert(3, 1);
+    assert!(!starts(&state), "a second key was begun beside the one that node 3 shows");
+    let stop = Facts::of(&state).gates.start.expect_err("nothing says why no key is made");
+    assert!(stop.needs_person && stop.reason == Reason::RecordRolledBack, "{stop:?}");
+    for part in ["node 3", "attempt 1", "spec.removeNodes"] {
+        assert!(stop.message.contains(part), "`{part}` is missing: {}", stop.message);
+    }
+    state.cluster.spec.remove_nodes = vec![RemoveNode { index: 3, lost: true }];
+    let gates = Facts::of(&state).gates;
+    assert!(gates.start.is_ok(), "whoever causes a stop can be let go during it: {gates:?}");
+    let due = due(&Facts::of(&state), state.last_block);
+    assert_eq!(due, Some(Trigger::Genesis), "a node that is let go keeps the fleet from its key");
+}
+
 /// One node's lie about a number stops nobody; a number from more nodes than may be corrupt stops everything.
 #[test]
 fn one_node_that_invents_a_number_does_not_stop_the_fleet() {
