@@ -2,8 +2,9 @@
 
 use keyfleet_crds::KmsNodeSpec;
 use keyfleet_crds::cluster::DeletionPolicy;
+use keyfleet_crds::values::ClusterId;
 
-use crate::state::{Recorded, State};
+use crate::state::{Node, Recorded, State};
 use crate::{Action, Facts, record};
 
 /// The writes that end a cluster. Pods stop by themselves: a `KmsNode` without a live `KmsCluster` has none.
@@ -29,7 +30,7 @@ pub fn actions(facts: &Facts<'_>) -> Vec<Action> {
             // Pods flush what they have when they are stopped; the cluster goes when they are gone.
             write.into_iter().chain(state.stopped.then_some(release)).collect()
         }
-        DeletionPolicy::Destroy => destroy(state, release),
+        DeletionPolicy::Destroy => destroy(state, id, release),
     }
 }
 
@@ -39,31 +40,36 @@ fn let_go(state: &State) -> impl Iterator<Item = Action> {
     nodes.chain(epochs.map(|(number, _)| Action::SetEpochFinalizer { number: *number, present: false }))
 }
 
-fn destroy(state: &State, release: Action) -> Vec<Action> {
+/// Nodes, epochs and the record of another fleet that had this name are left as they are.
+fn destroy(state: &State, id: ClusterId, release: Action) -> Vec<Action> {
     let mut actions = Vec::new();
-    for (index, node) in &state.nodes {
-        if node.erased {
-            actions.push(Action::DeleteNode { index: *index });
-            if node.deleting {
-                actions.push(Action::ReleaseNode { index: *index });
-            }
-        } else if !node.spec.removed {
-            let spec = KmsNodeSpec { removed: true, ..node.spec.clone() };
-            let resource_version = node.resource_version.clone();
-            actions.push(Action::UpdateNode { resource_version, spec: Box::new(spec) });
-        }
+    let mut nodes = state.nodes.iter().filter(|(_, node)| node.spec.cluster_id == id).peekable();
+    if nodes.peek().is_some() {
+        nodes.for_each(|(index, node)| actions.extend(destroy_node(*index, node)));
+        return actions;
     }
-    if state.nodes.is_empty() {
-        for (number, epoch) in &state.epochs {
-            if epoch.finalizer {
-                actions.push(Action::SetEpochFinalizer { number: *number, present: false });
-            }
-            actions.push(Action::DeleteEpoch { number: *number });
+    for (number, epoch) in state.epochs.iter().filter(|(_, epoch)| epoch.spec.cluster_id == id) {
+        if epoch.finalizer {
+            actions.push(Action::SetEpochFinalizer { number: *number, present: false });
         }
-        if !matches!(state.record, Recorded::Absent) {
-            actions.push(Action::DeleteRecord);
-        }
-        actions.push(release);
+        actions.push(Action::DeleteEpoch { number: *number });
     }
+    if !matches!(state.record, Recorded::Absent) && !state.has_record_of_another(id) {
+        actions.push(Action::DeleteRecord);
+    }
+    actions.push(release);
     actions
+}
+
+/// Lets a node go, and its object once everything secret is gone.
+fn destroy_node(index: u32, node: &Node) -> Vec<Action> {
+    if node.erased {
+        let released = node.deleting.then_some(Action::ReleaseNode { index });
+        return [Action::DeleteNode { index }].into_iter().chain(released).collect();
+    }
+    if node.spec.removed {
+        return Vec::new();
+    }
+    let spec = Box::new(KmsNodeSpec { removed: true, ..node.spec.clone() });
+    vec![Action::UpdateNode { resource_version: node.resource_version.clone(), spec }]
 }

@@ -74,18 +74,26 @@ fn restore_epoch(facts: &Facts<'_>, recorded: &CertifiedEpoch) -> Option<Action>
 }
 
 fn with_record(status: &KmsClusterStatus, record: &Record) -> KmsClusterStatus {
+    // The number of an epoch that is there was given away, whatever somebody wrote into the ConfigMap.
+    let certified = record.epoch.as_ref().map(|epoch| epoch.plan.number);
     KmsClusterStatus {
         public_key: status.public_key.or(record.public_key),
-        next_number: status.next_number.max(Some(record.next_number)),
+        next_number: status
+            .next_number
+            .max(Some(record.next_number))
+            .max(certified.map(|number| number.saturating_add(1))),
         next_index: status.next_index.max(Some(record.next_index)),
         last_processed_boundary: status.last_processed_boundary.max(record.last_processed_boundary),
         ..status.clone()
     }
 }
 
-/// The write of the record, when anything but replica positions differs: those move all the time.
+/// The write of this fleet's record, when anything but replica positions differs: those move all the time.
 #[must_use]
 pub fn write(facts: &Facts<'_>, id: ClusterId) -> Option<Action> {
+    if facts.state.has_record_of_another(id) {
+        return None;
+    }
     let record = record(facts, id);
     let version = match &facts.state.record {
         Recorded::Absent => None,
@@ -108,7 +116,10 @@ fn without_positions(record: &Record) -> Record {
 
 fn record(facts: &Facts<'_>, id: ClusterId) -> Record {
     let Facts { state, members, .. } = facts;
-    let status = &state.cluster.status;
+    // A deleted cluster's status may be older than the record, which was not taken into it any more.
+    let status = &state
+        .recorded()
+        .map_or_else(|| state.cluster.status.clone(), |record| with_record(&state.cluster.status, record));
     let stay = members.stay.iter().map(|index| recorded_node(state, *index, false));
     // Let go, and not yet gone: whoever adopts the fleet has to see to it that its secrets die.
     let leave = members.leave.keys().filter(|index| state.nodes.contains_key(index));

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::record::Record;
-use keyfleet_crds::values::PinnedKey;
+use keyfleet_crds::values::{ClusterId, PinnedKey};
 use keyfleet_crds::{KeyEpochSpec, KeyEpochStatus, KmsClusterSpec, KmsClusterStatus, KmsNodeSpec};
 use keyfleet_threshold::coordination::Offer;
 
@@ -298,6 +298,12 @@ impl State {
             Recorded::Present { record, .. } => Some(record),
             Recorded::Absent | Recorded::Unreadable(_) => None,
         }
+    }
+
+    /// Returns true when the record is of a fleet with another cluster id, which had this name before.
+    #[must_use]
+    pub fn has_record_of_another(&self, id: ClusterId) -> bool {
+        self.recorded().is_some_and(|record| record.cluster_id != id)
     }
 
     /// The plan of the newest epoch that is known to be certified, by its own object or by the record.

@@ -1,7 +1,9 @@
 //! Actions that each situation leads to.
 
-use keyfleet_crds::cluster::RemoveNode;
+use keyfleet_crds::cluster::{DeletionPolicy, RemoveNode};
 use keyfleet_crds::conditions::Reason;
+use keyfleet_crds::record::Record;
+use keyfleet_crds::values::ClusterId;
 use keyfleet_threshold::coordination::Decision;
 
 use super::model::Model;
@@ -181,6 +183,43 @@ fn scale_down_drops_the_highest_and_a_replacement_takes_a_new_index() {
     let actions = decide(&replaced).actions;
     let [Action::UpdateCluster { status, .. }] = &actions[..] else { panic!("{actions:?}") };
     assert_eq!(status.next_index, Some(6), "index 5 is taken before its KmsNode is made");
+}
+
+fn written_record(state: &State) -> Option<Record> {
+    decide(state).actions.into_iter().find_map(|action| match action {
+        Action::WriteRecord { record, .. } => Some(*record),
+        _ => None,
+    })
+}
+
+/// The condition of such a cluster says: delete it to adopt the record's fleet. That must not take the record with it.
+#[test]
+fn the_record_of_another_fleet_outlives_the_deletion_of_a_cluster() {
+    let (_, mut state) = steady();
+    state.cluster.status.cluster_id = Some(ClusterId([9; 16]));
+    assert_eq!(Facts::of(&state).gates.record.unwrap_err().reason, Reason::EarlierLifeFound);
+    state.cluster.deleting = true;
+    assert_eq!(written_record(&state), None, "the record of the other fleet is overwritten");
+    let release = [Action::SetClusterFinalizer { present: false }];
+    assert_eq!(decide(&state).actions, release);
+    state.cluster.spec.deletion_policy = DeletionPolicy::Destroy;
+    assert_eq!(decide(&state).actions, release, "nodes and epochs of the other fleet are destroyed with this one");
+}
+
+/// A cluster whose status was put back from an older backup may be deleted before the record was taken into it.
+#[test]
+fn the_record_never_falls_below_an_older_status() {
+    let (_, mut state) = steady();
+    let Recorded::Present { record, .. } = &state.record else { panic!("a steady fleet has a record") };
+    let before = record.as_ref().clone();
+    let status = &mut state.cluster.status;
+    (status.next_number, status.next_index, status.public_key) = (Some(1), Some(1), None);
+    status.last_processed_boundary = None;
+    state.cluster.deleting = true;
+    let after = written_record(&state).unwrap_or_else(|| before.clone());
+    assert_eq!((after.next_number, after.next_index), (before.next_number, before.next_index));
+    assert_eq!(after.public_key, before.public_key);
+    assert_eq!(after.last_processed_boundary, before.last_processed_boundary);
 }
 
 #[test]
