@@ -19,6 +19,7 @@
 //! - [`rollout`]: pods of an earlier spec, one at a time
 //! - [`key_epoch`]: a `KeyEpoch`'s phases as types
 //! - [`status`]: conditions, phase and summary for people
+//! - [`rules`]: the kinds' CEL rules, as the operator asserts them before it writes
 //!
 //! Invariants, checked by `tests` after every write of interleaved operators: one epoch per boundary; one open round; a
 //! number, an index and the public key once written stay; the active epoch only rises.
@@ -35,6 +36,7 @@ pub mod model;
 pub mod record;
 pub mod rollout;
 pub mod rounds;
+pub mod rules;
 pub mod state;
 pub mod status;
 #[cfg(test)]

@@ -9,7 +9,13 @@ use kube::{Api, Client, Resource as _, ResourceExt};
 use serde_json::json;
 
 use super::Failure;
-use keyfleet_planner::Action;
+use super::invariants::{
+    invariant_cluster_is_stored, invariant_cluster_keeps_its_rules, invariant_epoch_is_stored,
+    invariant_epoch_keeps_its_rules, invariant_node_is_stored, invariant_node_keeps_its_rules,
+    invariant_number_is_reserved_before_it_is_posted, invariant_plan_is_stored, invariant_record_is_stored,
+    invariant_record_never_falls,
+};
+use keyfleet_planner::{Action, State};
 
 /// The objects of one cluster, to be written to.
 pub(super) struct Applier<'a> {
@@ -17,10 +23,9 @@ pub(super) struct Applier<'a> {
     pub(super) cluster: &'a KmsCluster,
     pub(super) namespace: &'a str,
     pub(super) name: &'a str,
-    pub(super) id: Option<ClusterId>,
     pub(super) node_image: &'a str,
-    /// True where `KmsNode`s get a finalizer.
-    pub(super) finalizers: bool,
+    /// The state that the actions were decided on.
+    pub(super) state: &'a State,
 }
 
 impl Applier<'_> {
@@ -46,16 +51,22 @@ impl Applier<'_> {
             }
             Action::CreateEpoch(spec) => {
                 let number = spec.number;
+                invariant_number_is_reserved_before_it_is_posted(self.state, number);
                 let mut epoch = KeyEpoch::new(&names::epoch(self.name, number), *spec);
                 epoch.metadata.labels = Some(self.labels([(labels::EPOCH_NUMBER, number.to_string())]));
-                posted(epochs.create(&replace, &epoch).await)
+                if let Some(stored) = posted(epochs.create(&replace, &epoch).await)? {
+                    invariant_plan_is_stored(&epoch.spec, &stored);
+                }
+                Ok(())
             }
             Action::UpdateEpoch { number, resource_version, status } => {
+                invariant_epoch_keeps_its_rules(self.state, number, &status);
                 let name = names::epoch(self.name, number);
                 let mut epoch = epochs.get(&name).await?;
                 epoch.metadata.resource_version = Some(resource_version);
-                epoch.status = Some(*status);
-                epochs.replace_status(&name, &replace, &epoch).await?;
+                epoch.status = Some(*status.clone());
+                let stored = epochs.replace_status(&name, &replace, &epoch).await?;
+                invariant_epoch_is_stored(number, &status, &stored);
                 Ok(())
             }
             Action::SetEpochFinalizer { number, present } => {
@@ -68,15 +79,20 @@ impl Applier<'_> {
                 let index = spec.index;
                 let mut node = KmsNode::new(&names::node(self.name, index), *spec);
                 node.metadata.labels = Some(self.labels([(labels::NODE_INDEX, index.to_string())]));
-                node.metadata.finalizers = self.finalizers.then(|| vec![labels::NODE_FINALIZER.into()]);
-                posted(nodes.create(&replace, &node).await)
+                node.metadata.finalizers = self.state.finalizers.then(|| vec![labels::NODE_FINALIZER.into()]);
+                if let Some(stored) = posted(nodes.create(&replace, &node).await)? {
+                    invariant_node_is_stored(&node.spec, &stored);
+                }
+                Ok(())
             }
             Action::UpdateNode { resource_version, spec } => {
+                invariant_node_keeps_its_rules(self.state, &spec);
                 let name = names::node(self.name, spec.index);
                 let mut node = nodes.get(&name).await?;
                 node.metadata.resource_version = Some(resource_version);
                 node.spec = *spec;
-                nodes.replace(&name, &replace, &node).await?;
+                let stored = nodes.replace(&name, &replace, &node).await?;
+                invariant_node_is_stored(&node.spec, &stored);
                 Ok(())
             }
             Action::ReleaseNode { index } => {
@@ -98,6 +114,7 @@ impl Applier<'_> {
                 }
             }
             Action::WriteRecord { resource_version, record } => {
+                invariant_record_never_falls(self.state, &record);
                 let name = names::record(self.name);
                 let map = ConfigMap {
                     metadata: ObjectMeta {
@@ -110,11 +127,12 @@ impl Applier<'_> {
                     data: Some(record.to_data()),
                     ..ConfigMap::default()
                 };
-                match resource_version {
+                let stored = match resource_version {
                     // Somebody else's record that appeared meanwhile is not overwritten: it is read and decided on.
                     None => records.create(&replace, &map).await?,
                     Some(_) => records.replace(&name, &replace, &map).await?,
                 };
+                invariant_record_is_stored(&record, &stored);
                 Ok(())
             }
             Action::DeleteRecord => gone(records.delete(&names::record(self.name), &DeleteParams::default()).await),
@@ -142,12 +160,14 @@ impl Applier<'_> {
         resource_version: String,
         status: keyfleet_crds::KmsClusterStatus,
     ) -> Result<(), Failure> {
+        invariant_cluster_keeps_its_rules(&self.state.cluster.status, &status);
         let mut cluster = self.cluster.clone();
         cluster.metadata.resource_version = Some(resource_version);
         cluster.metadata.managed_fields = None;
-        cluster.status = Some(status);
+        cluster.status = Some(status.clone());
         let replace = PostParams { field_manager: Some(labels::FIELD_MANAGER.into()), ..PostParams::default() };
-        clusters.replace_status(self.name, &replace, &cluster).await?;
+        let stored = clusters.replace_status(self.name, &replace, &cluster).await?;
+        invariant_cluster_is_stored(&status, &stored);
         Ok(())
     }
 
@@ -157,16 +177,16 @@ impl Applier<'_> {
             (labels::MANAGED_BY, labels::FIELD_MANAGER.to_owned()),
             (labels::CLUSTER, self.name.to_owned()),
         ];
-        let id = self.id.map(|id| (labels::CLUSTER_ID, id.to_string()));
+        let id = self.state.cluster.status.cluster_id.map(|id| (labels::CLUSTER_ID, id.to_string()));
         own.into_iter().chain(id).chain(more).map(|(key, value)| (key.to_owned(), value)).collect()
     }
 }
 
 /// A number or index was reserved before: whoever posted first posted the same.
-fn posted<T>(answer: Result<T, kube::Error>) -> Result<(), Failure> {
+fn posted<T>(answer: Result<T, kube::Error>) -> Result<Option<T>, Failure> {
     match answer {
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-        other => Ok(other.map(|_| ())?),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+        other => Ok(Some(other?)),
     }
 }
 

@@ -107,9 +107,8 @@ async fn apply_decisions(
         cluster: &read.cluster,
         namespace: &key.namespace,
         name: &key.name,
-        id: state.cluster.status.cluster_id,
         node_image: &context.options.node_image,
-        finalizers: state.finalizers,
+        state,
     };
     for action in actions {
         let event = event(&action, &read.cluster);

@@ -14,6 +14,7 @@ mod applier;
 pub mod apply;
 pub mod cluster;
 pub mod epoch;
+mod invariants;
 pub mod node;
 mod observe;
 mod scope;

@@ -9,11 +9,10 @@ use keyfleet_crds::values::ClusterId;
 use keyfleet_crds::{KmsClusterSpec, KmsClusterStatus, KmsNodeSpec};
 use keyfleet_threshold::prekey::SignedPrekeySet;
 
-use super::rules;
-use crate::Action;
 use crate::key_epoch;
 use crate::state::{BlockError, Cluster, Epoch, Lag, Node, Recorded, Retention, State};
 use crate::view::StreamView;
+use crate::{Action, rules};
 
 /// Revisions that a lagging reader may still see.
 const PAST_MAX: usize = 256;
