@@ -197,26 +197,9 @@ async fn status(
         };
         after.volume = Some(Volume { claim: claim.name_any(), name, handle });
     }
-    if after.erasure != Some(Erasure::Proven) {
-        after.erasure = match (has_erased(node), node.spec.removed) {
-            (true, _) => Some(Erasure::Proven),
-            (false, true) => Some(Erasure::Pending),
-            (false, false) => None,
-        };
-    }
-    let erased = match after.erasure {
-        Some(Erasure::Proven) => {
-            let message = "the node has signed that its volume and its seal are erased".to_owned();
-            Some((NodeCondition::Erased, Some(true), Reason::AsExpected, message))
-        }
-        Some(_) => {
-            let message = "the node is let go and has not yet said that its secrets are destroyed".to_owned();
-            Some((NodeCondition::Erased, Some(false), Reason::ErasureUnproven, message))
-        }
-        None => None,
-    };
+    after.erasure = erasure(node);
     let now = Time(jiff::Timestamp::now());
-    let conditions = conditions_of(node, pod).into_iter().chain(replicated(node)).chain(erased);
+    let conditions = conditions_of(node, pod).into_iter().chain(replicated(node)).chain(after.erasure.map(erased));
     for (type_, truth, reason, message) in conditions {
         let message = match truth {
             Some(false) if type_ == NodeCondition::Placed => {
@@ -229,6 +212,32 @@ async fn status(
         conditions::set(&mut after.conditions, new);
     }
     after
+}
+
+/// State of a removed node's secrets; `None` for a node that stays. What is proven once stays proven.
+fn erasure(node: &KmsNode) -> Option<Erasure> {
+    let before = node.status.as_ref().and_then(|status| status.erasure);
+    if before == Some(Erasure::Proven) || has_erased(node) {
+        return Some(Erasure::Proven);
+    }
+    let given_up = if node.spec.lost { Erasure::Unproven } else { Erasure::Pending };
+    node.spec.removed.then_some(given_up)
+}
+
+/// The condition `Erased` of a removed node.
+fn erased(erasure: Erasure) -> (NodeCondition, Option<bool>, Reason, String) {
+    let message = match erasure {
+        Erasure::Proven => {
+            let message = "the node has signed that its volume and its seal are erased".to_owned();
+            return (NodeCondition::Erased, Some(true), Reason::AsExpected, message);
+        }
+        Erasure::Pending => "the node is let go and has not yet said that its secrets are destroyed".to_owned(),
+        Erasure::Unproven => {
+            "the node was given up as lost: nothing proves that its secrets are gone. Delete its volume and its seal Secret"
+                .to_owned()
+        }
+    };
+    (NodeCondition::Erased, Some(false), Reason::ErasureUnproven, message)
 }
 
 /// Returns true where the node has signed, under its pin, that everything secret it had is destroyed.
@@ -318,4 +327,33 @@ async fn write_status(client: &Client, namespace: &str, node: &KmsNode, after: &
     let parameters = PatchParams { field_manager: Some(labels::FIELD_MANAGER.into()), ..PatchParams::default() };
     nodes.patch_status(&node.name_any(), &parameters, &Patch::Merge(&patch)).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn removed(lost: bool) -> KmsNode {
+        let spec = serde_json::json!({
+            "clusterName": "keys", "clusterId": "00112233445566778899aabbccddeeff", "index": 2, "removed": true, "lost": lost,
+        });
+        KmsNode::new("keys-2", serde_json::from_value(spec).expect("a spec"))
+    }
+
+    /// Nobody waits for a lost node; a status that says `Pending` for ever would.
+    #[test]
+    fn the_erasure_of_a_lost_node_is_unproven_and_of_another_pending() {
+        assert_eq!(erasure(&removed(false)), Some(Erasure::Pending));
+        assert_eq!(erasure(&removed(true)), Some(Erasure::Unproven));
+        let (_, truth, reason, message) = erased(Erasure::Unproven);
+        assert_eq!((truth, reason), (Some(false), Reason::ErasureUnproven));
+        assert!(message.contains("Delete its volume and its seal Secret"), "it does not say what to do: {message}");
+    }
+
+    #[test]
+    fn what_is_proven_stays_proven() {
+        let mut node = removed(true);
+        node.status = Some(KmsNodeStatus { erasure: Some(Erasure::Proven), ..KmsNodeStatus::default() });
+        assert_eq!(erasure(&node), Some(Erasure::Proven));
+    }
 }
