@@ -84,7 +84,7 @@ pub enum RequestError {
     #[error(transparent)]
     Token(#[from] TokenError),
     /// The caller asks for what no rule allows.
-    #[error("no rule allows `{subject}` of issuer `{issuer}` to {verb} this; a rule in spec.access.rules would")]
+    #[error("`{subject}` of issuer `{issuer}` may not {verb} this. Add a rule to spec.access.rules of the KmsCluster")]
     NotAllowed {
         /// Subject of the token.
         subject: String,
