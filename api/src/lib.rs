@@ -5,6 +5,7 @@
 //! - [`limits`]: the same limits for code
 //! - [`messages`], [`report`]: what a node signed, between its canonical bytes and what travels; [`erasure`]: its last word;
 //!   [`epoch_certificate`]: what a node shows of an epoch, verified
+//! - [`round_reader`]: reading of one node's streams, for its peers, the operator and auditors
 //! - [`wire`]: ports, host names, token audiences, and a fleet's public record
 //! - [`tls`], [`channel`]: who is at the other end, by the pinned identity
 
@@ -25,5 +26,6 @@ pub mod erasure;
 pub mod limits;
 pub mod messages;
 pub mod report;
+pub mod round_reader;
 pub mod tls;
 pub mod wire;

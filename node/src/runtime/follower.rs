@@ -4,27 +4,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyfleet_api::limits::FETCH_DIGESTS_MAX;
-use keyfleet_api::v1;
+use keyfleet_api::channel;
+use keyfleet_api::round_reader::{FETCH_TIMEOUT, Fetched, Heard, RoundReader, fetch_requests};
+use keyfleet_api::tls::{Connector, Pins};
 use keyfleet_api::v1::round_client::RoundClient;
-use keyfleet_threshold::feed::{Input, Turns, says_itself};
+use keyfleet_threshold::feed::{Input, Turns};
 use keyfleet_threshold::identifiers::{ClusterId, Digest, NodeIndex};
 use keyfleet_threshold::identity::IdentitySecretKey;
-use keyfleet_threshold::round::{Blob, Want};
+use keyfleet_threshold::round::Want;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use super::Addresses;
-use keyfleet_api::tls::{Connector, Pins};
-use keyfleet_api::{channel, messages, report};
 
 /// The pause before a peer is called again; doubled up to the last after every failure.
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Timeout of one fetch.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// This node, as it shows itself to a peer that it follows.
 #[derive(Clone)]
@@ -69,13 +66,6 @@ impl Drop for Follower {
     }
 }
 
-/// Where a reader of one peer is.
-#[derive(Default)]
-struct Place {
-    position: u64,
-    lineage: Vec<u8>,
-}
-
 async fn follow(
     me: Me,
     peer: NodeIndex,
@@ -85,13 +75,14 @@ async fn follow(
     wanted: watch::Receiver<Vec<Want>>,
 ) {
     // A process reads every peer from the beginning: what it heard was in memory.
-    let (mut place, mut pause) = (Place::default(), PAUSE);
+    let (mut reader, mut pause) = (None, PAUSE);
     loop {
-        let before = place.position;
-        if let Err(reason) = once(&me, peer, &address, &peers, &facts, &wanted, &mut place).await {
+        let before = reader.as_ref().map_or(0, RoundReader::position);
+        if let Err(reason) = once(&me, peer, &address, &peers, &facts, &wanted, &mut reader).await {
             tracing::debug!(%peer, reason, "the stream ended");
         }
-        pause = if place.position > before { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
+        let read = reader.as_ref().map_or(0, RoundReader::position);
+        pause = if read > before { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
         tokio::time::sleep(pause).await;
     }
 }
@@ -103,24 +94,17 @@ async fn once(
     peers: &watch::Receiver<Addresses>,
     facts: &mpsc::Sender<Input>,
     wanted: &watch::Receiver<Vec<Want>>,
-    place: &mut Place,
+    reader: &mut Option<RoundReader>,
 ) -> Result<(), String> {
     let pin = me.pins.get(peer).ok_or("it is not pinned")?;
     let connector = Connector::new(Some(&me.identity), pin).map_err(|fault| fault.to_string())?;
     let channel = channel::connect(address.to_owned(), connector).await.map_err(|error| format!("{error:?}"))?;
-    let mut client = RoundClient::new(channel.clone());
-    let request = v1::FollowRequest {
-        cluster_id: me.cluster.0.to_vec(),
-        after_position: place.position,
-        lineage: place.lineage.clone(),
-        challenge: Vec::new(),
-    };
-    let mut stream = match client.follow(request).await {
+    reader.take_if(|reader| *reader.pin() != pin);
+    let reader = reader.get_or_insert_with(|| RoundReader::new(me.cluster, peer, pin));
+    let mut stream = match RoundClient::new(channel.clone()).follow(reader.request(&[])).await {
         Ok(stream) => stream.into_inner(),
         Err(status) => {
-            if matches!(status.code(), tonic::Code::FailedPrecondition | tonic::Code::OutOfRange) {
-                *place = Place::default();
-            }
+            reader.refused(&status);
             return Err(status.to_string());
         }
     };
@@ -132,19 +116,8 @@ async fn once(
         tokio::select! {
             item = stream.message() => {
                 let item = item.map_err(|status| status.to_string())?.ok_or("it closed the stream")?;
-                let blob = match item.item {
-                    Some(v1::follow_item::Item::Row(row)) => {
-                        place.position = row.position;
-                        messages::read_row(&row).filter(|blob| says_itself(blob, peer, &pin))
-                    }
-                    Some(v1::follow_item::Item::Report(signed)) => {
-                        let report = report::verified(&signed, &pin).ok_or("its report is not signed by it")?;
-                        place.lineage = report.lineage;
-                        None
-                    }
-                    Some(v1::follow_item::Item::CaughtUp(_)) | None => None,
-                };
-                let Some(blob) = blob else { continue };
+                let heard = reader.take(item).map_err(|error| error.to_string())?;
+                let Some(Heard::Row { blob, .. }) = heard else { continue };
                 facts.send(Input::Blob(blob)).await.map_err(|_| "this node stops")?;
             }
             changed = wanted.changed() => {
@@ -166,21 +139,12 @@ fn ms_since(opened: Instant) -> u64 {
 }
 
 async fn fetch(me: &Me, channel: &Channel, wanted: &[Digest], facts: &mpsc::Sender<Input>) -> Result<(), String> {
-    for wanted in wanted.chunks(FETCH_DIGESTS_MAX) {
-        let request = v1::FetchRequest {
-            cluster_id: me.cluster.0.to_vec(),
-            digests: wanted.iter().map(|digest| digest.0.to_vec()).collect(),
-        };
+    for request in fetch_requests(me.cluster, wanted) {
         let mut request = tonic::Request::new(request);
         request.set_timeout(FETCH_TIMEOUT);
-        let stream = RoundClient::new(channel.clone()).fetch(request).await;
-        let mut stream = stream.map_err(|status| status.to_string())?.into_inner();
-        while let Some(item) = stream.message().await.map_err(|status| status.to_string())? {
-            // What was not asked for is dropped.
-            let asked = |blob: &Blob| wanted.contains(&blob.digest());
-            if let Some(blob) = messages::read_found(&item).filter(asked) {
-                facts.send(Input::Blob(blob)).await.map_err(|_| "this node stops")?;
-            }
+        let mut found = Fetched::ask(channel, request).await.map_err(|status| status.to_string())?;
+        while let Some(blob) = found.next().await.map_err(|status| status.to_string())? {
+            facts.send(Input::Blob(blob)).await.map_err(|_| "this node stops")?;
         }
     }
     Ok(())

@@ -26,7 +26,22 @@ pub trait Tokens: Send + Sync {
     ///
     /// # Errors
     /// Reason why there is no token now.
-    async fn token(&self, audience: &str) -> Result<Token, String>;
+    async fn token(&self, audience: &str) -> Result<Token, TokenError>;
+}
+
+/// Why there is no token. The next call asks for one again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenError {
+    /// The API server refused, or did not answer.
+    #[error("a token of the operator's own account: {0}")]
+    Refused(#[from] kube::Error),
+    /// The API server answered without one.
+    #[error("the API server answered without a token")]
+    Missing,
+    /// The token cannot be sent.
+    #[error("the token is no header value")]
+    NoHeader,
 }
 
 /// Asks the API server for tokens of the operator's own ServiceAccount; its rights name no other.
@@ -45,7 +60,7 @@ impl OwnAccount {
 
 #[async_trait::async_trait]
 impl Tokens for OwnAccount {
-    async fn token(&self, audience: &str) -> Result<Token, String> {
+    async fn token(&self, audience: &str) -> Result<Token, TokenError> {
         let spec = TokenRequestSpec {
             audiences: vec![audience.to_owned()],
             expiration_seconds: Some(LIFETIME_SECONDS),
@@ -54,8 +69,7 @@ impl Tokens for OwnAccount {
         let request = TokenRequest { spec, ..TokenRequest::default() };
         let asked = Instant::now();
         let answer = self.accounts.create_token_request(&self.name, &PostParams::default(), &request).await;
-        let status = answer.map_err(|error| format!("a token of the operator's own account: {error}"))?.status;
-        let status = status.ok_or("the API server answered without a token")?;
+        let status = answer?.status.ok_or(TokenError::Missing)?;
         let lives = status.expiration_timestamp.0.as_second() - jiff::Timestamp::now().as_second();
         // What the API server gives may be shorter than what was asked for.
         let lives = Duration::from_secs(u64::try_from(lives).unwrap_or(0));

@@ -5,18 +5,19 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use keyfleet_api::epoch_certificate::ShownCertificate;
-use keyfleet_api::limits::FETCH_DIGESTS_MAX;
-use keyfleet_api::tls::Connector;
+use keyfleet_api::round_reader::{FETCH_TIMEOUT, Fetched, Heard, ReportError, RoundReader, fetch_requests};
+use keyfleet_api::tls::{CertificateError, Connector};
 use keyfleet_api::v1::round_client::RoundClient;
-use keyfleet_api::{channel, messages, report, v1, wire};
+use keyfleet_api::{channel, v1, wire};
 use keyfleet_crds::values::{ClusterId, PublicKey};
-use keyfleet_threshold::identifiers::{self, Digest, EpochNumber};
+use keyfleet_threshold::identifiers::{self, Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::plan::Plan;
 use keyfleet_threshold::round::Blob;
@@ -24,7 +25,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 
-use super::token::{Token, Tokens};
+use super::token::{Token, TokenError, Tokens};
 use super::{Nodes, Target};
 use keyfleet_planner::view::StreamView;
 use keyfleet_planner::view::possession::{Challenge, Claimed, Claims};
@@ -37,8 +38,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// Messages that come together make one reconcile.
 const GATHER: Duration = Duration::from_millis(20);
-/// Timeout of one fetch.
-const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Follows nodes over TLS by pin and token.
 pub struct Followers {
@@ -112,14 +111,13 @@ impl Nodes for Followers {
             stays
         });
         for (index, target) in targets {
-            if fleet.tasks.contains_key(&index) {
-                continue;
-            }
+            let Some(node) = NodeIndex::new(index).filter(|_| !fleet.tasks.contains_key(&index)) else { continue };
+            let pin = IdentityPublicKey(target.identity.0);
             let follower = Follower {
                 cluster,
                 index,
-                target: target.clone(),
-                pin: IdentityPublicKey(target.identity.0),
+                address: target.address.clone(),
+                pin,
                 tokens: self.tokens.clone(),
                 transcripts: fleet.transcripts.clone(),
                 wanted: fleet.wanted.subscribe(),
@@ -127,8 +125,7 @@ impl Nodes for Followers {
                 token: None,
                 challenge: Challenge::default(),
                 shown: None,
-                position: 0,
-                lineage: Vec::new(),
+                reader: RoundReader::new(identifiers::ClusterId(cluster.0), node, pin),
             };
             fleet.tasks.insert(index, (target, Task(tokio::spawn(follower.run()))));
         }
@@ -177,7 +174,8 @@ fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
 struct Follower {
     cluster: ClusterId,
     index: u32,
-    target: Target,
+    /// Host name and port.
+    address: String,
     pin: IdentityPublicKey,
     tokens: Arc<dyn Tokens>,
     transcripts: Arc<Mutex<Transcripts>>,
@@ -188,9 +186,26 @@ struct Follower {
     challenge: Challenge,
     /// The certificate that the node showed last, and what it came to.
     shown: Option<(v1::Certificate, Option<Certified>)>,
-    /// The last row that was read, and of which outbox.
-    position: u64,
-    lineage: Vec<u8>,
+    reader: RoundReader,
+}
+
+/// Why a stream ended, or none began.
+#[derive(Debug, thiserror::Error)]
+enum StreamError {
+    #[error("the TLS settings: {0}")]
+    Tls(#[from] CertificateError),
+    #[error("{address}: {error:?}")]
+    Unreachable { address: String, error: tonic::transport::Error },
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error("the node: {0}")]
+    Status(#[from] tonic::Status),
+    #[error("the node closed the stream")]
+    Closed,
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    #[error("the cluster is forgotten")]
+    Forgotten,
 }
 
 impl Follower {
@@ -198,9 +213,8 @@ impl Follower {
         let mut pause = PAUSE;
         loop {
             let opened = Instant::now();
-            if let Err(reason) = self.once().await {
-                tracing::debug!(cluster = %self.cluster, node = self.index, reason, "the stream ended");
-            }
+            let Err(error) = self.once().await;
+            tracing::debug!(cluster = %self.cluster, node = self.index, %error, "the stream ended");
             locked(&self.transcripts).disconnect(self.index);
             self.notifications.of(self.cluster);
             pause = if opened.elapsed() > PAUSE_MAX { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
@@ -209,31 +223,21 @@ impl Follower {
     }
 
     /// Follows until the stream ends, which it never does by itself.
-    async fn once(&mut self) -> Result<(), String> {
-        let connector = Connector::new(None, self.pin).map_err(|fault| fault.to_string())?;
-        let channel = channel::connect(self.target.address.clone(), connector).await;
-        let channel = channel.map_err(|error| format!("{}: {error:?}", self.target.address))?;
+    async fn once(&mut self) -> Result<Infallible, StreamError> {
+        let connector = Connector::new(None, self.pin)?;
+        let channel = channel::connect(self.address.clone(), connector).await;
+        let channel = channel.map_err(|error| StreamError::Unreachable { address: self.address.clone(), error })?;
         // A fresh one for every stream: what was proven to an earlier one proves nothing now.
         self.challenge = rand::random();
-        let request = v1::FollowRequest {
-            cluster_id: self.cluster.0.to_vec(),
-            after_position: self.position,
-            lineage: self.lineage.clone(),
-            challenge: self.challenge.to_vec(),
-        };
-        let request = self.authorized(request).await?;
+        let request = self.authorized(self.reader.request(&self.challenge)).await?;
         let mut stream = match RoundClient::new(channel.clone()).follow(request).await {
             Ok(stream) => stream.into_inner(),
             Err(status) => {
-                match status.code() {
-                    // Another outbox, or one that went back: what it says is read from its beginning.
-                    tonic::Code::FailedPrecondition | tonic::Code::OutOfRange => {
-                        (self.position, self.lineage) = (0, Vec::new());
-                    }
-                    tonic::Code::Unauthenticated => self.token = None,
-                    _ => {}
+                self.reader.refused(&status);
+                if status.code() == tonic::Code::Unauthenticated {
+                    self.token = None;
                 }
-                return Err(status.to_string());
+                return Err(status.into());
             }
         };
         let mut wanted = self.wanted.clone();
@@ -243,13 +247,12 @@ impl Follower {
         loop {
             tokio::select! {
                 item = stream.message() => {
-                    let item = item.map_err(|status| status.to_string())?.ok_or("it closed the stream")?;
-                    if self.take(item)? {
+                    if self.take(item?.ok_or(StreamError::Closed)?)? {
                         self.notifications.of(self.cluster);
                     }
                 }
                 changed = wanted.changed() => {
-                    changed.map_err(|_| "the cluster is forgotten")?;
+                    changed.map_err(|_| StreamError::Forgotten)?;
                     let now = wanted.borrow_and_update().clone();
                     self.fetch(&channel, now).await?;
                 }
@@ -261,56 +264,43 @@ impl Follower {
         }
     }
 
-    async fn authorized<T>(&mut self, message: T) -> Result<tonic::Request<T>, String> {
+    async fn authorized<T>(&mut self, message: T) -> Result<tonic::Request<T>, TokenError> {
         let token = match self.token.take().filter(|token| Instant::now() < token.renew_at) {
             Some(token) => token,
             None => self.tokens.token(&wire::audience(identifiers::ClusterId(self.cluster.0), self.index)).await?,
         };
         let mut request = tonic::Request::new(message);
-        let bearer = format!("Bearer {}", token.secret).parse().map_err(|_| "the token is no header value")?;
+        let bearer = format!("Bearer {}", token.secret).parse().map_err(|_| TokenError::NoHeader)?;
         request.metadata_mut().insert("authorization", bearer);
         self.token = Some(token);
         Ok(request)
     }
 
     /// Takes up what a node says. Returns true for something new; an error where the node does not say what is its own.
-    fn take(&mut self, item: v1::FollowItem) -> Result<bool, String> {
-        match item.item {
-            None => Ok(false),
-            Some(v1::follow_item::Item::CaughtUp(_)) => {
+    fn take(&mut self, item: v1::FollowItem) -> Result<bool, ReportError> {
+        Ok(match self.reader.take(item)? {
+            None => false,
+            Some(Heard::CaughtUp) => {
                 locked(&self.transcripts).caught_up(self.index);
-                Ok(true)
+                true
             }
-            Some(v1::follow_item::Item::Report(signed)) => {
-                let report = report::verified(&signed, &self.pin).ok_or("the report is not signed by the node")?;
-                if report.cluster_id != self.cluster.0 || report.node_index != self.index {
-                    return Err("the report is another node's".into());
-                }
+            Some(Heard::Report(report)) => {
                 let cluster = identifiers::ClusterId(self.cluster.0);
                 let claimed = report.held.iter().map(claimed);
                 let claims = Claims::of(cluster, claimed, &report.challenge, &self.challenge);
                 let certified = report.newest_certificate.and_then(|shown| self.verified(shown));
-                self.lineage = report.lineage;
-                Ok(locked(&self.transcripts).report(self.index, report.highest_number, certified, claims))
+                locked(&self.transcripts).report(self.index, report.highest_number, certified, claims)
             }
-            Some(v1::follow_item::Item::Row(row)) => {
-                self.position = row.position;
-                Ok(match messages::read_row(&row) {
-                    Some(Blob::Message(message)) => {
-                        let own = message.sender.value() == self.index && message.is_signed_by(&self.pin);
-                        own && locked(&self.transcripts).say(self.index, row.number, message)
-                    }
-                    Some(Blob::Prekeys(set)) => {
-                        let checked = set.verify(&self.pin).filter(|set| set.node.value() == self.index);
-                        if let Some(number) = checked.map(|set| set.number.0) {
-                            locked(&self.transcripts).offer(self.index, number, set);
-                        }
-                        false
-                    }
-                    _ => false,
-                })
+            Some(Heard::Row { number, blob: Blob::Message(message) }) => {
+                message.is_signed_by(&self.pin) && locked(&self.transcripts).say(self.index, number, message)
             }
-        }
+            Some(Heard::Row { blob: Blob::Prekeys(set), .. }) => {
+                // The reader has checked the signature.
+                locked(&self.transcripts).offer(self.index, set.unverified().number.0, set);
+                false
+            }
+            Some(Heard::Row { blob: Blob::Vector(_), .. }) => false,
+        })
     }
 
     /// Checks a certificate, once for as long as the node shows it: reports come often, and points are costly to check.
@@ -322,25 +312,16 @@ impl Follower {
         self.shown.as_ref().and_then(|(_, certified)| certified.clone())
     }
 
-    async fn fetch(&mut self, channel: &Channel, wanted: BTreeSet<Digest>) -> Result<(), String> {
+    async fn fetch(&mut self, channel: &Channel, wanted: BTreeSet<Digest>) -> Result<(), StreamError> {
         let wanted: Vec<Digest> = wanted.into_iter().collect();
-        for wanted in wanted.chunks(FETCH_DIGESTS_MAX) {
-            let request = v1::FetchRequest {
-                cluster_id: self.cluster.0.to_vec(),
-                digests: wanted.iter().map(|digest| digest.0.to_vec()).collect(),
-            };
+        for request in fetch_requests(identifiers::ClusterId(self.cluster.0), &wanted) {
             let mut request = self.authorized(request).await?;
             request.set_timeout(FETCH_TIMEOUT);
-            let stream = RoundClient::new(channel.clone()).fetch(request).await;
-            let mut stream = stream.map_err(|status| status.to_string())?.into_inner();
+            let mut found = Fetched::ask(channel, request).await?;
             let mut came = false;
-            while let Some(item) = stream.message().await.map_err(|status| status.to_string())? {
-                // What was not asked for is dropped.
-                let Some(blob) = messages::read_found(&item).filter(|blob| wanted.contains(&blob.digest())) else {
-                    continue;
-                };
-                came = true;
+            while let Some(blob) = found.next().await? {
                 locked(&self.transcripts).fetched(&blob);
+                came = true;
             }
             if came {
                 self.notifications.of(self.cluster);

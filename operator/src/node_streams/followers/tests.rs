@@ -1,3 +1,4 @@
+use keyfleet_api::{messages, report};
 use keyfleet_threshold::curve::SecretScalar;
 use keyfleet_threshold::identifiers::{NodeIndex, PrekeySetNumber, Threshold};
 use keyfleet_threshold::identity::IdentitySecretKey;
@@ -15,8 +16,8 @@ struct NoTokens;
 
 #[async_trait::async_trait]
 impl Tokens for NoTokens {
-    async fn token(&self, _: &str) -> Result<Token, String> {
-        Err("this test calls nobody".into())
+    async fn token(&self, _: &str) -> Result<Token, TokenError> {
+        Err(TokenError::Missing)
     }
 }
 
@@ -30,7 +31,7 @@ fn follower() -> Follower {
     Follower {
         cluster: CLUSTER,
         index: 1,
-        target: Target { address: String::new(), identity: keyfleet_crds::values::PinnedKey(pin.0) },
+        address: String::new(),
         pin,
         tokens: Arc::new(NoTokens),
         transcripts: Arc::default(),
@@ -39,8 +40,7 @@ fn follower() -> Follower {
         token: None,
         challenge: Challenge::default(),
         shown: None,
-        position: 0,
-        lineage: Vec::new(),
+        reader: RoundReader::new(identifiers::ClusterId(CLUSTER.0), NodeIndex::new(1).unwrap(), pin),
     }
 }
 
@@ -74,7 +74,7 @@ fn a_node_speaks_for_itself_alone() {
     assert_eq!(follower.take(row(1, 2)), Ok(false), "another signed in its name");
     assert_eq!(follower.take(row(1, 1)), Ok(true));
     assert_eq!(follower.take(row(1, 1)), Ok(false), "the same again is nothing new");
-    assert_eq!(follower.position, 9, "it goes on after the last row that was read");
+    assert_eq!(follower.reader.position(), 9, "it goes on after the last row that was read");
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn a_report_counts_only_as_the_nodes_own_of_this_cluster() {
     assert!(locked(&follower.transcripts).view(None, &[]).highest.is_empty());
     assert_eq!(follower.take(reported(|_| (), 1)), Ok(true));
     assert_eq!(locked(&follower.transcripts).view(None, &[]).highest, [(1, 4)].into());
-    assert_eq!(follower.lineage, [8; 16], "its position belongs to this outbox");
+    assert_eq!(follower.reader.request(&[]).lineage, [8; 16], "its position belongs to this outbox");
 }
 
 /// A number without a signature of the key proves nothing.

@@ -1,0 +1,246 @@
+//! Reading of one node's `Round` service: how far its outbox was read, which of its rows count, and which of the blobs that it
+//! hands out were asked for.
+//!
+//! Its peers, the operator and auditors read the same streams. Each connects, shows itself and waits in its own way; what is
+//! equal for all of them is here.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use keyfleet_threshold::feed::says_itself;
+use keyfleet_threshold::identifiers::{ClusterId, Digest, NodeIndex};
+use keyfleet_threshold::identity::IdentityPublicKey;
+use keyfleet_threshold::round::Blob;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status, Streaming};
+
+use crate::limits::FETCH_DIGESTS_MAX;
+use crate::v1::follow_item::Item;
+use crate::v1::round_client::RoundClient;
+use crate::{messages, report, v1};
+
+/// Timeout of one fetch.
+pub const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Reader of one node's outbox.
+#[derive(Clone, Debug)]
+pub struct RoundReader {
+    cluster: ClusterId,
+    node: NodeIndex,
+    pin: IdentityPublicKey,
+    /// The last row that was read, and of which outbox.
+    position: u64,
+    lineage: Vec<u8>,
+}
+
+/// Content of one item of a stream.
+#[derive(Clone, PartialEq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "an item is moved once, from the stream to whoever takes it")]
+pub enum Heard {
+    /// A row that says something of the node's own. Signatures of messages are not checked.
+    Row {
+        /// The attempt that the node says it belongs to.
+        number: u64,
+        /// Content of the row.
+        blob: Blob,
+    },
+    /// The node's signed report.
+    Report(Box<v1::Report>),
+    /// All rows that were there when the stream began have come.
+    CaughtUp,
+}
+
+/// Report that is not the node's own. Nothing more of such a stream counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReportError {
+    /// Another key signed it, or none.
+    #[error("the report is not signed by the node")]
+    NotSigned,
+    /// It names another cluster or index.
+    #[error("the report is another node's")]
+    NotItsOwn,
+}
+
+impl RoundReader {
+    /// Begins at the start of the outbox of `node`, whose pinned identity is `pin`.
+    #[must_use]
+    pub fn new(cluster: ClusterId, node: NodeIndex, pin: IdentityPublicKey) -> Self {
+        Self { cluster, node, pin, position: 0, lineage: Vec::new() }
+    }
+
+    /// Returns the identity that the node is read under.
+    #[must_use]
+    pub fn pin(&self) -> &IdentityPublicKey {
+        &self.pin
+    }
+
+    /// Returns the last position that was read.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Requests all rows that were not read yet. The node's report answers `challenge`, which may be empty.
+    #[must_use]
+    pub fn request(&self, challenge: &[u8]) -> v1::FollowRequest {
+        v1::FollowRequest {
+            cluster_id: self.cluster.0.to_vec(),
+            after_position: self.position,
+            lineage: self.lineage.clone(),
+            challenge: challenge.to_vec(),
+        }
+    }
+
+    /// Takes a refusal of [`RoundReader::request`]. A node with another outbox, or one that went back, is read anew.
+    pub fn refused(&mut self, status: &Status) {
+        if matches!(status.code(), Code::FailedPrecondition | Code::OutOfRange) {
+            *self = Self::new(self.cluster, self.node, self.pin);
+        }
+    }
+
+    /// Takes the next item of the stream. `None` for a row that does not count: it is malformed, or not the node's own.
+    ///
+    /// # Errors
+    /// When a report is not the node's own.
+    pub fn take(&mut self, item: v1::FollowItem) -> Result<Option<Heard>, ReportError> {
+        Ok(match item.item {
+            None => None,
+            Some(Item::CaughtUp(_)) => Some(Heard::CaughtUp),
+            Some(Item::Report(signed)) => {
+                let report = report::verified(&signed, &self.pin).ok_or(ReportError::NotSigned)?;
+                if report.cluster_id != self.cluster.0 || report.node_index != self.node.value() {
+                    return Err(ReportError::NotItsOwn);
+                }
+                // Positions belong to the outbox that the report names.
+                self.lineage.clone_from(&report.lineage);
+                Some(Heard::Report(Box::new(report)))
+            }
+            Some(Item::Row(row)) => {
+                self.position = row.position;
+                let blob = messages::read_row(&row).filter(|blob| says_itself(blob, self.node, &self.pin));
+                blob.map(|blob| Heard::Row { number: row.number, blob })
+            }
+        })
+    }
+}
+
+/// Requests these digests, each time as many as one request may name.
+pub fn fetch_requests(cluster: ClusterId, wanted: &[Digest]) -> impl Iterator<Item = v1::FetchRequest> {
+    wanted.chunks(FETCH_DIGESTS_MAX).map(move |wanted| v1::FetchRequest {
+        cluster_id: cluster.0.to_vec(),
+        digests: wanted.iter().map(|digest| digest.0.to_vec()).collect(),
+    })
+}
+
+/// Answer to one request by digest.
+pub struct Fetched {
+    wanted: BTreeSet<Digest>,
+    stream: Streaming<v1::FetchItem>,
+}
+
+impl Fetched {
+    /// Asks one node.
+    ///
+    /// # Errors
+    /// The node's refusal, or the failure of the connection.
+    pub async fn ask(channel: &Channel, request: Request<v1::FetchRequest>) -> Result<Self, Status> {
+        let wanted = request.get_ref().digests.iter().filter_map(|bytes| messages::digest(bytes)).collect();
+        let stream = RoundClient::new(channel.clone()).fetch(request).await?.into_inner();
+        Ok(Self { wanted, stream })
+    }
+
+    /// Returns the next blob that was asked for; `None` at the end. Others are dropped.
+    ///
+    /// # Errors
+    /// When the stream ended early.
+    pub async fn next(&mut self) -> Result<Option<Blob>, Status> {
+        while let Some(item) = self.stream.message().await? {
+            if let Some(blob) = asked_for(&self.wanted, &item) {
+                return Ok(Some(blob));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn asked_for(wanted: &BTreeSet<Digest>, item: &v1::FetchItem) -> Option<Blob> {
+    messages::read_found(item).filter(|blob| wanted.contains(&blob.digest()))
+}
+
+#[cfg(test)]
+mod tests {
+    use keyfleet_threshold::identity::IdentitySecretKey;
+    use keyfleet_threshold::round::{Body, SignedMessage};
+
+    use super::*;
+
+    const CLUSTER: ClusterId = ClusterId([7; 16]);
+
+    fn identity(byte: u8) -> IdentitySecretKey {
+        IdentitySecretKey::from_seed(&[byte; 32])
+    }
+
+    fn node(index: u32) -> NodeIndex {
+        NodeIndex::new(index).unwrap()
+    }
+
+    /// A reader of node 1, whose identity has seed 1.
+    fn reader() -> RoundReader {
+        RoundReader::new(CLUSTER, node(1), identity(1).public())
+    }
+
+    fn message(sender: u32) -> SignedMessage {
+        let body = Body::Have { dealer: node(2), bundle: Digest([3; 32]) };
+        SignedMessage::sign(Digest([5; 32]), node(sender), body, &identity(1))
+    }
+
+    fn row(position: u64, sender: u32) -> v1::FollowItem {
+        let said = v1::outbox_row::Said::Message(messages::message(&message(sender)));
+        v1::FollowItem { item: Some(Item::Row(v1::OutboxRow { position, number: 4, said: Some(said) })) }
+    }
+
+    fn reported(index: u32, signer: u8) -> v1::FollowItem {
+        let report = v1::Report {
+            cluster_id: CLUSTER.0.to_vec(),
+            node_index: index,
+            lineage: vec![8; 16],
+            ..v1::Report::default()
+        };
+        v1::FollowItem { item: Some(Item::Report(report::sign(&report, &identity(signer)))) }
+    }
+
+    #[test]
+    fn reading_goes_on_after_the_last_row_of_the_same_outbox() {
+        let mut reader = reader();
+        assert!(matches!(reader.take(reported(1, 1)), Ok(Some(Heard::Report(_)))));
+        assert!(matches!(reader.take(row(9, 1)), Ok(Some(Heard::Row { number: 4, .. }))));
+        assert_eq!(reader.take(row(10, 2)), Ok(None), "the node speaks in another's name");
+        let request = reader.request(&[1]);
+        assert_eq!((request.after_position, request.lineage, request.challenge), (10, vec![8; 16], vec![1]));
+        reader.refused(&Status::unavailable("it starts"));
+        assert_eq!(reader.position(), 10, "the outbox is the same");
+        reader.refused(&Status::out_of_range("it went back"));
+        let request = reader.request(&[]);
+        assert_eq!((request.after_position, request.lineage.len()), (0, 0), "rows of another outbox were skipped");
+    }
+
+    #[test]
+    fn a_report_of_another_node_ends_the_stream() {
+        let mut reader = reader();
+        assert_eq!(reader.take(reported(1, 2)), Err(ReportError::NotSigned));
+        assert_eq!(reader.take(reported(2, 1)), Err(ReportError::NotItsOwn));
+        assert!(reader.request(&[]).lineage.is_empty(), "the position belongs to no such outbox");
+    }
+
+    #[test]
+    fn requests_keep_to_the_limit_and_answers_to_the_request() {
+        let wanted: Vec<_> = (0..=FETCH_DIGESTS_MAX).map(|i| Digest([u8::try_from(i % 256).unwrap(); 32])).collect();
+        let sizes: Vec<_> = fetch_requests(CLUSTER, &wanted).map(|request| request.digests.len()).collect();
+        assert_eq!(sizes, [FETCH_DIGESTS_MAX, 1]);
+        let blob = Blob::Message(message(1));
+        let item = v1::FetchItem { found: Some(messages::found(&blob)), ..v1::FetchItem::default() };
+        assert_eq!(asked_for(&BTreeSet::from([blob.digest()]), &item), Some(blob));
+        assert_eq!(asked_for(&BTreeSet::from([Digest([0; 32])]), &item), None, "nobody asked for it");
+    }
+}
