@@ -75,9 +75,9 @@ fn advance(facts: &Facts<'_>, number: u64, epoch: &Epoch, kept: bool) -> Option<
 
 fn confirms(state: &State, number: u64, epoch: &Epoch) -> bool {
     let said = state.view.closing.get(&number).is_some_and(|closing| closing.decision == Some(Decision::Confirm));
-    let receivers: BTreeSet<u32> = epoch.spec.receivers.iter().map(|receiver| receiver.index).collect();
+    let receivers = epoch.receivers();
     let holding = state.view.holds.get(&number).map(|holds| holds & &receivers).unwrap_or_default();
-    // What the core counts are words; here they must be proven.
+    // The core counts words; here they must be proven.
     let needed = convert::plan_of(&epoch.spec).map(|plan| plan.holders_to_confirm());
     let by_count = said && needed.is_ok_and(|needed| holding.len() >= needed);
     let answering = receivers.intersection(&state.view.connected).count();
@@ -92,7 +92,7 @@ fn observe(state: &State, number: u64, epoch: &Epoch, status: &mut KeyEpochStatu
     if key_epoch::serves(Some(status)) {
         let holds = state.view.holds.get(&number).into_iter().flatten();
         let mut possessors: BTreeSet<u32> = status.possessors.iter().chain(holds).copied().collect();
-        // Who cannot prove it now is known to hold it no more.
+        // A node that cannot prove it now holds it no more.
         let refuted = state.view.unproven.get(&number);
         possessors.retain(|index| refuted.is_none_or(|refuted| !refuted.contains_key(index)));
         status.held = Some(format!("{}/{}", possessors.len(), epoch.spec.receivers.len()));
@@ -123,23 +123,22 @@ fn finalizers(facts: &Facts<'_>) -> impl Iterator<Item = Action> {
     })
 }
 
+/// Returns true when every receiver that is still there has said that it destroyed its secrets of the epoch.
+fn is_erased(state: &State, epoch: &Epoch) -> bool {
+    let erased = epoch.status.iter().flat_map(|status| &status.erased).map(|node| node.index);
+    let erased: BTreeSet<u32> = erased.collect();
+    epoch.receivers().iter().all(|index| erased.contains(index) || !state.nodes.contains_key(index))
+}
+
 /// The newest failed and the newest retired records stay, to be read.
 fn history(state: &State) -> impl Iterator<Item = Action> {
     let limit = state.cluster.spec.epochs.failed_history_limit as usize;
     let reserved = state.cluster.status.reservation.map(|reservation| reservation.number);
-    let of = |phase: Phase| {
-        let is = move |epoch: &Epoch| epoch.status.as_ref().and_then(|status| status.phase) == Some(phase);
-        state.epochs.iter().rev().filter(move |(_, epoch)| is(epoch))
-    };
-    let failed = of(Phase::Failed).skip(limit).map(|(number, _)| *number);
-    let live: BTreeSet<u32> = state.nodes.keys().copied().collect();
-    let erased = |epoch: &Epoch| {
-        let erased = epoch.status.as_ref().map(|status| &status.erased);
-        let mut receivers = epoch.spec.receivers.iter().map(|receiver| receiver.index).filter(|i| live.contains(i));
-        receivers.all(|index| erased.is_some_and(|erased| erased.iter().any(|node| node.index == index)))
-    };
+    let failed = state.epochs.iter().rev().filter(|(_, epoch)| epoch.phase() == Some(Phase::Failed));
+    let failed = failed.skip(limit).map(|(number, _)| *number);
     // A retired record stays until every node that is still there has said that its secrets are gone.
-    let retired = of(Phase::Retired).skip(limit).filter(|(_, epoch)| erased(epoch)).map(|(number, _)| *number);
+    let retired = state.epochs.iter().rev().filter(|(_, epoch)| epoch.phase() == Some(Phase::Retired));
+    let retired = retired.skip(limit).filter(|(_, epoch)| is_erased(state, epoch)).map(|(number, _)| *number);
     let mut numbers: Vec<u64> = failed.chain(retired).filter(|number| Some(*number) != reserved).collect();
     // The highest number stays, whatever it is: it is what the next one is taken above.
     numbers.retain(|number| Some(number) != state.epochs.keys().next_back());

@@ -20,7 +20,7 @@ pub struct Facts<'a> {
     pub active: Option<(u64, &'a Epoch)>,
     /// The round under way, with its number.
     pub open: Option<(u64, &'a Epoch)>,
-    /// What may be decided at all.
+    /// Permissions to write, to move rounds on, and to start one.
     pub gates: Gates,
     /// Nodes whose bucket does not take what they write. Nothing of theirs is said in rounds until it does.
     pub without_bucket: BTreeMap<u32, &'a Problem>,

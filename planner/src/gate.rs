@@ -1,6 +1,6 @@
 //! Conditions that forbid decisions, each with a sentence for a person. A gate that is shut changes nothing and loses nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use keyfleet_crds::cluster::DeletionPolicy;
 use keyfleet_crds::conditions::Reason;
@@ -61,8 +61,8 @@ fn reports(state: &State) -> Result<(), Stop> {
     Err(Stop::wait(
         Reason::AwaitingReports,
         format!(
-            "{answered} of the {needed} receivers of epoch {number} that are needed have reported to this operator; it \
-             writes nothing on rounds before. If this lasts, look at the nodes' pods"
+            "{answered} nodes that received epoch {number} have reported to this operator, {needed} are needed: it moves no \
+             round on before. If this lasts, look at the nodes' pods"
         ),
     ))
 }
@@ -145,8 +145,8 @@ fn rolled_back(state: &State) -> Result<(), Stop> {
     // A node that alone saw a number refuses it when it is given again, which costs that node one round.
     let may_be_lost =
         state.newest_certified().map_or(0, |plan| plan.receivers.len().saturating_sub(plan.threshold as usize));
-    let above_all = |(index, highest): &(&u32, &u64)| **highest >= next && stays(state, **index);
-    let mut said: Vec<_> = state.view.highest.iter().filter(above_all).collect();
+    let said = state.view.highest.iter().filter(|(index, highest)| **highest >= next && stays(state, **index));
+    let mut said: Vec<_> = said.collect();
     said.sort_by_key(|(_, highest)| **highest);
     // The highest number that one of them says who does not lie.
     let above = said.len().checked_sub(may_be_lost + 1).map(|at| said[at]);
@@ -158,7 +158,7 @@ fn rolled_back(state: &State) -> Result<(), Stop> {
         Reason::RecordRolledBack,
         format!(
             "node {node} and others say that number {number} was used{holds}, the API server's record says that {next} is next: its \
-             data went back in time. Nothing is decided; the nodes serve on. Restore a newer backup of etcd"
+             data went back in time. The nodes serve on; the operator decides nothing. Restore a newer backup of etcd"
         ),
     ))
 }
@@ -174,14 +174,18 @@ fn stays(state: &State, index: u32) -> bool {
 /// more nodes must show it than may be lost.
 fn newest_believed(state: &State, active: u64, may_be_lost: usize) -> Option<(&u32, &u64)> {
     // A certificate of a known attempt may reach the operator before the record of its activation.
-    let unknown = |number: &u64| *number > active && !state.epochs.contains_key(number);
-    let shown = || state.view.certified.iter().filter(|(index, number)| unknown(number) && stays(state, **index));
-    let is_believed = |number: &u64| {
+    let shown = state
+        .view
+        .certified
+        .iter()
+        .filter(|(index, number)| **number > active && !state.epochs.contains_key(number) && stays(state, **index));
+    let shown: BTreeMap<&u32, &u64> = shown.collect();
+    let believed = shown.iter().filter(|(_, number)| {
         let proven = state.view.holds.get(number).map_or(0, BTreeSet::len);
         let is_held = state.view.thresholds.get(number).is_some_and(|threshold| proven >= *threshold);
-        is_held || shown().filter(|(_, other)| *other >= number).count() > may_be_lost
-    };
-    shown().filter(|(_, number)| is_believed(number)).max_by_key(|(_, number)| **number)
+        is_held || shown.values().filter(|other| other >= number).count() > may_be_lost
+    });
+    believed.map(|(index, number)| (*index, *number)).max_by_key(|(_, number)| **number)
 }
 
 fn genesis(state: &State) -> Result<(), Stop> {

@@ -47,7 +47,7 @@ use keyfleet_crds::KmsClusterStatus;
 
 pub use action::Action;
 pub use facts::Facts;
-pub use rounds::{Trigger, Waiting};
+pub use rounds::{NotStartedError, Trigger};
 pub use state::State;
 
 /// Writes to make, in this order, and facts to remember.
@@ -58,7 +58,7 @@ pub struct Decisions {
     /// True when the active epoch lacks dealers: remembered as [`State::starved_since`].
     pub starved: bool,
     /// Why no round is started although one is due.
-    pub waiting: Option<Waiting>,
+    pub waiting: Option<NotStartedError>,
     /// True while a round is under way or due: what is looked at often.
     pub busy: bool,
 }
@@ -75,7 +75,7 @@ fn decide_on(facts: &Facts<'_>) -> Decisions {
     if cluster.deleting {
         let mut actions = deletion::actions(facts);
         if actions.is_empty() {
-            // What it waits for, for people.
+            // People read there which nodes the deletion waits for.
             actions = status::action(facts, None, None);
         }
         return Decisions { actions, ..Decisions::default() };

@@ -79,8 +79,7 @@ pub fn known_pin(state: &State, index: u32) -> Option<PinnedKey> {
         let dealers = epoch.spec.dealers.iter().map(|dealer| (dealer.index, dealer.identity_key));
         receivers.chain(dealers).find(|(named, _)| *named == index).map(|(_, key)| key)
     });
-    let recorded = || state.recorded()?.nodes.iter().find(|node| node.index == index)?.identity_key;
-    planned.or_else(recorded)
+    planned.or_else(|| state.recorded()?.nodes.iter().find(|node| node.index == index)?.identity_key)
 }
 
 /// The writes that bring `KmsNode`s to what [`members`] says.

@@ -33,8 +33,7 @@ pub fn rolling(facts: &Facts<'_>) -> Rolling {
     if facts.open.is_some() || state.cluster.status.reservation.is_some() {
         return Rolling::Waits("a round is under way".into());
     }
-    let serves = |index: &u32| state.nodes.get(index).is_some_and(|node| node.ready);
-    let away: BTreeSet<u32> = members.stay.iter().filter(|index| !serves(index)).copied().collect();
+    let away: BTreeSet<u32> = members.stay.iter().copied().filter(|index| !state.is_ready(*index)).collect();
     // One that does not serve anyway goes first: what it lacks may be what the change brings.
     if let Some(index) = outdated.iter().find(|index| away.contains(index)) {
         return Rolling::Evict(*index);
@@ -48,7 +47,7 @@ pub fn rolling(facts: &Facts<'_>) -> Rolling {
     }
     let Some((_, active)) = facts.active else { return Rolling::Evict(first) };
     let needed = active.spec.threshold as usize;
-    let ready = active.spec.receivers.iter().filter(|receiver| serves(&receiver.index)).count();
+    let ready = active.spec.receivers.iter().filter(|receiver| state.is_ready(receiver.index)).count();
     if ready <= needed {
         return Rolling::Waits(format!("all {needed} nodes that serve are needed: a change needs downtime here"));
     }
@@ -65,6 +64,6 @@ pub(super) fn actions(facts: &Facts<'_>) -> Option<Action> {
 
 /// The nodes whose pod was made for an earlier spec.
 pub(super) fn outdated(facts: &Facts<'_>) -> BTreeSet<u32> {
-    let is = |index: &&u32| facts.state.nodes.get(index).is_some_and(|node| node.outdated);
-    facts.members.stay.iter().filter(is).copied().collect()
+    let stay = facts.members.stay.iter().copied();
+    stay.filter(|index| facts.state.nodes.get(index).is_some_and(|node| node.outdated)).collect()
 }

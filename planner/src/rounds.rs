@@ -39,7 +39,7 @@ pub enum Trigger {
 /// Why a round that is due is not started.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Waiting {
+pub enum NotStartedError {
     /// No plan can be made.
     #[error(transparent)]
     Planning(#[from] PlanningError),
@@ -63,7 +63,7 @@ pub struct Rounds {
     /// Writes.
     pub actions: Vec<Action>,
     /// Why a due round waits.
-    pub waiting: Option<Waiting>,
+    pub waiting: Option<NotStartedError>,
     /// True when the active epoch lacks dealers.
     pub starved: bool,
 }
@@ -92,7 +92,7 @@ pub fn rounds(facts: &Facts<'_>) -> Rounds {
     match result {
         Ok(action) => Rounds { actions: action.into_iter().collect(), ..Rounds::default() },
         Err(waiting) => {
-            let starved = matches!(waiting, Waiting::Planning(PlanningError::NoSource { .. }));
+            let starved = matches!(waiting, NotStartedError::Planning(PlanningError::NoSource { .. }));
             Rounds { waiting: Some(waiting), starved, ..Rounds::default() }
         }
     }
@@ -126,11 +126,11 @@ pub fn back_off_blocks(failures: u32, interval_blocks: u64) -> u64 {
 }
 
 /// The reservation: one compare-and-swap that takes the number, and the boundary with it.
-fn reserve(facts: &Facts<'_>, block: u64) -> Result<Option<Action>, Waiting> {
+fn reserve(facts: &Facts<'_>, block: u64) -> Result<Option<Action>, NotStartedError> {
     let Some(trigger) = due(facts, block) else { return Ok(None) };
     let state = facts.state;
     if let Some(at) = state.cluster.status.retry_at_block.filter(|at| block < *at) {
-        return Err(Waiting::BackOff(at));
+        return Err(NotStartedError::BackOff(at));
     }
     let status = &state.cluster.status;
     let number = status.next_number.unwrap_or(1);
@@ -145,7 +145,7 @@ fn reserve(facts: &Facts<'_>, block: u64) -> Result<Option<Action>, Waiting> {
     let interval = u64::from(state.cluster.spec.schedule.interval_blocks);
     let processed = match trigger {
         Trigger::Boundary(boundary) => Some(boundary),
-        // What lies before the first key is no boundary that was missed.
+        // Boundaries before the first key were not missed.
         Trigger::Genesis => status.last_processed_boundary.or_else(|| Some(block - block.checked_rem(interval)?)),
         Trigger::Change | Trigger::Request => status.last_processed_boundary,
     };
@@ -161,7 +161,7 @@ fn reserve(facts: &Facts<'_>, block: u64) -> Result<Option<Action>, Waiting> {
 }
 
 /// A reservation whose `KeyEpoch` is not there: make it, or take a newer number where the spec has changed since.
-fn reserved(facts: &Facts<'_>, reservation: Reservation, block: u64) -> Result<Option<Action>, Waiting> {
+fn reserved(facts: &Facts<'_>, reservation: Reservation, block: u64) -> Result<Option<Action>, NotStartedError> {
     let state = facts.state;
     if reservation.generation == state.cluster.generation {
         return Ok(Some(Action::CreateEpoch(Box::new(convert::spec_of(&plan(facts, &reservation)?)))));
@@ -181,7 +181,7 @@ fn settle(facts: &Facts<'_>) -> Option<Action> {
     let status = &state.cluster.status;
     let mut after = status.clone();
     if let Some((number, epoch)) = active {
-        // Its record proves that t nodes could sign once; the proofs over a fresh challenge, that they can now.
+        // The record proves that t nodes could sign once; the proofs over a fresh challenge, that they can now.
         if status.active_epoch.is_none_or(|known| known < number) && state.is_proven(number, &epoch.spec) {
             after.active_epoch = Some(number);
             (after.failures_in_row, after.retry_at_block) = (None, None);
@@ -218,16 +218,17 @@ fn settle(facts: &Facts<'_>) -> Option<Action> {
 fn strays(state: &State) -> Vec<Action> {
     let reserved = state.cluster.status.reservation.map(|reservation| reservation.number);
     let next = state.cluster.status.next_number.unwrap_or(1);
-    let stray = |(number, epoch): &(&u64, &Epoch)| {
-        let recorded = state.recorded().and_then(|record| record.epoch.as_ref()).map(|epoch| epoch.plan.number);
-        key_epoch::is_open(epoch.status.as_ref()) && Some(**number) != reserved && Some(**number) != recorded
-    };
-    let supersede = |(number, epoch): (&u64, &Epoch)| Action::UpdateEpoch {
-        number: *number,
-        resource_version: epoch.resource_version.clone(),
-        status: Box::new(key_epoch::supersede(epoch.status.clone().unwrap_or_default(), next, &moment(state))),
-    };
-    state.epochs.iter().filter(stray).map(supersede).collect()
+    let recorded = state.recorded().and_then(|record| record.epoch.as_ref()).map(|epoch| epoch.plan.number);
+    let mut actions = Vec::new();
+    for (number, epoch) in state.epochs.iter().filter(|(_, epoch)| epoch.is_open()) {
+        if Some(*number) == reserved || Some(*number) == recorded {
+            continue;
+        }
+        let status = key_epoch::supersede(epoch.status.clone().unwrap_or_default(), next, &moment(state));
+        let resource_version = epoch.resource_version.clone();
+        actions.push(Action::UpdateEpoch { number: *number, resource_version, status: Box::new(status) });
+    }
+    actions
 }
 
 pub(super) fn drive(facts: &Facts<'_>, number: u64, epoch: &Epoch) -> Vec<Action> {
@@ -284,7 +285,7 @@ fn newcomers_are_known(facts: &Facts<'_>) -> bool {
 }
 
 /// The plan for a reservation, from nothing but the state.
-fn plan(facts: &Facts<'_>, reservation: &Reservation) -> Result<ValidPlan, Waiting> {
+fn plan(facts: &Facts<'_>, reservation: &Reservation) -> Result<ValidPlan, NotStartedError> {
     let Facts { state, members, active, .. } = facts;
     let spec = &state.cluster.spec;
     let id = facts.id().unwrap_or(keyfleet_crds::values::ClusterId([0; 16]));
@@ -303,7 +304,7 @@ fn plan(facts: &Facts<'_>, reservation: &Reservation) -> Result<ValidPlan, Waiti
         .filter_map(|index| state.nodes.get(index))
         .all(|node| node.plan_versions.is_empty() || node.plan_versions.contains(&keyfleet_crds::epoch::PLAN_VERSION));
     if !versions_agree {
-        return Err(Waiting::VersionsDiffer);
+        return Err(NotStartedError::VersionsDiffer);
     }
     let avoid = avoid(state)?;
     let view = FleetView {
@@ -337,15 +338,15 @@ fn plan(facts: &Facts<'_>, reservation: &Reservation) -> Result<ValidPlan, Waiti
 /// Dealers to leave out while enough others remain.
 fn avoid(state: &State) -> Result<BTreeSet<NodeIndex>, ConvertError> {
     let last = state.epochs.values().next_back().and_then(|epoch| epoch.status.as_ref());
-    // Who was silent once may deal again; a lie is proven.
+    // A node that was silent once may deal again; a lie is proven.
     let proven = last.into_iter().flat_map(|status| &status.culprits).filter(|c| !c.evidence_digests.is_empty());
     let culprits = proven.map(|culprit| culprit.index);
     indexes(&culprits.chain(state.view.cheated.iter().copied()).collect())
 }
 
-fn node_view(state: &State, index: u32) -> Result<NodeView, Waiting> {
-    let node = state.nodes.get(&index).ok_or(Waiting::NoIdentity(index))?;
-    let identity = node.spec.identity_key.ok_or(Waiting::NoIdentity(index))?;
+fn node_view(state: &State, index: u32) -> Result<NodeView, NotStartedError> {
+    let node = state.nodes.get(&index).ok_or(NotStartedError::NoIdentity(index))?;
+    let identity = node.spec.identity_key.ok_or(NotStartedError::NoIdentity(index))?;
     let receivers = state.epochs.values().flat_map(|epoch| &epoch.spec.receivers);
     let named = receivers.filter(|receiver| receiver.index == index).map(|receiver| receiver.prekey_set).max();
     Ok(NodeView {

@@ -1,10 +1,11 @@
 //! Everything that decisions rest on, gathered before they are made: objects as they were read, with the version that each
 //! write has to name, what nodes said, and how far the chain is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use keyfleet_crds::conditions::Reason;
+use keyfleet_crds::epoch::Phase;
 use keyfleet_crds::record::Record;
 use keyfleet_crds::values::{ClusterId, PinnedKey};
 use keyfleet_crds::{KeyEpochSpec, KeyEpochStatus, KmsClusterSpec, KmsClusterStatus, KmsNodeSpec};
@@ -191,6 +192,38 @@ pub struct Epoch {
     pub status: Option<KeyEpochStatus>,
 }
 
+impl Epoch {
+    /// Returns the phase in the record, if one was written.
+    #[must_use]
+    pub fn phase(&self) -> Option<Phase> {
+        self.status.as_ref().and_then(|status| status.phase)
+    }
+
+    /// Returns true while the round can still end either way.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        crate::key_epoch::is_open(self.status.as_ref())
+    }
+
+    /// Returns true when the epoch serves, or is kept beside the one that does.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        crate::key_epoch::serves(self.status.as_ref())
+    }
+
+    /// Returns true for one of the nodes that the plan gives a share.
+    #[must_use]
+    pub fn has_receiver(&self, index: u32) -> bool {
+        self.spec.receivers.iter().any(|receiver| receiver.index == index)
+    }
+
+    /// Returns the indexes of the nodes that the plan gives a share.
+    #[must_use]
+    pub fn receivers(&self) -> BTreeSet<u32> {
+        self.spec.receivers.iter().map(|receiver| receiver.index).collect()
+    }
+}
+
 /// The ConfigMap `<cluster>-record`, which outlives the `KmsCluster`.
 #[derive(Clone, Debug)]
 pub enum Recorded {
@@ -280,15 +313,13 @@ impl State {
 
     /// Epochs that are active or confirmed, ascending.
     pub fn served(&self) -> impl Iterator<Item = (u64, &Epoch)> {
-        let serves = |(_, epoch): &(&u64, &Epoch)| crate::key_epoch::serves(epoch.status.as_ref());
-        self.epochs.iter().filter(serves).map(|(number, epoch)| (*number, epoch))
+        self.epochs.iter().filter(|(_, epoch)| epoch.serves()).map(|(number, epoch)| (*number, epoch))
     }
 
     /// The round under way: the newest epoch that can still end either way.
     #[must_use]
     pub fn open(&self) -> Option<(u64, &Epoch)> {
-        let open = |(_, epoch): &(&u64, &Epoch)| crate::key_epoch::is_open(epoch.status.as_ref());
-        self.epochs.iter().rev().find(open).map(|(number, epoch)| (*number, epoch))
+        self.epochs.iter().rev().find(|(_, epoch)| epoch.is_open()).map(|(number, epoch)| (*number, epoch))
     }
 
     /// The record, if it is there and readable.
@@ -312,6 +343,12 @@ impl State {
         let active = self.active().map(|(_, epoch)| &epoch.spec);
         let recorded = self.recorded().and_then(|record| record.epoch.as_ref()).map(|epoch| &epoch.plan);
         active.into_iter().chain(recorded).max_by_key(|plan| plan.number)
+    }
+
+    /// Returns true when a node's pod is ready.
+    #[must_use]
+    pub fn is_ready(&self, index: u32) -> bool {
+        self.nodes.get(&index).is_some_and(|node| node.ready)
     }
 
     /// Returns true when as many receivers of an epoch as its threshold prove that they hold it: enough to serve and to deal.

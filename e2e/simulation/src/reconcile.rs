@@ -88,7 +88,7 @@ impl Fleet {
             }
         }
         if let Err(broken) = invariants::check(&before, &self.api.now) {
-            self.fail(&broken);
+            self.fail(&broken.to_string());
         }
         self.start_pods();
         if self.operators[who].queue.is_empty() {

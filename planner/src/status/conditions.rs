@@ -86,7 +86,7 @@ fn rolls(facts: &Facts<'_>) -> Option<(Reason, String)> {
     let next = match rollout::rolling(facts) {
         Rolling::Done => return None,
         Rolling::Evict(index) => format!("node {index} is next"),
-        Rolling::Waits(why) => format!("it waits for {why}"),
+        Rolling::Waits(why) => format!("the next one waits: {why}"),
     };
     Some((Reason::RollingOut, format!("{left} pods are of an earlier spec and are replaced one at a time; {next}")))
 }

@@ -14,8 +14,8 @@ use keyfleet_crds::conditions::{ClusterCondition, Reason};
 use keyfleet_crds::{labels, names};
 
 use crate::gate::Stop;
-use crate::state::{Epoch, Problem, Retention, State};
-use crate::{Action, Facts, Waiting, membership};
+use crate::state::{Problem, Retention, State};
+use crate::{Action, Facts, NotStartedError, membership};
 
 use conditions::{conditions_of, needs_a_look};
 
@@ -24,14 +24,14 @@ const REMOVED_MAX: usize = 100;
 
 /// The write of the report, if it says anything new.
 #[must_use]
-pub fn action(facts: &Facts<'_>, stop: Option<&Stop>, waiting: Option<&Waiting>) -> Vec<Action> {
+pub fn action(facts: &Facts<'_>, stop: Option<&Stop>, waiting: Option<&NotStartedError>) -> Vec<Action> {
     let after = status(facts, stop, waiting);
     if after == facts.state.cluster.status { Vec::new() } else { vec![Action::update_cluster(facts.state, after)] }
 }
 
 /// The status with the report in it; what is written by compare-and-swap stays as it is.
 #[must_use]
-pub fn status(facts: &Facts<'_>, stop: Option<&Stop>, waiting: Option<&Waiting>) -> KmsClusterStatus {
+pub fn status(facts: &Facts<'_>, stop: Option<&Stop>, waiting: Option<&NotStartedError>) -> KmsClusterStatus {
     let state = facts.state;
     let (cluster, spec) = (&state.cluster, &state.cluster.spec);
     let health = Health::of(facts, stop, waiting);
@@ -82,16 +82,16 @@ struct Health<'a> {
     /// Why no round may be started.
     stop: Option<&'a Stop>,
     /// Why a round that is due waits.
-    waiting: Option<&'a Waiting>,
+    waiting: Option<&'a NotStartedError>,
 }
 
 impl<'a> Health<'a> {
-    fn of(facts: &'a Facts<'a>, stop: Option<&'a Stop>, waiting: Option<&'a Waiting>) -> Self {
-        let receives = |index: &u32| facts.active.is_none_or(|(_, epoch)| receives(epoch, *index));
+    fn of(facts: &'a Facts<'a>, stop: Option<&'a Stop>, waiting: Option<&'a NotStartedError>) -> Self {
         let ready = facts.state.nodes.iter().filter(|(_, node)| node.ready).map(|(index, _)| *index);
+        let ready = ready.filter(|index| facts.active.is_none_or(|(_, epoch)| epoch.has_receiver(*index)));
         let wanted = facts.state.cluster.spec.effective_threshold();
         let needed = facts.active.map_or(wanted, |(_, epoch)| epoch.spec.threshold) as usize;
-        Self { facts, ready: ready.filter(receives).collect(), needed, stop, waiting }
+        Self { facts, ready: ready.collect(), needed, stop, waiting }
     }
 
     fn has_epoch(&self) -> bool {
@@ -105,13 +105,8 @@ impl<'a> Health<'a> {
     /// Returns true while the active epoch's receivers are not the nodes that the spec asks for.
     fn is_changing(&self) -> bool {
         let members = &self.facts.members;
-        let receivers = self.facts.active.map(|(_, epoch)| epoch.spec.receivers.iter().map(|r| r.index).collect());
-        members.missing > 0 || receivers.is_some_and(|receivers: BTreeSet<u32>| receivers != members.stay)
+        members.missing > 0 || self.facts.active.is_some_and(|(_, epoch)| epoch.receivers() != members.stay)
     }
-}
-
-fn receives(epoch: &Epoch, index: u32) -> bool {
-    epoch.spec.receivers.iter().any(|receiver| receiver.index == index)
 }
 
 fn phase(health: &Health<'_>) -> (Phase, String) {
@@ -155,8 +150,10 @@ fn deletion(state: &State) -> String {
     if state.cluster.spec.deletion_policy != DeletionPolicy::Destroy || waits.is_empty() {
         return "the KmsCluster is being deleted".into();
     }
+    let waits: Vec<_> = waits.iter().map(u32::to_string).collect();
+    let waits = waits.join(", ");
     format!(
-        "the KmsCluster is being deleted with everything; waits for nodes {waits:?} to erase their volumes and seals. Their pods \
+        "the KmsCluster is being deleted with everything. The operator waits for these nodes to erase their volumes and seals: {waits}. Their pods \
          have to run for that; to give up what they hold as it is, set spec.deletionPolicy to Retain"
     )
 }
@@ -191,9 +188,12 @@ fn degraded(health: &Health<'_>) -> Option<(Reason, String)> {
     if failures > 0 {
         return Some((Reason::RoundFailed, format!("{failures} rounds in a row failed{}", last_failure(state))));
     }
-    if let Some(waiting @ (Waiting::Planning(_) | Waiting::Convert(_) | Waiting::VersionsDiffer)) = waiting {
+    if let Some(
+        waiting @ (NotStartedError::Planning(_) | NotStartedError::Convert(_) | NotStartedError::VersionsDiffer),
+    ) = waiting
+    {
         let reason =
-            if matches!(waiting, Waiting::VersionsDiffer) { Reason::VersionsDiffer } else { Reason::NodesDown };
+            if matches!(waiting, NotStartedError::VersionsDiffer) { Reason::VersionsDiffer } else { Reason::NodesDown };
         return Some((reason, format!("a round is due and waits: {waiting}")));
     }
     if let Retention::Failing { since, .. } = state.retention {
@@ -216,7 +216,7 @@ fn unproven(state: &State) -> impl Iterator<Item = (u32, String)> {
     let mut newest: BTreeMap<u32, String> = BTreeMap::new();
     for (number, epoch) in state.served() {
         for (index, why) in state.view.unproven.get(&number).into_iter().flatten() {
-            if receives(epoch, *index) {
+            if epoch.has_receiver(*index) {
                 let pod = names::node(&state.cluster.name, *index);
                 let message = format!(
                     "it claims the share of epoch {number}, but {why}; it is not counted. Restart it (kubectl delete pod \
@@ -272,7 +272,7 @@ fn removed(state: &State, members: &membership::Members) -> Vec<RemovedNode> {
             _ if *lost => Erasure::Unproven,
             _ => Erasure::Pending,
         };
-        let without = state.served().find(|(_, epoch)| !receives(epoch, *index));
+        let without = state.served().find(|(_, epoch)| !epoch.has_receiver(*index));
         let entry = list.entry(*index).or_insert(RemovedNode { index: *index, erasure, since_epoch: None });
         entry.erasure = erasure;
         entry.since_epoch = entry.since_epoch.or(without.map(|(number, _)| number));

@@ -158,7 +158,7 @@ impl Model {
         }
         let per_boundary = invariants::invariant_one_epoch_per_boundary(&self.api.now);
         if let Err(broken) = invariants::check(&before, &self.api.now).and(per_boundary) {
-            self.fail(&broken);
+            self.fail(&broken.to_string());
         }
     }
 
