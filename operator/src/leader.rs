@@ -1,6 +1,6 @@
 //! Leader election by a Lease: only the holder writes.
 //!
-//! [`decide`] is pure; every write is an update with the resourceVersion read, so that of two candidates who saw the same
+//! `decide` is pure; every write is an update with the resourceVersion read, so that of two candidates who saw the same
 //! expired lease one gets a 409 and knows that it lost. Expiry is judged by how long *this* process has seen the lease
 //! unchanged, never by comparing clocks of two machines. A holder that cannot renew in time ends its process: somebody else
 //! may hold the lease by then. Even so two operators at once do no harm (see [`keyfleet_planner`]); the lease saves work.
@@ -13,15 +13,15 @@ use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
 
 /// Lifetime of a lease after its last renewal.
-pub const LEASE: Duration = Duration::from_secs(15);
+const LEASE: Duration = Duration::from_secs(15);
 /// Longest time that a holder goes on without a renewal: less than [`LEASE`], so that it has stopped before another begins.
-pub const RENEW_DEADLINE: Duration = Duration::from_secs(10);
+const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 /// Wait between two renewals, and between two looks of other candidates.
-pub const RETRY: Duration = Duration::from_secs(2);
+const RETRY: Duration = Duration::from_secs(2);
 
 /// The lease, as a candidate sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Seen<'a> {
+struct Seen<'a> {
     /// Holder of the lease. `None` while nobody holds it or no lease exists.
     pub holder: Option<&'a str>,
     /// True while the Lease object exists.
@@ -34,7 +34,7 @@ pub struct Seen<'a> {
 
 /// Next step of a candidate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Step {
+enum Step {
     /// POST the lease: it does not exist.
     Create,
     /// Update it: one holds it already, and says so again.
@@ -46,8 +46,7 @@ pub enum Step {
 }
 
 /// Decides, from what was seen.
-#[must_use]
-pub fn decide(seen: Seen<'_>, me: &str) -> Step {
+fn decide(seen: Seen<'_>, me: &str) -> Step {
     match seen.holder {
         _ if !seen.exists => Step::Create,
         Some(holder) if holder == me => Step::Renew,
@@ -60,7 +59,7 @@ pub fn decide(seen: Seen<'_>, me: &str) -> Step {
 /// Why leadership ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Lost {
+pub enum LostLeaseError {
     /// Somebody else holds the lease.
     #[error("the lease is held by {0}")]
     Taken(String),
@@ -98,7 +97,7 @@ impl Candidate {
     }
 
     /// Renews the lease until it is lost. The process must end then.
-    pub async fn hold(&mut self) -> Lost {
+    pub async fn hold(&mut self) -> LostLeaseError {
         let mut renewed = tokio::time::Instant::now();
         loop {
             tokio::time::sleep(RETRY).await;
@@ -107,13 +106,13 @@ impl Candidate {
                 Ok(Ok(true)) => renewed = tokio::time::Instant::now(),
                 Ok(Ok(false)) => {
                     let holder = self.leases.get(&self.name).await.ok().and_then(|lease| lease.spec);
-                    return Lost::Taken(holder.and_then(|spec| spec.holder_identity).unwrap_or_default());
+                    return LostLeaseError::Taken(holder.and_then(|spec| spec.holder_identity).unwrap_or_default());
                 }
-                Ok(Err(error)) if tokio::time::Instant::now() >= deadline => return Lost::NotRenewed(error),
+                Ok(Err(error)) if tokio::time::Instant::now() >= deadline => return LostLeaseError::NotRenewed(error),
                 Ok(Err(error)) => tracing::warn!(%error, "the lease was not renewed; trying again"),
                 Err(_) => {
                     let error = kube::Error::Service("no answer in time".into());
-                    return Lost::NotRenewed(error);
+                    return LostLeaseError::NotRenewed(error);
                 }
             }
         }
@@ -124,7 +123,7 @@ impl Candidate {
         let Ok(Some(mut lease)) = self.leases.get_opt(&self.name).await else { return };
         if let Some(spec) = lease.spec.as_mut().filter(|spec| spec.holder_identity.as_ref() == Some(&self.me)) {
             spec.holder_identity = None;
-            // Lost by now or not: either way it is not ours any more.
+            // LostLeaseError by now or not: either way it is not ours any more.
             let _ = self.leases.replace(&self.name, &PostParams::default(), &lease).await;
         }
     }

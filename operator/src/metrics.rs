@@ -83,17 +83,22 @@ impl Timer {
     }
 }
 
+fn per_cluster(registry: &mut Registry, name: &str, help: &str) -> PerCluster {
+    let family = PerCluster::default();
+    registry.register(name, help, family.clone());
+    family
+}
+
+fn count(of: usize) -> u64 {
+    u64::try_from(of).unwrap_or(u64::MAX)
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("keyfleet_operator");
         let reconciles =
             Family::<Kind, Histogram>::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 14)));
         let (failures, writes) = (Family::default(), Family::default());
-        let per_cluster = |registry: &mut Registry, name: &str, help: &str| {
-            let family = PerCluster::default();
-            registry.register(name, help, family.clone());
-            family
-        };
         let phases =
             Family::<OfPhase, Histogram>::new_with_constructor(|| Histogram::new(exponential_buckets(0.05, 2.0, 14)));
         registry.register("reconcile_seconds", "Time of reconciles that ended well", reconciles.clone());
@@ -147,7 +152,6 @@ impl Metrics {
 
     pub(crate) fn cluster(&self, namespace: &str, cluster: &str, now: &Measured) {
         let of = OfCluster { namespace: namespace.into(), cluster: cluster.into() };
-        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         self.blocks.get_or_create(&of).set(now.block);
         self.active_epochs.get_or_create(&of).set(now.active_epoch);
         self.next_boundaries.get_or_create(&of).set(now.next_boundary);

@@ -9,7 +9,7 @@ mod apiserver;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
-use keyfleet_operator::leader::{Candidate, Lost};
+use keyfleet_operator::leader::{Candidate, LostLeaseError};
 use kube::Api;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,6 +28,6 @@ async fn a_lease_that_is_given_up_is_taken_and_its_old_holder_learns_that_it_los
     tokio::time::timeout(PATIENCE, two.acquire()).await.expect("the lease was given up");
     assert_eq!(holder().await.as_deref(), Some("two"));
     let lost = tokio::time::timeout(PATIENCE, one.hold()).await.expect("a lost lease ends the holder");
-    assert!(matches!(&lost, Lost::Taken(by) if by == "two"), "{lost}");
+    assert!(matches!(&lost, LostLeaseError::Taken(by) if by == "two"), "{lost}");
     assert_eq!(holder().await.as_deref(), Some("two"), "the loser took it back");
 }

@@ -4,22 +4,22 @@ use jiff::Timestamp;
 
 /// The block at `now`. Before 1970 it is 0.
 #[must_use]
-pub fn block_at(now: Timestamp, block_ms: u32) -> u64 {
+pub(crate) fn block_at(now: Timestamp, block_ms: u32) -> u64 {
     u64::try_from(now.as_millisecond()).unwrap_or(0) / u64::from(block_ms.max(1))
 }
 
 /// When `block` begins, if the calendar reaches that far.
 #[must_use]
-pub fn begins_at(block: u64, block_ms: u32) -> Option<Timestamp> {
+pub(crate) fn begins_at(block: u64, block_ms: u32) -> Option<Timestamp> {
     let ms = block.checked_mul(u64::from(block_ms.max(1)))?;
     Timestamp::from_millisecond(i64::try_from(ms).ok()?).ok()
 }
 
 /// The clock as a source.
 #[derive(Clone, Copy, Debug)]
-pub struct Clock {
+pub(crate) struct Clock {
     /// A block's length in milliseconds.
-    pub block_ms: u32,
+    pub(crate) block_ms: u32,
 }
 
 #[async_trait::async_trait]

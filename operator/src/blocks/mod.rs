@@ -7,12 +7,12 @@
 //! A source that is down, goes backwards, jumps far ahead or answers nonsense gives a [`BlockError`], which becomes a
 //! condition: no round starts, and serving is untouched.
 
-pub mod clock;
+pub(crate) mod clock;
 pub mod ethereum;
-pub mod tracker;
+mod tracker;
 
 pub use keyfleet_planner::state::BlockError;
-pub use tracker::Tracker;
+pub(crate) use tracker::Tracker;
 
 /// Something that knows the newest block that counts.
 #[async_trait::async_trait]

@@ -11,20 +11,20 @@ const SLACK_BLOCKS: u64 = 10_000;
 
 /// Remembers the highest believed height and when it was told.
 #[derive(Clone, Debug, Default)]
-pub struct Tracker {
+pub(crate) struct Tracker {
     believed: Option<(u64, Timestamp)>,
 }
 
 impl Tracker {
     /// Starts from a height that a record names: no source may fall below it unnoticed after a restart.
     #[must_use]
-    pub fn from_record(block: Option<u64>, now: Timestamp) -> Self {
+    pub(crate) fn from_record(block: Option<u64>, now: Timestamp) -> Self {
         Self { believed: block.map(|block| (block, now)) }
     }
 
     /// The highest height ever believed.
     #[must_use]
-    pub fn highest(&self) -> Option<u64> {
+    pub(crate) fn highest(&self) -> Option<u64> {
         self.believed.map(|(block, _)| block)
     }
 
@@ -32,7 +32,7 @@ impl Tracker {
     ///
     /// # Errors
     /// When the source failed, or its answer is not believable.
-    pub fn observe(
+    pub(crate) fn observe(
         &mut self,
         answer: Result<u64, BlockError>,
         now: Timestamp,

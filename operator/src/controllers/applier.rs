@@ -8,7 +8,7 @@ use kube::api::{DeleteParams, EvictParams, ObjectMeta, Patch, PatchParams, PostP
 use kube::{Api, Client, Resource as _, ResourceExt};
 use serde_json::json;
 
-use super::Failure;
+use super::ReconcileError;
 use super::invariants::{
     invariant_cluster_is_stored, invariant_cluster_keeps_its_rules, invariant_epoch_is_stored,
     invariant_epoch_keeps_its_rules, invariant_node_is_stored, invariant_node_keeps_its_rules,
@@ -30,7 +30,7 @@ pub(super) struct Applier<'a> {
 
 impl Applier<'_> {
     /// Writes one action.
-    pub(super) async fn apply(&self, action: Action) -> Result<(), Failure> {
+    pub(super) async fn apply(&self, action: Action) -> Result<(), ReconcileError> {
         let replace = PostParams { field_manager: Some(labels::FIELD_MANAGER.into()), ..PostParams::default() };
         let clusters: Api<KmsCluster> = Api::namespaced(self.client.clone(), self.namespace);
         let nodes: Api<KmsNode> = Api::namespaced(self.client.clone(), self.namespace);
@@ -108,7 +108,7 @@ impl Applier<'_> {
                 let pods: Api<Pod> = Api::namespaced(self.client.clone(), self.namespace);
                 match pods.evict(&names::node(self.name, index), &EvictParams::default()).await {
                     Err(kube::Error::Api(status)) if status.code == 429 => {
-                        Err(Failure::EvictionRefused(status.message))
+                        Err(ReconcileError::EvictionRefused(status.message))
                     }
                     answer => gone(answer),
                 }
@@ -141,7 +141,7 @@ impl Applier<'_> {
 
     /// Lets what stays without an owner go with the node's `KmsNode`: its volume, which is empty now, its account and
     /// rights.
-    async fn leave_to(&self, nodes: &Api<KmsNode>, index: u32) -> Result<(), Failure> {
+    async fn leave_to(&self, nodes: &Api<KmsNode>, index: u32) -> Result<(), ReconcileError> {
         let name = names::node(self.name, index);
         let Some(owner) = nodes.get_opt(&name).await?.and_then(|node| node.owner_ref(&())) else { return Ok(()) };
         let patch = Patch::Merge(json!({ "metadata": { "ownerReferences": [owner] } }));
@@ -159,7 +159,7 @@ impl Applier<'_> {
         clusters: &Api<KmsCluster>,
         resource_version: String,
         status: keyfleet_crds::KmsClusterStatus,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ReconcileError> {
         invariant_cluster_keeps_its_rules(&self.state.cluster.status, &status);
         let mut cluster = self.cluster.clone();
         cluster.metadata.resource_version = Some(resource_version);
@@ -183,21 +183,26 @@ impl Applier<'_> {
 }
 
 /// A number or index was reserved before: whoever posted first posted the same.
-fn posted<T>(answer: Result<T, kube::Error>) -> Result<Option<T>, Failure> {
+fn posted<T>(answer: Result<T, kube::Error>) -> Result<Option<T>, ReconcileError> {
     match answer {
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
         other => Ok(Some(other?)),
     }
 }
 
-fn gone<T>(answer: Result<T, kube::Error>) -> Result<(), Failure> {
+fn gone<T>(answer: Result<T, kube::Error>) -> Result<(), ReconcileError> {
     match answer {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         other => Ok(other.map(|_| ())?),
     }
 }
 
-pub(super) async fn set_finalizer<K>(api: &Api<K>, name: &str, finalizer: &str, present: bool) -> Result<(), Failure>
+pub(super) async fn set_finalizer<K>(
+    api: &Api<K>,
+    name: &str,
+    finalizer: &str,
+    present: bool,
+) -> Result<(), ReconcileError>
 where
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {

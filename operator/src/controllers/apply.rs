@@ -13,11 +13,11 @@ use sha2::{Digest, Sha256};
 /// Annotation: SHA-256 of what was applied.
 const APPLIED: &str = "keyfleet.dev/applied";
 
-/// Applies `object` where the live one differs. Whether anything was written.
+/// Applies `object` where the live one differs. Returns true when it was written.
 ///
 /// # Errors
-/// What the API server refused.
-pub async fn apply<K>(client: &Client, object: &K) -> Result<bool, kube::Error>
+/// Refusals of the API server.
+pub(super) async fn apply<K>(client: &Client, object: &K) -> Result<bool, kube::Error>
 where
     K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
         + Clone
@@ -41,11 +41,11 @@ where
     Ok(true)
 }
 
-/// Posts `object` unless one of its name is there. Whether it was made. What is there is not looked at.
+/// Posts `object` unless one of its name is there. Returns true when it was made. An object that is there is not looked at.
 ///
 /// # Errors
-/// What the API server refused, but for 409.
-pub async fn create<K>(client: &Client, object: &K) -> Result<bool, kube::Error>
+/// Refusals of the API server, but for 409.
+pub(super) async fn create<K>(client: &Client, object: &K) -> Result<bool, kube::Error>
 where
     K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
         + Clone

@@ -17,7 +17,7 @@ use kube::{Api, Resource, ResourceExt};
 
 use super::applier::Applier;
 use super::observe::{Read, observe};
-use super::{Context, Failure, Memory, ObjectKey, apply, epoch};
+use super::{Context, Memory, ObjectKey, ReconcileError, apply, epoch};
 use crate::blocks::clock::{self, Clock};
 use crate::blocks::ethereum::Ethereum;
 use crate::blocks::{BlockError, BlockSource, Tracker};
@@ -40,9 +40,12 @@ const ASK_CHAIN: Duration = Duration::from_secs(3);
 /// The status is one of the decisions: it is written with the same compare-and-swap as everything else.
 ///
 /// # Errors
-/// What stopped it; the controller tries again.
-pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsCluster>>, context: Arc<Context>) -> Result<Action, Failure> {
-    let cluster = guarded.0.as_ref().map_err(|error| Failure::Malformed(error.error.clone()))?;
+/// The first step that failed; the controller tries again.
+pub(super) async fn reconcile(
+    guarded: Arc<DeserializeGuard<KmsCluster>>,
+    context: Arc<Context>,
+) -> Result<Action, ReconcileError> {
+    let cluster = guarded.0.as_ref().map_err(|error| ReconcileError::Malformed(error.error.clone()))?;
     let key = ObjectKey::of("KmsCluster", cluster);
     let timer = context.metrics.reconcile("KmsCluster");
     let now = jiff::Timestamp::now();
@@ -101,7 +104,7 @@ async fn apply_decisions(
     read: &Read,
     state: &State,
     actions: Vec<Write>,
-) -> Result<(), Failure> {
+) -> Result<(), ReconcileError> {
     let applier = Applier {
         client: &context.client,
         cluster: &read.cluster,
@@ -115,7 +118,7 @@ async fn apply_decisions(
         let phase = phase_that_ends(&action, state);
         tracing::debug!(cluster = key.name, namespace = key.namespace, ?action, "writes");
         match applier.apply(action).await {
-            Err(Failure::EvictionRefused(why)) => {
+            Err(ReconcileError::EvictionRefused(why)) => {
                 tracing::info!(cluster = key.name, namespace = key.namespace, why, "an eviction was refused");
                 context.eviction_refused(key, why);
                 continue;
@@ -146,7 +149,7 @@ fn measured(state: &State) -> Measured {
     }
 }
 
-async fn dereference(context: &Context, namespace: &str, name: &str) -> Result<Option<Read>, Failure> {
+async fn dereference(context: &Context, namespace: &str, name: &str) -> Result<Option<Read>, ReconcileError> {
     let client = || context.client.clone();
     let clusters: Api<KmsCluster> = Api::namespaced(client(), namespace);
     let Some(cluster) = clusters.get_opt(name).await? else { return Ok(None) };
@@ -214,21 +217,22 @@ fn mounted_urls(folder: &std::path::Path) -> Vec<String> {
 }
 
 fn targets(read: &Read, name: &str, namespace: &str) -> BTreeMap<u32, Target> {
-    let target = |node: &KmsNode| {
-        let address = format!("{}:{}", wire::node_host(name, node.spec.index, namespace), wire::ROUND_PORT);
-        Some((node.spec.index, Target { address, identity: node.spec.identity_key? }))
-    };
-    read.nodes.iter().filter_map(target).collect()
+    let pinned = read.nodes.iter().filter_map(|node| Some((node.spec.index, node.spec.identity_key?)));
+    let targets = pinned.map(|(index, identity)| {
+        let address = format!("{}:{}", wire::node_host(name, index, namespace), wire::ROUND_PORT);
+        (index, Target { address, identity })
+    });
+    targets.collect()
 }
 
 fn watched(read: &Read, block: u64, now: jiff::Timestamp) -> Vec<Watched> {
     let cap = read.cluster.spec.schedule.phase_timeout_seconds;
-    let watched = |epoch: &KeyEpoch| Watched::new(epoch.spec.clone(), epoch.status.clone(), block, now, cap);
-    read.epochs.iter().map(watched).collect()
+    let epochs = read.epochs.iter();
+    epochs.map(|epoch| Watched::new(epoch.spec.clone(), epoch.status.clone(), block, now, cap)).collect()
 }
 
 /// Applies the objects that follow from the spec. Returns true where something was written.
-async fn apply_objects(context: &Context, read: &Read, state: &State) -> Result<bool, Failure> {
+async fn apply_objects(context: &Context, read: &Read, state: &State) -> Result<bool, ReconcileError> {
     if state.cluster.deleting {
         return Ok(false);
     }
@@ -289,7 +293,7 @@ fn pace(state: &State, cluster: &KmsCluster, busy: bool, now: jiff::Timestamp) -
     if busy {
         return BUSY;
     }
-    // Who has come back is heard from the nodes, not from the API server.
+    // That a node has come back is heard from the node, not from the API server.
     let unconfirmed = state.active().is_some_and(|(_, epoch)| !key_epoch::is_confirmed(epoch.status.as_ref()));
     match &cluster.spec.schedule.source {
         Source { ethereum: Some(_), .. } => ASK_CHAIN,

@@ -12,13 +12,16 @@ use kube::runtime::controller::Action;
 use kube::{Api, Client, Resource as _, ResourceExt as _};
 
 use super::applier::set_finalizer;
-use super::{Context, Failure};
+use super::{Context, ReconcileError};
 
 /// One reconcile.
 ///
 /// # Errors
-/// What stopped it; the controller tries again.
-pub async fn reconcile(guarded: Arc<DeserializeGuard<KeyEpoch>>, context: Arc<Context>) -> Result<Action, Failure> {
+/// The first step that failed; the controller tries again.
+pub(super) async fn reconcile(
+    guarded: Arc<DeserializeGuard<KeyEpoch>>,
+    context: Arc<Context>,
+) -> Result<Action, ReconcileError> {
     let protected = guarded.meta().finalizers.iter().flatten().any(|one| one == labels::EPOCH_FINALIZER);
     let namespace = guarded.namespace().unwrap_or_default();
     if guarded.meta().deletion_timestamp.is_some() && protected && is_ending(&context.client, &namespace).await? {
@@ -30,7 +33,7 @@ pub async fn reconcile(guarded: Arc<DeserializeGuard<KeyEpoch>>, context: Arc<Co
 }
 
 /// Returns true while a namespace is being deleted. An operator that may not read namespaces never knows.
-pub(super) async fn is_ending(client: &Client, namespace: &str) -> Result<bool, Failure> {
+pub(super) async fn is_ending(client: &Client, namespace: &str) -> Result<bool, ReconcileError> {
     match Api::<Namespace>::all(client.clone()).get_opt(namespace).await {
         Ok(found) => Ok(found.is_none_or(|found| found.metadata.deletion_timestamp.is_some())),
         Err(kube::Error::Api(status)) if status.code == 403 => Ok(false),

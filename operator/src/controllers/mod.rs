@@ -2,20 +2,20 @@
 //!
 //! | Controller | Watches | Does |
 //! |---|---|---|
-//! | [`cluster`] | `KmsCluster`; its `KmsNode`s, `KeyEpoch`s, record, Services | decides on members and rounds; Services, budget, policy, status |
-//! | [`node`] | `KmsNode`; its Pod and ConfigMap | volume claim, seal, account, Role, Pod, status |
-//! | [`epoch`] | `KeyEpoch` | lets go of one in a namespace that is being deleted |
+//! | `cluster` | `KmsCluster`; its `KmsNode`s, `KeyEpoch`s, record, Services | decides on members and rounds; Services, budget, policy, status |
+//! | `node` | `KmsNode`; its Pod and ConfigMap | volume claim, seal, account, Role, Pod, status |
+//! | `epoch` | `KeyEpoch` | lets go of one in a namespace that is being deleted |
 //!
 //! Rounds are decided with their cluster, not by a controller of their own: one round at a time is a decision of the
 //! cluster, and each `KeyEpoch` that changes wakes it. Each reconcile has five steps: dereference (client), validate
 //! (pure), build (pure), apply (client), status.
 
 mod applier;
-pub mod apply;
-pub mod cluster;
-pub mod epoch;
+mod apply;
+mod cluster;
+mod epoch;
 mod invariants;
-pub mod node;
+mod node;
 mod observe;
 mod scope;
 
@@ -53,7 +53,7 @@ const BACK_OFF_MAX: Duration = Duration::from_secs(300);
 /// Why a reconcile ended early.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Failure {
+pub enum ReconcileError {
     /// The API server refused or did not answer.
     #[error("the API server: {0}")]
     Api(#[from] kube::Error),
@@ -65,7 +65,7 @@ pub enum Failure {
     Malformed(String),
 }
 
-impl Failure {
+impl ReconcileError {
     /// Returns true for a write that lost its race: read and decide again, at once.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
@@ -223,29 +223,29 @@ pub async fn run(context: Arc<Context>) {
 /// The controllers of one namespace, or of all.
 async fn watch(context: Arc<Context>, namespace: Option<String>, notifications: mpsc::UnboundedReceiver<ClusterRef>) {
     let namespace = namespace.as_deref();
-    let of = || watcher::Config::default().any_semantic();
-    let ours = || of().labels(labels::CLUSTER);
-    let config = || Config::default().concurrency(CONCURRENCY);
-    let clusters = Controller::new(context.api::<DeserializeGuard<KmsCluster>>(namespace), of())
-        .with_config(config())
-        .watches(context.api::<DeserializeGuard<KmsNode>>(namespace), of(), |node| by_label(&node))
-        .watches(context.api::<DeserializeGuard<KeyEpoch>>(namespace), of(), |epoch| by_label(&epoch))
-        .watches(context.api::<ConfigMap>(namespace), ours(), |map| by_label(&map))
-        .watches(context.api::<Pod>(namespace), ours(), |pod| by_label(&pod))
+    let all = watcher::Config::default().any_semantic();
+    let ours = all.clone().labels(labels::CLUSTER);
+    let config = Config::default().concurrency(CONCURRENCY);
+    let clusters = Controller::new(context.api::<DeserializeGuard<KmsCluster>>(namespace), all.clone())
+        .with_config(config.clone())
+        .watches(context.api::<DeserializeGuard<KmsNode>>(namespace), all.clone(), |node| by_label(&node))
+        .watches(context.api::<DeserializeGuard<KeyEpoch>>(namespace), all.clone(), |epoch| by_label(&epoch))
+        .watches(context.api::<ConfigMap>(namespace), ours.clone(), |map| by_label(&map))
+        .watches(context.api::<Pod>(namespace), ours.clone(), |pod| by_label(&pod))
         .reconcile_on(stream::unfold(notifications, async |mut from| Some((from.recv().await?, from))))
         .shutdown_on_signal()
         .run(cluster::reconcile, on_error, context.clone())
         .for_each(async |result| log("KmsCluster", result));
-    let nodes = Controller::new(context.api::<DeserializeGuard<KmsNode>>(namespace), of())
-        .with_config(config())
-        .watches(context.api::<DeserializeGuard<KmsCluster>>(namespace), of(), |cluster| nodes_of(&cluster))
-        .owns(context.api::<Pod>(namespace), ours())
-        .owns(context.api::<ConfigMap>(namespace), ours())
+    let nodes = Controller::new(context.api::<DeserializeGuard<KmsNode>>(namespace), all.clone())
+        .with_config(config.clone())
+        .watches(context.api::<DeserializeGuard<KmsCluster>>(namespace), all.clone(), |cluster| nodes_of(&cluster))
+        .owns(context.api::<Pod>(namespace), ours.clone())
+        .owns(context.api::<ConfigMap>(namespace), ours.clone())
         .shutdown_on_signal()
         .run(node::reconcile, on_error, context.clone())
         .for_each(async |result| log("KmsNode", result));
-    let epochs = Controller::new(context.api::<DeserializeGuard<KeyEpoch>>(namespace), of())
-        .with_config(config())
+    let epochs = Controller::new(context.api::<DeserializeGuard<KeyEpoch>>(namespace), all.clone())
+        .with_config(config.clone())
         .shutdown_on_signal()
         .run(epoch::reconcile, on_error, context.clone())
         .for_each(async |result| log("KeyEpoch", result));
@@ -257,8 +257,8 @@ fn nodes_of(cluster: &DeserializeGuard<KmsCluster>) -> Vec<ObjectRef<Deserialize
     let Ok(cluster) = &cluster.0 else { return Vec::new() };
     let status = cluster.status.as_ref();
     let (name, namespace) = (cluster.name_any(), cluster.namespace().unwrap_or_default());
-    let node = |index| ObjectRef::new(&names::node(&name, index)).within(&namespace);
-    status.into_iter().flat_map(|status| &status.node_summary).map(|summary| node(summary.index)).collect()
+    let indexes = status.into_iter().flat_map(|status| &status.node_summary).map(|summary| summary.index);
+    indexes.map(|index| ObjectRef::new(&names::node(&name, index)).within(&namespace)).collect()
 }
 
 fn by_label<K>(object: &impl ResourceExt) -> Option<ObjectRef<DeserializeGuard<K>>>
@@ -271,24 +271,24 @@ where
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the controller hands them over by value")]
-fn on_error<K>(object: Arc<DeserializeGuard<K>>, failure: &Failure, context: Arc<Context>) -> Action
+fn on_error<K>(object: Arc<DeserializeGuard<K>>, error: &ReconcileError, context: Arc<Context>) -> Action
 where
     K: kube::Resource<DynamicType = ()>,
     DeserializeGuard<K>: ResourceExt,
 {
-    context.metrics.failed(&K::kind(&()), failure.label());
-    if matches!(failure, Failure::Malformed(_)) {
+    context.metrics.failed(&K::kind(&()), error.label());
+    if matches!(error, ReconcileError::Malformed(_)) {
         return Action::await_change();
     }
     let key = ObjectKey::of(K::kind(&()), object.as_ref());
-    Action::requeue(if failure.is_conflict() { Duration::from_millis(200) } else { context.failed(key) })
+    Action::requeue(if error.is_conflict() { Duration::from_millis(200) } else { context.failed(key) })
 }
 
-fn log<O, A>(kind: &str, result: Result<(O, A), controller::Error<Failure, watcher::Error>>) {
+fn log<O, A>(kind: &str, result: Result<(O, A), controller::Error<ReconcileError, watcher::Error>>) {
     match result {
         Ok(_) => {}
         // Another writer was faster: that is how concurrent writers are meant to meet.
-        Err(controller::Error::ReconcilerFailed(failure, object)) if failure.is_conflict() => {
+        Err(controller::Error::ReconcilerFailed(error, object)) if error.is_conflict() => {
             tracing::debug!(kind, %object, "a write lost its race; it is read and decided again");
         }
         Err(error) => tracing::warn!(kind, %error, "a reconcile failed; it is tried again"),

@@ -21,7 +21,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
 use super::applier::set_finalizer;
-use super::{Context, Failure, ObjectKey, apply};
+use super::{Context, ObjectKey, ReconcileError, apply};
 use crate::objects::{Fleet, access, config, pod, storage};
 
 /// Wait between two reconciles of a node at rest.
@@ -30,9 +30,12 @@ const IDLE: Duration = Duration::from_secs(300);
 /// Reconciles one node: dereference, validate, apply, status. What to do is decided with the cluster.
 ///
 /// # Errors
-/// What stopped it; the controller tries again.
-pub async fn reconcile(guarded: Arc<DeserializeGuard<KmsNode>>, context: Arc<Context>) -> Result<Action, Failure> {
-    let node = guarded.0.as_ref().map_err(|error| Failure::Malformed(error.error.clone()))?;
+/// The first step that failed; the controller tries again.
+pub(super) async fn reconcile(
+    guarded: Arc<DeserializeGuard<KmsNode>>,
+    context: Arc<Context>,
+) -> Result<Action, ReconcileError> {
+    let node = guarded.0.as_ref().map_err(|error| ReconcileError::Malformed(error.error.clone()))?;
     let key = ObjectKey::of("KmsNode", node);
     let timer = context.metrics.reconcile("KmsNode");
 
@@ -67,7 +70,7 @@ struct Read {
     claim: Option<PersistentVolumeClaim>,
 }
 
-async fn dereference(client: &Client, node: &KmsNode) -> Result<Read, Failure> {
+async fn dereference(client: &Client, node: &KmsNode) -> Result<Read, ReconcileError> {
     let namespace = node.namespace().unwrap_or_default();
     let clusters: Api<KmsCluster> = Api::namespaced(client.clone(), &namespace);
     let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
@@ -93,7 +96,7 @@ fn may_have_a_pod(node: &KmsNode) -> bool {
 
 /// Lets a `KmsNode` that is being deleted go at once, with or without a cluster. It comes back while there is one: deleting it is no
 /// way to scale.
-async fn release(client: &Client, node: &KmsNode) -> Result<(), Failure> {
+async fn release(client: &Client, node: &KmsNode) -> Result<(), ReconcileError> {
     if node.metadata.deletion_timestamp.is_none() {
         return Ok(());
     }
@@ -102,7 +105,7 @@ async fn release(client: &Client, node: &KmsNode) -> Result<(), Failure> {
 }
 
 /// Ends the pod of a node that must not have one.
-async fn stop(context: &Context, node: &KmsNode, pod: Option<&Pod>) -> Result<(), Failure> {
+async fn stop(context: &Context, node: &KmsNode, pod: Option<&Pod>) -> Result<(), ReconcileError> {
     if let Some(pod) = pod.filter(|pod| pod.metadata.deletion_timestamp.is_none() && is_ours(pod, node)) {
         let pods: Api<Pod> = Api::namespaced(context.client.clone(), &node.namespace().unwrap_or_default());
         pods.delete(&pod.name_any(), &DeleteParams::default()).await?;
@@ -112,7 +115,12 @@ async fn stop(context: &Context, node: &KmsNode, pod: Option<&Pod>) -> Result<()
 }
 
 /// Applies the node's objects: the account first, the Pod last. Returns true where something was written.
-async fn apply_objects(client: &Client, fleet: &Fleet<'_>, node: &KmsNode, read: &Read) -> Result<bool, Failure> {
+async fn apply_objects(
+    client: &Client,
+    fleet: &Fleet<'_>,
+    node: &KmsNode,
+    read: &Read,
+) -> Result<bool, ReconcileError> {
     let index = node.spec.index;
     let mut wrote = apply::apply(client, &access::service_account(fleet, node)).await?;
     wrote |= apply::apply(client, &access::node_role(fleet, index)).await?;
@@ -121,7 +129,7 @@ async fn apply_objects(client: &Client, fleet: &Fleet<'_>, node: &KmsNode, read:
     match &read.claim {
         None => {
             apply::create(client, &storage::claim(fleet, index)).await?;
-            // What is there already answers 409 and shows nothing: the operator cannot read a seal.
+            // A seal that is there answers 409 and shows nothing: the operator cannot read it.
             apply::create(client, &storage::seal(fleet, index)).await?;
             wrote = true;
         }
@@ -155,7 +163,7 @@ fn is_over(pod: &Pod) -> bool {
 }
 
 /// Volumes grow with the spec; they never shrink, which the kind's own rule says.
-async fn grow(client: &Client, fleet: &Fleet<'_>, claim: &PersistentVolumeClaim) -> Result<bool, Failure> {
+async fn grow(client: &Client, fleet: &Fleet<'_>, claim: &PersistentVolumeClaim) -> Result<bool, ReconcileError> {
     let wanted = &fleet.cluster.spec.storage.size;
     let requests = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.requests.as_ref());
     if requests.and_then(|requests| requests.get("storage")).is_some_and(|size| size.0 == *wanted) {
@@ -317,7 +325,12 @@ fn replicated(node: &KmsNode) -> Option<(NodeCondition, Option<bool>, Reason, St
 }
 
 /// A merge patch of the operator's part: `status.node` is the node's own, and is not in it.
-async fn write_status(client: &Client, namespace: &str, node: &KmsNode, after: &KmsNodeStatus) -> Result<(), Failure> {
+async fn write_status(
+    client: &Client,
+    namespace: &str,
+    node: &KmsNode,
+    after: &KmsNodeStatus,
+) -> Result<(), ReconcileError> {
     let nodes: Api<KmsNode> = Api::namespaced(client.clone(), namespace);
     let mut status = serde_json::to_value(after).map_err(kube::Error::SerdeError)?;
     if let Some(fields) = status.as_object_mut() {

@@ -71,12 +71,11 @@ pub(super) fn observe(
         (node.spec.index, Node { outdated: outdated && wanted.is_some(), ..self::node(node, pod) })
     });
     let epochs = read.epochs.iter().filter(|epoch| epoch.name_any() == names::epoch(&name, epoch.spec.number));
-    let id_of = |claim: &PersistentVolumeClaim| claim.labels().get(labels::CLUSTER_ID).cloned().unwrap_or_default();
     State {
         nodes: nodes.collect(),
         epochs: epochs.map(|epoch| (epoch.spec.number, self::epoch(epoch))).collect(),
         record: recorded(read.record.as_ref()),
-        volumes: read.claims.iter().map(|claim| (claim.name_any(), id_of(claim))).collect::<BTreeMap<_, _>>(),
+        volumes: read.claims.iter().map(|claim| (claim.name_any(), cluster_id_of(claim))).collect::<BTreeMap<_, _>>(),
         namespace_ends: read.namespace_ends,
         finalizers: !options.scope.is_only(&options.namespace),
         stopped: !read.pods.iter().any(keeps_state) || waited_long_enough(&read.cluster, now),
@@ -93,6 +92,10 @@ pub(super) fn observe(
         retention: retention(read.retention.as_ref()),
         now,
     }
+}
+
+fn cluster_id_of(claim: &PersistentVolumeClaim) -> String {
+    claim.labels().get(labels::CLUSTER_ID).cloned().unwrap_or_default()
 }
 
 /// The retention job's pods have nothing to flush.

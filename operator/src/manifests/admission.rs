@@ -23,15 +23,16 @@ struct Shape {
     message: &'static str,
 }
 
+fn rule(at: usize, group: &str, resources: &str, verbs: &str) -> String {
+    format!(
+        "object.rules[{at}].apiGroups == ['{group}'] && object.rules[{at}].resources == [{resources}] \
+         && object.rules[{at}].verbs == [{verbs}] && !has(object.rules[{at}].nonResourceURLs)"
+    )
+}
+
 /// A node's Role, or a cluster's client Role: as `objects::access` makes them.
 fn role_shape() -> Shape {
     let group = keyfleet_crds::GROUP;
-    let rule = |at: usize, group: &str, resources: &str, verbs: &str| {
-        format!(
-            "object.rules[{at}].apiGroups == ['{group}'] && object.rules[{at}].resources == [{resources}] \
-             && object.rules[{at}].verbs == [{verbs}] && !has(object.rules[{at}].nonResourceURLs)"
-        )
-    };
     let node = [
         "object.rules.size() == 3".to_owned(),
         "object.metadata.name.matches('-[1-9][0-9]*$')".to_owned(),

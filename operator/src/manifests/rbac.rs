@@ -85,18 +85,19 @@ fn binding(operator: &Operator, role: &str, name: &str, namespace: Option<&str>)
 
 /// Viewers and editors, aggregated to the usual roles. Nobody but the operator writes `KmsNode` and `KeyEpoch`.
 pub(super) fn people() -> Vec<Value> {
-    let of = |name: &str, to: &[&str], verbs: &[&str], resources: &[&str]| {
-        let labels: serde_json::Map<String, Value> =
-            to.iter().map(|to| (format!("{RBAC}/aggregate-to-{to}"), json!("true"))).collect();
-        json!({
-            "apiVersion": format!("{RBAC}/v1"), "kind": "ClusterRole",
-            "metadata": { "name": name, "labels": labels },
-            "rules": [{ "apiGroups": [keyfleet_crds::GROUP], "resources": resources, "verbs": verbs }],
-        })
-    };
     let all = ["kmsclusters", "kmsnodes", "keyepochs"];
     vec![
-        of("keyfleet-viewer", &["view", "edit", "admin"], &["get", "list", "watch"], &all),
-        of("keyfleet-editor", &["edit", "admin"], &["create", "update", "patch", "delete"], &["kmsclusters"]),
+        aggregated("keyfleet-viewer", &["view", "edit", "admin"], &["get", "list", "watch"], &all),
+        aggregated("keyfleet-editor", &["edit", "admin"], &["create", "update", "patch", "delete"], &["kmsclusters"]),
     ]
+}
+
+/// A `ClusterRole` that is part of the usual roles `to`.
+fn aggregated(name: &str, to: &[&str], verbs: &[&str], resources: &[&str]) -> Value {
+    let labels = to.iter().map(|to| (format!("{RBAC}/aggregate-to-{to}"), json!("true")));
+    json!({
+        "apiVersion": format!("{RBAC}/v1"), "kind": "ClusterRole",
+        "metadata": { "name": name, "labels": labels.collect::<serde_json::Map<_, _>>() },
+        "rules": [{ "apiGroups": [keyfleet_crds::GROUP], "resources": resources, "verbs": verbs }],
+    })
 }

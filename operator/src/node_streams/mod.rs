@@ -2,12 +2,12 @@
 //!
 //! Controllers never wait for a node. Streams are followed behind the trait [`Nodes`], and what comes in wakes them.
 //!
-//! - [`followers`]: one task per node that keeps its stream (`Round.Follow`) open
+//! - `followers`: one task per node that keeps its stream (`Round.Follow`) open
 //! - [`token`]: the operator's tokens, by which nodes know it
 //!
-//! What streams say is judged by [`keyfleet_planner::view`].
+//! [`keyfleet_planner::view`] judges the streams.
 
-pub mod followers;
+mod followers;
 pub mod token;
 
 use std::collections::BTreeMap;

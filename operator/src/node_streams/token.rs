@@ -71,7 +71,7 @@ impl Tokens for OwnAccount {
         let answer = self.accounts.create_token_request(&self.name, &PostParams::default(), &request).await;
         let status = answer?.status.ok_or(TokenError::Missing)?;
         let lives = status.expiration_timestamp.0.as_second() - jiff::Timestamp::now().as_second();
-        // What the API server gives may be shorter than what was asked for.
+        // The API server may give a shorter lifetime than the one asked for.
         let lives = Duration::from_secs(u64::try_from(lives).unwrap_or(0));
         Ok(Token { secret: status.token, renew_at: asked + lives * 2 / 3 })
     }

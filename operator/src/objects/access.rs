@@ -51,8 +51,11 @@ pub fn client_role(fleet: &Fleet<'_>) -> Role {
     Role { metadata: fleet.kept(names::client_role(fleet.name), fleet.labels()), rules: Some(rules) }
 }
 
+fn texts(of: &[&str]) -> Vec<String> {
+    of.iter().map(|text| (*text).to_owned()).collect()
+}
+
 fn rule(group: &str, resources: &[&str], verbs: &[&str], name: Option<String>) -> PolicyRule {
-    let texts = |of: &[&str]| of.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
     PolicyRule {
         api_groups: Some(vec![group.to_owned()]),
         resources: Some(texts(resources)),

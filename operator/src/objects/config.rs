@@ -7,13 +7,13 @@ use keyfleet_crds::node_config::{FORMAT, LogFormat, NodeConfig};
 use keyfleet_crds::{KmsNode, names};
 use sha2::{Digest, Sha256};
 
-pub use keyfleet_crds::node_config::{CONFIG_FOLDER, FILE, STATE_FOLDER, TLS_FOLDER};
+pub(crate) use keyfleet_crds::node_config::{CONFIG_FOLDER, FILE, STATE_FOLDER, TLS_FOLDER};
 
 use super::Fleet;
 
 /// The ConfigMap with a node's configuration.
 #[must_use]
-pub fn config_map(fleet: &Fleet<'_>, node: &KmsNode) -> ConfigMap {
+pub(crate) fn config_map(fleet: &Fleet<'_>, node: &KmsNode) -> ConfigMap {
     let text = render(fleet, node.spec.index);
     ConfigMap {
         metadata: fleet.node_metadata(node, names::node_config(fleet.name, node.spec.index)),
@@ -24,7 +24,7 @@ pub fn config_map(fleet: &Fleet<'_>, node: &KmsNode) -> ConfigMap {
 
 /// SHA-256 of what a pod was made from: a difference is why it is rolled.
 #[must_use]
-pub fn digest(fleet: &Fleet<'_>, index: u32) -> String {
+pub(crate) fn digest(fleet: &Fleet<'_>, index: u32) -> String {
     let template = serde_json::to_string(&fleet.cluster.spec.pod_template).expect("a template is plain data");
     // The Secret's name is in no file of the node: another one is another mount.
     let certificate = fleet.cluster.spec.tls.as_ref().map_or("", |tls| tls.kms_certificate_secret.as_str());

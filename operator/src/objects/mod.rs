@@ -1,20 +1,20 @@
 //! Objects of a `KmsCluster` and its `KmsNode`s: pure functions from kinds to objects.
 //!
-//! - [`pod`]: a node's Pod
+//! - `pod`: a node's Pod
 //! - [`storage`]: its volume claim and its empty seal
-//! - [`network`]: Services, NetworkPolicy, PodDisruptionBudget
+//! - `network`: Services, NetworkPolicy, PodDisruptionBudget
 //! - [`access`]: ServiceAccounts, Roles, bindings
-//! - [`config`]: the node's configuration file
-//! - [`retention`]: the CronJob that deletes what no replica needs any more
+//! - `config`: the node's configuration file
+//! - `retention`: the CronJob that deletes what no replica needs any more
 //!
 //! Volume claims and seals have no owner: they outlive everything but the node's own erasure. All else belongs to the
 //! `KmsNode` or the `KmsCluster` and goes with it. Golden files of every object lie in `golden/`.
 
 pub mod access;
-pub mod config;
-pub mod network;
-pub mod pod;
-pub mod retention;
+pub(crate) mod config;
+pub(crate) mod network;
+pub(crate) mod pod;
+pub(crate) mod retention;
 pub mod storage;
 #[cfg(test)]
 mod tests;
@@ -45,7 +45,7 @@ pub struct Fleet<'a> {
 
 /// A cluster that nothing can be built from yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum NotReady {
+pub enum NotReadyError {
     /// The cluster has no id yet.
     #[error("the cluster has no id yet")]
     NoId,
@@ -59,13 +59,13 @@ impl<'a> Fleet<'a> {
     ///
     /// # Errors
     /// When the cluster has no id, name or namespace.
-    pub fn of(cluster: &'a KmsCluster, default_image: &'a str, operator: &'a str) -> Result<Self, NotReady> {
+    pub fn of(cluster: &'a KmsCluster, default_image: &'a str, operator: &'a str) -> Result<Self, NotReadyError> {
         let status = cluster.status.as_ref();
         Ok(Self {
             cluster,
-            id: status.and_then(|status| status.cluster_id).ok_or(NotReady::NoId)?,
-            namespace: cluster.metadata.namespace.as_deref().ok_or(NotReady::Nameless)?,
-            name: cluster.metadata.name.as_deref().ok_or(NotReady::Nameless)?,
+            id: status.and_then(|status| status.cluster_id).ok_or(NotReadyError::NoId)?,
+            namespace: cluster.metadata.namespace.as_deref().ok_or(NotReadyError::Nameless)?,
+            name: cluster.metadata.name.as_deref().ok_or(NotReadyError::Nameless)?,
             image: cluster
                 .spec
                 .image

@@ -17,13 +17,13 @@ use keyfleet_crds::{labels, names};
 use super::Fleet;
 
 /// The label by which a NetworkPolicy knows the operator's pods.
-pub const OPERATOR_COMPONENT: &str = "operator";
+pub(crate) const OPERATOR_COMPONENT: &str = "operator";
 
 const DNS_PORT: u16 = 53;
 
 /// The headless Service: a host name per node, ready or not, since nodes must find each other to become ready.
 #[must_use]
-pub fn headless_service(fleet: &Fleet<'_>) -> Service {
+pub(crate) fn headless_service(fleet: &Fleet<'_>) -> Service {
     let ports = vec![
         port(wire::ROUND_PORT_NAME, wire::ROUND_PORT),
         port(wire::KMS_PORT_NAME, wire::KMS_PORT),
@@ -44,7 +44,7 @@ pub fn headless_service(fleet: &Fleet<'_>) -> Service {
 
 /// The Service by which callers reach any ready node.
 #[must_use]
-pub fn client_service(fleet: &Fleet<'_>) -> Service {
+pub(crate) fn client_service(fleet: &Fleet<'_>) -> Service {
     Service {
         metadata: fleet.metadata(names::service(fleet.name)),
         spec: Some(ServiceSpec {
@@ -59,7 +59,7 @@ pub fn client_service(fleet: &Fleet<'_>) -> Service {
 /// The disruption budget. An integer: percentages and `maxUnavailable` need a `scale` that a pod of a custom resource has not.
 /// `thresholds` are those of the active and of the next epoch; the higher counts.
 #[must_use]
-pub fn disruption_budget(fleet: &Fleet<'_>, thresholds: impl IntoIterator<Item = u32>) -> PodDisruptionBudget {
+pub(crate) fn disruption_budget(fleet: &Fleet<'_>, thresholds: impl IntoIterator<Item = u32>) -> PodDisruptionBudget {
     let min_available = thresholds.into_iter().max().unwrap_or_else(|| fleet.cluster.spec.effective_threshold());
     PodDisruptionBudget {
         metadata: fleet.metadata(names::service(fleet.name)),
@@ -75,7 +75,7 @@ pub fn disruption_budget(fleet: &Fleet<'_>, thresholds: impl IntoIterator<Item =
 
 /// The policy, unless none is wanted: 7400 for nodes and the operator, 7443 and 9090 for the cluster.
 #[must_use]
-pub fn network_policy(fleet: &Fleet<'_>, operator_namespace: &str) -> Option<NetworkPolicy> {
+pub(crate) fn network_policy(fleet: &Fleet<'_>, operator_namespace: &str) -> Option<NetworkPolicy> {
     let wanted = &fleet.cluster.spec.network_policy;
     if wanted.mode == NetworkPolicyMode::None {
         return None;
@@ -137,8 +137,11 @@ fn tcp(port: u16) -> NetworkPolicyPort {
     }
 }
 
+fn selector(labels: BTreeMap<String, String>) -> LabelSelector {
+    LabelSelector { match_labels: Some(labels), match_expressions: None }
+}
+
 fn pods(labels: BTreeMap<String, String>, namespace: Option<&str>) -> NetworkPolicyPeer {
-    let selector = |labels| LabelSelector { match_labels: Some(labels), match_expressions: None };
     let namespace =
         namespace.map(|name| selector(BTreeMap::from([("kubernetes.io/metadata.name".to_owned(), name.to_owned())])));
     NetworkPolicyPeer { pod_selector: Some(selector(labels)), namespace_selector: namespace, ip_block: None }

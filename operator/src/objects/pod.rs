@@ -33,7 +33,7 @@ const TOKEN_SECONDS: i64 = 3607;
 
 /// The Pod of a node.
 #[must_use]
-pub fn pod(fleet: &Fleet<'_>, node: &KmsNode) -> Pod {
+pub(crate) fn pod(fleet: &Fleet<'_>, node: &KmsNode) -> Pod {
     let index = node.spec.index;
     let template = &fleet.cluster.spec.pod_template;
     let mut metadata = fleet.node_metadata(node, node_name(node));
@@ -104,16 +104,14 @@ fn container(fleet: &Fleet<'_>, name: &str, arguments: &[&str]) -> Container {
     }
 }
 
+fn field_of_pod(name: &str, path: &str) -> EnvVar {
+    let field = ObjectFieldSelector { field_path: path.into(), ..ObjectFieldSelector::default() };
+    let source = EnvVarSource { field_ref: Some(field), ..EnvVarSource::default() };
+    EnvVar { name: name.into(), value_from: Some(source), value: None }
+}
+
 fn environment(fleet: &Fleet<'_>) -> Vec<EnvVar> {
-    let field = |name: &str, path: &str| EnvVar {
-        name: name.into(),
-        value_from: Some(EnvVarSource {
-            field_ref: Some(ObjectFieldSelector { field_path: path.into(), ..ObjectFieldSelector::default() }),
-            ..EnvVarSource::default()
-        }),
-        value: None,
-    };
-    let mut all = vec![field("POD_IP", "status.podIP"), field("NODE_NAME", "spec.nodeName")];
+    let mut all = vec![field_of_pod("POD_IP", "status.podIP"), field_of_pod("NODE_NAME", "spec.nodeName")];
     let s3 = fleet.cluster.spec.replication.as_ref().and_then(|replication| replication.s3.credentials_secret.as_ref());
     all.extend(s3.into_iter().flat_map(|name| credentials(name)));
     for variable in &fleet.cluster.spec.pod_template.env {
@@ -301,15 +299,19 @@ fn token() -> Volume {
 
 /// One node a worker; over zones as evenly as can be.
 fn spread(fleet: &Fleet<'_>) -> Vec<TopologySpreadConstraint> {
-    let over = |key: &str, otherwise: &str| TopologySpreadConstraint {
+    let hostname = spread_over(fleet, "kubernetes.io/hostname", "DoNotSchedule");
+    vec![hostname, spread_over(fleet, "topology.kubernetes.io/zone", "ScheduleAnyway")]
+}
+
+fn spread_over(fleet: &Fleet<'_>, key: &str, otherwise: &str) -> TopologySpreadConstraint {
+    TopologySpreadConstraint {
         max_skew: 1,
         topology_key: key.into(),
         when_unsatisfiable: otherwise.into(),
         node_taints_policy: Some("Honor".into()),
         label_selector: Some(LabelSelector { match_labels: Some(fleet.selector()), match_expressions: None }),
         ..TopologySpreadConstraint::default()
-    };
-    vec![over("kubernetes.io/hostname", "DoNotSchedule"), over("topology.kubernetes.io/zone", "ScheduleAnyway")]
+    }
 }
 
 fn default_resources() -> ResourceRequirements {

@@ -32,18 +32,18 @@ const FAILED: i32 = 3;
 
 /// The objects of the job.
 #[derive(Clone, PartialEq, Debug)]
-pub struct Retention {
+pub(crate) struct Retention {
     /// Whom a cloud may bind an identity to.
-    pub service_account: ServiceAccount,
+    pub(crate) service_account: ServiceAccount,
     /// Replicas to sweep.
-    pub config_map: ConfigMap,
+    pub(crate) config_map: ConfigMap,
     /// When.
-    pub cron_job: CronJob,
+    pub(crate) cron_job: CronJob,
 }
 
 /// The job, where the spec gives it an identity: without one nothing is deleted.
 #[must_use]
-pub fn retention(fleet: &Fleet<'_>) -> Option<Retention> {
+pub(crate) fn retention(fleet: &Fleet<'_>) -> Option<Retention> {
     let replication = fleet.cluster.spec.replication.as_ref()?;
     let retention = replication.retention.as_ref().filter(|retention| retention.has_identity())?;
     Some(Retention {

@@ -38,7 +38,7 @@ impl Ethereum {
             match self.ask(url) {
                 Ok(block) => return Ok(block),
                 Err(BlockError::Down(why)) => last = BlockError::Down(format!("endpoint {}: {why}", at + 1)),
-                Err(fault) => last = fault,
+                Err(error) => last = error,
             }
         }
         Err(last)

@@ -69,9 +69,9 @@ fn final_safe_and_confirmed_blocks_are_read() {
 fn an_endpoint_that_is_down_is_passed_over_and_none_is_a_fault_without_the_url() {
     let dead = "http://127.0.0.1:9/secret-key".to_owned();
     assert_eq!(ask(vec![dead.clone(), server(chain)], Finality::Finalized, 0), Ok(90));
-    let fault = ask(vec![dead], Finality::Finalized, 0).unwrap_err();
-    assert!(matches!(fault, BlockError::Down(_)), "{fault}");
-    assert!(!fault.to_string().contains("secret-key"), "an access key is in the message: {fault}");
+    let error = ask(vec![dead], Finality::Finalized, 0).unwrap_err();
+    assert!(matches!(error, BlockError::Down(_)), "{error}");
+    assert!(!error.to_string().contains("secret-key"), "an access key is in the message: {error}");
 }
 
 #[test]
@@ -92,8 +92,8 @@ fn hostile_answers_are_named_and_none_is_taken_for_a_height() {
         }),
     ];
     for (what, answer) in nonsense {
-        let fault = ask(vec![server(answer)], Finality::Finalized, 0).expect_err(what);
-        assert!(matches!(fault, BlockError::Nonsense(_)), "{what}: {fault}");
+        let error = ask(vec![server(answer)], Finality::Finalized, 0).expect_err(what);
+        assert!(matches!(error, BlockError::Nonsense(_)), "{what}: {error}");
     }
     let down: [(&str, Answer); 4] = [
         ("an error", |_| ok(r#"{"error":{"code":-32000,"message":"limit exceeded"}}"#)),
@@ -105,8 +105,8 @@ fn hostile_answers_are_named_and_none_is_taken_for_a_height() {
         }),
     ];
     for (what, answer) in down {
-        let fault = ask(vec![server(answer)], Finality::Finalized, 0).expect_err(what);
-        assert!(matches!(fault, BlockError::Down(_)), "{what}: {fault}");
+        let error = ask(vec![server(answer)], Finality::Finalized, 0).expect_err(what);
+        assert!(matches!(error, BlockError::Down(_)), "{what}: {error}");
     }
     let other = ask(vec![server(|_| result(&json!("0x1")))], Finality::Finalized, 0);
     assert_eq!(other, Err(BlockError::OtherChain { found: 1, expected: 31_337 }));
