@@ -54,10 +54,10 @@ pub enum Heard {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReportError {
-    /// Another key signed it, or none.
+    /// Report that another key signed, or none.
     #[error("the report is not signed by the node")]
     NotSigned,
-    /// It names another cluster or index.
+    /// Report that names another cluster or index.
     #[error("the report is another node's")]
     NotItsOwn,
 }

@@ -231,7 +231,7 @@ pub fn serves(status: Option<&KeyEpochStatus>) -> bool {
     matches!(status.and_then(|status| status.phase), Some(Phase::Active | Phase::Confirmed))
 }
 
-/// Returns true when so many receivers proved to hold the epoch that older ones may go.
+/// Returns true when enough receivers proved to hold the epoch, so that older ones may go.
 #[must_use]
 pub fn is_confirmed(status: Option<&KeyEpochStatus>) -> bool {
     status.and_then(|status| status.phase) == Some(Phase::Confirmed)
