@@ -6,8 +6,11 @@
 //! drops fields without a word.
 
 use k8s_openapi::api::core::v1::ConfigMap;
+use keyfleet_crds::cluster::status::Erasure;
 use keyfleet_crds::record::Record;
-use keyfleet_crds::{KeyEpoch, KeyEpochSpec, KeyEpochStatus, KmsCluster, KmsClusterStatus, KmsNode, KmsNodeSpec};
+use keyfleet_crds::{
+    KeyEpoch, KeyEpochSpec, KeyEpochStatus, KmsCluster, KmsClusterStatus, KmsNode, KmsNodeSpec, KmsNodeStatus,
+};
 use keyfleet_planner::{State, rules};
 
 /// Asserts that numbers rise and that what is written once stays, in the status of a cluster.
@@ -80,6 +83,20 @@ pub(super) fn invariant_node_is_stored(written: &KmsNodeSpec, stored: &KmsNode) 
     assert_eq!(*written, stored.spec, "the spec of node {} was not stored", written.index);
 }
 
+/// Asserts that an erasure that was proven once stays proven.
+pub(super) fn invariant_erasure_stays_proven(read: Option<&KmsNodeStatus>, written: &KmsNodeStatus) {
+    let was_proven = read.is_some_and(|read| read.erasure == Some(Erasure::Proven));
+    assert!(!was_proven || written.erasure == Some(Erasure::Proven), "a proven erasure is taken back");
+}
+
+/// Asserts that the operator's part of a node's status was stored, and that the node's own part is as the node wrote it.
+pub(super) fn invariant_node_status_is_stored(read: &KmsNode, written: &KmsNodeStatus, stored: &KmsNode) {
+    let before = read.status.as_ref().and_then(|status| status.node.as_ref());
+    let stored = stored.status.as_ref().expect("the API server keeps a status that was written");
+    assert_eq!(before, stored.node.as_ref(), "the operator wrote the part of node {} itself", read.spec.index);
+    assert_eq!(written.erasure, stored.erasure, "the erasure of node {} was not stored", read.spec.index);
+}
+
 /// Asserts that the record that outlives the cluster is of this cluster, and that its numbers rise.
 pub(super) fn invariant_record_never_falls(state: &State, written: &Record) {
     assert_eq!(Some(written.cluster_id), state.cluster.status.cluster_id, "the record of another cluster is written");
@@ -135,6 +152,14 @@ mod tests {
     fn an_active_epoch_that_falls_is_never_sent() {
         let fallen = KmsClusterStatus { active_epoch: Some(2), ..status(5) };
         invariant_cluster_keeps_its_rules(&status(5), &fallen);
+    }
+
+    #[test]
+    #[should_panic(expected = "a proven erasure is taken back")]
+    fn a_proven_erasure_is_never_taken_back() {
+        let of = |erasure| KmsNodeStatus { erasure: Some(erasure), ..KmsNodeStatus::default() };
+        invariant_erasure_stays_proven(Some(&of(Erasure::Pending)), &of(Erasure::Proven));
+        invariant_erasure_stays_proven(Some(&of(Erasure::Proven)), &of(Erasure::Unproven));
     }
 
     #[test]

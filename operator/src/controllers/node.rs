@@ -21,6 +21,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 
 use super::applier::set_finalizer;
+use super::invariants::{invariant_erasure_stays_proven, invariant_node_status_is_stored};
 use super::{Context, ObjectKey, ReconcileError, apply};
 use crate::objects::{Fleet, access, config, pod, storage};
 
@@ -331,6 +332,7 @@ async fn write_status(
     node: &KmsNode,
     after: &KmsNodeStatus,
 ) -> Result<(), ReconcileError> {
+    invariant_erasure_stays_proven(node.status.as_ref(), after);
     let nodes: Api<KmsNode> = Api::namespaced(client.clone(), namespace);
     let mut status = serde_json::to_value(after).map_err(kube::Error::SerdeError)?;
     if let Some(fields) = status.as_object_mut() {
@@ -338,7 +340,8 @@ async fn write_status(
     }
     let patch = json!({ "metadata": { "resourceVersion": node.resource_version() }, "status": status });
     let parameters = PatchParams { field_manager: Some(labels::FIELD_MANAGER.into()), ..PatchParams::default() };
-    nodes.patch_status(&node.name_any(), &parameters, &Patch::Merge(&patch)).await?;
+    let stored = nodes.patch_status(&node.name_any(), &parameters, &Patch::Merge(&patch)).await?;
+    invariant_node_status_is_stored(node, after, &stored);
     Ok(())
 }
 
