@@ -1,8 +1,8 @@
 //! Where blocks come from.
 //!
-//! - [`clock`]: arithmetic on the Unix epoch
+//! - `clock`: arithmetic on the Unix epoch
 //! - [`mod@ethereum`]: a chain, asked by JSON-RPC
-//! - [`tracker`]: which answers are believed; the only place that decides so
+//! - `tracker`: which answers are believed; the only place that decides so
 //!
 //! A source that is down, goes backwards, jumps far ahead or answers nonsense gives a [`BlockError`], which becomes a
 //! condition: no round starts, and serving is untouched.
