@@ -1,16 +1,29 @@
-//! Completion for kubectl (1.26 and newer), which asks a plugin for it: a program `kubectl_complete-<plugin>` is given the
-//! words typed so far, and answers candidates, a line each with a tab before the description, then a directive.
+//! Completion: the shells' scripts, and the answers that kubectl wants.
+//!
+//! kubectl (1.26 and newer) asks a plugin by running the program `kubectl_complete-<plugin>` with the words typed so far. It
+//! expects candidates, a line each with a tab before the description, then a directive.
 
 use std::fmt::Write as _;
+use std::io;
 
-/// Let the shell offer files.
+use clap::builder::StyledStr;
+use clap::{Arg, Command};
+
+use crate::args::CompletionArgs;
+
+/// Directive: the shell offers files as well.
 const FILES: &str = ":0";
-/// Offer nothing else.
+/// Directive: the shell offers nothing else.
 const NOTHING_ELSE: &str = ":4";
 
-/// The answer to the words typed so far; the last one is being typed and may be empty.
-#[must_use]
-pub fn answer(command: &clap::Command, words: &[String]) -> String {
+/// Writes a completion script to standard output.
+pub(crate) fn write_script(args: &CompletionArgs, mut command: Command) {
+    let name = command.get_name().to_owned();
+    clap_complete::generate(args.shell, &mut command, name, &mut io::stdout());
+}
+
+/// Answers kubectl: the words typed so far; the last one is being typed and may be empty.
+pub(crate) fn answer(command: &Command, words: &[String]) -> String {
     let mut root = command.clone();
     root.build();
     let (typed, before) = words.split_last().map_or(("", [].as_slice()), |(typed, before)| (typed.as_str(), before));
@@ -18,50 +31,63 @@ pub fn answer(command: &clap::Command, words: &[String]) -> String {
     for word in before {
         command = command.find_subcommand(word).unwrap_or(command);
     }
-    let mut answer = String::new();
-    let mut offer = |candidate: &str, about: String| {
-        if candidate.starts_with(typed) {
-            let _ = writeln!(answer, "{candidate}\t{}", about.lines().next().unwrap_or_default());
-        }
+    let option = before.last().and_then(|word| option_with_value(command, word));
+    let (candidates, directive) = match option {
+        Some(option) => values(option),
+        None if typed.starts_with('-') => (options(command), NOTHING_ELSE),
+        None if command.has_subcommands() => (subcommands(command), NOTHING_ELSE),
+        None => positionals(command),
     };
-    let told = |about: Option<&clap::builder::StyledStr>| about.map(ToString::to_string).unwrap_or_default();
-    let values_of = before.last().and_then(|word| {
-        let takes = |argument: &&clap::Arg| argument.get_action().takes_values();
-        let named = |argument: &&clap::Arg| {
-            argument.get_long().is_some_and(|long| word.strip_prefix("--") == Some(long))
-                || argument.get_short().is_some_and(|short| *word == format!("-{short}"))
-        };
-        command.get_arguments().filter(takes).find(named)
-    });
-    let mut directive = NOTHING_ELSE;
-    if let Some(argument) = values_of {
-        let values = argument.get_possible_values();
-        if values.is_empty() {
-            directive = FILES;
-        }
-        for value in values {
-            offer(value.get_name(), told(value.get_help()));
-        }
-    } else if typed.starts_with('-') {
-        for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
-            if let Some(long) = argument.get_long() {
-                offer(&format!("--{long}"), told(argument.get_help()));
-            }
-        }
-    } else if command.has_subcommands() {
-        for sub in command.get_subcommands() {
-            offer(sub.get_name(), told(sub.get_about()));
-        }
-    } else {
-        for value in command.get_positionals().flat_map(clap::Arg::get_possible_values) {
-            offer(value.get_name(), told(value.get_help()));
-        }
-        let takes_files = |argument: &clap::Arg| argument.get_value_names().is_some_and(|names| names[0] == "FILE");
-        if command.get_positionals().any(takes_files) {
-            directive = FILES;
-        }
+    let mut answer = String::new();
+    for (candidate, about) in candidates.iter().filter(|(candidate, _)| candidate.starts_with(typed)) {
+        let _ = writeln!(answer, "{candidate}\t{}", about.lines().next().unwrap_or_default());
     }
     answer + directive + "\n"
+}
+
+/// A candidate and its description.
+type Candidate = (String, String);
+
+/// Returns the option that `word` names, if a value follows it.
+fn option_with_value<'a>(command: &'a Command, word: &str) -> Option<&'a Arg> {
+    command.get_arguments().filter(|argument| argument.get_action().takes_values()).find(|argument| {
+        argument.get_long().is_some_and(|long| word.strip_prefix("--") == Some(long))
+            || argument.get_short().is_some_and(|short| *word == format!("-{short}"))
+    })
+}
+
+fn values(option: &Arg) -> (Vec<Candidate>, &'static str) {
+    let values = possible_values(option);
+    let directive = if values.is_empty() { FILES } else { NOTHING_ELSE };
+    (values, directive)
+}
+
+fn options(command: &Command) -> Vec<Candidate> {
+    let shown = command.get_arguments().filter(|argument| !argument.is_hide_set());
+    shown.filter_map(|argument| Some((format!("--{}", argument.get_long()?), text(argument.get_help())))).collect()
+}
+
+fn subcommands(command: &Command) -> Vec<Candidate> {
+    command.get_subcommands().map(|sub| (sub.get_name().to_owned(), text(sub.get_about()))).collect()
+}
+
+fn positionals(command: &Command) -> (Vec<Candidate>, &'static str) {
+    let values = command.get_positionals().flat_map(possible_values).collect();
+    let directive = if command.get_positionals().any(takes_file) { FILES } else { NOTHING_ELSE };
+    (values, directive)
+}
+
+fn possible_values(argument: &Arg) -> Vec<Candidate> {
+    let values = argument.get_possible_values();
+    values.iter().map(|value| (value.get_name().to_owned(), text(value.get_help()))).collect()
+}
+
+fn takes_file(argument: &Arg) -> bool {
+    argument.get_value_names().is_some_and(|names| names[0] == "FILE")
+}
+
+fn text(about: Option<&StyledStr>) -> String {
+    about.map(ToString::to_string).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -71,7 +97,7 @@ mod tests {
 
     fn offered(words: &[&str]) -> String {
         let words: Vec<_> = words.iter().map(|word| (*word).to_owned()).collect();
-        answer(&crate::arguments::Arguments::command(), &words)
+        answer(&crate::args::Cli::command(), &words)
     }
 
     #[test]

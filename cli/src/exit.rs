@@ -1,10 +1,12 @@
-//! Exit codes of the program, and its last message.
+//! Exit codes of the program, its errors and warnings.
 
 use std::fmt::Display;
+use std::path::Path;
 use std::process::ExitCode;
 
 use keyfleet_client::AskError;
 use keyfleet_client::sealed::SealedError;
+use keyfleet_threshold::identifiers::NodeIndex;
 
 /// Exit codes, as the help documents them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,33 +33,37 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why the program ends before its time.
-#[derive(Debug)]
-pub struct Failure {
-    /// The code.
-    pub exit: Exit,
+/// Error that ends a command: its exit code, and the sentence for the user.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct CommandError {
+    pub(crate) exit: Exit,
     /// Problem and next step; empty when there is nothing to say.
-    pub message: String,
+    pub(crate) message: String,
 }
 
-impl Failure {
-    /// A failure with a code.
-    pub fn new(exit: Exit, message: impl Display) -> Self {
+impl CommandError {
+    pub(crate) fn new(exit: Exit, message: impl Display) -> Self {
         Self { exit, message: message.to_string() }
     }
 
-    /// A failure of a file, the API server or the program.
-    pub fn other(message: impl Display) -> Self {
+    /// Error of the API server or of the program itself.
+    pub(crate) fn other(message: impl Display) -> Self {
         Self::new(Exit::Failed, message)
     }
 
+    /// Error of a file.
+    pub(crate) fn of_file(path: &Path, error: &dyn Display) -> Self {
+        Self::other(format!("{}: {error}", path.display()))
+    }
+
     /// Wrong usage that clap cannot see.
-    pub fn usage(message: impl Display) -> Self {
+    pub(crate) fn usage(message: impl Display) -> Self {
         Self::new(Exit::Usage, message)
     }
 
-    /// Says it, on standard error.
-    pub fn say(&self) {
+    /// Prints the message to standard error.
+    pub(crate) fn print(&self) {
         if !self.message.is_empty() {
             let red = anstyle::AnsiColor::Red.on_default().bold();
             anstream::eprintln!("{red}error:{red:#} {}", self.message);
@@ -65,7 +71,7 @@ impl Failure {
     }
 }
 
-impl From<AskError> for Failure {
+impl From<AskError> for CommandError {
     fn from(error: AskError) -> Self {
         let exit = match &error {
             AskError::TooFew(short) if short.is_refusal() => Exit::Refused,
@@ -77,17 +83,27 @@ impl From<AskError> for Failure {
     }
 }
 
-impl From<SealedError> for Failure {
-    fn from(fault: SealedError) -> Self {
-        let exit = match &fault {
-            // Whoever reads closed the pipe, and knows.
-            SealedError::Write(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+impl From<SealedError> for CommandError {
+    fn from(error: SealedError) -> Self {
+        let exit = match &error {
+            // The reader closed the pipe, and knows.
+            SealedError::Write(write) if write.kind() == std::io::ErrorKind::BrokenPipe => {
                 return Self::new(Exit::Failed, "");
             }
             SealedError::Identity(_) => Exit::Usage,
             SealedError::NotSealed(_) | SealedError::Stream(_) => Exit::NotVerified,
             _ => Exit::Failed,
         };
-        Self::new(exit, fault)
+        Self::new(exit, error)
+    }
+}
+
+/// Warns of nodes whose answers were wrong. The result is good without them.
+pub(crate) fn warn_of_culprits(culprits: &[NodeIndex]) {
+    for node in culprits {
+        let yellow = anstyle::AnsiColor::Yellow.on_default().bold();
+        anstream::eprintln!(
+            "{yellow}warning:{yellow:#} node {node} gave a wrong answer, which was left out; check that node's pod and log"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Input, output that is there whole or not at all, and progress on terminals.
+//! Input, output that appears whole or not at all, and progress on terminals.
 
 use std::fs::{self, File};
 use std::io::{self, IsTerminal as _, Read, Write};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tempfile::NamedTempFile;
 
-use crate::exit::Failure;
+use crate::exit::CommandError;
 
 /// Smallest file, in bytes, for which progress is shown.
 const LONG_BYTES: u64 = 8 << 20;
@@ -18,43 +18,39 @@ fn is_standard(path: &Path) -> bool {
     path == Path::new("-")
 }
 
-fn with_path(path: &Path, error: &io::Error) -> Failure {
-    Failure::other(format!("{}: {error}", path.display()))
-}
-
-/// Data to read, and its length where that is known.
-pub struct Input {
+/// Data to read.
+pub(crate) struct Input {
     reader: Box<dyn Read>,
-    /// In bytes.
-    pub length: Option<u64>,
+    /// Length in bytes, where it is known.
+    pub(crate) length: Option<u64>,
 }
 
 impl Input {
     /// Opens a file, or standard input for `-`.
     ///
     /// # Errors
-    /// When there is none, or it is a folder.
-    pub fn open(path: &Path) -> Result<Self, Failure> {
+    /// When there is no such file, or it is a folder.
+    pub(crate) fn open(path: &Path) -> Result<Self, CommandError> {
         if is_standard(path) {
             return Ok(Self { reader: Box::new(io::stdin().lock()), length: None });
         }
-        let file = File::open(path).map_err(|error| with_path(path, &error))?;
-        let facts = file.metadata().map_err(|error| with_path(path, &error))?;
+        let file = File::open(path).map_err(|error| CommandError::of_file(path, &error))?;
+        let facts = file.metadata().map_err(|error| CommandError::of_file(path, &error))?;
         if facts.is_dir() {
-            return Err(Failure::other(format!("{} is a folder; name a file", path.display())));
+            return Err(CommandError::other(format!("{} is a folder; name a file", path.display())));
         }
         let length = facts.is_file().then_some(facts.len());
         Ok(Self { reader: Box::new(file), length })
     }
 
-    /// All of it, if it has at most `most` bytes; one more otherwise.
+    /// Reads everything; of more than `most` bytes, the first `most` + 1.
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn read_all(self, most: usize) -> Result<Vec<u8>, Failure> {
+    pub(crate) fn read_all(self, most: usize) -> Result<Vec<u8>, CommandError> {
         let mut bytes = Vec::new();
         let read = self.reader.take(most as u64 + 1).read_to_end(&mut bytes);
-        read.map_err(|error| Failure::other(format!("reading: {error}")))?;
+        read.map_err(|error| CommandError::other(format!("the input cannot be read: {error}")))?;
         Ok(bytes)
     }
 }
@@ -67,19 +63,19 @@ impl Read for Input {
 
 /// Permissions of a file that is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Privacy {
-    /// Whoever the umask lets.
+pub(crate) enum Privacy {
+    /// As the umask says.
     Public,
-    /// The owner alone.
+    /// Only the owner.
     Private,
 }
 
-/// Where data goes. A file appears under its name when [`Output::finish`] returned, and not before: what is dropped
-/// unfinished leaves nothing, and an older file as it was.
-pub enum Output {
-    /// Standard output, or something that is no regular file: written as it comes.
+/// Destination of data. A file appears under its name when [`Output::finish`] returns. Without that nothing is left of it, and
+/// an older file stays as it was.
+pub(crate) enum Output {
+    /// Standard output, or something else than a regular file: written at once.
     Direct(Box<dyn Write>),
-    /// A file that is not there yet.
+    /// A regular file, written beside its path first.
     Whole {
         /// Temporary file beside it, with the bytes written until now.
         file: NamedTempFile,
@@ -93,10 +89,12 @@ impl Output {
     ///
     /// # Errors
     /// When it cannot be written there, or standard output is a terminal that bytes would disturb.
-    pub fn open(path: &Path, privacy: Privacy, bytes: bool) -> Result<Self, Failure> {
+    pub(crate) fn open(path: &Path, privacy: Privacy, bytes: bool) -> Result<Self, CommandError> {
         if is_standard(path) {
             if bytes && io::stdout().is_terminal() {
-                return Err(Failure::usage("these are bytes, not text: name a file with --to, or pipe them somewhere"));
+                return Err(CommandError::usage(
+                    "a terminal cannot show the encrypted bytes; name a file with --to, or write to a pipe",
+                ));
             }
             return Ok(Self::Direct(Box::new(io::stdout().lock())));
         }
@@ -104,10 +102,11 @@ impl Output {
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         if let Ok(facts) = fs::metadata(&path) {
             if facts.is_dir() {
-                return Err(Failure::other(format!("{} is a folder; name a file", path.display())));
+                return Err(CommandError::other(format!("{} is a folder; name a file", path.display())));
             }
             if !facts.is_file() {
-                let device = File::options().write(true).open(&path).map_err(|error| with_path(&path, &error))?;
+                let device =
+                    File::options().write(true).open(&path).map_err(|error| CommandError::of_file(&path, &error))?;
                 return Ok(Self::Direct(Box::new(device)));
             }
         }
@@ -120,20 +119,22 @@ impl Output {
             .prefix(".keyfleet-")
             .permissions(fs::Permissions::from_mode(mode))
             .tempfile_in(folder)
-            .map_err(|error| with_path(folder, &error))?;
+            .map_err(|error| CommandError::of_file(folder, &error))?;
         Ok(Self::Whole { file, path })
     }
 
     /// Gives a file its name, durably.
     ///
     /// # Errors
-    /// When it cannot.
-    pub fn finish(self) -> Result<(), Failure> {
+    /// When it cannot be written or renamed.
+    pub(crate) fn finish(self) -> Result<(), CommandError> {
         match self {
-            Self::Direct(mut writer) => writer.flush().map_err(|error| Failure::other(format!("writing: {error}"))),
+            Self::Direct(mut writer) => {
+                writer.flush().map_err(|error| CommandError::other(format!("the output cannot be written: {error}")))
+            }
             Self::Whole { file, path } => {
-                file.as_file().sync_all().map_err(|error| with_path(&path, &error))?;
-                file.persist(&path).map_err(|error| with_path(&path, &error.error))?;
+                file.as_file().sync_all().map_err(|error| CommandError::of_file(&path, &error))?;
+                file.persist(&path).map_err(|error| CommandError::of_file(&path, &error.error))?;
                 Ok(())
             }
         }
@@ -157,12 +158,12 @@ impl Write for Output {
 }
 
 /// A bar on standard error: on terminals only, and only when it takes long.
-pub struct Progress(Option<ProgressBar>);
+pub(crate) struct Progress(Option<ProgressBar>);
 
 impl Progress {
     /// Progress towards `length` bytes, where that is known.
     #[must_use]
-    pub fn new(what: &'static str, length: Option<u64>) -> Self {
+    pub(crate) fn new(what: &'static str, length: Option<u64>) -> Self {
         if !io::stderr().is_terminal() || length.is_some_and(|length| length < LONG_BYTES) {
             return Self(None);
         }
@@ -180,7 +181,7 @@ impl Progress {
     }
 
     /// Sets the number of bytes that are done.
-    pub fn at(&self, bytes: u64) {
+    pub(crate) fn at(&self, bytes: u64) {
         if let Some(bar) = &self.0 {
             bar.set_position(bytes);
         }

@@ -4,44 +4,43 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::arguments::Format;
-use crate::exit::{Exit, Failure};
+use crate::args::OutputFormat;
+use crate::exit::{CommandError, Exit};
 
-/// Writes a value for programs; `table` writes it for people.
+/// Writes a value as JSON or YAML; `table` writes it for people.
 ///
 /// # Errors
-/// When it cannot be written. A reader that went away is no error to talk about.
+/// When it cannot be written. Where the reader closed the pipe, the message is empty.
 pub fn print<T: Serialize>(
     out: &mut dyn Write,
-    format: Format,
+    format: OutputFormat,
     value: &T,
     table: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> Result<(), Failure> {
+) -> Result<(), CommandError> {
     let written = match format {
-        Format::Table => table(out),
-        Format::Json => match serde_json::to_string_pretty(value) {
+        OutputFormat::Table => table(out),
+        OutputFormat::Json => match serde_json::to_string_pretty(value) {
             Ok(text) => writeln!(out, "{text}"),
             Err(error) => Err(io::Error::other(error)),
         },
-        Format::Yaml => match serde_yaml::to_string(value) {
+        OutputFormat::Yaml => match serde_yaml::to_string(value) {
             Ok(text) => write!(out, "{text}"),
             Err(error) => Err(io::Error::other(error)),
         },
     };
     written.and_then(|()| out.flush()).map_err(|error| match error.kind() {
-        io::ErrorKind::BrokenPipe => Failure::new(Exit::Failed, ""),
-        _ => Failure::other(format!("writing: {error}")),
+        io::ErrorKind::BrokenPipe => CommandError::new(Exit::Failed, ""),
+        _ => CommandError::other(format!("the output cannot be written: {error}")),
     })
 }
 
-/// Writes rows in columns, as kubectl does: the last one is as wide as it likes.
+/// Writes rows in columns, as kubectl does.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn columns(out: &mut dyn Write, rows: &[Vec<String>]) -> io::Result<()> {
+pub(crate) fn columns(out: &mut dyn Write, rows: &[Vec<String>]) -> io::Result<()> {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<_> = (0..count).map(|column| width(column).unwrap_or(0)).collect();
+    let widths: Vec<_> = (0..count).map(|column| width(rows, column)).collect();
     for row in rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
@@ -50,4 +49,9 @@ pub fn columns(out: &mut dyn Write, rows: &[Vec<String>]) -> io::Result<()> {
         writeln!(out, "{}", line.trim_end())?;
     }
     Ok(())
+}
+
+/// Returns the width of a column, in characters.
+fn width(rows: &[Vec<String>], column: usize) -> usize {
+    rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
 }

@@ -3,10 +3,10 @@
 use keyfleet_api::wire::{FleetRecord, record::FORMAT};
 use serde::Serialize;
 
-use crate::arguments::{Kubernetes, ShowPublicKey};
-use crate::exit::{Exit, Failure};
+use crate::args::{KubeArgs, ShowPublicKeyArgs};
+use crate::connect;
+use crate::exit::{CommandError, Exit};
 use crate::output::print;
-use crate::reach;
 
 /// The record with its format's version: what `--record` takes.
 #[derive(Serialize)]
@@ -16,13 +16,13 @@ struct Versioned<'a> {
     record: &'a FleetRecord,
 }
 
-/// Prints a fleet's public facts.
+/// Prints a fleet's record.
 ///
 /// # Errors
-/// When there are none.
-pub async fn run(kubernetes: &Kubernetes, arguments: &ShowPublicKey) -> Result<Exit, Failure> {
-    let record = reach::record(kubernetes, &arguments.which).await?;
+/// When the fleet has no record yet, or it cannot be read.
+pub(crate) async fn run(kube: &KubeArgs, args: &ShowPublicKeyArgs) -> Result<Exit, CommandError> {
+    let record = connect::record(kube, &args.fleet).await?;
     let versioned = Versioned { format: FORMAT, record: &record };
-    print(&mut anstream::stdout(), arguments.output, &versioned, |out| writeln!(out, "{}", record.public_key))?;
+    print(&mut anstream::stdout(), args.output, &versioned, |out| writeln!(out, "{}", record.public_key))?;
     Ok(Exit::Done)
 }

@@ -6,10 +6,10 @@
 use std::fs;
 use std::path::PathBuf;
 
-use keyfleet_cli::arguments::Format;
+use keyfleet_cli::args::OutputFormat;
 use keyfleet_cli::output::print;
-use keyfleet_cli::status::report::{Objects, report};
-use keyfleet_cli::status::{Screen, draw};
+use keyfleet_cli::status::report::{self, Objects};
+use keyfleet_cli::status::{StatusReport, draw};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -17,7 +17,7 @@ fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
 }
 
-fn screen() -> Screen {
+fn report_of_frozen_objects() -> StatusReport {
     let all: Vec<Value> = serde_json::from_slice(&fs::read(golden("objects.json")).unwrap()).unwrap();
     fn of<K: DeserializeOwned>(all: &[Value], kind: &str) -> Vec<K> {
         let these = all.iter().filter(|object| object["kind"] == kind).cloned();
@@ -25,17 +25,18 @@ fn screen() -> Screen {
     }
     let objects =
         Objects { clusters: of(&all, "KmsCluster"), nodes: of(&all, "KmsNode"), epochs: of(&all, "KeyEpoch") };
-    Screen { fleets: report(&objects, "2026-03-01T12:00:00Z".parse().unwrap()) }
+    StatusReport { fleets: report::report(&objects, "2026-03-01T12:00:00Z".parse().unwrap()) }
 }
 
 /// One screen says who is ready, which epoch is active, what comes next, what is wrong and what to do.
 #[test]
-fn one_screen_shows_state_problems_and_next_steps() {
-    let screen = screen();
-    for (format, name) in [(Format::Table, "status.txt"), (Format::Json, "status.json"), (Format::Yaml, "status.yaml")]
+fn one_report_shows_state_problems_and_next_steps() {
+    let report = report_of_frozen_objects();
+    for (format, name) in
+        [(OutputFormat::Table, "status.txt"), (OutputFormat::Json, "status.json"), (OutputFormat::Yaml, "status.yaml")]
     {
         let mut printed = Vec::new();
-        print(&mut printed, format, &screen, |out| draw(out, &screen)).unwrap();
+        print(&mut printed, format, &report, |out| draw(out, &report)).unwrap();
         let printed = anstream::adapter::strip_str(&String::from_utf8(printed).unwrap()).to_string();
         let path = golden(name);
         if std::env::var("KEYFLEET_GOLDEN").is_ok_and(|how| how == "write") {
@@ -53,8 +54,8 @@ fn one_screen_shows_state_problems_and_next_steps() {
 
 #[test]
 fn a_healthy_fleet_needs_no_look() {
-    let screen = screen();
-    let of = |name: &str| screen.fleets.iter().find(|fleet| fleet.name == name).unwrap();
+    let report = report_of_frozen_objects();
+    let of = |name: &str| report.fleets.iter().find(|fleet| fleet.name == name).unwrap();
     assert_eq!(of("keys").attention, []);
     assert!(of("keys").ready && of("keys").round.is_none());
     let reasons: Vec<_> = of("ledger").attention.iter().map(|attention| attention.reason.as_str()).collect();

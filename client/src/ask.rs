@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use crate::error::{AskError, NodeError, Shortfall};
+use crate::error::{AskError, NodeError, ShortfallError};
 use crate::tally::{Call, Tally};
 use crate::{Answer, Fleet, Shared, Trust};
 use keyfleet_api::channel;
@@ -29,7 +29,7 @@ use keyfleet_api::{v1, wire};
 
 /// Number of epochs whose vectors are remembered.
 const VECTORS: usize = 8;
-/// Time that the other nodes have to answer once too many have refused: their reasons are worth telling.
+/// Time that the other nodes have to answer once too many have refused: the error names their reasons, too.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Nodes whose partials are wrong.
@@ -37,7 +37,7 @@ type Culprits = Vec<NodeIndex>;
 /// A combined answer, with the nodes whose partials were left out of it.
 type Outcome<C> = (C, Culprits);
 
-/// One request to the `Kms` service, put to every node, and the way its answers are combined.
+/// One request to the `Kms` service, sent to every node, and the way its answers are combined.
 pub(crate) trait KmsQuery: Send + Sync + 'static {
     type Partial: Copy + Send + 'static;
     type Combined;
@@ -164,8 +164,8 @@ pub(crate) async fn ask<Q: KmsQuery>(shared: &Arc<Shared>, query: Q) -> Result<A
                 (next, asked.unwrap_or(Err(NodeError::Silent)))
             });
         }
-        let heard = tokio::time::timeout_at(deadline, calls.join_next()).await;
-        let Ok(Some(Ok((asked, answer)))) = heard else { break };
+        let ended = tokio::time::timeout_at(deadline, calls.join_next()).await;
+        let Ok(Some(Ok((asked, answer)))) = ended else { break };
         match answer {
             Ok((epoch, partial)) => tally.answered(asked.node, epoch, partial),
             Err(error) => tally.failed(asked.node, asked.epoch, error),
@@ -185,7 +185,7 @@ pub(crate) async fn ask<Q: KmsQuery>(shared: &Arc<Shared>, query: Q) -> Result<A
             }
         }
         if !hopeless && tally.hopeful() < needed(shared, &tally) {
-            // Nobody is asked anew; what those say who are being asked is worth a moment.
+            // No node is asked anew. The calls under way get a moment, for their reasons.
             hopeless = true;
             deadline = deadline.min(Instant::now() + LAST_WORDS);
         }
@@ -193,7 +193,7 @@ pub(crate) async fn ask<Q: KmsQuery>(shared: &Arc<Shared>, query: Q) -> Result<A
     Err(shortfall(shared, &*query, tally, begun.elapsed()).into())
 }
 
-/// The best epoch and its vector, when threshold nodes have answered from it.
+/// Returns the best epoch and its vector, when threshold nodes have answered from it.
 fn enough<P: Copy>(shared: &Shared, tally: &Tally<P>) -> Option<(EpochNumber, Arc<VerificationVector>)> {
     let (epoch, came) = tally.partials().first().map(|(epoch, partials)| (*epoch, partials.len()))?;
     let vector = shared.vector(epoch)?;
@@ -205,7 +205,12 @@ fn needed<P: Copy>(shared: &Shared, tally: &Tally<P>) -> usize {
     vector.map_or(shared.fleet.threshold, |vector| vector.threshold()).count()
 }
 
-fn shortfall<Q: KmsQuery>(shared: &Shared, query: &Q, mut tally: Tally<Q::Partial>, waited: Duration) -> Shortfall {
+fn shortfall<Q: KmsQuery>(
+    shared: &Shared,
+    query: &Q,
+    mut tally: Tally<Q::Partial>,
+    waited: Duration,
+) -> ShortfallError {
     let needed = needed(shared, &tally);
     let best = tally.partials().first().map(|(epoch, partials)| (*epoch, (*partials).clone()));
     if let Some((epoch, partials)) = &best
@@ -216,7 +221,7 @@ fn shortfall<Q: KmsQuery>(shared: &Shared, query: &Q, mut tally: Tally<Q::Partia
     }
     let epoch = best.map(|(epoch, _)| epoch);
     let missing = tally.missing(epoch);
-    Shortfall { came: shared.fleet.nodes.len() - missing.len(), needed, waited, missing }
+    ShortfallError { came: shared.fleet.nodes.len() - missing.len(), needed, waited, missing }
 }
 
 /// One call to one node. The vector of the epoch that it answers from is known afterwards.
@@ -264,7 +269,6 @@ impl Shared {
         if let Some(channel) = known {
             return Ok(channel);
         }
-        let unreachable = |error: &(dyn std::error::Error + 'static)| NodeError::Unreachable(innermost(error));
         let pin = self.fleet.nodes.get(&node).copied().ok_or(NodeError::Silent)?;
         let connector = match &self.trust {
             Trust::Pins => Connector::new(None, pin),
@@ -290,7 +294,8 @@ impl Shared {
         let proofs = [answer.active, answer.previous];
         let proof = proofs.into_iter().flatten().find(|proof| proof.number == epoch.0);
         // It may have gone on to the next epoch between the two calls.
-        let proof = proof.ok_or_else(|| NodeError::NotNow(format!("it does not show epoch {epoch}")))?;
+        let proof =
+            proof.ok_or_else(|| NodeError::NotNow(format!("it has no certificate of epoch {epoch} any more")))?;
         let vector = verified(&proof, &self.fleet).map_err(NodeError::WrongProof)?;
         let mut vectors = self.vectors.lock().unwrap_or_else(PoisonError::into_inner);
         vectors.insert(epoch, Arc::new(vector));
@@ -316,24 +321,28 @@ fn verified(proof: &v1::EpochProof, fleet: &Fleet) -> Result<VerificationVector,
 pub(crate) fn error_of(status: &Status) -> NodeError {
     // A source means that the transport failed: the node itself said nothing.
     if let Some(source) = status.source() {
-        return NodeError::Unreachable(innermost(source));
+        return unreachable(source);
     }
-    let said = status.message().to_owned();
+    let message = status.message().to_owned();
     match status.code() {
-        Code::Unauthenticated => NodeError::Unauthenticated(said),
-        Code::PermissionDenied => NodeError::Denied(said),
-        Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented => NodeError::Refused(said),
-        Code::Unavailable | Code::ResourceExhausted | Code::Aborted => NodeError::NotNow(said),
-        code => NodeError::NotNow(format!("{code:?}: {said}")),
+        Code::Unauthenticated => NodeError::Unauthenticated(message),
+        Code::PermissionDenied => NodeError::Denied(message),
+        Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented => NodeError::Refused(message),
+        Code::Unavailable | Code::ResourceExhausted | Code::Aborted => NodeError::NotNow(message),
+        code => NodeError::NotNow(format!("{code:?}: {message}")),
     }
 }
 
-/// Returns what an error is about, without the layers that only say that there was one.
-pub(crate) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn unreachable(error: &(dyn std::error::Error + 'static)) -> NodeError {
+    NodeError::Unreachable(innermost(error))
+}
+
+/// Returns the innermost source of an error, which says what happened.
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut inner = error;
     loop {
         if tls::is_wrong_pin(inner) {
-            return "whoever answers there is not the pinned node".to_owned();
+            return "the server there is not the pinned node".to_owned();
         }
         match inner.source() {
             Some(source) => inner = source,

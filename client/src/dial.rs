@@ -11,39 +11,42 @@ use tokio::net::TcpStream;
 
 use crate::Fleet;
 
-/// Bytes in both directions.
+/// Stream of bytes in both directions.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-/// A way to one port of each node: `kms` for a [`Client`](crate::Client), `round` for an [`Observer`](crate::Observer).
-/// Who answers there is checked by the pin: the way need not be trusted.
+/// Route to one port of each node: `kms` for a [`Client`](crate::Client), `round` for an [`Observer`](crate::Observer).
+/// The pin says who answers there, so the route need not be trusted.
 #[async_trait]
 pub trait Dial: Send + Sync {
-    /// A fresh connection to a node.
+    /// Opens a fresh connection to a node.
     ///
     /// # Errors
     /// When the node cannot be reached.
     async fn dial(&self, node: NodeIndex) -> io::Result<Box<dyn Duplex>>;
 }
 
-/// TCP to known addresses: host and port by index.
+/// Route by TCP to known addresses: host and port by index.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Direct(pub BTreeMap<NodeIndex, String>);
 
 impl Direct {
-    /// This port of the host names that a fleet's nodes have inside their Kubernetes.
+    /// Returns the route to this port of the host names that a fleet's nodes have inside their Kubernetes.
     #[must_use]
     pub fn by_host_names(fleet: &Fleet, cluster: &str, namespace: &str, port: u16) -> Self {
-        let address = |node: NodeIndex| format!("{}:{port}", wire::node_host(cluster, node.value(), namespace));
-        Self(fleet.nodes.keys().map(|node| (*node, address(*node))).collect())
+        let addresses = fleet.nodes.keys().map(|node| {
+            let host = wire::node_host(cluster, node.value(), namespace);
+            (*node, format!("{host}:{port}"))
+        });
+        Self(addresses.collect())
     }
 }
 
 #[async_trait]
 impl Dial for Direct {
     async fn dial(&self, node: NodeIndex) -> io::Result<Box<dyn Duplex>> {
-        let address = self.0.get(&node).ok_or_else(|| io::Error::other("its address is not known"))?;
+        let address = self.0.get(&node).ok_or_else(|| io::Error::other("no address is given for this node"))?;
         let tcp = TcpStream::connect(address).await;
         let tcp = tcp.map_err(|error| io::Error::new(error.kind(), format!("{address}: {error}")))?;
         tcp.set_nodelay(true)?;

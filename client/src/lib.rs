@@ -1,7 +1,7 @@
 //! The client of a fleet: asks the nodes, checks what they answer, combines it.
 //!
-//! Nobody's word is taken: nodes are known by their pins or by a platform's authorities, epochs by certificates under the public key that the caller already
-//! has, partials by the epoch's verification vector, and what is combined is verified again.
+//! Trusts no answer unchecked: nodes are known by their pins or by a platform's authorities, epochs by certificates under the
+//! public key that the caller has, partials by the epoch's verification vector. The combined result is verified again.
 //!
 //! - [`Fleet`]: what a client must know of a fleet; all of it is public
 //! - [`Dial`], [`Trust`], [`Tokens`]: how nodes are reached, how they are known, and how callers prove who they are
@@ -76,10 +76,10 @@ pub use keyfleet_api::tls::Authorities;
 pub use keyfleet_api::wire::FleetRecord;
 
 pub use dial::{Dial, Direct, Duplex};
-pub use error::{AskError, NodeError, Shortfall};
+pub use error::{AskError, NodeError, ShortfallError};
 pub use fleet::{Fleet, FleetError};
 pub use observer::Observer;
-pub use tokens::{NoToken, Token, TokenFiles, Tokens};
+pub use tokens::{Token, TokenError, TokenFiles, Tokens};
 
 /// Limits of a client's waiting.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -9,14 +9,14 @@ use tokio::time::timeout;
 use tonic::Request;
 use tonic::transport::Channel;
 
-use crate::ask::{error_of, innermost};
+use crate::ask::{error_of, unreachable};
 use crate::{Dial, Fleet, NodeError, Patience, Tokens};
 use keyfleet_api::round_reader::{Fetched, Heard, RoundReader, fetch_requests};
 use keyfleet_api::tls::Connector;
 use keyfleet_api::v1::round_client::RoundClient;
 use keyfleet_api::{channel, wire};
 
-/// Reads the streams of a fleet's nodes, as whom a rule with the verb `Observe` lets.
+/// Reads the streams of a fleet's nodes. The caller needs an access rule with the verb `Observe`.
 ///
 /// Signatures of what it hands over are not checked: a [`Transcript`](keyfleet_threshold::round::Transcript) does that.
 pub struct Observer {
@@ -39,33 +39,33 @@ impl Observer {
         &self.fleet
     }
 
-    /// All that `node` has said by now in rounds that it still remembers, oldest first.
+    /// Reads all messages that `node` has sent by now in rounds that it still remembers, oldest first.
     ///
     /// # Errors
-    /// Why it did not tell, or not all of it in time.
-    pub async fn said(&self, node: NodeIndex) -> Result<Vec<SignedMessage>, NodeError> {
+    /// When the node refuses, or does not send all of them in time.
+    pub async fn messages(&self, node: NodeIndex) -> Result<Vec<SignedMessage>, NodeError> {
         let read = async {
             let mut reader = RoundReader::new(self.fleet.cluster, node, self.pin(node)?);
             let request = self.authorized(node, reader.request(&[])).await?;
             let stream = RoundClient::new(self.channel(node).await?).follow(request).await;
             let mut stream = stream.map_err(|status| error_of(&status))?.into_inner();
-            let mut said = Vec::new();
+            let mut sent = Vec::new();
             while let Some(item) = stream.message().await.map_err(|status| error_of(&status))? {
                 match reader.take(item).map_err(|error| NodeError::NotNow(error.to_string()))? {
-                    Some(Heard::Row { blob: Blob::Message(message), .. }) => said.push(message),
-                    Some(Heard::CaughtUp) => return Ok(said),
+                    Some(Heard::Row { blob: Blob::Message(message), .. }) => sent.push(message),
+                    Some(Heard::CaughtUp) => return Ok(sent),
                     Some(Heard::Row { .. } | Heard::Report(_)) | None => {}
                 }
             }
-            Err(NodeError::NotNow("it closed the stream".to_owned()))
+            Err(NodeError::NotNow("the node closed the stream".to_owned()))
         };
         timeout(self.patience.request, read).await.unwrap_or(Err(NodeError::Silent))
     }
 
-    /// The messages and prekey sets with these digests, as far as `node` has them.
+    /// Fetches the messages and prekey sets with these digests, as far as `node` has them.
     ///
     /// # Errors
-    /// Why it did not hand them over.
+    /// When the node refuses, or does not send them in time.
     pub async fn fetch(&self, node: NodeIndex, wanted: &[Digest]) -> Result<Vec<Blob>, NodeError> {
         let read = async {
             let channel = self.channel(node).await?;
@@ -87,7 +87,6 @@ impl Observer {
     }
 
     async fn channel(&self, node: NodeIndex) -> Result<Channel, NodeError> {
-        let unreachable = |error: &(dyn std::error::Error + 'static)| NodeError::Unreachable(innermost(error));
         let connector = Connector::new(None, self.pin(node)?).map_err(|error| unreachable(&error))?;
         let dial = self.dial.clone();
         let dial = move || {

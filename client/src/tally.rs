@@ -4,6 +4,7 @@
 //! served for a while, so nodes that answered from one are asked for the other, whichever most nodes can give; and a node
 //! that lags is asked again for its newest.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -12,9 +13,9 @@ use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
 use crate::error::NodeError;
 
 /// First pause before a node that did not answer is asked again; doubled every time.
-const AGAIN: Duration = Duration::from_millis(50);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Longest pause before a node is asked again.
-const AGAIN_MOST: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// One call of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,8 +32,8 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// The name of this question to the node. One that is repeated because no answer came has the same name, and is counted
-    /// once; one that asks for another answer has another, since the same would bring the same answer.
+    /// Returns the id of this request to the node. A call that is repeated because no answer came has the same id, so that the node
+    /// counts it once. A call that wants another answer has another id, since the same would bring the same answer.
     pub(crate) fn request_id(&self, request: &[u8; 16]) -> Vec<u8> {
         let epoch = self.epoch.map_or(0, |epoch| epoch.0).to_be_bytes();
         let digest = Digest::of("KEYFLEET-V1-CLIENT-REQUEST", &[request, &epoch, &self.answers.to_be_bytes()]);
@@ -46,15 +47,22 @@ pub(crate) struct Tally<P> {
     partials: BTreeMap<EpochNumber, BTreeMap<NodeIndex, P>>,
 }
 
+/// State of one node during one request.
 #[derive(Default)]
 struct Standing {
+    /// True while a call is under way.
     asked: bool,
+    /// True when the node is not asked again, and what it answers counts no more.
     out: bool,
+    /// True when the node was shown a fresh token.
     renewed: bool,
+    /// Calls without an answer since the node last told a new epoch.
     tries: u32,
     answers: u32,
-    fault: Option<NodeError>,
+    error: Option<NodeError>,
+    /// Newest epoch that the node answered from.
     newest: Option<EpochNumber>,
+    /// Epochs that the node does not serve.
     refused: BTreeSet<EpochNumber>,
 }
 
@@ -64,52 +72,60 @@ impl<P: Copy> Tally<P> {
         Self { nodes, partials: BTreeMap::new() }
     }
 
-    /// A node answered.
+    /// Takes the answer of a node. The answer of a node that was blamed meanwhile is dropped.
     pub(crate) fn answered(&mut self, node: NodeIndex, epoch: EpochNumber, partial: P) {
         let Some(standing) = self.nodes.get_mut(&node) else { return };
         standing.asked = false;
+        if standing.out {
+            return;
+        }
         standing.answers += 1;
         if standing.newest.is_none_or(|newest| newest < epoch) {
             (standing.newest, standing.tries) = (Some(epoch), 0);
         }
-        standing.fault = None;
+        standing.error = None;
         self.partials.entry(epoch).or_default().insert(node, partial);
+        self.invariant_partials_are_of_nodes_that_count();
     }
 
-    /// A node was asked for `epoch` and did not answer.
-    pub(crate) fn failed(&mut self, node: NodeIndex, epoch: Option<EpochNumber>, fault: NodeError) {
+    /// Takes the error of a node that was asked for `epoch`.
+    pub(crate) fn failed(&mut self, node: NodeIndex, epoch: Option<EpochNumber>, error: NodeError) {
         let Some(standing) = self.nodes.get_mut(&node) else { return };
         standing.asked = false;
-        match (&fault, epoch) {
-            // It does not serve that epoch, or not any more: no reason to let it go.
+        if standing.out {
+            return;
+        }
+        match (&error, epoch) {
+            // It does not serve that epoch, or not any more: it is still asked for others.
             (NodeError::Refused(_), Some(epoch)) => {
                 standing.refused.insert(epoch);
                 return;
             }
-            // Once with a fresh token: the one shown may have been over.
+            // Once more with a fresh token: the one shown may have expired.
             (NodeError::Unauthenticated(_), _) if !standing.renewed => standing.renewed = true,
-            _ => standing.out = fault.is_final(),
+            _ => standing.out = error.is_final(),
         }
         standing.tries += 1;
-        standing.fault = Some(fault);
+        standing.error = Some(error);
     }
 
-    /// These nodes answered what their shares do not make.
+    /// Takes nodes out of the request whose answers do not match their public shares.
     pub(crate) fn blame(&mut self, culprits: &[NodeIndex]) {
         for node in culprits {
             for partials in self.partials.values_mut() {
                 partials.remove(node);
             }
             if let Some(standing) = self.nodes.get_mut(node) {
-                (standing.out, standing.fault) = (true, Some(NodeError::WrongPartial));
+                (standing.out, standing.error) = (true, Some(NodeError::WrongPartial));
             }
         }
+        self.invariant_partials_are_of_nodes_that_count();
     }
 
-    /// The partials of every epoch, most first.
+    /// Returns the partials of every epoch, the epoch with the most first.
     pub(crate) fn partials(&self) -> Vec<(EpochNumber, &BTreeMap<NodeIndex, P>)> {
         let mut all: Vec<_> = self.partials.iter().map(|(epoch, partials)| (*epoch, partials)).collect();
-        all.sort_by_key(|(epoch, partials)| (std::cmp::Reverse(partials.len()), std::cmp::Reverse(*epoch)));
+        all.sort_by_key(|(epoch, partials)| (Reverse(partials.len()), Reverse(*epoch)));
         all
     }
 
@@ -124,56 +140,89 @@ impl<P: Copy> Tally<P> {
         let newest = self.partials.keys().next_back().copied();
         let mut calls = Vec::new();
         for (node, standing) in &mut self.nodes {
-            if standing.asked || standing.out {
-                continue;
-            }
-            let has = |epoch| self.partials.get(&epoch).is_some_and(|partials| partials.contains_key(node));
-            let epoch = match target {
-                // Nothing is missing from it, unless it lags behind the others and has caught up by now.
-                Some(target) if has(target) && standing.newest == newest => continue,
-                Some(target) if has(target) => None,
-                Some(target) if standing.newest.is_some() && !standing.refused.contains(&target) => Some(target),
-                _ => None,
-            };
-            if epoch.is_none() && standing.newest.is_some() && standing.fault.is_none() {
-                standing.tries += 1;
-            }
-            let renew = matches!(standing.fault, Some(NodeError::Unauthenticated(_)));
-            let after = match standing.tries {
-                0 => Duration::ZERO,
-                tries => AGAIN_MOST.min(AGAIN * 2u32.saturating_pow(tries - 1)),
-            };
-            let at_once = renew || (epoch.is_some() && standing.fault.is_none());
-            let after = if at_once { Duration::ZERO } else { after };
-            standing.asked = true;
-            calls.push(Call { node: *node, epoch, after, renew, answers: standing.answers });
+            let partials = target.and_then(|target| self.partials.get(&target));
+            let has_target = partials.is_some_and(|partials| partials.contains_key(node));
+            calls.extend(standing.next_call(*node, target, has_target, newest));
         }
         calls
     }
 
-    /// The epoch that most nodes have answered from or may still; of several the lowest, which the others serve as well.
+    /// Returns the epoch that most nodes have answered from or may still; of several the lowest, which the others serve as well.
     fn target(&self) -> Option<EpochNumber> {
-        let could = |epoch: &EpochNumber| {
-            let partials = &self.partials[epoch];
-            let able = |(node, standing): &(&NodeIndex, &Standing)| {
-                partials.contains_key(node) || !standing.out && !standing.refused.contains(epoch)
-            };
-            (self.nodes.iter().filter(able).count(), std::cmp::Reverse(*epoch))
-        };
-        self.partials.keys().copied().max_by_key(could)
+        self.partials.keys().copied().max_by_key(|epoch| (self.able(*epoch), Reverse(*epoch)))
     }
 
-    /// Why each node that did not contribute to `epoch` is missing.
+    /// Returns the number of nodes that have answered from an epoch, or may still.
+    fn able(&self, epoch: EpochNumber) -> usize {
+        let partials = &self.partials[&epoch];
+        let able = self.nodes.iter().filter(|(node, standing)| {
+            partials.contains_key(node) || !standing.out && !standing.refused.contains(&epoch)
+        });
+        able.count()
+    }
+
+    /// Returns the nodes that did not contribute to `epoch`, with the reason of each.
     pub(crate) fn missing(&self, epoch: Option<EpochNumber>) -> BTreeMap<NodeIndex, NodeError> {
         let none = BTreeMap::new();
         let came = epoch.and_then(|epoch| self.partials.get(&epoch)).unwrap_or(&none);
         let absent = self.nodes.iter().filter(|(node, _)| !came.contains_key(node));
-        let why = |standing: &Standing| match (&standing.fault, standing.newest) {
-            (Some(fault), _) => fault.clone(),
+        absent.map(|(node, standing)| (*node, standing.reason())).collect()
+    }
+
+    /// Panics unless every partial is of a node that counts, and not of an epoch above the newest that the node answered from.
+    fn invariant_partials_are_of_nodes_that_count(&self) {
+        for (epoch, partials) in &self.partials {
+            for node in partials.keys() {
+                let standing = &self.nodes[node];
+                assert!(!standing.out, "node {node} is out of the request and its partial counts");
+                assert!(standing.newest >= Some(*epoch), "node {node} answered from an epoch above its newest");
+            }
+        }
+    }
+}
+
+impl Standing {
+    /// Returns the next call of this node, if one is due. The node then counts as being asked.
+    fn next_call(
+        &mut self,
+        node: NodeIndex,
+        target: Option<EpochNumber>,
+        has_target: bool,
+        newest: Option<EpochNumber>,
+    ) -> Option<Call> {
+        if self.asked || self.out {
+            return None;
+        }
+        let epoch = match target {
+            // It has answered, and it does not lag: a node that lags may have caught up with the others by now.
+            Some(_) if has_target && self.newest == newest => return None,
+            Some(target) if !has_target && self.newest.is_some() && !self.refused.contains(&target) => Some(target),
+            _ => None,
+        };
+        if epoch.is_none() && self.newest.is_some() && self.error.is_none() {
+            self.tries += 1;
+        }
+        let renew = matches!(self.error, Some(NodeError::Unauthenticated(_)));
+        let at_once = renew || (epoch.is_some() && self.error.is_none());
+        let after = if at_once { Duration::ZERO } else { self.pause() };
+        self.asked = true;
+        Some(Call { node, epoch, after, renew, answers: self.answers })
+    }
+
+    fn pause(&self) -> Duration {
+        match self.tries {
+            0 => Duration::ZERO,
+            tries => PAUSE_MAX.min(FIRST_PAUSE * 2u32.saturating_pow(tries - 1)),
+        }
+    }
+
+    /// Returns the reason why the node is missing.
+    fn reason(&self) -> NodeError {
+        match (&self.error, self.newest) {
+            (Some(error), _) => error.clone(),
             (None, Some(newest)) => NodeError::OtherEpoch(newest),
             (None, None) => NodeError::Silent,
-        };
-        absent.map(|(node, standing)| (*node, why(standing))).collect()
+        }
     }
 }
 
@@ -270,5 +319,8 @@ mod tests {
         tally.blame(&[node(2)]);
         assert_eq!(tally.partials()[0].1.len(), 3);
         assert_eq!(tally.missing(Some(NEW)), [(node(2), NodeError::WrongPartial)].into());
+        tally.answered(node(2), OLD, ());
+        assert_eq!(tally.missing(Some(NEW)), [(node(2), NodeError::WrongPartial)].into(), "an answer cleared it");
+        assert_eq!(tally.partials().len(), 1, "its answer to an earlier call counts");
     }
 }

@@ -12,7 +12,7 @@ pub(crate) fn reference() -> String {
         "# The commands of users\n\nGenerated from the commands' own help by `cargo xtask codegen`. The same program, installed \
          as `kubectl-keyfleet`, is `kubectl keyfleet`.\n",
     );
-    let mut command = keyfleet_cli::arguments::Arguments::command();
+    let mut command = keyfleet_cli::args::Cli::command();
     command.build();
     describe(&mut command, "keyfleet", &mut text);
     text

@@ -1,47 +1,47 @@
-//! `epoch verify`: what a finished round's object proves, to someone who trusts nothing but the fleet's public key.
+//! `epoch verify`: checks a finished round for somebody who trusts the fleet's public key alone.
 //!
-//! From the object alone: the plan has the digest that it says. The holders' public shares lie on one polynomial of degree
+//! From the object: the plan has the digest that the status says. The holders' public shares lie on one polynomial of degree
 //! t−1 whose constant term is the public key; its commitments have the digest that was certified; and the certificate is the
-//! fleet's own signature over exactly that plan, vector and number. With [`transcript`], the whole round again from what
-//! its nodes signed.
+//! fleet's own signature over exactly that plan, vector and number. With `--transcript`, the whole round again
+//! from the messages that its nodes signed.
 
-pub mod transcript;
+mod transcript;
 
 use std::path::Path;
 use std::sync::Arc;
 
+use keyfleet_crds::KeyEpoch;
 use keyfleet_crds::convert;
 use keyfleet_crds::epoch::Phase;
 use keyfleet_crds::epoch::status::Holder;
 use keyfleet_crds::values::{Digest, PublicKey};
-use keyfleet_crds::{KeyEpoch, names};
 use keyfleet_threshold::curve::G2;
-use keyfleet_threshold::identifiers::NodeIndex;
-use keyfleet_threshold::polynomial::interpolate_vector;
+use keyfleet_threshold::identifiers::{self, NodeIndex};
+use keyfleet_threshold::plan::Source;
+use keyfleet_threshold::polynomial::{VerificationVector, interpolate_vector};
 use keyfleet_threshold::round::audit::{RecordedEpoch, audit_record};
-use kube::Api;
 use serde::Serialize;
 
-use crate::arguments::{Kubernetes, VerifyEpoch};
-use crate::cluster::{Cluster, explained};
-use crate::exit::{Exit, Failure};
+use crate::args::{KubeArgs, VerifyEpochArgs};
+use crate::connect;
+use crate::exit::{CommandError, Exit};
+use crate::kube_client::KubeClient;
 use crate::output::{columns, print};
-use crate::reach;
 
 /// Checks that were made, and their outcomes.
 #[derive(Serialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
-pub struct Findings {
+pub(crate) struct Findings {
     /// The epoch's number.
-    pub number: u64,
+    pub(crate) number: u64,
     /// The public key that it was checked under.
-    pub public_key: PublicKey,
+    pub(crate) public_key: PublicKey,
     /// The plan's digest, computed.
-    pub plan_digest: Digest,
+    pub(crate) plan_digest: Digest,
     /// True when every check holds.
-    pub verified: bool,
+    pub(crate) verified: bool,
     /// One by one.
-    pub checks: Vec<Check>,
+    pub(crate) checks: Vec<Check>,
 }
 
 impl Findings {
@@ -54,39 +54,41 @@ impl Findings {
 /// One check.
 #[derive(Serialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
-pub struct Check {
+pub(crate) struct Check {
     /// Statement that should hold.
-    pub promise: &'static str,
+    pub(crate) promise: &'static str,
     /// True when the statement holds.
-    pub holds: bool,
+    pub(crate) holds: bool,
     /// Observation, for people.
-    pub found: String,
+    pub(crate) found: String,
 }
 
-/// Checks an epoch.
+/// Verifies an epoch and prints the checks.
 ///
 /// # Errors
-/// When it does not verify, or is not there.
-pub async fn verify(kubernetes: &Kubernetes, arguments: &VerifyEpoch) -> Result<Exit, Failure> {
-    let (epoch, known) = match &arguments.file {
+/// When the epoch does not verify, or does not exist.
+pub(crate) async fn verify(kube: &KubeArgs, args: &VerifyEpochArgs) -> Result<Exit, CommandError> {
+    let (epoch, fleet) = match &args.file {
         Some(path) => (read(path)?, None),
         None => {
-            let cluster = Cluster::connect(kubernetes).await?;
-            let name = cluster.name(&arguments.which).await?;
-            (fetch(&cluster, &name, arguments.number).await?, Some((cluster, name)))
+            let client = KubeClient::connect(kube).await?;
+            let name = client.fleet_name(&args.fleet).await?;
+            (client.key_epoch(&name, args.number).await?, Some((client, name)))
         }
     };
-    let public_key = match (&arguments.public_key, &arguments.which.record, known) {
+    let public_key = match (&args.public_key, &args.fleet.record, fleet) {
         (Some(public_key), ..) => *public_key,
-        (None, Some(path), _) => PublicKey(reach::read_record(path)?.public_key.0),
-        (None, None, Some((cluster, name))) => PublicKey(cluster.record(&name).await?.public_key.0),
-        (None, None, None) => return Err(Failure::usage("say which public key, with --public-key or --record")),
+        (None, Some(path), _) => PublicKey(connect::read_record(path)?.public_key.0),
+        (None, None, Some((client, name))) => PublicKey(client.record(&name).await?.public_key.0),
+        (None, None, None) => {
+            return Err(CommandError::usage("--file needs the fleet's public key: give --public-key or --record"));
+        }
     };
     let mut findings = check(&epoch, public_key)?;
-    if arguments.transcript {
-        findings.add(replayed(kubernetes, arguments, &epoch, public_key).await?);
+    if args.transcript {
+        findings.add(check_transcript(kube, args, &epoch, public_key).await?);
     }
-    print(&mut anstream::stdout(), arguments.output, &findings, |out| {
+    print(&mut anstream::stdout(), args.output, &findings, |out| {
         let rows = findings.checks.iter().map(|check| {
             vec![if check.holds { "ok" } else { "WRONG" }.to_owned(), check.promise.to_owned(), check.found.clone()]
         });
@@ -95,88 +97,89 @@ pub async fn verify(kubernetes: &Kubernetes, arguments: &VerifyEpoch) -> Result<
     if findings.verified {
         return Ok(Exit::Done);
     }
-    Err(Failure::new(Exit::NotVerified, format!("epoch {} does not verify", findings.number)))
+    Err(CommandError::new(
+        Exit::NotVerified,
+        format!(
+            "epoch {} does not verify: see the checks marked WRONG; do not trust its public shares",
+            findings.number
+        ),
+    ))
 }
 
-/// Checks the transcript of an epoch's round.
-async fn replayed(
-    kubernetes: &Kubernetes,
-    arguments: &VerifyEpoch,
+fn read(path: &Path) -> Result<KeyEpoch, CommandError> {
+    let text = std::fs::read_to_string(path).map_err(|error| CommandError::of_file(path, &error))?;
+    serde_yaml::from_str(&text).map_err(|error| CommandError::of_file(path, &error))
+}
+
+/// Checks the transcript of an epoch's round, from the nodes' signed messages.
+async fn check_transcript(
+    kube: &KubeArgs,
+    args: &VerifyEpochArgs,
     epoch: &KeyEpoch,
     public_key: PublicKey,
-) -> Result<Check, Failure> {
-    let malformed = |error: convert::ConvertError| Failure::new(Exit::NotVerified, error);
+) -> Result<Check, CommandError> {
     let number = epoch.spec.number;
     if epoch.status.as_ref().and_then(|status| status.phase) == Some(Phase::Retired) {
-        return Err(Failure::other(format!("epoch {number} is retired: nodes keep what they said until then")));
+        return Err(CommandError::other(format!(
+            "epoch {number} is retired: nodes have deleted its messages. Verify it without --transcript"
+        )));
     }
-    let plan = convert::plan_of(&epoch.spec).map_err(malformed)?;
-    let record = convert::record_of(&plan, epoch.status.as_ref()).map_err(malformed)?;
-    let source = match &epoch.spec.source {
+    let plan = convert::plan_of(&epoch.spec).map_err(|error| malformed(number, &error))?;
+    let record = convert::record_of(&plan, epoch.status.as_ref()).map_err(|error| malformed(number, &error))?;
+    let source = match plan.source() {
         None => None,
         Some(source) => {
-            let cluster = Cluster::connect(kubernetes).await?;
-            let name = cluster.name(&arguments.which).await?;
-            let object = fetch(&cluster, &name, Some(source.number)).await?;
-            let status = object.status.unwrap_or_default();
-            let shares = public_shares(status.holders.as_deref().unwrap_or_default()).map_err(malformed)?;
-            let vector = plan.source().and_then(|source| interpolate_vector(&shares, source.threshold));
-            let lacking =
-                || format!("KeyEpoch {} lacks the public shares that epoch {number} began with", source.number);
-            Some(vector.ok_or_else(|| Failure::new(Exit::NotVerified, lacking()))?)
+            let client = KubeClient::connect(kube).await?;
+            let name = client.fleet_name(&args.fleet).await?;
+            let object = client.key_epoch(&name, Some(source.number.0)).await?;
+            Some(source_vector(number, source, &object)?)
         }
     };
-    let observer = Arc::new(reach::observer(kubernetes, &arguments.which, &arguments.reach).await?);
-    let heard = transcript::gather(observer, plan, source, &record).await?;
-    let key = convert::point(&public_key).map_err(malformed)?;
-    Ok(transcript::check(&heard, &record, &key))
+    let observer = Arc::new(connect::observer(kube, &args.fleet, &args.nodes).await?);
+    let gathered = transcript::gather(observer, plan, source, &record).await?;
+    let key = convert::point(&public_key).map_err(|error| malformed(number, &error))?;
+    Ok(transcript::check(&gathered, &record, &key))
 }
 
-fn read(path: &Path) -> Result<KeyEpoch, Failure> {
-    let refuse = |error: &dyn std::fmt::Display| Failure::other(format!("{}: {error}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| refuse(&error))?;
-    serde_yaml::from_str(&text).map_err(|error| refuse(&error))
+/// Returns the verification vector of the epoch that a reshare started from, interpolated from its public shares.
+fn source_vector(number: u64, source: &Source, object: &KeyEpoch) -> Result<VerificationVector, CommandError> {
+    let holders = object.status.as_ref().and_then(|status| status.holders.as_deref()).unwrap_or_default();
+    let shares = public_shares(holders).map_err(|error| malformed(source.number.0, &error))?;
+    interpolate_vector(&shares, source.threshold).ok_or_else(|| {
+        let problem = format!("KeyEpoch {} lacks the public shares that epoch {number} started from", source.number);
+        CommandError::new(Exit::NotVerified, problem)
+    })
 }
 
-async fn fetch(cluster: &Cluster, name: &str, number: Option<u64>) -> Result<KeyEpoch, Failure> {
-    let refuse = |what: &str, error: &kube::Error| Failure::other(format!("{what}: {}", explained(error)));
-    let number = match number {
-        Some(number) => number,
-        None => {
-            let clusters = Api::<keyfleet_crds::KmsCluster>::namespaced(cluster.client.clone(), &cluster.namespace);
-            let found = clusters.get(name).await.map_err(|error| refuse(name, &error))?;
-            let active = found.status.and_then(|status| status.active_epoch);
-            active.ok_or_else(|| Failure::other(format!("the fleet {name} has no active epoch yet")))?
-        }
-    };
-    let epoch = names::epoch(name, number);
-    let epochs = Api::<KeyEpoch>::namespaced(cluster.client.clone(), &cluster.namespace);
-    epochs.get(&epoch).await.map_err(|error| refuse(&format!("KeyEpoch {epoch}"), &error))
+fn malformed(number: u64, error: &convert::ConvertError) -> CommandError {
+    CommandError::new(Exit::NotVerified, format!("KeyEpoch {number} is malformed: {error}"))
 }
 
 /// Checks an epoch's object under a public key. Pure.
 ///
 /// # Errors
 /// When the object is malformed, or the round has not become an epoch.
-pub fn check(epoch: &KeyEpoch, public_key: PublicKey) -> Result<Findings, Failure> {
-    let malformed = |error: convert::ConvertError| Failure::new(Exit::NotVerified, error);
+pub(crate) fn check(epoch: &KeyEpoch, public_key: PublicKey) -> Result<Findings, CommandError> {
+    let number = epoch.spec.number;
     let status = epoch.status.clone().unwrap_or_default();
-    let plan = convert::plan_of(&epoch.spec).map_err(malformed)?;
-    let certificate = convert::certificate_of(&plan, &status).map_err(malformed)?;
+    let plan = convert::plan_of(&epoch.spec).map_err(|error| malformed(number, &error))?;
+    let certificate = convert::certificate_of(&plan, &status).map_err(|error| malformed(number, &error))?;
     let (Some(certificate), Some(holders)) = (certificate, &status.holders) else {
         let phase = status.phase.map_or_else(|| "no phase".to_owned(), |phase| format!("phase {phase:?}"));
-        return Err(Failure::new(
+        return Err(CommandError::new(
             Exit::NotVerified,
-            format!("epoch {} has no certificate ({phase}): the round has not become active", epoch.spec.number),
+            format!(
+                "epoch {number} has no certificate ({phase}): its round has not ended well, so there is nothing to verify"
+            ),
         ));
     };
-    let key = convert::point(&public_key).map_err(malformed)?;
-    let shares = public_shares(holders).map_err(malformed)?;
+    let key = convert::point(&public_key).map_err(|error| malformed(number, &error))?;
+    let shares = public_shares(holders).map_err(|error| malformed(number, &error))?;
     let recorded = RecordedEpoch {
         plan: &plan,
-        plan_digest: status.plan_digest.map(|digest| keyfleet_threshold::identifiers::Digest(digest.0)),
+        plan_digest: status.plan_digest.map(|digest| identifiers::Digest(digest.0)),
         holders: &shares,
-        vector_digest: status.vector_digest.map(|digest| keyfleet_threshold::identifiers::Digest(digest.0)),
+        vector_digest: status.vector_digest.map(|digest| identifiers::Digest(digest.0)),
         certificate: &certificate,
     };
     let found = audit_record(&recorded, &key);
@@ -211,10 +214,10 @@ pub fn check(epoch: &KeyEpoch, public_key: PublicKey) -> Result<Findings, Failur
         },
     ];
     let verified = checks.iter().all(|check| check.holds);
-    Ok(Findings { number: epoch.spec.number, public_key, plan_digest: digest, verified, checks })
+    Ok(Findings { number, public_key, plan_digest: digest, verified, checks })
 }
 
 fn public_shares(holders: &[Holder]) -> Result<Vec<(NodeIndex, G2)>, convert::ConvertError> {
-    let share = |holder: &Holder| Ok((convert::index(holder.index)?, convert::point(&holder.public_share)?));
-    holders.iter().map(share).collect()
+    let shares = holders.iter();
+    shares.map(|holder| Ok((convert::index(holder.index)?, convert::point(&holder.public_share)?))).collect()
 }

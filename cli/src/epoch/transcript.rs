@@ -1,7 +1,7 @@
-//! `epoch verify --transcript`: the round again, from what its nodes signed.
+//! `epoch verify --transcript`: the round again, from the messages that its nodes signed.
 //!
-//! Every node tells what it said; what the record names besides is fetched from whoever has it. Each message is checked
-//! under the sender's key in the plan, and the round is judged by the same pure functions as in nodes and operator.
+//! Each node sends its own messages. Messages of other nodes that the record names are fetched from any node that has them. Each is
+//! checked under the sender's key in the plan, and the round is judged by the same pure functions as in nodes and operator.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,24 +16,24 @@ use keyfleet_threshold::round::{Blob, RoundRecord, SignedMessage, Transcript};
 use tokio::task::JoinSet;
 
 use super::Check;
-use crate::exit::{Exit, Failure};
+use crate::exit::{CommandError, Exit};
 
 /// Messages of a round, and the nodes that sent none.
-pub struct Heard {
+pub(super) struct Gathered {
     transcript: Transcript,
     silent: BTreeMap<NodeIndex, NodeError>,
 }
 
-/// Asks all nodes what was said in the round of `plan`. `source` is the vector of the epoch that it reshared.
+/// Asks all nodes for the messages of the round of `plan`. `source` is the vector of the epoch that it reshared.
 ///
 /// # Errors
-/// When no node tells anything: each one's reason is said.
-pub async fn gather(
+/// When no node sends any; the message has the reason of each.
+pub(super) async fn gather(
     observer: Arc<Observer>,
     plan: ValidPlan,
     source: Option<VerificationVector>,
     record: &RoundRecord,
-) -> Result<Heard, Failure> {
+) -> Result<Gathered, CommandError> {
     let named: BTreeSet<Digest> = [&record.dealers, &record.responses]
         .into_iter()
         .flatten()
@@ -41,15 +41,15 @@ pub async fn gather(
         .collect();
     let mut transcript = Transcript::new(plan, source);
     transcript.want(named.iter().copied());
-    let (told, silent) = ask_all(&observer).await;
-    if told.is_empty() {
-        return Err(nobody(&silent));
+    let (messages, silent) = ask_all(&observer).await;
+    if messages.is_empty() {
+        return Err(no_messages(&silent));
     }
-    for message in told.values().flatten() {
-        // What does not check is dropped; where that proves a fault, the transcript names who is to blame.
+    for message in messages.values().flatten() {
+        // Invalid messages are dropped. Where one proves an offence, the transcript names the culprit.
         let _ = transcript.hear(message);
     }
-    for node in told.keys() {
+    for node in messages.keys() {
         let missing = missing(&transcript, &named);
         if missing.is_empty() {
             break;
@@ -62,53 +62,54 @@ pub async fn gather(
             }
         }
     }
-    Ok(Heard { transcript, silent })
+    Ok(Gathered { transcript, silent })
 }
 
-type Told = BTreeMap<NodeIndex, Vec<SignedMessage>>;
+type Messages = BTreeMap<NodeIndex, Vec<SignedMessage>>;
 
-async fn ask_all(observer: &Arc<Observer>) -> (Told, BTreeMap<NodeIndex, NodeError>) {
+async fn ask_all(observer: &Arc<Observer>) -> (Messages, BTreeMap<NodeIndex, NodeError>) {
     let mut asked = JoinSet::new();
     for node in observer.fleet().nodes.keys().copied() {
         let observer = observer.clone();
-        asked.spawn(async move { (node, observer.said(node).await) });
+        asked.spawn(async move { (node, observer.messages(node).await) });
     }
-    let (mut told, mut silent) = (Told::new(), BTreeMap::new());
+    let (mut messages, mut silent) = (Messages::new(), BTreeMap::new());
     for (node, answer) in asked.join_all().await {
         match answer {
-            Ok(said) => drop(told.insert(node, said)),
-            Err(fault) => drop(silent.insert(node, fault)),
+            Ok(sent) => drop(messages.insert(node, sent)),
+            Err(error) => drop(silent.insert(node, error)),
         }
     }
-    (told, silent)
+    (messages, silent)
 }
 
 fn missing(transcript: &Transcript, named: &BTreeSet<Digest>) -> Vec<Digest> {
-    let unheard = |digest: &&Digest| transcript.bundle(digest).is_none() && transcript.response(digest).is_none();
-    let mut missing: Vec<_> = named.iter().filter(unheard).copied().collect();
+    let missing =
+        named.iter().filter(|digest| transcript.bundle(digest).is_none() && transcript.response(digest).is_none());
+    let mut missing: Vec<_> = missing.copied().collect();
     missing.extend(transcript.missing_prekeys());
     missing
 }
 
-fn nobody(silent: &BTreeMap<NodeIndex, NodeError>) -> Failure {
+fn no_messages(silent: &BTreeMap<NodeIndex, NodeError>) -> CommandError {
     let refused = silent.values().all(NodeError::is_refusal);
     let exit = if refused { Exit::Refused } else { Exit::TooFewNodes };
-    Failure::new(exit, format!("no node told what was said in the round:{}", listed(silent)))
+    CommandError::new(exit, format!("no node sent its messages of this round:{}", listed(silent)))
 }
 
 fn listed(silent: &BTreeMap<NodeIndex, NodeError>) -> String {
-    silent.iter().map(|(node, fault)| format!("\n  node {node}: {fault}")).collect()
+    silent.iter().map(|(node, error)| format!("\n  node {node}: {error}")).collect()
 }
 
 /// Recomputes the round and compares it with its record, under the fleet's public key. Pure.
-pub fn check(heard: &Heard, record: &RoundRecord, key: &G2) -> Check {
+pub(super) fn check(gathered: &Gathered, record: &RoundRecord, key: &G2) -> Check {
     let promise = "what its nodes signed leads to these dealers, this polynomial and this certificate";
-    let (holds, mut found) = match audit(&heard.transcript, record) {
-        Err(fault) => (false, fault.to_string()),
-        Ok(audit) if audit.vector.constant() != *key => (false, "it is a round of another public key".to_owned()),
+    let (holds, mut found) = match audit(&gathered.transcript, record) {
+        Err(error) => (false, error.to_string()),
+        Ok(audit) if audit.vector.constant() != *key => (false, "the round has another public key".to_owned()),
         Ok(audit) => {
-            let count = |list: &Option<FrozenDigests>| list.as_ref().map_or(0, FrozenDigests::len);
-            let (bundles, responses) = (count(&record.dealers), count(&record.responses));
+            let bundles = record.dealers.as_ref().map_or(0, FrozenDigests::len);
+            let responses = record.responses.as_ref().map_or(0, FrozenDigests::len);
             let mut found = format!("{bundles} bundles, {responses} responses, {} prepared", audit.prepared.len());
             for culprit in &audit.culprits {
                 found += &format!("; node {} {}", culprit.index, culprit.offence);
@@ -116,8 +117,8 @@ pub fn check(heard: &Heard, record: &RoundRecord, key: &G2) -> Check {
             (true, found)
         }
     };
-    if !heard.silent.is_empty() {
-        found += &format!("; not heard:{}", listed(&heard.silent));
+    if !gathered.silent.is_empty() {
+        found += &format!("; nodes without an answer:{}", listed(&gathered.silent));
     }
     Check { promise, holds, found }
 }

@@ -1,28 +1,26 @@
-//! `status`: what the objects of fleets say, on one screen.
+//! `status`: the state of fleets, on one report.
 //!
-//! - [`mod@report`]: from objects to what a person wants to know; pure
-//! - `screen`: that, drawn
+//! - [`mod@report`]: from objects to a report; pure
+//! - `table`: the report, drawn for people
 
 pub mod report;
-mod screen;
+mod table;
+
+use std::io::{self, Write};
 
 use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode};
-use kube::api::ListParams;
-use kube::core::NamespaceResourceScope;
-use kube::{Api, Resource};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
-use crate::arguments::{Kubernetes, Status};
-use crate::cluster::{Cluster, explained};
-use crate::exit::{Exit, Failure};
+use crate::args::{KubeArgs, StatusArgs};
+use crate::exit::{CommandError, Exit};
+use crate::kube_client::KubeClient;
 use crate::output::print;
-use report::{FleetReport, Objects, report};
+use report::{FleetReport, Objects};
 
-/// Screen that `status` prints.
+/// Report that `status` prints.
 #[derive(Serialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase")]
-pub struct Screen {
+pub struct StatusReport {
     /// The fleets, by namespace and name.
     pub fleets: Vec<FleetReport>,
 }
@@ -30,48 +28,40 @@ pub struct Screen {
 /// Shows fleets.
 ///
 /// # Errors
-/// When the API server does not say, or the fleet that was named is not there.
-pub async fn run(kubernetes: &Kubernetes, arguments: &Status) -> Result<Exit, Failure> {
-    let cluster = Cluster::connect(kubernetes).await?;
-    let objects = read(&cluster, arguments).await?;
-    let screen = Screen { fleets: report(&objects, jiff::Timestamp::now()) };
-    if let Some(name) = &arguments.cluster
-        && screen.fleets.is_empty()
+/// When the objects cannot be listed, or the named fleet does not exist.
+pub(crate) async fn run(kube: &KubeArgs, args: &StatusArgs) -> Result<Exit, CommandError> {
+    let client = KubeClient::connect(kube).await?;
+    let objects = read(&client, args).await?;
+    let report = StatusReport { fleets: report::report(&objects, jiff::Timestamp::now()) };
+    if let Some(name) = &args.cluster
+        && report.fleets.is_empty()
     {
-        return Err(Failure::other(format!("namespace {} has no KmsCluster {name}", cluster.namespace)));
+        return Err(CommandError::other(format!(
+            "namespace {} has no KmsCluster {name}; look in all with --all-namespaces",
+            client.namespace
+        )));
     }
-    print(&mut anstream::stdout(), arguments.output, &screen, |out| screen::draw(out, &screen))?;
-    let attention = screen.fleets.iter().any(|fleet| !fleet.attention.is_empty());
-    Ok(if arguments.check && attention { Exit::Attention } else { Exit::Done })
+    print(&mut anstream::stdout(), args.output, &report, |out| table::draw(out, &report))?;
+    let attention = report.fleets.iter().any(|fleet| !fleet.attention.is_empty());
+    Ok(if args.check && attention { Exit::Attention } else { Exit::Done })
 }
 
-async fn read(cluster: &Cluster, arguments: &Status) -> Result<Objects, Failure> {
-    let (clusters, nodes, epochs) = tokio::try_join!(
-        list::<KmsCluster>(cluster, arguments.all_namespaces),
-        list::<KmsNode>(cluster, arguments.all_namespaces),
-        list::<KeyEpoch>(cluster, arguments.all_namespaces),
+async fn read(client: &KubeClient, args: &StatusArgs) -> Result<Objects, CommandError> {
+    let (mut clusters, nodes, epochs) = tokio::try_join!(
+        client.list::<KmsCluster>(args.all_namespaces),
+        client.list::<KmsNode>(args.all_namespaces),
+        client.list::<KeyEpoch>(args.all_namespaces),
     )?;
-    let named =
-        |fleet: &KmsCluster| arguments.cluster.as_ref().is_none_or(|name| fleet.metadata.name.as_ref() == Some(name));
-    Ok(Objects { clusters: clusters.into_iter().filter(named).collect(), nodes, epochs })
+    if args.cluster.is_some() {
+        clusters.retain(|cluster| cluster.metadata.name == args.cluster);
+    }
+    Ok(Objects { clusters, nodes, epochs })
 }
 
-async fn list<K>(cluster: &Cluster, all: bool) -> Result<Vec<K>, Failure>
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
-{
-    let api = match all {
-        true => Api::<K>::all(cluster.client.clone()),
-        false => Api::<K>::namespaced(cluster.client.clone(), &cluster.namespace),
-    };
-    let listed = api.list(&ListParams::default()).await;
-    Ok(listed.map_err(|error| Failure::other(format!("{}: {}", K::plural(&()), explained(&error))))?.items)
-}
-
-/// Draws the screen, for tests and whoever has the objects already.
+/// Draws a report for people.
 ///
 /// # Errors
 /// When it cannot be written.
-pub fn draw(out: &mut dyn std::io::Write, screen: &Screen) -> std::io::Result<()> {
-    screen::draw(out, screen)
+pub fn draw(out: &mut dyn Write, report: &StatusReport) -> io::Result<()> {
+    table::draw(out, report)
 }

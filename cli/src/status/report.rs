@@ -1,4 +1,4 @@
-//! From objects to what a person wants to know. Pure: the time is an argument.
+//! From objects to the report. Pure: the time is an argument.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -6,7 +6,7 @@ use keyfleet_crds::cluster::status::Phase;
 use keyfleet_crds::conditions::is_true;
 use keyfleet_crds::epoch::{Phase as RoundPhase, RoundKind};
 use keyfleet_crds::values::{ClusterId, PublicKey};
-use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode};
+use keyfleet_crds::{KeyEpoch, KmsCluster, KmsClusterStatus, KmsNode};
 use serde::Serialize;
 
 /// The objects of fleets, as the API server lists them.
@@ -60,9 +60,9 @@ pub struct EpochReport {
     pub number: u64,
     /// Kind of its round; absent when its object is gone.
     pub kind: Option<RoundKind>,
-    /// Where it stands.
+    /// Phase of its round.
     pub phase: Option<RoundPhase>,
-    /// The block at which it was decided.
+    /// Block at which the round was due.
     pub block: Option<u64>,
     /// Holders and receivers, like `4/4`.
     pub held: Option<String>,
@@ -80,15 +80,15 @@ pub struct NodeRow {
     pub ready: bool,
     /// The newest epoch that it holds.
     pub epoch: Option<u64>,
-    /// Where it runs.
+    /// Kubernetes node that its pod runs on.
     pub worker: Option<String>,
-    /// In which zone.
+    /// Zone of this Kubernetes node.
     pub zone: Option<String>,
     /// Problem of the node.
     pub problem: Option<String>,
 }
 
-/// Something that needs a look.
+/// Something that needs attention.
 #[derive(Serialize, Clone, PartialEq, Eq, Debug)]
 #[serde(rename_all = "camelCase")]
 pub struct Attention {
@@ -100,7 +100,7 @@ pub struct Attention {
     pub message: String,
 }
 
-/// Conditions, worst first, and what they should not be.
+/// Conditions to report, worst first, with the status that needs attention.
 const WATCHED: [(&str, &str); 7] = [
     ("QuorumLost", "True"),
     ("Ready", "False"),
@@ -123,20 +123,16 @@ fn fleet(cluster: &KmsCluster, objects: &Objects, now: Timestamp) -> FleetReport
     let namespace = cluster.metadata.namespace.clone().unwrap_or_default();
     let name = cluster.metadata.name.clone().unwrap_or_default();
     let status = cluster.status.clone().unwrap_or_default();
-    let of_fleet = |node: &&KmsNode| {
+    let nodes = objects.nodes.iter().filter(|node| {
         node.metadata.namespace.as_deref() == Some(&namespace) && node.spec.cluster_name == name && !node.spec.removed
-    };
-    let mut nodes: Vec<_> = objects.nodes.iter().filter(of_fleet).map(|node| node_row(node, &status)).collect();
+    });
+    let mut nodes: Vec<_> = nodes.map(|node| node_row(node, &status)).collect();
     nodes.sort_by_key(|node| node.index);
-    let epoch = |number: u64| {
-        let object = objects.epochs.iter().find(|epoch| {
-            epoch.metadata.namespace.as_deref() == Some(&namespace)
-                && Some(epoch.spec.cluster_id) == status.cluster_id
-                && epoch.spec.number == number
-        });
-        epoch_report(number, object, now)
-    };
-    let round = status.reservation.map(|reservation| epoch(reservation.number));
+    let epochs = objects.epochs.iter().filter(|epoch| {
+        epoch.metadata.namespace.as_deref() == Some(&namespace) && Some(epoch.spec.cluster_id) == status.cluster_id
+    });
+    let epochs: Vec<_> = epochs.collect();
+    let round = status.reservation.map(|reservation| epoch_report(reservation.number, &epochs, now));
     FleetReport {
         ready: is_true(&status.conditions, "Ready"),
         phase: status.phase,
@@ -144,7 +140,7 @@ fn fleet(cluster: &KmsCluster, objects: &Objects, now: Timestamp) -> FleetReport
         public_key: status.public_key,
         threshold: status.threshold,
         ready_nodes: u32::try_from(nodes.iter().filter(|node| node.ready).count()).unwrap_or(u32::MAX),
-        active_epoch: status.active_epoch.map(epoch),
+        active_epoch: status.active_epoch.map(|number| epoch_report(number, &epochs, now)),
         next_boundary: status.next_boundary,
         round: round.filter(|round| Some(round.number) != status.active_epoch),
         attention: attention(cluster, &nodes),
@@ -154,28 +150,32 @@ fn fleet(cluster: &KmsCluster, objects: &Objects, now: Timestamp) -> FleetReport
     }
 }
 
-fn node_row(node: &KmsNode, status: &keyfleet_crds::KmsClusterStatus) -> NodeRow {
+fn node_row(node: &KmsNode, status: &KmsClusterStatus) -> NodeRow {
     let own = node.status.clone().unwrap_or_default();
     let summary = status.node_summary.iter().find(|summary| summary.index == node.spec.index);
-    let said = own.node.as_ref();
-    let unwell = || {
-        let wrong = |condition: &&Condition| condition.status == "False" && condition.type_ != "Erased";
-        let worst = own.conditions.iter().find(wrong)?;
-        Some(format!("{}: {}", worst.reason, worst.message))
-    };
-    let problem =
-        said.and_then(|said| said.problems.first()).map(|found| format!("{}: {}", found.reason, found.message));
+    let reported = own.node.as_ref();
+    let problem = reported.and_then(|reported| reported.problems.first());
+    let problem = problem.map(|problem| format!("{}: {}", problem.reason, problem.message));
     NodeRow {
         index: node.spec.index,
         ready: summary.map_or_else(|| is_true(&own.conditions, "Ready"), |summary| summary.ready),
-        epoch: summary.and_then(|summary| summary.epoch).or_else(|| said.and_then(|said| said.active_epoch)),
+        epoch: summary.and_then(|summary| summary.epoch).or_else(|| reported.and_then(|node| node.active_epoch)),
         worker: own.worker.clone(),
         zone: own.zone.clone(),
-        problem: problem.or_else(|| summary.and_then(|summary| summary.problem.clone())).or_else(unwell),
+        problem: problem
+            .or_else(|| summary.and_then(|summary| summary.problem.clone()))
+            .or_else(|| first_false(&own.conditions)),
     }
 }
 
-fn epoch_report(number: u64, object: Option<&KeyEpoch>, now: Timestamp) -> EpochReport {
+/// Returns reason and message of the first condition that is False. `Erased` is False while a node lives.
+fn first_false(conditions: &[Condition]) -> Option<String> {
+    let found = conditions.iter().find(|condition| condition.status == "False" && condition.type_ != "Erased")?;
+    Some(format!("{}: {}", found.reason, found.message))
+}
+
+fn epoch_report(number: u64, epochs: &[&KeyEpoch], now: Timestamp) -> EpochReport {
+    let object = epochs.iter().find(|epoch| epoch.spec.number == number);
     let status = object.and_then(|object| object.status.clone()).unwrap_or_default();
     let timings = status.timings.clone().unwrap_or_default();
     let since = match status.phase {
@@ -212,14 +212,10 @@ fn attention(cluster: &KmsCluster, nodes: &[NodeRow]) -> Vec<Attention> {
             message: format!("the operator has answered generation {seen} of {is}: what follows may be out of date"),
         });
     }
-    let wrong = |(type_, bad): &(&str, &str)| {
-        let condition = status.conditions.iter().find(|condition| condition.type_ == *type_)?;
-        (condition.status == *bad || condition.status == "Unknown").then_some(condition)
-    };
-    for condition in WATCHED.iter().filter_map(wrong) {
+    for condition in WATCHED.iter().filter_map(|(type_, bad)| bad_condition(&status.conditions, type_, bad)) {
         let (about, reason) = (condition.type_.clone(), condition.reason.clone());
         // One fault often shows in several conditions.
-        if !all.iter().any(|told: &Attention| told.message == condition.message) {
+        if !all.iter().any(|earlier: &Attention| earlier.message == condition.message) {
             all.push(Attention { about, reason, message: condition.message.clone() });
         }
     }
@@ -234,4 +230,10 @@ fn attention(cluster: &KmsCluster, nodes: &[NodeRow]) -> Vec<Attention> {
         }
     }
     all
+}
+
+/// Returns the condition of a type, if its status is `bad` or unknown.
+fn bad_condition<'a>(conditions: &'a [Condition], type_: &str, bad: &str) -> Option<&'a Condition> {
+    let condition = conditions.iter().find(|condition| condition.type_ == type_)?;
+    (condition.status == bad || condition.status == "Unknown").then_some(condition)
 }

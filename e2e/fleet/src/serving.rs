@@ -13,7 +13,7 @@ use keyfleet_api::tls::{Acceptor, Pins, Platform};
 use keyfleet_api::v1;
 use keyfleet_api::v1::kms_server::{Kms, KmsServer};
 use keyfleet_api::wire::{FleetRecord, Hex, RecordNode};
-use keyfleet_client::{Client, Direct, Fleet as Facts, NoToken, Patience, Token, Tokens};
+use keyfleet_client::{Client, Direct, Fleet as Facts, Patience, Token, TokenError, Tokens};
 use keyfleet_crds::cluster::Access;
 use keyfleet_crds::convert;
 use keyfleet_crds::epoch::status::{Certificate, Holder};
@@ -72,7 +72,7 @@ pub struct Minted {
 
 #[async_trait]
 impl Tokens for Minted {
-    async fn token(&self, _: NodeIndex, audience: &str, _: bool) -> Result<Token, NoToken> {
+    async fn token(&self, _: NodeIndex, audience: &str, _: bool) -> Result<Token, TokenError> {
         Ok(Token::new(token(self.subject, self.always.as_deref().unwrap_or(audience))))
     }
 }

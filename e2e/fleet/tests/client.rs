@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use keyfleet_api::tls::{Authorities, PlatformCertificate};
 use keyfleet_client::sealed::{Sealed, seal};
-use keyfleet_client::{AskError, Client, Direct, NodeError, Patience, Shortfall, Trust};
+use keyfleet_client::{AskError, Client, Direct, NodeError, Patience, ShortfallError, Trust};
 use keyfleet_crds::cluster::Access;
 use keyfleet_test_fleet::serving::{CALLER, Fleet, Minted, node};
 use keyfleet_threshold::identifiers::EpochNumber;
@@ -33,7 +33,7 @@ async fn opened(client: &Client, bytes: &[u8]) -> Result<Vec<u8>, AskError> {
     Ok(out)
 }
 
-fn shortfall<T>(answer: Result<T, AskError>) -> Shortfall {
+fn shortfall<T>(answer: Result<T, AskError>) -> ShortfallError {
     match answer {
         Err(AskError::TooFew(shortfall)) => shortfall,
         Err(other) => panic!("another error: {other}"),
@@ -73,7 +73,7 @@ async fn one_node_down_is_not_noticed_and_two_down_are_named() {
     let short = shortfall(opened(&hasty, &bytes).await);
     assert_eq!((short.came, short.needed), (2, 3));
     assert_eq!(short.missing.keys().copied().collect::<Vec<_>>(), [node(2), node(4)], "{short}");
-    assert!(short.missing.values().all(|fault| matches!(fault, NodeError::Unreachable(_))), "{short}");
+    assert!(short.missing.values().all(|error| matches!(error, NodeError::Unreachable(_))), "{short}");
     assert!(!short.is_refusal(), "nobody refused");
     let said = short.to_string();
     assert!(said.starts_with("2 of 3 needed answers came") && said.contains("\n  node 4: cannot be reached"), "{said}");
@@ -128,7 +128,7 @@ async fn every_node_refuses_a_caller_without_token_or_rule() {
     let stranger = fleet.client_of(Minted { subject: "system:serviceaccount:other:thief", always: None }, LONG);
     let short = shortfall(stranger.derive(IDENTITY).await);
     assert!(short.is_refusal() && short.came == 0, "{short}");
-    let denied = |fault: &NodeError| matches!(fault, NodeError::Denied(why) if why.contains("spec.access.rules"));
+    let denied = |error: &NodeError| matches!(error, NodeError::Denied(why) if why.contains("spec.access.rules"));
     assert!(short.missing.values().any(denied), "{short}");
     let short = shortfall(fleet.client(LONG).sign("payroll", b"paid").await);
     assert!(short.is_refusal(), "{short}");
@@ -146,7 +146,7 @@ async fn a_node_with_another_identity_than_the_pinned_one_is_not_asked() {
     let short = shortfall(fleet.client(SHORT).sign("receipts", b"paid").await);
     assert_eq!(short.came, 2, "{short}");
     let pinned =
-        |fault: &NodeError| matches!(fault, NodeError::Unreachable(why) if why.contains("not the pinned node"));
+        |error: &NodeError| matches!(error, NodeError::Unreachable(why) if why.contains("not the pinned node"));
     assert!(short.missing.values().all(pinned), "{short}");
 }
 
@@ -171,7 +171,7 @@ async fn a_client_may_know_nodes_by_the_platforms_authorities_in_the_place_of_pi
     let signed = trusting("kms.example.com").sign("receipts", b"paid").await.unwrap();
     assert_eq!(fleet.client(LONG).sign("receipts", b"paid").await.unwrap().value, signed.value, "by pin, as before");
     let short = shortfall(trusting("other.example.com").sign("receipts", b"paid").await);
-    assert!(short.missing.values().all(|fault| matches!(fault, NodeError::Unreachable(_))), "{short}");
+    assert!(short.missing.values().all(|error| matches!(error, NodeError::Unreachable(_))), "{short}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

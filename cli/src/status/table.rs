@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
 
-use super::Screen;
+use super::StatusReport;
 use super::report::{EpochReport, FleetReport};
 use crate::output::columns;
 
@@ -12,11 +12,11 @@ const GOOD: Style = AnsiColor::Green.on_default().bold();
 const BAD: Style = AnsiColor::Red.on_default().bold();
 const HEAD: Style = Style::new().bold();
 
-pub(super) fn draw(out: &mut dyn Write, screen: &Screen) -> io::Result<()> {
-    if screen.fleets.is_empty() {
+pub(super) fn draw(out: &mut dyn Write, report: &StatusReport) -> io::Result<()> {
+    if report.fleets.is_empty() {
         return writeln!(out, "No KmsCluster here. Look elsewhere with --namespace or --all-namespaces.");
     }
-    for (place, fleet) in screen.fleets.iter().enumerate() {
+    for (place, fleet) in report.fleets.iter().enumerate() {
         if place > 0 {
             writeln!(out)?;
         }
@@ -30,32 +30,33 @@ fn draw_fleet(out: &mut dyn Write, fleet: &FleetReport) -> io::Result<()> {
     let style = if fleet.ready { GOOD } else { BAD };
     writeln!(out, "{HEAD}{}/{}{HEAD:#}   {style}{phase}{style:#}", fleet.namespace, fleet.name)?;
     let mut rows = Vec::new();
-    let mut row = |name: &str, value: String| rows.push(vec![format!("  {name}"), value]);
-    row("Public key", fleet.public_key.map_or_else(|| "none yet".to_owned(), |key| format!("{}…", key.fingerprint())));
+    rows.push(row(
+        "Public key",
+        fleet.public_key.map_or_else(|| "none yet".to_owned(), |key| format!("{}…", key.fingerprint())),
+    ));
     if let Some(id) = fleet.cluster_id {
-        row("Cluster id", id.to_string());
+        rows.push(row("Cluster id", id.to_string()));
     }
-    row("Epoch", fleet.active_epoch.as_ref().map_or_else(|| "none yet".to_owned(), active));
+    rows.push(row("Epoch", fleet.active_epoch.as_ref().map_or_else(|| "none yet".to_owned(), active)));
     if let Some(round) = &fleet.round {
-        row("Round", under_way(round));
+        rows.push(row("Round", under_way(round)));
     }
     if let Some(boundary) = fleet.next_boundary {
-        row("Next boundary", format!("block {boundary}"));
+        rows.push(row("Next boundary", format!("block {boundary}")));
     }
     let needed = fleet.threshold.map(|threshold| format!(" ({threshold} needed)")).unwrap_or_default();
-    row("Nodes", format!("{} of {} ready{needed}", fleet.ready_nodes, fleet.nodes.len()));
+    rows.push(row("Nodes", format!("{} of {} ready{needed}", fleet.ready_nodes, fleet.nodes.len())));
     columns(out, &rows)?;
     if !fleet.nodes.is_empty() {
         writeln!(out)?;
         let head = ["  NODE", "READY", "EPOCH", "WORKER", "ZONE"].map(str::to_owned).to_vec();
-        let dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
         let rows = fleet.nodes.iter().map(|node| {
             vec![
                 format!("  {}", node.index),
                 if node.ready { "yes" } else { "no" }.to_owned(),
-                dash(node.epoch.map(|epoch| epoch.to_string())),
-                dash(node.worker.clone()),
-                dash(node.zone.clone()),
+                or_dash(node.epoch.map(|epoch| epoch.to_string())),
+                or_dash(node.worker.clone()),
+                or_dash(node.zone.clone()),
             ]
         });
         columns(out, &std::iter::once(head).chain(rows).collect::<Vec<_>>())?;
@@ -67,6 +68,14 @@ fn draw_fleet(out: &mut dyn Write, fleet: &FleetReport) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn row(name: &str, value: String) -> Vec<String> {
+    vec![format!("  {name}"), value]
+}
+
+fn or_dash(value: Option<String>) -> String {
+    value.unwrap_or_else(|| "-".to_owned())
 }
 
 fn active(epoch: &EpochReport) -> String {
