@@ -8,17 +8,7 @@
 //! ```
 //!
 //! The caller asks [`TermState::request`] what to do, does it, and tells [`TermState::answer`] what happened. At most
-//! one request on the sequence is in flight. The rules kept here:
-//!
-//! - The opening is `If-None-Match: *` on head + 1 and names the head's digest: a compare-and-swap on exactly
-//!   the state held.
-//! - No segment leaves before the base is in the bucket, and nothing is acknowledged before a segment has
-//!   followed it. The base itself lies outside the sequence: a new owner that looked before it arrived opens the
-//!   next number without it, and only the segment's own compare-and-swap tells which of the two was first.
-//! - A failed or unanswered PUT is repeated with the same bytes. If the object then exists, it is read back:
-//!   our own bytes, with our own nonce, are a success whose answer was lost; anything else fences us.
-//! - A writer that proved its place longer ago than the idle grace reads the lowest needed number before it
-//!   acknowledges: a successor may have used its number, and retention may have deleted that object since.
+//! one request on the sequence is in flight. Each method of [`TermState`] names the rule that it keeps.
 //!
 //! `sealer` makes the objects of a term, `in_flight` is one of them on its way.
 
@@ -116,7 +106,7 @@ pub enum Event {
     },
 }
 
-/// State of one writer's term. The module's documentation has the rules.
+/// State of one writer's term.
 #[derive(Debug)]
 pub struct TermState {
     settings: Settings,
@@ -148,7 +138,10 @@ enum State {
 
 impl TermState {
     /// Prepares the opening of the term after `head`'s, at the number after `head`'s; without a head, of a replica's
-    /// first term. `seen_ms` is the time, in milliseconds, at which that number was seen to be free.
+    /// first term.
+    ///
+    /// The opening is a PUT with `If-None-Match: *` and names the head's digest: a compare-and-swap on exactly the state held.
+    /// `seen_ms` is the time, in milliseconds, at which that number was seen to be free.
     ///
     /// `note` is sealed into the opening for people: who opened, and why.
     ///
@@ -232,13 +225,17 @@ impl TermState {
 
     /// Returns the position and the commit up to which everything is proven to be in the bucket; `None` before the
     /// first segment, and once the term is over.
+    ///
+    /// The base alone proves nothing, since it lies outside the sequence: a new owner that looked before it arrived opens the
+    /// next number without it. Only the compare-and-swap of a segment tells which of the two was first.
     #[must_use]
     pub fn durable(&self) -> Option<(Position, CommitNo)> {
         (self.confirmed && matches!(self.state, State::Shipping(_))).then_some((self.head, self.last_commit))
     }
 
     /// Takes the base: the file as it was after `commit`, as one zstd frame; `file_len` is its length in bytes before
-    /// compression, `time_ms` the commit's time in milliseconds since the Unix epoch.
+    /// compression, `time_ms` the commit's time in milliseconds since the Unix epoch. No segment leaves before the base is in the
+    /// bucket.
     ///
     /// # Panics
     /// Panics when no base is needed.
@@ -278,8 +275,10 @@ impl TermState {
         self.cuts.push_back(commit);
     }
 
-    /// Returns the request to make now; `None` while there is nothing to do or the caller owes a base. Asking again
-    /// before answering gives the same request: that is how a failed one is repeated.
+    /// Returns the request to make now; `None` while there is nothing to do or the caller owes a base.
+    ///
+    /// Asking again before answering gives the same request with the same bytes: a failed or unanswered PUT is repeated so, and
+    /// [`TermState::answer`] recognises our own object should the first one have arrived.
     pub fn request(&mut self, now_ms: u64, rng: &mut impl CryptoRng) -> Option<Request> {
         if matches!(self.state, State::Shipping(None)) && !self.pending.is_empty() {
             self.state = State::Shipping(Some(self.next_segment(rng)));
@@ -341,6 +340,10 @@ impl TermState {
 
     /// Takes the answer to the last request, and the time now: milliseconds since the Unix epoch, or any clock that
     /// is not behind it.
+    ///
+    /// An object that exists already is read back: our own bytes, with our own nonce, are a success whose answer was lost; any
+    /// other object ends the term. A writer that proved its place longer ago than the idle grace reads the lowest needed number
+    /// before it acknowledges: a successor may have used its number, and retention may have deleted that object since.
     pub fn answer(&mut self, answer: Answer, now_ms: u64) -> Option<Event> {
         let idle = now_ms.saturating_sub(self.proven_ms) > self.settings.idle_grace_ms;
         let own_seq = self.head.seq.next();

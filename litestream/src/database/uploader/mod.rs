@@ -1,10 +1,11 @@
 //! Uploader: carries out a term's requests against the bucket, one of the sequence at a time.
 //!
 //! `opening` finds out whether the local file is still the newest state and opens a term for it, `shipping` holds that term,
-//! `merge` collects the segments that are worth sending once more as one object.
+//! `progress` knows what of it is due, `merge` collects the segments that are worth sending once more as one object.
 
 mod merge;
 mod opening;
+mod progress;
 mod shipping;
 
 use std::sync::Arc;

@@ -1,14 +1,13 @@
 //! Shipping of a term: commits become segments, one on its way at a time, and the bucket's acknowledgements become the
 //! database's status. Snapshots and merged segments travel beside the sequence, on threads of their own.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use rand::rngs::StdRng;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{sleep, sleep_until};
 
 use super::merge::Merge;
+use super::progress::{Doubt, PositionFile, Snapshots, Unacknowledged};
 use super::{End, Uploader, step};
 use crate::bucket::{Bucket, BucketError};
 use crate::database::shared::{Item, Phase, Shared, SnapshotImage, Status};
@@ -18,9 +17,6 @@ use crate::format::{Commit, Sealed};
 use crate::layout;
 use crate::position::{CommitNo, Digest, Position};
 use crate::term::{Event, TermState};
-
-/// Time without a request after which the object acknowledged last is read back before another is added.
-const PROBE_AFTER: Duration = Duration::from_secs(10);
 
 /// Error of a request of a held term.
 enum StepError {
@@ -39,21 +35,11 @@ impl From<BucketError> for StepError {
 pub(super) struct Shipping<'u> {
     uploader: &'u mut Uploader,
     term: TermState,
-    /// Number, size in bytes and time of the commits on their way, in order.
-    sizes: VecDeque<(CommitNo, usize, u64)>,
-    snapshots: Vec<SnapshotImage>,
+    unacknowledged: Unacknowledged,
+    snapshots: Snapshots,
     merge: Merge,
-    failures: u32,
-    last_snapshot: Instant,
-    segments: u64,
-    asked_for_snapshot: bool,
-    snapshot_commit: CommitNo,
-    position_saved: Instant,
-    position_due: bool,
-    /// Time at which commits were last taken from the queue.
-    sent: Instant,
-    /// Set when the bucket failed, or was silent for long: it may be an older copy of itself by now.
-    must_probe: bool,
+    position_file: PositionFile,
+    doubt: Doubt,
 }
 
 impl<'u> Shipping<'u> {
@@ -61,18 +47,11 @@ impl<'u> Shipping<'u> {
         Self {
             uploader,
             term,
-            sizes: VecDeque::new(),
-            snapshots: Vec::new(),
+            unacknowledged: Unacknowledged::default(),
+            snapshots: Snapshots::new(),
             merge: Merge::default(),
-            failures: 0,
-            last_snapshot: Instant::now(),
-            segments: 0,
-            asked_for_snapshot: false,
-            snapshot_commit: CommitNo(0),
-            position_saved: Instant::now(),
-            position_due: true,
-            sent: Instant::now(),
-            must_probe: false,
+            position_file: PositionFile::new(),
+            doubt: Doubt::new(),
         }
     }
 
@@ -92,7 +71,7 @@ impl<'u> Shipping<'u> {
             }
             match self.step().await {
                 Err(StepError::RolledBack(position)) => {
-                    self.failures += 1;
+                    self.doubt.failures += 1;
                     self.uploader.refuse(format!(
                         "{position}, which the bucket acknowledged, is not in it any more: it was rolled back, or is another one"
                     ));
@@ -102,8 +81,8 @@ impl<'u> Shipping<'u> {
                     self.pause().await;
                 }
                 Ok(event) => {
-                    if event.is_some() && self.failures > 0 {
-                        self.failures = 0;
+                    if event.is_some() && self.doubt.failures > 0 {
+                        self.doubt.failures = 0;
                         self.uploader.shared.update(|status| status.trouble = None);
                     }
                     if let Some(end) = self.apply(event) {
@@ -111,9 +90,8 @@ impl<'u> Shipping<'u> {
                     }
                 }
                 Err(StepError::Bucket(error)) => {
-                    self.must_probe = true;
-                    self.failures += 1;
-                    self.uploader.record_failure(self.failures, &error);
+                    self.doubt.fail();
+                    self.uploader.record_failure(self.doubt.failures, &error);
                     if self.uploader.shared.is_closing() {
                         // `close` waited as long as its caller wanted; what is left stays local.
                         return End::Closed;
@@ -127,13 +105,13 @@ impl<'u> Shipping<'u> {
     /// Makes the next request. In doubt, reads the object acknowledged last back first: in a bucket that was rolled back
     /// the next number would follow a gap that no restore gets over.
     async fn step(&mut self) -> Result<Option<Event>, StepError> {
-        if let (true, Some((position, _))) = (self.must_probe, self.term.durable()) {
+        if let (true, Some((position, _))) = (self.doubt.must_probe(), self.term.durable()) {
             let object = self.uploader.bucket.get_once(&layout::sequence(position.seq), None).await?;
             if object.is_none_or(|(object, _)| Digest::of(&object) != position.hash) {
                 return Err(StepError::RolledBack(position));
             }
         }
-        if std::mem::take(&mut self.must_probe) && matches!(self.uploader.shared.status().phase, Phase::Refused(_)) {
+        if self.doubt.resolve() && matches!(self.uploader.shared.status().phase, Phase::Refused(_)) {
             tracing::info!("the bucket holds again what it acknowledged");
             self.uploader.shared.update(|status| status.phase = Phase::Shipping);
         }
@@ -150,7 +128,7 @@ impl<'u> Shipping<'u> {
         // The interval spaces requests: a commit after a pause leaves at once.
         if self.uploader.shared.has_waiters()
             || self.term.durable().is_none()
-            || self.sent.elapsed() >= self.uploader.options.sync_interval
+            || self.doubt.sent().elapsed() >= self.uploader.options.sync_interval
             || bytes >= self.uploader.options.segment_bytes
             || self.term.pending() > 0
         {
@@ -162,9 +140,8 @@ impl<'u> Shipping<'u> {
         for item in self.uploader.shared.drain() {
             match item {
                 Item::Commit(commit) => {
-                    self.must_probe |= self.sent.elapsed() >= PROBE_AFTER;
-                    self.sent = Instant::now();
-                    self.sizes.push_back((commit.number, commit.size(), commit.time_ms));
+                    self.doubt.send();
+                    self.unacknowledged.push(&commit);
                     let commit = Commit { ops: coalesce(commit.ops), ..commit };
                     if self.uploader.options.merge_segments > 1 {
                         self.merge.waiting.push_back(commit.clone());
@@ -189,28 +166,25 @@ impl<'u> Shipping<'u> {
         match event? {
             Event::Durable { position, commit, .. } => {
                 assert!(self.merge.last.is_some(), "nothing is acknowledged before the term's base is durable");
-                let mut bytes = 0;
-                while let Some((_, size, _)) = self.sizes.pop_front_if(|(number, ..)| *number <= commit) {
-                    bytes += size;
-                }
-                self.uploader.shared.release(bytes, self.sizes.front().map(|(_, _, time_ms)| *time_ms));
-                self.segments += 1;
+                let bytes = self.unacknowledged.acknowledge(commit);
+                self.uploader.shared.release(bytes, self.unacknowledged.oldest_ms());
+                self.snapshots.count_segment();
                 self.uploader.shared.update(|status| {
                     invariant_acknowledgement(status, position, commit);
                     status.phase = Phase::Shipping;
                     status.durable = Some((position, commit));
                     status.trouble = None;
                 });
-                self.position_due = true;
-                self.save_position(false);
+                self.position_file.changed();
+                self.save_position();
                 self.merge_segments(position, commit);
                 self.send_snapshots(position, commit);
-                self.ask_for_snapshot(commit);
+                self.request_snapshot(commit);
                 None
             }
             Event::Based { position, commit } => {
                 self.merge.last = Some(position);
-                self.snapshot_commit = commit;
+                self.snapshots.based(commit);
                 self.uploader.shared.update(|status| status.snapshot = Some(position));
                 None
             }
@@ -224,51 +198,46 @@ impl<'u> Shipping<'u> {
     }
 
     /// Asks the writer for a snapshot when one is due.
-    fn ask_for_snapshot(&mut self, commit: CommitNo) {
-        let due = self.segments >= self.uploader.options.snapshot_segments
-            || (self.last_snapshot.elapsed() >= self.uploader.options.snapshot_interval
-                && commit > self.snapshot_commit);
-        if !due || self.asked_for_snapshot {
+    fn request_snapshot(&mut self, commit: CommitNo) {
+        if !self.snapshots.is_due(&self.uploader.options, commit) {
             return;
         }
         if let Some(jobs) = self.uploader.jobs.upgrade()
             && jobs.try_send(Job::Snapshot { done: None }).is_ok()
         {
-            self.asked_for_snapshot = true;
+            self.snapshots.requested();
         }
     }
 
     /// Seals and sends the snapshots of exactly this position.
     fn send_snapshots(&mut self, position: Position, commit: CommitNo) {
-        let (due, later) = std::mem::take(&mut self.snapshots).into_iter().partition(|image| image.commit <= commit);
-        self.snapshots = later;
-        let due: Vec<SnapshotImage> = due;
-        for mut image in due.into_iter().filter(|image| image.commit == commit) {
-            self.asked_for_snapshot = false;
-            self.last_snapshot = Instant::now();
-            self.segments = 0;
-            self.snapshot_commit = commit;
-            let (sealer, runtime) = (self.term.sealer(), tokio::runtime::Handle::current());
-            let (bucket, shared) = (self.uploader.bucket.clone(), Arc::clone(&self.uploader.shared));
-            tokio::task::spawn_blocking(move || {
-                let frame = match image.compress() {
-                    Ok(frame) => frame,
-                    Err(error) => {
-                        tracing::error!(%error, "the copy of the file could not be read");
-                        return;
-                    }
-                };
-                let mut rng: StdRng = rand::make_rng();
-                let sealed = sealer.snapshot(frame, image.file_len, position, commit, image.time_ms, &mut rng);
-                let key = layout::snapshot(position.seq, position.hash);
-                if runtime.block_on(send_beside(&bucket, &shared, &key, &sealed)) {
-                    shared.update(|status| status.snapshot = Some(position));
-                    if let Some(done) = image.done.take() {
-                        let _ = done.send(());
-                    }
-                }
-            });
+        for image in self.snapshots.take_at(commit) {
+            self.send_snapshot(image, position, commit);
         }
+    }
+
+    /// Seals and sends a copy of the file, beside the sequence.
+    fn send_snapshot(&self, mut image: SnapshotImage, position: Position, commit: CommitNo) {
+        let (sealer, runtime) = (self.term.sealer(), tokio::runtime::Handle::current());
+        let (bucket, shared) = (self.uploader.bucket.clone(), Arc::clone(&self.uploader.shared));
+        tokio::task::spawn_blocking(move || {
+            let frame = match image.compress() {
+                Ok(frame) => frame,
+                Err(error) => {
+                    tracing::error!(%error, "the copy of the file could not be read");
+                    return;
+                }
+            };
+            let mut rng: StdRng = rand::make_rng();
+            let sealed = sealer.snapshot(frame, image.file_len, position, commit, image.time_ms, &mut rng);
+            let key = layout::snapshot(position.seq, position.hash);
+            if runtime.block_on(send_beside(&bucket, &shared, &key, &sealed)) {
+                shared.update(|status| status.snapshot = Some(position));
+                if let Some(done) = image.done.take() {
+                    let _ = done.send(());
+                }
+            }
+        });
     }
 
     /// Collects the segments that were shipped, and sends them once more as one object when there are enough: a restore
@@ -297,14 +266,11 @@ impl<'u> Shipping<'u> {
         });
     }
 
-    /// Writes the position file when it is due, at most once a second unless `now`: it is a lower bound, and a sync of
-    /// the disk is not free.
-    fn save_position(&mut self, now: bool) {
-        if !self.position_due || (!now && self.position_saved.elapsed() < Duration::from_secs(1)) {
+    /// Writes the position file when it is due.
+    fn save_position(&mut self) {
+        if !self.position_file.take_due() {
             return;
         }
-        self.position_saved = Instant::now();
-        self.position_due = false;
         let (shared, path) = (Arc::clone(&self.uploader.shared), self.uploader.options.path.clone());
         tokio::task::spawn_blocking(move || {
             if let Err(error) = shared.save_position(&path) {
@@ -316,19 +282,18 @@ impl<'u> Shipping<'u> {
     /// Waits until something is due.
     async fn wait(&mut self) {
         let (_, oldest_ms) = self.uploader.shared.backlog();
-        let note_at = self.position_due.then(|| self.position_saved + Duration::from_secs(1));
-        let sync_at = oldest_ms.map(|_| self.sent + self.uploader.options.sync_interval);
-        let wake_at = [note_at, sync_at].into_iter().flatten().min();
+        let sync_at = oldest_ms.map(|_| self.doubt.sent() + self.uploader.options.sync_interval);
+        let wake_at = [self.position_file.next(), sync_at].into_iter().flatten().min();
         tokio::select! {
             () = self.uploader.shared.wake.notified() => {}
             () = async { sleep_until(wake_at.expect("guarded")).await }, if wake_at.is_some() => {}
         }
-        self.save_position(false);
+        self.save_position();
     }
 
     async fn pause(&self) {
         tokio::select! {
-            () = sleep(self.uploader.bucket.retry().backoff(self.failures)) => {}
+            () = sleep(self.uploader.bucket.retry().backoff(self.doubt.failures)) => {}
             () = self.uploader.shared.closed() => {}
         }
     }
