@@ -13,7 +13,8 @@
 //! - [`convert`]: between a KeyEpoch, which people read, and the plan, which the protocol computes with
 //! - [`names`], [`labels`]: names of objects, labels and finalizers
 //! - [`record`]: the ConfigMap `<cluster>-record`
-//! - [`node_config`], [`retention_config`]: the files that the operator renders and a node, or the retention job, reads
+//! - [`node_config`], [`retention_config`]: the files that the operator renders and a node, or the retention job, reads;
+//!   [`config_file`]: what they have in common
 //! - [`patterns`]: the `*` patterns of access rules
 //! - [`generate`]: the checked-in YAML and `docs/kinds.md`
 
@@ -23,6 +24,7 @@
 
 pub mod cluster;
 pub mod conditions;
+pub mod config_file;
 pub mod convert;
 pub mod epoch;
 pub mod generate;

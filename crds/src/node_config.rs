@@ -5,9 +5,11 @@
 
 use std::path::PathBuf;
 
-use crate::cluster::{KeyEncryption, Replication};
-use crate::values::ClusterId;
 use serde::{Deserialize, Serialize};
+
+use crate::cluster::{KeyEncryption, Replication};
+use crate::config_file::{self, ConfigFileError, LogFormat, Versioned};
+use crate::values::ClusterId;
 
 /// The format that this release writes and reads.
 pub const FORMAT: u32 = 1;
@@ -70,63 +72,34 @@ pub struct NodeConfig {
     pub second_home: Option<PathBuf>,
 }
 
-/// Format of log lines.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum LogFormat {
-    /// One JSON object a line.
-    #[default]
-    Json,
-    /// For people.
-    Text,
-}
-
-/// Problem of a configuration file.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum NodeConfigError {
-    /// Not the YAML that is wanted: the message names line and key, and what is allowed there.
-    #[error("the configuration: {0}")]
-    Yaml(#[from] serde_yaml::Error),
-    /// Another release wrote it.
-    #[error(
-        "the configuration: format {0} is not known to this release, which reads {FORMAT}: run the image that fits"
-    )]
-    Format(u32),
-    /// A value makes no sense.
-    #[error("the configuration: {at}: {what}")]
-    Value {
-        /// The key.
-        at: &'static str,
-        /// Problem, and the right value.
-        what: &'static str,
-    },
+impl Versioned for NodeConfig {
+    fn format(&self) -> u32 {
+        self.format
+    }
 }
 
 impl NodeConfig {
     /// Reads a file's text.
     ///
     /// # Errors
-    /// What is wrong, and where.
-    pub fn parse(text: &str) -> Result<Self, NodeConfigError> {
-        let config: Self = serde_yaml::from_str(text)?;
-        if config.format != FORMAT {
-            return Err(NodeConfigError::Format(config.format));
-        }
-        let fault = |at, what| Err(NodeConfigError::Value { at, what });
+    /// [`ConfigFileError`] names the key that is wrong.
+    pub fn parse(text: &str) -> Result<Self, ConfigFileError> {
+        let config: Self = config_file::parse(text, FORMAT)?;
         if config.index == 0 {
-            return fault("index", "must be at least 1; a share at 0 would be the key itself");
+            let what = "must be at least 1; a share at 0 would be the key itself";
+            return Err(ConfigFileError::Value { at: "index", what });
         }
         if !config.state_folder.is_absolute() {
-            return fault("stateFolder", "must be an absolute path, or a restart elsewhere would begin with nothing");
+            let what = "must be an absolute path, or a restart elsewhere would begin with nothing";
+            return Err(ConfigFileError::Value { at: "stateFolder", what });
         }
         Ok(config)
     }
 
-    /// The file's text: [`NodeConfig::parse`] gives the configuration back.
+    /// Writes the file's text: [`NodeConfig::parse`] gives the configuration back.
     #[must_use]
     pub fn render(&self) -> String {
-        serde_yaml::to_string(self).expect("a configuration is plain data")
+        config_file::render(self)
     }
 }
 
@@ -134,21 +107,7 @@ impl NodeConfig {
 mod tests {
     use super::*;
 
-    const GOOD: &str = "
-format: 1
-cluster: keys
-namespace: prod
-clusterId: 000102030405060708090a0b0c0d0e0f
-index: 2
-host: keys-2.keys-nodes.prod.svc
-operator: system:serviceaccount:keyfleet-system:keyfleet-operator
-stateFolder: /var/lib/keyfleet
-roundPort: 7400
-kmsPort: 7443
-httpPort: 9090
-keyEncryption: {active: {id: one, env: {name: KEK}}}
-log: info
-";
+    const GOOD: &str = include_str!("../tests/data/node.yaml");
 
     #[test]
     fn a_configuration_survives_being_written_and_read() {
@@ -169,8 +128,8 @@ log: info
             (GOOD.replace("index: 2\n", ""), "missing field `index`"),
         ];
         for (text, says) in cases {
-            let fault = NodeConfig::parse(&text).err().map(|fault| fault.to_string()).unwrap_or_default();
-            assert!(fault.contains(says), "expected `{says}`, got `{fault}`");
+            let error = NodeConfig::parse(&text).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains(says), "expected `{says}`, got `{error}`");
         }
     }
 }

@@ -1,11 +1,11 @@
 //! The retention job's configuration: one strict YAML file. The operator renders it, `keyfleet-node retain` parses it, and
 //! this is the one type of both. It names no key: who deletes can open nothing.
 
-use crate::cluster::storage::S3;
-use crate::values::ClusterId;
 use serde::{Deserialize, Serialize};
 
-use crate::node_config::{LogFormat, NodeConfigError};
+use crate::cluster::storage::S3;
+use crate::config_file::{self, ConfigFileError, LogFormat, Versioned};
+use crate::values::ClusterId;
 
 /// The format that this release writes and reads.
 pub const FORMAT: u32 = 1;
@@ -31,27 +31,30 @@ pub struct RetentionConfig {
     pub log_format: LogFormat,
 }
 
+impl Versioned for RetentionConfig {
+    fn format(&self) -> u32 {
+        self.format
+    }
+}
+
 impl RetentionConfig {
     /// Reads a file's text.
     ///
     /// # Errors
-    /// What is wrong, and where.
-    pub fn parse(text: &str) -> Result<Self, NodeConfigError> {
-        let config: Self = serde_yaml::from_str(text)?;
-        if config.format != FORMAT {
-            return Err(NodeConfigError::Format(config.format));
-        }
+    /// [`ConfigFileError`] names the key that is wrong.
+    pub fn parse(text: &str) -> Result<Self, ConfigFileError> {
+        let config: Self = config_file::parse(text, FORMAT)?;
         if config.grace_hours == 0 {
             let what = "must be at least 1: a writer that was idle trusts objects for minutes before it looks again";
-            return Err(NodeConfigError::Value { at: "graceHours", what });
+            return Err(ConfigFileError::Value { at: "graceHours", what });
         }
         Ok(config)
     }
 
-    /// The file's text: [`RetentionConfig::parse`] gives the configuration back.
+    /// Writes the file's text: [`RetentionConfig::parse`] gives the configuration back.
     #[must_use]
     pub fn render(&self) -> String {
-        serde_yaml::to_string(self).expect("a configuration is plain data")
+        config_file::render(self)
     }
 }
 
@@ -82,8 +85,8 @@ log: info
             (GOOD.replace("bucket: fleets, ", ""), "missing field `bucket`"),
         ];
         for (text, says) in cases {
-            let fault = RetentionConfig::parse(&text).err().map(|fault| fault.to_string()).unwrap_or_default();
-            assert!(fault.contains(says), "expected `{says}`, got `{fault}`");
+            let error = RetentionConfig::parse(&text).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains(says), "expected `{says}`, got `{error}`");
         }
     }
 }

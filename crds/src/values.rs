@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 /// A text that is not the hexadecimal value it should be.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{what} is {expected} lower-case hexadecimal digits, this is {found:?}")]
-pub struct NotHex {
+pub struct HexError {
     what: &'static str,
     expected: usize,
     found: String,
 }
 
-fn decode<const N: usize>(what: &'static str, text: &str) -> Result<[u8; N], NotHex> {
-    let refuse = || NotHex { what, expected: 2 * N, found: text.chars().take(2 * N + 8).collect() };
+fn decode<const N: usize>(what: &'static str, text: &str) -> Result<[u8; N], HexError> {
+    let refuse = || HexError { what, expected: 2 * N, found: text.chars().take(2 * N + 8).collect() };
     let digits = text.as_bytes();
     if digits.len() != 2 * N {
         return Err(refuse());
@@ -57,17 +57,17 @@ macro_rules! hex_value {
         }
 
         impl FromStr for $name {
-            type Err = NotHex;
+            type Err = HexError;
 
-            fn from_str(text: &str) -> Result<Self, NotHex> {
+            fn from_str(text: &str) -> Result<Self, HexError> {
                 decode($what, text).map(Self)
             }
         }
 
         impl TryFrom<String> for $name {
-            type Error = NotHex;
+            type Error = HexError;
 
-            fn try_from(text: String) -> Result<Self, NotHex> {
+            fn try_from(text: String) -> Result<Self, HexError> {
                 text.parse()
             }
         }

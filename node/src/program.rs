@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use keyfleet_crds::node_config::LogFormat;
+use keyfleet_crds::config_file::LogFormat;
 use keyfleet_crds::retention_config::RetentionConfig;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;

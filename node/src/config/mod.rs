@@ -7,7 +7,8 @@
 use std::path::{Path, PathBuf};
 
 use keyfleet_crds::cluster::keys;
-use keyfleet_crds::node_config::{KEK_FOLDER, NodeConfig, NodeConfigError};
+use keyfleet_crds::config_file::ConfigFileError;
+use keyfleet_crds::node_config::{KEK_FOLDER, NodeConfig};
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
 use zeroize::Zeroizing;
 
@@ -56,7 +57,7 @@ pub enum ConfigError {
     },
     /// The text is not a configuration.
     #[error(transparent)]
-    File(#[from] NodeConfigError),
+    File(#[from] ConfigFileError),
     /// A value makes no sense.
     #[error("the configuration: {at}: {what}")]
     Value {
@@ -208,21 +209,7 @@ impl KeySource {
 mod tests {
     use super::*;
 
-    const GOOD: &str = "
-format: 1
-cluster: keys
-namespace: prod
-clusterId: 000102030405060708090a0b0c0d0e0f
-index: 2
-host: keys-2.keys-nodes.prod.svc
-operator: system:serviceaccount:keyfleet-system:keyfleet-operator
-stateFolder: /var/lib/keyfleet
-roundPort: 7400
-kmsPort: 7443
-httpPort: 9090
-keyEncryption: {active: {id: one, env: {name: KEK}}}
-log: info
-";
+    const GOOD: &str = include_str!("../../../crds/tests/data/node.yaml");
 
     /// seed: 003-19, 003-24, 003-26
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyfleet_crds::cluster::storage::S3;
-use keyfleet_crds::node_config::LogFormat;
+use keyfleet_crds::config_file::LogFormat;
 use keyfleet_crds::retention_config::{FORMAT, RetentionConfig};
 use keyfleet_crds::values::ClusterId;
 use keyfleet_litestream::bucket::{Location, StaticCredentials};

@@ -3,7 +3,8 @@
 use k8s_openapi::api::core::v1::ConfigMap;
 use keyfleet_api::wire;
 use keyfleet_crds::cluster::Replication;
-use keyfleet_crds::node_config::{FORMAT, LogFormat, NodeConfig};
+use keyfleet_crds::config_file::LogFormat;
+use keyfleet_crds::node_config::{FORMAT, NodeConfig};
 use keyfleet_crds::{KmsNode, names};
 use sha2::{Digest, Sha256};
 

@@ -11,7 +11,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use keyfleet_crds::cluster::Replication;
 use keyfleet_crds::cluster::storage::ReplicaRetention;
-use keyfleet_crds::node_config::{LogFormat, S3_CA_FOLDER};
+use keyfleet_crds::config_file::LogFormat;
+use keyfleet_crds::node_config::S3_CA_FOLDER;
 use keyfleet_crds::retention_config::{FILE, FORMAT, RetentionConfig};
 use keyfleet_crds::{labels, names};
 
