@@ -15,7 +15,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
 use keyfleet_crds::KmsCluster;
-use keyfleet_test_fleet::serving::{FetchedKeys, Fleet, ISSUER, KeySource};
+use keyfleet_test_fleet::serving::{FetchedKeys, Fleet, ISSUER, IssuerError, KeySource};
 use kube::api::PostParams;
 use kube::{Api, Client};
 use serde::Serialize;
@@ -28,9 +28,9 @@ struct Published(Client);
 
 #[async_trait]
 impl KeySource for Published {
-    async fn fetch(&self, _: &str) -> Result<FetchedKeys, String> {
+    async fn fetch(&self, _: &str) -> Result<FetchedKeys, IssuerError> {
         let request = http::Request::get("/openid/v1/jwks").body(Vec::new()).unwrap();
-        let keys = self.0.request_text(request).await.map_err(|error| error.to_string())?;
+        let keys = self.0.request_text(request).await.unwrap();
         Ok(FetchedKeys { issuer: ISSUER.to_owned(), keys: serde_json::from_str(&keys).unwrap() })
     }
 }

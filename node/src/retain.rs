@@ -37,12 +37,12 @@ pub enum RetainError {
         error: BucketError,
     },
     /// Some replicas; the others were swept.
-    #[error("{} of {all} replicas were not swept: {}", .faults.len(), .faults.join("; "))]
+    #[error("{} of {all} replicas were not swept: {}", .errors.len(), .errors.join("; "))]
     Replicas {
         /// Number of all replicas.
         all: usize,
         /// Each node's index and what went wrong.
-        faults: Vec<String>,
+        errors: Vec<String>,
     },
 }
 
@@ -72,7 +72,7 @@ pub async fn run_at(folder: &Location, grace_hours: u32) -> Result<Retained, Ret
     if nodes.is_empty() {
         tracing::info!(place = %folder, "there is no replica yet, so nothing is deleted");
     }
-    let (mut retained, mut faults) = (Retained::default(), Vec::new());
+    let (mut retained, mut errors) = (Retained::default(), Vec::new());
     for node in &nodes {
         let own = Location { prefix: format!("{}/{node}", folder.prefix), ..folder.clone() };
         let bucket = Bucket::connect(own, RetryPolicy::default()).await;
@@ -90,11 +90,11 @@ pub async fn run_at(folder: &Location, grace_hours: u32) -> Result<Retained, Ret
                     SweepError::Bucket(error) => advice(error),
                     _ => "",
                 };
-                faults.push(format!("node {node}: {error}{advice}"));
+                errors.push(format!("node {node}: {error}{advice}"));
             }
         }
     }
-    if faults.is_empty() { Ok(retained) } else { Err(RetainError::Replicas { all: nodes.len(), faults }) }
+    if errors.is_empty() { Ok(retained) } else { Err(RetainError::Replicas { all: nodes.len(), errors }) }
 }
 
 /// Nothing older than what the newest snapshots need is wanted: a node comes back as of its newest acknowledged commit, and

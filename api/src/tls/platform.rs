@@ -236,8 +236,8 @@ mod tests {
             ((good.0.replace('M', "N"), good.1.clone()), "tls.crt: "),
         ];
         for (of, says) in cases {
-            let fault = read(&of).err().map(|fault| fault.to_string()).unwrap_or_default();
-            assert!(fault.contains(says), "expected `{says}`, got `{fault}`");
+            let error = read(&of).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains(says), "expected `{says}`, got `{error}`");
         }
     }
 
@@ -246,9 +246,9 @@ mod tests {
         for pem in ["", "nonsense", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"] {
             assert!(Authorities::read(pem.as_bytes()).is_err(), "`{pem}` was taken for authorities");
         }
-        let faults = [Vec::new(), vec!["not a name!".to_owned()]].map(|names| {
+        let refused = [Vec::new(), vec!["not a name!".to_owned()]].map(|names| {
             Connector::of_authorities(&Authorities::read(authority().pem().as_bytes()).unwrap(), &names).is_err()
         });
-        assert_eq!(faults, [true, true], "a certificate for no name would be one for all");
+        assert_eq!(refused, [true, true], "a certificate for no name would be one for all");
     }
 }

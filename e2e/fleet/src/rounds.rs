@@ -119,7 +119,7 @@ impl TestNode {
             self.driver = None;
             self.heard.clear();
             let started =
-                self.try_start().await.unwrap_or_else(|fault| panic!("{} does not start: {fault}", self.index));
+                self.try_start().await.unwrap_or_else(|error| panic!("{} does not start: {error}", self.index));
             let mut driver = Driver::new(started);
             let countdown = self.dies_after.clone();
             let published = driver.persister().published();
@@ -143,7 +143,7 @@ impl TestNode {
                     return;
                 }
                 Err(PersistError::Stopped(step)) => self.died_at.push(step),
-                Err(fault) => panic!("{}: {fault}", self.index),
+                Err(error) => panic!("{}: {error}", self.index),
             }
         }
     }

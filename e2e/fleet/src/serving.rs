@@ -22,7 +22,7 @@ use keyfleet_node::grpc::kms::KmsApi;
 use keyfleet_node::grpc::transport;
 use keyfleet_node::round::Input;
 use keyfleet_node::runtime::{Addresses, Node, Options};
-pub use keyfleet_node::serving::{FetchedKeys, KeySource};
+pub use keyfleet_node::serving::{FetchedKeys, IssuerError, KeySource};
 use keyfleet_node::serving::{Service, Tokens as Checked};
 use keyfleet_threshold::curve::G1;
 use keyfleet_threshold::identifiers::NodeIndex;
@@ -57,7 +57,7 @@ struct Issuer;
 
 #[async_trait]
 impl KeySource for Issuer {
-    async fn fetch(&self, _: &str) -> Result<FetchedKeys, String> {
+    async fn fetch(&self, _: &str) -> Result<FetchedKeys, IssuerError> {
         let mut jwk = Jwk::from_encoding_key(&signing_key(), Algorithm::EdDSA).unwrap();
         jwk.common.key_id = Some("key".to_owned());
         Ok(FetchedKeys { issuer: ISSUER.to_owned(), keys: JwkSet { keys: vec![jwk] } })

@@ -182,9 +182,9 @@ fn put<K: Resource<DynamicType = ()>>(all: &mut Objects<K>, object: DeserializeG
             all.insert(object.name_any(), object);
             true
         }
-        Err(fault) => {
-            let name = fault.metadata.name.unwrap_or_default();
-            tracing::warn!(kind = %K::kind(&()), name, error = fault.error, "an object is not understood by this release");
+        Err(error) => {
+            let name = error.metadata.name.unwrap_or_default();
+            tracing::warn!(kind = %K::kind(&()), name, error = error.error, "an object is not understood by this release");
             false
         }
     }

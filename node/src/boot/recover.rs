@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::node::report::ProblemAbout;
+use keyfleet_threshold::identifiers::EpochNumber;
 use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::round::{Participant, RestoreError, SecretName};
 use zeroize::Zeroizing;
@@ -43,6 +44,17 @@ pub enum StartError {
     /// The stored state is not one.
     #[error(transparent)]
     State(#[from] RestoreError),
+    /// The disk is at fault: two rows that were written together do not fit together.
+    #[error(
+        "the state file contradicts itself: the participant's state used epoch {used}, its inventory of keys ends at {highest}; \
+        restore the volume from a backup, or replace this node"
+    )]
+    Contradiction {
+        /// Highest epoch number of the participant's state.
+        used: EpochNumber,
+        /// Highest epoch number of the inventory.
+        highest: EpochNumber,
+    },
     /// Neither key store has a key without which the node is not itself.
     #[error(
         "SealKeysLost: the state file is here, but `{0}` is in neither key store; restore the seal Secret or the volume's \
@@ -86,8 +98,8 @@ pub async fn start(parts: Parts) -> Result<Started, StartError> {
         }
         make_first_keys(&mut key_stores).await?;
     }
-    let key = |name| key_stores.key(name).cloned().ok_or(StartError::KeyLost(name));
-    let (identity, node_key) = (key(KeyName::Identity)?, key(KeyName::Node)?);
+    let identity = own_key(&key_stores, KeyName::Identity)?;
+    let node_key = own_key(&key_stores, KeyName::Node)?;
     let identity = IdentitySecretKey::from_seed(identity.expose());
     let public = identity.public();
     let (participant, outputs) = match (store.participant(&node_key)?, &inventory) {
@@ -96,7 +108,9 @@ pub async fn start(parts: Parts) -> Result<Started, StartError> {
             if !lost.is_empty() {
                 findings.push(Finding::SealKeysLost(lost));
             }
-            Participant::restore(identity, &state, secrets)?
+            let restored = Participant::restore(identity, &state, secrets)?;
+            check_covered(inventory, &restored.0)?;
+            restored
         }
         _ => Participant::new(cluster, index, identity, &mut rand::rng()),
     };
@@ -109,6 +123,19 @@ pub async fn start(parts: Parts) -> Result<Started, StartError> {
     let persister = Persister::new(key_stores, store, parts.bundles, inventory, outbox, node_key);
     persister.serve(&participant);
     Ok(Started { participant, identity: public, persister, outputs, findings, restored })
+}
+
+fn own_key(key_stores: &KeyStores, name: KeyName) -> Result<KeyMaterial, StartError> {
+    key_stores.key(name).cloned().ok_or(StartError::KeyLost(name))
+}
+
+/// Checks after the load that the inventory covers the state: the counterpart of `KeyInventory::invariant_covers`.
+fn check_covered(inventory: &KeyInventory, participant: &Participant) -> Result<(), StartError> {
+    let state = participant.state();
+    if inventory.covers(state) {
+        return Ok(());
+    }
+    Err(StartError::Contradiction { used: state.highest, highest: EpochNumber(inventory.highest_epoch) })
 }
 
 fn read_inventory(store: &Store, found: &Found) -> Result<Option<KeyInventory>, StartError> {

@@ -68,14 +68,14 @@ impl Readers {
         }
         let access = self.access.borrow().clone();
         let caller = self.tokens.check(token, &access.issuer_names(), access.max_token_seconds.into(), now).await;
-        let caller = caller.map_err(|fault| Status::unauthenticated(fault.to_string()))?;
+        let caller = caller.map_err(|error| Status::unauthenticated(error.to_string()))?;
         if access.allows(&caller.issuer, &caller.subject, access::Request::Observe) {
             return Ok(());
         }
         let (subject, issuer) = (caller.subject, caller.issuer);
         Err(Status::permission_denied(format!(
-            "`{subject}` of issuer `{issuer}` is not the operator, and no rule lets it read rounds; a rule in \
-             spec.access.rules with the verb Observe would"
+            "`{subject}` of issuer `{issuer}` may not read rounds: add a rule with the verb Observe to spec.access.rules of the \
+             KmsCluster"
         )))
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use keyfleet_threshold::identifiers::{EpochNumber, PrekeySetNumber};
+use keyfleet_threshold::round::PersistentState;
 
 use crate::seal::{Fingerprint, KeyName};
 
@@ -48,6 +49,25 @@ impl KeyInventory {
     pub(crate) fn invariant_numbers_rise_from(&self, before: &Self) {
         assert!(self.highest_epoch >= before.highest_epoch, "the highest epoch number would fall");
         assert!(self.highest_set >= before.highest_set, "the highest prekey set number would fall");
+    }
+
+    /// Returns true when the highest numbers cover those that a participant's state has used. Both are rows of one transaction.
+    #[must_use]
+    pub(crate) fn covers(&self, state: &PersistentState) -> bool {
+        self.highest_epoch >= state.highest.0 && self.highest_set >= state.next_set.0.saturating_sub(1)
+    }
+
+    /// Checks before a write that the inventory covers the state that is written with it. A start checks the same after the load,
+    /// as an error.
+    ///
+    /// # Panics
+    /// When the state used a number above the inventory's highest.
+    pub(crate) fn invariant_covers(&self, state: &PersistentState) {
+        assert!(
+            self.covers(state),
+            "the state uses epoch {} or a prekey set above the inventory's highest",
+            state.highest
+        );
     }
 
     /// Version (1 byte), u64 highest epoch, u64 highest set, u32 count, then per key: u8 length, name, 16 bytes.

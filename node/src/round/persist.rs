@@ -20,13 +20,13 @@ use std::sync::Arc;
 use keyfleet_litestream::Position;
 use keyfleet_threshold::identifiers::Digest;
 use keyfleet_threshold::identity::IdentitySecretKey;
-use keyfleet_threshold::round::{Attempt, Body, Outputs, Participant, SecretName};
+use keyfleet_threshold::round::{Body, Outputs, Participant, SecretName};
 use tokio::sync::watch;
 
 use crate::keystores::decision::Finding;
 use crate::keystores::inventory::KeyInventory;
 use crate::keystores::{KeyStores, KeyStoresError};
-use crate::seal::{KeyMaterial, KeyName};
+use crate::seal::{Fingerprint, KeyMaterial, KeyName};
 use crate::store::bundles::BundleFile;
 use crate::store::{Outbox, RoundCommit, Store, StoreError};
 
@@ -244,6 +244,7 @@ impl Persister {
     ) -> Result<(), PersistError> {
         let inventory = self.next_inventory(participant);
         inventory.invariant_numbers_rise_from(&self.inventory);
+        inventory.invariant_covers(participant.state());
         let live = participant.state().live_secrets();
         let shares = outputs.create.iter().filter_map(|name| {
             let SecretName::Share(epoch) = *name else { return None };
@@ -310,8 +311,9 @@ impl Persister {
 
     async fn destroy(&mut self, participant: &Participant, outputs: &Outputs) -> Result<(), PersistError> {
         // What an earlier life left above the inventory is overtaken by now.
-        let overtaken = |name: &KeyName| !self.inventory.live.contains_key(name) && !self.inventory.is_above(*name);
-        let mut dead: BTreeSet<_> = self.key_stores.names().filter(overtaken).collect();
+        let names = self.key_stores.names();
+        let overtaken = names.filter(|name| !self.inventory.live.contains_key(name) && !self.inventory.is_above(*name));
+        let mut dead: BTreeSet<_> = overtaken.collect();
         let live = participant.state().live_secrets();
         dead.extend(outputs.destroy.iter().filter(|name| !live.contains(name)).map(|name| KeyName::from(*name)));
         self.key_stores.destroy(&dead).await?;
@@ -324,36 +326,42 @@ impl Persister {
 
     /// The keys that outputs create. A share's is the data key of its epoch.
     fn new_keys(&self, participant: &Participant, outputs: &Outputs) -> Vec<(KeyName, KeyMaterial)> {
-        let key = |name: &SecretName| {
-            // Created and destroyed in one step: it never has to be durable.
-            let secret = participant.expose(*name)?;
-            let key = match name {
-                SecretName::Share(epoch) => {
-                    let known = self.key_stores.key(KeyName::Data(*epoch)).cloned();
-                    known.unwrap_or_else(|| KeyMaterial::random(&mut rand::rng()))
-                }
-                SecretName::Prekeys(_) | SecretName::DealerSeed(_) => KeyMaterial::new(*secret),
-            };
-            Some((KeyName::from(*name), key))
-        };
-        outputs.create.iter().filter_map(key).collect()
+        outputs
+            .create
+            .iter()
+            .filter_map(|name| Some((KeyName::from(*name), self.new_key(participant, *name)?)))
+            .collect()
+    }
+
+    /// Returns the key of a new secret; `None` for one that was created and destroyed in one step, and never has to be durable.
+    fn new_key(&self, participant: &Participant, name: SecretName) -> Option<KeyMaterial> {
+        let secret = participant.expose(name)?;
+        Some(match name {
+            SecretName::Share(epoch) => {
+                let known = self.key_stores.key(KeyName::Data(epoch)).cloned();
+                known.unwrap_or_else(|| KeyMaterial::random(&mut rand::rng()))
+            }
+            SecretName::Prekeys(_) | SecretName::DealerSeed(_) => KeyMaterial::new(*secret),
+        })
     }
 
     fn next_inventory(&self, participant: &Participant) -> KeyInventory {
         let state = participant.state();
         let names = [KeyName::Identity, KeyName::Node].into_iter();
         let names = names.chain(state.live_secrets().into_iter().map(KeyName::from));
-        let fingerprint = |name: KeyName| {
-            let held = self.key_stores.key(name).map(|key| key.fingerprint(name));
-            // A key that was lost stays named, so that it is taken up again should a backup bring it back.
-            Some((name, held.or_else(|| self.inventory.live.get(&name).copied())?))
-        };
-        let live: BTreeMap<_, _> = names.filter_map(fingerprint).collect();
+        let live: BTreeMap<_, _> = names.filter_map(|name| Some((name, self.fingerprint(name)?))).collect();
         KeyInventory {
             live,
             highest_epoch: self.inventory.highest_epoch.max(state.highest.0),
             highest_set: self.inventory.highest_set.max(state.next_set.0.saturating_sub(1)),
         }
+    }
+
+    /// Returns the fingerprint of a key. A key that was lost keeps the one of the inventory, so that it is taken up again should a
+    /// backup bring it back.
+    fn fingerprint(&self, name: KeyName) -> Option<Fingerprint> {
+        let held = self.key_stores.key(name).map(|key| key.fingerprint(name));
+        held.or_else(|| self.inventory.live.get(&name).copied())
     }
 
     /// Notes that a step is done, in its order.
@@ -406,7 +414,7 @@ fn raises_floor(body: &Body) -> bool {
 /// attempts.
 fn still_named(participant: &Participant) -> (BTreeSet<Digest>, BTreeSet<Digest>) {
     let attempts = participant.state().attempts.values().filter(|attempt| !attempt.erased);
-    let sets =
-        |attempt: &Attempt| attempt.plan.receivers.iter().map(|receiver| receiver.prekey_digest).collect::<Vec<_>>();
-    (attempts.clone().map(|attempt| attempt.plan.digest()).collect(), attempts.flat_map(sets).collect())
+    let receivers = attempts.clone().flat_map(|attempt| &attempt.plan.receivers);
+    let sets = receivers.map(|receiver| receiver.prekey_digest).collect();
+    (attempts.map(|attempt| attempt.plan.digest()).collect(), sets)
 }

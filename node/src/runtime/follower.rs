@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyfleet_api::channel;
-use keyfleet_api::round_reader::{FETCH_TIMEOUT, Fetched, Heard, RoundReader, fetch_requests};
-use keyfleet_api::tls::{Connector, Pins};
+use keyfleet_api::round_reader::{FETCH_TIMEOUT, Fetched, Heard, ReportError, RoundReader, fetch_requests};
+use keyfleet_api::tls::{CertificateError, Connector, Pins};
 use keyfleet_api::v1::round_client::RoundClient;
 use keyfleet_threshold::feed::{Input, Turns};
 use keyfleet_threshold::identifiers::{ClusterId, Digest, NodeIndex};
@@ -66,6 +66,32 @@ impl Drop for Follower {
     }
 }
 
+/// Why the stream of a peer ended. It is opened again after a pause.
+#[derive(Debug, thiserror::Error)]
+enum FollowError {
+    /// The operator has not pinned the peer yet.
+    #[error("the peer is not pinned yet")]
+    NotPinned,
+    /// This node's own certificate cannot be made.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// The peer is away, or its address is wrong.
+    #[error("{0:?}")]
+    Connect(#[from] tonic::transport::Error),
+    /// The peer refused, or went away.
+    #[error(transparent)]
+    Status(#[from] tonic::Status),
+    /// The peer closed the stream.
+    #[error("the peer closed the stream")]
+    Closed,
+    /// The peer is at fault: its report is not its own.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    /// This node stops.
+    #[error("this node stops")]
+    Stopping,
+}
+
 async fn follow(
     me: Me,
     peer: NodeIndex,
@@ -78,8 +104,8 @@ async fn follow(
     let (mut reader, mut pause) = (None, PAUSE);
     loop {
         let before = reader.as_ref().map_or(0, RoundReader::position);
-        if let Err(reason) = once(&me, peer, &address, &peers, &facts, &wanted, &mut reader).await {
-            tracing::debug!(%peer, reason, "the stream ended");
+        if let Err(error) = read_stream(&me, peer, &address, &peers, &facts, &wanted, &mut reader).await {
+            tracing::debug!(%peer, %error, "the stream ended");
         }
         let read = reader.as_ref().map_or(0, RoundReader::position);
         pause = if read > before { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
@@ -87,7 +113,8 @@ async fn follow(
     }
 }
 
-async fn once(
+/// Reads one stream of a peer until it ends, and fetches what is wanted by digest beside it.
+async fn read_stream(
     me: &Me,
     peer: NodeIndex,
     address: &str,
@@ -95,17 +122,17 @@ async fn once(
     facts: &mpsc::Sender<Input>,
     wanted: &watch::Receiver<Vec<Want>>,
     reader: &mut Option<RoundReader>,
-) -> Result<(), String> {
-    let pin = me.pins.get(peer).ok_or("it is not pinned")?;
-    let connector = Connector::new(Some(&me.identity), pin).map_err(|fault| fault.to_string())?;
-    let channel = channel::connect(address.to_owned(), connector).await.map_err(|error| format!("{error:?}"))?;
+) -> Result<(), FollowError> {
+    let pin = me.pins.get(peer).ok_or(FollowError::NotPinned)?;
+    let connector = Connector::new(Some(&me.identity), pin)?;
+    let channel = channel::connect(address.to_owned(), connector).await?;
     reader.take_if(|reader| *reader.pin() != pin);
     let reader = reader.get_or_insert_with(|| RoundReader::new(me.cluster, peer, pin));
     let mut stream = match RoundClient::new(channel.clone()).follow(reader.request(&[])).await {
         Ok(stream) => stream.into_inner(),
         Err(status) => {
             reader.refused(&status);
-            return Err(status.to_string());
+            return Err(status.into());
         }
     };
     let mut wanted = wanted.clone();
@@ -115,13 +142,12 @@ async fn once(
         let next = turns.next_ms().map_or(opened, |next_ms| opened + Duration::from_millis(next_ms));
         tokio::select! {
             item = stream.message() => {
-                let item = item.map_err(|status| status.to_string())?.ok_or("it closed the stream")?;
-                let heard = reader.take(item).map_err(|error| error.to_string())?;
-                let Some(Heard::Row { blob, .. }) = heard else { continue };
-                facts.send(Input::Blob(blob)).await.map_err(|_| "this node stops")?;
+                let item = item?.ok_or(FollowError::Closed)?;
+                let Some(Heard::Row { blob, .. }) = reader.take(item)? else { continue };
+                facts.send(Input::Blob(blob)).await.map_err(|_| FollowError::Stopping)?;
             }
             changed = wanted.changed() => {
-                changed.map_err(|_| "this node stops")?;
+                changed.map_err(|_| FollowError::Stopping)?;
                 let now = wanted.borrow_and_update().clone();
                 let peers = peers.borrow().keys().copied().collect();
                 turns.want(&now, &peers, ms_since(opened));
@@ -138,13 +164,13 @@ fn ms_since(opened: Instant) -> u64 {
     u64::try_from(opened.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-async fn fetch(me: &Me, channel: &Channel, wanted: &[Digest], facts: &mpsc::Sender<Input>) -> Result<(), String> {
+async fn fetch(me: &Me, channel: &Channel, wanted: &[Digest], facts: &mpsc::Sender<Input>) -> Result<(), FollowError> {
     for request in fetch_requests(me.cluster, wanted) {
         let mut request = tonic::Request::new(request);
         request.set_timeout(FETCH_TIMEOUT);
-        let mut found = Fetched::ask(channel, request).await.map_err(|status| status.to_string())?;
-        while let Some(blob) = found.next().await.map_err(|status| status.to_string())? {
-            facts.send(Input::Blob(blob)).await.map_err(|_| "this node stops")?;
+        let mut found = Fetched::ask(channel, request).await?;
+        while let Some(blob) = found.next().await? {
+            facts.send(Input::Blob(blob)).await.map_err(|_| FollowError::Stopping)?;
         }
     }
     Ok(())

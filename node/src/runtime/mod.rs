@@ -212,8 +212,8 @@ async fn drive(
     let mut compare = tokio::time::interval(COMPARE);
     compare.reset();
     let mut pause = RETRY;
-    while let Err(fault) = driver.settle().await {
-        tracing::warn!(%fault, "what the start owes is not durable yet");
+    while let Err(error) = driver.settle().await {
+        tracing::warn!(%error, "what the start owes is not durable yet");
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RETRY_MAX);
     }
@@ -226,8 +226,8 @@ async fn drive(
                 return;
             },
             _ = compare.tick() => {
-                if let Err(fault) = driver.compare().await {
-                    tracing::warn!(%fault, "the key stores could not be compared");
+                if let Err(error) = driver.compare().await {
+                    tracing::warn!(%error, "the key stores could not be compared");
                 }
                 continue;
             }
@@ -236,8 +236,8 @@ async fn drive(
         let errors = loop {
             match driver.feed_all(&inputs).await {
                 Ok(errors) => break errors,
-                Err(fault) => {
-                    tracing::warn!(%fault, "a step is not durable yet; nothing is said until it is");
+                Err(error) => {
+                    tracing::warn!(%error, "a step is not durable yet; nothing is said until it is");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(RETRY_MAX);
                 }

@@ -8,4 +8,4 @@ pub mod service;
 pub mod token;
 
 pub use service::{Answer, Asked, RequestError, Service};
-pub use token::{Caller, FetchedKeys, KeySource, Tokens};
+pub use token::{Caller, FetchedKeys, IssuerError, KeySource, Tokens};

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::audit::AuditWriter;
 use super::token::{Caller, TokenError, Tokens};
-use crate::round::Epochs;
+use crate::round::{Epochs, ServedEpoch};
 use crate::store::journal::{Earlier, Record};
 use crate::store::{Store, StoreError};
 
@@ -49,10 +49,18 @@ impl Asked {
         }
     }
 
+    /// Describes the request to the caller who sent it.
+    fn describe(&self) -> String {
+        match self {
+            Self::Derive { identity, .. } => format!("derive `{identity}`"),
+            Self::Sign { key_name, .. } => format!("sign under `{key_name}`"),
+            Self::Beacon(_) => "sign beacon rounds".to_owned(),
+        }
+    }
+
     /// Returns the digest by which the audit log and the request ledger know a request.
     fn digest(&self, epoch: Option<EpochNumber>) -> Digest {
         let epoch = epoch.map_or(0, |epoch| epoch.0).to_be_bytes();
-        let length = |bytes: &[u8]| (bytes.len() as u64).to_be_bytes();
         match self {
             Self::Derive { identity, transport } => Digest::of(
                 "KEYFLEET-V1-REQUEST",
@@ -84,23 +92,23 @@ pub enum RequestError {
     #[error(transparent)]
     Token(#[from] TokenError),
     /// The caller asks for what no rule allows.
-    #[error("`{subject}` of issuer `{issuer}` may not {verb} this. Add a rule to spec.access.rules of the KmsCluster")]
+    #[error("`{subject}` of issuer `{issuer}` may not {request}: add a rule to spec.access.rules of the KmsCluster")]
     NotAllowed {
         /// Subject of the token.
         subject: String,
-        /// Of which issuer.
+        /// Issuer of the token, by the name that rules use.
         issuer: String,
-        /// Verb of the request.
-        verb: &'static str,
+        /// The request, like ``derive `reports/2027` ``.
+        request: String,
     },
     /// The node has no share to answer with.
     #[error("this node holds no active epoch; ask another node")]
     NoEpoch,
     /// The caller asks for an epoch that is not served.
-    #[error("epoch {0} is retired or unknown here; ask without one")]
+    #[error("epoch {0} is retired or unknown here; send the request again without an epoch")]
     OtherEpoch(EpochNumber),
     /// The caller used a request id twice.
-    #[error("this request id was used for another request")]
+    #[error("this request id was used for another request; use a new id for each request")]
     IdReused,
     /// The request cannot be written down.
     #[error(transparent)]
@@ -173,12 +181,8 @@ impl Service {
             |answer: Vec<u8>, allowed| Record { time_seconds: now_seconds, caller: who, request, id, answer, allowed };
         if !access.allows(&caller.issuer, &caller.subject, asked.request()) {
             self.audit.write(record(Vec::new(), false)).await?;
-            let verb = match asked {
-                Asked::Derive { .. } => "derive",
-                Asked::Sign { .. } => "sign",
-                Asked::Beacon(_) => "sign a beacon round like",
-            };
-            return Err(RequestError::NotAllowed { subject: caller.subject, issuer: caller.issuer, verb });
+            let (subject, issuer) = (caller.subject, caller.issuer);
+            return Err(RequestError::NotAllowed { subject, issuer, request: asked.describe() });
         }
         if let Some(id) = &id {
             match self.store.known_request(id, &request)? {
@@ -201,16 +205,24 @@ impl Service {
             None => epochs.newest().ok_or(RequestError::NoEpoch)?,
             Some(epoch) => (epoch, epochs.get(epoch).ok_or(RequestError::OtherEpoch(epoch))?),
         };
-        let sign = |purpose: &Purpose| signature::sign(purpose, &served.share).encode().to_vec();
         let partial = match asked {
             Asked::Derive { identity, transport } => {
                 EncryptedKey::derive(Identity(identity.as_bytes()), transport, &served.share, &mut rand::rng()).encode()
             }
-            Asked::Sign { key_name, message } => sign(&Purpose::signature(key_name, message)),
-            Asked::Beacon(round) => sign(&Purpose::beacon(*round)),
+            Asked::Sign { key_name, message } => partial_signature(&Purpose::signature(key_name, message), served),
+            Asked::Beacon(round) => partial_signature(&Purpose::beacon(*round), served),
         };
         Ok(Answer { epoch, partial })
     }
+}
+
+fn partial_signature(purpose: &Purpose, served: &ServedEpoch) -> Vec<u8> {
+    signature::sign(purpose, &served.share).encode().to_vec()
+}
+
+/// Returns a length as it goes into digests, in front of bytes of any length.
+fn length(bytes: &[u8]) -> [u8; 8] {
+    (bytes.len() as u64).to_be_bytes()
 }
 
 fn read_answer(bytes: &[u8]) -> Option<Answer> {
@@ -219,6 +231,8 @@ fn read_answer(bytes: &[u8]) -> Option<Answer> {
 }
 
 fn caller_digest(caller: &Caller) -> Digest {
-    let length = (caller.issuer.len() as u64).to_be_bytes();
-    Digest::of("KEYFLEET-V1-CALLER", &[&length, caller.issuer.as_bytes(), caller.subject.as_bytes()])
+    Digest::of(
+        "KEYFLEET-V1-CALLER",
+        &[&length(caller.issuer.as_bytes()), caller.issuer.as_bytes(), caller.subject.as_bytes()],
+    )
 }

@@ -6,6 +6,7 @@
 //! one, which is how rotation is followed.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
@@ -31,14 +32,35 @@ pub struct FetchedKeys {
     pub keys: JwkSet,
 }
 
-/// Where keys come from: the API server's `/openid/v1/jwks`, or an issuer's discovery document.
+/// Source of issuers' keys: the API server's `/openid/v1/jwks`, or an issuer's discovery document.
 #[async_trait]
 pub trait KeySource: Send + Sync {
-    /// The keys of an issuer, by the name that rules use.
+    /// Fetches the keys of an issuer, by the name that rules use.
     ///
     /// # Errors
-    /// Why there are none now.
-    async fn fetch(&self, name: &str) -> Result<FetchedKeys, String>;
+    /// [`IssuerError`] says whether the configuration or the issuer is at fault.
+    async fn fetch(&self, name: &str) -> Result<FetchedKeys, IssuerError>;
+}
+
+/// Why the keys of an issuer were not fetched.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum IssuerError {
+    /// The configuration is at fault: a rule names an issuer that it does not have.
+    #[error("no issuer `{0}` is configured; add it to spec.access.issuers")]
+    NotConfigured(String),
+    /// The configuration is at fault: the authorities of the issuer cannot be used.
+    #[error("{path}: {problem}; correct the ConfigMap that the issuer's caConfigMap names", path = path.display())]
+    Authorities { path: PathBuf, problem: String },
+    /// The issuer is at fault, or the way to it.
+    #[error("{url}: {problem}")]
+    Unreachable { url: String, problem: String },
+    /// The issuer is at fault: it serves another document.
+    #[error("{url} does not serve the expected document: {problem}")]
+    Document { url: String, problem: String },
+    /// The issuer is at fault: it speaks for another one.
+    #[error("{url} is of issuer {found:?}, not of {expected:?}; correct the issuer's url in spec.access.issuers")]
+    OtherIssuer { url: String, found: String, expected: String },
 }
 
 /// A caller whose token was good.
@@ -207,7 +229,7 @@ impl Tokens {
                 continue;
             }
             match self.source.fetch(name).await {
-                Err(error) => tracing::warn!(issuer = name, error, "an issuer's keys could not be fetched"),
+                Err(error) => tracing::warn!(issuer = name, %error, "an issuer's keys could not be fetched"),
                 Ok(fetched) => {
                     let row = serde_json::to_vec(&fetched).expect("keys that were read can be written");
                     if let Err(error) = self.store.remember_access(&format!("keys/{name}"), &row, &self.node_key).await

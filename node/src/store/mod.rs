@@ -128,6 +128,20 @@ impl RoundCommit {
     }
 }
 
+/// Checks after a commit that the share rows are those of the epochs that are held: each new share has its row, and no row
+/// is left of an epoch that is not held.
+///
+/// # Panics
+/// When a row is missing or left over.
+fn invariant_share_rows(rows: &[EpochNumber], written: &[EpochNumber], held: &BTreeSet<EpochNumber>) {
+    for epoch in written {
+        assert!(rows.contains(epoch), "the commit wrote the share of epoch {epoch}, and its row is not there");
+    }
+    for epoch in rows {
+        assert!(held.contains(epoch), "the commit left the share of epoch {epoch}, which is not held");
+    }
+}
+
 impl Store {
     /// Takes up a file: refuses one of a newer schema or another node, and initialises an empty one.
     ///
@@ -143,11 +157,11 @@ impl Store {
             if found > SCHEMA {
                 return Err(StoreError::NewerSchema { found });
             }
-            let name = |bytes: &[u8]| format!("owner {}", hex::encode(bytes));
             return match found_owner {
                 Some(found) if found == owner => Ok(store),
                 found => {
-                    Err(StoreError::OtherOwner { found: name(&found.unwrap_or_default()), expected: name(&owner) })
+                    let found = format!("owner {}", hex::encode(found.unwrap_or_default()));
+                    Err(StoreError::OtherOwner { found, expected: format!("owner {}", hex::encode(owner)) })
                 }
             };
         }
@@ -246,8 +260,10 @@ impl Store {
         commit.invariant_shares_are_named();
         commit.outbox.invariant_positions_are_given_out_once();
         let (state, inventory, shares) = self.seal_round(&commit, node_key);
-        let (held, outbox) = (commit.held, commit.outbox);
-        self.backing
+        let written: Vec<_> = commit.shares.iter().map(|(epoch, ..)| *epoch).collect();
+        let (held, kept, outbox) = (commit.held.clone(), commit.held, commit.outbox);
+        let done = self
+            .backing
             .write(move |txn| {
                 let mut table = txn.open_table(STATE)?;
                 table.insert("participant", state.as_slice())?;
@@ -265,11 +281,13 @@ impl Store {
                 for (epoch, sealed) in &shares {
                     table.insert(epoch, sealed.as_slice())?;
                 }
-                table.retain(|epoch, _| held.contains(&EpochNumber(epoch)))?;
+                table.retain(|epoch, _| kept.contains(&EpochNumber(epoch)))?;
                 Ok(())
             })
-            .await
-            .map(|((), commit)| commit)
+            .await;
+        let ((), id) = done?;
+        invariant_share_rows(&self.share_epochs()?, &written, &held);
+        Ok(id)
     }
 
     #[expect(clippy::type_complexity, reason = "three sealed parts of one transaction")]
@@ -277,11 +295,11 @@ impl Store {
         let rng = &mut rand::rng();
         let state = DataKey(node_key).seal(&self.node_place("state", "participant"), &commit.state, rng);
         let inventory = DataKey(node_key).seal(&self.node_place("state", "ledger"), &commit.inventory.encode(), rng);
-        let share = |(epoch, key, share): &(EpochNumber, KeyMaterial, Zeroizing<[u8; 32]>)| {
+        let shares = commit.shares.iter().map(|(epoch, key, share)| {
             let row = epoch.0.to_be_bytes();
             (epoch.0, DataKey(key).seal(&self.share_place(*epoch, &row), share.as_slice(), rng))
-        };
-        let shares = commit.shares.iter().map(share).collect();
+        });
+        let shares = shares.collect();
         (state, inventory, shares)
     }
 

@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use keyfleet_node::seal::KeyMaterial;
-use keyfleet_node::serving::token::{FetchedKeys, KeySource, TokenError, Tokens};
+use keyfleet_node::serving::token::{FetchedKeys, IssuerError, KeySource, TokenError, Tokens};
 use keyfleet_node::serving::{Asked, RequestError, Service};
 use keyfleet_node::store::Store;
 use keyfleet_test_fleet::rounds::{CLUSTER, Operator, TestNode};
@@ -44,10 +44,10 @@ impl Issuer {
 
 #[async_trait]
 impl KeySource for Issuer {
-    async fn fetch(&self, _name: &str) -> Result<FetchedKeys, String> {
+    async fn fetch(&self, _name: &str) -> Result<FetchedKeys, IssuerError> {
         *self.asked.lock().unwrap() += 1;
         if *self.down.lock().unwrap() {
-            return Err("no answer".to_owned());
+            return Err(IssuerError::Unreachable { url: ISSUER.to_owned(), problem: "no answer".to_owned() });
         }
         let key = |byte: &u8| {
             let mut jwk = Jwk::from_encoding_key(&signing_key(*byte), Algorithm::EdDSA).unwrap();

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use keyfleet_crds::cluster::Phase::Ready;
 use keyfleet_crds::epoch::Phase;
+use keyfleet_crds::values::PublicKey;
 use keyfleet_crds::{KeyEpoch, KmsCluster, KmsClusterStatus, KmsNode, labels};
 use keyfleet_operator::controllers::{self, Context, Options, Scope};
 use keyfleet_operator::metrics::Metrics;
@@ -24,6 +25,8 @@ use serde_json::{Value, json};
 use hosts::Hosts;
 
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Interval of boundaries, in blocks, that no test lives to see: rounds happen on request alone.
+const NO_BOUNDARY: u32 = 100_000;
 
 /// An operator's process, ended when dropped.
 struct Operator(tokio::task::JoinHandle<()>);
@@ -43,6 +46,16 @@ impl Fleet {
     async fn new(namespace: &str) -> Self {
         let client = apiserver::namespace(namespace).await;
         Self { hosts: Hosts::start(client.clone()).await, client }
+    }
+
+    /// Returns a fleet with an operator and its first epoch. Further rounds happen on request alone.
+    async fn with_key(namespace: &str) -> (Self, Operator) {
+        logs();
+        let fleet = Self::new(namespace).await;
+        let operator = fleet.operator();
+        fleet.apply(NO_BOUNDARY, |_| ()).await;
+        fleet.until_active(1).await;
+        (fleet, operator)
     }
 
     fn operator(&self) -> Operator {
@@ -121,6 +134,15 @@ impl Fleet {
         }
     }
 
+    async fn until_ready(&self) {
+        self.until("the fleet to be ready", async || self.status().await.phase == Some(Ready)).await;
+    }
+
+    async fn public_key(&self) -> Option<PublicKey> {
+        self.until("the public key in the status", async || self.status().await.public_key.is_some()).await;
+        self.status().await.public_key
+    }
+
     async fn until_active(&self, count: usize) -> Vec<KeyEpoch> {
         let what = format!("{count} epochs that were activated");
         self.until(&what, async || activated(&self.epochs().await).len() >= count).await;
@@ -152,8 +174,7 @@ async fn one_apply_gives_a_key_and_boundaries_reshare_it() {
     let _operator = fleet.operator();
     fleet.apply(40, |_| ()).await;
     let first = fleet.until_active(1).await;
-    fleet.until("the public key in the status", async || fleet.status().await.public_key.is_some()).await;
-    let key = fleet.status().await.public_key;
+    let key = fleet.public_key().await;
     assert_eq!(first.len(), 1);
     let epochs = fleet.until_active(3).await;
     let vectors: std::collections::BTreeSet<_> =
@@ -164,7 +185,7 @@ async fn one_apply_gives_a_key_and_boundaries_reshare_it() {
         assert_eq!(epoch.spec.block % 40, 0, "a reshare happens at a boundary");
     }
     assert_eq!(fleet.status().await.public_key, key);
-    fleet.until("the fleet to be ready", async || fleet.status().await.phase == Some(Ready)).await;
+    fleet.until_ready().await;
 }
 
 /// Nodes sign that the secrets of retired epochs are gone, and the record names those nodes.
@@ -174,11 +195,7 @@ async fn one_apply_gives_a_key_and_boundaries_reshare_it() {
 /// seed: 003-51
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_sign_that_retired_secrets_are_gone() {
-    logs();
-    let fleet = Fleet::new("retired").await;
-    let _operator = fleet.operator();
-    fleet.apply(100_000, |_| ()).await;
-    fleet.until_active(1).await;
+    let (fleet, _operator) = Fleet::with_key("retired").await;
     for _ in 0..4 {
         fleet.next_epoch().await;
     }
@@ -203,7 +220,7 @@ async fn an_operator_that_starts_in_mid_round_finishes_the_attempt_that_is_under
     logs();
     let fleet = Fleet::new("mid-round").await;
     let mut operator = Some(fleet.operator());
-    fleet.apply(100_000, |_| ()).await;
+    fleet.apply(NO_BOUNDARY, |_| ()).await;
     fleet.until_active(1).await;
     for (number, linger_ms) in [(2, 0), (3, 150), (4, 300), (5, 450)] {
         fleet.request_reshare(&format!("round-{number}")).await;
@@ -232,11 +249,7 @@ async fn an_operator_that_starts_in_mid_round_finishes_the_attempt_that_is_under
 /// seed: 002-04, 002-07
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_was_away_for_a_round_holds_the_new_epoch_soon_after_its_return() {
-    logs();
-    let fleet = Fleet::new("away").await;
-    let _operator = fleet.operator();
-    fleet.apply(100_000, |_| ()).await;
-    fleet.until_active(1).await;
+    let (fleet, _operator) = Fleet::with_key("away").await;
     fleet.hosts.kill(4);
     fleet
         .until("the node to be seen as gone", async || {
@@ -267,7 +280,7 @@ async fn a_node_that_cannot_prove_the_share_it_claims_is_not_counted_and_is_name
     let fleet = Fleet::new("liars").await;
     fleet.hosts.lies(4);
     let _operator = fleet.operator();
-    fleet.apply(100_000, |_| ()).await;
+    fleet.apply(NO_BOUNDARY, |_| ()).await;
     fleet.until_active(1).await;
     let first = async || fleet.epochs().await.into_iter().find(|epoch| epoch.spec.number == 1).expect("it was made");
     fleet
@@ -289,19 +302,14 @@ async fn a_node_that_cannot_prove_the_share_it_claims_is_not_counted_and_is_name
     fleet.until("the node to be seen as gone", async || ready(false).await).await;
     fleet.hosts.revive(4);
     fleet.until("the epoch to be confirmed", async || phase(&first().await) == Some(Phase::Confirmed)).await;
-    fleet.until("the fleet to be ready", async || fleet.status().await.phase == Some(Ready)).await;
+    fleet.until_ready().await;
 }
 
 /// Scenario 11. A deleted cluster that is applied again is the same fleet with the same key, and goes on resharing it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_that_was_deleted_and_applied_again_has_its_key_and_reshares_it() {
-    logs();
-    let fleet = Fleet::new("again").await;
-    let _operator = fleet.operator();
-    fleet.apply(100_000, |_| ()).await;
-    fleet.until_active(1).await;
-    fleet.until("the public key in the status", async || fleet.status().await.public_key.is_some()).await;
-    let key = fleet.status().await.public_key;
+    let (fleet, _operator) = Fleet::with_key("again").await;
+    let key = fleet.public_key().await;
     for round in 1..=2 {
         fleet.api::<KmsCluster>().delete("keys", &DeleteParams::default()).await.expect("it can be deleted");
         fleet
@@ -309,7 +317,7 @@ async fn a_cluster_that_was_deleted_and_applied_again_has_its_key_and_reshares_i
                 fleet.api::<KmsCluster>().get_opt("keys").await.is_ok_and(|cluster| cluster.is_none())
             })
             .await;
-        fleet.apply(100_000, |_| ()).await;
+        fleet.apply(NO_BOUNDARY, |_| ()).await;
         fleet.until("the fleet to be ready again", async || fleet.status().await.phase == Some(Ready)).await;
         assert_eq!(fleet.status().await.public_key, key, "another key after deletion {round}");
         let next = fleet.next_epoch().await;
@@ -323,7 +331,7 @@ async fn two_operators_at_once_make_one_epoch_per_request() {
     logs();
     let fleet = Fleet::new("two").await;
     let (_one, _other) = (fleet.operator(), fleet.operator());
-    fleet.apply(100_000, |_| ()).await;
+    fleet.apply(NO_BOUNDARY, |_| ()).await;
     fleet.until_active(1).await;
     for _ in 0..3 {
         fleet.next_epoch().await;
@@ -338,12 +346,12 @@ async fn a_new_image_reaches_one_node_after_the_other_and_t_nodes_serve_all_the_
     logs();
     let fleet = Fleet::new("rolling").await;
     let _operator = fleet.operator();
-    fleet.apply(100_000, |_| ()).await;
-    fleet.until("the fleet to be ready", async || fleet.status().await.phase == Some(Ready)).await;
+    fleet.apply(NO_BOUNDARY, |_| ()).await;
+    fleet.until_ready().await;
     let pods = async || fleet.api::<Pod>().list(&ListParams::default()).await.expect("a list").items;
     let image = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.containers[0].image.clone());
     assert!(pods().await.iter().all(|pod| image(pod).as_deref() == Some("keyfleet/node:test")));
-    fleet.apply(100_000, |spec| spec["image"] = json!("keyfleet/node:newer")).await;
+    fleet.apply(NO_BOUNDARY, |spec| spec["image"] = json!("keyfleet/node:newer")).await;
     let fewest = std::sync::Mutex::new(4);
     fleet
         .until("four pods of the new image that serve", async || {
@@ -366,11 +374,7 @@ async fn a_new_image_reaches_one_node_after_the_other_and_t_nodes_serve_all_the_
 /// A namespace that is deleted goes, whatever is in it: no finalizer stands in its way, with or without the cluster.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_of_a_fleet_holds_up_a_namespace_that_is_being_deleted() {
-    logs();
-    let fleet = Fleet::new("ending").await;
-    let _operator = fleet.operator();
-    fleet.apply(100_000, |_| ()).await;
-    fleet.until_active(1).await;
+    let (fleet, _operator) = Fleet::with_key("ending").await;
     let now = DeleteParams::default();
     let namespaces: Api<Namespace> = Api::all(fleet.client.clone());
     namespaces.delete(fleet.client.default_namespace(), &now).await.expect("it can be deleted");
@@ -396,12 +400,12 @@ async fn a_fleet_grows_and_shrinks_under_one_key() {
     logs();
     let fleet = Fleet::new("scale").await;
     let _operator = fleet.operator();
-    fleet.apply(100_000, |_| ()).await;
-    fleet.until("the fleet to be ready", async || fleet.status().await.phase == Some(Ready)).await;
+    fleet.apply(NO_BOUNDARY, |_| ()).await;
+    fleet.until_ready().await;
     let key = fleet.status().await.public_key;
     let receivers = |epoch: &KeyEpoch| epoch.spec.receivers.iter().map(|one| one.index).collect::<Vec<_>>();
     for (nodes, expected) in [(5, vec![1, 2, 3, 4, 5]), (4, vec![1, 2, 3, 4]), (5, vec![1, 2, 3, 4, 6])] {
-        fleet.apply(100_000, |spec| spec["nodes"] = json!(nodes)).await;
+        fleet.apply(NO_BOUNDARY, |spec| spec["nodes"] = json!(nodes)).await;
         fleet
             .until("an epoch among the nodes asked for", async || {
                 activated(&fleet.epochs().await).last().is_some_and(|epoch| receivers(epoch) == expected)
@@ -423,7 +427,7 @@ async fn a_round_below_its_quorum_changes_nothing_and_the_next_boundary_heals_it
         .apply(40, |spec| (spec["nodes"], spec["threshold"], spec["minHolders"]) = (json!(6), json!(4), json!(5)))
         .await;
     fleet.until_active(1).await;
-    fleet.until("the fleet to be ready", async || fleet.status().await.phase == Some(Ready)).await;
+    fleet.until_ready().await;
     fleet.hosts.kill(5);
     fleet.hosts.kill(6);
     fleet

@@ -183,7 +183,7 @@ async fn a_wrong_issuer_gives_no_keys() {
     let (server, other) = (Server::start(&[1]).await, Server::start(&[1]).await);
     let folder = tempfile::tempdir().unwrap();
     let fetch = async |private: bool| issuers(&server, folder.path(), private).fetch(NAME).await;
-    let refused = |fetched: Result<FetchedKeys, String>| fetched.expect_err("keys were taken");
+    let refused = |fetched: Result<FetchedKeys, IssuerError>| fetched.expect_err("keys were taken").to_string();
     let said = refused(fetch(false).await);
     assert!(said.contains("openid-configuration"), "without its authority, of the web's: {said}");
     let said = refused(fetch(true).await);

@@ -19,7 +19,7 @@ use keyfleet_api::tls::{Connector, Pins, Platform};
 use keyfleet_api::{channel, messages};
 use keyfleet_node::round::Input;
 use keyfleet_node::runtime::{Addresses, Node, Options};
-use keyfleet_node::serving::{FetchedKeys, KeySource, Service, Tokens};
+use keyfleet_node::serving::{FetchedKeys, IssuerError, KeySource, Service, Tokens};
 use keyfleet_test_fleet::rounds::{CLUSTER, Operator, Round, TestNode, index};
 
 /// Index 99 watches: it has a pin like the others, and takes part in nothing.
@@ -45,8 +45,8 @@ struct NoIssuer;
 
 #[async_trait]
 impl KeySource for NoIssuer {
-    async fn fetch(&self, _: &str) -> Result<FetchedKeys, String> {
-        Err("there is no issuer in this test".to_owned())
+    async fn fetch(&self, _: &str) -> Result<FetchedKeys, IssuerError> {
+        Err(IssuerError::NotConfigured("kubernetes".to_owned()))
     }
 }
 

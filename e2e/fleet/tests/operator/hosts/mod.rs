@@ -30,7 +30,7 @@ use keyfleet_node::keystores::volume::VolumeStore;
 use keyfleet_node::round::{Input, Published};
 use keyfleet_node::runtime::{Addresses, Node, Options};
 use keyfleet_node::seal::{KeyEncryptionKey, KeyRing};
-use keyfleet_node::serving::{FetchedKeys, KeySource, Tokens};
+use keyfleet_node::serving::{FetchedKeys, IssuerError, KeySource, Tokens};
 use keyfleet_node::store::Backing;
 use keyfleet_node::store::bundles::BundleFile;
 use keyfleet_operator::node_streams::token::OwnAccount;
@@ -266,7 +266,7 @@ impl Host {
             secret: Arc::new(VolumeStore::open_as(StoreKind::Secret, at.join("secret")).expect("a key store")),
             ring: KeyRing::new(cluster, index, vec![key]).expect("a ring"),
         };
-        let started = start(parts).await.unwrap_or_else(|fault| panic!("node {index} does not start: {fault}"));
+        let started = start(parts).await.unwrap_or_else(|error| panic!("node {index} does not start: {error}"));
         let identity = started.persister.identity_key().expect("a started node has an identity");
         let source = Arc::new(ApiServerKeys(self.client.clone()));
         let issuers = [KUBERNETES_ISSUER.to_owned()];
@@ -410,10 +410,14 @@ struct ApiServerKeys(Client);
 
 #[async_trait::async_trait]
 impl KeySource for ApiServerKeys {
-    async fn fetch(&self, _: &str) -> Result<FetchedKeys, String> {
-        let request = http::Request::get("/openid/v1/jwks").body(Vec::new()).expect("a request");
-        let text = self.0.request_text(request).await.map_err(|error| error.to_string())?;
-        let keys = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    async fn fetch(&self, _: &str) -> Result<FetchedKeys, IssuerError> {
+        const PATH: &str = "/openid/v1/jwks";
+        let request = http::Request::get(PATH).body(Vec::new()).expect("a request");
+        let text = self.0.request_text(request).await;
+        let text =
+            text.map_err(|error| IssuerError::Unreachable { url: PATH.to_owned(), problem: error.to_string() })?;
+        let keys = serde_json::from_str(&text)
+            .map_err(|error| IssuerError::Document { url: PATH.to_owned(), problem: error.to_string() })?;
         Ok(FetchedKeys { issuer: "https://kubernetes.default.svc".into(), keys })
     }
 }
