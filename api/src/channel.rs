@@ -15,20 +15,18 @@ use crate::tls::Connector;
 /// Timeout of one connection, handshake included.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// A channel to the node at `address` (host and port), whoever `connector` takes it for.
+/// Connects to the node at `address` (host and port). `connector` checks which node answers.
 ///
 /// # Errors
-/// When it cannot be reached, or is another node.
+/// When the node cannot be reached, or another one answers.
 pub async fn connect(address: String, connector: Connector) -> Result<Channel, tonic::transport::Error> {
-    let dial = move || {
-        let address = address.clone();
-        async move {
-            let tcp = TcpStream::connect(&address).await?;
-            tcp.set_nodelay(true)?;
-            Ok(tcp)
-        }
-    };
-    connect_over(dial, connector).await
+    connect_over(move || dial_tcp(address.clone()), connector).await
+}
+
+async fn dial_tcp(address: String) -> io::Result<TcpStream> {
+    let tcp = TcpStream::connect(&address).await?;
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
 }
 
 /// A channel over whatever `dial` opens. It dials again by itself when a connection is lost.

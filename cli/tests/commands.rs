@@ -176,7 +176,7 @@ async fn exit_codes_tell_failures_apart_and_nothing_half_written_stays() {
     changed[150_000] ^= 1;
     desk.write("changed", &changed);
     desk.write("foreign", &[b"no such thing".as_slice(), &[0; 300]].concat());
-    for (file, about) in [("cut", "cut off"), ("changed", "chunk 2"), ("foreign", "no data that Keyfleet encrypted")] {
+    for (file, about) in [("cut", "cut off"), ("changed", "chunk 2"), ("foreign", "not data that Keyfleet encrypted")] {
         let ended = desk.ask(&["decrypt", file, "--to", "out"], b"").await;
         assert_eq!(ended.code, 5, "{file}: {}", ended.said);
         assert!(ended.said.contains(about), "{file}: {}", ended.said);

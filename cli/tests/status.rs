@@ -30,7 +30,7 @@ fn report_of_frozen_objects() -> StatusReport {
 
 /// One screen says who is ready, which epoch is active, what comes next, what is wrong and what to do.
 #[test]
-fn one_report_shows_state_problems_and_next_steps() {
+fn one_screen_shows_state_problems_and_next_steps() {
     let report = report_of_frozen_objects();
     for (format, name) in
         [(OutputFormat::Table, "status.txt"), (OutputFormat::Json, "status.json"), (OutputFormat::Yaml, "status.yaml")]

@@ -16,6 +16,11 @@ pub const NAMESPACE_FILE: &str = "namespace";
 /// The folder with a token for each node, `<index>`, below the mount.
 pub const TOKENS_FOLDER: &str = "tokens";
 
+fn read_text(folder: &Path, name: &str) -> Result<String, MountedError> {
+    let path = folder.join(name);
+    std::fs::read_to_string(&path).map_err(|source| MountedError::File { path, source })
+}
+
 /// A mounted volume, read.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Mounted {
@@ -58,13 +63,9 @@ impl Mounted {
     /// # Errors
     /// When a file is missing or no record: the message says which.
     pub fn read(folder: &Path) -> Result<Self, MountedError> {
-        let text = |name: &str| {
-            let path = folder.join(name);
-            std::fs::read_to_string(&path).map_err(|source| MountedError::File { path, source })
-        };
-        let record = FleetRecord::parse(&text(record::FILE)?);
+        let record = FleetRecord::parse(&read_text(folder, record::FILE)?);
         let record = record.map_err(|source| MountedError::Record { path: folder.join(record::FILE), source })?;
-        let namespace = text(NAMESPACE_FILE)?.trim().to_owned();
+        let namespace = read_text(folder, NAMESPACE_FILE)?.trim().to_owned();
         Ok(Self { record, namespace, tokens: TokenFiles(folder.join(TOKENS_FOLDER)) })
     }
 

@@ -21,13 +21,13 @@ const HEADER_BYTES_FIXED: usize = 16 + 96 + 2;
 #[non_exhaustive]
 pub enum SealedError {
     /// The input cannot be read.
-    #[error("reading: {0}")]
+    #[error("the input cannot be read: {0}")]
     Read(io::Error),
     /// The output cannot be written.
-    #[error("writing: {0}")]
+    #[error("the output cannot be written: {0}")]
     Write(io::Error),
     /// The input does not begin as encrypted data does.
-    #[error("this is no data that Keyfleet encrypted: {0}")]
+    #[error("this is not data that Keyfleet encrypted: {0}")]
     NotSealed(String),
     /// An identity that nodes do not take.
     #[error("the identity has {0} bytes; 1 to {IDENTITY_BYTES_MAX} of UTF-8 are allowed")]
@@ -37,7 +37,7 @@ pub enum SealedError {
     Stream(#[from] StreamError),
 }
 
-/// Encrypts everything that `input` gives to `identity`. `seen` hears of the bytes read so far.
+/// Encrypts everything that `input` gives to `identity`. `seen` is called with the number of bytes read so far.
 ///
 /// # Errors
 /// When input or output fail. What was written then is useless, and opens as nothing.
@@ -98,23 +98,23 @@ impl<R: Read> Sealed<R> {
         Ok(Self { header, identity, input })
     }
 
-    /// Whom it is for: anyone could have written this, until it is opened.
+    /// Returns the identity that the data is encrypted to. Anyone could have written it, until the data is opened.
     #[must_use]
     pub fn identity(&self) -> &str {
         &self.identity
     }
 
-    /// The public key of the cluster that can open it.
+    /// Returns the public key of the fleet that can open the data.
     #[must_use]
     pub fn public_key(&self) -> &G2 {
         &self.header.public_key
     }
 
-    /// Decrypts into `output`. `seen` hears of the bytes written so far.
+    /// Decrypts into `output`. `seen` is called with the number of bytes written so far.
     ///
     /// # Errors
-    /// When the key is another's, or the data was changed or cut off. What was written until then is authentic, but not
-    /// all there was: whoever acts on it must wait for the end.
+    /// When the key is another's, or the data was changed or cut off. What was written until then is authentic, but
+    /// incomplete: use it only after success.
     pub fn open(
         mut self,
         key: &DerivedKey,
@@ -163,7 +163,7 @@ impl Chunks {
         &self.current
     }
 
-    /// Goes to the next chunk; whether it is the last.
+    /// Goes to the next chunk. Returns true when it is the last.
     fn advance(&mut self, input: &mut dyn Read) -> io::Result<bool> {
         self.current = match self.next.take() {
             Some(next) => next,

@@ -123,9 +123,12 @@ impl FromStr for Position {
         let (Some(term), Some(seq), Some(hash), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
             return Err(ParsePositionError::Shape(text.into()));
         };
-        let number = |part: &str| part.parse::<u64>().map_err(|_| ParsePositionError::Number(part.into()));
-        Ok(Self { term: Term(number(term)?), seq: Seq(number(seq)?), hash: hash.parse()? })
+        Ok(Self { term: Term(parse_number(term)?), seq: Seq(parse_number(seq)?), hash: hash.parse()? })
     }
+}
+
+fn parse_number(text: &str) -> Result<u64, ParsePositionError> {
+    text.parse().map_err(|_| ParsePositionError::Number(text.into()))
 }
 
 /// Newest object of a sequence, as read from the bucket.

@@ -46,9 +46,10 @@ impl Running {
     #[must_use]
     pub(crate) fn is_ready(&self) -> bool {
         let published = self.published.borrow();
-        let takes_part = || published.state.as_ref().is_some_and(|state| state.newest_certified().is_none());
         let served = self.served.borrow();
-        served.are_current(&published) || (served.newest().is_none() && takes_part())
+        let waits_for_first = served.newest().is_none()
+            && published.state.as_ref().is_some_and(|state| state.newest_certified().is_none());
+        served.are_current(&published) || waits_for_first
     }
 }
 
@@ -122,27 +123,28 @@ async fn status(State(pages): State<Pages>) -> Json<Value> {
     Json(page)
 }
 
+/// Name, help and value of a metric.
+type GaugeOf = (&'static str, &'static str, fn(&Running) -> Option<u64>);
+
+/// The node's own metrics; each is 0 before the node runs.
+const GAUGES: [GaugeOf; 4] = [
+    ("ready", "1 while the node holds the newest active epoch it has heard of", |node| Some(node.is_ready().into())),
+    ("active_epoch", "Number of the newest epoch that is served; 0: none", Running::newest_served),
+    ("highest_number", "Highest attempt number accepted", |node| {
+        Some(node.published.borrow().state.as_ref()?.highest.0)
+    }),
+    ("prekey_sets", "Prekey sets on offer", |node| u64::try_from(node.published.borrow().offers.len()).ok()),
+];
+
 async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {
     let node = pages.node.borrow().clone();
     let mut registry = Registry::with_prefix("keyfleet_node");
-    let mut gauge = |name: &str, help: &str, value: u64| {
+    for (name, help, value) in GAUGES {
         let gauge = Gauge::<i64>::default();
+        let value = node.as_ref().and_then(value).unwrap_or(0);
         gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
         registry.register(name, help, gauge);
-    };
-    let read = |of: fn(&Running) -> Option<u64>| node.as_ref().and_then(of).unwrap_or(0);
-    gauge(
-        "ready",
-        "1 while the node holds the newest active epoch it has heard of",
-        read(|n| Some(n.is_ready().into())),
-    );
-    gauge("active_epoch", "Number of the newest epoch that is served; 0: none", read(Running::newest_served));
-    gauge(
-        "highest_number",
-        "Highest attempt number accepted",
-        read(|node| Some(node.published.borrow().state.as_ref()?.highest.0)),
-    );
-    gauge("prekey_sets", "Prekey sets on offer", read(|node| u64::try_from(node.published.borrow().offers.len()).ok()));
+    }
     let mut text = String::new();
     let encoded = prometheus_client::encoding::text::encode(&mut text, &registry);
     let code = if encoded.is_ok() { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };

@@ -19,11 +19,11 @@
 //! | the command line | [`program`] |
 //! | the YAML file and the environment | [`config`] |
 //! | a node's life: restored, started, run, erased | [`boot`] |
-//! | what is read and written at the API server | [`apiserver`] |
+//! | what is read and written at the API server | `apiserver` |
 //! | the platform's certificate for callers | `certificate` |
 //! | which cluster a name belongs to, by the bucket | [`name_mark`] |
 //! | what goes wrong while it runs | `problems` |
-//! | the job that deletes what no node's replica needs any more | [`retain`] |
+//! | the job that deletes what no node's replica needs any more | `retain` |
 //! | the gRPC services | [`grpc`] |
 //! | the tasks of a running node | [`runtime`] |
 //! | the pages for kubelet and people | `http` |
@@ -31,7 +31,7 @@
 // Only this workspace's programs and tests use this library, and most names say all there is to say.
 #![allow(missing_docs)]
 
-pub mod apiserver;
+pub(crate) mod apiserver;
 pub mod boot;
 mod certificate;
 mod clock;
@@ -44,7 +44,7 @@ pub mod keystores;
 pub mod name_mark;
 pub(crate) mod problems;
 pub mod program;
-pub mod retain;
+pub(crate) mod retain;
 pub mod round;
 pub mod runtime;
 pub mod seal;

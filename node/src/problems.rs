@@ -67,8 +67,7 @@ pub(crate) async fn watch_rounds(
 /// made while a node has problems, and what a failed genesis left must not forbid the next.
 fn standing(notices: &[Notice], newest: Option<EpochNumber>) -> Option<String> {
     let newest = newest?;
-    let stands = |notice: &&Notice| number(notice).is_some_and(|number| number >= newest);
-    notices.iter().rfind(stands).map(ToString::to_string)
+    notices.iter().rfind(|notice| number(notice).is_some_and(|number| number >= newest)).map(ToString::to_string)
 }
 
 fn number(notice: &Notice) -> Option<EpochNumber> {

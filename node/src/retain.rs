@@ -16,17 +16,17 @@ const HOUR_MS: u64 = 3_600_000;
 
 /// Result of a run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Retained {
+pub(crate) struct Retained {
     /// Replicas that were swept.
-    pub replicas: usize,
+    pub(crate) replicas: usize,
     /// Objects that were deleted, all their versions included.
-    pub deleted: usize,
+    pub(crate) deleted: usize,
 }
 
 /// Why a run did not do all of its work.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum RetainError {
+pub(crate) enum RetainError {
     /// The bucket's certificate authorities are not known.
     #[error(transparent)]
     CaConfigMap(#[from] CaConfigMapError),
@@ -50,7 +50,7 @@ pub enum RetainError {
 ///
 /// # Errors
 /// [`RetainError`]. What was deleted until then is needed by no restore.
-pub async fn run(config: &RetentionConfig) -> Result<Retained, RetainError> {
+pub(crate) async fn run(config: &RetentionConfig) -> Result<Retained, RetainError> {
     let folder = location(&config.s3, &config.cluster_id.to_string())?;
     run_at(&folder, config.grace_hours).await
 }
@@ -59,7 +59,7 @@ pub async fn run(config: &RetentionConfig) -> Result<Retained, RetainError> {
 ///
 /// # Errors
 /// As [`run`].
-pub async fn run_at(folder: &Location, grace_hours: u32) -> Result<Retained, RetainError> {
+pub(crate) async fn run_at(folder: &Location, grace_hours: u32) -> Result<Retained, RetainError> {
     let bucket = Bucket::connect(folder.clone(), RetryPolicy::default()).await;
     let mut nodes: Vec<u32> = bucket
         .folders()

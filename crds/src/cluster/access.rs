@@ -155,19 +155,23 @@ impl Access {
 
 impl AccessRule {
     fn allows(&self, issuer: &str, subject: &str, request: Request<'_>) -> bool {
-        let any = |patterns: &[String], text| patterns.iter().any(|pattern| patterns::matches(pattern, text));
         let asked = match request {
             Request::Derive(identity) => {
-                self.verbs.contains(&Verb::Derive) && any(self.identities.as_deref().unwrap_or_default(), identity)
+                self.verbs.contains(&Verb::Derive)
+                    && any_matches(self.identities.as_deref().unwrap_or_default(), identity)
             }
             Request::Sign(key_name) => {
-                self.verbs.contains(&Verb::Sign) && any(self.key_names.as_deref().unwrap_or_default(), key_name)
+                self.verbs.contains(&Verb::Sign) && any_matches(self.key_names.as_deref().unwrap_or_default(), key_name)
             }
             Request::Beacon => self.verbs.contains(&Verb::Beacon),
             Request::Observe => self.verbs.contains(&Verb::Observe),
         };
-        asked && self.issuer == issuer && any(&self.subjects, subject)
+        asked && self.issuer == issuer && any_matches(&self.subjects, subject)
     }
+}
+
+fn any_matches(patterns: &[String], text: &str) -> bool {
+    patterns.iter().any(|pattern| patterns::matches(pattern, text))
 }
 
 fn kubernetes_issuer() -> String {

@@ -314,8 +314,9 @@ impl Operator {
 
     /// Runs a round to Confirmed over nodes that call each other's functions.
     pub async fn run(&mut self, nodes: &mut [TestNode]) -> Round {
-        let member = |node: &TestNode| (node.index, node.driver.as_ref().unwrap().identity(), node.readable().1);
-        let members: Vec<_> = nodes.iter().map(member).collect();
+        let members =
+            nodes.iter().map(|node| (node.index, node.driver.as_ref().unwrap().identity(), node.readable().1));
+        let members: Vec<_> = members.collect();
         let round = self.plan(&members);
         self.finish(nodes, round).await
     }

@@ -164,8 +164,9 @@ impl Fleet {
         for i in 1..=n {
             fleet.run(i).await;
         }
-        let pin = |member: &Member| (member.test.index, member.running.as_ref().unwrap().node.identity());
-        fleet.pins.set(fleet.members.iter().map(pin).collect());
+        let pins =
+            fleet.members.iter().map(|member| (member.test.index, member.running.as_ref().unwrap().node.identity()));
+        fleet.pins.set(pins.collect());
         fleet.round().await;
         fleet
     }

@@ -8,6 +8,7 @@ use keyfleet_crds::cluster::Access;
 use keyfleet_crds::values::PinnedKey;
 use keyfleet_threshold::identifiers::NodeIndex;
 use keyfleet_threshold::identity::IdentityPublicKey;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -20,7 +21,7 @@ const PEERS: &str = "peers";
 
 /// Cache of the API server's objects. Clones share it.
 #[derive(Clone)]
-pub struct LastKnown {
+pub(crate) struct LastKnown {
     pins: Pins,
     access: watch::Sender<Arc<Access>>,
     peers: watch::Sender<Peers>,
@@ -37,15 +38,19 @@ struct Peer {
     address: String,
 }
 
+/// Reads a row. One that this release cannot read counts as absent: the API server has what it said.
+fn read_row<T: Default + DeserializeOwned>(store: &Store, name: &str, node_key: &KeyMaterial) -> Result<T, StoreError> {
+    Ok(store.access(name, node_key)?.and_then(|row| serde_json::from_slice(&row).ok()).unwrap_or_default())
+}
+
 impl LastKnown {
     /// Takes up what the state file remembers. Without rules nothing is allowed.
     ///
     /// # Errors
     /// When a row does not open.
-    pub fn recall(store: &Store, node_key: &KeyMaterial) -> Result<Self, StoreError> {
-        let row = |name| store.access(name, node_key);
-        let access: Access = row(RULES)?.and_then(|row| serde_json::from_slice(&row).ok()).unwrap_or_default();
-        let peers: Peers = row(PEERS)?.and_then(|row| serde_json::from_slice(&row).ok()).unwrap_or_default();
+    pub(crate) fn recall(store: &Store, node_key: &KeyMaterial) -> Result<Self, StoreError> {
+        let access: Access = read_row(store, RULES, node_key)?;
+        let peers: Peers = read_row(store, PEERS, node_key)?;
         let known = Self {
             pins: Pins::default(),
             access: watch::Sender::new(Arc::new(access)),
@@ -58,19 +63,19 @@ impl LastKnown {
 
     /// The pins, which TLS compares with.
     #[must_use]
-    pub fn pins(&self) -> Pins {
+    pub(crate) fn pins(&self) -> Pins {
         self.pins.clone()
     }
 
     /// The access rules, as they change.
     #[must_use]
-    pub fn access(&self) -> watch::Receiver<Arc<Access>> {
+    pub(crate) fn access(&self) -> watch::Receiver<Arc<Access>> {
         self.access.subscribe()
     }
 
     /// Where peers are, as it changes.
     #[must_use]
-    pub fn addresses(&self) -> watch::Receiver<Addresses> {
+    pub(crate) fn addresses(&self) -> watch::Receiver<Addresses> {
         self.addresses.subscribe()
     }
 
@@ -86,11 +91,11 @@ impl LastKnown {
     }
 
     pub(super) fn set_peers(&self, pins: BTreeMap<NodeIndex, IdentityPublicKey>, addresses: &Addresses) {
-        let peer = |(index, pin): (NodeIndex, IdentityPublicKey)| {
+        let peers = pins.into_iter().map(|(index, pin)| {
             let address = addresses.get(&index).cloned().unwrap_or_default();
             (index.value(), Peer { pin: PinnedKey(pin.0), address })
-        };
-        let now = Peers(pins.into_iter().map(peer).collect());
+        });
+        let now = Peers(peers.collect());
         let changed = self.peers.send_if_modified(|before| {
             let changed = *before != now;
             if changed {
@@ -105,14 +110,14 @@ impl LastKnown {
     }
 
     fn take_up(&self, peers: &Peers) {
-        let of = |(index, peer): (&u32, &Peer)| Some((NodeIndex::new(*index)?, peer.clone()));
-        let peers: Vec<_> = peers.0.iter().filter_map(of).collect();
+        let peers = peers.0.iter().filter_map(|(index, peer)| Some((NodeIndex::new(*index)?, peer.clone())));
+        let peers: Vec<_> = peers.collect();
         self.pins.set(peers.iter().map(|(index, peer)| (*index, IdentityPublicKey(peer.pin.0))).collect());
         self.addresses.send_replace(peers.into_iter().map(|(index, peer)| (index, peer.address)).collect());
     }
 
     /// Writes every change down, for as long as the process lives.
-    pub async fn remember(self, store: Store, node_key: KeyMaterial) {
+    pub(crate) async fn remember(self, store: Store, node_key: KeyMaterial) {
         let (mut access, mut peers) = (self.access.subscribe(), self.peers.subscribe());
         loop {
             let (name, row) = tokio::select! {

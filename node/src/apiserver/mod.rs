@@ -9,12 +9,12 @@
 //!
 //! Nothing here is needed for serving: while the API server is away, what is known stays, and every task tries again.
 
-pub mod issuers;
-pub mod last_known;
-pub mod rounds;
-pub mod seal;
-pub mod status;
-pub mod watching;
+pub(crate) mod issuers;
+pub(crate) mod last_known;
+pub(crate) mod rounds;
+pub(crate) mod seal;
+pub(crate) mod status;
+pub(crate) mod watching;
 
 use keyfleet_crds::node_config::NodeConfig;
 use keyfleet_crds::values::ClusterId;
@@ -23,7 +23,7 @@ use kube::{Api, Client};
 
 /// The API server, and who this node is there.
 #[derive(Clone)]
-pub struct ApiServer {
+pub(crate) struct ApiServer {
     client: Client,
     namespace: String,
     cluster: String,
@@ -34,7 +34,7 @@ pub struct ApiServer {
 impl ApiServer {
     /// The API server behind `client`, for the node of a configuration.
     #[must_use]
-    pub fn new(client: Client, config: &NodeConfig) -> Self {
+    pub(crate) fn new(client: Client, config: &NodeConfig) -> Self {
         Self {
             client,
             namespace: config.namespace.clone(),
@@ -46,7 +46,7 @@ impl ApiServer {
 
     /// The node's name: its `KmsNode`, Pod and ServiceAccount.
     #[must_use]
-    pub fn node_name(&self) -> String {
+    pub(crate) fn node_name(&self) -> String {
         names::node(&self.cluster, self.index)
     }
 

@@ -21,17 +21,17 @@ use crate::round::Published;
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// Feeds the facts of rounds.
-pub struct Rounds {
+pub(crate) struct Rounds {
     /// Where they go.
-    pub facts: mpsc::Sender<Input>,
+    pub(crate) facts: mpsc::Sender<Input>,
     /// The node's state, as it was committed last.
-    pub published: watch::Receiver<Arc<Published>>,
+    pub(crate) published: watch::Receiver<Arc<Published>>,
     /// The bucket's mark of the cluster's name; `None` where nothing is replicated.
-    pub name_mark: Option<NameMark>,
+    pub(crate) name_mark: Option<NameMark>,
     /// The file that says that the state came from its replica: the node abstains in the plans that it may have forgotten.
-    pub restored: Option<PathBuf>,
+    pub(crate) restored: Option<PathBuf>,
     /// Problems that the node shows in its `KmsNode`.
-    pub problems: Problems,
+    pub(crate) problems: Problems,
 }
 
 /// The driver is gone: the node stops.
@@ -39,7 +39,7 @@ struct Stopped;
 
 impl Rounds {
     /// Feeds what is listed, for as long as the node runs.
-    pub async fn feed(mut self, mut listed: watch::Receiver<Arc<Listed>>) {
+    pub(crate) async fn feed(mut self, mut listed: watch::Receiver<Arc<Listed>>) {
         let mut feed = Feed::default();
         loop {
             let now = listed.borrow_and_update().clone();
@@ -77,10 +77,10 @@ impl Rounds {
     async fn abstain(&mut self, listing: &Listing<'_>, mark: PathBuf) -> Result<(), Stopped> {
         let newest = listing.newest_block();
         self.send(Input::Abstain(newest)).await?;
-        let abstains = |published: &Arc<Published>| {
-            published.state.as_ref().is_some_and(|state| state.abstain_through >= Some(newest))
-        };
-        self.published.wait_for(abstains).await.map_err(|_| Stopped)?;
+        let abstains = self
+            .published
+            .wait_for(|published| published.state.as_ref().is_some_and(|state| state.abstain_through >= Some(newest)));
+        abstains.await.map_err(|_| Stopped)?;
         if let Err(error) = std::fs::remove_file(&mark) {
             tracing::warn!(%error, "the mark of a restored state file stays; the next start abstains once more");
         }

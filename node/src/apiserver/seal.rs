@@ -19,7 +19,7 @@ use crate::keystores::{Entries, KeyStoreError};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The Secret.
-pub struct SealSecret {
+pub(crate) struct SealSecret {
     secrets: Api<Secret>,
     name: String,
     /// As it was read last: a replacement keeps its labels.
@@ -29,7 +29,7 @@ pub struct SealSecret {
 impl SealSecret {
     /// The seal of this node.
     #[must_use]
-    pub fn new(server: &ApiServer) -> Self {
+    pub(crate) fn new(server: &ApiServer) -> Self {
         Self {
             secrets: Api::namespaced(server.client.clone(), &server.namespace),
             name: names::seal_secret(&server.cluster, server.index),
@@ -41,7 +41,7 @@ impl SealSecret {
     ///
     /// # Errors
     /// When the API server does not answer or says no.
-    pub async fn delete(&self) -> Result<(), KeyStoreError> {
+    pub(crate) async fn delete(&self) -> Result<(), KeyStoreError> {
         let parameters = DeleteParams::default();
         let deleted = tokio::time::timeout(PATIENCE, self.secrets.delete(&self.name, &parameters)).await;
         match deleted.map_err(|_| self.error("the API server does not answer"))? {

@@ -41,30 +41,32 @@ const PAYLOAD_BYTES_MAX: usize = 49_152;
 
 /// Problems of the node, by the thing that they are about. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Problems(watch::Sender<HashMap<ProblemAbout, Problem>>);
+pub(crate) struct Problems(watch::Sender<HashMap<ProblemAbout, Problem>>);
 
 impl Problems {
     /// Notes a problem, in the place of the one about the same before.
-    pub fn set(&self, about: ProblemAbout, reason: Reason, message: &str) {
+    pub(crate) fn set(&self, about: ProblemAbout, reason: Reason, message: &str) {
         let message = message.chars().take(MESSAGE_CHARS_MAX).collect();
         let problem = Problem { about, reason: reason.as_str().to_owned(), message };
         self.0.send_if_modified(|all| all.insert(about, problem.clone()) != Some(problem));
     }
 
     /// Clears the problem.
-    pub fn clear(&self, about: ProblemAbout) {
+    pub(crate) fn clear(&self, about: ProblemAbout) {
         self.0.send_if_modified(|all| all.remove(&about).is_some());
     }
 
     /// Clears the problem, if it has one of these reasons.
-    pub fn clear_reasons(&self, about: ProblemAbout, reasons: &[Reason]) {
-        let named = |problem: &Problem| reasons.iter().any(|reason| reason.as_str() == problem.reason);
-        self.0.send_if_modified(|all| all.get(&about).is_some_and(named) && all.remove(&about).is_some());
+    pub(crate) fn clear_reasons(&self, about: ProblemAbout, reasons: &[Reason]) {
+        self.0.send_if_modified(|all| {
+            let named = all.get(&about).is_some_and(|problem| reasons.iter().any(|one| one.as_str() == problem.reason));
+            named && all.remove(&about).is_some()
+        });
     }
 
     /// All of them.
     #[must_use]
-    pub fn all(&self) -> Vec<Problem> {
+    pub(crate) fn all(&self) -> Vec<Problem> {
         let mut all: Vec<_> = self.0.borrow().values().cloned().collect();
         all.sort_by_key(|problem| format!("{:?}", problem.about));
         all
@@ -73,32 +75,32 @@ impl Problems {
 
 /// A running node, as its status tells of it.
 #[derive(Clone)]
-pub struct Speaker {
+pub(crate) struct Speaker {
     /// Signs the offer and the report.
-    pub identity: Arc<IdentitySecretKey>,
-    pub owner: (ClusterId, NodeIndex),
-    pub published: watch::Receiver<Arc<Published>>,
-    pub served: watch::Receiver<Arc<Epochs>>,
-    pub backing: Backing,
+    pub(crate) identity: Arc<IdentitySecretKey>,
+    pub(crate) owner: (ClusterId, NodeIndex),
+    pub(crate) published: watch::Receiver<Arc<Published>>,
+    pub(crate) served: watch::Receiver<Arc<Epochs>>,
+    pub(crate) backing: Backing,
 }
 
 /// Writes the status.
 #[derive(Clone)]
-pub struct StatusWriter {
+pub(crate) struct StatusWriter {
     /// Where.
-    pub server: ApiServer,
+    pub(crate) server: ApiServer,
     /// The id of the key-encryption key in use.
-    pub key_encryption_id: String,
-    pub problems: Problems,
+    pub(crate) key_encryption_id: String,
+    pub(crate) problems: Problems,
     /// The running node; `None` while something keeps it from starting.
-    pub speaker: watch::Receiver<Option<Speaker>>,
+    pub(crate) speaker: watch::Receiver<Option<Speaker>>,
     /// The own `KmsNode`'s status as it was seen last; `None` while it was not.
-    pub seen: watch::Receiver<Option<Arc<KmsNodeStatus>>>,
+    pub(crate) seen: watch::Receiver<Option<Arc<KmsNodeStatus>>>,
 }
 
 impl StatusWriter {
     /// Writes whatever is new, for as long as the process lives.
-    pub async fn run(mut self) {
+    pub(crate) async fn run(mut self) {
         let mut problems = self.problems.0.subscribe();
         let (mut pause, mut written) = (PAUSE, None);
         let mut lag = tokio::time::interval(LAG);
@@ -124,7 +126,7 @@ impl StatusWriter {
     ///
     /// # Errors
     /// When the API server does not take it.
-    pub async fn write_once(&self) -> Result<(), kube::Error> {
+    pub(crate) async fn write_once(&self) -> Result<(), kube::Error> {
         self.write_if_new(&mut None, true).await
     }
 
@@ -133,7 +135,7 @@ impl StatusWriter {
     ///
     /// # Errors
     /// When the API server does not take it.
-    pub async fn say_goodbye(&self, flushed: bool) -> Result<(), kube::Error> {
+    pub(crate) async fn say_goodbye(&self, flushed: bool) -> Result<(), kube::Error> {
         let Some(seen) = self.server.own_status().await? else { return Ok(()) };
         let mut now = self.report(&seen.node.unwrap_or_default());
         if let Some(at) = &mut now.replication {

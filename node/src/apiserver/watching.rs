@@ -24,46 +24,46 @@ use crate::runtime::Addresses;
 
 /// The `KeyEpoch`s of the cluster by number.
 #[derive(Clone, Default)]
-pub struct Listed {
+pub(crate) struct Listed {
     /// Grows with every list that was read anew; zero before the first.
-    pub lists: u64,
+    pub(crate) lists: u64,
     /// The objects.
-    pub epochs: BTreeMap<u64, KeyEpoch>,
+    pub(crate) epochs: BTreeMap<u64, KeyEpoch>,
     /// The prekey sets in the status of all nodes by digest: those of a node that is away come from nowhere else.
-    pub sets: BTreeMap<Digest, SignedPrekeySet>,
+    pub(crate) sets: BTreeMap<Digest, SignedPrekeySet>,
     /// `spec.allowDowntime` of the `KmsCluster`, once it was read.
-    pub allow_downtime: Option<bool>,
+    pub(crate) allow_downtime: Option<bool>,
 }
 
 /// The two facts that together end a node for good.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Doom {
+pub(crate) struct Doom {
     /// The `KmsCluster` is being deleted with `deletionPolicy: Destroy`.
-    pub cluster_is_destroyed: bool,
+    pub(crate) cluster_is_destroyed: bool,
     /// The own `KmsNode` is let go.
-    pub node_is_removed: bool,
+    pub(crate) node_is_removed: bool,
 }
 
 impl Doom {
     /// Tells whether both are true.
     #[must_use]
-    pub fn is_sealed(self) -> bool {
+    pub(crate) fn is_sealed(self) -> bool {
         self.cluster_is_destroyed && self.node_is_removed
     }
 }
 
 /// Where a peer is, by its index.
-pub type AddressOf = Arc<dyn Fn(NodeIndex) -> String + Send + Sync>;
+pub(crate) type AddressOf = Arc<dyn Fn(NodeIndex) -> String + Send + Sync>;
 
 /// The address that a peer has in the cluster's DNS.
 #[must_use]
-pub fn address_in_dns(cluster: &str, namespace: &str) -> AddressOf {
+pub(crate) fn address_in_dns(cluster: &str, namespace: &str) -> AddressOf {
     let (cluster, namespace) = (cluster.to_owned(), namespace.to_owned());
     Arc::new(move |index| format!("{}:{}", wire::node_host(&cluster, index.value(), &namespace), wire::ROUND_PORT))
 }
 
 /// Follows everything, for as long as the process lives.
-pub async fn watch_all(
+pub(crate) async fn watch_all(
     server: ApiServer,
     last_known: LastKnown,
     address_of: AddressOf,

@@ -45,7 +45,7 @@ pub(crate) const RESTORED: &str = "restored";
 /// Why the parts are not there.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum AssembleError {
+pub(crate) enum AssembleError {
     /// A key-encryption key.
     #[error(transparent)]
     Key(#[from] KeyError),
@@ -65,7 +65,9 @@ pub enum AssembleError {
     #[error("the volume: {0}")]
     Io(#[from] std::io::Error),
     /// Neither the API server nor a folder in its place.
-    #[error("there is no API server here, and secondHome is not set")]
+    #[error(
+        "no API server was found, and secondHome is not set; run the node in a pod, or set secondHome for development"
+    )]
     Nowhere,
     /// The replicated file was not opened.
     #[error("replication: {0}")]
@@ -75,7 +77,7 @@ pub enum AssembleError {
 impl AssembleError {
     /// Returns the thing that the problem is about, and the condition reason.
     #[must_use]
-    pub fn concerns(&self) -> (ProblemAbout, Reason) {
+    pub(crate) fn concerns(&self) -> (ProblemAbout, Reason) {
         match self {
             Self::Key(error) => (ProblemAbout::KeyEncryption, error.reason()),
             Self::KeyStore(_) | Self::Store(_) | Self::Io(_) | Self::Nowhere => (ProblemAbout::Seal, Reason::Starting),
@@ -112,7 +114,7 @@ pub(crate) fn secret_store(config: &Config, server: Option<&ApiServer>) -> Resul
 ///
 /// # Errors
 /// Names the missing thing, and says what to do.
-pub async fn assemble(config: &Config, secret: Arc<dyn KeyStore>) -> Result<Parts, AssembleError> {
+pub(crate) async fn assemble(config: &Config, secret: Arc<dyn KeyStore>) -> Result<Parts, AssembleError> {
     let ring = config.key_ring(|name| std::env::var(name).ok())?;
     let volume: Arc<dyn KeyStore> = Arc::new(VolumeStore::open(config.data().join("seal"))?);
     let state = config.data().join(STATE);
@@ -154,8 +156,14 @@ pub(crate) fn options(config: &Config, replication: &Replication, ring: &KeyRing
 pub(crate) async fn floor_of(key_store: &dyn KeyStore) -> Result<Option<Position>, KeyStoreError> {
     let entries = key_store.read().await?;
     let text = entries.get("floor").map(|bytes| String::from_utf8_lossy(bytes));
-    let position = text
-        .map(|text| text.parse().map_err(|_| KeyStoreError::new(key_store.kind(), format!("`{text}` is no floor"))));
+    let position = text.map(|text| {
+        text.parse().map_err(|_| {
+            KeyStoreError::new(
+                key_store.kind(),
+                format!("`{text}` is not a position; restore the entry `floor` from a backup"),
+            )
+        })
+    });
     position.transpose()
 }
 

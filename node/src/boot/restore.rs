@@ -22,9 +22,9 @@ use keyfleet_litestream::restore::{self, Options};
 /// Why nothing was restored that should have been.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum RestoreError {
+pub(crate) enum RestoreError {
     /// A key store does not say whether there is a floor.
-    #[error("whether a replica must exist is not known, so nothing is begun: {0}")]
+    #[error("a key store does not say whether this node has a replica, so the node does not start yet: {0}")]
     KeyStore(#[from] KeyStoreError),
     /// The configuration does not name a replica.
     #[error(transparent)]
@@ -44,7 +44,7 @@ pub enum RestoreError {
 ///
 /// # Errors
 /// When there should have been and it was not.
-pub async fn run(config: &Config) -> Result<(), RestoreError> {
+pub(crate) async fn run(config: &Config) -> Result<(), RestoreError> {
     let client = if config.file.second_home.is_none() { Some(Client::try_default().await?) } else { None };
     run_with(config, client).await
 }
@@ -54,7 +54,7 @@ pub async fn run(config: &Config) -> Result<(), RestoreError> {
 ///
 /// # Errors
 /// As [`run`].
-pub async fn run_with(config: &Config, client: Option<Client>) -> Result<(), RestoreError> {
+pub(crate) async fn run_with(config: &Config, client: Option<Client>) -> Result<(), RestoreError> {
     if Ending::begun(config.data())?.is_some() {
         // What was destroyed does not come back.
         return Ok(());

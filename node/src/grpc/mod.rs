@@ -2,12 +2,12 @@
 //!
 //! - [`transport`]: servers whose connections know who is at the other end
 //! - [`round`]: `Round`, what this node says
-//! - [`report`]: the signed report that every stream begins with
+//! - `report`: the signed report that every stream begins with
 //! - [`kms`]: `Kms`, for callers
-//! - [`health`]: health checks and reflection, on both ports
+//! - `health`: health checks and reflection, on both ports
 
-pub mod health;
+pub(crate) mod health;
 pub mod kms;
-pub mod report;
+pub(crate) mod report;
 pub mod round;
 pub mod transport;

@@ -18,7 +18,7 @@ use keyfleet_threshold::serving::signature;
 use crate::round::{Epochs, Published};
 
 /// A caller's challenge, and what it was answered: a share's signature over it is always the same.
-pub struct Challenge {
+pub(crate) struct Challenge {
     bytes: [u8; 32],
     proofs: BTreeMap<EpochNumber, Vec<u8>>,
 }
@@ -26,24 +26,28 @@ pub struct Challenge {
 impl Challenge {
     /// A challenge as it came.
     #[must_use]
-    pub fn new(bytes: [u8; 32]) -> Self {
+    pub(crate) fn new(bytes: [u8; 32]) -> Self {
         Self { bytes, proofs: BTreeMap::new() }
     }
 
     fn answer(&mut self, cluster: ClusterId, number: EpochNumber, share: &SecretScalar) -> Vec<u8> {
-        let purpose = || Purpose::possession(cluster, number, &self.bytes);
-        self.proofs.entry(number).or_insert_with(|| signature::sign(&purpose(), share).encode().to_vec()).clone()
+        let bytes = &self.bytes;
+        let proof = self.proofs.entry(number).or_insert_with(|| {
+            let purpose = Purpose::possession(cluster, number, bytes);
+            signature::sign(&purpose, share).encode().to_vec()
+        });
+        proof.clone()
     }
 }
 
 /// Reports of what is published. Every stream asks at every change, so the last one is kept.
 #[derive(Default)]
-pub struct Reports(Mutex<Option<(Arc<Published>, v1::Report)>>);
+pub(crate) struct Reports(Mutex<Option<(Arc<Published>, v1::Report)>>);
 
 impl Reports {
     /// The report, but for its sequence number and the time. `challenge` is answered with every share that is held.
     #[must_use]
-    pub fn of(
+    pub(crate) fn of(
         &self,
         published: &Arc<Published>,
         served: &Epochs,
@@ -75,7 +79,7 @@ fn prove(report: &mut v1::Report, served: &Epochs, challenge: &mut Challenge, cl
 
 /// The report without a challenge, a sequence number and the time.
 #[must_use]
-pub fn report(published: &Published, identity: &IdentityPublicKey) -> Option<v1::Report> {
+pub(crate) fn report(published: &Published, identity: &IdentityPublicKey) -> Option<v1::Report> {
     let (state, outbox) = (published.state.as_ref()?, published.outbox.as_ref()?);
     let facts = feed::Report::of(state);
     let held = facts.held.iter().map(|certificate| v1::HeldEpoch {
@@ -136,7 +140,7 @@ fn verdict(reported: &feed::ReportedVerdict) -> v1::Verdict {
 
 /// Numbers, dates and signs a report.
 #[must_use]
-pub fn sign(report: v1::Report, sequence: u64, identity: &IdentitySecretKey) -> v1::SignedReport {
+pub(crate) fn sign(report: v1::Report, sequence: u64, identity: &IdentitySecretKey) -> v1::SignedReport {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let made_at_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
     keyfleet_api::report::sign(&v1::Report { sequence, made_at_ms, ..report }, identity)

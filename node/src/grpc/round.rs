@@ -29,23 +29,23 @@ use crate::store::bundles::BundleFile;
 const OPERATOR_TOKEN_SECONDS: u64 = 3600;
 
 /// The service `Round` of one node.
-pub struct RoundApi {
+pub(crate) struct RoundApi {
     /// Node that these messages are of.
-    pub owner: (ClusterId, NodeIndex),
+    pub(crate) owner: (ClusterId, NodeIndex),
     /// The state that was committed last, and what it says.
-    pub published: watch::Receiver<Arc<Published>>,
+    pub(crate) published: watch::Receiver<Arc<Published>>,
     /// Shares, for proofs of possession.
-    pub served: watch::Receiver<Arc<Epochs>>,
+    pub(crate) served: watch::Receiver<Arc<Epochs>>,
     /// The second file: what peers may ask for again.
-    pub bundles: BundleFile,
+    pub(crate) bundles: BundleFile,
     /// Signs reports.
-    pub identity: Arc<IdentitySecretKey>,
+    pub(crate) identity: Arc<IdentitySecretKey>,
     /// Checks the tokens of readers that are no peers; `None`: only peers read.
-    pub readers: Option<Readers>,
+    pub(crate) readers: Option<Readers>,
     /// The last report's sequence number.
-    pub sequence: Arc<AtomicU64>,
+    pub(crate) sequence: Arc<AtomicU64>,
     /// Reports of what is published.
-    pub reports: Arc<Reports>,
+    pub(crate) reports: Arc<Reports>,
 }
 
 /// Readers by token of what nodes say to each other: the operator, and everyone whom a rule with the verb `Observe` names.
@@ -115,13 +115,12 @@ impl Following {
     /// Queues a report, if anything in it changed, and every row after the position.
     fn refill(&mut self) {
         let now = self.published.borrow_and_update().clone();
-        let item = |item| v1::FollowItem { item: Some(item) };
         let served = self.served.borrow().clone();
         let report = self.reports.of(&now, &served, self.challenge.as_mut(), &self.identity.public());
         if let Some(report) = report.filter(|report| self.reported.as_ref() != Some(report)) {
             let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
             let signed = sign(report.clone(), sequence, &self.identity);
-            self.ready.push_back(item(v1::follow_item::Item::Report(signed)));
+            self.queue(v1::follow_item::Item::Report(signed));
             self.reported = Some(report);
         }
         let Some(outbox) = &now.outbox else { return };
@@ -132,14 +131,18 @@ impl Following {
                 _ => continue,
             };
             let row = v1::OutboxRow { position: *position, number: row.number, said: Some(said) };
-            self.ready.push_back(item(v1::follow_item::Item::Row(row)));
+            self.queue(v1::follow_item::Item::Row(row));
             self.position = *position;
         }
         if !self.caught_up {
             self.caught_up = true;
             let caught_up = v1::CaughtUp { position: self.position };
-            self.ready.push_back(item(v1::follow_item::Item::CaughtUp(caught_up)));
+            self.queue(v1::follow_item::Item::CaughtUp(caught_up));
         }
+    }
+
+    fn queue(&mut self, item: v1::follow_item::Item) {
+        self.ready.push_back(v1::FollowItem { item: Some(item) });
     }
 
     async fn next(mut self) -> Option<(Result<v1::FollowItem, Status>, Self)> {
@@ -203,8 +206,8 @@ impl Round for RoundApi {
             .collect::<Result<_, _>>()?;
         let published = self.published.borrow().clone();
         let Some(state) = &published.state else { return Ok(Response::new(Box::pin(stream::empty()))) };
-        let kept = |digest: &_| self.bundles.get(digest).ok().flatten();
-        let found = feed::answer(&digests, state, &published.messages, kept);
+        let found =
+            feed::answer(&digests, state, &published.messages, |digest| self.bundles.get(digest).ok().flatten());
         let items = found
             .into_iter()
             .map(|(digest, blob)| Ok(v1::FetchItem { digest: digest.0.to_vec(), found: Some(messages::found(&blob)) }));

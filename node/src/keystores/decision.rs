@@ -94,6 +94,10 @@ fn list(names: &[KeyName]) -> String {
     names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
+fn is_live(inventory: Option<&KeyInventory>, name: &KeyName) -> bool {
+    inventory.is_some_and(|inventory| inventory.live.contains_key(name))
+}
+
 /// Decides. `secret` is `None` while the API server does not answer: then nothing is destroyed or reported lost, and the
 /// question is asked again before the node's next round message.
 #[must_use]
@@ -114,9 +118,8 @@ pub fn decide(inventory: Option<&KeyInventory>, volume: &Seen, secret: Option<&S
             lacked.entry(*key_store).or_insert_with(Vec::new).push(*name);
         }
     }
-    let named = |name: &KeyName| inventory.is_some_and(|inventory| inventory.live.contains_key(name));
     let unnamed: BTreeSet<KeyName> = seen.iter().flat_map(|(_, held)| held.keys().copied()).collect();
-    for name in unnamed.into_iter().filter(|name| !named(name)) {
+    for name in unnamed.into_iter().filter(|name| !is_live(inventory, name)) {
         let holders: Vec<_> =
             seen.iter().filter(|(_, held)| held.contains_key(&name)).map(|(key_store, _)| *key_store).collect();
         if inventory.is_none_or(|inventory| inventory.is_above(name)) {

@@ -47,17 +47,17 @@ pub trait KeyStore: Send + Sync {
     }
 }
 
-/// A key store does not answer, or says no.
+/// Error of one key store: it does not answer, or refuses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key_store}: {what}")]
 pub struct KeyStoreError {
     pub key_store: StoreKind,
-    /// Answer of the bucket.
+    /// Answer of the API server, or error of the disk.
     pub what: String,
 }
 
 impl KeyStoreError {
-    /// A fault of `key_store`.
+    /// Makes the error of one key store.
     #[must_use]
     pub fn new(key_store: StoreKind, what: String) -> Self {
         Self { key_store, what }
@@ -104,6 +104,13 @@ pub struct KeyStores {
 }
 
 impl Found {
+    fn key(&self, name: &KeyName, key_store: StoreKind) -> Option<&KeyMaterial> {
+        match key_store {
+            StoreKind::Volume => self.volume.get(name),
+            StoreKind::Secret => self.secret.as_ref()?.get(name),
+        }
+    }
+
     /// Reads both key stores. The Secret may be out of reach; the volume may not.
     ///
     /// # Errors
@@ -152,12 +159,9 @@ impl Found {
         if let Some(conflict) = decision.findings.iter().find(|finding| matches!(finding, Finding::Conflict(_))) {
             return Err(KeyStoresError::Finding(conflict.clone()));
         }
-        let of = |name: &KeyName, key_store: &StoreKind| match key_store {
-            StoreKind::Volume => self.volume.get(name),
-            StoreKind::Secret => self.secret.as_ref().and_then(|keys| keys.get(name)),
-        };
+        let kept = decision.keep.iter();
         let keys: BTreeMap<_, _> =
-            decision.keep.iter().filter_map(|(name, key_store)| Some((*name, of(name, key_store)?.clone()))).collect();
+            kept.filter_map(|(name, key_store)| Some((*name, self.key(name, *key_store)?.clone()))).collect();
         let united = self.secret.is_some();
         let key_stores =
             KeyStores { key_stores: self.key_stores, ring: self.ring, keys, united, wrapped_under: self.wrapped_under };
@@ -291,21 +295,24 @@ impl KeyStores {
     async fn repair(&self, decision: &Decision) -> Result<(), KeyStoresError> {
         for key_store in &self.key_stores {
             let kind = key_store.kind();
-            let mine = |list: &BTreeSet<(StoreKind, KeyName)>| -> Vec<KeyName> {
-                list.iter().filter(|(key_store, _)| *key_store == kind).map(|(_, name)| *name).collect()
-            };
-            let wrap = |name: KeyName| {
-                let key = self.keys.get(&name)?;
-                Some((name.to_string(), self.ring.wrap(name, key, &mut rand::rng())))
-            };
-            let put: Entries = mine(&decision.copy).into_iter().filter_map(wrap).collect();
-            let remove: BTreeSet<_> = mine(&decision.destroy).iter().map(ToString::to_string).collect();
+            let put: Entries = of_store(&decision.copy, kind).filter_map(|name| self.wrapped(name)).collect();
+            let remove: BTreeSet<_> = of_store(&decision.destroy, kind).map(|name| name.to_string()).collect();
             if !put.is_empty() || !remove.is_empty() {
                 key_store.change(&put, &remove).await?;
             }
         }
         Ok(())
     }
+
+    fn wrapped(&self, name: KeyName) -> Option<(String, Vec<u8>)> {
+        let key = self.keys.get(&name)?;
+        Some((name.to_string(), self.ring.wrap(name, key, &mut rand::rng())))
+    }
+}
+
+/// Returns the names that a list has for one key store.
+fn of_store(list: &BTreeSet<(StoreKind, KeyName)>, kind: StoreKind) -> impl Iterator<Item = KeyName> {
+    list.iter().filter(move |(key_store, _)| *key_store == kind).map(|(_, name)| *name)
 }
 
 fn seen(keys: &BTreeMap<KeyName, KeyMaterial>) -> Seen {

@@ -146,8 +146,8 @@ impl Driver {
     /// Gives the participant what it wants and this node has.
     fn recall(&mut self) -> Result<(), PersistError> {
         let Self { intake, participant, persister, owed, .. } = self;
-        let kept = |digest: &_| persister.bundles().get(digest).map_err(PersistError::Store);
-        intake.recall(participant, kept, &mut rand::rng(), owed)
+        let bundles = persister.bundles();
+        intake.recall(participant, |digest| Ok(bundles.get(digest)?), &mut rand::rng(), owed)
     }
 }
 

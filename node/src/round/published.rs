@@ -85,8 +85,10 @@ impl Published {
     pub fn find(&self, digest: &Digest) -> Option<Blob> {
         let message = self.messages.iter().find(|message| message.digest() == *digest);
         let message = message.map(|message| Blob::Message(message.as_ref().clone()));
-        let sets = || self.state.iter().flat_map(|state| state.offers.values());
-        message.or_else(|| sets().find(|set| set.digest() == *digest).cloned().map(Blob::Prekeys))
+        message.or_else(|| {
+            let mut sets = self.state.iter().flat_map(|state| state.offers.values());
+            sets.find(|set| set.digest() == *digest).cloned().map(Blob::Prekeys)
+        })
     }
 }
 

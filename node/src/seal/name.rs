@@ -49,27 +49,30 @@ impl fmt::Display for KeyName {
 
 /// The text is no key's name.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("`{0}` names no key of a node")]
+#[error("`{0}` is not the name of a node's key")]
 pub struct KeyNameError(pub String);
+
+impl KeyName {
+    fn parse_numbered(text: &str) -> Option<Self> {
+        let (kind, digits) = text.split_once('-')?;
+        let number: u64 = digits.parse().ok()?;
+        match kind {
+            "prekeys" => Some(Self::Prekeys(PrekeySetNumber(number))),
+            "seed" => Some(Self::DealerSeed(EpochNumber(number))),
+            "data" => Some(Self::Data(EpochNumber(number))),
+            _ => None,
+        }
+    }
+}
 
 impl FromStr for KeyName {
     type Err = KeyNameError;
 
     fn from_str(text: &str) -> Result<Self, KeyNameError> {
-        let numbered = || {
-            let (kind, digits) = text.split_once('-')?;
-            let number: u64 = digits.parse().ok()?;
-            match kind {
-                "prekeys" => Some(Self::Prekeys(PrekeySetNumber(number))),
-                "seed" => Some(Self::DealerSeed(EpochNumber(number))),
-                "data" => Some(Self::Data(EpochNumber(number))),
-                _ => None,
-            }
-        };
         let name = match text {
             "identity" => Some(Self::Identity),
             "node" => Some(Self::Node),
-            _ => numbered(),
+            _ => Self::parse_numbered(text),
         };
         // One name, one spelling: `data-07` would be a second entry for the same key.
         name.filter(|name| name.to_string() == text).ok_or_else(|| KeyNameError(text.to_owned()))

@@ -105,7 +105,9 @@ pub enum WrapError {
         id: String,
     },
     /// The entry was cut or overwritten, or is of a later version.
-    #[error("`{0}` is no wrap that this version can read")]
+    #[error(
+        "`{0}` is not a wrapped key that this release can read; restore it from a backup, or run the release that wrote it"
+    )]
     Malformed(String),
 }
 

@@ -13,12 +13,12 @@ const BATCH: usize = 256;
 
 /// The way to the ledger. Cheap to clone.
 #[derive(Clone)]
-pub struct AuditWriter(mpsc::Sender<(Record, oneshot::Sender<bool>)>);
+pub(crate) struct AuditWriter(mpsc::Sender<(Record, oneshot::Sender<bool>)>);
 
 impl AuditWriter {
     /// Starts the task that writes; it ends with the last clone, and then lets go of the store.
     #[must_use]
-    pub fn start(store: Store) -> (Self, JoinHandle<()>) {
+    pub(crate) fn start(store: Store) -> (Self, JoinHandle<()>) {
         let (sender, mut mailbox) = mpsc::channel(MAILBOX);
         let task = tokio::spawn(async move {
             let mut waiting = Vec::new();
@@ -40,7 +40,7 @@ impl AuditWriter {
     ///
     /// # Errors
     /// When it was not: then nothing may be answered.
-    pub async fn write(&self, record: Record) -> Result<(), StoreError> {
+    pub(crate) async fn write(&self, record: Record) -> Result<(), StoreError> {
         let (reply, answer) = oneshot::channel();
         self.0.send((record, reply)).await.map_err(|_| StoreError::Stopped)?;
         if answer.await.unwrap_or(false) { Ok(()) } else { Err(StoreError::Stopped) }

@@ -75,12 +75,11 @@ impl Backing {
         let redb = Arc::new(redb::Database::create(path).map_err(redb_error)?);
         let (jobs, mut mailbox) = mpsc::channel::<Job>(MAILBOX);
         let file = redb.clone();
-        let run = move || {
+        let writer = thread::Builder::new().name("store-writer".into()).spawn(move || {
             while let Some(job) = mailbox.blocking_recv() {
                 job(&file);
             }
-        };
-        let writer = thread::Builder::new().name("store-writer".into()).spawn(run);
+        });
         let writer = writer.map_err(|error| StoreError::Redb(redb::Error::Io(error)))?;
         Ok(Self::Local(Local(Arc::new(Inner { redb, jobs: Some(jobs), writer: Some(writer) }))))
     }

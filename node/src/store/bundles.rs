@@ -59,16 +59,10 @@ impl BundleFile {
     /// # Errors
     /// redb's.
     pub async fn retain(&self, plans: BTreeSet<Digest>, sets: BTreeSet<Digest>) -> Result<(), StoreError> {
-        let keep = move |digest: &[u8; 32], bytes: &[u8]| match bytes.split_first() {
-            Some((&MESSAGE, bytes)) => SignedMessage::plan_named_by(bytes).is_some_and(|plan| plans.contains(&plan)),
-            Some((&PREKEYS, _)) => sets.contains(&Digest(*digest)),
-            Some((&VECTOR, _)) => true,
-            _ => false,
-        };
-        self.change(move |table| table.retain(keep)).await
+        self.change(move |table| table.retain(|digest, bytes| is_kept(digest, bytes, &plans, &sets))).await
     }
 
-    /// The blob of a digest. A row that is not what its digest says is as good as none.
+    /// Returns the blob of a digest. A row whose content has another digest counts as missing: the disk, not a peer, is at fault.
     ///
     /// # Errors
     /// redb's.
@@ -86,14 +80,23 @@ impl BundleFile {
         + 'static,
     ) -> Result<(), StoreError> {
         let file = self.0.clone();
-        let run = move || {
+        let committed = tokio::task::spawn_blocking(move || {
             let mut txn = file.begin_write().map_err(redb_error)?;
             // Peers choose the contents: with one sync a crafted page could pass for a commit (redb's design notes).
             txn.set_two_phase_commit(true);
             change(&mut txn.open_table(BLOBS).map_err(redb_error)?).map_err(redb_error)?;
             txn.commit().map_err(redb_error)
-        };
-        tokio::task::spawn_blocking(run).await.map_err(|_| StoreError::Stopped)?
+        });
+        committed.await.map_err(|_| StoreError::Stopped)?
+    }
+}
+
+fn is_kept(digest: &[u8; 32], bytes: &[u8], plans: &BTreeSet<Digest>, sets: &BTreeSet<Digest>) -> bool {
+    match bytes.split_first() {
+        Some((&MESSAGE, bytes)) => SignedMessage::plan_named_by(bytes).is_some_and(|plan| plans.contains(&plan)),
+        Some((&PREKEYS, _)) => sets.contains(&Digest(*digest)),
+        Some((&VECTOR, _)) => true,
+        _ => false,
     }
 }
 

@@ -75,15 +75,13 @@ impl AuditEntry {
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let digest = |at: usize| Some(Digest(*bytes.get(at..at + 32)?.first_chunk()?));
-        let number = |at: usize| Some(u64::from_be_bytes(*bytes.get(at..at + 8)?.first_chunk()?));
         let entry = Self {
-            number: number(1)?,
-            previous: digest(9)?,
-            time_seconds: number(41)?,
-            caller: digest(49)?,
-            request: digest(81)?,
-            answer: digest(113)?,
+            number: number_at(bytes, 1)?,
+            previous: digest_at(bytes, 9)?,
+            time_seconds: number_at(bytes, 41)?,
+            caller: digest_at(bytes, 49)?,
+            request: digest_at(bytes, 81)?,
+            answer: digest_at(bytes, 113)?,
             allowed: *bytes.get(145)? == 1,
         };
         (bytes.len() == Self::BYTES && entry.encode() == bytes).then_some(entry)
@@ -92,8 +90,20 @@ impl AuditEntry {
     /// Returns the hash that the next entry names.
     #[must_use]
     pub fn hash(&self) -> Digest {
-        Digest::of("KEYFLEET-V1-AUDIT", &[&self.encode()])
+        hash_of(&self.encode())
     }
+}
+
+fn hash_of(entry: &[u8]) -> Digest {
+    Digest::of("KEYFLEET-V1-AUDIT", &[entry])
+}
+
+fn digest_at(bytes: &[u8], at: usize) -> Option<Digest> {
+    Some(Digest(*bytes.get(at..at + 32)?.first_chunk()?))
+}
+
+fn number_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_be_bytes(*bytes.get(at..at + 8)?.first_chunk()?))
 }
 
 /// Finds an earlier request of this id.
@@ -130,8 +140,9 @@ impl Store {
     pub async fn record(&self, batch: Vec<Record>) -> Result<(), StoreError> {
         let written = self.backing.write(move |txn| {
             let mut audit = txn.open_table(AUDIT)?;
-            let last = audit.last()?.and_then(|(_, bytes)| AuditEntry::decode(bytes.value()));
-            let (mut number, mut previous) = last.map_or((0, Digest([0; 32])), |last| (last.number, last.hash()));
+            // By the row's own number and bytes: an entry that the disk damaged is followed, never written over.
+            let last = audit.last()?.map(|(number, bytes)| (number.value(), hash_of(bytes.value())));
+            let (mut number, mut previous) = last.unwrap_or((0, Digest([0; 32])));
             let mut requests = txn.open_table(REQUESTS)?;
             let now = batch.iter().map(|record| record.time_seconds).max().unwrap_or(0);
             for record in batch {
@@ -146,7 +157,8 @@ impl Store {
                     allowed: record.allowed,
                 };
                 previous = entry.hash();
-                audit.insert(number, entry.encode().as_slice())?;
+                let before = audit.insert(number, entry.encode().as_slice())?;
+                assert!(before.is_none(), "entry {number} of the audit log is written over");
                 if let (Some(id), true) = (record.id, record.allowed) {
                     let time = record.time_seconds.to_be_bytes();
                     let row = [time.as_slice(), &record.request.0, &record.answer].concat();
@@ -244,5 +256,24 @@ mod tests {
         assert_eq!(known(1), Earlier::Answered(vec![1; 5]));
         assert_eq!(known(2), Earlier::OtherRequest);
         assert_eq!(store.known_request(&Digest([7; 32]), &Digest([1; 32])).unwrap(), Earlier::No);
+    }
+
+    /// An entry that the disk damaged is followed by the next one, never written over, and the check of the chain finds it.
+    #[tokio::test]
+    async fn a_damaged_last_entry_is_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(&folder.path().join("state.redb")).await;
+        store.record(vec![record(1), record(2)]).await.unwrap();
+        let damage = store.backing().write(|txn| {
+            txn.open_table(AUDIT)?.insert(2, b"damaged".as_slice())?;
+            Ok(())
+        });
+        damage.await.unwrap();
+        store.record(vec![record(3)]).await.unwrap();
+        assert!(store.audit().is_err(), "a damaged entry went unnoticed");
+        let txn = store.backing().begin_read().unwrap();
+        let numbers: Vec<u64> =
+            txn.open_table(AUDIT).unwrap().iter().unwrap().map(|row| row.unwrap().0.value()).collect();
+        assert_eq!(numbers, [1, 2, 3], "the entry after a damaged one has its own number");
     }
 }

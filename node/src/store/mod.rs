@@ -18,7 +18,7 @@ pub mod backing;
 pub mod bundles;
 pub mod journal;
 pub mod outbox;
-pub mod replica;
+pub(crate) mod replica;
 #[cfg(test)]
 mod tests;
 

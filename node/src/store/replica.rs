@@ -14,7 +14,7 @@ use keyfleet_litestream::bucket::{ErrorKind, Location};
     "spec.replication.s3.caConfigMap: the ConfigMap {config_map} must hold the certificates that the bucket's server may be \
      signed by, as PEM under the key ca.crt. {error}"
 )]
-pub struct CaConfigMapError {
+pub(crate) struct CaConfigMapError {
     config_map: String,
     error: AuthoritiesError,
 }

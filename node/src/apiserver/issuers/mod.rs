@@ -24,7 +24,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const DOCUMENT_BYTES_MAX: u64 = 1 << 20;
 
 /// Fetches keys.
-pub struct Issuers {
+pub(crate) struct Issuers {
     client: Client,
     access: watch::Receiver<Arc<Access>>,
     /// Folder where the authorities of issuers are mounted.
@@ -40,7 +40,7 @@ struct Discovery {
 impl Issuers {
     /// The issuers that the rules name, beside the API server.
     #[must_use]
-    pub fn new(client: Client, access: watch::Receiver<Arc<Access>>) -> Self {
+    pub(crate) fn new(client: Client, access: watch::Receiver<Arc<Access>>) -> Self {
         Self { client, access, folder: ISSUERS_FOLDER.into() }
     }
 
