@@ -7,15 +7,15 @@ use keyfleet_threshold::curve::G2;
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex, Threshold};
 use keyfleet_threshold::identity::IdentityPublicKey;
 
-/// The public facts of a fleet. Whoever hands over false ones decides whom data is encrypted to: take them from the
-/// cluster's record, and compare the public key where it matters.
+/// The public facts of a fleet. False facts would encrypt data to somebody else's key: take them from the cluster's record,
+/// and compare the public key where it matters.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Fleet {
     /// The cluster's id: token audiences name it.
     pub cluster: ClusterId,
     /// The public key. It never changes.
     pub public_key: G2,
-    /// Number of nodes that answer together, when this was written: each epoch's certificate says what counts.
+    /// Threshold when the record was written. The certificate of each epoch has the one that counts.
     pub threshold: Threshold,
     /// The nodes that hold a share, with their pins.
     pub nodes: BTreeMap<NodeIndex, IdentityPublicKey>,

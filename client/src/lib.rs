@@ -3,13 +3,13 @@
 //! Trusts no answer unchecked: nodes are known by their pins or by a platform's authorities, epochs by certificates under the
 //! public key that the caller has, partials by the epoch's verification vector. The combined result is verified again.
 //!
-//! - [`Fleet`]: what a client must know of a fleet; all of it is public
-//! - [`Dial`], [`Trust`], [`Tokens`]: how nodes are reached, how they are known, and how callers prove who they are
+//! - [`Fleet`]: public facts of a fleet that a client needs
+//! - [`Dial`], [`Trust`], [`Tokens`]: routes to the nodes, proof of their identity, proof of the caller's
 //! - [`mounted`]: all of this from one volume of a caller's pod
 //! - [`Client`]: derives and signs through any threshold of the nodes
 //! - [`sealed`]: data of any size encrypted to an identity; encrypting needs no node
-//! - [`Observer`]: what nodes say in rounds, for audits
-//! - `tally`: which node is asked for which epoch, as a pure state machine
+//! - [`Observer`]: messages that nodes send in rounds, for audits
+//! - `tally`: choice of the nodes to ask for an epoch, a pure state machine
 //!
 //! Encrypting is offline, with nothing but the fleet's record:
 //!
@@ -84,9 +84,9 @@ pub use tokens::{Token, TokenError, TokenFiles, Tokens};
 /// Limits of a client's waiting.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Patience {
-    /// For everything that one request needs. Default 10 s.
+    /// Timeout of one request. Default 10 s.
     pub request: Duration,
-    /// For one answer of one node, connecting included; then that node is asked again. Default 5 s.
+    /// Timeout of one call of one node, connecting included; then that node is asked again. Default 5 s.
     pub call: Duration,
 }
 
@@ -96,7 +96,7 @@ impl Default for Patience {
     }
 }
 
-/// Proof that whoever answers is the node. Answers are verified in any case.
+/// Proof that a server is the node. Its answers are verified in any case.
 #[derive(Clone, Default, Debug)]
 #[non_exhaustive]
 pub enum Trust {
@@ -127,25 +127,25 @@ struct Shared {
     vectors: Mutex<BTreeMap<EpochNumber, Arc<VerificationVector>>>,
 }
 
-/// Result that nodes made together.
+/// Combined result of the nodes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Answer<T> {
     /// The result, verified under the fleet's public key.
     pub value: T,
     /// The epoch whose shares made it.
     pub epoch: EpochNumber,
-    /// Nodes that answered something else than their share makes. They were left out.
+    /// Nodes whose answers did not match their public shares. They were left out.
     pub culprits: Vec<NodeIndex>,
 }
 
 impl Client {
-    /// A client of `fleet`. Nothing is connected before the first request.
+    /// Makes a client of `fleet`. It connects to nodes at the first request.
     #[must_use]
     pub fn new(fleet: Fleet, dial: Arc<dyn Dial>, tokens: Arc<dyn Tokens>, patience: Patience) -> Self {
         Self::with_trust(fleet, dial, tokens, patience, Trust::Pins)
     }
 
-    /// A client that knows nodes otherwise than by their pins.
+    /// Makes a client that knows nodes by `trust`.
     #[must_use]
     pub fn with_trust(
         fleet: Fleet,
@@ -158,16 +158,16 @@ impl Client {
         Self(Arc::new(Shared { fleet, dial, tokens, patience, trust, channels, vectors }))
     }
 
-    /// The fleet.
+    /// Returns the public facts of the fleet.
     #[must_use]
     pub fn fleet(&self) -> &Fleet {
         &self.0.fleet
     }
 
-    /// The key of an identity: it opens everything that was encrypted to it.
+    /// Derives the key of an identity: it opens everything that was encrypted to it.
     ///
     /// # Errors
-    /// When too few nodes answered in time; each one's reason is said.
+    /// When too few nodes answered in time. The error has the reason of each.
     pub async fn derive(&self, identity: &str) -> Result<Answer<DerivedKey>, AskError> {
         limited("the identity", identity.len(), 1, IDENTITY_BYTES_MAX)?;
         let transport = TransportKey::random(&mut rand::rng());
@@ -178,7 +178,7 @@ impl Client {
         Ok(Answer { value, epoch: combined.epoch, culprits: combined.culprits })
     }
 
-    /// The fleet's signature over `message` under `key_name`.
+    /// Signs `message` under `key_name`.
     ///
     /// # Errors
     /// As [`Client::derive`].
@@ -189,7 +189,7 @@ impl Client {
         ask::ask(&self.0, Signing { purpose, point: Purpose::signature(key_name, message).point() }).await
     }
 
-    /// The signature of a beacon round, where the fleet's access rules enable it.
+    /// Signs a beacon round, where the fleet's access rules enable beacons.
     ///
     /// # Errors
     /// As [`Client::derive`].

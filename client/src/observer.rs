@@ -27,13 +27,13 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// An observer of `fleet`. `dial` leads to the port `round` of each node.
+    /// Makes an observer of `fleet`. `dial` leads to the port `round` of each node.
     #[must_use]
     pub fn new(fleet: Fleet, dial: Arc<dyn Dial>, tokens: Arc<dyn Tokens>, patience: Patience) -> Self {
         Self { fleet, dial, tokens, patience }
     }
 
-    /// The fleet.
+    /// Returns the public facts of the fleet.
     #[must_use]
     pub fn fleet(&self) -> &Fleet {
         &self.fleet

@@ -12,6 +12,8 @@ use zeroize::Zeroizing;
 
 use keyfleet_api::limits::IDENTITY_BYTES_MAX;
 
+/// First bytes of the format.
+const MAGIC: &[u8] = b"KEYFLEET-V1-FILE";
 /// Bytes of the longest header: magic, public key, length, identity, encapsulation.
 const HEADER_BYTES_MAX: usize = 16 + 96 + 2 + IDENTITY_BYTES_MAX + 96 + 32 + 32;
 const HEADER_BYTES_FIXED: usize = 16 + 96 + 2;
@@ -52,7 +54,9 @@ pub fn seal(
         return Err(SealedError::Identity(identity.len()));
     }
     let (header, mut sealer) = Header::begin(public_key, Identity(identity.as_bytes()), &mut rand::rng())?;
-    output.write_all(&header.encode()).map_err(SealedError::Write)?;
+    let header = header.encode();
+    invariant_header_fits(&header);
+    output.write_all(&header).map_err(SealedError::Write)?;
     let mut chunks = Chunks::new(CHUNK_BYTES);
     let mut bytes = 0;
     loop {
@@ -65,6 +69,15 @@ pub fn seal(
         }
         output.write_all(&sealer.next(chunks.current())?).map_err(SealedError::Write)?;
     }
+}
+
+/// Checks before a write what [`Sealed::read`] demands of every header: the format's first bytes, and its longest length.
+///
+/// # Panics
+/// When the header could not be read back.
+fn invariant_header_fits(header: &[u8]) {
+    assert!(header.starts_with(MAGIC), "a header begins with the format's name");
+    assert!(header.len() <= HEADER_BYTES_MAX, "a header of {} bytes could not be read back", header.len());
 }
 
 /// Encrypted data whose header was read.
@@ -83,7 +96,7 @@ impl<R: Read> Sealed<R> {
         let mut bytes = vec![0; HEADER_BYTES_FIXED];
         fill(&mut input, &mut bytes)?;
         let length = usize::from(u16::from_be_bytes([bytes[HEADER_BYTES_FIXED - 2], bytes[HEADER_BYTES_FIXED - 1]]));
-        if !bytes.starts_with(b"KEYFLEET-V1-FILE") {
+        if !bytes.starts_with(MAGIC) {
             return Err(SealedError::NotSealed("it does not begin with KEYFLEET-V1-FILE".to_owned()));
         }
         let whole = HEADER_BYTES_MAX - IDENTITY_BYTES_MAX + length;

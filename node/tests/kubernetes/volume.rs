@@ -128,10 +128,8 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-/// A lost volume comes back from the bucket; where a replica should be and is not, nothing begins.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_volume_comes_back_from_the_bucket() {
-    let mut fleet = Fleet::new("volumes").await;
+/// Applies a replicated cluster and waits until node 1 can run. Returns the bucket's server and the node's pod.
+async fn replicated_pod(fleet: &mut Fleet) -> (Gateway, Pod) {
     let gateway = Gateway::start(fleet.folder.path()).await;
     let s3 = json!({ "bucket": "fleet", "endpoint": gateway.url, "forcePathStyle": true, "credentialsSecret": "s3" });
     fleet.apply(60_000, json!({ "replication": { "s3": s3 } })).await;
@@ -143,7 +141,15 @@ async fn a_lost_volume_comes_back_from_the_bucket() {
             configs.get("keys-1-config").await.is_ok() && seals.get("keys-1-seal").await.is_ok()
         })
         .await;
-    let mut pod = Pod::of(&fleet).await;
+    let pod = Pod::of(fleet).await;
+    (gateway, pod)
+}
+
+/// A lost volume comes back from the bucket; where a replica should be and is not, nothing begins.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_volume_comes_back_from_the_bucket() {
+    let mut fleet = Fleet::new("volumes").await;
+    let (_gateway, mut pod) = replicated_pod(&mut fleet).await;
 
     // A bucket that does not exist is a problem in the KmsNode, not a crash.
     let good = pod.config.clone();
@@ -231,18 +237,7 @@ fn terminate(pod: &Pod, mut running: Running) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_that_ends_flushes_and_names_its_position() {
     let mut fleet = Fleet::new("drains").await;
-    let gateway = Gateway::start(fleet.folder.path()).await;
-    let s3 = json!({ "bucket": "fleet", "endpoint": gateway.url, "forcePathStyle": true, "credentialsSecret": "s3" });
-    fleet.apply(60_000, json!({ "replication": { "s3": s3 } })).await;
-    fleet.run_operator();
-    let configs: Api<ConfigMap> = fleet.api();
-    let seals: Api<Secret> = fleet.api();
-    fleet
-        .wait("the objects of node 1", async |_| {
-            configs.get("keys-1-config").await.is_ok() && seals.get("keys-1-seal").await.is_ok()
-        })
-        .await;
-    let pod = Pod::of(&fleet).await;
+    let (gateway, pod) = replicated_pod(&mut fleet).await;
     let running = pod.run();
     fleet
         .wait("a position in the bucket and a floor", async |fleet| {

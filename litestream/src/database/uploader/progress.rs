@@ -134,7 +134,7 @@ impl PositionFile {
 /// Doubt about the bucket: it failed, or was silent for long, and may be an older copy of itself by now.
 pub(super) struct Doubt {
     /// Failed requests in a row.
-    pub(super) failures: u32,
+    failures: u32,
     must_probe: bool,
     /// Time at which commits were last taken from the queue.
     sent: Instant,
@@ -155,10 +155,19 @@ impl Doubt {
         self.sent = Instant::now();
     }
 
-    /// Notes a failed request.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Notes a failed request, or an answer that is not what the bucket acknowledged.
     pub(super) fn fail(&mut self) {
         self.must_probe = true;
         self.failures += 1;
+    }
+
+    /// Notes a request that succeeded. Returns true when others had failed before it.
+    pub(super) fn succeed(&mut self) -> bool {
+        std::mem::take(&mut self.failures) > 0
     }
 
     pub(super) fn must_probe(&self) -> bool {

@@ -71,7 +71,7 @@ impl<'u> Shipping<'u> {
             }
             match self.step().await {
                 Err(StepError::RolledBack(position)) => {
-                    self.doubt.failures += 1;
+                    self.doubt.fail();
                     self.uploader.refuse(format!(
                         "{position}, which the bucket acknowledged, is not in it any more: it was rolled back, or is another one"
                     ));
@@ -81,8 +81,7 @@ impl<'u> Shipping<'u> {
                     self.pause().await;
                 }
                 Ok(event) => {
-                    if event.is_some() && self.doubt.failures > 0 {
-                        self.doubt.failures = 0;
+                    if event.is_some() && self.doubt.succeed() {
                         self.uploader.shared.update(|status| status.trouble = None);
                     }
                     if let Some(end) = self.apply(event) {
@@ -91,7 +90,7 @@ impl<'u> Shipping<'u> {
                 }
                 Err(StepError::Bucket(error)) => {
                     self.doubt.fail();
-                    self.uploader.record_failure(self.doubt.failures, &error);
+                    self.uploader.record_failure(self.doubt.failures(), &error);
                     if self.uploader.shared.is_closing() {
                         // `close` waited as long as its caller wanted; what is left stays local.
                         return End::Closed;
@@ -293,7 +292,7 @@ impl<'u> Shipping<'u> {
 
     async fn pause(&self) {
         tokio::select! {
-            () = sleep(self.uploader.bucket.retry().backoff(self.doubt.failures)) => {}
+            () = sleep(self.uploader.bucket.retry().backoff(self.doubt.failures())) => {}
             () = self.uploader.shared.closed() => {}
         }
     }
