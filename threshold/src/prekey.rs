@@ -200,24 +200,28 @@ impl PrekeySecret {
         Hkdf::<Sha256>::new(None, self.seed.as_ref())
             .expand(&info.finish(), ikm.as_mut())
             .expect("32 bytes are within HKDF's limit");
-        SlotKey(Kem::derive_keypair(ikm.as_ref()).0)
+        let (secret, public) = Kem::derive_keypair(ikm.as_ref());
+        SlotKey { secret, public: public.to_bytes().into() }
     }
 }
 
-/// The secret HPKE key of one slot; a complaint reveals it on purpose.
-pub struct SlotKey(HpkePrivateKey);
+/// The secret HPKE key of one slot, with its public half; a complaint reveals it on purpose.
+pub struct SlotKey {
+    secret: HpkePrivateKey,
+    public: [u8; 32],
+}
 
 impl SlotKey {
     /// The public half.
     #[must_use]
     pub fn public(&self) -> [u8; 32] {
-        Kem::sk_to_pk(&self.0).to_bytes().into()
+        self.public
     }
 
     /// Gives the key away: what a complaint does.
     #[must_use]
     pub fn reveal(&self) -> RevealedKey {
-        RevealedKey(self.0.to_bytes().into())
+        RevealedKey(self.secret.to_bytes().into())
     }
 }
 
@@ -229,8 +233,9 @@ impl RevealedKey {
     /// The slot key, if the bytes are the private half of `public`.
     #[must_use]
     pub fn matching(&self, public: &[u8; 32]) -> Option<SlotKey> {
-        let key = SlotKey(HpkePrivateKey::from_bytes(&self.0).ok()?);
-        (key.public() == *public).then_some(key)
+        let secret = HpkePrivateKey::from_bytes(&self.0).ok()?;
+        let own: [u8; 32] = Kem::sk_to_pk(&secret).to_bytes().into();
+        (own == *public).then_some(SlotKey { secret, public: own })
     }
 }
 
@@ -274,7 +279,8 @@ pub(crate) fn seal(
 pub(crate) fn open(key: &SlotKey, sealed: &SealedShare, associated_data: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
     let encapsulated = <Kem as hpke::Kem>::EncappedKey::from_bytes(&sealed.encapsulated).ok()?;
     let mut context =
-        hpke::setup_receiver::<ChaCha20Poly1305, HkdfSha256, Kem>(&OpModeR::Base, &key.0, &encapsulated, INFO).ok()?;
+        hpke::setup_receiver::<ChaCha20Poly1305, HkdfSha256, Kem>(&OpModeR::Base, &key.secret, &encapsulated, INFO)
+            .ok()?;
     let mut opened = context.open(&sealed.ciphertext, associated_data).ok()?;
     let secret = opened.as_slice().try_into().ok().map(Zeroizing::new);
     opened.zeroize();
