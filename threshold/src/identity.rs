@@ -64,8 +64,14 @@ impl IdentityPublicKey {
     /// Verifies `signature` over `digest` under this key. Weak keys and malleable signatures are refused.
     #[must_use]
     pub fn verifies(&self, digest: &Digest, signature: &Signature) -> bool {
-        let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
-        VerifyingKey::from_bytes(&self.0).is_ok_and(|key| key.verify_strict(&tagged(digest), &signature).is_ok())
+        let verify = || {
+            let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
+            VerifyingKey::from_bytes(&self.0).is_ok_and(|key| key.verify_strict(&tagged(digest), &signature).is_ok())
+        };
+        #[cfg(feature = "transparent-group")]
+        return crate::verified_before::remember(&self.0, digest, &signature.0, verify);
+        #[cfg(not(feature = "transparent-group"))]
+        verify()
     }
 
     /// Verifies that the key signed itself for exactly this index of this cluster.

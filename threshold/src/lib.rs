@@ -16,8 +16,8 @@
 //! | [`purpose`] | what the key signs, kept apart; certificates |
 //! | [`serving`] | signatures, identity-based encryption, encrypted derivation |
 //!
-//! A message from the network is unchecked until its type says otherwise: [`round::SignedMessage`] until a
-//! [`round::Transcript`] hears it, [`prekey::SignedPrekeySet`] until it is verified, [`plan::Plan`] until it is a
+//! A message from the network is unchecked until its type says otherwise: [`round::SignedMessage`] until it is a
+//! [`round::VerifiedMessage`] or a [`round::Transcript`] hears it, [`prekey::SignedPrekeySet`] until it is verified, [`plan::Plan`] until it is a
 //! [`plan::ValidPlan`]. Secrets are types of their own, wiped when dropped, without `Debug` and without serde.
 
 #![warn(missing_docs)]
@@ -34,5 +34,7 @@ pub mod prekey;
 pub mod purpose;
 pub mod round;
 pub mod serving;
+#[cfg(feature = "transparent-group")]
+mod verified_before;
 
 pub use encoding::DecodeError;

@@ -1,6 +1,7 @@
 //! Messages of a round. Each is signed under the sender's pinned identity and bound to the plan's digest.
 //!
-//! A [`SignedMessage`] is whatever the network brought; [`Transcript::hear`](super::Transcript::hear) checks it. A
+//! A [`SignedMessage`] is whatever the network brought; [`Transcript::hear`](super::Transcript::hear) checks it. Whoever checked
+//! its signature before has a [`VerifiedMessage`], which [`Transcript::hear_verified`](super::Transcript::hear_verified) takes. A
 //! message's digest covers sender, plan and content but not the signature, so a second signature over the same content is
 //! not a second message.
 
@@ -216,6 +217,28 @@ pub struct SignedMessage {
     digest: Digest,
 }
 
+/// A message whose signature verifies under the key of `signer`. Whether that key is the sender's in a round is for the
+/// round's plan to say.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VerifiedMessage {
+    message: SignedMessage,
+    signer: IdentityPublicKey,
+}
+
+impl VerifiedMessage {
+    /// Returns the message.
+    #[must_use]
+    pub fn message(&self) -> &SignedMessage {
+        &self.message
+    }
+
+    /// Returns the key that signed it.
+    #[must_use]
+    pub fn signer(&self) -> &IdentityPublicKey {
+        &self.signer
+    }
+}
+
 impl SignedMessage {
     /// Signs `body` as `sender` in the round of the plan with digest `plan`.
     #[must_use]
@@ -228,6 +251,12 @@ impl SignedMessage {
     #[must_use]
     pub fn is_signed_by(&self, identity: &IdentityPublicKey) -> bool {
         identity.verifies(&self.digest(), &self.signature)
+    }
+
+    /// Returns the message as one that `signer` signed; `None` where it did not.
+    #[must_use]
+    pub fn verify(self, signer: &IdentityPublicKey) -> Option<VerifiedMessage> {
+        self.is_signed_by(signer).then_some(VerifiedMessage { message: self, signer: *signer })
     }
 
     /// Returns the digest by which the record, evidence and peers name this message.

@@ -40,7 +40,7 @@ mod transcript;
 pub use culprit::{Culprit, Offence};
 pub use dealing::{DealerSeed, Dealing, DealingError, Proof};
 pub use judgement::{CombineError, Combined, Judgement};
-pub use message::{Body, Complaint, MessageKind, Response, SignedMessage};
+pub use message::{Body, Complaint, MessageKind, Response, SignedMessage, VerifiedMessage};
 pub use outputs::{Blob, Contradiction, Notice, Outputs, Refusal, RestoreError, RetireError, Want};
 pub use participant::Participant;
 pub use record::{Phase, RoundRecord};

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
-use crate::curve::SecretScalar;
+use crate::curve::{IS_TRANSPARENT, SecretScalar};
 use crate::identifiers::{ClusterId, EpochNumber, NodeIndex, PrekeySetNumber};
 use crate::identity::IdentitySecretKey;
 use crate::plan::{Origin, Plan, ValidPlan, frozen};
@@ -58,8 +58,8 @@ pub(super) struct Secrets {
 }
 
 /// Before it has seen a plan, a node does not know how large its fleet is: its first sets have slots for the hundred dealers
-/// that a plan may name at most.
-const NODES_UNKNOWN: usize = 50;
+/// that a plan may name at most. Fleets that are simulated by the thousand have at most sixteen.
+const NODES_UNKNOWN: usize = if IS_TRANSPARENT { 8 } else { 50 };
 
 impl Participant {
     /// A node that has never taken part. Carry out the outputs: they make its first prekey sets.

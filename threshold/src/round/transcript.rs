@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::culprit::{Culprit, Offence};
 use super::dealing::{Dealing, DealingError};
-use super::message::{Body, MessageKind, Response, SignedMessage};
+use super::message::{Body, MessageKind, Response, SignedMessage, VerifiedMessage};
 use crate::curve::{G1, G2};
 use crate::identifiers::{Digest, NodeIndex};
 use crate::identity::IdentityPublicKey;
@@ -145,6 +145,23 @@ impl Transcript {
     /// # Errors
     /// When it is not taken up; where the sender is provably at fault, [`Transcript::culprits`] names it from now on.
     pub fn hear(&mut self, message: &SignedMessage) -> Result<(), MessageError> {
+        self.hear_if(message, |identity| message.is_signed_by(identity))
+    }
+
+    /// Takes up a message whose signature was verified before, if the plan gives its sender the key that it was verified under.
+    ///
+    /// # Errors
+    /// As [`Transcript::hear`].
+    pub fn hear_verified(&mut self, verified: &VerifiedMessage) -> Result<(), MessageError> {
+        self.hear_if(verified.message(), |identity| verified.signer() == identity)
+    }
+
+    /// Takes up a message if its signature `verifies` under the key that the plan gives its sender.
+    fn hear_if(
+        &mut self,
+        message: &SignedMessage,
+        verifies: impl FnOnce(&IdentityPublicKey) -> bool,
+    ) -> Result<(), MessageError> {
         if message.plan != self.digest {
             return Err(MessageError::OtherPlan);
         }
@@ -152,9 +169,10 @@ impl Transcript {
         if self.heard.contains(&digest) {
             return Ok(());
         }
-        self.identity_for(sender, &message.body)
-            .ok_or(MessageError::NotItsPart(sender))
-            .and_then(|identity| message.is_signed_by(&identity).then_some(()).ok_or(MessageError::Forged(sender)))?;
+        let identity = self.identity_for(sender, &message.body).ok_or(MessageError::NotItsPart(sender))?;
+        if !verifies(&identity) {
+            return Err(MessageError::Forged(sender));
+        }
         let first = match &message.body {
             Body::Dealing(dealing) => return self.hear_dealing(sender, digest, dealing),
             Body::Have { dealer, bundle } => self.haves.entry((sender, *dealer)).or_insert(*bundle) == bundle,
