@@ -194,13 +194,15 @@ impl Fleet {
             stream.position = *position;
             for blob in row.faces.iter().filter(|blob| says_itself(blob, index_, &pin)) {
                 match blob.as_ref() {
-                    Blob::Message(message) if message.is_signed_by(&pin) => {
-                        operator.transcripts.say(index, row.number.0, message.clone());
+                    Blob::Message(message) => {
+                        if let Some(verified) = message.clone().verify(&pin) {
+                            operator.transcripts.say(index, row.number.0, verified);
+                        }
                     }
                     Blob::Prekeys(set) => {
                         operator.transcripts.offer(index, set.unverified().number.0, set.clone());
                     }
-                    Blob::Message(_) | Blob::Vector(_) => {}
+                    Blob::Vector(_) => {}
                 }
             }
         }

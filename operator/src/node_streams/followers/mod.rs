@@ -292,7 +292,8 @@ impl Follower {
                 locked(&self.transcripts).report(self.index, report.highest_number, certified, claims)
             }
             Some(Heard::Row { number, blob: Blob::Message(message) }) => {
-                message.is_signed_by(&self.pin) && locked(&self.transcripts).say(self.index, number, message)
+                let verified = message.verify(&self.pin);
+                verified.is_some_and(|it| locked(&self.transcripts).say(self.index, number, it))
             }
             Some(Heard::Row { blob: Blob::Prekeys(set), .. }) => {
                 // The reader has checked the signature.

@@ -4,7 +4,6 @@
 //! else's. What belongs to rounds that ended is dropped.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use keyfleet_crds::epoch::Phase;
 use keyfleet_crds::values::PublicKey;
@@ -13,7 +12,7 @@ use keyfleet_threshold::coordination::{RoundView, closing, decide};
 use keyfleet_threshold::identifiers::{Block, Digest, NodeIndex};
 use keyfleet_threshold::polynomial::VerificationVector;
 use keyfleet_threshold::prekey::SignedPrekeySet;
-use keyfleet_threshold::round::{Blob, MessageKind, RoundRecord, SignedMessage, Transcript};
+use keyfleet_threshold::round::{Blob, MessageKind, RoundRecord, Transcript, VerifiedMessage};
 
 use super::possession::{Claims, Known};
 use super::{Closing, StreamView};
@@ -83,7 +82,7 @@ struct Said {
     certified: Option<Certified>,
     claims: Claims,
     /// By the number that the node gave and the plan's digest.
-    messages: BTreeMap<(u64, Digest), Vec<Arc<SignedMessage>>>,
+    messages: BTreeMap<(u64, Digest), Vec<VerifiedMessage>>,
     bytes: usize,
     sets: BTreeMap<u64, SignedPrekeySet>,
 }
@@ -120,17 +119,19 @@ impl Transcripts {
         self.nodes.remove(&index);
     }
 
-    /// A node's own message, its signature verified by the pin. `number` is the attempt that the node says it belongs to.
-    /// Whether it was new.
-    pub fn say(&mut self, index: u32, number: u64, message: SignedMessage) -> bool {
+    /// A node's own message, verified under its pin. `number` is the attempt that the node says it belongs to. Returns true for
+    /// a new one.
+    pub fn say(&mut self, index: u32, number: u64, verified: VerifiedMessage) -> bool {
         if number <= self.looked_at && !self.rounds.contains_key(&number) {
             return false;
         }
         let said = self.nodes.entry(index).or_default();
-        let (key, digest, bytes) = ((number, message.plan), message.digest(), message.encode().len());
-        if said.messages.get(&key).is_some_and(|all| all.iter().any(|one| one.digest() == digest)) {
+        let message = verified.message();
+        let (key, digest) = ((number, message.plan), message.digest());
+        if said.messages.get(&key).is_some_and(|all| all.iter().any(|one| one.message().digest() == digest)) {
             return false;
         }
+        let bytes = message.encode().len();
         while said.bytes + bytes > NODE_BYTES_MAX {
             // The oldest round goes first; a single round that fills everything gets no more.
             let Some(oldest) = said.messages.keys().next().copied().filter(|oldest| *oldest < key) else {
@@ -139,11 +140,10 @@ impl Transcripts {
             said.drop_round(&oldest);
         }
         said.bytes += bytes;
-        let message = Arc::new(message);
-        said.messages.entry(key).or_default().push(message.clone());
         if let Some(transcript) = self.rounds.get_mut(&number) {
-            let _ = transcript.hear(&message);
+            let _ = transcript.hear_verified(&verified);
         }
+        said.messages.entry(key).or_default().push(verified);
         true
     }
 
@@ -353,7 +353,7 @@ impl Transcripts {
 impl Said {
     fn drop_round(&mut self, key: &(u64, Digest)) {
         let dropped = self.messages.remove(key).unwrap_or_default();
-        self.bytes -= dropped.iter().map(|message| message.encode().len()).sum::<usize>();
+        self.bytes -= dropped.iter().map(|verified| verified.message().encode().len()).sum::<usize>();
     }
 }
 
@@ -363,8 +363,8 @@ fn replay(nodes: &BTreeMap<u32, Said>, number: u64, transcript: &mut Transcript)
             let _ = transcript.learn_prekeys(set);
         }
         // Messages that do not check are dropped; where that proves a fault, the transcript names it.
-        for message in said.messages.get(&(number, *transcript.plan_digest())).into_iter().flatten() {
-            let _ = transcript.hear(message);
+        for verified in said.messages.get(&(number, *transcript.plan_digest())).into_iter().flatten() {
+            let _ = transcript.hear_verified(verified);
         }
     }
 }

@@ -8,7 +8,7 @@ use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::plan::{Deadlines, ValidPlan};
 use keyfleet_threshold::polynomial::Polynomial;
 use keyfleet_threshold::purpose::Purpose;
-use keyfleet_threshold::round::Body;
+use keyfleet_threshold::round::{Body, SignedMessage, VerifiedMessage};
 use keyfleet_threshold::serving::signature;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -56,9 +56,14 @@ fn watched(number: u64, phase: Phase) -> Watched {
     Watched { spec: convert::spec_of(&plan(number)), status: Some(status), block: 100, overdue: false }
 }
 
-fn have(number: u64, sender: u32, dealer: u32, byte: u8) -> SignedMessage {
+fn have(number: u64, sender: u32, dealer: u32, byte: u8) -> VerifiedMessage {
     let body = Body::Have { dealer: index(dealer), bundle: Digest([byte; 32]) };
-    SignedMessage::sign(plan(number).digest(), index(sender), body, &identity(sender))
+    said(number, sender, body)
+}
+
+fn said(number: u64, sender: u32, body: Body) -> VerifiedMessage {
+    let message = SignedMessage::sign(plan(number).digest(), index(sender), body, &identity(sender));
+    message.verify(&identity(sender).public()).unwrap()
 }
 
 fn haves(transcripts: &Transcripts, number: u64) -> usize {
@@ -97,7 +102,7 @@ fn a_node_that_talks_too_much_loses_its_oldest_words_and_nobody_elses() {
     transcripts.say(1, 1, have(1, 1, 3, 5));
     let chatter = |seed: u32| {
         let body = Body::Unable { dealers: (1..=2000).map(|i| index(seed * 2000 + i)).collect() };
-        SignedMessage::sign(plan(9).digest(), index(1), body, &identity(1))
+        said(9, 1, body)
     };
     let sent = (0..1000).take_while(|seed| transcripts.say(1, 9, chatter(*seed))).count();
     assert!(sent > 10 && sent < 1000, "{sent} messages were taken up before it was too much");
@@ -130,7 +135,7 @@ fn a_fetched_message_counts_only_with_the_signature_of_its_sender() {
     let body = Body::Have { dealer: index(3), bundle: Digest([5; 32]) };
     transcripts.fetched(&Blob::Message(SignedMessage::sign(plan(1).digest(), index(2), body, &identity(4))));
     assert_eq!(haves(&transcripts, 1), 0, "node 4 spoke in the name of node 2");
-    transcripts.fetched(&Blob::Message(have(1, 2, 3, 5)));
+    transcripts.fetched(&Blob::Message(have(1, 2, 3, 5).message().clone()));
     assert_eq!(haves(&transcripts, 1), 1);
 }
 
