@@ -24,6 +24,10 @@ pub const NODE_BYTES_MAX: usize = 1 << 20;
 /// Prekey sets that are kept of one node: as many as can be alive.
 const SETS_MAX: usize = 16;
 
+/// Seconds that a process listens to a round before it lets a deadline of the round pass: until then what it lacks may be on
+/// its way. A process that starts opens its streams within one or two.
+const LISTEN_SECONDS: i64 = 5;
+
 /// A round whose record is looked at.
 #[derive(Clone, Debug)]
 pub struct Watched {
@@ -33,6 +37,8 @@ pub struct Watched {
     pub status: Option<KeyEpochStatus>,
     /// The present block.
     pub block: u64,
+    /// The present time.
+    pub now: jiff::Timestamp,
     /// True when the present phase outlasted its wall-clock cap.
     pub overdue: bool,
 }
@@ -50,7 +56,7 @@ impl Watched {
         let open = status.as_ref().filter(|status| key_epoch::is_open(Some(status)));
         let since = open.and_then(key_epoch::entered);
         let overdue = since.is_some_and(|since| now.as_second() - since.0.as_second() >= i64::from(cap_seconds));
-        Self { spec, status, block, overdue }
+        Self { spec, status, block, now, overdue }
     }
 }
 
@@ -68,6 +74,8 @@ pub struct Certified {
 pub struct Transcripts {
     nodes: BTreeMap<u32, Said>,
     rounds: BTreeMap<u64, Transcript>,
+    /// When this process began to listen to each of them.
+    since: BTreeMap<u64, jiff::Timestamp>,
     /// Of rounds that are looked at: what their own messages add up to.
     vectors: BTreeMap<u64, VerificationVector>,
     /// The highest number that was ever looked at: of later ones, messages may come before their plan.
@@ -257,7 +265,8 @@ impl Transcripts {
                 view.erased.insert(number, erased);
             }
             if key_epoch::is_open(watched.status.as_ref()) || key_epoch::serves(watched.status.as_ref()) {
-                view.closing.insert(number, closing(watched, transcript, &record));
+                let listens = self.since.get(&number).map_or(0, |since| watched.now.as_second() - since.as_second());
+                view.closing.insert(number, closing(watched, transcript, &record, listens >= LISTEN_SECONDS));
                 view.cheated.extend(transcript.unable().values().flatten().map(|index| index.value()));
             }
         }
@@ -313,6 +322,10 @@ impl Transcripts {
         self.looked_at = self.looked_at.max(newest);
         self.rounds.retain(|number, known| plans.get(number).is_some_and(|plan| plan.digest() == *known.plan_digest()));
         self.vectors.retain(|number, _| plans.contains_key(number));
+        self.since.retain(|number, _| plans.contains_key(number));
+        for watched in rounds.iter().filter(|watched| plans.contains_key(&watched.spec.number)) {
+            self.since.entry(watched.spec.number).or_insert(watched.now);
+        }
         for said in self.nodes.values_mut() {
             let of_ended = |key: &&(u64, Digest)| match plans.get(&key.0) {
                 Some(plan) => plan.digest() != key.1,
@@ -369,10 +382,11 @@ fn replay(nodes: &BTreeMap<u32, Said>, number: u64, transcript: &mut Transcript)
     }
 }
 
-fn closing(watched: &Watched, transcript: &Transcript, record: &RoundRecord) -> Closing {
+/// Judges a round. Before this process has `listened`, no deadline is over: what it did not hear yet may have come in time.
+fn closing(watched: &Watched, transcript: &Transcript, record: &RoundRecord, listened: bool) -> Closing {
     let opened = watched.status.as_ref().and_then(|status| status.phase_block).unwrap_or(watched.block);
-    let view =
-        RoundView { transcript, record, opened: Block(opened), now: Block(watched.block), overdue: watched.overdue };
+    let (now, overdue) = if listened { (watched.block, watched.overdue) } else { (opened, false) };
+    let view = RoundView { transcript, record, opened: Block(opened), now: Block(now), overdue };
     let open = key_epoch::is_open(watched.status.as_ref());
     // Whoever was at fault in a round that has ended stands in its record.
     let culprits = if open { closing::culprits(&view) } else { Vec::new() };

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use keyfleet_crds::epoch::status::Timings;
-use keyfleet_threshold::coordination::{FleetView, KeptEpoch, NodeView, Offer, planning};
+use keyfleet_threshold::coordination::{Decision, FleetView, KeptEpoch, NodeView, Offer, planning};
 use keyfleet_threshold::curve::SecretScalar;
 use keyfleet_threshold::identifiers::{ClusterId, EpochNumber, PrekeySetNumber, Threshold};
 use keyfleet_threshold::identity::IdentitySecretKey;
@@ -53,7 +53,8 @@ fn fleet(number: u64) -> FleetView {
 
 fn watched(number: u64, phase: Phase) -> Watched {
     let status = KeyEpochStatus { phase: Some(phase), timings: Some(Timings::default()), ..KeyEpochStatus::default() };
-    Watched { spec: convert::spec_of(&plan(number)), status: Some(status), block: 100, overdue: false }
+    let now = jiff::Timestamp::UNIX_EPOCH;
+    Watched { spec: convert::spec_of(&plan(number)), status: Some(status), block: 100, now, overdue: false }
 }
 
 fn have(number: u64, sender: u32, dealer: u32, byte: u8) -> VerifiedMessage {
@@ -68,6 +69,22 @@ fn said(number: u64, sender: u32, body: Body) -> VerifiedMessage {
 
 fn haves(transcripts: &Transcripts, number: u64) -> usize {
     transcripts.rounds.get(&number).map_or(0, |transcript| transcript.haves().count())
+}
+
+/// A process that starts behind a deadline has heard nothing yet of what nodes said in time.
+#[test]
+fn a_deadline_passes_only_for_a_process_that_listened() {
+    let mut round = watched(1, Phase::Dealing);
+    round.status.as_mut().unwrap().phase_block = Some(100);
+    (round.block, round.overdue) = (1_000, true);
+    let mut transcripts = Transcripts::default();
+    let decision = |transcripts: &mut Transcripts, round: &Watched| {
+        transcripts.view(None, std::slice::from_ref(round)).closing[&1].decision.clone()
+    };
+    assert_eq!(decision(&mut transcripts, &round), None, "it fails a round that it knows nothing of");
+    round.now = jiff::Timestamp::from_second(LISTEN_SECONDS).unwrap();
+    let after = decision(&mut transcripts, &round);
+    assert!(matches!(after, Some(Decision::Fail(_))), "nobody dealt, and the deadline is over: {after:?}");
 }
 
 /// Nodes are faster than the operator's own look at the plan that it made.
