@@ -63,12 +63,14 @@ fn advance(facts: &Facts<'_>, number: u64, epoch: &Epoch, kept: bool) -> Option<
     // Rounds under way rest on their source; nothing is retired before the status knows the newest active epoch, and while
     // too few nodes prove that they can sign with it.
     let settled = facts.is_settled();
-    let (plan, status) = (convert::plan_of(&epoch.spec).ok()?, epoch.status.as_ref()?);
+    let status = epoch.status.as_ref()?;
+    // A plan's points are costly to check, and most epochs stay as they are.
+    let plan = || convert::plan_of(&epoch.spec).ok();
     match status.phase? {
         Phase::Active if confirms(facts.state, number, epoch) => {
-            key_epoch::apply(&plan, status, &Decision::Confirm, &now).ok()
+            key_epoch::apply(&plan()?, status, &Decision::Confirm, &now).ok()
         }
-        Phase::Active | Phase::Confirmed if !kept && settled => key_epoch::retire(&plan, status, &now).ok(),
+        Phase::Active | Phase::Confirmed if !kept && settled => key_epoch::retire(&plan()?, status, &now).ok(),
         _ => None,
     }
 }
@@ -78,8 +80,8 @@ fn confirms(state: &State, number: u64, epoch: &Epoch) -> bool {
     let receivers = epoch.receivers();
     let holding = state.view.holds.get(&number).map(|holds| holds & &receivers).unwrap_or_default();
     // The core counts words; here they must be proven.
-    let needed = convert::plan_of(&epoch.spec).map(|plan| plan.holders_to_confirm());
-    let by_count = said && needed.is_ok_and(|needed| holding.len() >= needed);
+    let needed = || convert::plan_of(&epoch.spec).map(|plan| plan.holders_to_confirm());
+    let by_count = said && needed().is_ok_and(|needed| holding.len() >= needed);
     let answering = receivers.intersection(&state.view.connected).count();
     let since = epoch.status.as_ref().and_then(key_epoch::entered);
     let after_seconds = i64::from(state.cluster.spec.epochs.confirm_after_seconds);

@@ -10,6 +10,7 @@ use keyfleet_crds::values::PublicKey;
 use keyfleet_crds::{KeyEpochSpec, KeyEpochStatus};
 use keyfleet_threshold::coordination::{RoundView, closing, decide};
 use keyfleet_threshold::identifiers::{Block, Digest, NodeIndex};
+use keyfleet_threshold::plan::ValidPlan;
 use keyfleet_threshold::polynomial::VerificationVector;
 use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::round::{Blob, MessageKind, RoundRecord, Transcript, VerifiedMessage};
@@ -74,12 +75,20 @@ pub struct Certified {
 pub struct Transcripts {
     nodes: BTreeMap<u32, Said>,
     rounds: BTreeMap<u64, Transcript>,
-    /// When this process began to listen to each of them.
-    since: BTreeMap<u64, jiff::Timestamp>,
+    /// Plans of the rounds that are looked at, by number.
+    plans: BTreeMap<u64, Planned>,
     /// Of rounds that are looked at: what their own messages add up to.
     vectors: BTreeMap<u64, VerificationVector>,
     /// The highest number that was ever looked at: of later ones, messages may come before their plan.
     looked_at: u64,
+}
+
+/// Plan of a round, parsed once: its points are costly to check.
+struct Planned {
+    spec: KeyEpochSpec,
+    plan: ValidPlan,
+    /// When this process began to listen to the round.
+    since: jiff::Timestamp,
 }
 
 /// Messages of one node.
@@ -265,7 +274,8 @@ impl Transcripts {
                 view.erased.insert(number, erased);
             }
             if key_epoch::is_open(watched.status.as_ref()) || key_epoch::serves(watched.status.as_ref()) {
-                let listens = self.since.get(&number).map_or(0, |since| watched.now.as_second() - since.as_second());
+                let listens =
+                    self.plans.get(&number).map_or(0, |planned| watched.now.as_second() - planned.since.as_second());
                 view.closing.insert(number, closing(watched, transcript, &record, listens >= LISTEN_SECONDS));
                 view.cheated.extend(transcript.unable().values().flatten().map(|index| index.value()));
             }
@@ -313,31 +323,29 @@ impl Transcripts {
     fn take_up(&mut self, rounds: &[Watched]) {
         let failed =
             |watched: &&Watched| watched.status.as_ref().and_then(|status| status.phase) == Some(Phase::Failed);
-        let plans: BTreeMap<u64, _> = rounds
-            .iter()
-            .filter(|watched| !failed(watched))
-            .filter_map(|watched| Some((watched.spec.number, convert::plan_of(&watched.spec).ok()?)))
-            .collect();
+        let mut before = std::mem::take(&mut self.plans);
+        for watched in rounds.iter().filter(|watched| !failed(watched)) {
+            let known = before.remove(&watched.spec.number).filter(|planned| planned.spec == watched.spec);
+            self.plans.extend(known.or_else(|| Planned::of(watched)).map(|planned| (watched.spec.number, planned)));
+        }
+        let plans = &self.plans;
         let newest = rounds.iter().map(|watched| watched.spec.number).max().unwrap_or(0);
         self.looked_at = self.looked_at.max(newest);
-        self.rounds.retain(|number, known| plans.get(number).is_some_and(|plan| plan.digest() == *known.plan_digest()));
+        self.rounds
+            .retain(|number, known| plans.get(number).is_some_and(|it| it.plan.digest() == *known.plan_digest()));
         self.vectors.retain(|number, _| plans.contains_key(number));
-        self.since.retain(|number, _| plans.contains_key(number));
-        for watched in rounds.iter().filter(|watched| plans.contains_key(&watched.spec.number)) {
-            self.since.entry(watched.spec.number).or_insert(watched.now);
-        }
         for said in self.nodes.values_mut() {
             let of_ended = |key: &&(u64, Digest)| match plans.get(&key.0) {
-                Some(plan) => plan.digest() != key.1,
+                Some(planned) => planned.plan.digest() != key.1,
                 None => key.0 <= self.looked_at,
             };
             for key in said.messages.keys().filter(of_ended).copied().collect::<Vec<_>>() {
                 said.drop_round(&key);
             }
         }
-        for (number, plan) in plans {
+        for (&number, planned) in plans {
             let new = !self.rounds.contains_key(&number);
-            let transcript = self.rounds.entry(number).or_insert_with(|| Transcript::new(plan, None));
+            let transcript = self.rounds.entry(number).or_insert_with(|| Transcript::new(planned.plan.clone(), None));
             let lacked = transcript.lacks_source();
             if lacked {
                 let shown = self.nodes.values().filter_map(|said| said.certified.as_ref()).map(|one| &one.vector);
@@ -360,6 +368,13 @@ impl Transcripts {
                 self.vectors.insert(number, vector);
             }
         }
+    }
+}
+
+impl Planned {
+    fn of(watched: &Watched) -> Option<Self> {
+        let plan = convert::plan_of(&watched.spec).ok()?;
+        Some(Self { spec: watched.spec.clone(), plan, since: watched.now })
     }
 }
 
