@@ -17,7 +17,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let mut command = Command::new(env!("CARGO"));
-    command.args(["run", "--quiet", "--package", "keyfleet-simulation", "--bin", "simulate"]);
+    command.args(["run", "--quiet", "--profile", "simulate", "--package", "keyfleet-simulation", "--bin", "simulate"]);
     // Behind the first argument everything is taken for the program's own, `--curve` too.
     let (curve, others): (Vec<_>, Vec<_>) = arguments.arguments.iter().partition(|argument| *argument == "--curve");
     if !arguments.curve && curve.is_empty() {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use keyfleet_crds::convert::{certificate_of, plan_of, point};
 use keyfleet_crds::epoch::Phase;
 use keyfleet_planner::Action;
 use keyfleet_planner::model::Objects;
@@ -25,6 +26,7 @@ pub(crate) struct Invariants {
     said: BTreeMap<(NodeIndex, EpochNumber, MessageKind, Option<NodeIndex>), Digest>,
     signed: BTreeMap<EpochNumber, BTreeSet<NodeIndex>>,
     durable: BTreeMap<NodeIndex, BTreeSet<Digest>>,
+    certified: BTreeSet<u64>,
 }
 
 impl Invariants {
@@ -46,6 +48,23 @@ impl Invariants {
             Ok(())
         })();
         result.err()
+    }
+
+    /// The certificate of every epoch that serves verifies under the one key of the cluster's status.
+    pub(crate) fn invariant_certificates_verify(&mut self, objects: &Objects) -> Result<(), String> {
+        let Some(key) = &objects.cluster.status.public_key else { return Ok(()) };
+        for (number, epoch) in objects.served() {
+            if !self.certified.insert(number) {
+                continue;
+            }
+            let read = || {
+                let plan = plan_of(&epoch.spec).ok()?;
+                let certificate = certificate_of(&plan, epoch.status.as_ref()?).ok()??;
+                Some(certificate.verify(&point(key).ok()?))
+            };
+            ensure(read() == Some(true), || format!("the certificate of epoch {number} does not verify"))?;
+        }
+        Ok(())
     }
 
     fn invariant_public_key_never_changes(&mut self, state: &PersistentState) -> Result<(), String> {

@@ -1,5 +1,6 @@
 //! A node: what its disk holds, the process on it, and the points at which the process may die.
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub struct Node {
     pub lost: bool,
     /// True when the state came from its replica and the node has not abstained yet.
     pub restored: bool,
+    /// True when the node did something since the invariants were checked.
+    pub(crate) changed: bool,
     /// Number of times that the process died.
     pub crashes: u32,
     lives: u64,
@@ -121,6 +124,7 @@ impl Node {
             notices: Vec::new(),
             lost: false,
             restored: false,
+            changed: false,
             crashes: 0,
             lives: 0,
         }
@@ -146,6 +150,7 @@ impl Node {
                 .unwrap_or_else(|error| panic!("{}: its own state does not restore: {error}", self.index))
         };
         self.lives += 1;
+        self.changed = true;
         self.process = Some(Process {
             participant,
             intake: Intake::default(),
@@ -177,6 +182,7 @@ impl Node {
     /// Carries outputs out in order; with `crash_at`, dies after that many steps.
     pub fn carry_out(&mut self, outputs: Outputs, crash_at: Option<u32>) {
         let Outputs { create, keep, commit, destroy, notices, .. } = outputs;
+        self.changed |= commit || !create.is_empty() || !destroy.is_empty();
         let step = |at: u32| crash_at.is_some_and(|crash| crash % CRASH_POINTS == at);
         if step(0) {
             return self.crash();
@@ -220,6 +226,7 @@ impl Node {
 
     /// Makes the node honest or not. An honest node says from now on what it had meant to say.
     pub(crate) fn behave(&mut self, behaviour: Behaviour) {
+        self.changed = true;
         self.behaviour = behaviour;
         if behaviour == Behaviour::Honest {
             let lineage = self.disk.outbox.lineage + 1;
@@ -240,6 +247,8 @@ impl Node {
                 outbox.offered.insert(*digest, position);
             }
         }
+        let seed = self.identity;
+        let key = LazyCell::new(|| IdentitySecretKey::from_seed(&seed));
         let mut current = BTreeSet::new();
         for (number, attempt) in &state.attempts {
             for message in &attempt.outbox {
@@ -248,7 +257,6 @@ impl Node {
                 if outbox.said.contains_key(&digest) {
                     continue;
                 }
-                let key = IdentitySecretKey::from_seed(&self.identity);
                 if let Some(bent) = self.behaviour.bend(message, participant, &key) {
                     let faces = bent.into_iter().map(|message| Rc::new(Blob::Message(message))).collect();
                     let position = outbox.push(*number, faces);

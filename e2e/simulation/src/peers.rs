@@ -197,6 +197,7 @@ impl Fleet {
         if !node.is_up() {
             let away = 500 + self.random(20_000);
             self.schedule(away, Event::Restart(index));
+            self.count("fault: a node dies between two steps");
             self.log(format!("node {index} dies at step {}", crash_at.unwrap_or_default() % 5));
         }
     }

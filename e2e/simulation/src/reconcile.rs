@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use keyfleet_crds::epoch::Phase;
 use keyfleet_crds::values::PinnedKey;
-use keyfleet_planner::model::{RefusalError, invariants};
+use keyfleet_planner::model::{Objects, RefusalError, invariants};
 use keyfleet_planner::view::Watched;
 use keyfleet_planner::view::possession::{Challenge, Claimed, Claims};
 use keyfleet_planner::view::transcripts::Certified;
@@ -78,17 +79,22 @@ impl Fleet {
         }
         let Some(action) = self.operators[who].queue.pop_front() else { return };
         let before = self.api.now.clone();
-        let line = format!("operator {who}: {}", brief(&action));
+        let (line, kind) = (format!("operator {who}: {}", brief(&action)), kind(&action, &before));
         match self.api.execute(action, keyfleet_crds::values::ClusterId(self.cluster.0)) {
-            Ok(()) => self.log(line),
+            Ok(()) => {
+                self.count(kind);
+                self.log(line);
+            }
             Err(RefusalError::Invalid(rule)) => self.fail(&format!("{line}: a rule of the kind refuses it: {rule}")),
             Err(refusal) => {
+                self.count("fault: a write is refused");
                 self.log(format!("{line}: {refusal}"));
                 self.operators[who].queue.clear();
             }
         }
-        if let Err(broken) = invariants::check(&before, &self.api.now) {
-            self.fail(&broken.to_string());
+        let holds = invariants::check(&before, &self.api.now).map_err(|broken| broken.to_string());
+        if let Err(broken) = holds.and_then(|()| self.invariants.invariant_certificates_verify(&self.api.now)) {
+            self.fail(&broken);
         }
         self.start_pods();
         if self.operators[who].queue.is_empty() {
@@ -101,6 +107,7 @@ impl Fleet {
 
     pub(crate) fn restart_operator(&mut self, who: usize) {
         self.operators[who] = Operator::new(true);
+        self.count("fault: an operator is restarted");
         self.log(format!("operator {who} starts again"));
     }
 
@@ -231,7 +238,7 @@ impl Fleet {
     }
 }
 
-fn watched(objects: &keyfleet_planner::model::Objects, block: u64, now: jiff::Timestamp) -> Vec<Watched> {
+fn watched(objects: &Objects, block: u64, now: jiff::Timestamp) -> Vec<Watched> {
     let cap = objects.cluster.spec.schedule.phase_timeout_seconds;
     let epochs = objects.epochs.values();
     epochs.map(|epoch| Watched::new(epoch.spec.clone(), epoch.status.clone(), block, now, cap)).collect()
@@ -241,6 +248,46 @@ fn now(now_ms: u64) -> jiff::Timestamp {
     const BEGIN_MS: i64 = 1_000_000_000_000;
     let ms = BEGIN_MS + i64::try_from(now_ms).expect("a simulated time is small");
     jiff::Timestamp::from_millisecond(ms).expect("a simulated time is a time")
+}
+
+/// Kind of a decision.
+fn kind(action: &Action, before: &Objects) -> &'static str {
+    match action {
+        Action::SetClusterFinalizer { .. } => "decision: the cluster's finalizer",
+        Action::MintClusterId { .. } => "decision: a cluster id",
+        Action::UpdateCluster { status, .. } if status.reservation != before.cluster.status.reservation => {
+            "decision: a number is reserved"
+        }
+        Action::UpdateCluster { .. } => "decision: the cluster's status",
+        Action::CreateEpoch(spec) if spec.source.is_none() => "decision: a genesis begins",
+        Action::CreateEpoch(_) => "decision: a reshare begins",
+        Action::UpdateEpoch { number, status, .. } => {
+            let phase = before.epochs.get(number).and_then(|epoch| epoch.status.as_ref()?.phase);
+            match status.phase {
+                phase_now if phase_now == phase => "decision: an epoch's status",
+                None => "decision: an epoch's status",
+                Some(Phase::Dealing) => "decision: dealing is opened",
+                Some(Phase::Verifying) => "decision: dealers are frozen",
+                Some(Phase::Preparing) => "decision: responses are frozen",
+                Some(Phase::Certifying) => "decision: certifying is opened",
+                Some(Phase::Active) => "decision: an epoch is activated",
+                Some(Phase::Failed) => "decision: an attempt fails",
+                Some(Phase::Confirmed) => "decision: an epoch is confirmed",
+                Some(Phase::Retired) => "decision: an epoch is retired",
+            }
+        }
+        Action::SetEpochFinalizer { present: true, .. } => "decision: an epoch's finalizer is set",
+        Action::SetEpochFinalizer { present: false, .. } => "decision: an epoch's finalizer is removed",
+        Action::DeleteEpoch { .. } => "decision: an epoch is deleted",
+        Action::CreateNode(_) => "decision: a node is made",
+        Action::UpdateNode { spec, .. } if spec.removed => "decision: a node is let go",
+        Action::UpdateNode { .. } => "decision: a node is pinned",
+        Action::ReleaseNode { .. } => "decision: a deleted node is released",
+        Action::DeleteNode { .. } => "decision: a node is deleted",
+        Action::Evict { .. } => "decision: an outdated pod is evicted",
+        Action::WriteRecord { .. } => "decision: the record is written",
+        Action::DeleteRecord => "decision: the record is deleted",
+    }
 }
 
 fn brief(action: &Action) -> String {

@@ -1,5 +1,6 @@
 //! Random lives of random fleets: everything goes wrong by itself, and the user does what users do.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use keyfleet_threshold::identifiers::NodeIndex;
@@ -7,8 +8,8 @@ use keyfleet_threshold::identifiers::NodeIndex;
 use crate::settings::Settings;
 use crate::world::Fleet;
 
-/// Changes in one life.
-const CHANGES: u32 = 12;
+/// Changes in a long life. Most lives have one to three, and few nodes: what goes wrong takes little of either.
+const LONG_CHANGES: u64 = 12;
 /// Blocks within which a fleet recovers once nothing goes wrong any more: the longest pause after failures, an interval of
 /// starvation, and ten boundaries.
 const RECOVERY_BLOCKS: u64 = 200;
@@ -26,16 +27,28 @@ pub struct Outcome {
     pub events: u64,
     /// Rounds, failed ones included.
     pub rounds: u64,
+    /// Counts of what happened and was decided, by kind.
+    pub kinds: BTreeMap<&'static str, u64>,
     /// First line of what broke; `None` when all held.
     pub broken: Option<String>,
 }
 
-/// Makes the fleet of a seed: 3 to 16 nodes, in a rough world.
+/// Makes the fleet of a seed, in a rough world: one in thirty-two has 7 to 16 nodes, the others have 3 to 6.
 #[must_use]
 pub fn fleet(seed: u64) -> Fleet {
-    let nodes = 3 + u32::try_from(seed % 14).expect("small");
+    let nodes = if is_large(seed) { 7 + (seed / 32) % 10 } else { 3 + (seed + seed / 32) % 4 };
+    let nodes = u32::try_from(nodes).expect("small");
     let threshold = u16::try_from((2 * nodes).div_ceil(3)).expect("small");
     Fleet::new(seed, Settings::ROUGH, nodes, threshold, threshold)
+}
+
+fn is_large(seed: u64) -> bool {
+    seed.is_multiple_of(32)
+}
+
+/// One small life in thirty-two is long, and so is one large life in sixteen.
+fn is_long(seed: u64) -> bool {
+    if is_large(seed) { (seed / 32).is_multiple_of(16) } else { seed % 32 == 16 }
 }
 
 /// Lives one life to its end. The fleet keeps its log, also when something breaks.
@@ -48,7 +61,8 @@ pub fn live(fleet: &mut Fleet) -> Outcome {
         text.and_then(|text| text.lines().next()).unwrap_or("it panicked without a word").to_owned()
     });
     let rounds = fleet.api.now.cluster.status.next_number.unwrap_or(1) - 1;
-    Outcome { seed: fleet.seed, nodes, threshold, events: fleet.events(), rounds, broken }
+    let kinds = fleet.kinds().clone();
+    Outcome { seed: fleet.seed, nodes, threshold, events: fleet.events(), rounds, kinds, broken }
 }
 
 fn life(fleet: &mut Fleet) {
@@ -56,7 +70,8 @@ fn life(fleet: &mut Fleet) {
     let rough = std::mem::replace(&mut fleet.settings, Settings::CALM);
     fleet.next_active(None, 1_000);
     fleet.settings = rough;
-    for _ in 0..CHANGES {
+    let changes = if is_long(fleet.seed) { LONG_CHANGES } else { 1 + fleet.random(3) };
+    for _ in 0..changes {
         change(fleet);
         let blocks = 1 + fleet.random(20);
         fleet.run_blocks(blocks);
@@ -77,22 +92,40 @@ fn change(fleet: &mut Fleet) {
     let (nodes, paused) = (spec.nodes, spec.paused);
     match fleet.random(9) {
         0 if may_be_destroyed(fleet, victim) => {
+            fleet.count("act: a node is destroyed and replaced");
             fleet.lose(victim);
             fleet.run_blocks(1);
             fleet.replace(victim, true);
         }
-        1 if !is_lost(fleet, victim) => fleet.wipe(victim),
-        2 => fleet.edit(|spec| spec.nodes = (nodes + 1).min(16)),
-        3 => fleet.edit(|spec| spec.nodes = (nodes - 1).max(3)),
+        1 if !is_lost(fleet, victim) => {
+            fleet.count("act: a volume is lost");
+            fleet.wipe(victim);
+        }
+        2 => {
+            fleet.count("act: the fleet grows");
+            fleet.edit(|spec| spec.nodes = (nodes + 1).min(16));
+        }
+        3 => {
+            fleet.count("act: the fleet shrinks");
+            fleet.edit(|spec| spec.nodes = (nodes - 1).max(3));
+        }
         4 => {
             let lowest = nodes / 2 + 1;
             let threshold = lowest + u32::try_from(fleet.random(u64::from(nodes - lowest))).expect("small");
+            fleet.count("act: another threshold");
             fleet.edit(|spec| (spec.threshold, spec.min_holders) = (Some(threshold), None));
         }
-        5 => fleet.replace(victim, false),
-        6 => fleet.edit(|spec| spec.paused = !paused),
+        5 => {
+            fleet.count("act: a node is replaced");
+            fleet.replace(victim, false);
+        }
+        6 => {
+            fleet.count("act: the cluster is paused or goes on");
+            fleet.edit(|spec| spec.paused = !paused);
+        }
         7 => {
             let word = fleet.random(u64::MAX).to_string();
+            fleet.count("act: a reshare is asked for");
             fleet.api.request_reshare(&word);
             fleet.log("the user asks for a reshare");
         }

@@ -40,8 +40,8 @@ impl Settings {
     pub const ROUGH: Self = Self {
         loss_permille: 200,
         delay_max_ms: 4_000,
-        crash_per_10k: 300,
-        operator_restart_permille: 20,
+        crash_per_10k: 500,
+        operator_restart_permille: 50,
         outage_permille: 80,
         watch_lag_writes: 10,
         second_operator_permille: 30,

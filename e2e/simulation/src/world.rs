@@ -48,6 +48,7 @@ pub struct Fleet {
     sequence: u64,
     queue: BinaryHeap<Reverse<(u64, u64, Event)>>,
     events: u64,
+    kinds: BTreeMap<&'static str, u64>,
     log: Vec<String>,
 }
 
@@ -112,6 +113,7 @@ impl Fleet {
             sequence: 0,
             queue: BinaryHeap::new(),
             events: 0,
+            kinds: BTreeMap::new(),
             log: Vec::new(),
         };
         fleet.operators[0].up = true;
@@ -184,6 +186,17 @@ impl Fleet {
     #[must_use]
     pub fn events(&self) -> u64 {
         self.events
+    }
+
+    /// Counts of the acts, faults and decisions so far, by kind.
+    #[must_use]
+    pub fn kinds(&self) -> &BTreeMap<&'static str, u64> {
+        &self.kinds
+    }
+
+    /// Counts one act, fault or decision of a kind.
+    pub(crate) fn count(&mut self, kind: &'static str) {
+        *self.kinds.entry(kind).or_default() += 1;
     }
 
     /// Adds a line to the log.
@@ -269,7 +282,11 @@ impl Fleet {
 
     /// Draws, and tells whether one read or fetch comes to nothing.
     pub(crate) fn loses(&mut self) -> bool {
-        self.chance(self.settings.loss_permille, 1_000)
+        let loses = self.chance(self.settings.loss_permille, 1_000);
+        if loses {
+            self.count("fault: a read or fetch is lost");
+        }
+        loses
     }
 
     pub(crate) fn chance(&mut self, share: u32, of: u32) -> bool {
