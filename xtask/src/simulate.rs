@@ -10,7 +10,7 @@ pub(crate) struct Arguments {
     /// --runs N, --seed S, --results FILE, --log FILE, --step, --until K; --help says more
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
-    /// Uses BLS12-381 instead of the transparent group: a hundred times slower
+    /// Uses BLS12-381 instead of the transparent group: fifteen times slower
     #[arg(long)]
     curve: bool,
 }
