@@ -118,6 +118,26 @@ fn peers_are_asked_in_turn_and_again() {
     assert_eq!(turns.next_ms(), None, "it is asked for what is no longer wanted");
 }
 
+/// What no peer has is asked for ever more rarely, down to once a minute; what is wanted anew is asked for soon.
+#[test]
+fn pauses_between_requests_for_a_blob_double() {
+    let (peers, digest) = (BTreeSet::from([index(1), index(2)]), Digest([0; 32]));
+    let want = [Want { number: EpochNumber(1), digest }];
+    let mut turns = Turns::new(index(1), index(2));
+    turns.want(&want, &peers, 0);
+    let mut pauses = Vec::new();
+    while pauses.len() < 9 {
+        let at = turns.next_ms().unwrap();
+        assert_eq!(turns.due(at), [digest]);
+        turns.want(&want, &peers, at);
+        pauses.push((turns.next_ms().unwrap() - at) / 1_000);
+    }
+    assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+    turns.want(&[], &peers, 900_000);
+    turns.want(&want, &peers, 900_000);
+    assert_eq!(turns.next_ms(), Some(900_000), "the pause of an earlier want goes on");
+}
+
 #[test]
 fn a_peer_is_heard_in_its_own_name_alone() {
     let key = IdentitySecretKey::from_seed(&[2; 32]);

@@ -8,8 +8,10 @@ use crate::round::{Blob, Want};
 
 /// Milliseconds between the first requests for one blob to one peer and to the next.
 const TURN_MS: u64 = 100;
-/// Milliseconds until a peer is asked again for what is still wanted.
+/// Milliseconds until a peer is asked for the second time for what is still wanted; doubled after every further time.
 const ASK_AGAIN_MS: u64 = 1_000;
+/// Most milliseconds between two requests for one blob to one peer: what nobody has costs little.
+const ASK_AGAIN_MAX_MS: u64 = 60_000;
 
 /// Says when one connected peer is asked for what is wanted.
 ///
@@ -19,39 +21,48 @@ const ASK_AGAIN_MS: u64 = 1_000;
 pub struct Turns {
     me: NodeIndex,
     peer: NodeIndex,
-    due_ms: BTreeMap<Digest, u64>,
+    due: BTreeMap<Digest, Due>,
+}
+
+/// Next request for one digest.
+#[derive(Debug)]
+struct Due {
+    at_ms: u64,
+    /// Pause after that request.
+    pause_ms: u64,
 }
 
 impl Turns {
     /// Begins with nothing wanted. `me` asks `peer`.
     #[must_use]
     pub fn new(me: NodeIndex, peer: NodeIndex) -> Self {
-        Self { me, peer, due_ms: BTreeMap::new() }
+        Self { me, peer, due: BTreeMap::new() }
     }
 
     /// Takes over what is wanted now; what is no longer wanted is forgotten. `peers` are all that could be asked.
     pub fn want(&mut self, wants: &[Want], peers: &BTreeSet<NodeIndex>, now_ms: u64) {
         let wanted: BTreeSet<_> = wants.iter().map(|want| want.digest).collect();
-        self.due_ms.retain(|digest, _| wanted.contains(digest));
+        self.due.retain(|digest, _| wanted.contains(digest));
         for digest in wanted {
-            let due_ms = now_ms + self.place(peers, &digest) * TURN_MS;
-            self.due_ms.entry(digest).or_insert(due_ms);
+            let at_ms = now_ms + self.place(peers, &digest) * TURN_MS;
+            self.due.entry(digest).or_insert(Due { at_ms, pause_ms: ASK_AGAIN_MS });
         }
     }
 
     /// Returns when [`Turns::due`] has something next; `None` while nothing is wanted.
     #[must_use]
     pub fn next_ms(&self) -> Option<u64> {
-        self.due_ms.values().min().copied()
+        self.due.values().map(|due| due.at_ms).min()
     }
 
-    /// Returns the digests that the peer is to be asked for at this time. It is asked again a second later for each that is
-    /// still wanted.
+    /// Returns the digests that the peer is to be asked for at this time. It is asked again for each that is still wanted: a
+    /// second later, then after pauses that double up to a minute. A new connection begins with the first pause.
     #[must_use]
     pub fn due(&mut self, now_ms: u64) -> Vec<Digest> {
-        let due = self.due_ms.iter_mut().filter(|(_, due_ms)| **due_ms <= now_ms);
-        due.map(|(digest, due_ms)| {
-            *due_ms = now_ms + ASK_AGAIN_MS;
+        let due = self.due.iter_mut().filter(|(_, due)| due.at_ms <= now_ms);
+        due.map(|(digest, due)| {
+            due.at_ms = now_ms + due.pause_ms;
+            due.pause_ms = (due.pause_ms * 2).min(ASK_AGAIN_MAX_MS);
             *digest
         })
         .collect()

@@ -84,8 +84,9 @@ impl Participant {
         self.transcripts.iter().filter(|(_, transcript)| waits(transcript)).map(|(number, _)| *number).collect()
     }
 
-    /// Lists what has to be fetched before open rounds, or the share of an active epoch, can go on; and the evidence of kept
-    /// epochs, held or not: others that were away count on it, and a node restored from its replica has lost it.
+    /// Lists what has to be fetched before open rounds, or the share of an active epoch, can go on. The evidence of an epoch is
+    /// wanted after the share is computed, too, until the epoch is erased: peers that were away ask for it, and a node restored
+    /// from its replica has lost it. A receiver that said `Unable` and knows the vector wants nothing more.
     #[must_use]
     pub fn wants(&self) -> Vec<Want> {
         let mut wants = Vec::new();
