@@ -36,5 +36,5 @@ pub use answer::answer;
 pub use input::{Input, InputError};
 pub use intake::Intake;
 pub use listing::{Feed, HeldBack, ListedEpoch, Listing, Next};
-pub use report::{Report, ReportedCertificate, ReportedVerdict};
+pub use report::{Report, ReportedCertificate};
 pub use turns::{Turns, says_itself};

@@ -1,35 +1,20 @@
 //! Report of a node about itself, which begins every stream.
 
-use crate::identifiers::{Block, Digest, EpochNumber};
+use crate::identifiers::EpochNumber;
 use crate::plan::ValidPlan;
 use crate::polynomial::VerificationVector;
 use crate::purpose::Certificate;
-use crate::round::{PersistentState, Verdict};
+use crate::round::PersistentState;
 
 /// The facts of a report, from the state that was committed last. The node adds who it is, dates it and signs it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Report {
     /// The highest attempt number that the node has ever seen.
     pub highest: EpochNumber,
-    /// The newest block of a plan that it knows.
-    pub highest_block: Block,
-    /// Verdicts, newest first.
-    pub verdicts: Vec<ReportedVerdict>,
     /// The newest epoch whose certificate it verified and whose vector it computed.
     pub newest: Option<ReportedCertificate>,
     /// The certificates of the epochs whose share it holds, newest first.
     pub held: Vec<Certificate>,
-}
-
-/// A node's verdict on an attempt.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ReportedVerdict {
-    /// The attempt.
-    pub number: EpochNumber,
-    /// The digest of its plan.
-    pub plan: Digest,
-    /// The verdict.
-    pub verdict: Verdict,
 }
 
 /// A certificate with all that is needed to check it.
@@ -48,9 +33,6 @@ impl Report {
     #[must_use]
     pub fn of(state: &PersistentState) -> Self {
         let attempts = || state.attempts.iter().rev();
-        let verdicts = attempts().filter_map(|(number, attempt)| {
-            Some(ReportedVerdict { number: *number, plan: attempt.plan.digest(), verdict: attempt.verdict? })
-        });
         let newest = attempts().find_map(|(_, attempt)| {
             Some(ReportedCertificate {
                 plan: attempt.plan.clone(),
@@ -61,8 +43,6 @@ impl Report {
         let held = attempts().filter(|(_, attempt)| attempt.holds_share);
         Self {
             highest: state.highest,
-            highest_block: state.attempts.values().map(|attempt| attempt.plan.block).max().unwrap_or(Block(0)),
-            verdicts: verdicts.collect(),
             newest,
             held: held.filter_map(|(_, attempt)| attempt.certificate().copied()).collect(),
         }

@@ -118,7 +118,7 @@ fn peers_are_asked_in_turn_and_again() {
     assert_eq!(turns.next_ms(), None, "it is asked for what is no longer wanted");
 }
 
-/// What no peer has is asked for ever more rarely, down to once a minute; what is wanted anew is asked for soon.
+/// Requests for a blob that no peer has grow rarer, down to one a minute; a blob that is wanted anew is asked for at once.
 #[test]
 fn pauses_between_requests_for_a_blob_double() {
     let (peers, digest) = (BTreeSet::from([index(1), index(2)]), Digest([0; 32]));

@@ -2,7 +2,7 @@
 //!
 //! | Module | Rule |
 //! |---|---|
-//! | [`producers`] | code sets every condition, reason, status field, label and metric that the API has |
+//! | [`producers`] | code sets every condition, reason, status field, label and metric that the API has, and reads every field of a spec |
 //! | [`documents`] | every command, field, metric, path and link that a text names exists; one sentence on maturity |
 //! | [`words`] | comments open with a verb or noun; no calques, also not in messages |
 //! | [`dependencies`] | crates depend on each other one way, and pure ones stay pure |
