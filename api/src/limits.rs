@@ -1,6 +1,6 @@
 //! Limits of the interfaces, as the `.proto` files say them.
 
-/// Bytes of a gRPC message, either way.
+/// Bytes of a request.
 pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of one item of a `Round` stream.
 pub const ITEM_BYTES_MAX: usize = 64 << 10;
@@ -20,8 +20,6 @@ pub const IDENTITY_BYTES_MAX: usize = 1_024;
 pub const KEY_NAME_BYTES_MAX: usize = 256;
 /// Bytes of a message in `Sign`.
 pub const SIGNED_MESSAGE_BYTES_MAX: usize = 1_000_000;
-/// Verdicts in a report.
-pub const REPORTED_VERDICTS_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {

@@ -30,7 +30,6 @@ fn payload_digest(payload: &[u8]) -> Digest {
 mod tests {
     use super::*;
 
-    /// seed: 002-20
     #[test]
     fn a_report_verifies_under_the_pinned_key_alone() {
         let identity = IdentitySecretKey::from_seed(&[3; 32]);

@@ -135,14 +135,13 @@ pub mod kms_client {
     /// Derive and Sign need a token (`authorization: Bearer …`) whose only Keyfleet audience is
     /// `keyfleet.dev/<cluster id>/<node index>`: one token per node, so that what one node sees opens no other.
     ///
-    /// Limits: a request has at most 1 MiB, an answer at most 64 KiB. Exceeding one is RESOURCE_EXHAUSTED.
+    /// Limits: a request has at most 1 MiB; a larger one is OUT_OF_RANGE. An answer has at most 64 KiB.
     ///
     /// Codes of all calls:
     /// INVALID_ARGUMENT: a field has a wrong length or encoding; the message says which and what is right.
     /// UNAUTHENTICATED: no token, an expired one, a wrong signature or issuer, another node's audience, or a second Keyfleet one.
     /// PERMISSION_DENIED: the token is good, and no rule allows this; the message names subject and verb, never other rules.
     /// FAILED_PRECONDITION: another cluster's id; or the epoch asked for is retired or unknown: ask without one.
-    /// RESOURCE_EXHAUSTED: the caller's rate or the node's queue is full; try again after the `retry-after-ms` of the trailer.
     /// UNAVAILABLE: the node holds no active epoch, or not the newest; ask another node.
     /// ABORTED: this request id was used for another request.
     ///
@@ -341,14 +340,13 @@ pub mod kms_server {
     /// Derive and Sign need a token (`authorization: Bearer …`) whose only Keyfleet audience is
     /// `keyfleet.dev/<cluster id>/<node index>`: one token per node, so that what one node sees opens no other.
     ///
-    /// Limits: a request has at most 1 MiB, an answer at most 64 KiB. Exceeding one is RESOURCE_EXHAUSTED.
+    /// Limits: a request has at most 1 MiB; a larger one is OUT_OF_RANGE. An answer has at most 64 KiB.
     ///
     /// Codes of all calls:
     /// INVALID_ARGUMENT: a field has a wrong length or encoding; the message says which and what is right.
     /// UNAUTHENTICATED: no token, an expired one, a wrong signature or issuer, another node's audience, or a second Keyfleet one.
     /// PERMISSION_DENIED: the token is good, and no rule allows this; the message names subject and verb, never other rules.
     /// FAILED_PRECONDITION: another cluster's id; or the epoch asked for is retired or unknown: ask without one.
-    /// RESOURCE_EXHAUSTED: the caller's rate or the node's queue is full; try again after the `retry-after-ms` of the trailer.
     /// UNAVAILABLE: the node holds no active epoch, or not the newest; ask another node.
     /// ABORTED: this request id was used for another request.
     ///
@@ -688,8 +686,8 @@ pub struct SignedPrekeySet {
     #[prost(bytes = "vec", tag = "2")]
     pub signature: ::prost::alloc::vec::Vec<u8>,
 }
-/// What a node knows and holds: the operator decides nothing before enough of these have come, and rebuilds its record from
-/// them when the API server's went back in time.
+/// What a node knows and holds: the operator decides nothing before enough of these have come, and stops when they prove more
+/// than its record knows.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SignedReport {
     /// A `Report` in protobuf encoding, exactly as signed. Decode it after the signature was verified.
@@ -719,19 +717,13 @@ pub struct Report {
     /// The highest attempt number this node has ever seen.
     #[prost(uint64, tag = "6")]
     pub highest_number: u64,
-    /// The highest boundary it has seen a plan for.
-    #[prost(uint64, tag = "8")]
-    pub highest_boundary: u64,
-    /// Its verdicts, newest 64, descending by number.
-    #[prost(message, repeated, tag = "9")]
-    pub verdicts: ::prost::alloc::vec::Vec<Verdict>,
     /// The newest certificate it has verified.
     #[prost(message, optional, tag = "10")]
     pub newest_certificate: ::core::option::Option<Certificate>,
     /// The epochs whose share it holds, descending by number.
     #[prost(message, repeated, tag = "11")]
     pub held: ::prost::alloc::vec::Vec<HeldEpoch>,
-    /// Every node it knows of, ascending by index: what KmsNodes are rebuilt from.
+    /// Every node it knows of, ascending by index.
     #[prost(message, repeated, tag = "12")]
     pub nodes: ::prost::alloc::vec::Vec<KnownNode>,
     /// Plan versions it understands.
@@ -750,62 +742,6 @@ pub struct Report {
     #[prost(uint64, tag = "17")]
     pub made_at_ms: u64,
 }
-/// How an attempt ended for this node, for good.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Verdict {
-    #[prost(uint64, tag = "1")]
-    pub number: u64,
-    #[prost(enumeration = "verdict::Outcome", tag = "2")]
-    pub outcome: i32,
-    /// 32 bytes.
-    #[prost(bytes = "vec", tag = "3")]
-    pub plan_digest: ::prost::alloc::vec::Vec<u8>,
-    /// Of an active epoch: 32 bytes.
-    #[prost(bytes = "vec", tag = "4")]
-    pub vector_digest: ::prost::alloc::vec::Vec<u8>,
-}
-/// Nested message and enum types in `Verdict`.
-pub mod verdict {
-    #[derive(
-        Clone,
-        Copy,
-        Debug,
-        PartialEq,
-        Eq,
-        Hash,
-        PartialOrd,
-        Ord,
-        ::prost::Enumeration
-    )]
-    #[repr(i32)]
-    pub enum Outcome {
-        Unspecified = 0,
-        Active = 1,
-        Failed = 2,
-    }
-    impl Outcome {
-        /// String value of the enum field names used in the ProtoBuf definition.
-        ///
-        /// The values are not transformed in any way and thus are considered stable
-        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-        pub fn as_str_name(&self) -> &'static str {
-            match self {
-                Self::Unspecified => "OUTCOME_UNSPECIFIED",
-                Self::Active => "OUTCOME_ACTIVE",
-                Self::Failed => "OUTCOME_FAILED",
-            }
-        }
-        /// Creates an enum from field names used in the ProtoBuf definition.
-        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-            match value {
-                "OUTCOME_UNSPECIFIED" => Some(Self::Unspecified),
-                "OUTCOME_ACTIVE" => Some(Self::Active),
-                "OUTCOME_FAILED" => Some(Self::Failed),
-                _ => None,
-            }
-        }
-    }
-}
 /// The proof that t new shares sign under the fleet's public key, with all that is needed to check it.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Certificate {
@@ -814,9 +750,6 @@ pub struct Certificate {
     /// The plan's canonical bytes.
     #[prost(bytes = "vec", tag = "2")]
     pub plan: ::prost::alloc::vec::Vec<u8>,
-    /// The frozen fields' canonical bytes.
-    #[prost(bytes = "vec", tag = "3")]
-    pub frozen: ::prost::alloc::vec::Vec<u8>,
     /// The verification vector: t points of 96 bytes; the first is the public key.
     #[prost(bytes = "vec", repeated, tag = "4")]
     pub verification_vector: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
@@ -845,9 +778,6 @@ pub struct KnownNode {
     /// Its pinned identity key: 32 bytes.
     #[prost(bytes = "vec", tag = "2")]
     pub identity_key: ::prost::alloc::vec::Vec<u8>,
-    /// Its volume's handle, at most 1024 bytes; empty if unknown.
-    #[prost(string, tag = "3")]
-    pub volume_handle: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct OfferedSet {
@@ -973,7 +903,7 @@ pub mod round_client {
     /// Everything here is public to members of the fleet; nothing secret is ever sent except sealed to one receiver. Whatever
     /// arrives is unchecked until its signature is verified under the sender's pinned key.
     ///
-    /// Limits: a message of gRPC has at most 1 MiB, one item of a stream at most 64 KiB. Exceeding one is RESOURCE_EXHAUSTED.
+    /// Limits: a request has at most 1 MiB; a larger one is OUT_OF_RANGE. One item of a stream has at most 64 KiB.
     ///
     /// Beside it on the same port, without token or certificate: `grpc.health.v1.Health` and `grpc.reflection.v1.ServerReflection`.
     /// They say nothing that is not public. `keyfleet.v1.Round` is SERVING once what this node said is proven durable: not while it starts, nor after a restore
@@ -1063,13 +993,13 @@ pub mod round_client {
         /// Only rows are served that are durable. The stream never ends by itself; a caller reconnects with the position of the
         /// last row it has stored.
         ///
-        /// Deadline: none; keep-alive pings every 20 s. At most 4 streams per peer.
+        /// Deadline: none; keep-alive pings every 20 s. A peer has at most 4 streams open.
         /// UNAUTHENTICATED: no certificate by a known pin, and no valid token.
         /// PERMISSION_DENIED: a token neither of the operator nor of a caller with the verb `Observe`.
         /// INVALID_ARGUMENT: `cluster_id` or `challenge` has another length.
         /// FAILED_PRECONDITION: another cluster's id, or a `lineage` that this node's outbox no longer has: begin at 0.
         /// OUT_OF_RANGE: `after_position` is above what this node has said; it was restored: begin at 0.
-        /// RESOURCE_EXHAUSTED: too many streams of this caller.
+        /// RESOURCE_EXHAUSTED: this peer has 4 streams open already.
         /// UNAVAILABLE: starting, or its state is not yet proven to be the newest; try again with back-off.
         pub async fn follow(
             &mut self,
@@ -1095,10 +1025,10 @@ pub mod round_client {
         /// Bundles, prekey sets, other signed messages and verification vectors by digest: what a receiver was away for, or lost.
         /// Every holder keeps the bundles of an epoch until it retires.
         ///
-        /// Deadline: 10 s is enough for a hundred bundles. At most 8 calls per peer at a time.
+        /// Deadline: 10 s is enough for a hundred bundles. A peer has at most 8 calls under way.
         /// UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE: as for Follow.
         /// INVALID_ARGUMENT: no digest, more than 128, or one that has not 32 bytes.
-        /// RESOURCE_EXHAUSTED: too many calls of this caller.
+        /// RESOURCE_EXHAUSTED: this peer has 8 calls under way already.
         /// A digest that this node does not have is no error: the stream is shorter.
         pub async fn fetch(
             &mut self,
@@ -1146,13 +1076,13 @@ pub mod round_server {
         /// Only rows are served that are durable. The stream never ends by itself; a caller reconnects with the position of the
         /// last row it has stored.
         ///
-        /// Deadline: none; keep-alive pings every 20 s. At most 4 streams per peer.
+        /// Deadline: none; keep-alive pings every 20 s. A peer has at most 4 streams open.
         /// UNAUTHENTICATED: no certificate by a known pin, and no valid token.
         /// PERMISSION_DENIED: a token neither of the operator nor of a caller with the verb `Observe`.
         /// INVALID_ARGUMENT: `cluster_id` or `challenge` has another length.
         /// FAILED_PRECONDITION: another cluster's id, or a `lineage` that this node's outbox no longer has: begin at 0.
         /// OUT_OF_RANGE: `after_position` is above what this node has said; it was restored: begin at 0.
-        /// RESOURCE_EXHAUSTED: too many streams of this caller.
+        /// RESOURCE_EXHAUSTED: this peer has 4 streams open already.
         /// UNAVAILABLE: starting, or its state is not yet proven to be the newest; try again with back-off.
         async fn follow(
             &self,
@@ -1167,10 +1097,10 @@ pub mod round_server {
         /// Bundles, prekey sets, other signed messages and verification vectors by digest: what a receiver was away for, or lost.
         /// Every holder keeps the bundles of an epoch until it retires.
         ///
-        /// Deadline: 10 s is enough for a hundred bundles. At most 8 calls per peer at a time.
+        /// Deadline: 10 s is enough for a hundred bundles. A peer has at most 8 calls under way.
         /// UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE: as for Follow.
         /// INVALID_ARGUMENT: no digest, more than 128, or one that has not 32 bytes.
-        /// RESOURCE_EXHAUSTED: too many calls of this caller.
+        /// RESOURCE_EXHAUSTED: this peer has 8 calls under way already.
         /// A digest that this node does not have is no error: the stream is shorter.
         async fn fetch(
             &self,
@@ -1185,7 +1115,7 @@ pub mod round_server {
     /// Everything here is public to members of the fleet; nothing secret is ever sent except sealed to one receiver. Whatever
     /// arrives is unchecked until its signature is verified under the sender's pinned key.
     ///
-    /// Limits: a message of gRPC has at most 1 MiB, one item of a stream at most 64 KiB. Exceeding one is RESOURCE_EXHAUSTED.
+    /// Limits: a request has at most 1 MiB; a larger one is OUT_OF_RANGE. One item of a stream has at most 64 KiB.
     ///
     /// Beside it on the same port, without token or certificate: `grpc.health.v1.Health` and `grpc.reflection.v1.ServerReflection`.
     /// They say nothing that is not public. `keyfleet.v1.Round` is SERVING once what this node said is proven durable: not while it starts, nor after a restore

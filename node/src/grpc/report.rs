@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use keyfleet_api::limits::REPORTED_VERDICTS_MAX;
 use keyfleet_api::v1;
 use keyfleet_threshold::curve::SecretScalar;
 use keyfleet_threshold::feed;
@@ -12,7 +11,6 @@ use keyfleet_threshold::identifiers::{ClusterId, EpochNumber};
 use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
 use keyfleet_threshold::plan::PlanVersion;
 use keyfleet_threshold::purpose::Purpose;
-use keyfleet_threshold::round::Verdict;
 use keyfleet_threshold::serving::signature;
 
 use crate::round::{Epochs, Published};
@@ -91,8 +89,6 @@ pub(crate) fn report(published: &Published, identity: &IdentityPublicKey) -> Opt
     let newest = facts.newest.as_ref().map(|newest| v1::Certificate {
         number: newest.certificate.number.0,
         plan: newest.plan.encode(),
-        // The frozen fields have no public encoding yet; their digest is in every `Prepared`.
-        frozen: Vec::new(),
         verification_vector: newest.vector.commitments().iter().map(|point| point.encode().to_vec()).collect(),
         signature: newest.certificate.signature.encode().to_vec(),
     });
@@ -103,7 +99,6 @@ pub(crate) fn report(published: &Published, identity: &IdentityPublicKey) -> Opt
     let node = |(index, pin): (&keyfleet_threshold::identifiers::NodeIndex, &IdentityPublicKey)| v1::KnownNode {
         index: index.value(),
         identity_key: pin.0.to_vec(),
-        volume_handle: String::new(),
     };
     Some(v1::Report {
         cluster_id: state.cluster.0.to_vec(),
@@ -112,8 +107,6 @@ pub(crate) fn report(published: &Published, identity: &IdentityPublicKey) -> Opt
         sequence: 0,
         lineage: outbox.lineage.to_vec(),
         highest_number: facts.highest.0,
-        highest_boundary: facts.highest_block.0,
-        verdicts: facts.verdicts.iter().take(REPORTED_VERDICTS_MAX).map(verdict).collect(),
         newest_certificate: newest,
         held: held.collect(),
         nodes: state.pins.iter().map(node).collect(),
@@ -123,19 +116,6 @@ pub(crate) fn report(published: &Published, identity: &IdentityPublicKey) -> Opt
         challenge: Vec::new(),
         made_at_ms: 0,
     })
-}
-
-fn verdict(reported: &feed::ReportedVerdict) -> v1::Verdict {
-    let (outcome, vector_digest) = match reported.verdict {
-        Verdict::Active(certificate) => (v1::verdict::Outcome::Active, certificate.vector.0.to_vec()),
-        Verdict::Failed => (v1::verdict::Outcome::Failed, Vec::new()),
-    };
-    v1::Verdict {
-        number: reported.number.0,
-        outcome: outcome.into(),
-        plan_digest: reported.plan.0.to_vec(),
-        vector_digest,
-    }
 }
 
 /// Numbers, dates and signs a report.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt, stream};
 use keyfleet_api::limits::FETCH_DIGESTS_MAX;
 use keyfleet_api::v1::round_server::Round;
 use keyfleet_api::{messages, v1};
@@ -16,9 +16,10 @@ use keyfleet_threshold::feed;
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
 use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::round::Blob;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tonic::{Request, Response, Status};
 
+use super::peer_limits::PeerLimits;
 use super::report::{Challenge, Reports, sign};
 use super::transport::Peer;
 use crate::round::{Epochs, Published};
@@ -46,6 +47,8 @@ pub(crate) struct RoundApi {
     pub(crate) sequence: Arc<AtomicU64>,
     /// Reports of what is published.
     pub(crate) reports: Arc<Reports>,
+    /// Streams and calls of each peer.
+    pub(crate) limits: PeerLimits,
 }
 
 /// Readers by token of what nodes say to each other: the operator, and everyone whom a rule with the verb `Observe` names.
@@ -83,9 +86,10 @@ impl Readers {
 type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl RoundApi {
-    async fn admit<T>(&self, request: &Request<T>, cluster: &[u8]) -> Result<(), Status> {
-        let peer = request.extensions().get::<Peer>().copied();
-        if !matches!(peer, Some(Peer(Some(_)))) {
+    /// Returns the index of a peer; `None` for a reader by token.
+    async fn admit<T>(&self, request: &Request<T>, cluster: &[u8]) -> Result<Option<NodeIndex>, Status> {
+        let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0);
+        if peer.is_none() {
             let readers = self.readers.as_ref().ok_or_else(|| Status::unauthenticated("show a pinned certificate"))?;
             let token = super::kms::bearer(request);
             readers.admit(token.ok_or_else(|| Status::unauthenticated("no certificate and no token"))?).await?;
@@ -93,7 +97,7 @@ impl RoundApi {
         if cluster != self.owner.0.0 {
             return Err(Status::failed_precondition(format!("this node belongs to cluster {}", self.owner.0)));
         }
-        Ok(())
+        Ok(peer)
     }
 }
 
@@ -109,6 +113,7 @@ struct Following {
     position: u64,
     caught_up: bool,
     ready: VecDeque<v1::FollowItem>,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Following {
@@ -162,7 +167,7 @@ impl Round for RoundApi {
     type FetchStream = Items<v1::FetchItem>;
 
     async fn follow(&self, request: Request<v1::FollowRequest>) -> Result<Response<Self::FollowStream>, Status> {
-        self.admit(&request, &request.get_ref().cluster_id).await?;
+        let peer = self.admit(&request, &request.get_ref().cluster_id).await?;
         let v1::FollowRequest { after_position, lineage, challenge, .. } = request.into_inner();
         let challenge = match challenge.len() {
             0 => None,
@@ -178,6 +183,7 @@ impl Round for RoundApi {
         if after_position >= outbox.next {
             return Err(Status::out_of_range("the position is above what this node has said: begin at 0"));
         }
+        let place = peer.map(|peer| self.limits.follow.take(peer)).transpose()?;
         let mut following = Following {
             published: self.published.clone(),
             served: self.served.clone(),
@@ -189,13 +195,14 @@ impl Round for RoundApi {
             position: after_position,
             caught_up: false,
             ready: VecDeque::new(),
+            _place: place,
         };
         following.refill();
         Ok(Response::new(Box::pin(stream::unfold(following, Following::next))))
     }
 
     async fn fetch(&self, request: Request<v1::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
-        self.admit(&request, &request.get_ref().cluster_id).await?;
+        let peer = self.admit(&request, &request.get_ref().cluster_id).await?;
         let digests = request.into_inner().digests;
         if digests.is_empty() || digests.len() > FETCH_DIGESTS_MAX {
             return Err(Status::invalid_argument(format!("digests: 1 to {FETCH_DIGESTS_MAX}")));
@@ -204,14 +211,19 @@ impl Round for RoundApi {
             .iter()
             .map(|bytes| messages::digest(bytes).ok_or_else(|| Status::invalid_argument("a digest has 32 bytes")))
             .collect::<Result<_, _>>()?;
+        let place = peer.map(|peer| self.limits.fetch.take(peer)).transpose()?;
         let published = self.published.borrow().clone();
-        let Some(state) = &published.state else { return Ok(Response::new(Box::pin(stream::empty()))) };
-        let found =
-            feed::answer(&digests, state, &published.messages, |digest| self.bundles.get(digest).ok().flatten());
+        let kept = |digest: &_| self.bundles.get(digest).ok().flatten();
+        let state = published.state.as_ref();
+        let found = state.map(|state| feed::answer(&digests, state, &published.messages, kept)).unwrap_or_default();
         let items = found
             .into_iter()
             .map(|(digest, blob)| Ok(v1::FetchItem { digest: digest.0.to_vec(), found: Some(messages::found(&blob)) }));
         let items: Vec<_> = items.collect();
-        Ok(Response::new(Box::pin(stream::iter(items))))
+        // The call is under way until its stream ends.
+        let items = stream::iter(items).inspect(move |_| {
+            let _ = &place;
+        });
+        Ok(Response::new(Box::pin(items)))
     }
 }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use keyfleet_api::limits::MESSAGE_BYTES_MAX;
 use keyfleet_api::tls::{Acceptor, CertificateError, Pins, Platform};
 use keyfleet_api::v1::kms_server::KmsServer;
 use keyfleet_api::v1::round_server::RoundServer;
@@ -27,6 +28,7 @@ use tonic::service::Routes;
 
 use crate::grpc::health::{self, Health};
 use crate::grpc::kms::KmsApi;
+use crate::grpc::peer_limits::PeerLimits;
 use crate::grpc::round::{Readers, RoundApi};
 use crate::grpc::transport;
 use crate::round::driver::Driver;
@@ -117,8 +119,9 @@ impl Node {
             readers: options.readers,
             sequence: Arc::new(AtomicU64::new(crate::clock::now_ms())),
             reports: Arc::default(),
+            limits: PeerLimits::default(),
         };
-        let routes = Routes::new(RoundServer::new(round));
+        let routes = Routes::new(RoundServer::new(round).max_decoding_message_size(MESSAGE_BYTES_MAX));
         let (of, to) = (published.clone(), served.clone());
         let routes = Health::beside::<RoundServer<RoundApi>>(routes, health::round_serves, of, to);
         servers.spawn(serve("peers", options.peers, acceptor, routes, stop.subscribe()));
@@ -126,7 +129,8 @@ impl Node {
             if let Some(writer) = service.take_writer() {
                 servers.spawn(async move { writer.await.unwrap_or_default() });
             }
-            let routes = Routes::new(KmsServer::new(KmsApi(service)));
+            let kms = KmsServer::new(KmsApi(service)).max_decoding_message_size(MESSAGE_BYTES_MAX);
+            let routes = Routes::new(kms);
             let (of, to) = (published.clone(), served.clone());
             let routes = Health::beside::<KmsServer<KmsApi>>(routes, health::kms_serves, of, to);
             let acceptor = Acceptor::for_callers(&identity, options.pins.clone(), options.platform)?;

@@ -100,8 +100,7 @@ fn a_made_up_certificate_is_none() {
     );
     let points = vector.vector().commitments().iter().map(|point| point.encode().to_vec()).collect::<Vec<_>>();
     for (plan, signature) in [(Vec::new(), vec![0; 48]), (vec![1; 400], vec![0xc0; 48])] {
-        let certificate =
-            v1::Certificate { number: 900, plan, verification_vector: points.clone(), signature, frozen: Vec::new() };
+        let certificate = v1::Certificate { number: 900, plan, verification_vector: points.clone(), signature };
         let item = reported(|report| report.newest_certificate = Some(certificate), 1);
         follower.take(item).expect("the rest of the report stands");
         assert!(locked(&follower.transcripts).view(None, &[]).certified.is_empty());

@@ -1,6 +1,7 @@
 //! Four nodes as tasks over real TLS sockets, and an operator that reads them as the real one does.
 
 mod health;
+mod limits;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
