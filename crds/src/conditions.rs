@@ -118,7 +118,7 @@ words! {
         Superseded,
         /// The block source does not answer.
         BlockSourceDown,
-        /// The block source went back below a height that it had told.
+        /// The block source went back below a height that it had reported.
         BlockSourceReversed,
         /// The block source jumped implausibly far ahead.
         BlockSourceJumped,
@@ -162,7 +162,7 @@ words! {
         CertificateUnusable,
         /// A node runs a version that knows no common plan version with the others.
         VersionsDiffer,
-        /// A removed node was let go as lost: nothing proves that its secrets are gone.
+        /// A removed node was given up as lost: nothing proves that its secrets are gone.
         ErasureUnproven,
         /// A node claims to hold an epoch's share and cannot sign with it.
         PossessionUnproven,
@@ -170,8 +170,8 @@ words! {
 }
 
 impl Reason {
-    /// The page of `docs/runbooks/` for a person who meets it in a condition that needs one; none where nothing is to be
-    /// done, or the message says it all.
+    /// The page of `docs/runbooks/` for a person who meets it in a condition that needs one; `None` where nothing is to be
+    /// done, or the message says it all. A new reason has to say which: the match has no rest.
     #[must_use]
     pub fn runbook(self) -> Option<&'static str> {
         Some(match self {
@@ -182,9 +182,11 @@ impl Reason {
             | Self::CertificateMissing
             | Self::AwaitingReports
             | Self::VersionsDiffer => "rounds.md",
-            Self::NotConfigured | Self::BucketMissing | Self::ReplicaUnavailable | Self::CredentialsRefused => {
-                "replicated.md"
-            }
+            Self::NotConfigured
+            | Self::BucketMissing
+            | Self::ReplicaUnavailable
+            | Self::CredentialsRefused
+            | Self::AuthoritiesMissing => "replicated.md",
             Self::RecordRolledBack => "record-rolled-back.md",
             Self::EarlierLifeFound | Self::ExpectedKeyNotFound => "earlier-life.md",
             Self::NameTaken => "name-taken.md",
@@ -197,7 +199,19 @@ impl Reason {
             }
             Self::Unschedulable => "placement.md",
             Self::CertificateUnusable => "certificate.md",
-            _ => return None,
+            Self::AsExpected
+            | Self::Unknown
+            | Self::Starting
+            | Self::Paused
+            | Self::Deleting
+            | Self::Genesis
+            | Self::Scaling
+            | Self::RollingOut
+            | Self::SpecInvalid
+            | Self::Superseded
+            | Self::RetentionFailed
+            | Self::ErasureUnproven
+            | Self::PossessionUnproven => return None,
         })
     }
 

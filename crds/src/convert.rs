@@ -79,6 +79,7 @@ pub fn plan_of(spec: &KeyEpochSpec) -> Result<ValidPlan, ConvertError> {
             .collect::<Result<_, ConvertError>>()?,
         expected: spec.expected.iter().map(|expected| index(*expected)).collect::<Result<_, _>>()?,
         deadlines: deadlines(&spec.deadlines),
+        // Rosters are not built: the field is reserved in the plan's bytes.
         roster: None,
     };
     Ok(plan.validate()?)

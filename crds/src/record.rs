@@ -56,7 +56,7 @@ pub struct RecordedNode {
     /// Handle of the node's volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_handle: Option<String>,
-    /// True while the node is being let go.
+    /// True while the node is being removed.
     #[serde(default)]
     pub removed: bool,
     /// Where its replica stood when the record was last written.

@@ -17,7 +17,7 @@
 //! - [`record`]: the ConfigMap that outlives the cluster
 //! - [`deletion`]: what a deleted cluster leaves
 //! - [`rollout`]: pods of an earlier spec, one at a time
-//! - [`key_epoch`]: a `KeyEpoch`'s phases as types
+//! - [`key_epoch`]: a `KeyEpoch`'s status, each phase folded into it
 //! - [`status`]: conditions, phase and summary for people
 //! - [`rules`]: the kinds' CEL rules, as the operator asserts them before it writes
 //!

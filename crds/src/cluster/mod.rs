@@ -156,8 +156,8 @@ pub struct KmsClusterSpec {
     #[serde(default)]
     pub storage: Storage,
 
-    /// Continuous, sealed replication of each node's state to S3. Absent: a node that loses its volume gets its share back
-    /// from the other nodes, and the condition `Replicated` is False.
+    /// Continuous, sealed replication of each node's state to S3. Absent: a node that loses its volume has to be
+    /// replaced, and the condition `Replicated` is False.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication: Option<Replication>,
 
@@ -172,7 +172,7 @@ pub struct KmsClusterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
 
-    /// Nodes to be let go, by index. With `nodes` unchanged, each is replaced by a new node under a new index; with `nodes`
+    /// Nodes to be removed, by index. With `nodes` unchanged, each is replaced by a new node under a new index; with `nodes`
     /// lowered by as many, the fleet shrinks by exactly these. An entry may stay when the node is gone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100))]
@@ -222,7 +222,7 @@ pub struct Epochs {
     #[serde(default = "defaults::confirm_after_seconds")]
     #[schemars(range(min = 60, max = 31_536_000))]
     pub confirm_after_seconds: u32,
-    /// Number of failed `KeyEpoch`s that stay to be read, 0 to 50. Default 5.
+    /// Number of failed `KeyEpoch`s that stay to be read, and of retired ones, 0 to 50 each. Default 5.
     #[serde(default = "defaults::failed_history_limit")]
     #[schemars(range(max = 50))]
     pub failed_history_limit: u32,
@@ -248,7 +248,7 @@ pub struct Tls {
     pub kms_certificate_secret: String,
 }
 
-/// A node to be let go.
+/// A node to be removed.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RemoveNode {

@@ -37,7 +37,7 @@ pub struct KmsClusterStatus {
     /// Number of nodes that must have stored their share before a reshare becomes active.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_holders: Option<u32>,
-    /// Number of `KmsNode`s of the fleet.
+    /// Number of `KmsNode`s of the fleet, without those that are being removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nodes: Option<u32>,
     /// Number of nodes that serve the active epoch.

@@ -174,7 +174,7 @@ pub struct Failure {
     /// A condition reason, like `TooFewHolders`.
     #[schemars(length(min = 1, max = 64))]
     pub reason: String,
-    /// Missing messages, the nodes they were missing from, and what happens next.
+    /// Number of messages that came in time, number needed, and what happens next.
     #[schemars(length(max = 2048))]
     pub message: String,
 }

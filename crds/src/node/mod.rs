@@ -74,7 +74,7 @@ pub struct KmsNodeSpec {
     /// only to this key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity_key: Option<PinnedKey>,
-    /// The node is to be let go: it gets no share of new epochs, and destroys the shares it has as their epochs retire.
+    /// The node is to be removed: it gets no share of new epochs, and destroys the shares it has as their epochs retire.
     /// Default false.
     #[serde(default)]
     pub removed: bool,

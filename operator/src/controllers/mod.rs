@@ -2,7 +2,7 @@
 //!
 //! | Controller | Watches | Does |
 //! |---|---|---|
-//! | `cluster` | `KmsCluster`; its `KmsNode`s, `KeyEpoch`s, record, Services | decides on members and rounds; Services, budget, policy, status |
+//! | `cluster` | `KmsCluster`; its `KmsNode`s, `KeyEpoch`s, record, Services | carries out the planner's actions; Services, budget, policy, status |
 //! | `node` | `KmsNode`; its Pod and ConfigMap | volume claim, seal, account, Role, Pod, status |
 //! | `epoch` | `KeyEpoch` | lets go of one in a namespace that is being deleted |
 //!

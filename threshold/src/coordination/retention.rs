@@ -57,7 +57,7 @@ mod tests {
         kept.iter().map(|number| number.0).collect()
     }
 
-    /// seed: 002-16, 003-51
+    /// seed: 003-51
     #[test]
     fn the_newest_confirmed_epochs_are_kept() {
         let steady = epochs(&[(1, true), (2, true), (3, true), (4, true)]);
