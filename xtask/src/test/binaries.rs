@@ -96,7 +96,7 @@ impl TestBinary {
         }))
     }
 
-    /// Returns true when the tests run on a cluster: those of the scenarios' own `tests/`.
+    /// Returns true when the tests run on a cluster: those of the scenarios' test folder.
     pub(super) fn needs_cluster(&self) -> bool {
         self.package == "keyfleet-scenarios" && self.target != "keyfleet_scenarios"
     }

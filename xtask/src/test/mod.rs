@@ -147,7 +147,7 @@ fn tests(arguments: &Arguments, report: &mut Report) -> Result<()> {
     report.tests("tests compile".to_owned(), Counts::default(), started.elapsed());
     let (wanted, filter) = wanted(compiled, arguments.only.as_deref())?;
     let (on_a_cluster, alone): (Vec<_>, Vec<_>) = wanted.into_iter().partition(TestBinary::needs_cluster);
-    // Some tests start servers by themselves: they are told where the programs are.
+    // Some tests start servers by themselves: they learn where the programs are.
     let mut environment = Vec::new();
     if alone.iter().any(|binary| binary.needs("kubernetes")) {
         environment.push(("KEYFLEET_BIN", pinned::kubernetes()?.display().to_string()));

@@ -6,6 +6,7 @@ use serde_yaml::Value;
 
 use super::Finding;
 use super::producers::metrics;
+use super::references;
 use super::source::Kind;
 use super::tree::{File, Tree};
 
@@ -26,24 +27,6 @@ const COMMANDS: [&str; 2] = ["docs/keyfleet.md", "docs/commands.md"];
 /// Fields of Kubernetes' own kinds that our texts name.
 const FOREIGN: [&str; 3] = ["spec.nodeName", "spec.containers", "status.podIP"];
 
-/// Folders at the root, by which a path of the checkout is known in running text.
-const ROOTS: [&str; 14] = [
-    "agent/",
-    "api/",
-    "charts/",
-    "cli/",
-    "client/",
-    "crds/",
-    "docs/",
-    "e2e/",
-    "litestream/",
-    "manifests/",
-    "node/",
-    "operator/",
-    "planner/",
-    "threshold/",
-];
-
 /// Finds what texts name and the code does not have.
 pub(super) fn check(tree: &Tree, found: &mut Vec<Finding>) {
     let commands = Commands::read(tree);
@@ -62,10 +45,10 @@ pub(super) fn check(tree: &Tree, found: &mut Vec<Finding>) {
                 fields.check(&text, &mut say);
             }
             check_metrics(&known, &text, &mut say);
-            check_paths(tree, &file.path, &text, &mut say);
+            references::paths(tree, &file.path, &text, &mut say);
         }
         if file.is_markdown() {
-            links(tree, file, found);
+            references::links(tree, file, found);
         }
     }
     maturity(tree, found);
@@ -295,72 +278,6 @@ fn check_metrics(known: &BTreeSet<String>, line: &str, say: &mut dyn FnMut(Strin
     }
 }
 
-/// Checks paths of the checkout in running text: those with a file's ending.
-fn check_paths(tree: &Tree, own: &str, line: &str, say: &mut dyn FnMut(String)) {
-    const ENDINGS: [&str; 7] = [".md", ".rs", ".yaml", ".toml", ".proto", ".json", ".txt"];
-    let crate_folder = own.split("/src/").next().filter(|folder| folder.len() < own.len()).unwrap_or_default();
-    for word in line.split(|one: char| !(one.is_ascii_alphanumeric() || "._-/*{}<>$".contains(one))) {
-        let path = word.trim_end_matches(['.', '-', ':']).trim_start_matches("./");
-        let of_checkout = ROOTS.iter().any(|root| path.starts_with(root)) || path.starts_with("xtask/");
-        let named = ENDINGS.iter().any(|end| path.ends_with(end)) && !path.contains(['*', '{', '<', '$']);
-        if of_checkout && named && !tree.has(path) && !tree.has(&format!("{crate_folder}/{path}")) {
-            say(format!("{path} does not exist"));
-        }
-    }
-}
-
-/// Checks the links of a document: files exist, and the headings that they name.
-fn links(tree: &Tree, file: &File, found: &mut Vec<Finding>) {
-    for (at, line) in file.text.lines().enumerate() {
-        for (begin, _) in line.match_indices("](") {
-            let target = line[begin + 2..].split(')').next().unwrap_or_default();
-            if target.contains("://") || target.starts_with("mailto:") {
-                continue;
-            }
-            let (path, heading) = target.split_once('#').unwrap_or((target, ""));
-            let path = if path.is_empty() { file.path.clone() } else { resolve(&file.path, path) };
-            if !tree.has(&path) {
-                found.push(Finding::new(&file.path, at + 1, format!("links to {path}, which does not exist")));
-            } else if !heading.is_empty()
-                && !tree.file(&path).is_some_and(|file| headings(&file.text).contains(heading))
-            {
-                found.push(Finding::new(
-                    &file.path,
-                    at + 1,
-                    format!("links to #{heading} of {path}, which has no such heading"),
-                ));
-            }
-        }
-    }
-}
-
-/// Returns a link's target from the checkout's root.
-fn resolve(from: &str, target: &str) -> String {
-    let mut parts: Vec<&str> = from.split('/').collect();
-    parts.pop();
-    for part in target.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop();
-            }
-            name => parts.push(name),
-        }
-    }
-    parts.join("/")
-}
-
-/// Returns the anchors that GitHub gives a document's headings.
-fn headings(text: &str) -> BTreeSet<String> {
-    let headings =
-        text.lines().filter_map(|line| line.strip_prefix('#')).map(|line| line.trim_start_matches('#').trim());
-    let anchor = |heading: &str| {
-        let kept = heading.chars().filter(|one| one.is_alphanumeric() || " -_".contains(*one));
-        kept.collect::<String>().to_lowercase().replace(' ', "-")
-    };
-    headings.map(anchor).collect()
-}
-
 fn maturity(tree: &Tree, found: &mut Vec<Finding>) {
     for file in SAY_MATURITY.iter().filter_map(|path| tree.file(path)) {
         let text: Vec<_> = file.text.split_whitespace().filter(|word| *word != ">").collect();
@@ -422,14 +339,6 @@ mod tests {
     fn metrics_that_no_program_has_are_found() {
         assert_eq!(texts("docs/a.md", "`keyfleet_node_lag`"), ["no program has the metric `keyfleet_node_lag`"]);
         assert!(texts("docs/a.md", "`keyfleet_node_ready` is 1").is_empty());
-    }
-
-    #[test]
-    fn links_headings_and_paths_that_do_not_exist_are_found() {
-        assert_eq!(texts("docs/a.md", "[x](b.md) [y](../node/src) [z](#here)\n\n# Over there").len(), 2);
-        assert!(texts("docs/a.md", "[x](keyfleet.md#keyfleet-status) [z](#over-there)\n\n# Over there").is_empty());
-        assert_eq!(texts("a.rs", "// See docs/gone.md.\nfn f() {}"), ["docs/gone.md does not exist"]);
-        assert!(texts("a.rs", "// See node/src/http.rs, docs/<page>.md and node/x.\nfn f() {}").is_empty());
     }
 
     #[test]

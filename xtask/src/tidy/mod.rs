@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`producers`] | code sets every condition, reason, status field, label and metric that the API has, and reads every field of a spec |
 //! | [`documents`] | every command, field, metric, path and link that a text names exists; one sentence on maturity |
+//! | [`references`] | paths and links lead to something that exists |
 //! | [`words`] | comments open with a verb or noun; no calques, also not in messages |
 //! | [`dependencies`] | crates depend on each other one way, and pure ones stay pure |
 //! | [`modules`] | files of a crate import each other one way |
@@ -16,6 +17,7 @@ mod documents;
 mod figures;
 mod modules;
 mod producers;
+mod references;
 mod shape;
 mod source;
 mod tree;

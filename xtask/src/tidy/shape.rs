@@ -7,7 +7,7 @@ use super::tree::Tree;
 /// Most lines of a Rust file.
 const LINES: usize = 450;
 /// Most characters of a test's name.
-const NAME: usize = 75;
+const NAME: usize = 62;
 
 /// Finds files and names that are out of shape.
 pub(super) fn check(tree: &Tree, found: &mut Vec<Finding>) {

@@ -91,6 +91,17 @@ impl Tree {
         self.paths.contains(path) || self.paths.iter().any(|tracked| tracked.starts_with(&folder))
     }
 
+    /// Returns the folder of the crate that a file belongs to: the nearest above it with a `src/`.
+    pub(crate) fn crate_of<'a>(&self, path: &'a str) -> Option<&'a str> {
+        let mut folder = path;
+        loop {
+            folder = folder.rsplit_once('/')?.0;
+            if !folder.ends_with("/src") && self.has(&format!("{folder}/src")) {
+                return Some(folder);
+            }
+        }
+    }
+
     #[cfg(test)]
     pub(crate) fn of(files: &[(&str, &str)]) -> Self {
         let files: Vec<_> = files.iter().map(|(path, text)| File::new(path, text)).collect();

@@ -21,7 +21,11 @@ const COMPARISON: &[&str] = &["as", "that", "for"];
 const NUMBER: &str = "name the quantity and its unit (\"Timeout of one request.\", \"blocks between two boundaries\")";
 const NOTHING: &str = "say what is wrong with the thing (\"the vector is malformed\"), or \"There is no …\"";
 
-const BANNED: [Banned; 13] = [
+const TELL: &str = "\"reported\", \"shown\", \"known\"";
+/// Words after "told" with which it is plain English.
+const TOLD: &[&str] = &["to", "apart", "that"];
+
+const BANNED: [Banned; 20] = [
     Banned { words: &["so", "long"], fine_before: COMPARISON, fine_after: "", instead: NUMBER },
     Banned { words: &["so", "many"], fine_before: COMPARISON, fine_after: "", instead: NUMBER },
     Banned { words: &["so", "often"], fine_before: COMPARISON, fine_after: "", instead: NUMBER },
@@ -33,6 +37,13 @@ const BANNED: [Banned; 13] = [
     Banned { words: &["are", "none"], fine_before: &[], fine_after: "there", instead: NOTHING },
     Banned { words: &["was", "none"], fine_before: &[], fine_after: "there", instead: NOTHING },
     Banned { words: &["were", "none"], fine_before: &[], fine_after: "there", instead: NOTHING },
+    Banned { words: &["let", "go"], fine_before: &["of"], fine_after: "", instead: "\"removed\", or \"released\"" },
+    Banned { words: &["is", "told"], fine_before: TOLD, fine_after: "", instead: TELL },
+    Banned { words: &["are", "told"], fine_before: TOLD, fine_after: "", instead: TELL },
+    Banned { words: &["was", "told"], fine_before: TOLD, fine_after: "", instead: TELL },
+    Banned { words: &["had", "told"], fine_before: &[], fine_after: "", instead: TELL },
+    Banned { words: &["is", "no", "point"], fine_before: &["in"], fine_after: "", instead: "\"is not a valid point\"" },
+    Banned { words: &["the", "own"], fine_before: &[], fine_after: "", instead: "\"its own\", \"this node's\"" },
     Banned { words: &["who", "is", "asked"], fine_before: &[], fine_after: "", instead: "name the node or the peer" },
     Banned {
         words: &["whoever", "is", "asked"],
@@ -172,6 +183,19 @@ mod tests {
         assert_eq!(lines("a.rs", "fn f() { bail!(\"its vector is none\") }"), [1]);
         assert_eq!(lines("a.md", "Fine.\n\nA node that\nis none.\n"), [4]);
         assert_eq!(lines("a.rs", "/// Lasts so many blocks.\nfn f() {}"), [1]);
+    }
+
+    /// Words that are English, and used here in a way that is not.
+    #[test]
+    fn calques_of_removal_report_and_possession_are_found() {
+        assert_eq!(
+            lines("a.md", "A node is let go.\n\nA mute bucket is told of.\n\nBelow what it had told.\n"),
+            [1, 3, 5]
+        );
+        assert_eq!(lines("a.rs", "fn f() { bail!(\"the key is no point of G2\") } // the own KmsNode"), [1, 1]);
+        let fine =
+            "It let go of the lock, is told to end, and tells them apart. There is no point in it. On the owner's own.";
+        assert!(lines("a.md", fine).is_empty());
     }
 
     #[test]
