@@ -277,7 +277,7 @@ mod tests {
         tally.failed(node(2), Some(OLD), retired());
         let calls = tally.calls();
         assert!(!calls.iter().any(|call| call.epoch == Some(OLD)), "what was refused is not asked again: {calls:?}");
-        assert_eq!(tally.hopeful(), 4, "no node is let go for that");
+        assert_eq!(tally.hopeful(), 4, "no node is given up for that");
         tally.answered(node(3), NEW, ());
         assert_eq!((tally.partials()[0].0, tally.partials()[0].1.len()), (NEW, 3));
     }

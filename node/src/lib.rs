@@ -14,7 +14,7 @@
 //! | the two key stores, and what a start makes of them | [`keystores`] |
 //! | the state file, its replica, and the file of bundles | [`store`] |
 //! | in which order a round's outputs become durable and are published | [`round`] |
-//! | who may connect, and how it is told | [`keyfleet_api::tls`] |
+//! | who may connect, and how callers are known | [`keyfleet_api::tls`] |
 //! | what callers may ask for, and what they get | [`serving`] |
 //! | the command line | [`program`] |
 //! | the YAML file and the environment | [`config`] |

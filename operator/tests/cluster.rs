@@ -345,7 +345,7 @@ async fn the_retention_job_comes_and_goes_with_the_spec_and_its_failures_are_see
     operator.until("the success in the metrics", async || metric("retention_failing") == "0").await;
     assert_eq!(metric("retention_last_success_timestamp_seconds"), "1767240360");
 
-    // What only looks like a schedule is told, and keeps nothing else from being done.
+    // What only looks like a schedule is reported, and keeps nothing else from being done.
     set(json!({ "replication": { "retention": { "cron": "99 4 * * *" } } })).await;
     let events = operator.api::<Event>();
     operator

@@ -12,9 +12,9 @@ use crate::{Action, Facts};
 /// The nodes of a cluster, decided.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Members {
-    /// Indexes that belong to the fleet and are not being let go, ascending.
+    /// Indexes that belong to the fleet and are not being removed, ascending.
     pub stay: BTreeSet<u32>,
-    /// Indexes that are being let go, with whether they are given up as lost.
+    /// Indexes that are being removed, with whether they are given up as lost.
     pub leave: BTreeMap<u32, bool>,
     /// Number of indexes to give until the fleet has the size of the spec.
     pub missing: u32,

@@ -121,7 +121,7 @@ fn record(facts: &Facts<'_>, id: ClusterId) -> Record {
         .recorded()
         .map_or_else(|| state.cluster.status.clone(), |record| with_record(&state.cluster.status, record));
     let stay = members.stay.iter().map(|index| recorded_node(state, *index, false));
-    // Let go, and not yet gone: whoever adopts the fleet has to see to it that its secrets die.
+    // Removed, and not yet gone: whoever adopts the fleet has to see to it that its secrets die.
     let leave = members.leave.keys().filter(|index| state.nodes.contains_key(index));
     let mut nodes: Vec<_> = stay.chain(leave.map(|index| recorded_node(state, *index, true))).collect();
     nodes.sort_by_key(|node| node.index);

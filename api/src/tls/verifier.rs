@@ -91,7 +91,7 @@ impl ServerCertVerifier for OfAuthorities {
     ) -> Result<ServerCertVerified, Error> {
         let verify = |name| self.authorities.0.verify_server_cert(certificate, intermediates, name, ocsp, now);
         let first = verify(name);
-        // What is wrong with the first name is what a person is told.
+        // A person is shown what is wrong with the first name.
         if first.is_ok() { first } else { self.names.iter().find_map(|name| verify(name).ok()).map_or(first, Ok) }
     }
 

@@ -14,7 +14,7 @@ pub(crate) struct Byzantine {
     behaviour: Behaviour,
     from: EpochNumber,
     key: IdentitySecretKey,
-    /// Lies by the digest of the honest message: the same ones are told for as long as the process lives.
+    /// Lies by the digest of the honest message: the same ones are given for as long as the process lives.
     told: BTreeMap<Digest, Vec<Arc<SignedMessage>>>,
 }
 

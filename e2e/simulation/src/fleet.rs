@@ -28,7 +28,7 @@ impl Fleet {
         self.schedule(1, Event::Reconcile(0));
     }
 
-    /// Replaces a node, as the user: it is let go, and another takes its place under a new index.
+    /// Replaces a node, as the user: it is removed, and another takes its place under a new index.
     pub fn replace(&mut self, index: u32, lost: bool) {
         self.edit(|spec| {
             spec.remove_nodes.retain(|remove| remove.index != index);

@@ -91,7 +91,7 @@ fn a_dealer_that_cheats_an_absent_node_is_left_out() {
 #[test]
 fn a_starving_epoch_is_replaced_from_an_older_one() {
     // Six nodes, threshold four; the next epoch moves to nodes 1, 2, 3, 7, 8, 9, of which then three are lost. Nodes 4, 5 and 6
-    // are let go, and hold what is kept until it retires.
+    // are removed, and hold what is kept until it retires.
     let mut fleet = Fleet::new(7, Settings::CALM, 6, 4, 4);
     let first = fleet.next_active(None, 30);
     fleet.run_until("everyone holds it", 5, |fleet| fleet.holders(first).len() == 6);

@@ -1,10 +1,10 @@
 //! The node at the API server: what it reads there, and the two objects that it writes.
 //!
 //! - [`seal`]: the Secret `<node>-seal`, one of the two key stores
-//! - [`watching`]: the own `KmsCluster`, the cluster's `KmsNode`s and `KeyEpoch`s, as they change
+//! - [`watching`]: the node's `KmsCluster`, the cluster's `KmsNode`s and `KeyEpoch`s, as they change
 //! - [`last_known`]: what was read last, kept in the state file, so that a node that restarts meanwhile serves on
 //! - [`rounds`]: plans and records as the round's facts, in the order that the protocol wants
-//! - [`status`]: `status.node` of the own `KmsNode`
+//! - [`status`]: `status.node` of this node's `KmsNode`
 //! - [`issuers`]: the keys that callers' tokens are signed with
 //!
 //! Nothing here is needed for serving: while the API server is away, what is known stays, and every task tries again.

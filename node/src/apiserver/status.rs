@@ -1,4 +1,4 @@
-//! `status.node` of the own `KmsNode`: written by server-side apply, and only when it says something new. An idle fleet
+//! `status.node` of this node's `KmsNode`: written by server-side apply, and only when it says something new. An idle fleet
 //! costs no writes; a position in the replica alone is worth one every ten minutes.
 
 use std::collections::HashMap;
@@ -94,7 +94,7 @@ pub(crate) struct StatusWriter {
     pub(crate) problems: Problems,
     /// The running node; `None` while something keeps it from starting.
     pub(crate) speaker: watch::Receiver<Option<Speaker>>,
-    /// The own `KmsNode`'s status as it was seen last; `None` while it was not.
+    /// This node's `KmsNode`'s status as it was seen last; `None` while it was not.
     pub(crate) seen: watch::Receiver<Option<Arc<KmsNodeStatus>>>,
 }
 
@@ -277,7 +277,7 @@ impl ApiServer {
         match patched {
             Ok(_) => Ok(()),
             Err(error) => {
-                tracing::warn!(%error, "the own KmsNode's status was not written");
+                tracing::warn!(%error, "this node's KmsNode's status was not written");
                 Err(error)
             }
         }

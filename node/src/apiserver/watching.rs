@@ -40,7 +40,7 @@ pub(crate) struct Listed {
 pub(crate) struct Doom {
     /// The `KmsCluster` is being deleted with `deletionPolicy: Destroy`.
     pub(crate) cluster_is_destroyed: bool,
-    /// The own `KmsNode` is let go.
+    /// This node is being removed.
     pub(crate) node_is_removed: bool,
 }
 

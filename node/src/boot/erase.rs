@@ -35,7 +35,7 @@ enum EraseError {
     Volume(#[from] io::Error),
     #[error(transparent)]
     Secret(#[from] KeyStoreError),
-    #[error("the own KmsNode: {0}")]
+    #[error("this node's KmsNode: {0}")]
     Statement(#[from] kube::Error),
 }
 

@@ -155,7 +155,7 @@ struct Process {
     running: watch::Sender<Option<Running>>,
     /// The running node, for its `KmsNode`.
     speaker: watch::Sender<Option<Speaker>>,
-    /// The own `KmsNode` as it was seen last.
+    /// This node's `KmsNode` as it was seen last.
     seen: watch::Sender<Option<Arc<KmsNodeStatus>>>,
     pages: JoinSet<()>,
     tasks: JoinSet<()>,

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::fleet::Fleet;
 
 /// `deletionPolicy: Destroy`: each node erases its volume, deletes its own seal, and says so under its pinned identity; only
-/// then is it let go. One that is killed in the middle goes on where it was.
+/// then is it released. One that is killed in the middle goes on where it was.
 ///
 /// seed: 003-51
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -96,7 +96,7 @@ async fn the_job_sweeps_the_replicas_of_its_own_cluster() {
     assert!(places.iter().all(boundary), "a replica of the cluster was left out: {}", text(&swept));
     assert!(!others.iter().any(boundary), "the job went beyond its cluster: {}", text(&swept));
 
-    // One replica that cannot be swept keeps no other from it, and is told.
+    // One replica that cannot be swept keeps no other from it, and is reported.
     std::fs::write(folder.path().join("s3/fleet").join(&places[0]).join("boundary"), "nonsense")
         .expect("our own folder");
     let partly = retain(folder.path(), &gateway, "fleet", true);

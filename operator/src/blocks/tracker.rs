@@ -9,7 +9,7 @@ const HASTE: u64 = 20;
 /// Number of blocks ahead that are always believed: a restarted node catches up in steps.
 const SLACK_BLOCKS: u64 = 10_000;
 
-/// Remembers the highest believed height and when it was told.
+/// Remembers the highest believed height and when it was reported.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tracker {
     believed: Option<(u64, Timestamp)>,

@@ -335,7 +335,7 @@ fn event(action: &Write, cluster: &KmsCluster) -> Option<Event> {
         ),
         Write::CreateNode(node) => (EventType::Normal, "NodeCreated", format!("node {} was made", node.index)),
         Write::UpdateNode { spec, .. } if spec.removed => {
-            (EventType::Normal, "NodeRemoved", format!("node {} is being let go", spec.index))
+            (EventType::Normal, "NodeRemoved", format!("node {} is being removed", spec.index))
         }
         Write::UpdateNode { spec, .. } => {
             (EventType::Normal, "IdentityPinned", format!("the identity of node {} is pinned", spec.index))

@@ -61,7 +61,7 @@ pub fn status(facts: &Facts<'_>, stop: Option<&Stop>, waiting: Option<&NotStarte
             now.clone(),
         );
         if type_ == ClusterCondition::Replicated && facts.open.is_some() {
-            // In a round positions move with every message: where they have come to is told once it is over.
+            // In a round positions move with every message: they are reported once it is over.
             let same =
                 |old: &&Condition| (&old.type_, &old.status, &old.reason) == (&new.type_, &new.status, &new.reason);
             let before = after.conditions.iter().find(same).map(|before| before.message.clone());

@@ -325,12 +325,12 @@ fn a_certificate_that_one_node_alone_shows_stops_nobody() {
         "not all who show it are lost ones"
     );
     shown.cluster.spec.remove_nodes = vec![RemoveNode { index: 3, lost: false }];
-    // With a replacement, its index is given first and node 3 let go in the next run.
+    // With a replacement, its index is given first and node 3 removed in the next run.
     shown.cluster.spec.nodes -= 1;
     assert!(Facts::of(&shown).gates.record.is_ok(), "who causes a stop can be let go during it");
     let removes =
         |action: &Action| matches!(action, Action::UpdateNode { spec, .. } if spec.index == 3 && spec.removed);
-    assert!(decide(&shown).actions.iter().any(removes), "node 3 is not let go");
+    assert!(decide(&shown).actions.iter().any(removes), "node 3 is not removed");
 }
 
 /// An attempt that failed for the operator may have come to a certificate that one node made and kept. No second key is made

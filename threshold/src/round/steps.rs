@@ -370,7 +370,7 @@ impl Participant {
         bundle.open(&attempt.plan, transcript.plan_digest(), dealer, self.state.index, &keys.slot_key(slot))
     }
 
-    /// Signs a message, puts it into the outbox and takes it into the own transcript.
+    /// Signs a message, puts it into the outbox and takes it into its own transcript.
     fn say(&self, round: &mut Round<'_>, body: Body, out: &mut Outputs) {
         let message = SignedMessage::sign(*round.transcript.plan_digest(), self.state.index, body, &self.identity);
         // One's own words contradict nothing: each step speaks once.

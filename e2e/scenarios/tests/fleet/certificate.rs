@@ -22,9 +22,9 @@ pub(crate) fn verify(epoch: &Value, public_key: &str) -> Result<()> {
 
     let signature = status["certificate"]["signature"].as_str().context("the epoch has no certificate")?;
     let signature = Signature::from_bytes(&hex::decode(signature)?);
-    let signature = signature.map_err(|error| anyhow::anyhow!("the certificate is no point: {error:?}"))?;
+    let signature = signature.map_err(|error| anyhow::anyhow!("the certificate is not a valid point: {error:?}"))?;
     let key = PublicKey::from_bytes(&hex::decode(public_key)?);
-    let key = key.map_err(|error| anyhow::anyhow!("the public key is no point: {error:?}"))?;
+    let key = key.map_err(|error| anyhow::anyhow!("the public key is not a valid point: {error:?}"))?;
     let verified = signature.verify(true, &Sha256::digest(&message), TAG, &[], &key, true);
     ensure!(
         verified == BLST_ERROR::BLST_SUCCESS,

@@ -131,7 +131,7 @@ impl Transcripts {
         }
     }
 
-    /// A node was let go, or another identity is pinned: what it said under the old one counts no more.
+    /// A node was removed, or another identity is pinned: what it said under the old one counts no more.
     pub fn forget(&mut self, index: u32) {
         self.nodes.remove(&index);
     }

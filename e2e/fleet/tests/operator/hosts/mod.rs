@@ -159,7 +159,7 @@ struct Running {
     identity: IdentitySecretKey,
     cluster: ClusterId,
     index: NodeIndex,
-    /// The versions of epochs that it was told of.
+    /// Versions of epochs that it was fed.
     told: BTreeMap<u64, String>,
     written: Option<NodeReport>,
 }
