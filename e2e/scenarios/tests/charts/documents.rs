@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use keyfleet_scenarios::cluster::Cluster;
 use keyfleet_scenarios::documents::{Manifest, manifests};
 use keyfleet_scenarios::fleet::Fleet;
 
-/// Every sample, and every block of YAML in README and `docs/`, is accepted by kubectl itself.
+/// Every sample, and every block of YAML in a tracked document, is accepted by kubectl itself.
 #[test]
 fn kubectl_accepts_every_sample_and_block_of_yaml() -> Result<()> {
     let cluster = Cluster::shared()?;
@@ -35,12 +36,18 @@ fn everything(checkout: &Path) -> Result<Vec<Manifest>> {
     for file in files(&checkout.join("manifests/samples"))? {
         all.push(Manifest { place: file.display().to_string(), text: fs::read_to_string(&file)? });
     }
-    for file in files(&checkout.join("docs"))?.into_iter().chain([checkout.join("README.md")]) {
-        if file.extension().is_some_and(|extension| extension == "md") {
-            all.extend(manifests(&file.display().to_string(), &fs::read_to_string(&file)?)?);
-        }
+    for file in documents(checkout)? {
+        all.extend(manifests(&file, &fs::read_to_string(checkout.join(&file))?)?);
     }
     Ok(all)
+}
+
+/// Returns the documents that Git tracks, by their paths from the checkout's root.
+fn documents(checkout: &Path) -> Result<Vec<String>> {
+    let listed = Command::new("git").args(["ls-files", "-z", "*.md"]).current_dir(checkout).output()?;
+    ensure!(listed.status.success(), "git ls-files: {}", String::from_utf8_lossy(&listed.stderr).trim());
+    let listed = String::from_utf8(listed.stdout)?;
+    Ok(listed.split_terminator('\0').map(str::to_owned).collect())
 }
 
 /// Returns the files of a folder and of those in it, in order.
