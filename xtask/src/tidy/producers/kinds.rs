@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn a_status_field_counts_by_its_own_type() {
         let writes = "fn f(s: &mut NodeStatus) { s.erasure = Some(if x { Erasure::Proven } else { Erasure::Unproven }); \
-                      s.volume = Some(Volume { handle: None }); Other { ready: 1, erasure } }";
+                      s.volume = Some(Volume { handle: Some(3) }); Other { ready: 1, erasure } }";
         let all = found(&[("crds/src/n.rs", NODE), ("operator/src/a.rs", writes), ("node/src/b.rs", READS)]);
         assert_eq!(all, ["no code writes NodeStatus.ready: write it, or remove it until something does"]);
         let writes = writes.replace("ready: 1", "ready: { s.ready = Some(3); 1 }");
@@ -252,7 +252,7 @@ mod tests {
     /// A value counts where its field is written, not where another field of the same type is.
     #[test]
     fn a_value_counts_for_its_own_field() {
-        let node = "fn f() -> NodeStatus { NodeStatus { erasure: Some(Erasure::Proven), ready: None, volume: Some(Volume { handle }) } }";
+        let node = "fn f() -> NodeStatus { NodeStatus { erasure: Some(Erasure::Proven), ready: Some(1), volume: Some(Volume { handle }) } }";
         let other =
             "fn f(e: Erasure) { Other { ready: 1, erasure: Erasure::Unproven }; match e { Erasure::Unproven => {} } }";
         let files = [

@@ -66,7 +66,7 @@ fn set<'a>(code: &[&'a Token]) -> BTreeSet<&'a str> {
     let mut found = BTreeSet::new();
     // Braces inside of parentheses are a literal, and part of the statement.
     let mut depth = 0_usize;
-    let mut ends = |token: &&Token| {
+    let mut ends = |token: &Token| {
         if token.is('(') {
             depth += 1;
         } else if token.is(')') {
@@ -74,7 +74,7 @@ fn set<'a>(code: &[&'a Token]) -> BTreeSet<&'a str> {
         }
         token.is(';') || depth == 0 && (token.is('{') || token.is('}'))
     };
-    for statement in code.split(|token| ends(&token)) {
+    for statement in code.split(|token| ends(token)) {
         let later = statement.windows(2).find(|pair| pair[0].is_word("let")).is_some_and(|pair| {
             code.windows(3).any(|words| {
                 words[0].is_word(&pair[1].text) && words[1].is('.') && SETS.iter().any(|name| words[2].is_word(name))
@@ -98,7 +98,7 @@ mod tests {
 
     /// A metric that is registered, read, cloned or removed is not set.
     #[test]
-    fn a_metric_that_is_never_set_is_found_and_names_have_their_prefix() {
+    fn a_metric_that_is_never_set_is_found() {
         let file = "struct Metrics { registry: R, leading: AtomicBool, blocks: Family<K, G>, stale: G, time: H, read: G }\n\
                     fn new() { Registry::with_prefix(\"keyfleet_x\"); gauge(\"block_height\", \"The block\"); }\n\
                     fn set_all() { self.blocks.get_or_create(&of).set(1); let timer = self.time.clone(); let x = self.read.get(); }\n\

@@ -1,9 +1,11 @@
 //! Names of the API and their producers: nothing is promised ahead of the code.
 //!
 //! A name that only its definition and tests know is found. Reading it is no production: code has to set it.
-//! [`kinds`] looks at the kinds' fields and values by way of their [`types`], [`metrics`] at metrics.
+//! [`kinds`] looks at the kinds' fields and values by way of their [`types`], [`messages`] at
+//! those of gRPC, [`metrics`] at metrics.
 
 mod kinds;
+mod messages;
 mod metrics;
 mod types;
 
@@ -22,6 +24,7 @@ pub(super) fn check(tree: &Tree, found: &mut Vec<Finding>) {
     conditions(tree, found);
     names(tree, found);
     kinds::check(tree, found);
+    messages::check(tree, found);
     for file in tree.files.iter().filter(|file| file.is_product()) {
         for metric in metrics::unmoved(file) {
             let text = format!("the metric `{}` is registered and never set: set it or remove it", metric.text);

@@ -200,7 +200,7 @@ impl Uses {
         if let Some(block) = innermost(&scope.blocks, at).filter(|block| block.literal) {
             let field = sign(at + 1, ':') && !sign(at + 2, ':') && !sign(at - 1, ':');
             let short = (sign(at - 1, '{') || sign(at - 1, ',')) && (sign(at + 1, ',') || sign(at + 1, '}'));
-            if field || short {
+            if (field && (block.pattern || !is_nothing(&scope.code[at + 2..]))) || short {
                 let to = if block.pattern { &mut self.read } else { &mut self.written };
                 to.insert((block.name.clone(), name.clone()));
             }
@@ -213,6 +213,14 @@ impl Uses {
         let to = if writes { &mut self.written } else { &mut self.read };
         to.extend(owners.into_iter().map(|owner| (owner.to_owned(), name.clone())));
     }
+}
+
+/// Returns true for a value that leaves a field empty.
+fn is_nothing(value: &[&Token]) -> bool {
+    let words: Vec<&str> =
+        value.iter().take_while(|token| !token.is(',') && !token.is('}')).map(|token| token.text.as_str()).collect();
+    let empty = ["Vec", "String", "BTreeMap"].iter().any(|kind| words == [kind, ":", ":", "new", "(", ")"]);
+    empty || words == ["None"] || words == ["Default", ":", ":", "default", "(", ")"]
 }
 
 /// Returns true where the field that is named at `at` is assigned, changed by a method, or lent to be changed.
