@@ -36,8 +36,9 @@ mod tests {
         assert!(bundle <= PAYLOAD_BYTES_MAX, "{bundle} bytes");
     }
 
+    /// The largest payload fits an item and the largest message a request.
     #[test]
-    fn the_largest_payload_fits_an_item_and_the_largest_message_a_request() {
+    fn the_largest_payload_and_message_fit_their_limits() {
         let message = SignedMessage { kind: 1, payload: vec![0; PAYLOAD_BYTES_MAX], signature: vec![0; 64] };
         let row = OutboxRow { position: u64::MAX, number: u64::MAX, said: Some(outbox_row::Said::Message(message)) };
         let item = FollowItem { item: Some(follow_item::Item::Row(row)) };

@@ -110,9 +110,10 @@ async fn data_goes_through_files_and_pipes_and_comes_back() {
     assert!(opened.out == data, "a pipe came back changed");
 }
 
+/// Nodes are known by their pins or by the authorities that are named.
 /// seed: 002-26
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nodes_are_known_by_their_pins_or_by_the_authorities_that_are_named() {
+async fn nodes_are_known_by_pins_or_by_named_authorities() {
     let desk = Desk::new().await;
     let key = rcgen::KeyPair::generate().unwrap();
     let pem = |name: &str| {
@@ -142,8 +143,9 @@ async fn nodes_are_known_by_their_pins_or_by_the_authorities_that_are_named() {
     assert!(ended.code == 2 && ended.said.contains("none.crt: no certificates in PEM"), "{}", ended.said);
 }
 
+/// A signature verifies in every format and under no other name message or key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_signature_verifies_in_every_format_and_under_no_other_name_message_or_key() {
+async fn a_signature_verifies_in_every_format_and_for_itself_alone() {
     let desk = Desk::new().await;
     for format in ["table", "json", "yaml"] {
         let file = format!("signature.{format}");
@@ -207,8 +209,9 @@ async fn exit_codes_tell_failures_apart_and_nothing_half_written_stays() {
     assert!(ended.said.contains("2 of 3 needed answers") && ended.said.contains("node 1:"), "{}", ended.said);
 }
 
+/// A finished round is checked from its object and a forged one is found out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_finished_round_is_checked_from_its_object_and_a_forged_one_is_found_out() {
+async fn a_finished_round_is_checked_and_a_forged_one_found_out() {
     let mut desk = Desk::new().await;
     let key = desk.fleet.record().public_key.to_string();
     for round in ["genesis", "reshare"] {
@@ -300,7 +303,7 @@ async fn a_hundred_megabytes_go_through_a_pipe_in_bounded_memory() {
 
 /// A pod needs nothing but its mounted volume, and uses renewed tokens at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pod_asks_with_its_mounted_volume_alone_and_follows_renewed_tokens() {
+async fn a_pod_asks_with_its_mounted_volume_alone() {
     let desk = Desk::new().await;
     let at = |name: &str| desk.folder.path().join(name);
     let mut record = serde_json::to_value(desk.fleet.record()).unwrap();

@@ -249,8 +249,9 @@ mod tests {
         tally
     }
 
+    /// Nodes on both sides of a round meet in the epoch that both serve.
     #[test]
-    fn nodes_on_both_sides_of_a_round_meet_in_the_epoch_that_both_serve() {
+    fn both_sides_of_a_round_meet_in_an_epoch_that_both_serve() {
         let mut tally = four();
         tally.answered(node(1), NEW, ());
         tally.answered(node(2), NEW, ());
@@ -264,8 +265,9 @@ mod tests {
         assert_eq!(tally.partials()[0].1.len(), 3, "enough of the old epoch for a threshold of three");
     }
 
+    /// An epoch that the others have retired waits for the one that lags.
     #[test]
-    fn an_epoch_that_the_others_have_retired_waits_for_the_one_that_lags() {
+    fn an_epoch_retired_elsewhere_waits_for_the_node_that_lags() {
         let mut tally = four();
         tally.answered(node(3), OLD, ());
         tally.answered(node(1), NEW, ());
@@ -282,8 +284,9 @@ mod tests {
         assert_eq!((tally.partials()[0].0, tally.partials()[0].1.len()), (NEW, 3));
     }
 
+    /// A token that was not taken is renewed once and a refusal is final.
     #[test]
-    fn a_token_that_was_not_taken_is_renewed_once_and_a_refusal_is_final() {
+    fn a_refused_token_is_renewed_once() {
         let mut tally = four();
         let expired = || NodeError::Unauthenticated("expired".to_owned());
         tally.failed(node(1), None, expired());

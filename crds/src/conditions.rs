@@ -297,8 +297,9 @@ mod tests {
         condition(ClusterCondition::Ready.as_str(), Some(truth), Reason::AsExpected, message, Some(1), at(second))
     }
 
+    /// The transition time moves with the status and with nothing else.
     #[test]
-    fn the_transition_time_moves_with_the_status_and_with_nothing_else() {
+    fn the_transition_time_moves_with_the_status_alone() {
         let mut conditions = Vec::new();
         assert!(set(&mut conditions, ready(true, "serves", 1)));
         assert!(!set(&mut conditions, ready(true, "serves", 2)), "the same again is no reason to write");

@@ -41,8 +41,9 @@ fn every_field_is_described() {
     }
 }
 
+/// Conditions are a map by type and every kind has a status subresource.
 #[test]
-fn conditions_are_a_map_by_type_and_every_kind_has_a_status_subresource() {
+fn conditions_are_a_map_and_kinds_have_a_status_subresource() {
     for definition in keyfleet_crds::generate::definitions() {
         let version = serde_json::to_value(&definition.spec.versions[0]).unwrap();
         let conditions = &version["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]["conditions"];

@@ -252,8 +252,9 @@ mod tests {
         assert!(tried > 100_000, "only {tried} orders were tried");
     }
 
+    /// A lease is taken only from nobody or from one who let it expire.
     #[test]
-    fn a_lease_is_taken_only_from_nobody_or_from_one_who_let_it_expire() {
+    fn a_lease_is_taken_only_when_free_or_expired() {
         let seen = |holder, unchanged_for| Seen {
             holder,
             exists: true,

@@ -28,8 +28,9 @@ fn mine(url: &str, blocks: u64) {
     assert!(answer.get("error").is_none(), "mining failed: {answer}");
 }
 
+/// Blocks that a chain finalizes are seen and a dead chain is down.
 #[tokio::test]
-async fn blocks_that_a_chain_finalizes_are_seen_and_a_dead_chain_is_down() {
+async fn finalized_blocks_are_seen_and_a_dead_chain_is_down() {
     let program = std::env::var_os("KEYFLEET_CHAIN_BIN")
         .expect("KEYFLEET_CHAIN_BIN is not set: run this with `cargo xtask test --only operator`");
     let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();

@@ -156,7 +156,7 @@ impl Running {
 /// Scenario 1 up to where nodes have to speak, and the price of doing nothing.
 /// seed: 002-12
 #[tokio::test(flavor = "multi_thread")]
-async fn one_apply_makes_every_object_and_an_idle_cluster_costs_no_writes() {
+async fn one_apply_makes_all_objects_and_idling_costs_no_writes() {
     let operator = Running::new("one-apply").await;
     let generation = operator.apply().await.metadata.generation;
     operator.until_at_rest().await;
@@ -297,7 +297,7 @@ async fn with_a_record_present_no_key_is_made() {
 
 /// The job follows the spec and belongs to the cluster; a run that fails is seen where people and alerts look.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_retention_job_comes_and_goes_with_the_spec_and_its_failures_are_seen() {
+async fn the_retention_job_comes_and_goes_with_the_spec() {
     let operator = Running::new("retention-job").await;
     operator.apply().await;
     let clusters = operator.api::<KmsCluster>();

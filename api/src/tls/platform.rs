@@ -193,9 +193,10 @@ mod tests {
         Connector::of_authorities(&Authorities::read(issuer.pem().as_bytes()).unwrap(), &names).unwrap()
     }
 
+    /// Callers by pin and callers by authority are each shown what they know.
     /// seed: 002-26
     #[tokio::test]
-    async fn callers_by_pin_and_callers_by_authority_are_each_shown_what_they_know() {
+    async fn each_caller_is_shown_the_certificate_that_it_knows() {
         let (ca, other) = (authority(), authority());
         let platform = Platform::default();
         let acceptor = Acceptor::for_callers(&identity(1), pins(&[(1, 1)]), platform.clone()).unwrap();

@@ -175,8 +175,9 @@ async fn bad_sizes_thresholds_and_schedules_are_refused_with_what_to_do() {
     }
 }
 
+/// A name that leaves no room for the names made from it is refused.
 #[tokio::test]
-async fn a_name_that_leaves_no_room_for_the_names_made_from_it_is_refused() {
+async fn a_name_too_long_for_names_made_from_it_is_refused() {
     let client = apiserver::namespace("names").await;
     let clusters = Objects::new::<KmsCluster>(&client);
     accepted("a name of 40", clusters.try_create(&cluster(&"a".repeat(40))).await);
@@ -220,7 +221,7 @@ async fn what_a_cluster_is_built_on_cannot_be_changed() {
 
 /// Removed and set again is changed: a rule on the field alone would let it pass.
 #[tokio::test]
-async fn key_and_id_of_a_cluster_are_written_once_and_its_numbers_only_rise() {
+async fn key_and_id_are_written_once_and_numbers_only_rise() {
     let client = apiserver::namespace("once").await;
     let clusters = Objects::new::<KmsCluster>(&client);
     let made = clusters.create(&cluster("keys")).await;

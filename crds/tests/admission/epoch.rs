@@ -101,7 +101,7 @@ async fn a_plan_is_complete_consistent_and_never_changes() {
 /// Removed and set again is changed, for each frozen field; and a verdict stands.
 /// seed: 001-27
 #[tokio::test]
-async fn the_record_of_a_round_is_frozen_field_by_field_and_moves_forward_only() {
+async fn the_record_is_frozen_field_by_field_and_moves_forward() {
     let client = apiserver::namespace("frozen").await;
     let epochs = Objects::new::<KeyEpoch>(&client);
     let mut record = epochs.create(&epoch(8)).await;

@@ -150,9 +150,10 @@ async fn a_node_with_another_identity_than_the_pinned_one_is_not_asked() {
     assert!(short.missing.values().all(pinned), "{short}");
 }
 
+/// A client may know nodes by the platforms authorities in the place of pins.
 /// seed: 002-26
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_may_know_nodes_by_the_platforms_authorities_in_the_place_of_pins() {
+async fn a_client_may_know_nodes_by_the_platforms_authorities() {
     let fleet = Fleet::start(3).await;
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate =
@@ -174,8 +175,9 @@ async fn a_client_may_know_nodes_by_the_platforms_authorities_in_the_place_of_pi
     assert!(short.missing.values().all(|error| matches!(error, NodeError::Unreachable(_))), "{short}");
 }
 
+/// A client that asks all the time never fails while the key is reshared.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_asks_all_the_time_never_fails_while_the_key_is_reshared() {
+async fn a_client_never_fails_while_the_key_is_reshared() {
     let mut fleet = Fleet::start(4).await;
     let client = fleet.client(LONG);
     let (stop, mut stopped) = tokio::sync::watch::channel(false);

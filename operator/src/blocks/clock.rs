@@ -33,9 +33,10 @@ impl super::BlockSource for Clock {
 mod tests {
     use super::*;
 
+    /// A block lasts from its beginning to the next and not a millisecond longer.
     /// seed: 004-17
     #[test]
-    fn a_block_lasts_from_its_beginning_to_the_next_and_not_a_millisecond_longer() {
+    fn a_block_lasts_from_its_beginning_to_the_next() {
         for (block, block_ms) in [(0, 12_000), (1, 100), (146_000_000, 12_000), (17, 86_400_000)] {
             let begin = begins_at(block, block_ms).unwrap();
             assert_eq!(block_at(begin, block_ms), block, "at the beginning of {block}");

@@ -106,7 +106,7 @@ fn a_node_reads_the_configuration_that_is_rendered_for_it() {
 
 /// During a change of threshold neither the old nor the new epoch loses its quorum to a drain.
 #[test]
-fn the_budget_keeps_the_higher_of_the_active_and_the_next_threshold() {
+fn the_budget_keeps_the_higher_of_both_thresholds() {
     let cluster = sample(include_str!("../../../manifests/samples/smallest.yaml"));
     let fleet = Fleet::of(&cluster, "image", OPERATOR).unwrap();
     for (thresholds, kept) in [(vec![3, 5], 5), (vec![5, 3], 5), (vec![], 3)] {
@@ -119,7 +119,7 @@ fn the_budget_keeps_the_higher_of_the_active_and_the_next_threshold() {
 
 /// Nodes cannot delete; what can is a job without the nodes' credentials, without any key, without a token.
 #[test]
-fn the_retention_job_has_its_own_credentials_and_neither_keys_nor_a_token() {
+fn the_retention_job_has_credentials_of_its_own_and_no_keys() {
     let cluster = sample(include_str!("../../../manifests/samples/full.yaml"));
     let fleet = Fleet::of(&cluster, "image", OPERATOR).unwrap();
     let job = retention::retention(&fleet).expect("the full sample has a retention job");

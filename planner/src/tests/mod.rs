@@ -29,9 +29,10 @@ fn steady() -> (Model, State) {
     (model, state)
 }
 
+/// Two operators at every interleaving make one epoch per boundary.
 /// seed: 003-32
 #[test]
-fn two_operators_at_every_interleaving_make_one_epoch_per_boundary() {
+fn two_interleaved_operators_make_one_epoch_per_boundary() {
     for seed in seeds() {
         let mut model = Model::new(seed);
         model.run(1_500);
@@ -88,7 +89,7 @@ fn objects_put_back_without_their_status_are_the_same_fleet() {
 
 /// A round that fails is tried again by itself, later and later, and what serves stays.
 #[test]
-fn a_failed_genesis_is_tried_again_after_a_back_off_and_never_made_twice() {
+fn a_failed_genesis_is_tried_again_after_a_back_off() {
     let mut model = Model::calm(4);
     model.fail_next = 3;
     for _ in 0..200 {

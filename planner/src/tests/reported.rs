@@ -9,9 +9,10 @@ use crate::state::{Lag, Problem, Retention, State};
 use crate::view::{Closing, Unproven};
 use crate::{Action, Facts, status};
 
+/// A node that does not prove what it claims is named with what to do.
 /// seed: 002-04
 #[test]
-fn a_node_that_does_not_prove_what_it_claims_is_named_with_what_to_do() {
+fn a_node_that_does_not_prove_its_claim_is_named() {
     let (_, mut state) = steady();
     let (number, _) = state.active().unwrap();
     state.view.holds.get_mut(&number).unwrap().remove(&2);
@@ -30,7 +31,7 @@ fn a_node_that_does_not_prove_what_it_claims_is_named_with_what_to_do() {
 ///
 /// seed: 001-03
 #[test]
-fn replicated_says_where_each_node_stands_and_how_far_it_is_behind() {
+fn replicated_says_how_far_each_node_is_behind() {
     let (_, mut state) = steady();
     let s3 = serde_json::json!({ "s3": { "bucket": "fleets" } });
     state.cluster.spec.replication = serde_json::from_value(s3).unwrap();
@@ -100,8 +101,9 @@ fn positions_that_move_in_a_round_are_told_once_it_is_over() {
     );
 }
 
+/// A retention job that fails needs a look and takes nothing from the fleet.
 #[test]
-fn a_retention_job_that_fails_needs_a_look_and_takes_nothing_from_the_fleet() {
+fn a_retention_job_that_fails_needs_a_look() {
     let (_, mut state) = steady();
     state.nodes.values_mut().for_each(|node| node.ready = true);
     let conditions = |state: &State| status::status(&Facts::of(state), None, None).conditions;

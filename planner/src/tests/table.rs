@@ -167,9 +167,10 @@ fn genesis_is_refused_where_anything_of_an_earlier_life_is_left() {
     assert!(status.next_number >= with_key.cluster.status.next_number, "numbers go on above the record's");
 }
 
+/// Scale down drops the highest and a replacement takes a new index.
 /// seed: 002-14
 #[test]
-fn scale_down_drops_the_highest_and_a_replacement_takes_a_new_index() {
+fn scale_down_drops_the_highest_index() {
     let (_, state) = steady();
     let mut smaller = state.clone();
     smaller.cluster.spec.nodes = 3;
@@ -236,9 +237,10 @@ fn a_deleted_node_comes_back_with_its_index_and_pin() {
     assert_eq!((spec.index, spec.identity_key), (2, pin));
 }
 
+/// The pin of an index that a plan names is the plans whatever is offered.
 /// seed: 003-08
 #[test]
-fn the_pin_of_an_index_that_a_plan_names_is_the_plans_whatever_is_offered() {
+fn the_pin_of_an_index_in_a_plan_is_the_plans() {
     let (_, mut state) = steady();
     let node = state.nodes.get_mut(&2).unwrap();
     let pin = node.spec.identity_key.take();
@@ -256,9 +258,10 @@ fn back_off_doubles_and_stops_at_four_intervals() {
     assert_eq!(waits, [2, 4, 8, 16, 32, 40, 40, 40]);
 }
 
+/// A changed pod is replaced alone and only while the others serve.
 /// seed: 002-14
 #[test]
-fn a_changed_pod_is_replaced_alone_and_only_while_the_others_serve() {
+fn a_changed_pod_is_replaced_while_the_others_serve() {
     use crate::rollout::{Rolling, rolling};
     let (_, mut state) = steady();
     assert_eq!(rolling(&Facts::of(&state)), Rolling::Done, "nothing has changed");

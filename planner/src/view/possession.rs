@@ -203,9 +203,10 @@ mod tests {
         (claims.proven().collect(), claims.refuted().collect())
     }
 
+    /// A claim counts only with the nodes own signature over this challenge.
     /// seed: 003-32
     #[test]
-    fn a_claim_counts_only_with_the_nodes_own_signature_over_this_challenge() {
+    fn a_claim_counts_only_with_a_signature_over_this_challenge() {
         let (own, other) = (epoch(1), epoch(2));
         let refuted = |why| (Vec::new(), vec![(5, why)]);
         let cases = [
@@ -245,8 +246,9 @@ mod tests {
         }
     }
 
+    /// A claim on an epoch whose vector is unknown is open until it is known.
     #[test]
-    fn a_claim_on_an_epoch_whose_vector_is_unknown_is_open_until_it_is_known() {
+    fn a_claim_is_open_until_its_epochs_vector_is_known() {
         let own = epoch(1);
         let claimed = report(vec![own.held(5, own.proof(2, 5, &CHALLENGE))], CHALLENGE);
         let mut claims = of(&claimed, CHALLENGE);

@@ -128,7 +128,7 @@ fn a_vector_that_a_node_computes_serves_its_next_round_at_once() {
 
 /// The bundles of an epoch are public, so a prekey that outlives the epoch opens a share of it.
 #[test]
-fn an_epoch_that_retires_before_its_share_came_takes_its_prekeys_along() {
+fn an_epoch_that_retires_early_takes_its_prekeys_along() {
     let mut away = Away::begin(None);
     (2..=4).for_each(|number| away.round(number));
     away.retire(2);
