@@ -163,7 +163,7 @@ fn rolled_back(state: &State) -> Result<(), Stop> {
     ))
 }
 
-/// Returns true for a node that nobody asked to be let go. Whoever causes a stop can be let go during it.
+/// Returns true for a node that nobody asked to be removed. Whoever causes a stop can be removed during it.
 fn stays(state: &State, index: u32) -> bool {
     let named = state.cluster.spec.remove_nodes.iter().any(|remove| remove.index == index);
     !named && state.nodes.get(&index).is_none_or(|node| !node.spec.removed)

@@ -280,7 +280,7 @@ fn kind(action: &Action, before: &Objects) -> &'static str {
         Action::SetEpochFinalizer { present: false, .. } => "decision: an epoch's finalizer is removed",
         Action::DeleteEpoch { .. } => "decision: an epoch is deleted",
         Action::CreateNode(_) => "decision: a node is made",
-        Action::UpdateNode { spec, .. } if spec.removed => "decision: a node is let go",
+        Action::UpdateNode { spec, .. } if spec.removed => "decision: a node is removed",
         Action::UpdateNode { .. } => "decision: a node is pinned",
         Action::ReleaseNode { .. } => "decision: a deleted node is released",
         Action::DeleteNode { .. } => "decision: a node is deleted",

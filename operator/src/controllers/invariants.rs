@@ -72,7 +72,7 @@ pub(super) fn invariant_epoch_is_stored(number: u64, written: &KeyEpochStatus, s
     assert!(frozen, "the frozen fields of epoch {number} were not stored");
 }
 
-/// Asserts that a node keeps its index and its pin, and that nothing brings back one that was let go.
+/// Asserts that a node keeps its index and its pin, and that nothing brings back one that was removed.
 pub(super) fn invariant_node_keeps_its_rules(state: &State, written: &KmsNodeSpec) {
     let read = state.nodes.get(&written.index).expect("a node is updated that was read");
     assert_eq!(rules::node(&read.spec, written), Ok(()), "a write of node {} breaks a rule of the kind", written.index);

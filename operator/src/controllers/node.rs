@@ -240,7 +240,7 @@ fn erased(erasure: Erasure) -> (NodeCondition, Option<bool>, Reason, String) {
             let message = "the node has signed that its volume and its seal are erased".to_owned();
             return (NodeCondition::Erased, Some(true), Reason::AsExpected, message);
         }
-        Erasure::Pending => "the node is let go and has not yet said that its secrets are destroyed".to_owned(),
+        Erasure::Pending => "The node was removed. It has not yet signed that its secrets are destroyed.".to_owned(),
         Erasure::Unproven => {
             "the node was given up as lost: nothing proves that its secrets are gone. Delete its volume and its seal Secret"
                 .to_owned()

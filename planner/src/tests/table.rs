@@ -330,7 +330,7 @@ fn a_certificate_that_one_node_alone_shows_stops_nobody() {
     shown.cluster.spec.remove_nodes = vec![RemoveNode { index: 3, lost: false }];
     // With a replacement, its index is given first and node 3 removed in the next run.
     shown.cluster.spec.nodes -= 1;
-    assert!(Facts::of(&shown).gates.record.is_ok(), "who causes a stop can be let go during it");
+    assert!(Facts::of(&shown).gates.record.is_ok(), "who causes a stop can be removed during it");
     let removes =
         |action: &Action| matches!(action, Action::UpdateNode { spec, .. } if spec.index == 3 && spec.removed);
     assert!(decide(&shown).actions.iter().any(removes), "node 3 is not removed");
@@ -339,7 +339,7 @@ fn a_certificate_that_one_node_alone_shows_stops_nobody() {
 /// An attempt that failed for the operator may have come to a certificate that one node made and kept. No second key is made
 /// beside it unless a person says so.
 #[test]
-fn a_certificate_of_a_failed_genesis_stops_the_next_with_a_condition() {
+fn a_certificate_of_a_failed_genesis_stops_the_next() {
     let mut model = Model::calm(4);
     model.fail_next = 1;
     while model.api.now.cluster.status.failures_in_row.is_none() {
@@ -358,9 +358,9 @@ fn a_certificate_of_a_failed_genesis_stops_the_next_with_a_condition() {
     }
     state.cluster.spec.remove_nodes = vec![RemoveNode { index: 3, lost: true }];
     let gates = Facts::of(&state).gates;
-    assert!(gates.start.is_ok(), "whoever causes a stop can be let go during it: {gates:?}");
+    assert!(gates.start.is_ok(), "whoever causes a stop can be removed during it: {gates:?}");
     let due = due(&Facts::of(&state), state.last_block);
-    assert_eq!(due, Some(Trigger::Genesis), "a node that is let go keeps the fleet from its key");
+    assert_eq!(due, Some(Trigger::Genesis), "a node that is removed keeps the fleet from its key");
 }
 
 /// One node's lie about a number stops nobody; a number from more nodes than may be corrupt stops everything.
