@@ -252,7 +252,8 @@ impl Transcripts {
                 .collect(),
             ..StreamView::default()
         };
-        for (index, said) in &self.nodes {
+        // A report that is read while its stream is being ended may arrive after the disconnection: it counts no more.
+        for (index, said) in self.nodes.iter().filter(|(_, said)| said.connected) {
             for number in said.claims.proven() {
                 view.holds.entry(number).or_default().insert(*index);
             }

@@ -233,9 +233,12 @@ fn what_a_node_proved_counts_while_its_stream_is_open() {
     let certified = || Some(Certified { number: 4, vector: vector.clone() });
     let mut transcripts = Transcripts::default();
     transcripts.report(1, 4, certified(), claims());
+    transcripts.caught_up(1);
     assert_eq!(transcripts.view(None, &[]).holds, [(4, [1].into())].into(), "its proof is good");
     transcripts.disconnect(1);
     assert!(transcripts.view(None, &[]).holds.is_empty(), "nobody knows whether it still exists");
     transcripts.report(1, 4, certified(), claims());
+    assert!(transcripts.view(None, &[]).holds.is_empty(), "a report that was under way counts after the disconnection");
+    transcripts.caught_up(1);
     assert_eq!(transcripts.view(None, &[]).holds.len(), 1, "it is back");
 }
