@@ -108,6 +108,8 @@ words! {
         Unschedulable,
         /// The last round failed.
         RoundFailed,
+        /// The record of a round under way is not as the operator wrote it, so that no round goes on.
+        RoundHalted,
         /// Too few dealers qualified.
         TooFewDealers,
         /// Too few receivers stored their share in time.
@@ -177,6 +179,7 @@ impl Reason {
         Some(match self {
             Self::NodesDown => "quorum.md",
             Self::RoundFailed
+            | Self::RoundHalted
             | Self::TooFewDealers
             | Self::TooFewHolders
             | Self::CertificateMissing

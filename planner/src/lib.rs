@@ -87,8 +87,13 @@ fn decide_on(facts: &Facts<'_>) -> Decisions {
         return Decisions { actions: status::action(facts, Some(stop), None), ..Decisions::default() };
     }
     let Some(id) = facts.id() else { return only(record::adopt_or_mint(facts.state)) };
-    if let Some(restored) = record::restore(facts) {
-        return only(restored);
+    match record::restore(facts) {
+        Ok(None) => {}
+        Ok(Some(restored)) => return only(restored),
+        Err(waiting) => {
+            let actions = status::action(facts, None, Some(&waiting));
+            return Decisions { actions, waiting: Some(waiting), ..Decisions::default() };
+        }
     }
     if facts.members.missing > 0 && !cluster.spec.paused {
         let next = cluster.status.next_index.unwrap_or(1) + u64::from(facts.members.missing);

@@ -1,12 +1,12 @@
 //! The ConfigMap `<cluster>-record`: adoption of an earlier life, and what is written for a later one.
 
-use keyfleet_crds::epoch::Phase;
-use keyfleet_crds::epoch::status::Timings;
+use keyfleet_crds::KmsClusterStatus;
 use keyfleet_crds::record::{CertifiedEpoch, Record, RecordedNode};
 use keyfleet_crds::values::ClusterId;
-use keyfleet_crds::{KeyEpochStatus, KmsClusterStatus};
 
+use crate::key_epoch;
 use crate::membership::known_pin;
+use crate::rounds::{NotStartedError, moment};
 use crate::state::{Epoch, Recorded, State};
 use crate::{Action, Facts};
 
@@ -29,48 +29,40 @@ pub fn adopt_or_mint(state: &State) -> Action {
 }
 
 /// A status that knows less than the record (objects were put back without it): what the record knows.
-#[must_use]
-pub fn restore(facts: &Facts<'_>) -> Option<Action> {
+///
+/// # Errors
+/// When the certified epoch that the record has cannot be put back as it was.
+pub fn restore(facts: &Facts<'_>) -> Result<Option<Action>, NotStartedError> {
     let state = facts.state;
-    let record = state.recorded()?;
+    let Some(record) = state.recorded() else { return Ok(None) };
     let after = with_record(&state.cluster.status, record);
     if after != state.cluster.status {
-        return Some(Action::update_cluster(state, after));
+        return Ok(Some(Action::update_cluster(state, after)));
     }
     // Like every write to a KeyEpoch: only once the nodes that hold the key have said that nothing is newer.
-    facts.gates.reports.as_ref().ok()?;
-    restore_epoch(facts, record.epoch.as_ref()?)
+    match &record.epoch {
+        Some(recorded) if facts.gates.reports.is_ok() => restore_epoch(facts, recorded),
+        _ => Ok(None),
+    }
 }
 
 /// The certified epoch, where its `KeyEpoch` is gone or was put back without its status.
-fn restore_epoch(facts: &Facts<'_>, recorded: &CertifiedEpoch) -> Option<Action> {
+fn restore_epoch(facts: &Facts<'_>, recorded: &CertifiedEpoch) -> Result<Option<Action>, NotStartedError> {
     let state = facts.state;
     let number = recorded.plan.number;
-    let newer = facts.active.is_some_and(|(active, _)| active >= number);
-    match state.epochs.get(&number) {
-        _ if newer => None,
-        None => Some(Action::CreateEpoch(Box::new(recorded.plan.clone()))),
-        Some(epoch) if epoch.status.as_ref().is_none_or(|status| status.phase.is_none()) => {
-            let now = super::rounds::moment(state);
-            let status = KeyEpochStatus {
-                phase: Some(Phase::Active),
-                phase_block: Some(recorded.plan.block),
-                plan_digest: Some(recorded.plan_digest),
-                dealers: Some(recorded.dealers.clone()),
-                responses: Some(recorded.responses.clone()),
-                qualified: Some(recorded.qualified.clone()),
-                possessors: recorded.holders.iter().map(|holder| holder.index).collect(),
-                holders: Some(recorded.holders.clone()),
-                vector_digest: Some(recorded.vector_digest),
-                certificate: Some(recorded.certificate.clone()),
-                timings: Some(Timings { ended: Some(now.time), ..Timings::default() }),
-                ..KeyEpochStatus::default()
-            };
-            let resource_version = epoch.resource_version.clone();
-            Some(Action::UpdateEpoch { number, resource_version, status: Box::new(status) })
-        }
-        Some(_) => None,
+    if facts.active.is_some_and(|(active, _)| active >= number) {
+        return Ok(None);
     }
+    let Some(epoch) = state.epochs.get(&number) else {
+        return Ok(Some(Action::CreateEpoch(Box::new(recorded.plan.clone()))));
+    };
+    if epoch.phase().is_some() {
+        return Ok(None);
+    }
+    let status = key_epoch::restored(recorded, moment(state).time)
+        .map_err(|error| NotStartedError::halted(state, number, error))?;
+    let resource_version = epoch.resource_version.clone();
+    Ok(Some(Action::UpdateEpoch { number, resource_version, status: Box::new(status) }))
 }
 
 fn with_record(status: &KmsClusterStatus, record: &Record) -> KmsClusterStatus {

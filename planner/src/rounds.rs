@@ -18,7 +18,7 @@ use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, Nod
 use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::plan::{Deadlines, ValidPlan};
 
-use crate::key_epoch::{self, Moment};
+use crate::key_epoch::{self, Moment, MoveError};
 use crate::state::{Epoch, State};
 use crate::{Action, Facts};
 use keyfleet_crds::convert::{self, ConvertError};
@@ -36,7 +36,7 @@ pub enum Trigger {
     Boundary(u64),
 }
 
-/// Why a round that is due is not started.
+/// Why a round that is due is not started, or one that is open not moved on.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NotStartedError {
@@ -55,6 +55,26 @@ pub enum NotStartedError {
     /// After failures, some time passes.
     #[error("the next attempt is made at block {0}")]
     BackOff(u64),
+    /// The record of a round under way, or of the active epoch, is not as an operator wrote it.
+    #[error(
+        "the record of attempt {number} cannot be moved on: {error}. No round starts until then. Restore the KeyEpoch {name} as it \
+         was; a round that has not ended may also be deleted, and is begun anew"
+    )]
+    Halted {
+        /// Number of the attempt.
+        number: u64,
+        /// Name of its `KeyEpoch`.
+        name: String,
+        /// Fault of the record.
+        error: MoveError,
+    },
+}
+
+impl NotStartedError {
+    /// A record that cannot be moved on.
+    pub(super) fn halted(state: &State, number: u64, error: MoveError) -> Self {
+        Self::Halted { number, name: keyfleet_crds::names::epoch(&state.cluster.name, number), error }
+    }
 }
 
 /// Actions that rounds require at this moment.
@@ -77,12 +97,18 @@ pub fn rounds(facts: &Facts<'_>) -> Rounds {
     if let Some(settled) = settle(facts) {
         return only(settled);
     }
-    let strays = strays(facts.state);
-    if !strays.is_empty() {
-        return Rounds { actions: strays, ..Rounds::default() };
+    match strays(facts.state) {
+        Ok(strays) if strays.is_empty() => {}
+        Ok(actions) => return Rounds { actions, ..Rounds::default() },
+        Err(waiting) => return Rounds { waiting: Some(waiting), ..Rounds::default() },
     }
     if let Some((number, epoch)) = facts.open {
-        return Rounds { actions: drive(facts, number, epoch), ..Rounds::default() };
+        return match drive(facts, number, epoch) {
+            Ok(actions) => Rounds { actions, ..Rounds::default() },
+            Err(error) => {
+                Rounds { waiting: Some(NotStartedError::halted(facts.state, number, error)), ..Rounds::default() }
+            }
+        };
     }
     let Ok(block) = facts.gates.start else { return Rounds::default() };
     let result = match facts.state.cluster.status.reservation {
@@ -215,41 +241,58 @@ fn settle(facts: &Facts<'_>) -> Option<Action> {
 
 /// Open rounds that no reservation stands for: a slow operator posted one after its number was given up, or objects were put
 /// back without their status. Nobody counts on them.
-fn strays(state: &State) -> Vec<Action> {
+///
+/// # Errors
+/// When nothing is left to write, and a record of theirs cannot be moved on.
+fn strays(state: &State) -> Result<Vec<Action>, NotStartedError> {
     let reserved = state.cluster.status.reservation.map(|reservation| reservation.number);
     let next = state.cluster.status.next_number.unwrap_or(1);
     let recorded = state.recorded().and_then(|record| record.epoch.as_ref()).map(|epoch| epoch.plan.number);
-    let mut actions = Vec::new();
+    let (mut actions, mut halted) = (Vec::new(), None);
     for (number, epoch) in state.epochs.iter().filter(|(_, epoch)| epoch.is_open()) {
         if Some(*number) == reserved || Some(*number) == recorded {
             continue;
         }
-        let status = key_epoch::supersede(epoch.status.clone().unwrap_or_default(), next, &moment(state));
-        let resource_version = epoch.resource_version.clone();
-        actions.push(Action::UpdateEpoch { number: *number, resource_version, status: Box::new(status) });
+        let before = epoch.status.clone().unwrap_or_default();
+        match key_epoch::supersede(&epoch.spec, &before, next, &moment(state)) {
+            Ok(status) => {
+                let resource_version = epoch.resource_version.clone();
+                actions.push(Action::UpdateEpoch { number: *number, resource_version, status: Box::new(status) });
+            }
+            Err(error) => halted = Some(NotStartedError::halted(state, *number, error)),
+        }
     }
-    actions
+    match halted {
+        Some(waiting) if actions.is_empty() => Err(waiting),
+        _ => Ok(actions),
+    }
 }
 
-pub(super) fn drive(facts: &Facts<'_>, number: u64, epoch: &Epoch) -> Vec<Action> {
+/// The next step of the round under way.
+///
+/// # Errors
+/// When its record cannot be moved on: it waits for a person.
+pub(super) fn drive(facts: &Facts<'_>, number: u64, epoch: &Epoch) -> Result<Vec<Action>, MoveError> {
     let state = facts.state;
     let now = moment(state);
     let closing = state.view.closing.get(&number).cloned().unwrap_or_default();
-    let Ok(plan) = convert::plan_of(&epoch.spec) else { return Vec::new() };
+    let plan = convert::plan_of(&epoch.spec)?;
     let after = if let Some(before) = epoch.status.as_ref().filter(|status| status.phase.is_some()) {
-        let Some(decision) = closing.decision else { return Vec::new() };
+        // Nothing is decided on a record that does not check, so that this has to come first.
+        key_epoch::check(&plan, before)?;
+        let Some(decision) = closing.decision else { return Ok(Vec::new()) };
         if let Some(key) = key_epoch::activated_key(&decision) {
             let known = state.cluster.status.public_key;
             let other = known.is_some_and(|known| known != key);
             if other || state.cluster.spec.expected_public_key.is_some_and(|expected| expected != key) {
-                return Vec::new();
+                return Err(MoveError::OtherKey);
             }
             if !epoch.finalizer && state.finalizers {
                 // The record of the key in use is protected before it is one; this moves the object's version.
-                return vec![Action::SetEpochFinalizer { number, present: true }];
+                return Ok(vec![Action::SetEpochFinalizer { number, present: true }]);
             }
         }
-        let Ok(mut status) = key_epoch::apply(&plan, before, &decision, &now) else { return Vec::new() };
+        let mut status = key_epoch::apply(&plan, before, &decision, &now)?;
         let needed = plan.dealers_needed().max(plan.threshold.count());
         let away = &facts.without_bucket;
         let able = epoch.spec.expected.iter().filter(|index| !away.contains_key(index)).count();
@@ -262,7 +305,7 @@ pub(super) fn drive(facts: &Facts<'_>, number: u64, epoch: &Epoch) -> Vec<Action
         key_epoch::opened(&plan, &now)
     };
     let resource_version = epoch.resource_version.clone();
-    vec![Action::UpdateEpoch { number, resource_version, status: Box::new(after) }]
+    Ok(vec![Action::UpdateEpoch { number, resource_version, status: Box::new(after) }])
 }
 
 pub(super) fn moment(state: &State) -> Moment {

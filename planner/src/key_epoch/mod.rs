@@ -13,10 +13,11 @@ use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::convert::{self, ConvertError};
 use keyfleet_crds::epoch::Phase;
 use keyfleet_crds::epoch::status::{Certificate, Culprit, Failure, Fault, Holder, Timings};
+use keyfleet_crds::record::CertifiedEpoch;
 use keyfleet_crds::values::{BlsSignature, PublicKey};
 use keyfleet_crds::{KeyEpochSpec, KeyEpochStatus};
 use keyfleet_threshold::coordination::{ApplyError, Decision, FailReason};
-use keyfleet_threshold::identifiers::NodeIndex;
+use keyfleet_threshold::identifiers::{EpochNumber, NodeIndex};
 use keyfleet_threshold::plan::ValidPlan;
 use keyfleet_threshold::round::{self as core, DealingError, Offence, RoundRecord};
 
@@ -39,6 +40,9 @@ pub enum MoveError {
     /// A field of the object is not what it says.
     #[error(transparent)]
     Object(#[from] ConvertError),
+    /// The certificate is under another key than the fleet has, or than the spec expects.
+    #[error("its certificate is under another public key than the KmsCluster has or expects")]
+    OtherKey,
 }
 
 /// Returns the status of a round whose plan was just made.
@@ -46,6 +50,41 @@ pub enum MoveError {
 pub fn opened(plan: &ValidPlan, now: &Moment) -> KeyEpochStatus {
     let plan_digest = Some(convert::digest(&plan.digest()));
     enter(KeyEpochStatus { plan_digest, ..KeyEpochStatus::default() }, Phase::Dealing, now)
+}
+
+/// Checks that a status can be moved on: an operator wrote its fields, and exactly those of its phase.
+///
+/// # Errors
+/// When a field is not what it says, is missing, or is there too early.
+pub fn check(plan: &ValidPlan, status: &KeyEpochStatus) -> Result<(), MoveError> {
+    complete(convert::record_of(plan, Some(status))?).map(|_| ())
+}
+
+fn complete(record: RoundRecord) -> Result<RoundRecord, MoveError> {
+    if record.has_the_fields_of_its_phase() { Ok(record) } else { Err(ApplyError::Malformed(record.phase).into()) }
+}
+
+/// Returns the status of a certified epoch as the fleet's record has it. Its `KeyEpoch` was put back without one.
+///
+/// # Errors
+/// When the record of the fleet lacks a field, or a field is not what it says.
+pub fn restored(recorded: &CertifiedEpoch, time: Time) -> Result<KeyEpochStatus, MoveError> {
+    let plan = convert::plan_of(&recorded.plan)?;
+    let status = KeyEpochStatus {
+        phase: Some(Phase::Active),
+        plan_digest: Some(recorded.plan_digest),
+        dealers: Some(recorded.dealers.clone()),
+        responses: Some(recorded.responses.clone()),
+        qualified: Some(recorded.qualified.clone()),
+        possessors: recorded.holders.iter().map(|holder| holder.index).collect(),
+        holders: Some(recorded.holders.clone()),
+        vector_digest: Some(recorded.vector_digest),
+        certificate: Some(recorded.certificate.clone()),
+        ..KeyEpochStatus::default()
+    };
+    let record = complete(convert::record_of(&plan, Some(&status))?)?;
+    let then = Moment { block: recorded.plan.block, time };
+    Ok(enter(with_record(&status, &record), convert::phase_of(record.phase), &then))
 }
 
 /// Carries a decision out on a status.
@@ -70,7 +109,7 @@ pub fn apply(
             }
             (status.possessors, status.holders) = (signers, Some(holders));
         }
-        Decision::Fail(reason) => status.failure = Some(failure(reason)),
+        Decision::Fail(reason) => status.failure = Some(failure(reason, plan)),
         _ => {}
     }
     Ok(enter(status, convert::phase_of(record.phase), now))
@@ -107,22 +146,34 @@ fn holder((index, share): (&NodeIndex, &keyfleet_threshold::curve::G2)) -> Holde
 }
 
 /// Gives up a round that can no longer be the next epoch.
-#[must_use]
-pub fn supersede(status: KeyEpochStatus, by: u64, now: &Moment) -> KeyEpochStatus {
-    let message = format!("given up for attempt {by}, which was reserved by a newer spec; nothing needs to be done");
-    let failure = Some(failed(Reason::Superseded, message));
-    enter(KeyEpochStatus { failure, ..status }, Phase::Failed, now)
+///
+/// # Errors
+/// When its record cannot be moved on.
+pub fn supersede(
+    spec: &KeyEpochSpec,
+    status: &KeyEpochStatus,
+    by: u64,
+    now: &Moment,
+) -> Result<KeyEpochStatus, MoveError> {
+    let reason = FailReason::Superseded { by: EpochNumber(by) };
+    apply(&convert::plan_of(spec)?, status, &Decision::Fail(reason), now)
 }
 
-fn failure(reason: &FailReason) -> Failure {
+/// The failure of a round as people read it. No epoch serves on where a genesis failed.
+fn failure(reason: &FailReason, plan: &ValidPlan) -> Failure {
     let word = match reason {
+        FailReason::Superseded { .. } => Reason::Superseded,
         FailReason::TooFewDealers { .. } | FailReason::NoSharing(_) => Reason::TooFewDealers,
         FailReason::TooFewHolders { .. } => Reason::TooFewHolders,
         FailReason::TooFewPartials { .. } => Reason::CertificateMissing,
         _ => Reason::NodesDown,
     };
-    let message = format!("{reason}; the epoch before serves on, and the next attempt is made by itself");
-    failed(word, message)
+    let next = match (reason, plan.source()) {
+        (FailReason::Superseded { .. }, _) => "nothing needs to be done",
+        (_, Some(_)) => "the epoch before serves on, and the next attempt is made by itself",
+        (_, None) => "there is no key yet, and the next attempt is made by itself",
+    };
+    failed(word, format!("{reason}; {next}"))
 }
 
 fn failed(reason: Reason, message: String) -> Failure {

@@ -117,6 +117,10 @@ fn phase(health: &Health<'_>) -> (Phase, String) {
     if let Some(stop) = stop.filter(|stop| stop.needs_person) {
         return (Phase::Blocked, stop.message.clone());
     }
+    // Before there is a key nothing goes on without it; with one, the fleet serves on.
+    if let Some(halted @ NotStartedError::Halted { .. }) = health.waiting.filter(|_| !health.has_epoch()) {
+        return (Phase::Blocked, halted.to_string());
+    }
     if state.cluster.spec.paused {
         return (Phase::Paused, "spec.paused is set; nodes serve on. Set it to false to go on".into());
     }
@@ -176,6 +180,9 @@ fn degraded(health: &Health<'_>) -> Option<(Reason, String)> {
     let Health { facts: Facts { state, members, .. }, stop, waiting, .. } = *health;
     if let Some(stop) = stop.filter(|stop| stop.reason != Reason::Paused) {
         return Some((stop.reason, stop.message.clone()));
+    }
+    if let Some(halted @ NotStartedError::Halted { .. }) = waiting {
+        return Some((Reason::RoundHalted, halted.to_string()));
     }
     let problem = state.nodes.iter().find_map(|(index, node)| Some((index, node.problems.first()?)));
     if let Some((index, Problem { reason, message })) = problem {

@@ -101,5 +101,9 @@ fn a_failed_genesis_is_tried_again_after_a_back_off() {
     }
     let geneses = model.api.now.epochs.values().filter(|epoch| epoch.spec.source.is_none()).count();
     assert_eq!(geneses, 4, "three failed attempts and the one that succeeded");
+    let failures = model.api.now.epochs.values().filter_map(|epoch| epoch.status.as_ref()?.failure.clone());
+    for failure in failures {
+        assert!(failure.message.contains("there is no key yet"), "no epoch serves on: {}", failure.message);
+    }
     assert!(model.api.now.cluster.status.public_key.is_some());
 }

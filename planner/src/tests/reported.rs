@@ -157,7 +157,7 @@ fn a_bucket_outage_is_blamed_on_the_bucket() {
         let closing = Closing { decision: Some(fail), culprits: Vec::new() };
         state.view.closing.insert(number, closing);
         let (_, open) = state.open().unwrap();
-        let actions = crate::rounds::drive(&Facts::of(&state), number, open);
+        let actions = crate::rounds::drive(&Facts::of(&state), number, open).expect("the record can be moved on");
         let failure = actions.into_iter().find_map(|action| match action {
             Action::UpdateEpoch { status, .. } => status.failure,
             _ => None,

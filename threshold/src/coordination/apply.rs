@@ -90,8 +90,9 @@ impl RoundRecord {
         assert!(stays(self.certificate.as_ref(), next.certificate.as_ref()), "the certificate would change");
     }
 
-    /// Checks that exactly the fields of the phases before are there. A failed round keeps what it had.
-    fn has_the_fields_of_its_phase(&self) -> bool {
+    /// Returns true where exactly the fields of the phases before are there. A failed round keeps what it had.
+    #[must_use]
+    pub fn has_the_fields_of_its_phase(&self) -> bool {
         let found =
             (self.dealers.is_some(), self.responses.is_some(), self.qualified.is_some(), self.certificate.is_some());
         match self.phase {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::curve::G2;
-use crate::identifiers::{Block, Digest, NodeIndex};
+use crate::identifiers::{Block, Digest, EpochNumber, NodeIndex};
 use crate::plan::FrozenDigests;
 use crate::purpose::Certificate;
 use crate::round::{CombineError, Combined, Culprit, Judgement, MessageKind, Offence, Phase, RoundRecord, Transcript};
@@ -92,6 +92,12 @@ pub enum FailReason {
         valid: usize,
         /// Number needed.
         needed: usize,
+    },
+    /// The round can no longer be the next epoch.
+    #[error("given up for attempt {}, which was reserved by a newer spec", by.0)]
+    Superseded {
+        /// Number of the newer attempt.
+        by: EpochNumber,
     },
 }
 
