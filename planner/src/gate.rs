@@ -6,6 +6,7 @@ use keyfleet_crds::cluster::DeletionPolicy;
 use keyfleet_crds::conditions::Reason;
 
 use crate::state::{Problem, Recorded, State};
+use crate::view::StreamView;
 
 /// Why no round is started, and the next step.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -148,31 +149,46 @@ fn rolled_back(state: &State) -> Result<(), Stop> {
     let said = state.view.highest.iter().filter(|(index, highest)| **highest >= next && stays(state, **index));
     let mut said: Vec<_> = said.collect();
     said.sort_by_key(|(_, highest)| **highest);
-    // The highest number that one of them says who does not lie.
-    let above = said.len().checked_sub(may_be_lost + 1).map(|at| said[at]);
+    // The highest number that one of them says who does not lie. Without a key all numbers are those of attempts that failed,
+    // and no backup is worth a restore: a number that is given again costs a round.
+    let above = said.len().checked_sub(may_be_lost + 1).filter(|_| state.has_key()).map(|at| said[at]);
     let newer = newest_believed(state, active, may_be_lost);
-    let Some((node, number)) = newer.or(above) else { return Ok(()) };
-    let proven = state.view.holds.get(number).map_or(0, BTreeSet::len);
-    let holds = if proven > 0 { format!(" ({proven} nodes prove that they hold its share)") } else { String::new() };
+    let Some(number) = newer.or(above.map(|(_, number)| *number)) else { return Ok(()) };
+    let proven = state.view.holds.get(&number).map_or(0, BTreeSet::len);
+    let holds = match proven {
+        0 => String::new(),
+        1 => " (one node proves that it holds its share)".into(),
+        proven => format!(" ({proven} nodes prove that they hold its share)"),
+    };
     Err(Stop::person(
         Reason::RecordRolledBack,
         format!(
-            "node {node} and others say that number {number} was used{holds}, the API server's record says that {next} is next: its \
-             data went back in time. The nodes serve on; the operator decides nothing. Restore a newer backup of etcd"
+            "{} that number {number} was used{holds}, the API server's record says that {next} is next: its data went back in \
+             time. The nodes serve on; the operator decides nothing. Restore a newer backup of etcd",
+            sayers(state, number)
         ),
     ))
 }
 
-/// Returns true for a node that nobody asked to be removed. Whoever causes a stop can be removed during it.
+/// The nodes that report this number or a higher one, as the subject of a sentence.
+fn sayers(state: &State, number: u64) -> String {
+    let StreamView { highest, certified, .. } = &state.view;
+    let said = highest.iter().chain(certified).filter(|(index, said)| **said >= number && stays(state, **index));
+    let said: BTreeSet<u32> = said.map(|(index, _)| *index).collect();
+    let list: Vec<_> = said.iter().map(u32::to_string).collect();
+    if list.len() == 1 { format!("node {} says", list[0]) } else { format!("nodes {} say", list.join(", ")) }
+}
+
+/// Returns true for a node that nobody asked to be removed. A node that causes a stop can be removed during it.
 fn stays(state: &State, index: u32) -> bool {
     let named = state.cluster.spec.remove_nodes.iter().any(|remove| remove.index == index);
     !named && state.nodes.get(&index).is_none_or(|node| !node.spec.removed)
 }
 
-/// The newest certified epoch that the record does not know and that is believed, with a node that shows it. A failed attempt
+/// The newest certified epoch that the record does not know and that is believed. A failed attempt
 /// can have a certificate, too, and one node alone may have kept it to itself: so `t` nodes must prove to hold that epoch, or
 /// more nodes must show it than may be lost.
-fn newest_believed(state: &State, active: u64, may_be_lost: usize) -> Option<(&u32, &u64)> {
+fn newest_believed(state: &State, active: u64, may_be_lost: usize) -> Option<u64> {
     // A certificate of a known attempt may reach the operator before the record of its activation.
     let shown = state
         .view
@@ -185,7 +201,7 @@ fn newest_believed(state: &State, active: u64, may_be_lost: usize) -> Option<(&u
         let is_held = state.view.thresholds.get(number).is_some_and(|threshold| proven >= *threshold);
         is_held || shown.values().filter(|other| other >= number).count() > may_be_lost
     });
-    believed.map(|(index, number)| (*index, *number)).max_by_key(|(_, number)| **number)
+    believed.map(|(_, number)| **number).max()
 }
 
 fn genesis(state: &State) -> Result<(), Stop> {

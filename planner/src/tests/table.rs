@@ -399,6 +399,37 @@ fn an_operator_of_one_namespace_sets_no_finalizers() {
     assert!(actions.iter().any(taken_off), "it stays on: {actions:?}");
 }
 
+/// One node with a high number is no reason to restore a backup: there is nothing in it.
+#[test]
+fn a_number_alone_stops_no_fleet_without_a_key() {
+    let mut model = Model::calm(4);
+    model.fail_next = 1;
+    while model.api.now.cluster.status.failures_in_row.is_none() {
+        model.step_calmly();
+    }
+    let mut state = model.state(0);
+    state.block = Ok(state.block.unwrap() + 4);
+    assert!(!state.has_key() && starts(&state), "the next attempt is due");
+    state.view.highest.insert(1, 900);
+    assert!(Facts::of(&state).gates.record.is_ok(), "a fleet without a key is told to restore a backup");
+    assert!(starts(&state), "a number of a failed attempt keeps the fleet from its key");
+}
+
+/// Where no node may be lost, one alone is enough to stop; the sentence is about that one.
+#[test]
+fn a_stop_by_one_node_names_that_node_alone() {
+    let (_, mut state) = steady();
+    let number = state.active().unwrap().0;
+    state.epochs.get_mut(&number).unwrap().spec.threshold = 4;
+    state.record = Recorded::Absent;
+    state.view.highest.insert(3, 900);
+    let stop = Facts::of(&state).gates.record.unwrap_err();
+    assert!(stop.message.starts_with("node 3 says that number 900"), "{}", stop.message);
+    state.view.highest.insert(1, 900);
+    let stop = Facts::of(&state).gates.record.unwrap_err();
+    assert!(stop.message.starts_with("nodes 1, 3 say that number 900"), "{}", stop.message);
+}
+
 /// Rounds would wait for ever, and nothing would say why.
 #[test]
 fn a_record_that_cannot_be_moved_on_is_named_with_what_to_do() {
