@@ -59,7 +59,7 @@ pub(super) fn conditions_of(health: &Health<'_>) -> Vec<Said> {
             Is::QuorumAtRisk,
             Some(true),
             Reason::NodesDown,
-            format!("exactly {} nodes serve: one more away stops the fleet. {}", health.needed, unavailable(health)),
+            format!("exactly {} nodes serve: one more away stops the fleet. {}", health.needed, without_spare(health)),
         ),
         _ => (Is::QuorumAtRisk, Some(false), Reason::AsExpected, spared(health.has_epoch(), spare)),
     });
@@ -68,6 +68,14 @@ pub(super) fn conditions_of(health: &Health<'_>) -> Vec<Said> {
         _ => (Is::QuorumLost, Some(false), Reason::AsExpected, "enough nodes serve, or there is no key yet".into()),
     });
     said
+}
+
+/// What to do where exactly as many nodes serve as are needed.
+fn without_spare(health: &Health<'_>) -> String {
+    if health.away().next().is_some() {
+        return unavailable(health);
+    }
+    "All nodes of the fleet are needed and ready. Raise spec.nodes, so that one may fail".into()
 }
 
 /// The message of `QuorumAtRisk` False.

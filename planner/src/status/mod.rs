@@ -102,6 +102,11 @@ impl<'a> Health<'a> {
         self.has_epoch() && self.ready.len() >= self.needed
     }
 
+    /// Nodes of the fleet that do not serve.
+    fn away(&self) -> impl Iterator<Item = u32> {
+        self.facts.members.stay.iter().filter(|index| !self.ready.contains(index)).copied()
+    }
+
     /// Returns true while the active epoch's receivers are not the nodes that the spec asks for.
     fn is_changing(&self) -> bool {
         let members = &self.facts.members;
@@ -158,14 +163,13 @@ fn deletion(state: &State) -> String {
     let waits = waits.join(", ");
     format!(
         "the KmsCluster is being deleted with everything. The operator waits for these nodes to erase their volumes and seals: {waits}. Their pods \
-         have to run for that; to give up what they hold as it is, set spec.deletionPolicy to Retain"
+         have to run for that. To stop waiting and keep their volumes, set spec.deletionPolicy to Retain"
     )
 }
 
 fn unavailable(health: &Health<'_>) -> String {
-    let Facts { state, members, .. } = health.facts;
-    let down = members.stay.iter().filter(|index| !health.ready.contains(index));
-    let down: Vec<_> = down.map(|index| names::node(&state.cluster.name, *index)).collect();
+    let name = &health.facts.state.cluster.name;
+    let down: Vec<_> = health.away().map(|index| names::node(name, index)).collect();
     format!(
         "{} of the {} nodes that are needed are ready; not ready: {}. Look at these pods: kubectl describe pod {}",
         health.ready.len(),
@@ -206,8 +210,8 @@ fn degraded(health: &Health<'_>) -> Option<(Reason, String)> {
     if let Retention::Failing { since, .. } = state.retention {
         let job = names::retention(&state.cluster.name);
         let message = format!(
-            "the job that deletes what replicas no longer need, begun at {since}, did not end well, so replicas grow: kubectl \
-             get jobs, then kubectl logs of the newest {job}-… says why"
+            "the retention job that started at {since} failed; replicas grow. See kubectl logs of the newest pod of {job}, which \
+             kubectl get jobs lists"
         );
         return Some((Reason::RetentionFailed, message));
     }

@@ -172,3 +172,23 @@ fn a_bucket_outage_is_blamed_on_the_bucket() {
     state.nodes.get_mut(&3).unwrap().problems.clear();
     assert_eq!(failing(&state).reason, "TooFewDealers");
 }
+
+/// A fleet of which all nodes are needed has no pod to look at while all serve.
+#[test]
+fn a_fleet_without_a_spare_node_is_told_to_grow() {
+    let (_, mut state) = steady();
+    let number = state.active().unwrap().0;
+    state.epochs.get_mut(&number).unwrap().spec.threshold = 4;
+    state.nodes.values_mut().for_each(|node| node.ready = true);
+    let at_risk = |state: &State| {
+        let status = status::status(&Facts::of(state), None, None);
+        let found = status.conditions.into_iter().find(|one| one.type_ == "QuorumAtRisk");
+        found.map(|one| (one.status, one.message)).expect("there is always one")
+    };
+    let (is, message) = at_risk(&state);
+    assert!(is == "True" && message.contains("Raise spec.nodes") && !message.contains("not ready"), "{message}");
+    state.epochs.get_mut(&number).unwrap().spec.threshold = 3;
+    state.nodes.get_mut(&2).unwrap().ready = false;
+    let (is, message) = at_risk(&state);
+    assert!(is == "True" && message.contains("kubectl describe pod keys-2"), "{message}");
+}
