@@ -16,6 +16,7 @@
 //! - [`epochs`]: confirmation, retirement, history
 //! - [`record`]: the ConfigMap that outlives the cluster
 //! - [`deletion`]: what a deleted cluster leaves
+//! - [`node`]: one node's pod, erasure and conditions
 //! - [`rollout`]: pods of an earlier spec, one at a time
 //! - [`key_epoch`]: a `KeyEpoch`'s status, each phase folded into it
 //! - [`status`]: conditions, phase and summary for people
@@ -33,6 +34,7 @@ pub mod key_epoch;
 pub mod membership;
 #[cfg(any(test, feature = "model"))]
 pub mod model;
+pub mod node;
 pub mod record;
 pub mod rollout;
 pub mod rounds;

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::epoch::Phase;
+use keyfleet_crds::node::report::ProblemAbout;
 use keyfleet_crds::record::Record;
 use keyfleet_crds::values::{ClusterId, PinnedKey};
 use keyfleet_crds::{KeyEpochSpec, KeyEpochStatus, KmsClusterSpec, KmsClusterStatus, KmsNodeSpec};
@@ -154,12 +155,16 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Takes over a node's own report. A reason that only a newer release knows is [`Reason::Unknown`]; its word stays, in the
-    /// message.
+    /// Takes over a node's own report. A reason that only a newer release knows counts by its subject: one about the replica is
+    /// [`Reason::ReplicaUnavailable`], any other [`Reason::Unknown`]. Its word stays, in the message.
     #[must_use]
     pub fn read(reported: &keyfleet_crds::node::report::Problem) -> Self {
         match Reason::of(&reported.reason) {
             Some(reason) => Self { reason, message: reported.message.clone() },
+            None if reported.about == ProblemAbout::Replication => Self {
+                reason: Reason::ReplicaUnavailable,
+                message: format!("{}: {}", reported.reason, reported.message),
+            },
             None => Self { reason: Reason::Unknown, message: format!("{}: {}", reported.reason, reported.message) },
         }
     }

@@ -4,14 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use keyfleet_api::erasure;
-use keyfleet_crds::cluster::DeletionPolicy;
-use keyfleet_crds::cluster::status::Erasure;
-use keyfleet_crds::conditions::{self, NodeCondition, Reason};
 use keyfleet_crds::node::Volume;
-use keyfleet_crds::node::report::ProblemAbout;
 use keyfleet_crds::{KmsCluster, KmsNode, KmsNodeStatus, labels, names};
+use keyfleet_planner::node as planner;
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
 use keyfleet_threshold::identity::{IdentityPublicKey, Signature};
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -28,7 +24,7 @@ use crate::objects::{Fleet, access, config, pod, storage};
 /// Wait between two reconciles of a node at rest.
 const IDLE: Duration = Duration::from_secs(300);
 
-/// Reconciles one node: dereference, validate, apply, status. What to do is decided with the cluster.
+/// Reconciles one node: dereference, validate, apply, status. Decisions are the planner's.
 ///
 /// # Errors
 /// The first step that failed; the controller tries again.
@@ -42,7 +38,7 @@ pub(super) async fn reconcile(
 
     let read = dereference(&context.client, node).await?;
     release(&context.client, node).await?;
-    let Some(cluster) = read.cluster.as_ref().filter(|_| may_have_a_pod(node)) else {
+    let Some(cluster) = read.cluster.as_ref().filter(|cluster| planner::has_pod(node, cluster)) else {
         stop(&context, node, read.pod.as_ref()).await?;
         return Ok(Action::await_change());
     };
@@ -65,7 +61,7 @@ pub(super) async fn reconcile(
 
 /// Objects of one node, as read.
 struct Read {
-    /// The node's cluster, while it is live.
+    /// The `KmsCluster` that the node names.
     cluster: Option<KmsCluster>,
     pod: Option<Pod>,
     claim: Option<PersistentVolumeClaim>,
@@ -76,29 +72,14 @@ async fn dereference(client: &Client, node: &KmsNode) -> Result<Read, ReconcileE
     let clusters: Api<KmsCluster> = Api::namespaced(client.clone(), &namespace);
     let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &namespace);
-    let cluster = clusters.get_opt(&node.spec.cluster_name).await?.filter(|cluster| is_live(cluster, node));
+    let cluster = clusters.get_opt(&node.spec.cluster_name).await?;
     let claim = claims.get_opt(&names::volume_claim(&node.spec.cluster_name, node.spec.index)).await?;
     Ok(Read { cluster, pod: pods.get_opt(&node.name_any()).await?, claim })
 }
 
-/// Returns true for the node's own cluster that is not being deleted, or that destroys everything: then the node's own pod is what
-/// destroys it.
-fn is_live(cluster: &KmsCluster, node: &KmsNode) -> bool {
-    let id = cluster.status.as_ref().and_then(|status| status.cluster_id);
-    let destroyed = cluster.spec.deletion_policy == DeletionPolicy::Destroy;
-    (cluster.metadata.deletion_timestamp.is_none() || destroyed) && id == Some(node.spec.cluster_id)
-}
-
-/// Returns true where a live cluster gives the node a pod: not while it is being deleted, and not once it has erased itself.
-fn may_have_a_pod(node: &KmsNode) -> bool {
-    let erasure = node.status.as_ref().and_then(|status| status.erasure);
-    node.metadata.deletion_timestamp.is_none() && erasure != Some(Erasure::Proven)
-}
-
-/// Lets a `KmsNode` that is being deleted go at once, with or without a cluster. It comes back while there is one: deleting it is no
-/// way to scale.
+/// Takes the finalizer off a `KmsNode` that the planner releases.
 async fn release(client: &Client, node: &KmsNode) -> Result<(), ReconcileError> {
-    if node.metadata.deletion_timestamp.is_none() {
+    if !planner::is_released(node) {
         return Ok(());
     }
     let nodes: Api<KmsNode> = Api::namespaced(client.clone(), &node.namespace().unwrap_or_default());
@@ -176,6 +157,7 @@ async fn grow(client: &Client, fleet: &Fleet<'_>, claim: &PersistentVolumeClaim)
     Ok(true)
 }
 
+/// The status with where the node runs and stores, looked up, and everything else as the planner says.
 async fn status(
     client: &Client,
     node: &KmsNode,
@@ -183,7 +165,6 @@ async fn status(
     claim: Option<&PersistentVolumeClaim>,
 ) -> KmsNodeStatus {
     let mut after = node.status.clone().unwrap_or_default();
-    after.observed_generation = node.metadata.generation;
     if let Some(worker) = pod.and_then(|pod| pod.spec.as_ref()?.node_name.clone()) {
         if after.worker.as_ref() != Some(&worker) {
             // An operator for one namespace may not read workers: then the zone is not known.
@@ -206,47 +187,8 @@ async fn status(
         };
         after.volume = Some(Volume { claim: claim.name_any(), name, handle });
     }
-    after.erasure = erasure(node);
-    let now = Time(jiff::Timestamp::now());
-    let conditions = conditions_of(node, pod).into_iter().chain(replicated(node)).chain(after.erasure.map(erased));
-    for (type_, truth, reason, message) in conditions {
-        let message = match truth {
-            Some(false) if type_ == NodeCondition::Placed => {
-                conditions::explained_by(conditions::WORKER_GONE_PAGE, message)
-            }
-            Some(false) => reason.explained(message),
-            _ => message,
-        };
-        let new = conditions::condition(type_.as_str(), truth, reason, message, node.metadata.generation, now.clone());
-        conditions::set(&mut after.conditions, new);
-    }
-    after
-}
-
-/// State of a removed node's secrets; `None` for a node that stays. What is proven once stays proven.
-fn erasure(node: &KmsNode) -> Option<Erasure> {
-    let before = node.status.as_ref().and_then(|status| status.erasure);
-    if before == Some(Erasure::Proven) || has_erased(node) {
-        return Some(Erasure::Proven);
-    }
-    let given_up = if node.spec.lost { Erasure::Unproven } else { Erasure::Pending };
-    node.spec.removed.then_some(given_up)
-}
-
-/// The condition `Erased` of a removed node.
-fn erased(erasure: Erasure) -> (NodeCondition, Option<bool>, Reason, String) {
-    let message = match erasure {
-        Erasure::Proven => {
-            let message = "the node has signed that its volume and its seal are erased".to_owned();
-            return (NodeCondition::Erased, Some(true), Reason::AsExpected, message);
-        }
-        Erasure::Pending => "The node was removed. It has not yet signed that its secrets are destroyed.".to_owned(),
-        Erasure::Unproven => {
-            "the node was given up as lost: nothing proves that its secrets are gone. Delete its volume and its seal Secret"
-                .to_owned()
-        }
-    };
-    (NodeCondition::Erased, Some(false), Reason::ErasureUnproven, message)
+    let seen = planner::Observed { node, pod, has_signed: has_erased(node) };
+    planner::status(&seen, after, jiff::Timestamp::now())
 }
 
 /// Returns true where the node has signed, under its pin, that everything secret it had is destroyed.
@@ -256,73 +198,6 @@ fn has_erased(node: &KmsNode) -> bool {
         return false;
     };
     erasure::is_signed(ClusterId(node.spec.cluster_id.0), index, &IdentityPublicKey(pin.0), &Signature(said.0))
-}
-
-fn conditions_of(node: &KmsNode, pod: Option<&Pod>) -> Vec<(NodeCondition, Option<bool>, Reason, String)> {
-    let pod_conditions = pod.and_then(|pod| pod.status.as_ref()?.conditions.clone()).unwrap_or_default();
-    let is = |type_: &str, status: &str| pod_conditions.iter().find(|one| one.type_ == type_ && one.status == status);
-    let name = node.name_any();
-    let ready = match is("Ready", "True") {
-        Some(_) => (NodeCondition::Ready, Some(true), Reason::AsExpected, "the node serves".to_owned()),
-        None => {
-            let message = format!("the pod is not ready: kubectl describe pod {name}");
-            (NodeCondition::Ready, Some(false), Reason::Starting, message)
-        }
-    };
-    let offered = node.status.as_ref().and_then(|status| status.node.as_ref()?.offer.as_ref()).map(|offer| offer.key);
-    let pinned = match (node.spec.identity_key, offered) {
-        (None, _) => (
-            NodeCondition::IdentityPinned,
-            Some(false),
-            Reason::IdentityMissing,
-            "waiting for the pod to start and offer an identity key".to_owned(),
-        ),
-        (Some(pin), Some(shown)) if pin != shown => (
-            NodeCondition::IdentityPinned,
-            Some(false),
-            Reason::IdentityLost,
-            format!(
-                "the node shows another identity key than the pinned one: its key material is lost. Replace it by naming \
-                 index {} in the KmsCluster's removeNodes",
-                node.spec.index
-            ),
-        ),
-        _ => (NodeCondition::IdentityPinned, Some(true), Reason::AsExpected, "the identity is pinned".to_owned()),
-    };
-    let placed = match is("PodScheduled", "False") {
-        Some(condition) => (
-            NodeCondition::Placed,
-            Some(false),
-            Reason::Unschedulable,
-            format!(
-                "no worker takes the pod: {}. If its worker is gone for good, taint it with \
-                 node.kubernetes.io/out-of-service, or replace the node by removeNodes",
-                condition.message.as_deref().unwrap_or("no reason is given")
-            ),
-        ),
-        None => {
-            (NodeCondition::Placed, Some(true), Reason::AsExpected, "the node has a worker, or gets one".to_owned())
-        }
-    };
-    vec![ready, pinned, placed]
-}
-
-/// The condition `Replicated`, from the node's own report. `None` for a node that never had a replica. Positions are in
-/// `status.node`: they move, and a condition is for what changes seldom.
-fn replicated(node: &KmsNode) -> Option<(NodeCondition, Option<bool>, Reason, String)> {
-    let report = node.status.as_ref()?.node.as_ref()?;
-    let problem = report.problems.iter().find(|problem| problem.about == ProblemAbout::Replication);
-    if let Some(problem) = problem {
-        let reason = Reason::of(&problem.reason).unwrap_or(Reason::ReplicaUnavailable);
-        return Some((NodeCondition::Replicated, Some(false), reason, problem.message.clone()));
-    }
-    let at = report.replication.as_ref()?;
-    let message = if at.flushed {
-        format!("the pod has ended, and the bucket has everything: it came to {}:{}", at.term, at.sequence)
-    } else {
-        "what the node acknowledges is in the bucket before".to_owned()
-    };
-    Some((NodeCondition::Replicated, Some(true), Reason::AsExpected, message))
 }
 
 /// A merge patch of the operator's part: `status.node` is the node's own, and is not in it.
@@ -343,33 +218,4 @@ async fn write_status(
     let stored = nodes.patch_status(&node.name_any(), &parameters, &Patch::Merge(&patch)).await?;
     invariant_node_status_is_stored(node, after, &stored);
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn removed(lost: bool) -> KmsNode {
-        let spec = serde_json::json!({
-            "clusterName": "keys", "clusterId": "00112233445566778899aabbccddeeff", "index": 2, "removed": true, "lost": lost,
-        });
-        KmsNode::new("keys-2", serde_json::from_value(spec).expect("a spec"))
-    }
-
-    /// Nobody waits for a lost node; a status that says `Pending` for ever would.
-    #[test]
-    fn the_erasure_of_a_lost_node_is_unproven_and_of_another_pending() {
-        assert_eq!(erasure(&removed(false)), Some(Erasure::Pending));
-        assert_eq!(erasure(&removed(true)), Some(Erasure::Unproven));
-        let (_, truth, reason, message) = erased(Erasure::Unproven);
-        assert_eq!((truth, reason), (Some(false), Reason::ErasureUnproven));
-        assert!(message.contains("Delete its volume and its seal Secret"), "it does not say what to do: {message}");
-    }
-
-    #[test]
-    fn what_is_proven_stays_proven() {
-        let mut node = removed(true);
-        node.status = Some(KmsNodeStatus { erasure: Some(Erasure::Proven), ..KmsNodeStatus::default() });
-        assert_eq!(erasure(&node), Some(Erasure::Proven));
-    }
 }
