@@ -57,8 +57,8 @@ pub use state::State;
 pub struct Decisions {
     /// The writes. The first that is refused ends the run: everything is read again.
     pub actions: Vec<Action>,
-    /// True when the active epoch lacks dealers: remembered as [`State::starved_since`].
-    pub starved: bool,
+    /// The block since which the active epoch lacks dealers: remembered as [`State::starved_since`].
+    pub starved_since: Option<u64>,
     /// Why no round is started although one is due.
     pub waiting: Option<NotStartedError>,
     /// True while a round is under way or due: what is looked at often.
@@ -115,7 +115,7 @@ fn decide_on(facts: &Facts<'_>) -> Decisions {
         // One write of the status per run: the report follows when nothing else is decided.
         actions.extend(status::action(facts, facts.gates.start.as_ref().err(), rounds.waiting.as_ref()));
     }
-    Decisions { actions: once_each(actions), starved: rounds.starved, waiting: rounds.waiting, busy: false }
+    Decisions { actions: once_each(actions), starved_since: rounds.starved_since, waiting: rounds.waiting, busy: false }
 }
 
 /// A second write of the same object was decided on a version that the first one changes.

@@ -84,8 +84,8 @@ pub struct Rounds {
     pub actions: Vec<Action>,
     /// Why a due round waits.
     pub waiting: Option<NotStartedError>,
-    /// True when the active epoch lacks dealers.
-    pub starved: bool,
+    /// The block since which the active epoch lacks dealers.
+    pub starved_since: Option<u64>,
 }
 
 /// The next steps of the round under way, or the start of one that is due.
@@ -119,7 +119,8 @@ pub fn rounds(facts: &Facts<'_>) -> Rounds {
         Ok(action) => Rounds { actions: action.into_iter().collect(), ..Rounds::default() },
         Err(waiting) => {
             let starved = matches!(waiting, NotStartedError::Planning(PlanningError::NoSource { .. }));
-            Rounds { waiting: Some(waiting), starved, ..Rounds::default() }
+            let since = facts.state.starved_since.unwrap_or(facts.state.last_block);
+            Rounds { waiting: Some(waiting), starved_since: starved.then_some(since), ..Rounds::default() }
         }
     }
 }

@@ -48,7 +48,7 @@ impl Fleet {
         let state =
             objects.state(view, Ok(self.block.0), operator.last_block, operator.starved_since, now(self.now_ms));
         let decisions = decide(&state);
-        operator.starved_since = decisions.starved.then(|| operator.starved_since.unwrap_or(self.block.0));
+        operator.starved_since = decisions.starved_since;
         let busy = !decisions.actions.is_empty() || decisions.busy;
         let waiting = decisions.waiting.clone();
         if let Err(broken) =
@@ -59,7 +59,7 @@ impl Fleet {
         let operator = &mut self.operators[who];
         operator.queue = decisions.actions.into();
         if let Some(waiting) = waiting {
-            self.log_once(format!("operator {who}: a round is due and waits: {waiting}"));
+            self.log_once(format!("operator {who}: rounds wait: {waiting}"));
         }
         if !self.operators[who].queue.is_empty() {
             self.schedule(1, Event::Write(who));

@@ -90,10 +90,10 @@ async fn validate(context: &Context, key: &ObjectKey, read: &Read, memory: &mut 
 
 fn decide(context: &Context, key: &ObjectKey, state: &State, mut memory: Memory) -> Decisions {
     let decisions = planner::decide(state);
-    memory.starved_since = decisions.starved.then(|| memory.starved_since.unwrap_or(state.last_block));
+    memory.starved_since = decisions.starved_since;
     context.remember(key.clone(), memory);
     if let Some(waiting) = &decisions.waiting {
-        tracing::info!(cluster = key.name, namespace = key.namespace, %waiting, "a round is due and waits");
+        tracing::info!(cluster = key.name, namespace = key.namespace, %waiting, "rounds wait");
     }
     decisions
 }

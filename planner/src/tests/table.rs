@@ -494,3 +494,21 @@ fn a_recorded_epoch_that_cannot_be_put_back_is_named() {
     let waiting = decide(&state).waiting.expect("nothing says why").to_string();
     assert!(waiting.contains("status.dealers"), "{waiting}");
 }
+
+/// The first block at which dealers lack counts until a plan can be made again.
+#[test]
+fn a_fleet_starves_from_the_block_at_which_dealers_first_lacked() {
+    let (model, mut state) = steady();
+    let boundary = state.cluster.status.last_processed_boundary.unwrap() + model.interval();
+    (state.block, state.last_block) = (Ok(boundary), boundary);
+    assert_eq!(decide(&state).starved_since, None, "all dealers are there");
+    let (number, _) = state.active().unwrap();
+    let holds = state.view.holds.insert(number, [1].into()).unwrap();
+    state.view.connected = [1].into();
+    assert_eq!(decide(&state).starved_since, Some(boundary));
+    (state.last_block, state.starved_since) = (boundary + 3, Some(boundary));
+    assert_eq!(decide(&state).starved_since, Some(boundary), "the wait began anew");
+    state.view.connected.clone_from(&holds);
+    state.view.holds.insert(number, holds);
+    assert_eq!(decide(&state).starved_since, None, "they are back");
+}

@@ -136,7 +136,7 @@ impl Model {
         let state = self.state(who);
         let decisions = decide(&state);
         let operator = &mut self.operators[who];
-        operator.starved_since = decisions.starved.then(|| operator.starved_since.unwrap_or(self.block));
+        operator.starved_since = decisions.starved_since;
         operator.queue = decisions.actions;
     }
 
