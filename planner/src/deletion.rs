@@ -7,6 +7,9 @@ use keyfleet_crds::values::ClusterId;
 use crate::state::{Node, Recorded, State};
 use crate::{Action, Facts, record};
 
+/// Longest wait of a deletion for pods to end, in seconds.
+const STOP_SECONDS_MAX: i64 = 300;
+
 /// The writes that end a cluster. Pods stop by themselves: a `KmsNode` without a live `KmsCluster` has none.
 #[must_use]
 pub fn actions(facts: &Facts<'_>) -> Vec<Action> {
@@ -28,10 +31,17 @@ pub fn actions(facts: &Facts<'_>) -> Vec<Action> {
             }
             let write = record::write(facts, id);
             // Pods flush what they have when they are stopped; the cluster goes when they are gone.
-            write.into_iter().chain(state.stopped.then_some(release)).collect()
+            write.into_iter().chain(has_stopped(state).then_some(release)).collect()
         }
         DeletionPolicy::Destroy => destroy(state, id, release),
     }
+}
+
+/// Returns true when no pod is left to flush, or the deletion has waited as long as it may: a pod on a worker that is gone may
+/// never end, and its volume keeps what it did not flush.
+fn has_stopped(state: &State) -> bool {
+    let waited = state.deleted_at.is_some_and(|since| state.now.as_second() - since.as_second() >= STOP_SECONDS_MAX);
+    !state.pods_left || waited
 }
 
 fn let_go(state: &State) -> impl Iterator<Item = Action> {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::{Action, Facts};
+use crate::{Action, Facts, State};
 
 /// State of a rolling change, and what it waits for.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,6 +52,15 @@ pub fn rolling(facts: &Facts<'_>) -> Rolling {
         return Rolling::Waits(format!("all {needed} nodes that serve are needed: a change needs downtime here"));
     }
     Rolling::Evict(first)
+}
+
+/// Returns the number of pods that the disruption budget keeps: neither the active nor the next epoch loses its quorum to a drain
+/// while the threshold changes.
+#[must_use]
+pub fn min_available(state: &State) -> u32 {
+    let active = state.active().map(|(_, epoch)| epoch.spec.threshold);
+    let next = state.open().map(|(_, epoch)| epoch.spec.threshold);
+    active.into_iter().chain(next).fold(state.cluster.spec.effective_threshold(), u32::max)
 }
 
 /// The write, if there is one. Nothing else may be decided in the same run.

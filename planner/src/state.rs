@@ -32,8 +32,10 @@ pub struct State {
     /// True when `KmsNode` and `KeyEpoch` get finalizers: not from an operator for its own namespace alone, which would go with
     /// it and leave nobody to take them off.
     pub finalizers: bool,
-    /// True when no pod of the cluster is left, or a deletion has waited for them as long as it may.
-    pub stopped: bool,
+    /// True while a pod is left that may hold what its replica lacks.
+    pub pods_left: bool,
+    /// When the deletion of the cluster was asked for.
+    pub deleted_at: Option<Timestamp>,
     /// Messages and reports of nodes to this process, judged.
     pub view: StreamView,
     /// The newest block that counts, or why none is known.

@@ -24,6 +24,7 @@ use crate::blocks::{BlockError, BlockSource, Tracker};
 use crate::metrics::Measured;
 use crate::node_streams::Target;
 use crate::objects::{Fleet, access, network, retention};
+use keyfleet_planner::rollout::min_available;
 use keyfleet_planner::state::Retention;
 use keyfleet_planner::view::{StreamView, Watched};
 use keyfleet_planner::{self as planner, Action as Write, Decisions, State, key_epoch};
@@ -240,12 +241,9 @@ async fn apply_objects(context: &Context, read: &Read, state: &State) -> Result<
         return Ok(false);
     };
     let (client, fleet) = (&context.client, &fleet);
-    let active = state.active().map(|(_, epoch)| epoch.spec.threshold);
-    let next = state.open().map(|(_, epoch)| epoch.spec.threshold);
-    let thresholds = active.into_iter().chain(next).chain([fleet.cluster.spec.effective_threshold()]);
     let mut wrote = apply::apply(client, &network::headless_service(fleet)).await?;
     wrote |= apply::apply(client, &network::client_service(fleet)).await?;
-    wrote |= apply::apply(client, &network::disruption_budget(fleet, thresholds)).await?;
+    wrote |= apply::apply(client, &network::disruption_budget(fleet, min_available(state))).await?;
     wrote |= apply::apply(client, &access::client_role(fleet)).await?;
     if let Some(policy) = network::network_policy(fleet, &context.options.namespace) {
         wrote |= apply::apply(client, &policy).await?;

@@ -19,9 +19,6 @@ use keyfleet_planner::State;
 use keyfleet_planner::state::{Cluster, Epoch, Lag, Node, Problem, Recorded, Retention};
 use keyfleet_planner::view::StreamView;
 
-/// Longest wait of a deletion for pods to end, in seconds.
-const STOP_SECONDS_MAX: i64 = 300;
-
 /// Wait after a refused eviction before the next one.
 const REFUSED: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -78,7 +75,8 @@ pub(super) fn observe(
         volumes: read.claims.iter().map(|claim| (claim.name_any(), cluster_id_of(claim))).collect::<BTreeMap<_, _>>(),
         namespace_ends: read.namespace_ends,
         finalizers: !options.scope.is_only(&options.namespace),
-        stopped: !read.pods.iter().any(keeps_state) || waited_long_enough(&read.cluster, now),
+        pods_left: read.pods.iter().any(keeps_state),
+        deleted_at: read.cluster.metadata.deletion_timestamp.as_ref().map(|time| time.0),
         cluster,
         view,
         block,
@@ -115,12 +113,6 @@ fn retention(job: Option<&CronJob>) -> Retention {
         }
         _ => Retention::Fine { succeeded },
     }
-}
-
-/// A pod on a worker that is gone may never end; its volume keeps what it did not flush.
-fn waited_long_enough(cluster: &KmsCluster, now: jiff::Timestamp) -> bool {
-    let since = cluster.metadata.deletion_timestamp.as_ref();
-    since.is_some_and(|since| now.as_second() - since.0.as_second() >= STOP_SECONDS_MAX)
 }
 
 fn node(node: &KmsNode, pod: Option<&Pod>) -> Node {

@@ -57,10 +57,9 @@ pub(crate) fn client_service(fleet: &Fleet<'_>) -> Service {
 }
 
 /// The disruption budget. An integer: percentages and `maxUnavailable` need a `scale` that a pod of a custom resource has not.
-/// `thresholds` are those of the active and of the next epoch; the higher counts.
+/// `min_available` is the number of pods that a drain leaves.
 #[must_use]
-pub(crate) fn disruption_budget(fleet: &Fleet<'_>, thresholds: impl IntoIterator<Item = u32>) -> PodDisruptionBudget {
-    let min_available = thresholds.into_iter().max().unwrap_or_else(|| fleet.cluster.spec.effective_threshold());
+pub(crate) fn disruption_budget(fleet: &Fleet<'_>, min_available: u32) -> PodDisruptionBudget {
     PodDisruptionBudget {
         metadata: fleet.metadata(names::service(fleet.name)),
         spec: Some(PodDisruptionBudgetSpec {

@@ -512,3 +512,34 @@ fn a_fleet_starves_from_the_block_at_which_dealers_first_lacked() {
     state.view.holds.insert(number, holds);
     assert_eq!(decide(&state).starved_since, None, "they are back");
 }
+
+/// Pods flush what they have when they are stopped; one on a worker that is gone never ends.
+#[test]
+fn a_retained_cluster_goes_when_its_pods_have_ended_or_after_five_minutes() {
+    let (_, mut state) = steady();
+    (state.cluster.deleting, state.deleted_at, state.pods_left) = (true, Some(state.now), true);
+    state.cluster.spec.deletion_policy = DeletionPolicy::Retain;
+    let goes = |state: &State| decide(state).actions.contains(&Action::SetClusterFinalizer { present: false });
+    assert!(!goes(&state), "a pod may still flush");
+    let ended = State { pods_left: false, ..state.clone() };
+    assert!(goes(&ended));
+    let after = |seconds| state.now + jiff::SignedDuration::from_secs(seconds);
+    assert!(!goes(&State { now: after(299), ..state.clone() }));
+    assert!(goes(&State { now: after(300), ..state.clone() }), "it waits for ever");
+}
+
+/// During a change of threshold neither the old nor the new epoch loses its quorum to a drain.
+#[test]
+fn the_budget_keeps_the_higher_of_both_thresholds() {
+    let (_, state) = steady();
+    let (number, active) = state.active().unwrap();
+    for (now, next, wanted, kept) in [(3, 4, 4, 4), (4, 3, 3, 4), (3, 3, 4, 4), (3, 3, 3, 3)] {
+        let mut state = state.clone();
+        let mut open = active.clone();
+        (open.spec.number, open.spec.threshold, open.status) = (number + 1, next, None);
+        state.epochs.insert(number + 1, open);
+        state.epochs.get_mut(&number).unwrap().spec.threshold = now;
+        state.cluster.spec.threshold = Some(wanted);
+        assert_eq!(crate::rollout::min_available(&state), kept, "{now}, then {next}, then {wanted}");
+    }
+}
