@@ -9,6 +9,7 @@
 //! and any of them may stop between any two writes.
 //!
 //! - [`state`]: what decisions rest on; [`facts`]: what follows from it alone, looked up once; [`action`]: what they come to
+//! - [`blocks`]: which heights of a block source are believed
 //! - [`view`]: what nodes said, judged: the part of the state that streams are folded into
 //! - [`gate`]: what forbids them
 //! - [`membership`]: which nodes there should be
@@ -26,6 +27,7 @@
 //! number, an index and the public key once written stay; the active epoch only rises.
 
 pub mod action;
+pub mod blocks;
 pub mod deletion;
 pub mod epochs;
 pub mod facts;

@@ -2,29 +2,29 @@
 
 use jiff::Timestamp;
 
-use super::BlockError;
+use crate::state::BlockError;
 
 /// Factor over a chain's usual pace up to which its answer is believed.
 const HASTE: u64 = 20;
 /// Number of blocks ahead that are always believed: a restarted node catches up in steps.
 const SLACK_BLOCKS: u64 = 10_000;
 
-/// Remembers the highest believed height and when it was reported.
+/// Highest height that was believed, and when it was reported.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tracker {
+pub struct Tracker {
     believed: Option<(u64, Timestamp)>,
 }
 
 impl Tracker {
     /// Starts from a height that a record names: no source may fall below it unnoticed after a restart.
     #[must_use]
-    pub(crate) fn from_record(block: Option<u64>, now: Timestamp) -> Self {
+    pub fn from_record(block: Option<u64>, now: Timestamp) -> Self {
         Self { believed: block.map(|block| (block, now)) }
     }
 
     /// The highest height ever believed.
     #[must_use]
-    pub(crate) fn highest(&self) -> Option<u64> {
+    pub fn highest(&self) -> Option<u64> {
         self.believed.map(|(block, _)| block)
     }
 
@@ -32,7 +32,7 @@ impl Tracker {
     ///
     /// # Errors
     /// When the source failed, or its answer is not believable.
-    pub(crate) fn observe(
+    pub fn observe(
         &mut self,
         answer: Result<u64, BlockError>,
         now: Timestamp,
