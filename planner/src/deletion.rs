@@ -12,7 +12,7 @@ const STOP_SECONDS_MAX: i64 = 300;
 
 /// The writes that end a cluster. Pods stop by themselves: a `KmsNode` without a live `KmsCluster` has none.
 #[must_use]
-pub fn actions(facts: &Facts<'_>) -> Vec<Action> {
+pub(crate) fn actions(facts: &Facts<'_>) -> Vec<Action> {
     let state = facts.state;
     if !state.cluster.finalizer {
         return Vec::new();

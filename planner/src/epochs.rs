@@ -16,7 +16,7 @@ use keyfleet_crds::convert;
 
 /// Confirms, retires, notes who holds and who erased, keeps the finalizer on the active epoch, forgets old failures.
 #[must_use]
-pub fn actions(facts: &Facts<'_>) -> Vec<Action> {
+pub(crate) fn actions(facts: &Facts<'_>) -> Vec<Action> {
     if facts.gates.reports.is_err() {
         return Vec::new();
     }
@@ -43,7 +43,7 @@ pub fn actions(facts: &Facts<'_>) -> Vec<Action> {
 
 /// The epochs whose secrets are kept.
 #[must_use]
-pub fn kept_numbers(facts: &Facts<'_>) -> BTreeSet<u64> {
+pub(crate) fn kept_numbers(facts: &Facts<'_>) -> BTreeSet<u64> {
     let served = facts.state.served();
     let activated: Vec<_> = served
         .map(|(number, epoch)| ActivatedEpoch {

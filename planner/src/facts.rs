@@ -11,25 +11,25 @@ use crate::state::{Epoch, Problem, State};
 
 /// A state, and what follows from it alone. Every module that decides takes these, so that all decide on the same.
 #[derive(Debug)]
-pub struct Facts<'a> {
+pub(crate) struct Facts<'a> {
     /// The state itself.
-    pub state: &'a State,
+    pub(crate) state: &'a State,
     /// Nodes that belong to the fleet, and those that leave it.
-    pub members: Members,
+    pub(crate) members: Members,
     /// The newest epoch that serves, with its number.
-    pub active: Option<(u64, &'a Epoch)>,
+    pub(crate) active: Option<(u64, &'a Epoch)>,
     /// The round under way, with its number.
-    pub open: Option<(u64, &'a Epoch)>,
+    pub(crate) open: Option<(u64, &'a Epoch)>,
     /// Permissions to write, to move rounds on, and to start one.
-    pub gates: Gates,
+    pub(crate) gates: Gates,
     /// Nodes whose bucket does not take what they write. Nothing of theirs is said in rounds until it does.
-    pub without_bucket: BTreeMap<u32, &'a Problem>,
+    pub(crate) without_bucket: BTreeMap<u32, &'a Problem>,
 }
 
 impl<'a> Facts<'a> {
     /// Looks the facts up.
     #[must_use]
-    pub fn of(state: &'a State) -> Self {
+    pub(crate) fn of(state: &'a State) -> Self {
         let nodes = state.nodes.iter().filter(|(_, node)| !node.spec.removed);
         Self {
             state,
@@ -43,13 +43,13 @@ impl<'a> Facts<'a> {
 
     /// Returns the cluster's id, once it was minted or adopted.
     #[must_use]
-    pub fn id(&self) -> Option<ClusterId> {
+    pub(crate) fn id(&self) -> Option<ClusterId> {
         self.state.cluster.status.cluster_id
     }
 
     /// Returns true while a round is under way or due, or nodes still have to report: what is looked at often.
     #[must_use]
-    pub fn is_busy(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         self.gates.reports.is_err()
             || self.state.cluster.status.reservation.is_some()
             || self.open.is_some()
@@ -58,7 +58,7 @@ impl<'a> Facts<'a> {
 
     /// Returns true when t nodes prove that they can sign with the active epoch, and the cluster's status names it.
     #[must_use]
-    pub fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         self.active.is_some_and(|(number, active)| {
             self.state.cluster.status.active_epoch == Some(number) && self.state.is_proven(number, &active.spec)
         })

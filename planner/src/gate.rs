@@ -10,13 +10,13 @@ use crate::view::StreamView;
 
 /// Why no round is started, and the next step.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Stop {
+pub(crate) struct Stop {
     /// The condition's reason.
-    pub reason: Reason,
+    pub(crate) reason: Reason,
     /// Sentence for people: the state, and the next step.
-    pub message: String,
+    pub(crate) message: String,
     /// True when the stop lasts until a person acts.
-    pub needs_person: bool,
+    pub(crate) needs_person: bool,
 }
 
 impl Stop {
@@ -31,20 +31,20 @@ impl Stop {
 
 /// Permissions, each of which rests on the one before.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Gates {
+pub(crate) struct Gates {
     /// Permission to write objects at all: the record is not older than what nodes or an earlier life prove.
-    pub record: Result<(), Stop>,
+    pub(crate) record: Result<(), Stop>,
     /// Permission to move a round on: the nodes that hold the key have confirmed that the record is not older than they are. A
     /// process that has just started knows nothing yet.
-    pub reports: Result<(), Stop>,
+    pub(crate) reports: Result<(), Stop>,
     /// Permission to start a round now, with the newest block.
-    pub start: Result<u64, Stop>,
+    pub(crate) start: Result<u64, Stop>,
 }
 
 impl Gates {
     /// Looks at what forbids decisions on this state.
     #[must_use]
-    pub fn of(state: &State) -> Self {
+    pub(crate) fn of(state: &State) -> Self {
         let record = earlier_life(state).and_then(|()| rolled_back(state));
         let reports = record.clone().and_then(|()| reports(state));
         let start = start(state, &reports);

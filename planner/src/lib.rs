@@ -8,41 +8,41 @@
 //! refused by the API server, and everything is read and decided again. So any number of operators may run at any moment,
 //! and any of them may stop between any two writes.
 //!
-//! - [`state`]: what decisions rest on; [`facts`]: what follows from it alone, looked up once; [`action`]: what they come to
+//! - [`state`]: what decisions rest on; `facts`: what follows from it alone, looked up once; `action`: the writes that they lead to
 //! - [`blocks`]: which heights of a block source are believed
 //! - [`view`]: what nodes said, judged: the part of the state that streams are folded into
-//! - [`gate`]: what forbids them
-//! - [`membership`]: which nodes there should be
-//! - [`rounds`]: reservation, plan, phases, settlement
-//! - [`epochs`]: confirmation, retirement, history
-//! - [`record`]: the ConfigMap that outlives the cluster
-//! - [`deletion`]: what a deleted cluster leaves
+//! - `gate`: what forbids them
+//! - `membership`: which nodes there should be
+//! - `rounds`: reservation, plan, phases, settlement
+//! - `epochs`: confirmation, retirement, history
+//! - `record`: the ConfigMap that outlives the cluster
+//! - `deletion`: what a deleted cluster leaves
 //! - [`node`]: one node's pod, erasure and conditions
-//! - [`rollout`]: pods of an earlier spec, one at a time
+//! - `rollout`: pods of an earlier spec, one at a time
 //! - [`key_epoch`]: a `KeyEpoch`'s status, each phase folded into it
-//! - [`status`]: conditions, phase and summary for people
+//! - `status`: conditions, phase and summary for people
 //! - [`rules`]: the kinds' CEL rules, as the operator asserts them before it writes
 //!
 //! Invariants, checked by `tests` after every write of interleaved operators: one epoch per boundary; one open round; a
 //! number, an index and the public key once written stay; the active epoch only rises.
 
-pub mod action;
+mod action;
 pub mod blocks;
-pub mod deletion;
-pub mod epochs;
-pub mod facts;
-pub mod gate;
+mod deletion;
+mod epochs;
+mod facts;
+mod gate;
 pub mod key_epoch;
-pub mod membership;
+mod membership;
 #[cfg(any(test, feature = "model"))]
 pub mod model;
 pub mod node;
-pub mod record;
-pub mod rollout;
-pub mod rounds;
+mod record;
+mod rollout;
+mod rounds;
 pub mod rules;
 pub mod state;
-pub mod status;
+mod status;
 #[cfg(test)]
 mod tests;
 pub mod view;
@@ -50,9 +50,11 @@ pub mod view;
 use keyfleet_crds::KmsClusterStatus;
 
 pub use action::Action;
-pub use facts::Facts;
-pub use rounds::{NotStartedError, Trigger};
+pub use rollout::min_available;
+pub use rounds::NotStartedError;
 pub use state::State;
+
+pub(crate) use facts::Facts;
 
 /// Writes to make, in this order, and facts to remember.
 #[derive(Clone, Default, Debug)]

@@ -11,18 +11,18 @@ use crate::{Action, Facts};
 
 /// The nodes of a cluster, decided.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Members {
+pub(crate) struct Members {
     /// Indexes that belong to the fleet and are not being removed, ascending.
-    pub stay: BTreeSet<u32>,
+    pub(crate) stay: BTreeSet<u32>,
     /// Indexes that are being removed, with whether they are given up as lost.
-    pub leave: BTreeMap<u32, bool>,
+    pub(crate) leave: BTreeMap<u32, bool>,
     /// Number of indexes to give until the fleet has the size of the spec.
-    pub missing: u32,
+    pub(crate) missing: u32,
 }
 
 /// Returns the nodes that belong, those that leave, and how many are missing: a function of the objects alone.
 #[must_use]
-pub fn members(state: &State) -> Members {
+pub(crate) fn members(state: &State) -> Members {
     let spec = &state.cluster.spec;
     let mut all: BTreeMap<u32, bool> = BTreeMap::new();
     for node in state.recorded().into_iter().flat_map(|record| &record.nodes) {
@@ -73,7 +73,7 @@ pub fn members(state: &State) -> Members {
 
 /// The pin of an index that a plan or record names: nobody else may ever be pinned under it.
 #[must_use]
-pub fn known_pin(state: &State, index: u32) -> Option<PinnedKey> {
+pub(crate) fn known_pin(state: &State, index: u32) -> Option<PinnedKey> {
     let planned = state.epochs.values().rev().find_map(|epoch| {
         let receivers = epoch.spec.receivers.iter().map(|receiver| (receiver.index, receiver.identity_key));
         let dealers = epoch.spec.dealers.iter().map(|dealer| (dealer.index, dealer.identity_key));
@@ -84,7 +84,7 @@ pub fn known_pin(state: &State, index: u32) -> Option<PinnedKey> {
 
 /// The writes that bring `KmsNode`s to what [`members`] says.
 #[must_use]
-pub fn actions(facts: &Facts<'_>, id: ClusterId) -> Vec<Action> {
+pub(crate) fn actions(facts: &Facts<'_>, id: ClusterId) -> Vec<Action> {
     let (state, members) = (facts.state, &facts.members);
     let name = &state.cluster.name;
     let mut actions = Vec::new();

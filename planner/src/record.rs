@@ -12,7 +12,7 @@ use crate::{Action, Facts};
 
 /// A cluster without an id: the record's, or a new one.
 #[must_use]
-pub fn adopt_or_mint(state: &State) -> Action {
+pub(crate) fn adopt_or_mint(state: &State) -> Action {
     let status = &state.cluster.status;
     if let Some(record) = state.recorded() {
         let after = KmsClusterStatus { cluster_id: Some(record.cluster_id), ..with_record(status, record) };
@@ -32,7 +32,7 @@ pub fn adopt_or_mint(state: &State) -> Action {
 ///
 /// # Errors
 /// When the certified epoch that the record has cannot be put back as it was.
-pub fn restore(facts: &Facts<'_>) -> Result<Option<Action>, NotStartedError> {
+pub(crate) fn restore(facts: &Facts<'_>) -> Result<Option<Action>, NotStartedError> {
     let state = facts.state;
     let Some(record) = state.recorded() else { return Ok(None) };
     let after = with_record(&state.cluster.status, record);
@@ -82,7 +82,7 @@ fn with_record(status: &KmsClusterStatus, record: &Record) -> KmsClusterStatus {
 
 /// The write of this fleet's record, when anything but replica positions differs: those move all the time.
 #[must_use]
-pub fn write(facts: &Facts<'_>, id: ClusterId) -> Option<Action> {
+pub(crate) fn write(facts: &Facts<'_>, id: ClusterId) -> Option<Action> {
     if facts.state.has_record_of_another(id) {
         return None;
     }

@@ -9,7 +9,7 @@ use crate::{Action, Facts, State};
 
 /// State of a rolling change, and what it waits for.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Rolling {
+pub(crate) enum Rolling {
     /// Every pod is as the spec wants it.
     Done,
     /// This one may go.
@@ -20,7 +20,7 @@ pub enum Rolling {
 
 /// Returns the next step of the rolling change, if one is under way.
 #[must_use]
-pub fn rolling(facts: &Facts<'_>) -> Rolling {
+pub(crate) fn rolling(facts: &Facts<'_>) -> Rolling {
     let (state, members) = (facts.state, &facts.members);
     let outdated = outdated(facts);
     let Some(first) = outdated.first().copied() else { return Rolling::Done };

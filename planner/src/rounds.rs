@@ -25,7 +25,7 @@ use keyfleet_crds::convert::{self, ConvertError};
 
 /// Why a round starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Trigger {
+pub(crate) enum Trigger {
     /// There is no key yet.
     Genesis,
     /// The spec asks for other nodes or another threshold than the active epoch has.
@@ -79,18 +79,18 @@ impl NotStartedError {
 
 /// Actions that rounds require at this moment.
 #[derive(Clone, Default, Debug)]
-pub struct Rounds {
+pub(crate) struct Rounds {
     /// Writes.
-    pub actions: Vec<Action>,
+    pub(crate) actions: Vec<Action>,
     /// Why a due round waits.
-    pub waiting: Option<NotStartedError>,
+    pub(crate) waiting: Option<NotStartedError>,
     /// The block since which the active epoch lacks dealers.
-    pub starved_since: Option<u64>,
+    pub(crate) starved_since: Option<u64>,
 }
 
 /// The next steps of the round under way, or the start of one that is due.
 #[must_use]
-pub fn rounds(facts: &Facts<'_>) -> Rounds {
+pub(crate) fn rounds(facts: &Facts<'_>) -> Rounds {
     if facts.gates.reports.is_err() {
         return Rounds::default();
     }
@@ -127,7 +127,7 @@ pub fn rounds(facts: &Facts<'_>) -> Rounds {
 
 /// Returns the round that is due at `block`, leaving aside the pause after failures.
 #[must_use]
-pub fn due(facts: &Facts<'_>, block: u64) -> Option<Trigger> {
+pub(crate) fn due(facts: &Facts<'_>, block: u64) -> Option<Trigger> {
     let state = facts.state;
     if !state.has_key() {
         return Some(Trigger::Genesis);
@@ -147,7 +147,7 @@ pub fn due(facts: &Facts<'_>, block: u64) -> Option<Trigger> {
 
 /// Blocks to wait after a number of failures in a row: doubling, at most four intervals.
 #[must_use]
-pub fn back_off_blocks(failures: u32, interval_blocks: u64) -> u64 {
+pub(crate) fn back_off_blocks(failures: u32, interval_blocks: u64) -> u64 {
     let doubled = 2_u64.saturating_pow(failures.clamp(1, 30));
     doubled.min(interval_blocks.saturating_mul(4))
 }

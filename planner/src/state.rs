@@ -368,7 +368,7 @@ impl State {
     }
 
     /// Returns true when the API server has anything that shows that a key was made. What nodes show is judged by
-    /// [`gate`](crate::gate): a word of theirs may stop a genesis, and says so.
+    /// `gate`: a word of theirs may stop a genesis, and says so.
     #[must_use]
     pub fn has_key(&self) -> bool {
         self.cluster.status.public_key.is_some()

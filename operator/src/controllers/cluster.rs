@@ -25,10 +25,9 @@ use crate::metrics::Measured;
 use crate::node_streams::Target;
 use crate::objects::{Fleet, access, network, retention};
 use keyfleet_planner::blocks::Tracker;
-use keyfleet_planner::rollout::min_available;
 use keyfleet_planner::state::Retention;
 use keyfleet_planner::view::{StreamView, Watched};
-use keyfleet_planner::{self as planner, Action as Write, Decisions, State, key_epoch};
+use keyfleet_planner::{self as planner, Action as Write, Decisions, State, key_epoch, min_available};
 
 /// Wait between two reconciles of a cluster with an open round: deadlines pass though no node speaks.
 const BUSY: Duration = Duration::from_millis(500);

@@ -24,14 +24,14 @@ const REMOVED_MAX: usize = 100;
 
 /// The write of the report, if it says anything new.
 #[must_use]
-pub fn action(facts: &Facts<'_>, stop: Option<&Stop>, waiting: Option<&NotStartedError>) -> Vec<Action> {
+pub(crate) fn action(facts: &Facts<'_>, stop: Option<&Stop>, waiting: Option<&NotStartedError>) -> Vec<Action> {
     let after = status(facts, stop, waiting);
     if after == facts.state.cluster.status { Vec::new() } else { vec![Action::update_cluster(facts.state, after)] }
 }
 
 /// The status with the report in it; what is written by compare-and-swap stays as it is.
 #[must_use]
-pub fn status(facts: &Facts<'_>, stop: Option<&Stop>, waiting: Option<&NotStartedError>) -> KmsClusterStatus {
+pub(crate) fn status(facts: &Facts<'_>, stop: Option<&Stop>, waiting: Option<&NotStartedError>) -> KmsClusterStatus {
     let state = facts.state;
     let (cluster, spec) = (&state.cluster, &state.cluster.spec);
     let health = Health::of(facts, stop, waiting);
