@@ -200,7 +200,7 @@ mod tests {
 
     /// A node that is gone comes back by its object; one that erased itself never does.
     #[test]
-    fn a_node_has_a_pod_while_its_own_cluster_lives_and_it_is_not_erased() {
+    fn a_node_has_a_pod_while_its_cluster_lives_and_it_is_not_erased() {
         let sample = include_str!("../../manifests/samples/smallest.yaml");
         let mut cluster: KmsCluster = serde_yaml::from_str(sample).expect("a sample");
         let mut node = removed(false);

@@ -70,7 +70,7 @@ pub(super) fn conditions_of(health: &Health<'_>) -> Vec<Said> {
     said
 }
 
-/// What to do where exactly as many nodes serve as are needed.
+/// Returns what to do where exactly as many nodes serve as are needed.
 fn without_spare(health: &Health<'_>) -> String {
     if health.away().next().is_some() {
         return unavailable(health);

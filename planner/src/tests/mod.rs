@@ -4,8 +4,10 @@
 //! read, and sends its writes one by one, however much the other has written in between; either may crash after any write.
 //! Seeds are printed by the failure and replayed with `KEYFLEET_SEED=<seed>`.
 
+mod halted;
 mod model;
 mod reported;
+mod rolled_back;
 mod table;
 
 use super::state::State;

@@ -12,7 +12,7 @@ use crate::rounds::{Trigger, back_off_blocks, due};
 use crate::state::{Recorded, State};
 use crate::{Action, Facts, decide, membership};
 
-fn starts(state: &State) -> bool {
+pub(super) fn starts(state: &State) -> bool {
     decide(state).actions.iter().any(|action| match action {
         Action::UpdateCluster { status, .. } => status.reservation.is_some(),
         Action::CreateEpoch(_) => true,
@@ -306,78 +306,6 @@ fn a_changed_pod_is_replaced_while_the_others_serve() {
     assert!(evicted(&tight).is_empty(), "all are needed");
 }
 
-/// A failed attempt can have a certificate that one node kept to itself. When its record is gone, that node shows it.
-#[test]
-fn a_certificate_that_one_node_alone_shows_stops_nobody() {
-    let (_, mut state) = steady();
-    let newest = state.active().unwrap().0 + 40;
-    state.view.certified.insert(3, newest);
-    state.view.thresholds.insert(newest, 3);
-    state.view.holds.insert(newest, [3].into());
-    assert!(Facts::of(&state).gates.record.is_ok(), "one node stopped the fleet with an epoch that it alone holds");
-
-    let mut held = state.clone();
-    held.view.holds.insert(newest, [2, 3, 4].into());
-    assert_eq!(Facts::of(&held).gates.record.unwrap_err().reason, Reason::RecordRolledBack, "t nodes prove to hold it");
-
-    let mut shown = state;
-    shown.view.certified.insert(2, newest);
-    assert_eq!(
-        Facts::of(&shown).gates.record.unwrap_err().reason,
-        Reason::RecordRolledBack,
-        "not all who show it are lost ones"
-    );
-    shown.cluster.spec.remove_nodes = vec![RemoveNode { index: 3, lost: false }];
-    // With a replacement, its index is given first and node 3 removed in the next run.
-    shown.cluster.spec.nodes -= 1;
-    assert!(Facts::of(&shown).gates.record.is_ok(), "who causes a stop can be removed during it");
-    let removes =
-        |action: &Action| matches!(action, Action::UpdateNode { spec, .. } if spec.index == 3 && spec.removed);
-    assert!(decide(&shown).actions.iter().any(removes), "node 3 is not removed");
-}
-
-/// An attempt that failed for the operator may have come to a certificate that one node made and kept. No second key is made
-/// beside it unless a person says so.
-#[test]
-fn a_certificate_of_a_failed_genesis_stops_the_next() {
-    let mut model = Model::calm(4);
-    model.fail_next = 1;
-    while model.api.now.cluster.status.failures_in_row.is_none() {
-        model.step_calmly();
-    }
-    let mut state = model.state(0);
-    state.block = Ok(state.block.unwrap() + 4);
-    assert_eq!((state.active().map(|(number, _)| number), state.epochs.len()), (None, 1), "one attempt failed");
-    assert!(starts(&state), "the next attempt is due");
-    state.view.certified.insert(3, 1);
-    assert!(!starts(&state), "a second key was begun beside the one that node 3 shows");
-    let stop = Facts::of(&state).gates.start.expect_err("nothing says why no key is made");
-    assert!(stop.needs_person && stop.reason == Reason::RecordRolledBack, "{stop:?}");
-    for part in ["node 3", "attempt 1", "spec.removeNodes"] {
-        assert!(stop.message.contains(part), "`{part}` is missing: {}", stop.message);
-    }
-    state.cluster.spec.remove_nodes = vec![RemoveNode { index: 3, lost: true }];
-    let gates = Facts::of(&state).gates;
-    assert!(gates.start.is_ok(), "whoever causes a stop can be removed during it: {gates:?}");
-    let due = due(&Facts::of(&state), state.last_block);
-    assert_eq!(due, Some(Trigger::Genesis), "a node that is removed keeps the fleet from its key");
-}
-
-/// One node's lie about a number stops nobody; a number from more nodes than may be corrupt stops everything.
-#[test]
-fn one_node_that_invents_a_number_does_not_stop_the_fleet() {
-    let (_, mut state) = steady();
-    state.view.highest.insert(1, u64::MAX);
-    assert!(
-        Facts::of(&state).gates.record.is_ok(),
-        "a single node stopped the fleet with a number that nobody else saw"
-    );
-    state.view.highest.insert(2, 1_000);
-    let stop = Facts::of(&state).gates.record.unwrap_err();
-    assert_eq!(stop.reason, Reason::RecordRolledBack);
-    assert!(stop.message.contains("1000"), "not the invented number: {}", stop.message);
-}
-
 /// An operator for its own namespace alone makes epochs without finalizers, and takes off those of a wider one.
 ///
 /// An operator for its own namespace alone goes with the namespace: what it left a finalizer on would keep it from going.
@@ -397,102 +325,6 @@ fn an_operator_of_one_namespace_sets_no_finalizers() {
     let taken_off =
         |action: &Action| matches!(action, Action::SetEpochFinalizer { number, present: false } if *number == active);
     assert!(actions.iter().any(taken_off), "it stays on: {actions:?}");
-}
-
-/// One node with a high number is no reason to restore a backup: there is nothing in it.
-#[test]
-fn a_number_alone_stops_no_fleet_without_a_key() {
-    let mut model = Model::calm(4);
-    model.fail_next = 1;
-    while model.api.now.cluster.status.failures_in_row.is_none() {
-        model.step_calmly();
-    }
-    let mut state = model.state(0);
-    state.block = Ok(state.block.unwrap() + 4);
-    assert!(!state.has_key() && starts(&state), "the next attempt is due");
-    state.view.highest.insert(1, 900);
-    assert!(Facts::of(&state).gates.record.is_ok(), "a fleet without a key is told to restore a backup");
-    assert!(starts(&state), "a number of a failed attempt keeps the fleet from its key");
-}
-
-/// Where no node may be lost, one alone is enough to stop; the sentence is about that one.
-#[test]
-fn a_stop_by_one_node_names_that_node_alone() {
-    let (_, mut state) = steady();
-    let number = state.active().unwrap().0;
-    state.epochs.get_mut(&number).unwrap().spec.threshold = 4;
-    state.record = Recorded::Absent;
-    state.view.highest.insert(3, 900);
-    let stop = Facts::of(&state).gates.record.unwrap_err();
-    assert!(stop.message.starts_with("node 3 says that number 900"), "{}", stop.message);
-    state.view.highest.insert(1, 900);
-    let stop = Facts::of(&state).gates.record.unwrap_err();
-    assert!(stop.message.starts_with("nodes 1, 3 say that number 900"), "{}", stop.message);
-}
-
-/// Rounds would wait for ever, and nothing would say why.
-#[test]
-fn a_record_that_cannot_be_moved_on_is_named_with_what_to_do() {
-    use keyfleet_crds::epoch::Phase;
-    let (mut model, _) = steady();
-    model.block += model.interval();
-    for _ in 0..50 {
-        if model.state(0).open().is_some_and(|(_, open)| open.phase() == Some(Phase::Verifying)) {
-            break;
-        }
-        model.step_calmly();
-    }
-    let state = model.state(0);
-    let (number, open) = state.open().expect("a round is under way");
-    assert_eq!(open.phase(), Some(Phase::Verifying));
-    assert_eq!(decide(&state).waiting, None, "nothing is wrong with it");
-    type Change = fn(&mut crate::state::Epoch);
-    let cases: [(&str, Change); 3] = [
-        ("not those of phase Verifying", |epoch| epoch.status.as_mut().unwrap().dealers = None),
-        ("status.dealers does not ascend", |epoch| {
-            epoch.status.as_mut().unwrap().dealers.as_mut().unwrap().reverse();
-        }),
-        ("planVersion 99", |epoch| epoch.spec.plan_version = 99),
-    ];
-    for (fault, change) in cases {
-        let mut state = state.clone();
-        change(state.epochs.get_mut(&number).unwrap());
-        // What does not convert has no transcript, and nothing is decided on it.
-        state.view.closing.remove(&number);
-        let decisions = decide(&state);
-        let status = decisions.actions.iter().find_map(|action| match action {
-            Action::UpdateCluster { status, .. } => Some(status),
-            _ => None,
-        });
-        let status = status.expect("the status is written");
-        let degraded = status.conditions.iter().find(|one| one.type_ == "Degraded").unwrap();
-        assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "RoundHalted"), "{fault}");
-        for part in [fault, &format!("keys-{number}"), "may also be deleted", "docs/runbooks/rounds.md"] {
-            assert!(degraded.message.contains(part), "`{part}` is missing: {}", degraded.message);
-        }
-        let waiting = decisions.waiting.expect("the operator's log says it, too").to_string();
-        assert!(waiting.contains(fault), "{waiting}");
-    }
-}
-
-/// The epoch that serves is not begun anew where the record of it does not check.
-#[test]
-fn a_recorded_epoch_that_cannot_be_put_back_is_named() {
-    let (_, mut state) = steady();
-    let (number, _) = state.active().unwrap();
-    state.epochs.get_mut(&number).unwrap().status = None;
-    let written = |state: &State| {
-        decide(state).actions.into_iter().find_map(|action| match action {
-            Action::UpdateEpoch { number: of, status, .. } if of == number => Some(status.phase),
-            _ => None,
-        })
-    };
-    assert_eq!(written(&state), Some(Some(keyfleet_crds::epoch::Phase::Active)), "it is put back");
-    let Recorded::Present { record, .. } = &mut state.record else { panic!("a steady fleet has a record") };
-    record.epoch.as_mut().unwrap().dealers.reverse();
-    assert_eq!(written(&state), None, "a record that does not check was written, or the epoch begun anew");
-    let waiting = decide(&state).waiting.expect("nothing says why").to_string();
-    assert!(waiting.contains("status.dealers"), "{waiting}");
 }
 
 /// The first block at which dealers lack counts until a plan can be made again.
@@ -515,7 +347,7 @@ fn a_fleet_starves_from_the_block_at_which_dealers_first_lacked() {
 
 /// Pods flush what they have when they are stopped; one on a worker that is gone never ends.
 #[test]
-fn a_retained_cluster_goes_when_its_pods_have_ended_or_after_five_minutes() {
+fn a_retained_cluster_goes_without_pods_or_after_five_minutes() {
     let (_, mut state) = steady();
     (state.cluster.deleting, state.deleted_at, state.pods_left) = (true, Some(state.now), true);
     state.cluster.spec.deletion_policy = DeletionPolicy::Retain;
