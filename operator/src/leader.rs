@@ -32,9 +32,9 @@ struct Seen<'a> {
     pub lasts: Duration,
 }
 
-/// Next step of a candidate.
+/// Next write of a candidate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Step {
+enum LeaseAction {
     /// POST the lease: it does not exist.
     Create,
     /// Update it: one holds it already, and says so again.
@@ -46,13 +46,13 @@ enum Step {
 }
 
 /// Decides, from what was seen.
-fn decide(seen: Seen<'_>, me: &str) -> Step {
+fn decide(seen: Seen<'_>, me: &str) -> LeaseAction {
     match seen.holder {
-        _ if !seen.exists => Step::Create,
-        Some(holder) if holder == me => Step::Renew,
-        None => Step::Take,
-        Some(_) if seen.unchanged_for >= seen.lasts => Step::Take,
-        Some(_) => Step::Wait,
+        _ if !seen.exists => LeaseAction::Create,
+        Some(holder) if holder == me => LeaseAction::Renew,
+        None => LeaseAction::Take,
+        Some(_) if seen.unchanged_for >= seen.lasts => LeaseAction::Take,
+        Some(_) => LeaseAction::Wait,
     }
 }
 
@@ -123,12 +123,12 @@ impl Candidate {
         let Ok(Some(mut lease)) = self.leases.get_opt(&self.name).await else { return };
         if let Some(spec) = lease.spec.as_mut().filter(|spec| spec.holder_identity.as_ref() == Some(&self.me)) {
             spec.holder_identity = None;
-            // LostLeaseError by now or not: either way it is not ours any more.
+            // A refusal means that it was lost before: either way it is not ours any more.
             let _ = self.leases.replace(&self.name, &PostParams::default(), &lease).await;
         }
     }
 
-    /// One look and at most one write. Whether the lease is held afterwards.
+    /// Looks once and writes at most once. Returns true when the lease is held afterwards.
     async fn attempt(&mut self) -> Result<bool, kube::Error> {
         let lease = self.leases.get_opt(&self.name).await?;
         let version = lease.as_ref().and_then(|lease| lease.metadata.resource_version.clone()).unwrap_or_default();
@@ -146,12 +146,12 @@ impl Candidate {
             unchanged_for: now - since,
             lasts: lasts.map_or(LEASE, Duration::from_secs),
         };
-        let step = decide(seen, &self.me);
-        let written = match step {
-            Step::Wait => return Ok(false),
-            Step::Create => self.leases.create(&PostParams::default(), &self.lease(None, step)).await,
-            Step::Renew | Step::Take => {
-                let body = self.lease(lease.as_ref(), step);
+        let action = decide(seen, &self.me);
+        let written = match action {
+            LeaseAction::Wait => return Ok(false),
+            LeaseAction::Create => self.leases.create(&PostParams::default(), &self.lease(None, action)).await,
+            LeaseAction::Renew | LeaseAction::Take => {
+                let body = self.lease(lease.as_ref(), action);
                 self.leases.replace(&self.name, &PostParams::default(), &body).await
             }
         };
@@ -162,14 +162,14 @@ impl Candidate {
         }
     }
 
-    fn lease(&self, before: Option<&Lease>, step: Step) -> Lease {
+    fn lease(&self, before: Option<&Lease>, action: LeaseAction) -> Lease {
         let now = Some(MicroTime(jiff::Timestamp::now()));
         let mut lease = before.cloned().unwrap_or_else(|| Lease {
             metadata: ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() },
             spec: None,
         });
         let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
-        if step != Step::Renew {
+        if action != LeaseAction::Renew {
             spec.acquire_time.clone_from(&now);
             spec.lease_transitions = Some(spec.lease_transitions.map_or(0, |times| times.saturating_add(1)));
         }
@@ -217,7 +217,7 @@ mod tests {
                 unchanged_for: Duration::from_secs(now - self.seen_since.1),
                 lasts: Duration::from_secs(LASTS),
             };
-            let writes = decide(seen, me) != Step::Wait;
+            let writes = decide(seen, me) != LeaseAction::Wait;
             if writes && server.version == version {
                 *server = Server { version: version + 1, holder: Some(me) };
                 self.holds_until = now + DEADLINE;
@@ -261,10 +261,10 @@ mod tests {
             unchanged_for: Duration::from_secs(unchanged_for),
             lasts: LEASE,
         };
-        assert_eq!(decide(Seen { exists: false, ..seen(None, 0) }, "me"), Step::Create);
-        assert_eq!(decide(seen(Some("me"), 0), "me"), Step::Renew);
-        assert_eq!(decide(seen(None, 0), "me"), Step::Take);
-        assert_eq!(decide(seen(Some("you"), 14), "me"), Step::Wait);
-        assert_eq!(decide(seen(Some("you"), 15), "me"), Step::Take);
+        assert_eq!(decide(Seen { exists: false, ..seen(None, 0) }, "me"), LeaseAction::Create);
+        assert_eq!(decide(seen(Some("me"), 0), "me"), LeaseAction::Renew);
+        assert_eq!(decide(seen(None, 0), "me"), LeaseAction::Take);
+        assert_eq!(decide(seen(Some("you"), 14), "me"), LeaseAction::Wait);
+        assert_eq!(decide(seen(Some("you"), 15), "me"), LeaseAction::Take);
     }
 }

@@ -17,7 +17,7 @@ use kube::{Api, Resource, ResourceExt};
 
 use super::applier::Applier;
 use super::observe::{Read, observe};
-use super::{Context, Memory, ObjectKey, ReconcileError, apply, epoch};
+use super::{ClusterCache, Context, ObjectKey, ReconcileError, apply, epoch};
 use crate::blocks::clock::{self, Clock};
 use crate::blocks::ethereum::Ethereum;
 use crate::blocks::{BlockError, BlockSource};
@@ -55,9 +55,9 @@ pub(super) async fn reconcile(
         context.forget(&key);
         return Ok(Action::await_change());
     };
-    let mut memory = context.remembered(&key);
-    let state = validate(&context, &key, &read, &mut memory, now).await;
-    let decisions = decide(&context, &key, &state, memory);
+    let mut cache = context.remembered(&key);
+    let state = validate(&context, &key, &read, &mut cache, now).await;
+    let decisions = decide(&context, &key, &state, cache);
     let mut busy = decisions.busy || !decisions.actions.is_empty();
     let released = decisions.actions.contains(&Write::SetClusterFinalizer { present: false });
     apply_decisions(&context, &key, &read, &state, decisions.actions).await?;
@@ -74,11 +74,17 @@ pub(super) async fn reconcile(
 }
 
 /// Puts what was read together with the newest block and what nodes say.
-async fn validate(context: &Context, key: &ObjectKey, read: &Read, memory: &mut Memory, now: jiff::Timestamp) -> State {
-    let (block, last_block) = newest_block(context, &read.cluster, memory, now).await;
+async fn validate(
+    context: &Context,
+    key: &ObjectKey,
+    read: &Read,
+    cache: &mut ClusterCache,
+    now: jiff::Timestamp,
+) -> State {
+    let (block, last_block) = newest_block(context, &read.cluster, cache, now).await;
     let status = read.cluster.status.as_ref();
-    memory.id = status.and_then(|status| status.cluster_id);
-    let view = match memory.id {
+    cache.id = status.and_then(|status| status.cluster_id);
+    let view = match cache.id {
         Some(id) => {
             context.nodes.follow(id, targets(read, &key.name, &key.namespace));
             let public_key = status.and_then(|status| status.public_key);
@@ -86,13 +92,13 @@ async fn validate(context: &Context, key: &ObjectKey, read: &Read, memory: &mut 
         }
         None => StreamView::default(),
     };
-    observe(read, view, block, last_block, memory, &context.options, now)
+    observe(read, view, block, last_block, cache, &context.options, now)
 }
 
-fn decide(context: &Context, key: &ObjectKey, state: &State, mut memory: Memory) -> Decisions {
+fn decide(context: &Context, key: &ObjectKey, state: &State, mut cache: ClusterCache) -> Decisions {
     let decisions = planner::decide(state);
-    memory.starved_since = decisions.starved_since;
-    context.remember(key.clone(), memory);
+    cache.starved_since = decisions.starved_since;
+    context.remember(key.clone(), cache);
     if let Some(waiting) = &decisions.waiting {
         tracing::info!(cluster = key.name, namespace = key.namespace, %waiting, "rounds wait");
     }
@@ -184,13 +190,13 @@ fn is_owned(job: &CronJob, cluster: &KmsCluster) -> bool {
 async fn newest_block(
     context: &Context,
     cluster: &KmsCluster,
-    memory: &mut Memory,
+    cache: &mut ClusterCache,
     now: jiff::Timestamp,
 ) -> (Result<u64, BlockError>, u64) {
-    let restarted = memory.tracker.is_none();
+    let restarted = cache.tracker.is_none();
     let status = cluster.status.as_ref();
     let recorded = status.and_then(|status| status.last_decision_block.max(status.last_processed_boundary));
-    let tracker = memory.tracker.get_or_insert_with(|| Tracker::from_record(recorded, now));
+    let tracker = cache.tracker.get_or_insert_with(|| Tracker::from_record(recorded, now));
     let answer = match &cluster.spec.schedule.source {
         Source { ethereum: Some(chain), .. } => {
             let urls = match (&chain.urls, &chain.urls_secret) {

@@ -105,7 +105,7 @@ pub struct Context {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) recorder: Recorder,
     failures: Mutex<HashMap<ObjectKey, u32>>,
-    memory: Mutex<HashMap<ObjectKey, Memory>>,
+    caches: Mutex<HashMap<ObjectKey, ClusterCache>>,
 }
 
 /// Kind, namespace and name of an object.
@@ -122,9 +122,9 @@ impl ObjectKey {
     }
 }
 
-/// This process's memory of a cluster. All of it can be gathered again.
+/// Facts of a cluster that this process keeps between reconciles. All of them can be gathered again.
 #[derive(Clone, Default)]
-pub(crate) struct Memory {
+pub(crate) struct ClusterCache {
     pub(crate) tracker: Option<Tracker>,
     pub(crate) starved_since: Option<u64>,
     pub(crate) id: Option<ClusterId>,
@@ -138,8 +138,8 @@ impl Context {
     pub fn new(client: Client, options: Options, nodes: Arc<dyn Nodes>, metrics: Arc<Metrics>) -> Arc<Self> {
         let reporter = Reporter { controller: labels::FIELD_MANAGER.into(), instance: None };
         let recorder = Recorder::new(client.clone(), reporter);
-        let (failures, memory) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { client, options, nodes, metrics, recorder, failures, memory })
+        let (failures, caches) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { client, options, nodes, metrics, recorder, failures, caches })
     }
 
     /// Objects of a namespace that is watched by itself, or of all.
@@ -156,30 +156,30 @@ impl Context {
 
     /// The cluster that an id was last seen on.
     fn cluster_of(&self, id: ClusterId) -> Option<ClusterRef> {
-        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        let (key, _) = memory.iter().find(|(_, memory)| memory.id == Some(id))?;
+        let caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
+        let (key, _) = caches.iter().find(|(_, cache)| cache.id == Some(id))?;
         Some(ObjectRef::new(&key.name).within(&key.namespace))
     }
 
-    pub(crate) fn remembered(&self, key: &ObjectKey) -> Memory {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned().unwrap_or_default()
+    pub(crate) fn remembered(&self, key: &ObjectKey) -> ClusterCache {
+        self.caches.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned().unwrap_or_default()
     }
 
-    pub(crate) fn remember(&self, key: ObjectKey, memory: Memory) {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner).insert(key, memory);
+    pub(crate) fn remember(&self, key: ObjectKey, cache: ClusterCache) {
+        self.caches.lock().unwrap_or_else(PoisonError::into_inner).insert(key, cache);
     }
 
     /// Notes that the disruption budget refused an eviction just now.
     pub(crate) fn eviction_refused(&self, key: &ObjectKey, why: String) {
-        if let Some(memory) = self.memory.lock().unwrap_or_else(PoisonError::into_inner).get_mut(key) {
-            memory.eviction_refused = Some((std::time::Instant::now(), why));
+        if let Some(cache) = self.caches.lock().unwrap_or_else(PoisonError::into_inner).get_mut(key) {
+            cache.eviction_refused = Some((std::time::Instant::now(), why));
         }
     }
 
     /// Drops everything that this process holds of a cluster: nobody reconciles an object that is gone.
     pub(crate) fn forget(&self, key: &ObjectKey) {
-        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
-        memory.and_then(|memory| memory.id).into_iter().for_each(|id| self.nodes.forget(id));
+        let cache = self.caches.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+        cache.and_then(|cache| cache.id).into_iter().for_each(|id| self.nodes.forget(id));
     }
 
     fn succeeded(&self, key: &ObjectKey) {

@@ -12,7 +12,7 @@ use keyfleet_threshold::identity::{IdentityPublicKey, Signature};
 use keyfleet_threshold::prekey::SignedPrekeySet;
 use kube::ResourceExt;
 
-use super::{Memory, Options};
+use super::{ClusterCache, Options};
 use crate::blocks::BlockError;
 use crate::objects::{Fleet, config};
 use keyfleet_planner::State;
@@ -42,7 +42,7 @@ pub(super) fn observe(
     view: StreamView,
     block: Result<u64, BlockError>,
     last_block: u64,
-    memory: &Memory,
+    cache: &ClusterCache,
     options: &Options,
     now: jiff::Timestamp,
 ) -> State {
@@ -81,8 +81,8 @@ pub(super) fn observe(
         view,
         block,
         last_block,
-        starved_since: memory.starved_since,
-        eviction_refused: memory
+        starved_since: cache.starved_since,
+        eviction_refused: cache
             .eviction_refused
             .as_ref()
             .filter(|(at, _)| at.elapsed() < REFUSED)

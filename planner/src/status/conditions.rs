@@ -10,14 +10,14 @@ use crate::rollout::{self, Rolling};
 use crate::state::{Lag, Node, Problem};
 
 /// A condition, whether it holds, why, and that in words.
-pub(super) type Said = (ClusterCondition, Option<bool>, Reason, String);
+pub(super) type Finding = (ClusterCondition, Option<bool>, Reason, String);
 
-pub(super) fn conditions_of(health: &Health<'_>) -> Vec<Said> {
+pub(super) fn conditions_of(health: &Health<'_>) -> Vec<Finding> {
     use ClusterCondition as Is;
     let state = health.facts.state;
     let (_, why) = phase(health);
-    let mut said: Vec<Said> = Vec::new();
-    said.push(match (health.serves(), health.has_epoch()) {
+    let mut findings: Vec<Finding> = Vec::new();
+    findings.push(match (health.serves(), health.has_epoch()) {
         (true, _) => (Is::Ready, Some(true), Reason::AsExpected, "an epoch is active and enough nodes serve it".into()),
         (false, true) => (Is::Ready, Some(false), Reason::NodesDown, unavailable(health)),
         (false, false) => {
@@ -32,16 +32,16 @@ pub(super) fn conditions_of(health: &Health<'_>) -> Vec<Said> {
         _ => None,
     };
     let progress = progress.map(|(reason, message)| (reason, message.to_owned())).or_else(|| rolls(health.facts));
-    said.push(match progress {
+    findings.push(match progress {
         Some((reason, message)) => (Is::Progressing, Some(true), reason, message),
         None => (Is::Progressing, Some(false), Reason::AsExpected, "nothing is under way but routine reshares".into()),
     });
-    said.push(match degraded(health) {
+    findings.push(match degraded(health) {
         Some((reason, message)) => (Is::Degraded, Some(true), reason, message),
         None => (Is::Degraded, Some(false), Reason::AsExpected, "nothing needs a look".into()),
     });
     let failures = state.cluster.status.failures_in_row.unwrap_or(0);
-    said.push(match (health.has_epoch(), failures) {
+    findings.push(match (health.has_epoch(), failures) {
         (false, _) => (Is::EpochCurrent, Some(false), Reason::Starting, "there is no epoch yet".into()),
         (true, 0) => (Is::EpochCurrent, Some(true), Reason::AsExpected, "the last round that was due succeeded".into()),
         (true, _) => (
@@ -51,10 +51,10 @@ pub(super) fn conditions_of(health: &Health<'_>) -> Vec<Said> {
             format!("the epoch before serves; the round is tried again{}", last_failure(state)),
         ),
     });
-    said.push(replicated(health.facts));
-    said.push(placement(health));
+    findings.push(replicated(health.facts));
+    findings.push(placement(health));
     let spare = health.ready.len().checked_sub(health.needed);
-    said.push(match spare {
+    findings.push(match spare {
         Some(0) if health.has_epoch() => (
             Is::QuorumAtRisk,
             Some(true),
@@ -63,11 +63,11 @@ pub(super) fn conditions_of(health: &Health<'_>) -> Vec<Said> {
         ),
         _ => (Is::QuorumAtRisk, Some(false), Reason::AsExpected, spared(health.has_epoch(), spare)),
     });
-    said.push(match (health.has_epoch(), spare) {
+    findings.push(match (health.has_epoch(), spare) {
         (true, None) => (Is::QuorumLost, Some(true), Reason::NodesDown, unavailable(health)),
         _ => (Is::QuorumLost, Some(false), Reason::AsExpected, "enough nodes serve, or there is no key yet".into()),
     });
-    said
+    findings
 }
 
 /// Returns what to do where exactly as many nodes serve as are needed.
@@ -99,7 +99,7 @@ fn rolls(facts: &Facts<'_>) -> Option<(Reason, String)> {
     Some((Reason::RollingOut, format!("{left} pods are of an earlier spec and are replaced one at a time; {next}")))
 }
 
-fn replicated(facts: &Facts<'_>) -> Said {
+fn replicated(facts: &Facts<'_>) -> Finding {
     let state = facts.state;
     let is = ClusterCondition::Replicated;
     let Some(replication) = &state.cluster.spec.replication else {
@@ -148,7 +148,7 @@ fn limited(mut all: Vec<String>) -> String {
     all.join("; ") + &more
 }
 
-fn placement(health: &Health<'_>) -> Said {
+fn placement(health: &Health<'_>) -> Finding {
     let is = ClusterCondition::PlacementAtRisk;
     let Facts { state, members, .. } = health.facts;
     let nodes: Vec<_> = members.stay.iter().filter_map(|index| state.nodes.get(index)).collect();

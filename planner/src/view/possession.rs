@@ -92,7 +92,7 @@ impl Claims {
     }
 
     /// Judges what can be judged of node `index`. `known` gives what is known of an epoch.
-    pub fn judge<'a>(&mut self, index: u32, known: impl Fn(u64) -> Option<Known<'a>>) {
+    pub fn judge<'a>(&mut self, index: u32, known: impl Fn(u64) -> Option<CertifiedVector<'a>>) {
         let Some(index) = NodeIndex::new(index) else { return };
         for (number, claim) in self.0.iter_mut().filter(|(_, claim)| claim.verdict.is_none()) {
             let (Some(known), Ok(proof)) = (known(*number), &claim.proof) else { continue };
@@ -123,9 +123,9 @@ impl Claim {
     }
 }
 
-/// Facts of a certified epoch.
+/// Certified vector of an epoch, as far as it is known.
 #[derive(Clone, Copy, Debug)]
-pub struct Known<'a> {
+pub struct CertifiedVector<'a> {
     /// The digest of the certified vector.
     pub vector: Digest,
     /// The vector itself, where it was heard.
@@ -134,7 +134,7 @@ pub struct Known<'a> {
     pub holders: &'a [Holder],
 }
 
-impl Known<'_> {
+impl CertifiedVector<'_> {
     fn public_share(&self, index: NodeIndex) -> Option<G2> {
         if let Some(vector) = self.full {
             return Some(vector.public_share(index));
@@ -180,8 +180,8 @@ mod tests {
             Claimed { number, vector: Some(self.vector.digest()), possession }
         }
 
-        fn known(&self) -> Known<'_> {
-            Known { vector: self.vector.digest(), full: Some(&self.vector), holders: &[] }
+        fn known(&self) -> CertifiedVector<'_> {
+            CertifiedVector { vector: self.vector.digest(), full: Some(&self.vector), holders: &[] }
         }
     }
 
@@ -256,7 +256,7 @@ mod tests {
         assert_eq!((claims.proven().count(), claims.refuted().count()), (0, 0), "nothing is known to judge it by");
         let (index, key) = (NodeIndex::new(2).unwrap(), keyfleet_crds::convert::public_key);
         let holders = [Holder { index: 2, public_share: key(&own.vector.public_share(index)) }];
-        let recorded = Known { vector: own.vector.digest(), full: None, holders: &holders };
+        let recorded = CertifiedVector { vector: own.vector.digest(), full: None, holders: &holders };
         claims.judge(2, |_| Some(recorded));
         assert_eq!(claims.proven().collect::<Vec<_>>(), [5], "the record's public share is enough");
     }

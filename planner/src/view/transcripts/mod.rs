@@ -15,7 +15,7 @@ use keyfleet_threshold::polynomial::VerificationVector;
 use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::round::{Blob, MessageKind, RoundRecord, Transcript, VerifiedMessage};
 
-use super::possession::{Claims, Known};
+use super::possession::{CertifiedVector, Claims};
 use super::{Closing, StreamView};
 use crate::key_epoch;
 use keyfleet_crds::convert;
@@ -73,7 +73,7 @@ pub struct Certified {
 /// Messages of the nodes of one cluster.
 #[derive(Default)]
 pub struct Transcripts {
-    nodes: BTreeMap<u32, Said>,
+    nodes: BTreeMap<u32, NodeState>,
     rounds: BTreeMap<u64, Transcript>,
     /// Plans of the rounds that are looked at, by number.
     plans: BTreeMap<u64, Planned>,
@@ -91,9 +91,9 @@ struct Planned {
     since: jiff::Timestamp,
 }
 
-/// Messages of one node.
+/// Reports, proofs and messages of one node.
 #[derive(Default)]
-struct Said {
+struct NodeState {
     connected: bool,
     highest: Option<u64>,
     certified: Option<Certified>,
@@ -309,10 +309,14 @@ impl Transcripts {
             match records.get(&number) {
                 Some((vector, holders)) => {
                     let full = full.filter(|full| full.digest() == *vector);
-                    Some(Known { vector: *vector, full, holders })
+                    Some(CertifiedVector { vector: *vector, full, holders })
                 }
                 // The record may lag behind the nodes, or have gone back in time.
-                None => shown.get(&number).map(|full| Known { vector: full.digest(), full: Some(full), holders: &[] }),
+                None => shown.get(&number).map(|full| CertifiedVector {
+                    vector: full.digest(),
+                    full: Some(full),
+                    holders: &[],
+                }),
             }
         };
         for (index, said) in &mut self.nodes {
@@ -379,14 +383,14 @@ impl Planned {
     }
 }
 
-impl Said {
+impl NodeState {
     fn drop_round(&mut self, key: &(u64, Digest)) {
         let dropped = self.messages.remove(key).unwrap_or_default();
         self.bytes -= dropped.iter().map(|verified| verified.message().encode().len()).sum::<usize>();
     }
 }
 
-fn replay(nodes: &BTreeMap<u32, Said>, number: u64, transcript: &mut Transcript) {
+fn replay(nodes: &BTreeMap<u32, NodeState>, number: u64, transcript: &mut Transcript) {
     for said in nodes.values() {
         for set in said.sets.values() {
             let _ = transcript.learn_prekeys(set);
