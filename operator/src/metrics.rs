@@ -180,7 +180,7 @@ impl Metrics {
         self.phases.get_or_create(&OfPhase { phase: phase.into() }).observe(seconds);
     }
 
-    /// Says whether this process leads, for `/ready` and people.
+    /// Notes that this process leads, or does not, for `/ready` and people.
     pub fn set_leading(&self, leading: bool) {
         self.leading.store(leading, Ordering::Relaxed);
     }

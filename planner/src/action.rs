@@ -8,7 +8,7 @@ use crate::State;
 /// One write.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Action {
-    /// Puts the operator's finalizer on the `KmsCluster`, or takes it off.
+    /// Sets or removes the operator's finalizer on the `KmsCluster`.
     SetClusterFinalizer {
         /// True when the finalizer shall be set, false when it shall be gone.
         present: bool,
@@ -27,7 +27,7 @@ pub enum Action {
         /// The status after.
         status: Box<KmsClusterStatus>,
     },
-    /// Posts a `KeyEpoch`. One that is there already is as good: the number was reserved.
+    /// Posts a `KeyEpoch`. An object of that name that exists is taken for it: the number was reserved.
     CreateEpoch(Box<KeyEpochSpec>),
     /// Updates a `KeyEpoch`'s status.
     UpdateEpoch {
@@ -38,7 +38,7 @@ pub enum Action {
         /// The status after.
         status: Box<KeyEpochStatus>,
     },
-    /// Puts the active epoch's finalizer on, or takes it off.
+    /// Sets or removes the finalizer of the active epoch.
     SetEpochFinalizer {
         /// The epoch's number.
         number: u64,
@@ -52,7 +52,7 @@ pub enum Action {
     },
     /// Posts a `KmsNode`.
     CreateNode(Box<KmsNodeSpec>),
-    /// Updates a `KmsNode`'s spec: pins its identity, or lets it go.
+    /// Updates a `KmsNode`'s spec: pins its identity, or marks it removed.
     UpdateNode {
         /// The version read.
         resource_version: String,

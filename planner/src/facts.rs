@@ -27,7 +27,7 @@ pub(crate) struct Facts<'a> {
 }
 
 impl<'a> Facts<'a> {
-    /// Looks the facts up.
+    /// Looks the facts of a state up.
     #[must_use]
     pub(crate) fn of(state: &'a State) -> Self {
         let nodes = state.nodes.iter().filter(|(_, node)| !node.spec.removed);
@@ -47,7 +47,7 @@ impl<'a> Facts<'a> {
         self.state.cluster.status.cluster_id
     }
 
-    /// Returns true while a round is under way or due, or nodes still have to report: what is looked at often.
+    /// Returns true while a round is under way or due, or nodes still have to report: the cluster is then reconciled often.
     #[must_use]
     pub(crate) fn is_busy(&self) -> bool {
         self.gates.reports.is_err()

@@ -11,7 +11,7 @@
 //! - [`state`]: what decisions rest on; `facts`: what follows from it alone, looked up once; `action`: the writes that they lead to
 //! - [`blocks`]: which heights of a block source are believed
 //! - [`view`]: what nodes said, judged: the part of the state that streams are folded into
-//! - `gate`: what forbids them
+//! - `gate`: states in which nothing may be decided, each with a sentence for people
 //! - `membership`: which nodes there should be
 //! - `rounds`: reservation, plan, phases, settlement
 //! - `epochs`: confirmation, retirement, history
@@ -65,7 +65,7 @@ pub struct Decisions {
     pub starved_since: Option<u64>,
     /// Why no round is started although one is due.
     pub waiting: Option<NotStartedError>,
-    /// True while a round is under way or due: what is looked at often.
+    /// True while a round is under way or due: the cluster is then reconciled often.
     pub busy: bool,
 }
 

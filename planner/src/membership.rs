@@ -14,7 +14,7 @@ use crate::{Action, Facts};
 pub(crate) struct Members {
     /// Indexes that belong to the fleet and are not being removed, ascending.
     pub(crate) stay: BTreeSet<u32>,
-    /// Indexes that are being removed, with whether they are given up as lost.
+    /// Indexes that are being removed, each true where it is given up as lost.
     pub(crate) leave: BTreeMap<u32, bool>,
     /// Number of indexes to give until the fleet has the size of the spec.
     pub(crate) missing: u32,

@@ -1,4 +1,4 @@
-//! One `KmsNode`: whether it has a pod, when its finalizer goes, and its status.
+//! One `KmsNode`: its pod, its finalizer and its status.
 //!
 //! The controller of nodes reads the objects, decides by this, and carries it out.
 
@@ -24,7 +24,7 @@ pub struct Observed<'a> {
     pub has_signed: bool,
 }
 
-/// A condition, whether it holds, why, and that in words.
+/// Condition with its truth, reason and message.
 type Finding = (NodeCondition, Option<bool>, Reason, String);
 
 /// Returns true where the cluster gives the node a pod: not while the node is being deleted, and not once it has erased itself.

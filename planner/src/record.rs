@@ -10,7 +10,7 @@ use crate::rounds::{NotStartedError, moment};
 use crate::state::{Epoch, Recorded, State};
 use crate::{Action, Facts};
 
-/// A cluster without an id: the record's, or a new one.
+/// Gives a cluster without an id the record's, or a new one.
 #[must_use]
 pub(crate) fn adopt_or_mint(state: &State) -> Action {
     let status = &state.cluster.status;
@@ -28,7 +28,7 @@ pub(crate) fn adopt_or_mint(state: &State) -> Action {
     Action::MintClusterId { resource_version: state.cluster.resource_version.clone(), status: Box::new(after) }
 }
 
-/// A status that knows less than the record (objects were put back without it): what the record knows.
+/// Puts back what the record knows and the objects lack, after they were restored without their status.
 ///
 /// # Errors
 /// When the certified epoch that the record has cannot be put back as it was.
@@ -46,7 +46,7 @@ pub(crate) fn restore(facts: &Facts<'_>) -> Result<Option<Action>, NotStartedErr
     }
 }
 
-/// The certified epoch, where its `KeyEpoch` is gone or was put back without its status.
+/// Puts the certified epoch back, where its `KeyEpoch` is gone or has no status.
 fn restore_epoch(facts: &Facts<'_>, recorded: &CertifiedEpoch) -> Result<Option<Action>, NotStartedError> {
     let state = facts.state;
     let number = recorded.plan.number;

@@ -38,13 +38,13 @@ pub struct State {
     pub deleted_at: Option<Timestamp>,
     /// Messages and reports of nodes to this process, judged.
     pub view: StreamView,
-    /// The newest block that counts, or why none is known.
+    /// The newest block that is believed, or the fault of its source.
     pub block: Result<u64, BlockError>,
-    /// The newest block ever known to this process or any record; deadlines and back-off go by it while the source is down.
+    /// The highest block that this process or a record ever had. Deadlines and back-off count from it while the source is down.
     pub last_block: u64,
     /// The block since which no reshare could be planned for want of dealers.
     pub starved_since: Option<u64>,
-    /// Why the disruption budget refused the last eviction, until it is asked again.
+    /// Refusal of the last eviction by the disruption budget, until the next try.
     pub eviction_refused: Option<String>,
     /// State of the job that deletes objects which no restore needs.
     pub retention: Retention,
@@ -55,7 +55,7 @@ pub struct State {
 /// The job that deletes what replicas no longer need, as its CronJob says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Retention {
-    /// There is none: nothing is ever deleted.
+    /// No job: nothing is ever deleted.
     #[default]
     Absent,
     /// The job exists; the newest run that has ended succeeded, or none has ended yet.
@@ -234,7 +234,7 @@ impl Epoch {
 /// The ConfigMap `<cluster>-record`, which outlives the `KmsCluster`.
 #[derive(Clone, Debug)]
 pub enum Recorded {
-    /// There is none.
+    /// No ConfigMap of this name.
     Absent,
     /// The record exists.
     Present {

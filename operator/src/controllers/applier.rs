@@ -139,8 +139,8 @@ impl Applier<'_> {
         }
     }
 
-    /// Lets what stays without an owner go with the node's `KmsNode`: its volume, which is empty now, its account and
-    /// rights.
+    /// Makes the node's `KmsNode` the owner of its volume claim, which is empty now, its account and rights, so that they are
+    /// deleted with it.
     async fn leave_to(&self, nodes: &Api<KmsNode>, index: u32) -> Result<(), ReconcileError> {
         let name = names::node(self.name, index);
         let Some(owner) = nodes.get_opt(&name).await?.and_then(|node| node.owner_ref(&())) else { return Ok(()) };
@@ -182,7 +182,7 @@ impl Applier<'_> {
     }
 }
 
-/// A number or index was reserved before: whoever posted first posted the same.
+/// Takes 409 for success: the number or index was reserved, so that an object of that name has the same content.
 fn posted<T>(answer: Result<T, kube::Error>) -> Result<Option<T>, ReconcileError> {
     match answer {
         Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `cluster` | `KmsCluster`; its `KmsNode`s, `KeyEpoch`s, record, Services | carries out the planner's actions; Services, budget, policy, status |
 //! | `node` | `KmsNode`; its Pod and ConfigMap | volume claim, seal, account, Role, Pod, status |
-//! | `epoch` | `KeyEpoch` | lets go of one in a namespace that is being deleted |
+//! | `epoch` | `KeyEpoch` | takes the finalizer off in a namespace that is being deleted |
 //!
 //! Rounds are decided with their cluster, not by a controller of their own: one round at a time is a decision of the
 //! cluster, and each `KeyEpoch` that changes wakes it. Each reconcile has five steps: dereference (client), validate

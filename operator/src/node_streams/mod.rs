@@ -38,7 +38,7 @@ pub trait Nodes: Send + Sync {
     fn forget(&self, cluster: ClusterId);
 
     /// Returns what the nodes have said until now, with the core's decisions on `rounds` as their records stand.
-    /// Certificates count that verify under `key`; under any key while none is known.
+    /// Certificates count that verify under `key`; before there is a key, under any.
     async fn view(&self, cluster: ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> StreamView;
 
     /// The clusters of which something new was heard. One reader.

@@ -128,8 +128,8 @@ impl Server {
         self.past.iter().find(|objects| objects.revision >= revision).unwrap_or(&self.now)
     }
 
-    /// Carries out one write of an operator, as its executor does: what was posted under a reserved number, or is gone
-    /// already, is as good.
+    /// Carries out one write of an operator, as its executor does. A post under a reserved number that is taken, and a deletion of
+    /// what is gone, succeed.
     ///
     /// # Errors
     /// The refusal. Nothing has changed then.

@@ -1,4 +1,4 @@
-//! The conditions of a cluster: of each whether it holds, why, and in words what to do.
+//! The conditions of a cluster: each with its truth, reason and message, which names the next step.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::Facts;
 use crate::rollout::{self, Rolling};
 use crate::state::{Lag, Node, Problem};
 
-/// A condition, whether it holds, why, and that in words.
+/// Condition with its truth, reason and message.
 pub(super) type Finding = (ClusterCondition, Option<bool>, Reason, String);
 
 pub(super) fn conditions_of(health: &Health<'_>) -> Vec<Finding> {

@@ -22,14 +22,14 @@ use conditions::{conditions_of, needs_a_look};
 /// The most removed nodes that a status lists: the newest.
 const REMOVED_MAX: usize = 100;
 
-/// The write of the report, if it says anything new.
+/// Returns the write of the status for people, if anything in it is new.
 #[must_use]
 pub(crate) fn action(facts: &Facts<'_>, stop: Option<&Stop>, waiting: Option<&NotStartedError>) -> Vec<Action> {
     let after = status(facts, stop, waiting);
     if after == facts.state.cluster.status { Vec::new() } else { vec![Action::update_cluster(facts.state, after)] }
 }
 
-/// The status with the report in it; what is written by compare-and-swap stays as it is.
+/// Returns the status with phase, conditions and summary computed anew. Fields that rounds rest on stay as they are.
 #[must_use]
 pub(crate) fn status(facts: &Facts<'_>, stop: Option<&Stop>, waiting: Option<&NotStartedError>) -> KmsClusterStatus {
     let state = facts.state;
@@ -81,7 +81,7 @@ struct Health<'a> {
     needed: usize,
     /// Why no round may be started.
     stop: Option<&'a Stop>,
-    /// Why a round that is due waits.
+    /// Why a round that is due or open waits.
     waiting: Option<&'a NotStartedError>,
 }
 

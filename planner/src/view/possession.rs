@@ -71,7 +71,7 @@ impl Claims {
         Self(claimed.into_iter().take(CLAIMS_MAX).map(claim).collect())
     }
 
-    /// Takes a newer report's claims. What was judged of the same claims stays judged. Whether anything changed.
+    /// Takes a newer report's claims. What was judged of the same claims stays judged. Returns true where anything changed.
     pub fn renew(&mut self, mut newer: Self) -> bool {
         for (number, claim) in &mut newer.0 {
             let before = self.0.get(number).filter(|before| before.is_same(claim));

@@ -77,9 +77,9 @@ pub struct Transcripts {
     rounds: BTreeMap<u64, Transcript>,
     /// Plans of the rounds that are looked at, by number.
     plans: BTreeMap<u64, Planned>,
-    /// Of rounds that are looked at: what their own messages add up to.
+    /// Vectors of the rounds that are looked at, combined from their own messages.
     vectors: BTreeMap<u64, VerificationVector>,
-    /// The highest number that was ever looked at: of later ones, messages may come before their plan.
+    /// The highest number that was ever looked at. Messages of later rounds may come before their plan.
     looked_at: u64,
 }
 
@@ -105,7 +105,7 @@ struct NodeState {
 }
 
 impl Transcripts {
-    /// A node's stream began with this report, or its report changed. Whether that is news.
+    /// Takes the report that a node's stream began with, or a changed one. Returns true where it says something new.
     pub fn report(&mut self, index: u32, highest: u64, certified: Option<Certified>, claims: Claims) -> bool {
         let said = self.nodes.entry(index).or_default();
         let number = |certified: &Option<Certified>| certified.as_ref().map(|certified| certified.number);
@@ -183,7 +183,7 @@ impl Transcripts {
         self.nodes.get(&index).map_or(0, |said| said.sets.len())
     }
 
-    /// Takes up what was asked for by digest, whoever handed it over. The transcripts verify whose it is.
+    /// Takes up a blob that was fetched by digest, from any peer. The transcripts verify whose it is.
     pub fn fetched(&mut self, blob: &Blob) {
         match blob {
             Blob::Message(message) => {
@@ -215,7 +215,7 @@ impl Transcripts {
         }
     }
 
-    /// Digests that the rounds under way need and that were not heard yet: to be fetched from any node.
+    /// Returns the digests that the rounds under way need and that no stream brought: to be fetched from any node.
     #[must_use]
     pub fn wanted(&self, rounds: &[Watched]) -> BTreeSet<Digest> {
         let mut wanted = BTreeSet::new();
@@ -232,8 +232,8 @@ impl Transcripts {
         wanted
     }
 
-    /// Looks at records that can still move: what the core decides on each, and what else follows from what was said.
-    /// Certificates count that verify under `key`; under any key while none is known.
+    /// Returns what the core decides on each record that can still move, and what else follows from the nodes' messages.
+    /// Certificates count that verify under `key`; before there is a key, under any.
     pub fn view(&mut self, key: Option<PublicKey>, rounds: &[Watched]) -> StreamView {
         self.take_up(rounds);
         self.judge_claims(key, rounds);
