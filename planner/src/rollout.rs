@@ -7,6 +7,9 @@ use std::collections::BTreeSet;
 
 use crate::{Action, Facts, State};
 
+/// Wait after a refused eviction before the next one. It is counted either way: a clock may have been put back.
+const REFUSED: jiff::SignedDuration = jiff::SignedDuration::from_secs(10);
+
 /// State of a rolling change, and what it waits for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Rolling {
@@ -42,7 +45,9 @@ pub(crate) fn rolling(facts: &Facts<'_>) -> Rolling {
         let away: Vec<_> = away.iter().map(u32::to_string).collect();
         return Rolling::Waits(format!("nodes that are not ready: {}", away.join(", ")));
     }
-    if let Some(why) = &state.eviction_refused {
+    if let Some((_, why)) =
+        state.eviction_refused.as_ref().filter(|(at, _)| state.now.duration_since(*at).abs() < REFUSED)
+    {
         return Rolling::Waits(format!("the disruption budget: {why}"));
     }
     let Some((_, active)) = facts.active else { return Rolling::Evict(first) };

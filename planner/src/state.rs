@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use k8s_openapi::api::batch::v1::CronJob;
 use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::epoch::Phase;
 use keyfleet_crds::node::report::ProblemAbout;
@@ -44,8 +45,8 @@ pub struct State {
     pub last_block: u64,
     /// The block since which no reshare could be planned for want of dealers.
     pub starved_since: Option<u64>,
-    /// Refusal of the last eviction by the disruption budget, until the next try.
-    pub eviction_refused: Option<String>,
+    /// When and why the disruption budget last refused an eviction.
+    pub eviction_refused: Option<(Timestamp, String)>,
     /// State of the job that deletes objects which no restore needs.
     pub retention: Retention,
     /// The wall clock.
@@ -73,6 +74,21 @@ pub enum Retention {
 }
 
 impl Retention {
+    /// Reads the state from the CronJob. A run that began last and neither goes on nor ended well has failed.
+    #[must_use]
+    pub fn of(job: Option<&CronJob>) -> Self {
+        let Some(job) = job else { return Self::Absent };
+        let status = job.status.as_ref();
+        let succeeded = status.and_then(|status| status.last_successful_time.as_ref()).map(|time| time.0);
+        let runs = status.and_then(|status| status.active.as_ref()).is_some_and(|active| !active.is_empty());
+        match status.and_then(|status| status.last_schedule_time.as_ref()) {
+            Some(began) if !runs && succeeded.is_none_or(|succeeded| succeeded < began.0) => {
+                Self::Failing { since: began.0, succeeded }
+            }
+            _ => Self::Fine { succeeded },
+        }
+    }
+
     /// When a run last ended well.
     #[must_use]
     pub fn succeeded(self) -> Option<Timestamp> {

@@ -129,7 +129,7 @@ pub(crate) struct ClusterCache {
     pub(crate) starved_since: Option<u64>,
     pub(crate) id: Option<ClusterId>,
     /// When the disruption budget last refused an eviction, and why.
-    pub(crate) eviction_refused: Option<(std::time::Instant, String)>,
+    pub(crate) eviction_refused: Option<(jiff::Timestamp, String)>,
 }
 
 impl Context {
@@ -172,7 +172,7 @@ impl Context {
     /// Notes that the disruption budget refused an eviction just now.
     pub(crate) fn eviction_refused(&self, key: &ObjectKey, why: String) {
         if let Some(cache) = self.caches.lock().unwrap_or_else(PoisonError::into_inner).get_mut(key) {
-            cache.eviction_refused = Some((std::time::Instant::now(), why));
+            cache.eviction_refused = Some((jiff::Timestamp::now(), why));
         }
     }
 

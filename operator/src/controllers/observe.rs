@@ -19,9 +19,6 @@ use keyfleet_planner::State;
 use keyfleet_planner::state::{Cluster, Epoch, Lag, Node, Problem, Recorded, Retention};
 use keyfleet_planner::view::StreamView;
 
-/// Wait after a refused eviction before the next one.
-const REFUSED: std::time::Duration = std::time::Duration::from_secs(10);
-
 /// Objects of one cluster, as read.
 pub(super) struct Read {
     pub(super) cluster: KmsCluster,
@@ -82,12 +79,8 @@ pub(super) fn observe(
         block,
         last_block,
         starved_since: cache.starved_since,
-        eviction_refused: cache
-            .eviction_refused
-            .as_ref()
-            .filter(|(at, _)| at.elapsed() < REFUSED)
-            .map(|(_, why)| why.clone()),
-        retention: retention(read.retention.as_ref()),
+        eviction_refused: cache.eviction_refused.clone(),
+        retention: Retention::of(read.retention.as_ref()),
         now,
     }
 }
@@ -99,20 +92,6 @@ fn cluster_id_of(claim: &PersistentVolumeClaim) -> String {
 /// The retention job's pods have nothing to flush.
 fn keeps_state(pod: &Pod) -> bool {
     pod.labels().get(labels::COMPONENT).is_none_or(|component| component != labels::component::RETENTION)
-}
-
-/// State of the retention job, from its CronJob: a run that began last and neither goes on nor ended well has failed.
-fn retention(job: Option<&CronJob>) -> Retention {
-    let Some(job) = job else { return Retention::Absent };
-    let status = job.status.as_ref();
-    let succeeded = status.and_then(|status| status.last_successful_time.as_ref()).map(|time| time.0);
-    let runs = status.and_then(|status| status.active.as_ref()).is_some_and(|active| !active.is_empty());
-    match status.and_then(|status| status.last_schedule_time.as_ref()) {
-        Some(began) if !runs && succeeded.is_none_or(|succeeded| succeeded < began.0) => {
-            Retention::Failing { since: began.0, succeeded }
-        }
-        _ => Retention::Fine { succeeded },
-    }
 }
 
 fn node(node: &KmsNode, pod: Option<&Pod>) -> Node {

@@ -69,3 +69,28 @@ fn a_recorded_epoch_that_cannot_be_put_back_is_named() {
     let waiting = decide(&state).waiting.expect("nothing says why").to_string();
     assert!(waiting.contains("status.dealers"), "{waiting}");
 }
+
+/// The next step that the message names is one that helps.
+#[test]
+fn a_halted_round_that_is_deleted_is_begun_anew() {
+    let (mut model, before) = steady();
+    model.block += model.interval();
+    while model.state(0).open().is_none_or(|(_, open)| open.phase() != Some(Phase::Verifying)) {
+        model.step_calmly();
+    }
+    let (number, open) = model.state(0).open().map(|(number, open)| (number, open.clone())).unwrap();
+    let mut broken = open;
+    broken.status.as_mut().unwrap().dealers = None;
+    model.api.now.epochs.insert(number, broken.into());
+    for _ in 0..50 {
+        model.step_calmly();
+    }
+    assert_eq!(model.api.now.epochs[&number].phase(), Some(Phase::Verifying), "it was moved on without its dealers");
+    let status = &model.api.now.cluster.status;
+    assert!(status.conditions.iter().any(|one| one.reason == "RoundHalted"), "{:?}", status.reason);
+    model.api.now.epochs.remove(&number);
+    model.settle();
+    let status = &model.api.now.cluster.status;
+    assert!(status.active_epoch > before.cluster.status.active_epoch, "no round followed: {:?}", status.reason);
+    assert!(status.conditions.iter().all(|one| one.reason != "RoundHalted"));
+}

@@ -192,3 +192,22 @@ fn a_fleet_without_a_spare_node_is_told_to_grow() {
     let (is, message) = at_risk(&state);
     assert!(is == "True" && message.contains("kubectl describe pod keys-2"), "{message}");
 }
+
+/// A run that goes on has not failed yet, and one that ended well clears the failure before it.
+#[test]
+fn the_newest_run_of_the_retention_job_counts() {
+    let (early, late) = ("2026-11-21T12:00:00Z", "2026-11-21T13:00:00Z");
+    let of = |status: serde_json::Value| {
+        let job = serde_json::json!({ "metadata": {}, "status": status });
+        Retention::of(Some(&serde_json::from_value(job).expect("a CronJob")))
+    };
+    let time = |text: &str| text.parse().expect("a time");
+    assert_eq!(Retention::of(None), Retention::Absent);
+    assert_eq!(of(serde_json::json!({})), Retention::Fine { succeeded: None });
+    let failing = Retention::Failing { since: time(late), succeeded: Some(time(early)) };
+    assert_eq!(of(serde_json::json!({ "lastScheduleTime": late, "lastSuccessfulTime": early })), failing);
+    let runs = serde_json::json!({ "lastScheduleTime": late, "lastSuccessfulTime": early, "active": [{}] });
+    assert_eq!(of(runs), Retention::Fine { succeeded: Some(time(early)) });
+    let fine = serde_json::json!({ "lastScheduleTime": early, "lastSuccessfulTime": late });
+    assert_eq!(of(fine), Retention::Fine { succeeded: Some(time(late)) });
+}

@@ -288,9 +288,11 @@ fn a_changed_pod_is_replaced_while_the_others_serve() {
     assert_eq!(evicted(&broken), [3], "the one that does not serve anyway goes first");
 
     let mut refused = state.clone();
-    refused.eviction_refused = Some("it needs three".into());
+    refused.eviction_refused = Some((refused.now, "it needs three".into()));
     assert!(evicted(&refused).is_empty(), "the budget is not asked at once again");
     assert!(matches!(rolling(&Facts::of(&refused)), Rolling::Waits(why) if why.contains("it needs three")));
+    refused.now += jiff::SignedDuration::from_secs(10);
+    assert_eq!(evicted(&refused), [1], "the budget is never asked again");
 
     let mut paused = state.clone();
     paused.cluster.spec.paused = true;
