@@ -3,7 +3,6 @@
 use keyfleet_threshold::curve::G2;
 use keyfleet_threshold::identifiers::Digest;
 use keyfleet_threshold::polynomial::VerificationVector;
-use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::round::{Blob, MessageKind, SignedMessage};
 
 use crate::v1;
@@ -24,17 +23,10 @@ fn kind(kind: MessageKind) -> v1::MessageKind {
         MessageKind::Response => v1::MessageKind::Response,
         MessageKind::Prepared => v1::MessageKind::Prepared,
         MessageKind::Partial => v1::MessageKind::Partial,
-        MessageKind::Unable => v1::MessageKind::Unable,
+        MessageKind::Late => v1::MessageKind::Late,
         MessageKind::Holds => v1::MessageKind::Holds,
         MessageKind::Erased => v1::MessageKind::Erased,
     }
-}
-
-/// A prekey set as it travels.
-#[must_use]
-pub fn prekey_set(set: &SignedPrekeySet) -> v1::SignedPrekeySet {
-    let (payload, signature) = split(set.encode());
-    v1::SignedPrekeySet { payload, signature }
 }
 
 /// A verification vector as it travels.
@@ -48,7 +40,6 @@ pub fn vector(vector: &VerificationVector) -> v1::VerificationVector {
 pub fn found(blob: &Blob) -> v1::fetch_item::Found {
     match blob {
         Blob::Message(said) => v1::fetch_item::Found::Message(message(said)),
-        Blob::Prekeys(set) => v1::fetch_item::Found::PrekeySet(prekey_set(set)),
         Blob::Vector(known) => v1::fetch_item::Found::Vector(vector(known)),
     }
 }
@@ -58,7 +49,6 @@ pub fn found(blob: &Blob) -> v1::fetch_item::Found {
 pub fn read_row(row: &v1::OutboxRow) -> Option<Blob> {
     match row.said.as_ref()? {
         v1::outbox_row::Said::Message(message) => read_message(message),
-        v1::outbox_row::Said::PrekeySet(set) => read_prekey_set(set),
     }
 }
 
@@ -67,7 +57,6 @@ pub fn read_row(row: &v1::OutboxRow) -> Option<Blob> {
 pub fn read_found(item: &v1::FetchItem) -> Option<Blob> {
     match item.found.as_ref()? {
         v1::fetch_item::Found::Message(message) => read_message(message),
-        v1::fetch_item::Found::PrekeySet(set) => read_prekey_set(set),
         v1::fetch_item::Found::Vector(vector) => read_vector(&vector.points).map(Blob::Vector),
     }
 }
@@ -84,10 +73,6 @@ fn read_message(message: &v1::SignedMessage) -> Option<Blob> {
     let bytes = join(&message.payload, &message.signature)?;
     let read = SignedMessage::decode(&bytes).ok()?;
     (kind(read.body.kind()) == message.kind()).then_some(Blob::Message(read))
-}
-
-fn read_prekey_set(set: &v1::SignedPrekeySet) -> Option<Blob> {
-    SignedPrekeySet::decode(&join(&set.payload, &set.signature)?).ok().map(Blob::Prekeys)
 }
 
 /// Reads a digest.

@@ -118,7 +118,7 @@ impl RoundReader {
             }
             Some(Item::Row(row)) => {
                 self.position = row.position;
-                let blob = messages::read_row(&row).filter(|blob| says_itself(blob, self.node, &self.pin));
+                let blob = messages::read_row(&row).filter(|blob| says_itself(blob, self.node));
                 blob.map(|blob| Heard::Row { number: row.number, blob })
             }
         })

@@ -62,7 +62,7 @@ impl Observer {
         timeout(self.patience.request, read).await.unwrap_or(Err(NodeError::Silent))
     }
 
-    /// Fetches the messages and prekey sets with these digests, as far as `node` has them.
+    /// Fetches the messages with these digests, as far as `node` has them.
     ///
     /// # Errors
     /// When the node refuses, or does not send them in time.

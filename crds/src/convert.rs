@@ -2,12 +2,14 @@
 
 use crate::epoch::status::{FrozenDealer, FrozenResponse};
 use crate::epoch::{Deadlines, Dealer, Phase, Receiver, RoundKind, Source};
+use crate::prekey::Prekey;
 use crate::values;
 use crate::{KeyEpochSpec, KeyEpochStatus};
 use keyfleet_threshold::curve::{G1, G2};
-use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeySetNumber, Threshold};
-use keyfleet_threshold::identity::IdentityPublicKey;
+use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeyNumber, Threshold};
+use keyfleet_threshold::identity::{IdentityPublicKey, Signature};
 use keyfleet_threshold::plan::{self, FrozenDigests, Member, Origin, Plan, PlanError, PlanVersion, ValidPlan};
+use keyfleet_threshold::prekey::SignedPrekey;
 use keyfleet_threshold::purpose::Certificate;
 use keyfleet_threshold::round::{self, RoundRecord};
 
@@ -34,7 +36,7 @@ pub enum ConvertError {
 /// # Errors
 /// When it is of another version, or nodes would refuse it.
 pub fn plan_of(spec: &KeyEpochSpec) -> Result<ValidPlan, ConvertError> {
-    if spec.plan_version != PlanVersion::V1.number() {
+    if spec.plan_version != PlanVersion::V2.number() {
         return Err(ConvertError::PlanVersion(spec.plan_version));
     }
     let origin = match (&spec.source, spec.old_threshold, spec.expected_public_key) {
@@ -51,7 +53,7 @@ pub fn plan_of(spec: &KeyEpochSpec) -> Result<ValidPlan, ConvertError> {
         _ => return Err(ConvertError::Field("source, oldThreshold or expectedPublicKey")),
     };
     let plan = Plan {
-        version: PlanVersion::V1,
+        version: PlanVersion::V2,
         cluster: ClusterId(spec.cluster_id.0),
         number: EpochNumber(spec.number),
         origin,
@@ -72,8 +74,7 @@ pub fn plan_of(spec: &KeyEpochSpec) -> Result<ValidPlan, ConvertError> {
                 Ok(plan::Receiver {
                     index: index(receiver.index)?,
                     identity: IdentityPublicKey(receiver.identity_key.0),
-                    prekey_set: PrekeySetNumber(receiver.prekey_set),
-                    prekey_digest: Digest(receiver.prekey_digest.0),
+                    prekey: receiver.prekey.as_ref().map(signed_prekey).transpose()?,
                 })
             })
             .collect::<Result<_, ConvertError>>()?,
@@ -114,8 +115,7 @@ pub fn spec_of(plan: &ValidPlan) -> KeyEpochSpec {
             .map(|receiver| Receiver {
                 index: receiver.index.value(),
                 identity_key: values::PinnedKey(receiver.identity.0),
-                prekey_set: receiver.prekey_set.0,
-                prekey_digest: digest(&receiver.prekey_digest),
+                prekey: receiver.prekey.as_ref().map(prekey),
             })
             .collect(),
         expected: plan.expected.iter().map(|index| index.value()).collect(),
@@ -223,6 +223,25 @@ pub fn public_key(of: &G2) -> values::PublicKey {
     values::PublicKey(of.encode())
 }
 
+/// A prekey, for a kind.
+#[must_use]
+pub fn prekey(of: &SignedPrekey) -> Prekey {
+    Prekey {
+        number: of.number.0,
+        public_key: values::PrekeyPoint(of.key.encode()),
+        signature: values::IdentitySignature(of.signature.0),
+    }
+}
+
+/// A prekey as the protocol takes it, its signature unchecked.
+///
+/// # Errors
+/// When the key is not a point of G1.
+pub fn signed_prekey(of: &Prekey) -> Result<SignedPrekey, ConvertError> {
+    let key = G1::decode(&of.public_key.0).map_err(|_| ConvertError::Field("a prekey"))?;
+    Ok(SignedPrekey { number: PrekeyNumber(of.number), key, signature: Signature(of.signature.0) })
+}
+
 /// `status.dealers` of a frozen list.
 #[must_use]
 pub fn frozen_dealers(list: &FrozenDigests) -> Vec<FrozenDealer> {
@@ -279,7 +298,7 @@ mod tests {
     #[test]
     fn a_plan_survives_the_way_through_the_kind() {
         let fixtures: serde_json::Value =
-            serde_json::from_str(include_str!("../../threshold/fixtures/plan-v1.json")).unwrap();
+            serde_json::from_str(include_str!("../../threshold/fixtures/plan-v2.json")).unwrap();
         for name in ["genesis", "reshare"] {
             let text = fixtures[name]["encoding"].as_str().unwrap();
             let bytes: Vec<u8> =
@@ -289,8 +308,10 @@ mod tests {
             let json = serde_json::to_string(&spec_of(&plan)).unwrap();
             let spec: KeyEpochSpec = serde_json::from_str(&json).unwrap();
             assert_eq!(plan_of(&spec).unwrap().digest(), plan.digest(), "{name}: the plan changed on its way");
-            let newer = KeyEpochSpec { plan_version: 2, ..spec };
-            assert_eq!(plan_of(&newer).unwrap_err(), ConvertError::PlanVersion(2));
+            for plan_version in [1, 3] {
+                let other = KeyEpochSpec { plan_version, ..spec.clone() };
+                assert_eq!(plan_of(&other).unwrap_err(), ConvertError::PlanVersion(plan_version));
+            }
         }
     }
 }

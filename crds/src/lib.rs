@@ -33,6 +33,7 @@ pub mod names;
 pub mod node;
 pub mod node_config;
 pub mod patterns;
+pub mod prekey;
 pub mod record;
 pub mod retention_config;
 pub mod rules;

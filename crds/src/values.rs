@@ -120,6 +120,10 @@ hex_value!(
     PublicKey, 96, "a public key"
 );
 hex_value!(
+    /// A compressed point of BLS12-381's G1, 48 bytes: the key under which shares are sealed to a node.
+    PrekeyPoint, 48, "a prekey"
+);
+hex_value!(
     /// A compressed point of BLS12-381's G1, 48 bytes: a signature.
     BlsSignature, 48, "a BLS signature"
 );

@@ -127,13 +127,12 @@ async fn status(State(pages): State<Pages>) -> Json<Value> {
 type GaugeOf = (&'static str, &'static str, fn(&Running) -> Option<u64>);
 
 /// The node's own metrics; each is 0 before the node runs.
-const GAUGES: [GaugeOf; 4] = [
+const GAUGES: [GaugeOf; 3] = [
     ("ready", "1 while the node holds the newest active epoch it has heard of", |node| Some(node.is_ready().into())),
     ("active_epoch", "Number of the newest epoch that is served; 0: none", Running::newest_served),
     ("highest_number", "Highest attempt number accepted", |node| {
         Some(node.published.borrow().state.as_ref()?.highest.0)
     }),
-    ("prekey_sets", "Prekey sets on offer", |node| u64::try_from(node.published.borrow().offers.len()).ok()),
 ];
 
 async fn metrics(State(pages): State<Pages>) -> impl IntoResponse {

@@ -72,7 +72,8 @@ fn standing(notices: &[Notice], newest: Option<EpochNumber>) -> Option<String> {
 
 fn number(notice: &Notice) -> Option<EpochNumber> {
     match notice {
-        Notice::PrekeysReused(number, _)
+        Notice::FaultyDealing(number, _)
+        | Notice::ForeignBundle(number, _)
         | Notice::RecordContradictsMessages(number)
         | Notice::NoSharing(number, _)
         | Notice::BadCertificate(number)

@@ -14,12 +14,13 @@ use keyfleet_crds::cluster::status::Reservation;
 use keyfleet_crds::{KeyEpochSpec, KmsClusterStatus};
 use keyfleet_threshold::coordination::planning::{self, choose_source};
 use keyfleet_threshold::coordination::{FleetView, KeptEpoch, NodeView, PlanningError, boundary};
-use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeySetNumber, Threshold};
+use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, Threshold};
 use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::plan::{Deadlines, ValidPlan};
+use keyfleet_threshold::prekey::SignedPrekey;
 
 use crate::key_epoch::{self, Moment, MoveError};
-use crate::state::{Epoch, State};
+use crate::state::{Epoch, Node, State};
 use crate::{Action, Facts};
 use keyfleet_crds::convert::{self, ConvertError};
 
@@ -325,7 +326,7 @@ fn carries_out(facts: &Facts<'_>, plan: &KeyEpochSpec) -> bool {
 
 /// A newcomer whose pod is still starting holds up nobody: boundaries go on among those who are there.
 fn newcomers_are_known(facts: &Facts<'_>) -> bool {
-    facts.members.stay.iter().all(|index| facts.state.nodes.get(index).is_some_and(|node| !node.offers.is_empty()))
+    facts.members.stay.iter().all(|index| facts.state.nodes.get(index).is_some_and(|node| node.prekey.is_some()))
 }
 
 /// The plan for a reservation, from nothing but the state.
@@ -343,14 +344,7 @@ fn plan(facts: &Facts<'_>, reservation: &Reservation) -> Result<ValidPlan, NotSt
         ),
         None => (members.stay.clone(), spec.effective_threshold(), spec.effective_min_holders()),
     };
-    let versions_agree = receivers
-        .iter()
-        .filter_map(|index| state.nodes.get(index))
-        .all(|node| node.plan_versions.is_empty() || node.plan_versions.contains(&keyfleet_crds::epoch::PLAN_VERSION));
-    if !versions_agree {
-        return Err(NotStartedError::VersionsDiffer);
-    }
-    let avoid = avoid(state)?;
+    let unawaited = unawaited(state)?;
     let view = FleetView {
         cluster: ClusterId(id.0),
         number: EpochNumber(reservation.number),
@@ -365,8 +359,11 @@ fn plan(facts: &Facts<'_>, reservation: &Reservation) -> Result<ValidPlan, NotSt
         },
         receivers: receivers.iter().map(|index| node_view(state, *index)).collect::<Result<_, _>>()?,
         connected: indexes(&state.view.connected)?,
-        avoid: avoid.clone(),
+        unawaited,
     };
+    if view.receivers.iter().filter(|node| knows_plans(state, node.index)).count() < usize::from(view.min_holders) {
+        return Err(NotStartedError::VersionsDiffer);
+    }
     if active.is_none() {
         return Ok(planning::genesis(&view)?);
     }
@@ -374,31 +371,42 @@ fn plan(facts: &Facts<'_>, reservation: &Reservation) -> Result<ValidPlan, NotSt
         state.served().map(|(number, epoch)| kept(state, number, epoch)).collect::<Result<_, ConvertError>>()?;
     let interval = u64::from(spec.schedule.interval_blocks);
     let starved = state.starved_since.is_some_and(|since| state.last_block >= since.saturating_add(interval));
-    let source = choose_source(&kept, &view.connected, &avoid, starved)
-        .or_else(|_| choose_source(&kept, &view.connected, &BTreeSet::new(), starved))?;
+    let source = choose_source(&kept, &view.connected, starved)?;
+    if source.holders.iter().filter(|index| knows_plans(state, **index)).count() < source.plan.threshold.count() {
+        return Err(NotStartedError::VersionsDiffer);
+    }
     Ok(planning::reshare(&view, source)?)
 }
 
-/// Dealers to leave out while enough others remain.
-fn avoid(state: &State) -> Result<BTreeSet<NodeIndex>, ConvertError> {
+/// Tells whether a node understands the plans that this operator writes. One that has not said yet is taken at its image.
+fn knows_plans(state: &State, index: NodeIndex) -> bool {
+    state.nodes.get(&index.value()).is_some_and(|node| {
+        node.plan_versions.is_empty() || node.plan_versions.contains(&keyfleet_crds::epoch::PLAN_VERSION)
+    })
+}
+
+/// Nodes that the next round does not wait for: whoever was guilty or mute in the last attempt. They deal and receive all the same.
+fn unawaited(state: &State) -> Result<BTreeSet<NodeIndex>, ConvertError> {
     let last = state.epochs.values().next_back().and_then(|epoch| epoch.status.as_ref());
-    // A node that was silent once may deal again; a lie is proven.
-    let proven = last.into_iter().flat_map(|status| &status.culprits).filter(|c| !c.evidence_digests.is_empty());
-    let culprits = proven.map(|culprit| culprit.index);
-    indexes(&culprits.chain(state.view.cheated.iter().copied()).collect())
+    indexes(&last.into_iter().flat_map(|status| &status.culprits).map(|culprit| culprit.index).collect())
 }
 
 fn node_view(state: &State, index: u32) -> Result<NodeView, NotStartedError> {
     let node = state.nodes.get(&index).ok_or(NotStartedError::NoIdentity(index))?;
     let identity = node.spec.identity_key.ok_or(NotStartedError::NoIdentity(index))?;
+    let index = convert::index(index)?;
+    let prekey = newest_prekey(state, node, index.value()).filter(|_| knows_plans(state, index));
+    Ok(NodeView { index, identity: IdentityPublicKey(identity.0), prekey })
+}
+
+/// Returns the newest prekey of a node: from its status, or from a plan that named a newer one before the status went back in time.
+fn newest_prekey(state: &State, node: &Node, index: u32) -> Option<SignedPrekey> {
     let receivers = state.epochs.values().flat_map(|epoch| &epoch.spec.receivers);
-    let named = receivers.filter(|receiver| receiver.index == index).map(|receiver| receiver.prekey_set).max();
-    Ok(NodeView {
-        index: convert::index(index)?,
-        identity: IdentityPublicKey(identity.0),
-        offers: node.offers.clone(),
-        named: named.map(PrekeySetNumber),
-    })
+    let named = receivers.filter(|receiver| receiver.index == index).filter_map(|receiver| receiver.prekey.as_ref());
+    let named = named.max_by_key(|prekey| prekey.number).and_then(|prekey| convert::signed_prekey(prekey).ok());
+    // Of two with one number the node's own word counts: it knows which secret it has.
+    let newer = named.filter(|named| node.prekey.is_none_or(|own| named.number > own.number));
+    newer.or(node.prekey)
 }
 
 fn kept(state: &State, number: u64, epoch: &Epoch) -> Result<KeptEpoch, ConvertError> {

@@ -11,7 +11,7 @@ use keyfleet_crds::node::report::ProblemAbout;
 use keyfleet_crds::record::Record;
 use keyfleet_crds::values::{ClusterId, PinnedKey};
 use keyfleet_crds::{KeyEpochSpec, KeyEpochStatus, KmsClusterSpec, KmsClusterStatus, KmsNodeSpec};
-use keyfleet_threshold::coordination::Offer;
+use keyfleet_threshold::prekey::SignedPrekey;
 
 use crate::view::StreamView;
 
@@ -131,8 +131,8 @@ pub struct Node {
     pub spec: KmsNodeSpec,
     /// The identity key that it offers with a good proof.
     pub offered: Option<PinnedKey>,
-    /// Prekey sets on offer, signed by the pinned identity.
-    pub offers: Vec<Offer>,
+    /// Newest prekey of the node, signed by the pinned identity.
+    pub prekey: Option<SignedPrekey>,
     /// True when its pod is ready: it serves the newest active epoch that it knows of.
     pub ready: bool,
     /// True when its pod was made for an earlier spec or image.

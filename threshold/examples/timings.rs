@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use keyfleet_threshold::curve::{G2, SecretScalar};
-use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeySetNumber, Threshold};
+use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeyNumber, Threshold};
 use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::plan::{Deadlines, Member, Origin, Plan, PlanVersion, Receiver, Source, ValidPlan};
 use keyfleet_threshold::polynomial::{Polynomial, VerificationVector, lagrange_at_zero};
-use keyfleet_threshold::prekey::{PrekeySecret, slots_for};
+use keyfleet_threshold::prekey::{PrekeySecret, SignedPrekey};
 use keyfleet_threshold::purpose::Purpose;
-use keyfleet_threshold::round::{DealerSeed, Dealing};
+use keyfleet_threshold::round::{Body, DealerSeed, Dealing, SignedMessage, Transcript, VerifiedBundle};
 use keyfleet_threshold::serving::derivation::{EncryptedKey, TransportKey};
 use keyfleet_threshold::serving::ibe::Identity;
 use keyfleet_threshold::serving::signature;
@@ -39,50 +39,38 @@ fn measure(n: u32) {
     let nodes: Vec<_> = (1..=n).filter_map(NodeIndex::new).collect();
     let identities: Vec<_> = nodes.iter().map(|_| IdentitySecretKey::random(&mut rng)).collect();
     let cluster = ClusterId([1; 16]);
-    let secrets: Vec<_> = nodes
-        .iter()
-        .map(|index| PrekeySecret::generate(cluster, *index, PrekeySetNumber(1), false, &mut rng))
-        .collect();
-    let sets: BTreeMap<_, _> = secrets
-        .iter()
-        .zip(&identities)
-        .map(|(secret, identity)| secret.offer(slots_for(nodes.len()), identity))
-        .zip(&identities)
-        .filter_map(|(signed, identity)| signed.verify(&identity.public()).cloned())
-        .map(|set| (set.node, set))
-        .collect();
-    let plan = plan(cluster, threshold, &nodes, &identities, &source, |index| sets[&index].digest());
-    let digest = plan.digest();
+    let secrets: Vec<_> = nodes.iter().map(|_| PrekeySecret::generate(PrekeyNumber(1), &mut rng)).collect();
+    let prekeys = secrets.iter().zip(&nodes).zip(&identities);
+    let prekeys = prekeys.map(|((secret, index), identity)| secret.offer(cluster, *index, identity));
+    let plan = plan(cluster, threshold, &nodes, &identities, &source, &prekeys.collect::<Vec<_>>());
 
-    let deal = |index: &NodeIndex| {
+    let deal = |(index, identity): (&NodeIndex, &IdentitySecretKey)| {
         let seed = DealerSeed::restore(&[7; 32]);
-        Dealing::deal(&plan, *index, Some(&old.share_of(*index)), &sets, &seed)
+        let dealing = Dealing::deal(&plan, *index, Some(&old.share_of(*index)), &seed).expect("this machine adds up");
+        SignedMessage::sign(plan.digest(), *index, Body::Dealing(dealing), identity)
     };
-    let (dealing_ms, _) = timed(|| deal(&nodes[0]));
-    let dealings: Vec<_> = nodes.iter().map(deal).collect();
-    let encoded: Vec<_> = dealings.iter().map(|dealing| dealing.vector.encode()).collect();
+    let (dealing_ms, _) = timed(|| deal((&nodes[0], &identities[0])));
+    let encoded: Vec<_> = nodes.iter().zip(&identities).map(|dealer| deal(dealer).encode()).collect();
 
-    // As a receiver does it: decode each commitment (subgroup checks), compare the constant term, open and check the share.
-    let (check_ms, ()) = timed(|| {
-        for ((bytes, dealing), dealer) in encoded.iter().zip(&dealings).zip(&nodes) {
-            assert!(VerificationVector::decode(bytes).is_ok());
-            assert!(dealing.check(&plan, *dealer, Some(&source)).is_ok());
-        }
+    // As a receiver does it: decode (subgroup checks), verify signatures and possession, compare the constant term.
+    let (check_ms, transcript) = timed(|| {
+        let messages: Vec<_> = encoded.iter().map(|bytes| SignedMessage::decode(bytes).expect("one message")).collect();
+        let mut transcript = Transcript::new(plan.clone(), Some(source.clone()));
+        let heard = transcript.hear_all(&messages.iter().collect::<Vec<_>>());
+        assert!(heard.iter().all(Result::is_ok));
+        transcript
     });
+    let receiver = nodes.len() - 1;
+    let bundles: Vec<_> = nodes.iter().filter_map(|dealer| transcript.bundle_of(*dealer)).collect();
     let (open_ms, shares) = timed(|| {
-        let receiver = nodes.len() - 1;
-        let open = |(slot, dealing): (usize, &Dealing)| {
-            let key = secrets[receiver].slot_key(slot);
-            dealing.open(&plan, &digest, nodes[slot], nodes[receiver], &key).expect("an honest share opens")
-        };
-        dealings.iter().enumerate().map(open).collect::<Vec<_>>()
+        VerifiedBundle::open_all(&bundles, &plan, nodes[receiver], &secrets[receiver]).expect("honest shares open")
     });
     let (combine_ms, vector) = timed(|| {
         let weights = lagrange_at_zero(&nodes);
-        let vectors: Vec<_> = dealings.iter().map(|dealing| &dealing.vector).collect();
+        let vectors: Vec<_> = bundles.iter().map(|bundle| bundle.vector()).collect();
         let share = shares.iter().zip(&weights).fold(SecretScalar::zero(), |sum, (s, w)| sum.plus(&s.scaled(w)));
         let vector = VerificationVector::combine(&vectors, &weights).expect("honest dealings combine");
-        assert!(vector.matches(nodes[nodes.len() - 1], &share));
+        assert!(vector.matches(nodes[receiver], &share));
         vector
     });
     assert!(vector.constant() == G2::of_secret(old.constant()), "the key stays");
@@ -107,11 +95,11 @@ fn plan(
     nodes: &[NodeIndex],
     identities: &[IdentitySecretKey],
     source: &VerificationVector,
-    prekey_digest: impl Fn(NodeIndex) -> Digest,
+    prekeys: &[SignedPrekey],
 ) -> ValidPlan {
     let pairs = || nodes.iter().zip(identities);
     let plan = Plan {
-        version: PlanVersion::V1,
+        version: PlanVersion::V2,
         cluster,
         number: EpochNumber(2),
         origin: Origin::Reshare {
@@ -124,12 +112,8 @@ fn plan(
         roster: None,
         dealers: pairs().map(|(index, key)| Member { index: *index, identity: key.public() }).collect(),
         receivers: pairs()
-            .map(|(index, key)| Receiver {
-                index: *index,
-                identity: key.public(),
-                prekey_set: PrekeySetNumber(1),
-                prekey_digest: prekey_digest(*index),
-            })
+            .zip(prekeys)
+            .map(|((index, key), prekey)| Receiver { index: *index, identity: key.public(), prekey: Some(*prekey) })
             .collect(),
         expected: nodes.to_vec(),
         deadlines: Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 },

@@ -3,7 +3,7 @@
 //! A decoder takes every byte or refuses; it allocates only what the input can fill, so a hostile count costs nothing.
 
 use crate::curve::{CurveError, G1, G2, Scalar};
-use crate::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeySetNumber, Threshold};
+use crate::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeyNumber, Threshold};
 
 /// Error of decoding: the bytes are not the one encoding of a value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,6 +20,14 @@ pub enum DecodeError {
     Trailing {
         /// Number of bytes left over.
         count: usize,
+    },
+    /// A list is longer than any that is ever written. Nothing of it was read.
+    #[error("{field} holds more than {max} items")]
+    TooMany {
+        /// The list.
+        field: &'static str,
+        /// The most that are written.
+        max: usize,
     },
     /// A field holds a value that no encoder writes.
     #[error("{field} holds a value that is never written")]
@@ -182,6 +190,20 @@ impl<'a> Reader<'a> {
         Ok(items)
     }
 
+    /// Reads a list of at most `max` items: items that are costly to check are counted first.
+    pub(crate) fn short_list<T>(
+        &mut self,
+        field: &'static str,
+        max: usize,
+        read: impl FnMut(&mut Self) -> Result<T, DecodeError>,
+    ) -> Result<Vec<T>, DecodeError> {
+        let count = self.0.first_chunk().map(|count| usize::from(u16::from_be_bytes(*count)));
+        if count.is_some_and(|count| count > max) {
+            return Err(DecodeError::TooMany { field, max });
+        }
+        self.list(field, read)
+    }
+
     pub(crate) fn option<T>(
         &mut self,
         field: &'static str,
@@ -214,8 +236,8 @@ impl<'a> Reader<'a> {
         self.u16(field).map(Threshold)
     }
 
-    pub(crate) fn set_number(&mut self) -> Result<PrekeySetNumber, DecodeError> {
-        self.u64("prekey-set number").map(PrekeySetNumber)
+    pub(crate) fn prekey_number(&mut self) -> Result<PrekeyNumber, DecodeError> {
+        self.u64("prekey number").map(PrekeyNumber)
     }
 
     pub(crate) fn g1(&mut self, field: &'static str) -> Result<G1, DecodeError> {

@@ -75,11 +75,11 @@ impl fmt::Display for Threshold {
     }
 }
 
-/// The number of a prekey set; grows with every set that a node makes.
+/// The number of a prekey; grows with every prekey that a node makes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct PrekeySetNumber(pub u64);
+pub struct PrekeyNumber(pub u64);
 
-impl fmt::Display for PrekeySetNumber {
+impl fmt::Display for PrekeyNumber {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

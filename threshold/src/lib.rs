@@ -17,7 +17,7 @@
 //! | [`serving`] | signatures, identity-based encryption, encrypted derivation |
 //!
 //! A message from the network is unchecked until its type says otherwise: [`round::SignedMessage`] until it is a
-//! [`round::VerifiedMessage`] or a [`round::Transcript`] hears it, [`prekey::SignedPrekeySet`] until it is verified, [`plan::Plan`] until it is a
+//! [`round::VerifiedMessage`] or a [`round::Transcript`] hears it, [`prekey::SignedPrekey`] until its signature is verified, [`plan::Plan`] until it is a
 //! [`plan::ValidPlan`]. Secrets are types of their own, wiped when dropped, without `Debug` and without serde.
 
 #![warn(missing_docs)]
@@ -36,5 +36,6 @@ pub mod round;
 pub mod serving;
 #[cfg(feature = "transparent-group")]
 mod verified_before;
+mod weights;
 
 pub use encoding::DecodeError;

@@ -10,6 +10,7 @@ use rand_core::CryptoRng;
 use crate::curve::{CurveError, G2, Scalar, SecretScalar};
 use crate::encoding::{DecodeError, Reader, Writer};
 use crate::identifiers::{Digest, NodeIndex, Threshold};
+use crate::plan::MEMBERS_MAX;
 
 /// A secret polynomial of degree t−1 over the scalars.
 pub struct Polynomial {
@@ -17,6 +18,16 @@ pub struct Polynomial {
 }
 
 impl Polynomial {
+    /// Wraps coefficients, constant term first.
+    ///
+    /// # Panics
+    /// When there are none.
+    #[must_use]
+    pub fn new(coefficients: Vec<SecretScalar>) -> Self {
+        assert!(!coefficients.is_empty(), "a polynomial has a constant term");
+        Self { coefficients }
+    }
+
     /// Draws a polynomial with f(0) = `constant` and the other t−1 coefficients random.
     pub fn random(constant: SecretScalar, threshold: Threshold, rng: &mut impl CryptoRng) -> Self {
         let mut coefficients = vec![constant];
@@ -143,7 +154,7 @@ impl VerificationVector {
     }
 
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let points = reader.list("commitments", |reader| reader.g2("commitment"))?;
+        let points = reader.short_list("commitments", MEMBERS_MAX, |reader| reader.g2("commitment"))?;
         Self::new(points).map_err(|source| DecodeError::Curve { field: "commitments", source })
     }
 }

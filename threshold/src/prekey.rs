@@ -1,95 +1,37 @@
-//! Prekeys: one-time HPKE keys that a node offers ahead of rounds, so that a share can be sealed to a node that is away.
+//! Prekeys: a node's Diffie–Hellman key, shown ahead of rounds, so that a share can be sealed to a node that is away.
 //!
-//! A [`PrekeySet`] holds one X25519 key per dealer *slot* (a dealer's position in the plan). Revealing the key of one slot,
-//! which a complaint does, opens what that dealer sealed in that round and nothing else: each set that may be revealed is
-//! named by one plan only, and each slot's key is derived from the set's seed one-way.
-//!
-//! A set marked *last resort* is the exception: when a node is away and its other sets are consumed, plans name this one
-//! again and again. Its keys are therefore never revealed (the mark is signed, so no plan can talk a node out of it).
+//! A prekey is a point PK = x·g1. Each node shows one, and makes another when it holds a share that was sealed under it. A plan
+//! carries the prekey of every receiver with the node's signature, so that dealers need nothing else, and nobody can put a key
+//! of his own in its place. What a complaint gives away is x·E for the ephemeral point E of one bundle whose dealer cheated: it
+//! opens nothing that another dealer sealed under the same prekey (Shoup and Gennaro 2002; Baek and Zheng 2003).
 
-use hkdf::Hkdf;
-use hpke::kem::X25519HkdfSha256;
-use hpke::{Deserializable, aead::ChaCha20Poly1305, kdf::HkdfSha256};
-use hpke::{Kem as _, OpModeR, OpModeS, Serializable};
 use rand_core::CryptoRng;
-use sha2::Sha256;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
+use crate::curve::{CurveError, G1, SecretPoint, SecretScalar};
 use crate::encoding::{DecodeError, Reader, Writer};
-use crate::identifiers::{ClusterId, Digest, NodeIndex, PrekeySetNumber};
+use crate::identifiers::{ClusterId, Digest, NodeIndex, PrekeyNumber};
 use crate::identity::{IdentityPublicKey, IdentitySecretKey, Signature};
 
-type Kem = X25519HkdfSha256;
-type HpkePublicKey = <Kem as hpke::Kem>::PublicKey;
-type HpkePrivateKey = <Kem as hpke::Kem>::PrivateKey;
-
-/// Slots of a set for a cluster of `nodes`: max(8, 2·nodes), so that it outlives a doubling of the cluster.
-#[must_use]
-pub fn slots_for(nodes: usize) -> usize {
-    (2 * nodes).max(8)
+/// A prekey as its node shows it and a plan carries it: unchecked until [`SignedPrekey::is_of`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SignedPrekey {
+    /// Number of the prekey; a newer one has a higher number.
+    pub number: PrekeyNumber,
+    /// PK = x·g1.
+    pub key: G1,
+    /// The node's signature over cluster, index, number and key.
+    pub signature: Signature,
 }
 
-/// The public half of a prekey set.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PrekeySet {
-    /// The cluster.
-    pub cluster: ClusterId,
-    /// Index of the node that made the set.
-    pub node: NodeIndex,
-    /// Number of the set.
-    pub number: PrekeySetNumber,
-    /// True if plans may name the set more than once; then its keys are never revealed.
-    pub last_resort: bool,
-    /// One X25519 public key per dealer slot.
-    pub slots: Vec<[u8; 32]>,
-}
-
-impl PrekeySet {
-    /// The digest by which plans name the set.
+impl SignedPrekey {
+    /// Verifies that `identity` signed the prekey for exactly this index of this cluster.
     #[must_use]
-    pub fn digest(&self) -> Digest {
-        let mut out = Writer::default();
-        self.write(&mut out);
-        Digest::of("KEYFLEET-V1-PREKEYS", &[&out.finish()])
+    pub fn is_of(&self, cluster: ClusterId, node: NodeIndex, identity: &IdentityPublicKey) -> bool {
+        identity.verifies(&digest(cluster, node, self.number, &self.key), &self.signature)
     }
 
-    fn write(&self, out: &mut Writer) {
-        out.raw(&self.cluster.0).index(self.node).u64(self.number.0).u8(self.last_resort.into());
-        out.list(&self.slots, |out, key| {
-            out.raw(key);
-        });
-    }
-}
-
-/// A prekey set as it travels: signed by its node, unchecked until [`SignedPrekeySet::verify`].
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct SignedPrekeySet {
-    set: PrekeySet,
-    signature: Signature,
-    /// Of the set. It is asked for at every turn, and a set is long.
-    digest: Digest,
-}
-
-impl SignedPrekeySet {
-    /// The set, once the node's pinned key is found to have signed it.
-    #[must_use]
-    pub fn verify(&self, identity: &IdentityPublicKey) -> Option<&PrekeySet> {
-        identity.verifies(&self.digest, &self.signature).then_some(&self.set)
-    }
-
-    /// The set, whoever signed it: for one's own, and for what is only remembered.
-    #[must_use]
-    pub fn unverified(&self) -> &PrekeySet {
-        &self.set
-    }
-
-    /// The digest by which the set is fetched; says nothing about the signature.
-    #[must_use]
-    pub fn digest(&self) -> Digest {
-        self.digest
-    }
-
-    /// The canonical bytes: the set, then the signature.
+    /// Returns the canonical bytes: u64 number, key, signature.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
@@ -97,245 +39,151 @@ impl SignedPrekeySet {
         out.finish()
     }
 
-    /// Decodes canonical bytes.
+    /// Decodes canonical bytes, checking the point but not the signature.
     ///
     /// # Errors
-    /// When the bytes are not exactly one set.
+    /// When the bytes are not exactly one prekey.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         Reader::whole(bytes, Self::read)
     }
 
     pub(crate) fn write(&self, out: &mut Writer) {
-        self.set.write(out);
-        out.raw(&self.signature.0);
+        out.u64(self.number.0).raw(&self.key.encode()).raw(&self.signature.0);
     }
 
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let set = PrekeySet {
-            cluster: reader.cluster()?,
-            node: reader.index("node")?,
-            number: reader.set_number()?,
-            last_resort: reader.bool("last resort")?,
-            slots: reader.list("slots", |reader| reader.array("prekey"))?,
-        };
-        let digest = set.digest();
-        Ok(Self { set, signature: Signature(reader.array("signature")?), digest })
+        Ok(Self {
+            number: reader.prekey_number()?,
+            key: reader.g1("prekey")?,
+            signature: Signature(reader.array("prekey signature")?),
+        })
     }
 }
 
-/// The secret half of a prekey set: one seed, from which each slot's key is derived.
+fn digest(cluster: ClusterId, node: NodeIndex, number: PrekeyNumber, key: &G1) -> Digest {
+    let mut out = Writer::default();
+    out.raw(&cluster.0).index(node).u64(number.0).raw(&key.encode());
+    Digest::of("KEYFLEET-V2-PREKEY", &[&out.finish()])
+}
+
+/// The secret half of a prekey: x. Wiped when dropped, and it cannot be printed:
+///
+/// ```compile_fail
+/// fn log(secret: &keyfleet_threshold::prekey::PrekeySecret) {
+///     println!("{secret:?}");
+/// }
+/// ```
 pub struct PrekeySecret {
-    cluster: ClusterId,
-    node: NodeIndex,
-    number: PrekeySetNumber,
-    last_resort: bool,
-    seed: Zeroizing<[u8; 32]>,
+    number: PrekeyNumber,
+    secret: SecretScalar,
+    key: G1,
 }
 
 impl PrekeySecret {
-    /// A new set of `slots` keys.
-    pub fn generate(
-        cluster: ClusterId,
-        node: NodeIndex,
-        number: PrekeySetNumber,
-        last_resort: bool,
-        rng: &mut impl CryptoRng,
-    ) -> Self {
-        let mut seed = Zeroizing::new([0; 32]);
-        rng.fill_bytes(seed.as_mut());
-        Self { cluster, node, number, last_resort, seed }
+    /// Makes a new one.
+    pub fn generate(number: PrekeyNumber, rng: &mut impl CryptoRng) -> Self {
+        loop {
+            let secret = SecretScalar::random(rng);
+            if !secret.is_zero() {
+                return Self::of(number, secret);
+            }
+        }
     }
 
-    /// The set again from its stored seed.
-    #[must_use]
-    pub fn restore(
-        cluster: ClusterId,
-        node: NodeIndex,
-        number: PrekeySetNumber,
-        last_resort: bool,
-        seed: &[u8; 32],
-    ) -> Self {
-        Self { cluster, node, number, last_resort, seed: Zeroizing::new(*seed) }
+    /// Takes up a stored one.
+    ///
+    /// # Errors
+    /// When the bytes are not a scalar.
+    pub fn restore(number: PrekeyNumber, bytes: &[u8; 32]) -> Result<Self, CurveError> {
+        let secret = SecretScalar::decode(bytes)?;
+        if secret.is_zero() { Err(CurveError::NotAScalar) } else { Ok(Self::of(number, secret)) }
     }
 
-    /// The seed: for wrapping into the node's two key stores, and for nothing else.
-    #[must_use]
-    pub fn expose_seed(&self) -> &[u8; 32] {
-        &self.seed
+    fn of(number: PrekeyNumber, secret: SecretScalar) -> Self {
+        let key = G1::generator().times_secret(&secret);
+        Self { number, secret, key }
     }
 
-    /// The set's number.
+    /// Returns the bytes: for wrapping into the node's two key stores, and for nothing else.
     #[must_use]
-    pub fn number(&self) -> PrekeySetNumber {
+    pub fn expose(&self) -> Zeroizing<[u8; 32]> {
+        self.secret.expose()
+    }
+
+    /// Returns the prekey's number.
+    #[must_use]
+    pub fn number(&self) -> PrekeyNumber {
         self.number
     }
 
-    /// Returns true for a last resort, whose keys are never revealed.
+    /// Returns the public half.
     #[must_use]
-    pub fn is_last_resort(&self) -> bool {
-        self.last_resort
+    pub fn public(&self) -> G1 {
+        self.key
     }
 
-    /// The public half, signed.
+    /// Signs the public half for showing it.
     #[must_use]
-    pub fn offer(&self, slots: usize, identity: &IdentitySecretKey) -> SignedPrekeySet {
-        let set = PrekeySet {
-            cluster: self.cluster,
-            node: self.node,
-            number: self.number,
-            last_resort: self.last_resort,
-            slots: (0..slots).map(|slot| self.slot_key(slot).public()).collect(),
-        };
-        let digest = set.digest();
-        let signature = identity.sign(&digest);
-        SignedPrekeySet { set, signature, digest }
+    pub fn offer(&self, cluster: ClusterId, node: NodeIndex, identity: &IdentitySecretKey) -> SignedPrekey {
+        let signature = identity.sign(&digest(cluster, node, self.number, &self.key));
+        SignedPrekey { number: self.number, key: self.key, signature }
     }
 
-    /// The secret key of one slot.
+    /// Computes K = x·E: what this node shares with the dealer of one bundle.
     #[must_use]
-    pub fn slot_key(&self, slot: usize) -> SlotKey {
-        let mut info = Writer::default();
-        info.raw(b"KEYFLEET-V1-PREKEY").raw(&self.cluster.0).index(self.node).u64(self.number.0).u64(slot as u64);
-        let mut ikm = Zeroizing::new([0; 32]);
-        Hkdf::<Sha256>::new(None, self.seed.as_ref())
-            .expand(&info.finish(), ikm.as_mut())
-            .expect("32 bytes are within HKDF's limit");
-        let (secret, public) = Kem::derive_keypair(ikm.as_ref());
-        SlotKey { secret, public: public.to_bytes().into() }
+    pub(crate) fn shared_with(&self, ephemeral: &G1) -> SecretPoint {
+        SecretPoint::shared(ephemeral, &self.secret)
     }
-}
-
-/// The secret HPKE key of one slot, with its public half; a complaint reveals it on purpose.
-pub struct SlotKey {
-    secret: HpkePrivateKey,
-    public: [u8; 32],
-}
-
-impl SlotKey {
-    /// The public half.
-    #[must_use]
-    pub fn public(&self) -> [u8; 32] {
-        self.public
-    }
-
-    /// Gives the key away: what a complaint does.
-    #[must_use]
-    pub fn reveal(&self) -> RevealedKey {
-        RevealedKey(self.secret.to_bytes().into())
-    }
-}
-
-/// The key of one slot after it was revealed: public knowledge.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RevealedKey(pub [u8; 32]);
-
-impl RevealedKey {
-    /// The slot key, if the bytes are the private half of `public`.
-    #[must_use]
-    pub fn matching(&self, public: &[u8; 32]) -> Option<SlotKey> {
-        let secret = HpkePrivateKey::from_bytes(&self.0).ok()?;
-        let own: [u8; 32] = Kem::sk_to_pk(&secret).to_bytes().into();
-        (own == *public).then_some(SlotKey { secret, public: own })
-    }
-}
-
-/// A share sealed to one slot: HPKE base mode, DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, ChaCha20-Poly1305 (RFC 9180).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct SealedShare {
-    /// The encapsulated key.
-    pub encapsulated: [u8; 32],
-    /// 32 bytes of share and a 16-byte tag.
-    pub ciphertext: [u8; 48],
-}
-
-impl SealedShare {
-    /// Length in bytes.
-    pub const BYTES: usize = 80;
-
-    /// Stand-in for a share whose receiver's prekey cannot be sealed to: zeros, which open for nobody.
-    pub const IMPOSSIBLE: Self = Self { encapsulated: [0; 32], ciphertext: [0; 48] };
-}
-
-const INFO: &[u8] = b"KEYFLEET-V1-SHARE";
-
-/// Seals 32 secret bytes to a slot's public key; `None` when the key is one of X25519's degenerate points.
-pub(crate) fn seal(
-    public: &[u8; 32],
-    secret: &[u8; 32],
-    associated_data: &[u8],
-    rng: &mut impl CryptoRng,
-) -> Option<SealedShare> {
-    let public = HpkePublicKey::from_bytes(public).ok()?;
-    let (encapsulated, mut context) =
-        hpke::setup_sender_with_rng::<ChaCha20Poly1305, HkdfSha256, Kem>(&OpModeS::Base, &public, INFO, rng).ok()?;
-    let ciphertext = context.seal(secret, associated_data).ok()?;
-    Some(SealedShare {
-        encapsulated: encapsulated.to_bytes().into(),
-        ciphertext: ciphertext.try_into().expect("32 bytes seal to 48"),
-    })
-}
-
-/// Opens a sealed share with the slot's key; `None` when it was not sealed to this key under this associated data.
-pub(crate) fn open(key: &SlotKey, sealed: &SealedShare, associated_data: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
-    let encapsulated = <Kem as hpke::Kem>::EncappedKey::from_bytes(&sealed.encapsulated).ok()?;
-    let mut context =
-        hpke::setup_receiver::<ChaCha20Poly1305, HkdfSha256, Kem>(&OpModeR::Base, &key.secret, &encapsulated, INFO)
-            .ok()?;
-    let mut opened = context.open(&sealed.ciphertext, associated_data).ok()?;
-    let secret = opened.as_slice().try_into().ok().map(Zeroizing::new);
-    opened.zeroize();
-    secret
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use rand_chacha::ChaCha20Rng;
     use rand_core::SeedableRng;
 
-    fn secret(number: u64) -> PrekeySecret {
-        let mut rng = ChaCha20Rng::seed_from_u64(number);
-        let node = NodeIndex::new(3).unwrap();
-        PrekeySecret::generate(ClusterId([1; 16]), node, PrekeySetNumber(number), false, &mut rng)
+    /// Signs any point as a prekey: what a corrupt node can do.
+    pub(crate) fn forge(
+        number: PrekeyNumber,
+        key: G1,
+        cluster: ClusterId,
+        node: NodeIndex,
+        identity: &IdentitySecretKey,
+    ) -> SignedPrekey {
+        SignedPrekey { number, key, signature: identity.sign(&digest(cluster, node, number, &key)) }
     }
+
+    const CLUSTER: ClusterId = ClusterId([1; 16]);
 
     /// seed: 001-46, 002-28
     #[test]
-    fn a_share_opens_for_its_slot_and_context_alone() {
+    fn a_signed_prekey_survives_its_encoding_and_no_change() {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
-        let set = secret(1);
-        let sealed = seal(&set.slot_key(2).public(), &[7; 32], b"here", &mut rng).unwrap();
-        assert_eq!(open(&set.slot_key(2), &sealed, b"here").as_deref(), Some(&[7; 32]));
-        assert!(open(&set.slot_key(2), &sealed, b"there").is_none(), "another plan or dealer must not open it");
-        assert!(open(&set.slot_key(1), &sealed, b"here").is_none(), "another slot must not open it");
-        assert!(open(&secret(2).slot_key(2), &sealed, b"here").is_none(), "another set must not open it");
-    }
-
-    #[test]
-    fn a_revealed_key_is_checked_against_its_public_half() {
-        let set = secret(1);
-        let revealed = set.slot_key(0).reveal();
-        assert!(revealed.matching(&set.slot_key(0).public()).is_some());
-        assert!(revealed.matching(&set.slot_key(1).public()).is_none(), "a key of another slot is no evidence");
-    }
-
-    #[test]
-    fn degenerate_prekeys_are_noticed_by_the_sealer() {
-        let mut rng = ChaCha20Rng::seed_from_u64(1);
-        assert!(seal(&[0; 32], &[7; 32], b"", &mut rng).is_none(), "nothing may be sealed to the zero point");
-    }
-
-    #[test]
-    fn a_signed_set_survives_its_encoding_and_no_change() {
-        let identity = IdentitySecretKey::from_seed(&[9; 32]);
-        let signed = secret(4).offer(8, &identity);
+        let (identity, node) = (IdentitySecretKey::from_seed(&[9; 32]), NodeIndex::new(3).unwrap());
+        let signed = PrekeySecret::generate(PrekeyNumber(4), &mut rng).offer(CLUSTER, node, &identity);
         let bytes = signed.encode();
-        assert!(SignedPrekeySet::decode(&bytes).unwrap().verify(&identity.public()).is_some());
+        assert!(SignedPrekey::decode(&bytes).unwrap().is_of(CLUSTER, node, &identity.public()));
         for position in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[position] ^= 0x40;
-            let accepted = SignedPrekeySet::decode(&changed).is_ok_and(|set| set.verify(&identity.public()).is_some());
+            let accepted =
+                SignedPrekey::decode(&changed).is_ok_and(|prekey| prekey.is_of(CLUSTER, node, &identity.public()));
             assert!(!accepted, "a change in byte {position} went unnoticed");
         }
+        assert!(!signed.is_of(ClusterId([2; 16]), node, &identity.public()), "another cluster's");
+        assert!(!signed.is_of(CLUSTER, NodeIndex::new(4).unwrap(), &identity.public()), "another node's");
+    }
+
+    /// seed: 001-40
+    #[test]
+    fn both_ends_share_one_point_and_zero_is_no_secret() {
+        let mut rng = ChaCha20Rng::seed_from_u64(2);
+        let (prekey, ephemeral) = (PrekeySecret::generate(PrekeyNumber(1), &mut rng), SecretScalar::random(&mut rng));
+        let of_dealer = SecretPoint::shared(&prekey.public(), &ephemeral);
+        let of_receiver = prekey.shared_with(&G1::generator().times_secret(&ephemeral));
+        assert_eq!(of_dealer.expose(), of_receiver.expose());
+        let again = PrekeySecret::restore(PrekeyNumber(1), &prekey.expose()).unwrap();
+        assert_eq!(again.public(), prekey.public(), "a stored secret is the same prekey");
+        assert!(PrekeySecret::restore(PrekeyNumber(1), &[0; 32]).is_err(), "zero opens for everybody");
     }
 }

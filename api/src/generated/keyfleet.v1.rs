@@ -640,10 +640,10 @@ pub struct OutboxRow {
     /// Grows by at least 1 from row to row.
     #[prost(uint64, tag = "1")]
     pub position: u64,
-    /// The number of the attempt that the message belongs to; 0 for prekey sets. For scheduling only: the payload decides.
+    /// The number of the attempt that the message belongs to. For scheduling only: the payload decides.
     #[prost(uint64, tag = "2")]
     pub number: u64,
-    #[prost(oneof = "outbox_row::Said", tags = "3, 4")]
+    #[prost(oneof = "outbox_row::Said", tags = "3")]
     pub said: ::core::option::Option<outbox_row::Said>,
 }
 /// Nested message and enum types in `OutboxRow`.
@@ -652,8 +652,6 @@ pub mod outbox_row {
     pub enum Said {
         #[prost(message, tag = "3")]
         Message(super::SignedMessage),
-        #[prost(message, tag = "4")]
-        PrekeySet(super::SignedPrekeySet),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -673,17 +671,6 @@ pub struct SignedMessage {
     pub payload: ::prost::alloc::vec::Vec<u8>,
     /// Ed25519, 64 bytes, under the sender's pinned key, over the message's digest.
     #[prost(bytes = "vec", tag = "3")]
-    pub signature: ::prost::alloc::vec::Vec<u8>,
-}
-/// One-time HPKE keys that a node offers, one per dealer slot. Its canonical encoding is `payload` followed by `signature`.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct SignedPrekeySet {
-    /// Byte-exact, as signed (formats page, "Prekey sets"): cluster id (16), node (u32), number (u64), last resort (u8), keys of
-    /// 32 bytes, max(8, 2·nodes) of them.
-    #[prost(bytes = "vec", tag = "1")]
-    pub payload: ::prost::alloc::vec::Vec<u8>,
-    /// Ed25519, 64 bytes.
-    #[prost(bytes = "vec", tag = "2")]
     pub signature: ::prost::alloc::vec::Vec<u8>,
 }
 /// What a node knows and holds: the operator decides nothing before enough of these have come, and stops when they prove more
@@ -729,9 +716,6 @@ pub struct Report {
     /// Plan versions it understands.
     #[prost(uint32, repeated, tag = "13")]
     pub plan_versions: ::prost::alloc::vec::Vec<u32>,
-    /// Prekey sets on offer, ascending by number.
-    #[prost(message, repeated, tag = "14")]
-    pub prekey_sets: ::prost::alloc::vec::Vec<OfferedSet>,
     /// The node's software version, at most 64 characters.
     #[prost(string, tag = "15")]
     pub version: ::prost::alloc::string::String,
@@ -780,21 +764,11 @@ pub struct KnownNode {
     pub identity_key: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct OfferedSet {
-    #[prost(uint64, tag = "1")]
-    pub number: u64,
-    /// 32 bytes.
-    #[prost(bytes = "vec", tag = "2")]
-    pub digest: ::prost::alloc::vec::Vec<u8>,
-    #[prost(bool, tag = "3")]
-    pub last_resort: bool,
-}
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FetchRequest {
     /// The cluster's id: 16 bytes.
     #[prost(bytes = "vec", tag = "1")]
     pub cluster_id: ::prost::alloc::vec::Vec<u8>,
-    /// Digests of messages, prekey sets or verification vectors: 1 to 128, 32 bytes each.
+    /// Digests of messages or verification vectors: 1 to 128, 32 bytes each.
     #[prost(bytes = "vec", repeated, tag = "2")]
     pub digests: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
@@ -803,7 +777,7 @@ pub struct FetchItem {
     /// Which of the digests this is. The caller computes it again: what does not match is dropped.
     #[prost(bytes = "vec", tag = "1")]
     pub digest: ::prost::alloc::vec::Vec<u8>,
-    #[prost(oneof = "fetch_item::Found", tags = "2, 3, 4")]
+    #[prost(oneof = "fetch_item::Found", tags = "2, 4")]
     pub found: ::core::option::Option<fetch_item::Found>,
 }
 /// Nested message and enum types in `FetchItem`.
@@ -812,8 +786,6 @@ pub mod fetch_item {
     pub enum Found {
         #[prost(message, tag = "2")]
         Message(super::SignedMessage),
-        #[prost(message, tag = "3")]
-        PrekeySet(super::SignedPrekeySet),
         #[prost(message, tag = "4")]
         Vector(super::VerificationVector),
     }
@@ -830,21 +802,20 @@ pub struct VerificationVector {
 #[repr(i32)]
 pub enum MessageKind {
     Unspecified = 0,
-    /// Phase 1. A dealer's bundle: t commitments of 96 bytes, a proof of knowledge at genesis, one sealed share of 80 bytes
-    /// per receiver.
+    /// Phase 1. A dealer's bundle: t commitments of 96 bytes, proofs of possession, one sealed share of 33 bytes per receiver.
     Dealing = 1,
     /// Phase 2. A receiver has a valid-looking bundle: its dealer and digest.
     Have = 2,
     /// Phase 3. A receiver's answer to the frozen bundles: the digest of the frozen dealers, and the complaints. None means
-    /// that every share was good. A complaint reveals the receiver's 32-byte HPKE key for the accused dealer's slot, so that
-    /// anyone opens the share and judges.
+    /// that every share was good, unless it says that it could not open them. A complaint discloses the point of 48 bytes that
+    /// receiver and dealer share, so that anyone opens that one share and judges.
     Response = 3,
     /// Phase 5. The receiver's share is durable: the vector digest, and the digest of all frozen fields.
     Prepared = 4,
     /// Phase 6. A partial signature of 48 bytes with the new share over the certificate message.
     Partial = 5,
-    /// The receiver cannot compute its share: its keys are gone, or it was cheated under keys that it never reveals.
-    Unable = 6,
+    /// A receiver that was away found bad shares in frozen bundles: complaints, as evidence. They change nothing about the epoch.
+    Late = 6,
     /// Phase 8. The receiver holds its share of the epoch: the vector digest.
     Holds = 7,
     /// After retirement: the node has destroyed its secrets of the epoch.
@@ -863,7 +834,7 @@ impl MessageKind {
             Self::Response => "MESSAGE_KIND_RESPONSE",
             Self::Prepared => "MESSAGE_KIND_PREPARED",
             Self::Partial => "MESSAGE_KIND_PARTIAL",
-            Self::Unable => "MESSAGE_KIND_UNABLE",
+            Self::Late => "MESSAGE_KIND_LATE",
             Self::Holds => "MESSAGE_KIND_HOLDS",
             Self::Erased => "MESSAGE_KIND_ERASED",
         }
@@ -877,7 +848,7 @@ impl MessageKind {
             "MESSAGE_KIND_RESPONSE" => Some(Self::Response),
             "MESSAGE_KIND_PREPARED" => Some(Self::Prepared),
             "MESSAGE_KIND_PARTIAL" => Some(Self::Partial),
-            "MESSAGE_KIND_UNABLE" => Some(Self::Unable),
+            "MESSAGE_KIND_LATE" => Some(Self::Late),
             "MESSAGE_KIND_HOLDS" => Some(Self::Holds),
             "MESSAGE_KIND_ERASED" => Some(Self::Erased),
             _ => None,
@@ -1022,7 +993,7 @@ pub mod round_client {
             req.extensions_mut().insert(GrpcMethod::new("keyfleet.v1.Round", "Follow"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Bundles, prekey sets, other signed messages and verification vectors by digest: what a receiver was away for, or lost.
+        /// Bundles, other signed messages and verification vectors by digest: what a receiver was away for, or lost.
         /// Every holder keeps the bundles of an epoch until it retires.
         ///
         /// Deadline: 10 s is enough for a hundred bundles. A peer has at most 8 calls under way.
@@ -1094,7 +1065,7 @@ pub mod round_server {
             >
             + std::marker::Send
             + 'static;
-        /// Bundles, prekey sets, other signed messages and verification vectors by digest: what a receiver was away for, or lost.
+        /// Bundles, other signed messages and verification vectors by digest: what a receiver was away for, or lost.
         /// Every holder keeps the bundles of an epoch until it retires.
         ///
         /// Deadline: 10 s is enough for a hundred bundles. A peer has at most 8 calls under way.

@@ -55,10 +55,8 @@ pub(super) async fn gather(
             break;
         }
         for blob in observer.fetch(*node, &missing).await.unwrap_or_default() {
-            match blob {
-                Blob::Message(message) => drop(transcript.hear(&message)),
-                Blob::Prekeys(set) => drop(transcript.learn_prekeys(&set)),
-                _ => {}
+            if let Blob::Message(message) = blob {
+                let _ = transcript.hear(&message);
             }
         }
     }
@@ -84,11 +82,8 @@ async fn ask_all(observer: &Arc<Observer>) -> (Messages, BTreeMap<NodeIndex, Nod
 }
 
 fn missing(transcript: &Transcript, named: &BTreeSet<Digest>) -> Vec<Digest> {
-    let missing =
-        named.iter().filter(|digest| transcript.bundle(digest).is_none() && transcript.response(digest).is_none());
-    let mut missing: Vec<_> = missing.copied().collect();
-    missing.extend(transcript.missing_prekeys());
-    missing
+    let is_missing = |digest: &&Digest| transcript.bundle(digest).is_none() && transcript.response(digest).is_none();
+    named.iter().filter(is_missing).copied().collect()
 }
 
 fn no_messages(silent: &BTreeMap<NodeIndex, NodeError>) -> CommandError {

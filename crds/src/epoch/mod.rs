@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use crate::cluster::schedule::Deadlines as ClusterDeadlines;
+use crate::prekey::Prekey;
 use crate::rules::{only_rises, written_once};
 use crate::values::{ClusterId, Digest, PinnedKey, PublicKey};
 pub use status::{KeyEpochStatus, Phase};
@@ -128,7 +129,7 @@ pub struct KeyEpochSpec {
     /// Number of receivers that must have stored their share before the epoch becomes active. At genesis: all.
     #[schemars(range(min = 2, max = 100))]
     pub min_holders: u32,
-    /// Nodes that may deal, ascending by index. A dealer's position is its slot in the receivers' prekey sets.
+    /// Nodes that may deal, ascending by index: at a reshare all receivers of the source.
     #[schemars(length(min = 1, max = 100))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["index".into()]))]
     pub dealers: Vec<Dealer>,
@@ -189,11 +190,9 @@ pub struct Receiver {
     pub index: u32,
     /// Pinned identity key of the node.
     pub identity_key: PinnedKey,
-    /// The number of the prekey set that its shares are sealed to.
-    #[schemars(range(max = 9_007_199_254_740_991_u64))]
-    pub prekey_set: u64,
-    /// That set's digest.
-    pub prekey_digest: Digest,
+    /// The prekey that its share is sealed to. Absent if the node had shown none: it gets no share of this epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prekey: Option<Prekey>,
 }
 
 /// Longest duration of each phase, in blocks from the block at which it was opened. All are written out.

@@ -153,7 +153,7 @@ pub enum Fault {
     NoDealing,
     /// The node signed two different messages where one is allowed.
     Equivocation,
-    /// The bundle is malformed, or the proof of knowledge in it is wrong.
+    /// The bundle is not one of this plan, or a proof in it is wrong.
     InvalidDealing,
     /// The node dealt a share that does not fit its commitments.
     InvalidShare,
@@ -161,10 +161,8 @@ pub enum Fault {
     WrongSource,
     /// The node complained about a good share.
     FalseComplaint,
-    /// The node prepared another vector than the frozen fields give.
-    WrongVector,
-    /// The partial signature is wrong.
-    InvalidPartial,
+    /// The node signed a message that no node may send.
+    Malformed,
 }
 
 /// Why a round failed.

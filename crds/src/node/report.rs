@@ -1,13 +1,14 @@
 //! `status.node`: what a node says of itself.
 //!
 //! Written with every new piece of key material, otherwise at most every ten minutes. The readable fields are for people
-//! and for scheduling; what others rely on is signed (`offer`, the prekey sets, `signedReport`).
+//! and for scheduling; what others rely on is signed (`offer`, `prekey`, `signedReport`).
 
 use k8s_openapi::ByteString;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::prekey::Prekey;
 use crate::values::{Digest, IdentitySignature, PinnedKey};
 
 /// Report of a node on itself.
@@ -17,11 +18,9 @@ pub struct NodeReport {
     /// The identity key that the node offers to be pinned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offer: Option<IdentityOffer>,
-    /// The prekey sets on offer, three or more: a plan names one, so that a share can be sealed to a node that is away.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["number".into()]))]
-    pub prekey_sets: Vec<PrekeySet>,
+    /// The node's newest prekey: the next plan carries it, so that a share can be sealed to a node that is away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prekey: Option<Prekey>,
     /// The epochs whose share it holds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
@@ -74,22 +73,6 @@ pub struct IdentityOffer {
     pub key: PinnedKey,
     /// A signature of the key over cluster id, index and itself: the node has the private half.
     pub proof: IdentitySignature,
-}
-
-/// A prekey set on offer.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
-#[serde(rename_all = "camelCase")]
-pub struct PrekeySet {
-    /// Number of the set. Grows with every set.
-    pub number: u64,
-    /// Digest of the set. Plans name it by this.
-    pub digest: Digest,
-    /// True for the set that plans may name again and again when no other is left. Default false.
-    #[serde(default)]
-    pub last_resort: bool,
-    /// The set's canonical bytes, signature included, base64.
-    #[schemars(with = "String", length(max = 16_384), extend("format" = "byte"))]
-    pub signed: ByteString,
 }
 
 /// An epoch whose share a node holds.

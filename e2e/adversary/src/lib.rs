@@ -1,12 +1,13 @@
 //! Nodes that lie: what they say is bent on its way out, signed with their real keys.
 
-use keyfleet_threshold::curve::{G1, HashDomain, SecretScalar};
-use keyfleet_threshold::identifiers::{Digest, NodeIndex};
+use hkdf::Hkdf;
+use keyfleet_threshold::curve::{G1, HashDomain, Scalar, SecretScalar};
+use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::identity::IdentitySecretKey;
-use keyfleet_threshold::prekey::PrekeySecret;
 use keyfleet_threshold::round::{
-    Body, Complaint, DealerSeed, Dealing, Participant, Response, SecretName, SignedMessage, Transcript,
+    Attempt, Body, Complaint, DealerSeed, Dealing, Participant, Response, SecretName, SignedMessage,
 };
+use sha2::Sha256;
 
 /// Behaviour of a node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,7 +25,7 @@ pub enum Behaviour {
     ForeignConstant,
     /// Signs two bundles.
     Equivocator,
-    /// Complains about a dealer whose share was good, revealing its real key.
+    /// Complains about a dealer whose share was good, with the value that it really shares with it.
     FalseComplainer {
         /// Whom it accuses.
         accused: NodeIndex,
@@ -48,22 +49,13 @@ impl Behaviour {
         let bent = match (self, &message.body) {
             (Self::Silent, _) | (Self::MuteDealer, Body::Dealing(_)) => return None,
             (Self::LyingDealer { victim }, Body::Dealing(honest)) => {
-                let (transcript, other) = other_dealing(process, message, false)?;
-                let mut lie = honest.clone();
-                for (position, receiver) in transcript.plan().receivers.iter().enumerate() {
-                    if receiver.index == victim {
-                        lie.shares[position] = other.shares[position];
-                    }
-                }
-                vec![say(Body::Dealing(lie))]
+                vec![say(Body::Dealing(cheat(process, message, honest, victim)?))]
             }
             (Self::ForeignConstant, Body::Dealing(_)) => {
-                let (_, other) = other_dealing(process, message, true)?;
-                vec![say(Body::Dealing(other))]
+                vec![say(Body::Dealing(other_dealing(process, message, true)?))]
             }
             (Self::Equivocator, Body::Dealing(_)) => {
-                let (_, other) = other_dealing(process, message, false)?;
-                vec![message.clone(), say(Body::Dealing(other))]
+                vec![message.clone(), say(Body::Dealing(other_dealing(process, message, false)?))]
             }
             (Self::FalseComplainer { accused }, Body::Response(response)) => {
                 vec![say(Body::Response(accuse(process, message, response, accused)?))]
@@ -80,32 +72,58 @@ impl Behaviour {
     }
 }
 
-/// A second, well-formed dealing of the same dealer in the same plan.
-fn other_dealing<'a>(
-    process: &'a Participant,
-    message: &SignedMessage,
-    foreign: bool,
-) -> Option<(&'a Transcript, Dealing)> {
-    let (number, _) = process.state().attempts.iter().find(|(_, attempt)| attempt.plan.digest() == message.plan)?;
-    let transcript = process.transcript(*number)?;
-    if !transcript.missing_prekeys().is_empty() || transcript.lacks_source() {
-        return None;
-    }
-    let source = transcript.plan().source().and_then(|source| process.share(source.number));
-    let nonsense = SecretScalar::decode(&[7; 32]).ok()?;
-    let constant = if foreign { Some(&nonsense) } else { source };
-    let seed = DealerSeed::restore(&[0x5a; 32]);
-    let dealing = Dealing::deal(transcript.plan(), message.sender, constant, transcript.prekeys(), &seed);
-    Some((transcript, dealing))
+/// Returns the attempt that a message belongs to.
+fn attempt_of<'a>(process: &'a Participant, message: &SignedMessage) -> Option<(EpochNumber, &'a Attempt)> {
+    let attempts = process.state().attempts.iter();
+    attempts.map(|(number, attempt)| (*number, attempt)).find(|(_, attempt)| attempt.plan.digest() == message.plan)
 }
 
+/// Returns a second, well-formed dealing of the same dealer in the same plan.
+fn other_dealing(process: &Participant, message: &SignedMessage, foreign: bool) -> Option<Dealing> {
+    let (_, attempt) = attempt_of(process, message)?;
+    let source = attempt.plan.source().and_then(|source| process.share(source.number));
+    let nonsense = SecretScalar::decode(&[7; 32]).ok()?;
+    let constant = if foreign { Some(&nonsense) } else { source };
+    Dealing::deal(&attempt.plan, message.sender, constant, &DealerSeed::restore(&[0x5a; 32])).ok()
+}
+
+/// Shifts the share of the victim, and proves possession over the changed bundle with the dealer's own secrets. Written from
+/// `docs/formats.md`, as a stranger's dealer would be.
+fn cheat(process: &Participant, message: &SignedMessage, honest: &Dealing, victim: NodeIndex) -> Option<Dealing> {
+    let (number, attempt) = attempt_of(process, message)?;
+    let at = attempt.plan.receivers.iter().position(|receiver| receiver.index == victim)?;
+    let seed = process.expose(SecretName::DealerSeed(number))?;
+    let named = [message.plan.0.as_slice(), &message.sender.value().to_be_bytes()].concat();
+    let mut wide = [0; 64];
+    Hkdf::<Sha256>::from_prk(seed.as_ref())
+        .ok()?
+        .expand(&[b"KEYFLEET-V2-EPHEMERAL", &named[..]].concat(), &mut wide)
+        .ok()?;
+    let ephemeral = SecretScalar::from_wide(&zeroize::Zeroizing::new(wide));
+    let mut lie = honest.clone();
+    lie.shares[at] = lie.shares[at].map(|share| share + Scalar::one());
+    // Everything that is signed but the kind, up to the proof itself and the signature.
+    let bytes = SignedMessage::sign(
+        message.plan,
+        message.sender,
+        Body::Dealing(lie.clone()),
+        &IdentitySecretKey::from_seed(&[0; 32]),
+    )
+    .encode();
+    let claims = &bytes[named.len() + 1..bytes.len() - 64 - G1::BYTES];
+    let statement = G1::hash(&[&named[..], claims].concat(), HashDomain::Seal);
+    lie.possession = statement.times_secret(&ephemeral);
+    Some(lie)
+}
+
+/// Accuses a dealer of a bad share. A dealer that really cheated is left alone, so that the complaint is a false one.
 fn accuse(process: &Participant, message: &SignedMessage, response: &Response, accused: NodeIndex) -> Option<Response> {
-    let state = process.state();
-    let attempt = state.attempts.values().find(|attempt| attempt.plan.digest() == message.plan)?;
-    let receiver = attempt.plan.receiver(message.sender)?;
-    let seed = process.expose(SecretName::Prekeys(receiver.prekey_set))?;
-    let keys = PrekeySecret::restore(state.cluster, state.index, receiver.prekey_set, false, &seed);
-    let slot = attempt.plan.slot_of(accused)?;
-    let complaint = Complaint { dealer: accused, key: keys.slot_key(slot).reveal() };
-    Some(Response { dealers: response.dealers, complaints: vec![complaint] })
+    let (number, attempt) = attempt_of(process, message)?;
+    let transcript = process.transcript(number)?;
+    let bundle = transcript.bundle_of(accused)?;
+    let prekey = attempt.plan.receiver(message.sender)?.prekey?;
+    let secret = SecretScalar::decode(&*process.expose(SecretName::Prekey(prekey.number))?).ok()?;
+    let key = bundle.ephemeral().g1.times_secret(&secret);
+    let complaint = Complaint { dealer: accused, bundle: bundle.digest(), key };
+    Some(Response { dealers: response.dealers, unopened: false, complaints: vec![complaint] })
 }

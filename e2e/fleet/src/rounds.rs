@@ -5,12 +5,13 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use keyfleet_threshold::coordination::{Decision, FleetView, KeptEpoch, NodeView, Offer, RoundView, decide, planning};
+use keyfleet_threshold::coordination::{Decision, FleetView, KeptEpoch, NodeView, RoundView, decide, planning};
 use keyfleet_threshold::feed;
-use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeySetNumber, Threshold};
+use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, Threshold};
+use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::plan::{Deadlines, ValidPlan};
 use keyfleet_threshold::polynomial::VerificationVector;
-use keyfleet_threshold::prekey::SignedPrekeySet;
+use keyfleet_threshold::prekey::SignedPrekey;
 use keyfleet_threshold::round::{Blob, Body, MessageKind, Phase, RoundRecord, SignedMessage, Transcript};
 use tempfile::TempDir;
 
@@ -164,9 +165,10 @@ impl TestNode {
         }
     }
 
-    pub fn readable(&self) -> (Vec<Arc<SignedMessage>>, Vec<SignedPrekeySet>) {
+    /// Messages and prekey that others may read.
+    pub fn readable(&self) -> (Vec<Arc<SignedMessage>>, Option<SignedPrekey>) {
         let published = self.driver.as_ref().unwrap().persister().published().borrow().clone();
-        (published.messages.clone(), published.offers.clone())
+        (published.messages.clone(), published.prekey().copied())
     }
 
     /// Returns what a peer would get for a digest.
@@ -218,7 +220,6 @@ pub struct Operator {
     pub epochs: Vec<KeptEpoch>,
     pub vectors: BTreeMap<EpochNumber, VerificationVector>,
     pub number: u64,
-    named: BTreeMap<NodeIndex, PrekeySetNumber>,
 }
 
 /// A round under way, as the operator sees it.
@@ -230,31 +231,12 @@ pub struct Round {
 }
 
 impl Operator {
-    /// Plans the next round among `members`: their identity and offers.
-    pub fn plan(
-        &mut self,
-        members: &[(NodeIndex, keyfleet_threshold::identity::IdentityPublicKey, Vec<SignedPrekeySet>)],
-    ) -> Round {
+    /// Plans the next round among `members`: their identity and prekey.
+    pub fn plan(&mut self, members: &[(NodeIndex, IdentityPublicKey, Option<SignedPrekey>)]) -> Round {
         self.number += 1;
         let receivers: Vec<_> = members
             .iter()
-            .map(|(index, identity, offers)| NodeView {
-                index: *index,
-                identity: *identity,
-                offers: offers
-                    .iter()
-                    .map(|offer| {
-                        let set = offer.verify(identity).expect("an offer is signed by its node");
-                        Offer {
-                            number: set.number,
-                            digest: set.digest(),
-                            last_resort: set.last_resort,
-                            slots: set.slots.len(),
-                        }
-                    })
-                    .collect(),
-                named: self.named.get(index).copied(),
-            })
+            .map(|(index, identity, prekey)| NodeView { index: *index, identity: *identity, prekey: *prekey })
             .collect();
         let n = u16::try_from(receivers.len()).unwrap();
         let threshold = (2 * n).div_ceil(3);
@@ -266,7 +248,7 @@ impl Operator {
             min_holders: threshold,
             deadlines: Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 },
             connected: receivers.iter().map(|node| node.index).collect(),
-            avoid: BTreeSet::new(),
+            unawaited: BTreeSet::new(),
             receivers,
         };
         let plan = match self.epochs.last() {
@@ -274,14 +256,8 @@ impl Operator {
             Some(source) => planning::reshare(&view, source),
         };
         let plan = plan.expect("the fleet can make a round");
-        self.named.extend(plan.receivers.iter().map(|receiver| (receiver.index, receiver.prekey_set)));
         let source = plan.source().map(|source| self.vectors[&source.number].clone());
-        let mut transcript = Transcript::new(plan.clone(), source);
-        for (_, _, offers) in members {
-            for offer in offers {
-                let _ = transcript.learn_prekeys(offer);
-            }
-        }
+        let transcript = Transcript::new(plan.clone(), source);
         Round { number: EpochNumber(self.number), plan, record: RoundRecord::opened(), transcript }
     }
 
@@ -348,20 +324,16 @@ async fn gossip(nodes: &mut [TestNode], round: &mut Round) {
     let mut all = Vec::new();
     for node in nodes.iter_mut() {
         node.note_what_was_said();
-        let (messages, offers) = node.readable();
-        all.extend(messages.iter().map(|message| (node.index, Blob::Message(message.as_ref().clone()))));
-        all.extend(offers.into_iter().map(|offer| (node.index, Blob::Prekeys(offer))));
+        all.extend(node.readable().0);
     }
-    for (_, blob) in &all {
-        if let Blob::Message(message) = blob {
-            let _ = round.transcript.hear(message);
-        }
+    for message in &all {
+        let _ = round.transcript.hear(message);
     }
     for node in nodes.iter_mut() {
-        for (from, blob) in &all {
-            if *from != node.index && !node.heard.contains(&blob.digest()) {
-                let _ = node.feed(&Input::Blob(blob.clone())).await;
-                node.heard.insert(blob.digest());
+        for message in &all {
+            if message.sender != node.index && !node.heard.contains(&message.digest()) {
+                let _ = node.feed(&Input::Blob(Blob::Message(message.as_ref().clone()))).await;
+                node.heard.insert(message.digest());
             }
         }
     }

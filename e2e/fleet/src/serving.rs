@@ -237,9 +237,9 @@ impl Fleet {
         for member in &self.members {
             let node = &member.running.as_ref().unwrap().node;
             let mut published = node.published();
-            let offering = published.wait_for(|published| !published.offers.is_empty());
-            let offers = tokio::time::timeout(Duration::from_secs(60), offering).await.expect("no prekeys on offer");
-            members.push((member.test.index, node.identity(), offers.unwrap().offers.clone()));
+            let showing = published.wait_for(|published| published.prekey().is_some());
+            let showing = tokio::time::timeout(Duration::from_secs(60), showing).await.expect("no prekey is shown");
+            members.push((member.test.index, node.identity(), showing.unwrap().prekey().copied()));
         }
         self.operator.plan(&members)
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use keyfleet_threshold::feed::{Feed, Intake, Turns};
+use keyfleet_threshold::feed::{Feed, Turns};
 use keyfleet_threshold::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
 use keyfleet_threshold::round::{Blob, Notice, Outputs, Participant, SecretName, SignedMessage};
@@ -44,8 +44,6 @@ pub struct Node {
 pub struct Process {
     /// The protocol machine.
     pub participant: Participant,
-    /// Inputs that wait before the protocol machine.
-    pub intake: Intake,
     /// Memory of what was fed of the API server's lists.
     pub feed: Feed,
     /// The revision that its watch has come to.
@@ -79,7 +77,7 @@ pub struct Disk {
     pub state: Vec<u8>,
     /// The sealed secrets.
     pub secrets: BTreeMap<SecretName, [u8; 32]>,
-    /// The content-addressed file of bundles, responses and prekey sets.
+    /// The content-addressed file of bundles and responses.
     pub blobs: BTreeMap<Digest, Rc<Blob>>,
     /// The outbox.
     pub outbox: Outbox,
@@ -95,12 +93,11 @@ pub struct Outbox {
     last: u64,
     /// Places of the messages that the state holds, by what they honestly say.
     said: BTreeMap<Digest, u64>,
-    offered: BTreeMap<Digest, u64>,
 }
 
 /// One row of an outbox.
 pub struct Row {
-    /// The attempt that it belongs to; zero for prekey sets.
+    /// The attempt that it belongs to.
     pub number: EpochNumber,
     /// Blobs that it shows; a second one to other readers, when the node has two faces.
     pub faces: Vec<Rc<Blob>>,
@@ -153,7 +150,6 @@ impl Node {
         self.changed = true;
         self.process = Some(Process {
             participant,
-            intake: Intake::default(),
             feed: Feed::default(),
             revision: 0,
             fed: None,
@@ -240,15 +236,7 @@ impl Node {
         let Some(process) = &self.process else { return };
         let (participant, state) = (&process.participant, process.participant.state());
         let outbox = &mut self.disk.outbox;
-        let offered: BTreeMap<_, _> = state.offers.values().map(|set| (set.digest(), set)).collect();
-        for (digest, set) in &offered {
-            if !outbox.offered.contains_key(digest) {
-                let position = outbox.push(EpochNumber(0), vec![Rc::new(Blob::Prekeys((*set).clone()))]);
-                outbox.offered.insert(*digest, position);
-            }
-        }
-        let seed = self.identity;
-        let key = LazyCell::new(|| IdentitySecretKey::from_seed(&seed));
+        let key = LazyCell::new(|| IdentitySecretKey::from_seed(&self.identity));
         let mut current = BTreeSet::new();
         for (number, attempt) in &state.attempts {
             for message in &attempt.outbox {
@@ -264,7 +252,7 @@ impl Node {
                 }
             }
         }
-        outbox.retain(|digest| current.contains(digest), |digest| offered.contains_key(digest));
+        outbox.retain(|digest| current.contains(digest));
     }
 
     /// The messages that others can read, each with its attempt.
@@ -312,7 +300,7 @@ pub(crate) fn living_holders(nodes: &BTreeMap<NodeIndex, Node>, number: EpochNum
 fn message(blob: &Rc<Blob>) -> Option<&SignedMessage> {
     match blob.as_ref() {
         Blob::Message(message) => Some(message),
-        Blob::Prekeys(_) | Blob::Vector(_) => None,
+        Blob::Vector(_) => None,
     }
 }
 
@@ -323,10 +311,9 @@ impl Outbox {
         self.last
     }
 
-    fn retain(&mut self, said: impl Fn(&Digest) -> bool, offered: impl Fn(&Digest) -> bool) {
+    fn retain(&mut self, said: impl Fn(&Digest) -> bool) {
         self.said.retain(|digest, _| said(digest));
-        self.offered.retain(|digest, _| offered(digest));
-        let kept: BTreeSet<u64> = self.said.values().chain(self.offered.values()).copied().collect();
+        let kept: BTreeSet<u64> = self.said.values().copied().collect();
         self.rows.retain(|position, _| kept.contains(position));
     }
 }

@@ -8,11 +8,8 @@ use keyfleet_crds::convert::{plan_of, record_of};
 use keyfleet_crds::values::PinnedKey;
 use keyfleet_planner::model::Objects;
 use keyfleet_planner::state::Epoch;
-use keyfleet_threshold::coordination::Offer;
-use keyfleet_threshold::feed::{Input, InputError, ListedEpoch, Listing, Turns, answer, says_itself};
+use keyfleet_threshold::feed::{Input, InputError, ListedEpoch, Listing, Turns, answer, recall, says_itself, take};
 use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
-use keyfleet_threshold::identity::IdentityPublicKey;
-use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::round::{Blob, Outputs, Refusal};
 
 use crate::node::{Node, Reader};
@@ -36,7 +33,7 @@ impl Fleet {
         self.follow_peers(index);
     }
 
-    /// Writes a node's own status: the identity that it offers, its prekey sets, whether it serves.
+    /// Writes a node's own status: the identity that it offers, its prekey, whether it serves.
     fn write_status(&mut self, index: NodeIndex) {
         let node = &self.nodes[&index];
         let Some(process) = &node.process else { return };
@@ -45,14 +42,11 @@ impl Fleet {
         let serves = newest.is_some_and(|(number, _)| process.participant.share(*number).is_some());
         let offered = PinnedKey(node.public.0);
         let pin = self.api.now.nodes.get(&index.value()).and_then(|object| object.spec.identity_key);
-        let sets: Vec<SignedPrekeySet> = process.participant.offers().cloned().collect();
-        let known = self.api.now.prekey_sets.get(&index.value());
-        let is_new = pin.is_some() && known.is_none_or(|known| **known != sets);
-        let offers = is_new.then(|| sets.iter().filter_map(|set| offer(set, pin)).collect());
-        self.api.write_node(index.value(), is_new.then_some(sets), |object| {
+        let prekey = state.shown_prekey().copied().filter(|_| pin.is_some());
+        self.api.write_node(index.value(), |object| {
             object.offered = Some(offered);
             object.ready = serves;
-            object.offers = offers.unwrap_or_else(|| object.offers.clone());
+            object.prekey = prekey.or(object.prekey);
         });
     }
 
@@ -63,11 +57,9 @@ impl Fleet {
         if process.revision == 0 || (process.fed == Some(objects.revision) && !process.again) {
             return;
         }
-        let prekey_sets: BTreeMap<Digest, SignedPrekeySet> =
-            objects.prekey_sets.values().flat_map(|sets| sets.iter()).map(|set| (set.digest(), set.clone())).collect();
         let epochs = listed(&mut self.parsed, &objects);
         let allow_downtime = Some(objects.cluster.spec.allow_downtime);
-        let listing = Listing { generation: 1, epochs, prekey_sets: &prekey_sets, allow_downtime };
+        let listing = Listing { generation: 1, epochs, allow_downtime };
         let node = self.nodes.get_mut(&index).expect("it was just there");
         let Some(process) = &mut node.process else { return };
         let mut inputs = Vec::new();
@@ -139,12 +131,11 @@ impl Fleet {
             return;
         }
         let after = std::mem::replace(&mut reader.position, upto);
-        let pin = self.nodes[&from].public;
         let rows = self.nodes[&from].disk.outbox.rows.range(after + 1..upto + 1);
         // An equivocator shows each peer one of its two faces.
         let face = usize::from(to.value().is_multiple_of(2));
         let rows = rows.filter_map(|(_, row)| row.faces.get(face).or_else(|| row.faces.first()));
-        let own = rows.filter(|blob| says_itself(blob, from, &pin));
+        let own = rows.filter(|blob| says_itself(blob, from));
         let inputs: Vec<_> = own.map(|blob| Input::Blob(blob.as_ref().clone())).collect();
         self.feed(to, &inputs);
     }
@@ -166,7 +157,7 @@ impl Fleet {
         let Some(process) = &mut node.process else { return };
         let mut owed = Outputs::default();
         for input in inputs {
-            match process.intake.take(input, &mut process.participant, &mut self.rng) {
+            match take(input, &mut process.participant, &mut self.rng) {
                 Ok(outputs) => owed.extend(outputs),
                 // An old attempt that the node has forgotten is listed for a while.
                 Err(InputError::Refusal(Refusal::NumberNotAbove { .. })) => {}
@@ -181,7 +172,7 @@ impl Fleet {
         let Node { process: Some(process), disk, .. } = node else { return };
         let mut found = None;
         let kept = |digest: &Digest| Ok::<_, Infallible>(disk.blobs.get(digest).map(|blob| blob.as_ref().clone()));
-        let Ok(()) = process.intake.recall(&mut process.participant, kept, &mut self.rng, &mut found);
+        let Ok(()) = recall(&mut process.participant, kept, &mut self.rng, &mut found);
         if let Some(outputs) = found {
             self.carry_out(index, outputs);
         }
@@ -210,12 +201,6 @@ impl Node {
         let kept = |digest: &Digest| self.disk.blobs.get(digest).map(|blob| blob.as_ref().clone());
         answer(wanted, process.participant.state(), &self.own_messages(), kept)
     }
-}
-
-/// Returns what a prekey set offers, if it is signed by the pinned identity.
-fn offer(signed: &SignedPrekeySet, pin: Option<PinnedKey>) -> Option<Offer> {
-    let set = signed.verify(&IdentityPublicKey(pin?.0))?;
-    Some(Offer { number: set.number, digest: signed.digest(), last_resort: set.last_resort, slots: set.slots.len() })
 }
 
 fn listed(parsed: &mut Parsed, objects: &Objects) -> BTreeMap<EpochNumber, ListedEpoch> {

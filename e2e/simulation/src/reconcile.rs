@@ -199,15 +199,12 @@ impl Fleet {
         let pin = IdentityPublicKey(stream.identity.0);
         for (position, row) in node.disk.outbox.rows.range(stream.position + 1..) {
             stream.position = *position;
-            for blob in row.faces.iter().filter(|blob| says_itself(blob, index_, &pin)) {
+            for blob in row.faces.iter().filter(|blob| says_itself(blob, index_)) {
                 match blob.as_ref() {
                     Blob::Message(message) => {
                         if let Some(verified) = message.clone().verify(&pin) {
                             operator.transcripts.say(index, row.number.0, verified);
                         }
-                    }
-                    Blob::Prekeys(set) => {
-                        operator.transcripts.offer(index, set.unverified().number.0, set.clone());
                     }
                     Blob::Vector(_) => {}
                 }

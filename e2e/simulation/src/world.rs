@@ -241,7 +241,7 @@ impl Fleet {
                     let first_poll = 1 + self.random(POLL_MS);
                     self.schedule(first_poll, Event::Poll(number));
                 }
-                Some(false) => self.api.write_node(index, None, |node| node.ready = false),
+                Some(false) => self.api.write_node(index, |node| node.ready = false),
                 Some(true) => {}
             }
         }

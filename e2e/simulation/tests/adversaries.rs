@@ -114,21 +114,21 @@ fn a_dealer_that_deals_another_secret_is_named() {
 fn a_false_complaint_harms_its_author_alone() {
     for seed in seeds(3) {
         let (fleet, number) = reshare_with(seed, 4, 3, &[(4, Behaviour::FalseComplainer { accused: index(1) })]);
-        assert_eq!(qualified(&fleet, number), [1, 2, 3, 4], "seed {seed}: the accused stays");
+        assert_eq!(qualified(&fleet, number), [1, 2, 3], "seed {seed}: the accused stays, and its accuser does not");
         assert_eq!(fault(&fleet, number, 4), Some(Fault::FalseComplaint), "seed {seed}");
         assert!(complains(&evidence(&fleet, number, 4), 4, 1), "seed {seed}: its own complaint proves it");
         assert_eq!(fault(&fleet, number, 1), None, "seed {seed}");
     }
 }
 
-/// A receiver that prepares another vector is not counted, and its nonsense signature stops nothing.
+/// A receiver that prepares another vector is not counted, and its nonsense signature stops nothing. Neither proves anything by
+/// itself, since under a record that shows different things to different nodes honest ones say such things: it is not named.
 /// seed: 004-09, 004-27
 #[test]
 fn a_receiver_of_another_vector_stops_nothing() {
     for seed in seeds(2) {
         let (fleet, number) = reshare_with(seed, 4, 3, &[(2, Behaviour::Saboteur)]);
-        assert_eq!(fault(&fleet, number, 2), Some(Fault::WrongVector), "seed {seed}");
-        assert_eq!(evidence(&fleet, number, 2).len(), 1, "seed {seed}: the message that names the other vector");
+        assert_eq!(fault(&fleet, number, 2), None, "seed {seed}: what proves nothing names nobody");
         let certificate = certificate_of(&fleet.plan(number), fleet.status(number)).expect("a point of G1");
         let key = point(&fleet.public_key().expect("the record names it")).expect("a point of G2");
         assert!(certificate.expect("an active epoch has one").verify(&key), "seed {seed}");

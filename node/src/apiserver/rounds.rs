@@ -74,7 +74,7 @@ impl Rounds {
     }
 
     /// Abstains in the plans that a state from a replica may have forgotten, and drops the mark once that is durable.
-    async fn abstain(&mut self, listing: &Listing<'_>, mark: PathBuf) -> Result<(), Stopped> {
+    async fn abstain(&mut self, listing: &Listing, mark: PathBuf) -> Result<(), Stopped> {
         let newest = listing.newest_block();
         self.send(Input::Abstain(newest)).await?;
         let abstains = self
@@ -123,7 +123,7 @@ impl Rounds {
 }
 
 /// Decodes the objects. Refuses those whose plan or record cannot be one.
-fn listing(listed: &Listed) -> Listing<'_> {
+fn listing(listed: &Listed) -> Listing {
     let mut epochs = BTreeMap::new();
     for (number, epoch) in &listed.epochs {
         let plan = match plan_of(&epoch.spec) {
@@ -137,7 +137,7 @@ fn listing(listed: &Listed) -> Listing<'_> {
         let record = record.inspect_err(|error| tracing::warn!(number, %error, "the record of a KeyEpoch is refused"));
         epochs.insert(EpochNumber(*number), ListedEpoch { plan, record: record.ok() });
     }
-    Listing { generation: listed.lists, epochs, prekey_sets: &listed.sets, allow_downtime: listed.allow_downtime }
+    Listing { generation: listed.lists, epochs, allow_downtime: listed.allow_downtime }
 }
 
 const NAME_MARK_REASONS: [Reason; 4] =

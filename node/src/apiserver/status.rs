@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use keyfleet_crds::conditions::Reason;
+use keyfleet_crds::convert;
 use keyfleet_crds::labels::NODE_FIELD_MANAGER;
 use keyfleet_crds::node::report::{
-    HeldEpoch, IdentityOffer, NodeReport, PrekeySet, Problem, ProblemAbout, ReplicationPosition, Signed,
+    HeldEpoch, IdentityOffer, NodeReport, Problem, ProblemAbout, ReplicationPosition, Signed,
 };
 use keyfleet_crds::values::{Digest, IdentitySignature, PinnedKey};
 use keyfleet_crds::{GROUP, KmsNodeStatus, VERSION};
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
 use keyfleet_threshold::identity::{IdentitySecretKey, Signature};
 use keyfleet_threshold::plan::PlanVersion;
+use keyfleet_threshold::round::PersistentState;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use tokio::sync::watch;
@@ -33,7 +35,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Timeout of one request.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// As the kind's schema limits them.
-const SETS_MAX: usize = 8;
 const EPOCHS_MAX: usize = 32;
 const IDS_MAX: usize = 16;
 const MESSAGE_CHARS_MAX: usize = 1024;
@@ -145,10 +146,11 @@ impl StatusWriter {
     }
 
     async fn write_if_new(&self, written: &mut Option<NodeReport>, lagged: bool) -> Result<(), kube::Error> {
-        let watched = self.seen.borrow().clone();
+        let watched = self.seen.borrow().clone().filter(|_| !self.is_misread());
         let seen = match watched {
             Some(seen) => Some(seen),
-            // Not watched yet: what is there must be known, or a node that lacks its key would take its own offer back.
+            // Not watched yet: what is there must be known, or a node that lacks its key would take its own offer back. And a
+            // plan that names an old prekey may be younger than what the watch last saw.
             None => self.server.own_status().await?.map(Arc::new),
         };
         let Some(seen) = seen else { return Ok(()) };
@@ -166,20 +168,26 @@ impl StatusWriter {
         Ok(())
     }
 
+    /// Tells whether the newest plan was made from another status than the present one.
+    fn is_misread(&self) -> bool {
+        let speaker = self.speaker.borrow();
+        let state = speaker.as_ref().and_then(|speaker| speaker.published.borrow().state.clone());
+        state.is_some_and(|state| names_another_prekey(&state))
+    }
+
     /// The report. What is not known before a start stays as it is in `present`.
     fn report(&self, present: &NodeReport) -> NodeReport {
         let mut now = NodeReport {
             problems: self.problems.all(),
             key_encryption_id: Some(self.key_encryption_id.clone()),
-            plan_versions: vec![PlanVersion::V1.number()],
+            plan_versions: vec![PlanVersion::V2.number()],
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             ..present.clone()
         };
         let Some(speaker) = self.speaker.borrow().clone() else { return now };
         let (cluster, index) = speaker.owner;
-        let public = speaker.identity.public();
         now.offer = Some(IdentityOffer {
-            key: PinnedKey(public.0),
+            key: PinnedKey(speaker.identity.public().0),
             proof: IdentitySignature(speaker.identity.offer(cluster, index).0),
         });
         let (published, served) = (speaker.published.borrow().clone(), speaker.served.borrow().clone());
@@ -187,17 +195,7 @@ impl StatusWriter {
         // Before the first commit of this process nothing is published: what was said before holds.
         let Some(state) = &published.state else { return now };
         now.needed_key_encryption_ids = published.needed_key_encryption_ids.iter().take(IDS_MAX).cloned().collect();
-        let sets = published.offers.iter().rev().take(SETS_MAX).filter_map(|offer| {
-            let set = offer.verify(&public)?;
-            Some(PrekeySet {
-                number: set.number.0,
-                digest: Digest(offer.digest().0),
-                last_resort: set.last_resort,
-                signed: ByteString(offer.encode()),
-            })
-        });
-        now.prekey_sets = sets.collect();
-        now.prekey_sets.sort_by_key(|set| set.number);
+        now.prekey = published.prekey().map(convert::prekey);
         let held = state.attempts.iter().rev().filter_map(|(number, attempt)| {
             let (certificate, true) = (attempt.certificate()?, attempt.holds_share) else { return None };
             Some(HeldEpoch {
@@ -244,7 +242,7 @@ impl ApiServer {
         let erased = Some(IdentitySignature(statement.0));
         let report = NodeReport {
             erased,
-            prekey_sets: Vec::new(),
+            prekey: None,
             epochs: Vec::new(),
             active_epoch: None,
             problems: Vec::new(),
@@ -290,6 +288,13 @@ fn telling(report: &NodeReport) -> (NodeReport, bool) {
     (NodeReport { replication: None, signed_report: None, ..report.clone() }, ended)
 }
 
+/// Tells whether the newest plan names another prekey of this node than the one that it shows.
+fn names_another_prekey(state: &PersistentState) -> bool {
+    let newest = state.attempts.values().next_back();
+    let named = newest.and_then(|attempt| attempt.plan.receiver(state.index)?.prekey);
+    named.is_some_and(|named| Some(named.number) != state.shown_prekey().map(|shown| shown.number))
+}
+
 /// Ends when a running node has something new to tell since it did last.
 async fn said(speaker: &mut Option<Speaker>) {
     let Some(speaker) = speaker else { return std::future::pending().await };
@@ -302,4 +307,54 @@ async fn said(speaker: &mut Option<Speaker>) {
 
 fn no_answer() -> kube::Error {
     kube::Error::Service("the API server does not answer".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use keyfleet_threshold::coordination::planning::{FleetView, NodeView, genesis};
+    use keyfleet_threshold::identifiers::{Block, EpochNumber, PrekeyNumber, Threshold};
+    use keyfleet_threshold::plan::Deadlines;
+    use keyfleet_threshold::prekey::SignedPrekey;
+    use keyfleet_threshold::round::Participant;
+
+    use super::*;
+
+    const CLUSTER: ClusterId = ClusterId([1; 16]);
+
+    fn participant(i: u8) -> (Participant, NodeView) {
+        let (index, identity) = (NodeIndex::new(i.into()).unwrap(), IdentitySecretKey::from_seed(&[i; 32]));
+        let public = identity.public();
+        let (participant, _) = Participant::new(CLUSTER, index, identity, &mut rand::rng());
+        let prekey = participant.state().shown_prekey().copied();
+        (participant, NodeView { index, identity: public, prekey })
+    }
+
+    /// A plan that names another prekey than the shown one was made from another status: the node reads its own again.
+    #[test]
+    fn a_plan_with_another_prekey_is_noticed() {
+        let mut nodes: Vec<_> = (1..=3).map(participant).collect();
+        let receivers: Vec<_> = nodes.iter().map(|(_, view)| view.clone()).collect();
+        let plan = genesis(&FleetView {
+            cluster: CLUSTER,
+            number: EpochNumber(1),
+            block: Block(1),
+            threshold: Threshold(2),
+            min_holders: 2,
+            deadlines: Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 },
+            connected: receivers.iter().map(|node| node.index).collect(),
+            receivers,
+            unawaited: BTreeSet::new(),
+        });
+        let participant = &mut nodes[0].0;
+        assert!(!names_another_prekey(participant.state()), "no plan names anything yet");
+        let _ = participant.accept((*plan.unwrap()).clone(), &mut rand::rng()).unwrap();
+        let mut state = participant.state().clone();
+        assert!(!names_another_prekey(&state), "the plan names the prekey that is shown");
+        let shown = *state.shown_prekey().unwrap();
+        let newer = SignedPrekey { number: PrekeyNumber(shown.number.0 + 1), ..shown };
+        state.prekeys.insert(newer.number, newer);
+        assert!(names_another_prekey(&state), "the plan names the prekey before");
+    }
 }

@@ -8,9 +8,8 @@ use futures_util::StreamExt as _;
 use keyfleet_api::wire;
 use keyfleet_crds::cluster::DeletionPolicy;
 use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, KmsNodeStatus};
-use keyfleet_threshold::identifiers::{Digest, NodeIndex};
+use keyfleet_threshold::identifiers::NodeIndex;
 use keyfleet_threshold::identity::IdentityPublicKey;
-use keyfleet_threshold::prekey::SignedPrekeySet;
 use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -29,8 +28,6 @@ pub(crate) struct Listed {
     pub(crate) lists: u64,
     /// The objects.
     pub(crate) epochs: BTreeMap<u64, KeyEpoch>,
-    /// The prekey sets in the status of all nodes by digest: those of a node that is away come from nowhere else.
-    pub(crate) sets: BTreeMap<Digest, SignedPrekeySet>,
     /// `spec.allowDowntime` of the `KmsCluster`, once it was read.
     pub(crate) allow_downtime: Option<bool>,
 }
@@ -95,14 +92,6 @@ pub(crate) async fn watch_all(
         if !pins.is_empty() {
             last_known.set_peers(pins, &addresses);
         }
-        let sets: BTreeMap<_, _> = ours().flat_map(prekey_sets).map(|set| (set.digest(), set)).collect();
-        epochs.send_if_modified(|listed| {
-            let changed = listed.sets.keys().ne(sets.keys());
-            if changed {
-                Arc::make_mut(listed).sets = sets;
-            }
-            changed
-        });
         let mine = ours().find(|node| node.spec.index == server.index);
         let removed = mine.is_some_and(|node| node.spec.removed);
         doom.send_if_modified(|doom| std::mem::replace(&mut doom.node_is_removed, removed) != removed);
@@ -202,13 +191,6 @@ fn is_destroyed(server: &ApiServer, all: &Objects<KmsCluster>) -> bool {
     this_cluster(server, all).is_some_and(|cluster| {
         cluster.metadata.deletion_timestamp.is_some() && cluster.spec.deletion_policy == DeletionPolicy::Destroy
     })
-}
-
-/// Returns the prekey sets that a node wrote into its status. Their signatures are left to those that use them.
-fn prekey_sets(node: &KmsNode) -> Vec<SignedPrekeySet> {
-    let report = node.status.as_ref().and_then(|status| status.node.as_ref());
-    let sets = report.map(|report| report.prekey_sets.as_slice()).unwrap_or_default();
-    sets.iter().filter_map(|set| SignedPrekeySet::decode(&set.signed.0).ok()).collect()
 }
 
 fn peers<'a>(

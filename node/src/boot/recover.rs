@@ -174,7 +174,7 @@ fn read_secrets(
         let Some(key) = key_stores.key(*name) else { continue };
         let secret = match name {
             KeyName::Identity | KeyName::Node => continue,
-            KeyName::Prekeys(number) => (SecretName::Prekeys(*number), Some(Zeroizing::new(*key.expose()))),
+            KeyName::Prekey(number) => (SecretName::Prekey(*number), Some(Zeroizing::new(*key.expose()))),
             KeyName::DealerSeed(number) => (SecretName::DealerSeed(*number), Some(Zeroizing::new(*key.expose()))),
             KeyName::Data(number) => (SecretName::Share(*number), store.share(*number, key)?),
         };

@@ -92,10 +92,6 @@ pub(crate) fn report(published: &Published, identity: &IdentityPublicKey) -> Opt
         verification_vector: newest.vector.commitments().iter().map(|point| point.encode().to_vec()).collect(),
         signature: newest.certificate.signature.encode().to_vec(),
     });
-    let offers = published.offers.iter().map(|offer| {
-        let set = offer.unverified();
-        v1::OfferedSet { number: set.number.0, digest: offer.digest().0.to_vec(), last_resort: set.last_resort }
-    });
     let node = |(index, pin): (&keyfleet_threshold::identifiers::NodeIndex, &IdentityPublicKey)| v1::KnownNode {
         index: index.value(),
         identity_key: pin.0.to_vec(),
@@ -110,8 +106,7 @@ pub(crate) fn report(published: &Published, identity: &IdentityPublicKey) -> Opt
         newest_certificate: newest,
         held: held.collect(),
         nodes: state.pins.iter().map(node).collect(),
-        plan_versions: vec![PlanVersion::V1.number().into()],
-        prekey_sets: offers.collect(),
+        plan_versions: vec![PlanVersion::V2.number().into()],
         version: env!("CARGO_PKG_VERSION").to_owned(),
         challenge: Vec::new(),
         made_at_ms: 0,

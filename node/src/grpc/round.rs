@@ -15,7 +15,6 @@ use keyfleet_crds::cluster::access::{self, KUBERNETES_ISSUER};
 use keyfleet_threshold::feed;
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
 use keyfleet_threshold::identity::IdentitySecretKey;
-use keyfleet_threshold::round::Blob;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tonic::{Request, Response, Status};
 
@@ -130,12 +129,9 @@ impl Following {
         }
         let Some(outbox) = &now.outbox else { return };
         for (position, row) in outbox.rows.range(self.position + 1..) {
-            let said = match now.find(&row.digest) {
-                Some(Blob::Message(message)) => v1::outbox_row::Said::Message(messages::message(&message)),
-                Some(Blob::Prekeys(set)) => v1::outbox_row::Said::PrekeySet(messages::prekey_set(&set)),
-                _ => continue,
-            };
-            let row = v1::OutboxRow { position: *position, number: row.number, said: Some(said) };
+            let Some(message) = now.find(&row.digest) else { continue };
+            let said = Some(v1::outbox_row::Said::Message(messages::message(message)));
+            let row = v1::OutboxRow { position: *position, number: row.number, said };
             self.queue(v1::follow_item::Item::Row(row));
             self.position = *position;
         }

@@ -158,14 +158,14 @@ pub fn decide(inventory: Option<&KeyInventory>, volume: &Seen, secret: Option<&S
 mod tests {
     use super::*;
     use StoreKind::{Secret, Volume};
-    use keyfleet_threshold::identifiers::{EpochNumber, PrekeySetNumber};
+    use keyfleet_threshold::identifiers::{EpochNumber, PrekeyNumber};
 
     fn data(number: u64) -> KeyName {
         KeyName::Data(EpochNumber(number))
     }
 
-    fn set(number: u64) -> KeyName {
-        KeyName::Prekeys(PrekeySetNumber(number))
+    fn prekey(number: u64) -> KeyName {
+        KeyName::Prekey(PrekeyNumber(number))
     }
 
     fn seen(keys: &[(KeyName, u8)]) -> Seen {
@@ -173,7 +173,7 @@ mod tests {
     }
 
     fn inventory(keys: &[(KeyName, u8)]) -> KeyInventory {
-        KeyInventory { live: seen(keys), highest_epoch: 9, highest_set: 20 }
+        KeyInventory { live: seen(keys), highest_epoch: 9, highest_prekey: 20 }
     }
 
     fn rolled_back(key_store: StoreKind, lacked: &[KeyName], revived: &[KeyName]) -> Finding {
@@ -194,9 +194,9 @@ mod tests {
     /// The table of the module's documentation, and the pairs of it that have bitten others.
     #[test]
     fn no_backup_loses_a_key_or_brings_one_back() {
-        let named = || Some(inventory(&[(data(7), 1), (set(20), 2)]));
-        let both = || seen(&[(data(7), 1), (set(20), 2)]);
-        let kept = || vec![(data(7), Volume), (set(20), Volume)];
+        let named = || Some(inventory(&[(data(7), 1), (prekey(20), 2)]));
+        let both = || seen(&[(data(7), 1), (prekey(20), 2)]);
+        let kept = || vec![(data(7), Volume), (prekey(20), Volume)];
         let none = || Case {
             says: "both key stores agree with the inventory",
             inventory: named(),
@@ -211,7 +211,7 @@ mod tests {
             none(),
             Case {
                 says: "the Secret comes from a backup made before epoch 7 and still holds epoch 5",
-                secret: Some(seen(&[(data(5), 1), (set(20), 2)])),
+                secret: Some(seen(&[(data(5), 1), (prekey(20), 2)])),
                 copy: vec![(Secret, data(7))],
                 destroy: vec![(Secret, data(5))],
                 findings: vec![rolled_back(Secret, &[data(7)], &[data(5)])],
@@ -219,39 +219,39 @@ mod tests {
             },
             Case {
                 says: "the volume is an old snapshot",
-                volume: seen(&[(data(5), 1), (set(3), 2)]),
-                keep: vec![(data(7), Secret), (set(20), Secret)],
-                copy: vec![(Volume, data(7)), (Volume, set(20))],
-                destroy: vec![(Volume, data(5)), (Volume, set(3))],
-                findings: vec![rolled_back(Volume, &[set(20), data(7)], &[set(3), data(5)])],
+                volume: seen(&[(data(5), 1), (prekey(3), 2)]),
+                keep: vec![(data(7), Secret), (prekey(20), Secret)],
+                copy: vec![(Volume, data(7)), (Volume, prekey(20))],
+                destroy: vec![(Volume, data(5)), (Volume, prekey(3))],
+                findings: vec![rolled_back(Volume, &[prekey(20), data(7)], &[prekey(3), data(5)])],
                 ..none()
             },
             Case {
                 says: "a key store holds another key under a live name",
-                secret: Some(seen(&[(data(7), 99), (set(20), 2)])),
+                secret: Some(seen(&[(data(7), 99), (prekey(20), 2)])),
                 copy: vec![(Secret, data(7))],
                 findings: vec![rolled_back(Secret, &[data(7)], &[])],
                 ..none()
             },
             Case {
                 says: "the process died between the two halves of a retirement",
-                volume: seen(&[(data(7), 1), (set(20), 2), (data(6), 1)]),
-                secret: Some(seen(&[(data(7), 1), (set(20), 2), (data(6), 1)])),
+                volume: seen(&[(data(7), 1), (prekey(20), 2), (data(6), 1)]),
+                secret: Some(seen(&[(data(7), 1), (prekey(20), 2), (data(6), 1)])),
                 destroy: vec![(Volume, data(6)), (Secret, data(6))],
                 ..none()
             },
             Case {
                 says: "the process died between the key stores and the commit",
-                volume: seen(&[(data(7), 1), (set(20), 2), (data(10), 1), (set(21), 1)]),
-                secret: Some(seen(&[(data(7), 1), (set(20), 2), (data(10), 1)])),
-                keep: vec![(set(20), Volume), (set(21), Volume), (data(7), Volume), (data(10), Volume)],
+                volume: seen(&[(data(7), 1), (prekey(20), 2), (data(10), 1), (prekey(21), 1)]),
+                secret: Some(seen(&[(data(7), 1), (prekey(20), 2), (data(10), 1)])),
+                keep: vec![(prekey(20), Volume), (prekey(21), Volume), (data(7), Volume), (data(10), Volume)],
                 ..none()
             },
             Case {
                 says: "a live key is in neither key store",
-                volume: seen(&[(set(20), 2)]),
-                secret: Some(seen(&[(set(20), 2)])),
-                keep: vec![(set(20), Volume)],
+                volume: seen(&[(prekey(20), 2)]),
+                secret: Some(seen(&[(prekey(20), 2)])),
+                keep: vec![(prekey(20), Volume)],
                 findings: vec![Finding::SealKeysLost(vec![data(7)])],
                 ..none()
             },
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn the_ledger_survives_its_encoding_and_no_cut() {
-        let inventory = inventory(&[(data(7), 1), (set(20), 2), (KeyName::Identity, 3)]);
+        let inventory = inventory(&[(data(7), 1), (prekey(20), 2), (KeyName::Identity, 3)]);
         let bytes = inventory.encode();
         assert_eq!(KeyInventory::decode(&bytes), Ok(inventory));
         for length in 0..bytes.len() {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use keyfleet_threshold::identifiers::{EpochNumber, PrekeySetNumber};
+use keyfleet_threshold::identifiers::{EpochNumber, PrekeyNumber};
 use keyfleet_threshold::round::PersistentState;
 
 use crate::seal::{Fingerprint, KeyName};
@@ -19,8 +19,8 @@ pub struct KeyInventory {
     pub live: BTreeMap<KeyName, Fingerprint>,
     /// The highest epoch number that was committed; zero before the first.
     pub highest_epoch: u64,
-    /// The highest prekey set number that was committed; zero before the first.
-    pub highest_set: u64,
+    /// The highest prekey number that was committed; zero before the first.
+    pub highest_prekey: u64,
 }
 
 /// The bytes are no inventory.
@@ -35,7 +35,7 @@ impl KeyInventory {
     pub fn is_above(&self, name: KeyName) -> bool {
         match name {
             KeyName::Identity | KeyName::Node => true,
-            KeyName::Prekeys(PrekeySetNumber(number)) => number > self.highest_set,
+            KeyName::Prekey(PrekeyNumber(number)) => number > self.highest_prekey,
             KeyName::DealerSeed(EpochNumber(number)) | KeyName::Data(EpochNumber(number)) => {
                 number > self.highest_epoch
             }
@@ -48,13 +48,13 @@ impl KeyInventory {
     /// When a number falls.
     pub(crate) fn invariant_numbers_rise_from(&self, before: &Self) {
         assert!(self.highest_epoch >= before.highest_epoch, "the highest epoch number would fall");
-        assert!(self.highest_set >= before.highest_set, "the highest prekey set number would fall");
+        assert!(self.highest_prekey >= before.highest_prekey, "the highest prekey number would fall");
     }
 
     /// Returns true when the highest numbers cover those that a participant's state has used. Both are rows of one transaction.
     #[must_use]
     pub(crate) fn covers(&self, state: &PersistentState) -> bool {
-        self.highest_epoch >= state.highest.0 && self.highest_set >= state.next_set.0.saturating_sub(1)
+        self.highest_epoch >= state.highest.0 && self.highest_prekey >= state.next_prekey.0.saturating_sub(1)
     }
 
     /// Checks before a write that the inventory covers the state that is written with it. A start checks the same after the load,
@@ -63,19 +63,15 @@ impl KeyInventory {
     /// # Panics
     /// When the state used a number above the inventory's highest.
     pub(crate) fn invariant_covers(&self, state: &PersistentState) {
-        assert!(
-            self.covers(state),
-            "the state uses epoch {} or a prekey set above the inventory's highest",
-            state.highest
-        );
+        assert!(self.covers(state), "the state uses epoch {} or a prekey above the inventory's highest", state.highest);
     }
 
-    /// Version (1 byte), u64 highest epoch, u64 highest set, u32 count, then per key: u8 length, name, 16 bytes.
+    /// Version (1 byte), u64 highest epoch, u64 highest prekey, u32 count, then per key: u8 length, name, 16 bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![VERSION];
         out.extend(self.highest_epoch.to_be_bytes());
-        out.extend(self.highest_set.to_be_bytes());
+        out.extend(self.highest_prekey.to_be_bytes());
         out.extend(u32::try_from(self.live.len()).expect("a node has few keys").to_be_bytes());
         for (name, fingerprint) in &self.live {
             let name = name.to_string();
@@ -97,7 +93,7 @@ impl KeyInventory {
     fn parse(bytes: &[u8]) -> Option<Self> {
         let (version, rest) = bytes.split_first()?;
         let (epoch, rest) = rest.split_first_chunk()?;
-        let (set, rest) = rest.split_first_chunk()?;
+        let (prekey, rest) = rest.split_first_chunk()?;
         let (count, mut rest) = rest.split_first_chunk()?;
         let mut live = BTreeMap::new();
         for _ in 0..u32::from_be_bytes(*count) {
@@ -107,7 +103,8 @@ impl KeyInventory {
             live.insert(std::str::from_utf8(name).ok()?.parse().ok()?, Fingerprint(*fingerprint));
             rest = after;
         }
-        let inventory = Self { live, highest_epoch: u64::from_be_bytes(*epoch), highest_set: u64::from_be_bytes(*set) };
+        let inventory =
+            Self { live, highest_epoch: u64::from_be_bytes(*epoch), highest_prekey: u64::from_be_bytes(*prekey) };
         (*version == VERSION && rest.is_empty() && inventory.encode() == bytes).then_some(inventory)
     }
 }

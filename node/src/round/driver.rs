@@ -3,7 +3,7 @@
 //! While a key store or the replica does not take an output, the driver owes it: it takes no further fact in, so the participant
 //! never runs ahead of what is durable by more than one step. Serving goes on from what was durable before.
 
-use keyfleet_threshold::feed::{Input, InputError, Intake};
+use keyfleet_threshold::feed::{Input, InputError, recall, take_all};
 use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::round::{Notice, Outputs, Participant, Want};
 
@@ -45,7 +45,6 @@ pub struct Driver {
     identity: IdentityPublicKey,
     owed: Option<Outputs>,
     notices: Vec<Notice>,
-    intake: Intake,
 }
 
 impl Driver {
@@ -53,7 +52,7 @@ impl Driver {
     #[must_use]
     pub fn new(started: Started) -> Self {
         let Started { participant, identity, persister, outputs, .. } = started;
-        Self { participant, persister, identity, owed: Some(outputs), notices: Vec::new(), intake: Intake::default() }
+        Self { participant, persister, identity, owed: Some(outputs), notices: Vec::new() }
     }
 
     /// The protocol machine, to read.
@@ -103,24 +102,11 @@ impl Driver {
     /// For outputs that are still owed; the facts may be fed again.
     pub async fn feed_all(&mut self, inputs: &[Input]) -> Result<Vec<(usize, InputError)>, PersistError> {
         self.settle().await?;
-        let mut errors = Vec::new();
-        for (place, input) in inputs.iter().enumerate() {
-            match self.intake.take(input, &mut self.participant, &mut rand::rng()) {
-                Ok(outputs) => self.owe(outputs),
-                Err(error) => errors.push((place, error)),
-            }
-        }
+        let errors = take_all(inputs, &mut self.participant, &mut rand::rng(), &mut self.owed);
         self.settle().await?;
         self.recall()?;
         self.settle().await?;
         Ok(errors)
-    }
-
-    fn owe(&mut self, outputs: Outputs) {
-        match &mut self.owed {
-            Some(owed) => owed.extend(outputs),
-            None => self.owed = Some(outputs),
-        }
     }
 
     /// Returns the digests to fetch from peers.
@@ -145,9 +131,9 @@ impl Driver {
 
     /// Gives the participant what it wants and this node has.
     fn recall(&mut self) -> Result<(), PersistError> {
-        let Self { intake, participant, persister, owed, .. } = self;
+        let Self { participant, persister, owed, .. } = self;
         let bundles = persister.bundles();
-        intake.recall(participant, |digest| Ok(bundles.get(digest)?), &mut rand::rng(), owed)
+        recall(participant, |digest| Ok(bundles.get(digest)?), &mut rand::rng(), owed)
     }
 }
 

@@ -255,7 +255,7 @@ impl Persister {
             SecretName::Share(epoch) => Some(*epoch),
             _ => None,
         });
-        let outbox = next_outbox(&self.outbox, participant, messages);
+        let outbox = next_outbox(&self.outbox, messages);
         let commit = RoundCommit {
             outbox: outbox.clone(),
             state: participant.state().encode(),
@@ -318,8 +318,7 @@ impl Persister {
         dead.extend(outputs.destroy.iter().filter(|name| !live.contains(name)).map(|name| KeyName::from(*name)));
         self.key_stores.destroy(&dead).await?;
         if !outputs.destroy.is_empty() {
-            let (plans, sets) = still_named(participant);
-            self.bundles.retain(plans, sets).await?;
+            self.bundles.retain(kept_plans(participant)).await?;
         }
         Ok(())
     }
@@ -341,7 +340,7 @@ impl Persister {
                 let known = self.key_stores.key(KeyName::Data(epoch)).cloned();
                 known.unwrap_or_else(|| KeyMaterial::random(&mut rand::rng()))
             }
-            SecretName::Prekeys(_) | SecretName::DealerSeed(_) => KeyMaterial::new(*secret),
+            SecretName::Prekey(_) | SecretName::DealerSeed(_) => KeyMaterial::new(*secret),
         })
     }
 
@@ -353,7 +352,7 @@ impl Persister {
         KeyInventory {
             live,
             highest_epoch: self.inventory.highest_epoch.max(state.highest.0),
-            highest_set: self.inventory.highest_set.max(state.next_set.0.saturating_sub(1)),
+            highest_prekey: self.inventory.highest_prekey.max(state.next_prekey.0.saturating_sub(1)),
         }
     }
 
@@ -410,11 +409,8 @@ fn raises_floor(body: &Body) -> bool {
     matches!(body, Body::Prepared { .. } | Body::Partial(_) | Body::Holds { .. } | Body::Erased)
 }
 
-/// Returns what stays in the second file: messages of attempts that are not retired, by their plans, and others' prekey sets of those
-/// attempts.
-fn still_named(participant: &Participant) -> (BTreeSet<Digest>, BTreeSet<Digest>) {
+/// Returns the plans whose messages stay in the second file: those of attempts that are not erased.
+fn kept_plans(participant: &Participant) -> BTreeSet<Digest> {
     let attempts = participant.state().attempts.values().filter(|attempt| !attempt.erased);
-    let receivers = attempts.clone().flat_map(|attempt| &attempt.plan.receivers);
-    let sets = receivers.map(|receiver| receiver.prekey_digest).collect();
-    (attempts.map(|attempt| attempt.plan.digest()).collect(), sets)
+    attempts.map(|attempt| attempt.plan.digest()).collect()
 }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use keyfleet_threshold::curve::SecretScalar;
 use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::polynomial::VerificationVector;
-use keyfleet_threshold::prekey::SignedPrekeySet;
+use keyfleet_threshold::prekey::SignedPrekey;
 use keyfleet_threshold::purpose::Certificate;
-use keyfleet_threshold::round::{Blob, Participant, PersistentState, SignedMessage};
+use keyfleet_threshold::round::{Participant, PersistentState, SignedMessage};
 
 use crate::store::{Outbox, OutboxRow};
 
@@ -22,11 +22,10 @@ pub(super) fn messages_of(participant: &Participant) -> Messages {
     messages.map(|(number, message)| (number, Arc::new(message.clone()))).collect()
 }
 
-/// Returns the outbox once the participant's state is committed: rows of what it dropped are gone, new ones are at the end.
-pub(super) fn next_outbox(outbox: &Outbox, participant: &Participant, messages: &Messages) -> Outbox {
-    let offers = participant.offers().map(|offer| OutboxRow { number: 0, digest: offer.digest() });
-    let messages = messages.iter().map(|(number, message)| OutboxRow { number: number.0, digest: message.digest() });
-    let wanted: Vec<_> = offers.chain(messages).collect();
+/// Returns the outbox once these messages are committed: rows of what was dropped are gone, new ones are at the end.
+pub(super) fn next_outbox(outbox: &Outbox, messages: &Messages) -> Outbox {
+    let wanted = messages.iter().map(|(number, message)| OutboxRow { number: number.0, digest: message.digest() });
+    let wanted: Vec<_> = wanted.collect();
     let mut next = outbox.clone();
     let still: BTreeSet<_> = wanted.iter().copied().collect();
     next.rows.retain(|_, row| still.contains(row));
@@ -43,10 +42,8 @@ pub(super) fn next_outbox(outbox: &Outbox, participant: &Participant, messages: 
 pub struct Published {
     /// Messages of attempts that are under way or kept, oldest attempt first.
     pub messages: Vec<Arc<SignedMessage>>,
-    /// The same and the prekey sets on offer, by position.
+    /// The same by position.
     pub outbox: Option<Arc<Outbox>>,
-    /// The prekey sets on offer.
-    pub offers: Vec<SignedPrekeySet>,
     /// The state that was committed; `None` before the first commit of this process.
     pub state: Option<Arc<PersistentState>>,
     /// Ids of the key-encryption keys that what the node keeps still needs.
@@ -59,14 +56,13 @@ impl Published {
         Self {
             messages: messages.into_iter().map(|(_, message)| message).collect(),
             outbox: Some(Arc::new(outbox)),
-            offers: participant.offers().cloned().collect(),
             state: Some(Arc::new(state.clone())),
             needed_key_encryption_ids: BTreeSet::new(),
         }
     }
 
-    /// Checks that each message and each prekey set on offer has a row in the outbox that was committed: nothing is read
-    /// by peers that the state file could forget.
+    /// Checks that each message has a row in the outbox that was committed: nothing is read by peers that the state file
+    /// could forget.
     ///
     /// # Panics
     /// When one has none.
@@ -75,20 +71,18 @@ impl Published {
         for message in &self.messages {
             assert!(rows.contains(&message.digest()), "a message is published that was not committed");
         }
-        for offer in &self.offers {
-            assert!(rows.contains(&offer.digest()), "a prekey set is published that was not committed");
-        }
     }
 
-    /// Returns what a row of the outbox says: a message, or a prekey set that is alive.
+    /// Returns the message of a row of the outbox.
     #[must_use]
-    pub fn find(&self, digest: &Digest) -> Option<Blob> {
-        let message = self.messages.iter().find(|message| message.digest() == *digest);
-        let message = message.map(|message| Blob::Message(message.as_ref().clone()));
-        message.or_else(|| {
-            let mut sets = self.state.iter().flat_map(|state| state.offers.values());
-            sets.find(|set| set.digest() == *digest).cloned().map(Blob::Prekeys)
-        })
+    pub fn find(&self, digest: &Digest) -> Option<&SignedMessage> {
+        self.messages.iter().find(|message| message.digest() == *digest).map(AsRef::as_ref)
+    }
+
+    /// Returns the prekey that the node shows: the newest whose secret is durable.
+    #[must_use]
+    pub fn prekey(&self) -> Option<&SignedPrekey> {
+        self.state.as_ref()?.shown_prekey()
     }
 }
 

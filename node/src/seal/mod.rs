@@ -1,7 +1,7 @@
 //! Sealing: how a secret looks at rest.
 //!
 //! ```text
-//! key-encryption key ──wraps──▶ key (identity, prekey seed, dealer seed, data key): in two key stores
+//! key-encryption key ──wraps──▶ key (identity, prekey secret, dealer seed, data key): in two key stores
 //!                                            data key ──seals──▶ rows of the state file
 //! ```
 //!

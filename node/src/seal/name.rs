@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use keyfleet_threshold::identifiers::{Digest, EpochNumber, PrekeySetNumber};
+use keyfleet_threshold::identifiers::{Digest, EpochNumber, PrekeyNumber};
 use keyfleet_threshold::round::SecretName;
 use rand::CryptoRng;
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -15,8 +15,8 @@ pub enum KeyName {
     Identity,
     /// The data key of rows that belong to no epoch. Never retired.
     Node,
-    /// The seed of an own prekey set.
-    Prekeys(PrekeySetNumber),
+    /// The secret of an own prekey.
+    Prekey(PrekeyNumber),
     /// The seed of an own dealing.
     DealerSeed(EpochNumber),
     /// The data key of an epoch: it seals the epoch's share.
@@ -27,7 +27,7 @@ impl From<SecretName> for KeyName {
     /// The key whose destruction destroys the secret: a share dies with the data key that seals it.
     fn from(secret: SecretName) -> Self {
         match secret {
-            SecretName::Prekeys(number) => Self::Prekeys(number),
+            SecretName::Prekey(number) => Self::Prekey(number),
             SecretName::DealerSeed(number) => Self::DealerSeed(number),
             SecretName::Share(number) => Self::Data(number),
         }
@@ -40,7 +40,7 @@ impl fmt::Display for KeyName {
         match self {
             Self::Identity => f.write_str("identity"),
             Self::Node => f.write_str("node"),
-            Self::Prekeys(number) => write!(f, "prekeys-{number}"),
+            Self::Prekey(number) => write!(f, "prekey-{number}"),
             Self::DealerSeed(number) => write!(f, "seed-{number}"),
             Self::Data(number) => write!(f, "data-{number}"),
         }
@@ -57,7 +57,7 @@ impl KeyName {
         let (kind, digits) = text.split_once('-')?;
         let number: u64 = digits.parse().ok()?;
         match kind {
-            "prekeys" => Some(Self::Prekeys(PrekeySetNumber(number))),
+            "prekey" => Some(Self::Prekey(PrekeyNumber(number))),
             "seed" => Some(Self::DealerSeed(EpochNumber(number))),
             "data" => Some(Self::Data(EpochNumber(number))),
             _ => None,
@@ -133,14 +133,16 @@ mod tests {
         let names = [
             KeyName::Identity,
             KeyName::Node,
-            KeyName::Prekeys(PrekeySetNumber(7)),
+            KeyName::Prekey(PrekeyNumber(7)),
             KeyName::DealerSeed(EpochNumber(0)),
             KeyName::Data(EpochNumber(u64::MAX)),
         ];
         for name in names {
             assert_eq!(name.to_string().parse(), Ok(name), "{name} does not survive its spelling");
         }
-        for text in ["data-07", "data--1", "data-+1", "data-", "Data-1", "floor", "", "share-1", "node-1"] {
+        let others =
+            ["data-07", "data--1", "data-+1", "data-", "Data-1", "floor", "", "share-1", "node-1", "prekeys-1"];
+        for text in others {
             assert!(text.parse::<KeyName>().is_err(), "`{text}` was taken for a key");
         }
     }

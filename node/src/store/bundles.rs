@@ -5,8 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use keyfleet_threshold::identifiers::Digest;
-use keyfleet_threshold::polynomial::VerificationVector;
-use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::round::{Blob, SignedMessage};
 use redb::{ReadableDatabase as _, TableDefinition};
 
@@ -14,10 +12,8 @@ use super::{StoreError, redb_error};
 
 const BLOBS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("blobs");
 
-/// Kinds of rows: their first byte.
-const MESSAGE: u8 = 1;
-const PREKEYS: u8 = 2;
-const VECTOR: u8 = 3;
+/// First byte of a row. Rows of the first version of plans begin with 1, 2 or 3: they count as missing.
+const MESSAGE: u8 = 4;
 
 /// The file.
 #[derive(Clone)]
@@ -36,7 +32,7 @@ impl BundleFile {
         Ok(Self(Arc::new(file)))
     }
 
-    /// Keeps blobs; durable when this returns.
+    /// Keeps the messages among the blobs; durable when this returns. The state file has the vectors.
     ///
     /// # Errors
     /// redb's.
@@ -44,7 +40,7 @@ impl BundleFile {
         if blobs.is_empty() {
             return Ok(());
         }
-        let rows: Vec<_> = blobs.iter().map(|blob| (blob.digest(), encode(blob))).collect();
+        let rows: Vec<_> = blobs.iter().filter_map(|blob| Some((blob.digest(), encode(blob)?))).collect();
         self.change(move |table| {
             for (digest, bytes) in &rows {
                 table.insert(&digest.0, bytes.as_slice())?;
@@ -54,12 +50,12 @@ impl BundleFile {
         .await
     }
 
-    /// Drops what is no longer needed: messages by the plan that they name, prekey sets by their digest.
+    /// Drops all but the messages of these plans.
     ///
     /// # Errors
     /// redb's.
-    pub async fn retain(&self, plans: BTreeSet<Digest>, sets: BTreeSet<Digest>) -> Result<(), StoreError> {
-        self.change(move |table| table.retain(|digest, bytes| is_kept(digest, bytes, &plans, &sets))).await
+    pub async fn retain(&self, plans: BTreeSet<Digest>) -> Result<(), StoreError> {
+        self.change(move |table| table.retain(|_, bytes| is_kept(bytes, &plans))).await
     }
 
     /// Returns the blob of a digest. A row whose content has another digest counts as missing: the disk, not a peer, is at fault.
@@ -91,34 +87,55 @@ impl BundleFile {
     }
 }
 
-fn is_kept(digest: &[u8; 32], bytes: &[u8], plans: &BTreeSet<Digest>, sets: &BTreeSet<Digest>) -> bool {
-    match bytes.split_first() {
-        Some((&MESSAGE, bytes)) => SignedMessage::plan_named_by(bytes).is_some_and(|plan| plans.contains(&plan)),
-        Some((&PREKEYS, _)) => sets.contains(&Digest(*digest)),
-        Some((&VECTOR, _)) => true,
-        _ => false,
-    }
+fn is_kept(row: &[u8], plans: &BTreeSet<Digest>) -> bool {
+    let message = row.strip_prefix(&[MESSAGE]);
+    message.and_then(SignedMessage::plan_named_by).is_some_and(|plan| plans.contains(&plan))
 }
 
-/// Kind (1 byte), then the canonical bytes: as a peer receives it.
-#[must_use]
-pub fn encode(blob: &Blob) -> Vec<u8> {
-    let (kind, bytes) = match blob {
-        Blob::Message(message) => (MESSAGE, message.encode()),
-        Blob::Prekeys(set) => (PREKEYS, set.encode()),
-        Blob::Vector(vector) => (VECTOR, vector.encode()),
-    };
-    [&[kind], bytes.as_slice()].concat()
+/// First byte, then the message's canonical bytes.
+fn encode(blob: &Blob) -> Option<Vec<u8>> {
+    let Blob::Message(message) = blob else { return None };
+    Some([&[MESSAGE], message.encode().as_slice()].concat())
 }
 
 /// Decodes what [`encode`] wrote; nothing is checked but the form.
-#[must_use]
-pub fn decode(bytes: &[u8]) -> Option<Blob> {
-    let (kind, bytes) = bytes.split_first()?;
-    match *kind {
-        MESSAGE => SignedMessage::decode(bytes).ok().map(Blob::Message),
-        PREKEYS => SignedPrekeySet::decode(bytes).ok().map(Blob::Prekeys),
-        VECTOR => VerificationVector::decode(bytes).ok().map(Blob::Vector),
-        _ => None,
+fn decode(row: &[u8]) -> Option<Blob> {
+    SignedMessage::decode(row.strip_prefix(&[MESSAGE])?).ok().map(Blob::Message)
+}
+
+#[cfg(test)]
+mod tests {
+    use keyfleet_threshold::identifiers::NodeIndex;
+    use keyfleet_threshold::identity::IdentitySecretKey;
+    use keyfleet_threshold::round::Body;
+    use redb::ReadableTable as _;
+
+    use super::*;
+
+    fn message(plan: u8) -> SignedMessage {
+        let (index, identity) = (NodeIndex::new(1).unwrap(), IdentitySecretKey::from_seed(&[1; 32]));
+        SignedMessage::sign(Digest([plan; 32]), index, Body::Erased, &identity)
+    }
+
+    #[tokio::test]
+    async fn messages_live_with_their_plan_and_old_rows_are_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = BundleFile::open(&folder.path().join("bundles.redb")).unwrap();
+        let (kept, dropped, old) = (message(1), message(2), message(3));
+        file.keep(&[Blob::Message(kept.clone()), Blob::Message(dropped.clone())]).await.unwrap();
+        let row = [&[1], old.encode().as_slice()].concat();
+        let digest = old.digest();
+        file.change(move |table| table.insert(&digest.0, row.as_slice()).map(|_| ())).await.unwrap();
+        assert_eq!(file.get(&old.digest()).unwrap(), None, "a row of the first version was read");
+        assert_eq!(file.get(&dropped.digest()).unwrap(), Some(Blob::Message(dropped.clone())));
+        file.retain([Digest([1; 32]), Digest([3; 32])].into()).await.unwrap();
+        assert_eq!(file.get(&kept.digest()).unwrap(), Some(Blob::Message(kept)));
+        assert_eq!(file.get(&dropped.digest()).unwrap(), None, "a message outlived its plan");
+        file.change(move |table| {
+            assert!(table.get(&digest.0)?.is_none(), "a row of the first version was kept");
+            Ok(())
+        })
+        .await
+        .unwrap();
     }
 }

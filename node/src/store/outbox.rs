@@ -10,9 +10,9 @@ use super::StoreError;
 /// Row at a position.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct OutboxRow {
-    /// The attempt's number; zero for prekey sets.
+    /// The attempt's number.
     pub number: u64,
-    /// Digest of the message or prekey set.
+    /// Digest of the message.
     pub digest: Digest,
 }
 

@@ -273,10 +273,10 @@ impl Fleet {
         for node in nodes {
             let report = node.status.and_then(|status| status.node).unwrap_or_default();
             text += &format!(
-                "node {}: pin {:?}, {} prekey sets, active {:?}, problems {:?}\n",
+                "node {}: pin {:?}, prekey {:?}, active {:?}, problems {:?}\n",
                 node.spec.index,
                 node.spec.identity_key,
-                report.prekey_sets.len(),
+                report.prekey.map(|prekey| prekey.number),
                 report.active_epoch,
                 report.problems
             );

@@ -5,11 +5,9 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::batch::v1::CronJob;
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod};
 use keyfleet_crds::record::Record;
-use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, labels, names};
-use keyfleet_threshold::coordination::Offer;
+use keyfleet_crds::{KeyEpoch, KmsCluster, KmsNode, convert, labels, names};
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
 use keyfleet_threshold::identity::{IdentityPublicKey, Signature};
-use keyfleet_threshold::prekey::SignedPrekeySet;
 use kube::ResourceExt;
 
 use super::{ClusterCache, Options};
@@ -102,18 +100,9 @@ fn node(node: &KmsNode, pod: Option<&Pod>) -> Node {
         index.is_some_and(|index| IdentityPublicKey(key.0).is_offered(cluster, index, proof))
     });
     let pin = node.spec.identity_key.map(|key| IdentityPublicKey(key.0));
-    let sets = report.map(|report| report.prekey_sets.as_slice()).unwrap_or_default();
-    let offers = sets.iter().filter_map(|set| {
-        let signed = SignedPrekeySet::decode(&set.signed.0).ok()?;
-        let checked = signed.verify(&pin?)?;
-        let own = checked.node.value() == node.spec.index && checked.cluster.0 == node.spec.cluster_id.0;
-        let offer = Offer {
-            number: checked.number,
-            digest: signed.digest(),
-            last_resort: checked.last_resort,
-            slots: checked.slots.len(),
-        };
-        own.then_some(offer)
+    let prekey = report.and_then(|report| convert::signed_prekey(report.prekey.as_ref()?).ok()).filter(|prekey| {
+        let (cluster, index) = (ClusterId(node.spec.cluster_id.0), NodeIndex::new(node.spec.index));
+        index.zip(pin).is_some_and(|(index, pin)| prekey.is_of(cluster, index, &pin))
     });
     let status = node.status.as_ref();
     let pod_status = pod.and_then(|pod| pod.status.as_ref());
@@ -123,7 +112,7 @@ fn node(node: &KmsNode, pod: Option<&Pod>) -> Node {
         deleting: node.metadata.deletion_timestamp.is_some(),
         spec: node.spec.clone(),
         offered: offered.map(|(key, _)| key),
-        offers: offers.collect(),
+        prekey,
         // A pod that is being stopped may still say that it is ready.
         ready: pod.is_some_and(|pod| pod.metadata.deletion_timestamp.is_none())
             && conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True"),

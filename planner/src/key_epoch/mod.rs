@@ -231,8 +231,7 @@ fn fault(offence: Offence) -> Fault {
         Offence::Equivocation => Fault::Equivocation,
         Offence::BadShare(_) => Fault::InvalidShare,
         Offence::FalseComplaint(_) => Fault::FalseComplaint,
-        Offence::ForeignVector | Offence::ForeignResponse => Fault::WrongVector,
-        Offence::BadPartial => Fault::InvalidPartial,
+        Offence::Malformed => Fault::Malformed,
         Offence::BadBundle(DealingError::NotItsShare) => Fault::WrongSource,
         _ => Fault::InvalidDealing,
     }

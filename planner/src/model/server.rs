@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use keyfleet_crds::record::Record;
 use keyfleet_crds::values::ClusterId;
 use keyfleet_crds::{KmsClusterSpec, KmsClusterStatus, KmsNodeSpec};
-use keyfleet_threshold::prekey::SignedPrekeySet;
 
 use crate::key_epoch;
 use crate::state::{BlockError, Cluster, Epoch, Lag, Node, Recorded, Retention, State};
@@ -26,8 +25,6 @@ pub struct Objects {
     pub cluster: Arc<Cluster>,
     /// The `KmsNode`s by index.
     pub nodes: BTreeMap<u32, Arc<Node>>,
-    /// Prekey sets in the nodes' own status, by index.
-    pub prekey_sets: BTreeMap<u32, Arc<Vec<SignedPrekeySet>>>,
     /// The `KeyEpoch`s by number.
     pub epochs: BTreeMap<u64, Arc<Epoch>>,
     /// The ConfigMap `<cluster>-record`, with its version.
@@ -113,8 +110,8 @@ impl Server {
     #[must_use]
     pub fn new(cluster: Cluster) -> Self {
         let cluster = Arc::new(Cluster { resource_version: "1".into(), ..cluster });
-        let (nodes, epochs, prekey_sets) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        let now = Objects { revision: 1, cluster, nodes, prekey_sets, epochs, record: None };
+        let (nodes, epochs) = (BTreeMap::new(), BTreeMap::new());
+        let now = Objects { revision: 1, cluster, nodes, epochs, record: None };
         Self { now, past: VecDeque::new() }
     }
 
@@ -161,26 +158,22 @@ impl Server {
     }
 
     /// A node, or the controller of its pod, writes its status. A write that changes nothing is no write.
-    pub fn write_node(&mut self, index: u32, sets: Option<Vec<SignedPrekeySet>>, write: impl FnOnce(&mut Node)) {
+    pub fn write_node(&mut self, index: u32, write: impl FnOnce(&mut Node)) {
         let Some(before) = self.now.nodes.get(&index) else { return };
         let mut node = before.as_ref().clone();
         write(&mut node);
-        let new_sets = sets.filter(|sets| self.now.prekey_sets.get(&index).is_none_or(|before| **before != *sets));
-        if node == **before && new_sets.is_none() {
+        if node == **before {
             return;
         }
         self.change(|objects, version| {
             node.resource_version = version.to_string();
             objects.nodes.insert(index, Arc::new(node));
-            if let Some(sets) = new_sets {
-                objects.prekey_sets.insert(index, Arc::new(sets));
-            }
         });
     }
 
     /// The user deletes a `KmsNode`, which stays until its finalizer is gone.
     pub fn delete_node(&mut self, index: u32) {
-        self.write_node(index, None, |node| node.deleting = true);
+        self.write_node(index, |node| node.deleting = true);
     }
 
     /// All objects deleted and put back as a backup of manifests would: specs, no status. The record stays.
@@ -299,7 +292,6 @@ impl Objects {
 
     fn remove_node(&mut self, index: u32) {
         self.nodes.remove(&index);
-        self.prekey_sets.remove(&index);
     }
 
     fn update_cluster(&mut self, read: &str, status: KmsClusterStatus, version: String) -> Result<(), RefusalError> {
@@ -322,7 +314,7 @@ fn new_node(spec: KmsNodeSpec, version: String) -> Node {
         deleting: false,
         spec,
         offered: None,
-        offers: Vec::new(),
+        prekey: None,
         ready: false,
         outdated: false,
         problems: Vec::new(),

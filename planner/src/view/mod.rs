@@ -33,8 +33,6 @@ pub struct StreamView {
     pub erased: BTreeMap<u64, BTreeMap<u32, keyfleet_crds::values::Digest>>,
     /// Decision and culprits of each epoch that can still move.
     pub closing: BTreeMap<u64, Closing>,
-    /// Dealers whose shares someone could not use: left out of the next plan while others remain.
-    pub cheated: BTreeSet<u32>,
 }
 
 /// Why a node that claims to hold an epoch does not count.

@@ -9,7 +9,7 @@ use crate::curve::G2;
 use crate::identifiers::{Block, Digest, EpochNumber, NodeIndex};
 use crate::plan::FrozenDigests;
 use crate::purpose::Certificate;
-use crate::round::{CombineError, Combined, Culprit, Judgement, MessageKind, Offence, Phase, RoundRecord, Transcript};
+use crate::round::{CombineError, Combined, Culprit, Judgement, Offence, Phase, RoundRecord, Transcript};
 use crate::serving::signature;
 
 /// Facts that a decision rests on.
@@ -123,59 +123,53 @@ pub fn culprits(view: &RoundView<'_>) -> Vec<Culprit> {
         for culprit in &judgement.culprits {
             all.entry(culprit.index).or_insert_with(|| culprit.clone());
         }
-        if let Ok(combined) = judgement.combine(view.transcript) {
-            let agreed = agreed(view.transcript, &judgement, &combined);
-            for (index, named) in view.transcript.prepared() {
-                if *named != agreed {
-                    let evidence = view.transcript.said(*index, MessageKind::Prepared).into_iter().collect();
-                    all.entry(*index).or_insert(Culprit { index: *index, offence: Offence::ForeignVector, evidence });
-                }
-            }
-            let point = view.transcript.certificate_purpose(&agreed.0).point();
-            for index in signature::culprits(&point, &combined.vector, view.transcript.partials()) {
-                let evidence = view.transcript.said(index, MessageKind::Partial).into_iter().collect();
-                all.entry(index).or_insert(Culprit { index, offence: Offence::BadPartial, evidence });
-            }
-        }
     }
     all.into_values().collect()
 }
 
+/// Freezes every dealer of which exactly one bundle is known, sound, and in the hands of enough receivers. What a receiver says it
+/// has counts only for the dealer that signed it: a digest under another's name is nothing.
 fn close_dealing(view: &RoundView<'_>) -> Option<Decision> {
     let (transcript, plan) = (view.transcript, view.transcript.plan());
-    let equivocal: BTreeSet<_> = transcript.culprits().map(|culprit| culprit.index).collect();
-    let mut copies: BTreeMap<(NodeIndex, Digest), BTreeSet<NodeIndex>> = BTreeMap::new();
+    let over = is_over(view, plan.deadlines.dealing_blocks);
+    let candidates = single_bundles(transcript);
+    let mut copies: BTreeMap<NodeIndex, BTreeSet<NodeIndex>> = BTreeMap::new();
     for (receiver, dealer, digest) in transcript.haves() {
-        copies.entry((dealer, digest)).or_default().insert(receiver);
+        if candidates.get(&dealer) == Some(&digest) {
+            copies.entry(dealer).or_default().insert(receiver);
+        }
     }
-    let reached: Vec<_> = copies
-        .iter()
-        .filter(|((dealer, digest), holders)| {
-            let known = transcript.bundle(digest).is_some();
-            known && holders.len() >= plan.copies_needed() && !equivocal.contains(dealer)
-        })
-        .map(|(dealt, _)| *dealt)
-        .collect();
-    let expected: BTreeSet<_> = plan.expected.iter().copied().collect();
-    let witnesses: BTreeSet<_> = expected.iter().copied().filter(|index| plan.receiver(*index).is_some()).collect();
-    // What a dealer has of its own bundle nobody waits for: one that lies may have another.
-    let everywhere = |dealt: &(NodeIndex, Digest)| {
-        witnesses.iter().all(|witness| *witness == dealt.0 || copies[dealt].contains(witness))
-    };
-    let complete = expected
-        .iter()
-        .filter(|dealer| plan.slot_of(**dealer).is_some() && !equivocal.contains(dealer))
-        .all(|dealer| reached.iter().any(|dealt| dealt.0 == *dealer && everywhere(dealt)));
+    let has = |dealer: NodeIndex, receiver: NodeIndex| copies.get(&dealer).is_some_and(|all| all.contains(&receiver));
+    let reached = |dealer: &NodeIndex| copies.get(dealer).is_some_and(|all| all.len() >= plan.copies_needed());
+    let dealers: BTreeMap<_, _> = candidates.into_iter().filter(|(dealer, _)| reached(dealer)).collect();
     let needed = plan.dealers_needed();
-    if reached.len() < needed {
-        let reason = FailReason::TooFewDealers { dealt: reached.len(), needed };
-        return is_over(view, plan.deadlines.dealing_blocks).then_some(Decision::Fail(reason));
+    if dealers.len() < needed {
+        return over.then_some(Decision::Fail(FailReason::TooFewDealers { dealt: dealers.len(), needed }));
     }
-    if !complete && !is_over(view, plan.deadlines.dealing_blocks) {
-        return None;
+    // What a dealer has of its own bundle nobody waits for: one that lies may have another.
+    let witnesses = || plan.expected.iter().copied().filter(|index| plan.receiver(*index).is_some());
+    let everywhere = |dealer: NodeIndex| witnesses().all(|witness| witness == dealer || has(dealer, witness));
+    let guilty: BTreeSet<_> = transcript.culprits().map(|culprit| culprit.index).collect();
+    let awaited = plan.expected.iter().filter(|index| plan.dealer(**index).is_some() && !guilty.contains(index));
+    let complete = awaited.into_iter().all(|dealer| dealers.contains_key(dealer) && everywhere(*dealer));
+    (complete || over).then(|| Decision::FreezeDealers(FrozenDigests::of(dealers)))
+}
+
+/// Returns the bundle of each dealer of which exactly one is known and sound: whoever signed two has none.
+fn single_bundles(transcript: &Transcript) -> BTreeMap<NodeIndex, Digest> {
+    let mut bundles = BTreeMap::new();
+    let mut twice = BTreeSet::new();
+    for bundle in transcript.bundles() {
+        if bundles.insert(bundle.dealer(), bundle.digest()).is_some() {
+            twice.insert(bundle.dealer());
+        }
     }
-    // Two digests of one dealer cannot both be here: that is an equivocation, and left out above.
-    FrozenDigests::new(reached).ok().map(Decision::FreezeDealers)
+    let equivocated = |dealer: &NodeIndex| {
+        twice.contains(dealer)
+            || transcript.culprits().any(|culprit| culprit.index == *dealer && culprit.offence == Offence::Equivocation)
+    };
+    bundles.retain(|dealer, digest| transcript.is_sound(digest) && !equivocated(dealer));
+    bundles
 }
 
 fn close_verifying(view: &RoundView<'_>) -> Option<Decision> {
@@ -190,19 +184,17 @@ fn close_verifying(view: &RoundView<'_>) -> Option<Decision> {
         }
     }
     answers.retain(|receiver, _| !twice.contains(receiver));
-    let answered = |index: &NodeIndex| {
-        answers.contains_key(index) || twice.contains(index) || transcript.unable().contains_key(index)
-    };
+    let answered = |index: &NodeIndex| answers.contains_key(index) || twice.contains(index);
     let over = is_over(view, transcript.plan().deadlines.verifying_blocks);
     if !spoke.iter().all(answered) && !over {
         return None;
     }
-    let responses = FrozenDigests::new(answers.into_iter().collect()).ok()?;
+    let responses = FrozenDigests::of(answers);
     match transcript.judge(dealers, &responses) {
         Err(_) => over.then_some(Decision::Fail(FailReason::EvidenceMissing)),
         Ok(judgement) => Some(match judgement.combine(transcript) {
             Ok(_) => Decision::FreezeResponses { responses, qualified: judgement.frozen.qualified },
-            Err(fault) => Decision::Fail(FailReason::NoSharing(fault)),
+            Err(error) => Decision::Fail(FailReason::NoSharing(error)),
         }),
     }
 }
@@ -213,10 +205,10 @@ fn close_preparing(view: &RoundView<'_>) -> Option<Decision> {
     let Some(prepared) = prepared(view) else {
         return over.then_some(Decision::Fail(FailReason::EvidenceMissing));
     };
-    let expected = view.record.responses.as_ref()?.iter().map(|(receiver, _)| receiver);
-    let all_spoke = expected
-        .into_iter()
-        .all(|index| transcript.prepared().contains_key(&index) || transcript.unable().contains_key(&index));
+    // Whoever could not open its shares prepares nothing, and nobody waits for it.
+    let opened = |digest: &Digest| transcript.response(digest).is_some_and(|(_, response)| !response.unopened);
+    let mut expected = view.record.responses.as_ref()?.iter().filter(|(_, digest)| opened(digest));
+    let all_spoke = expected.all(|(index, _)| transcript.prepared().contains_key(&index));
     let needed = plan.holders_needed();
     if prepared.len() >= needed && (all_spoke || over) {
         return Some(Decision::Certify);

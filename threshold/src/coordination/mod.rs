@@ -7,7 +7,7 @@
 //!
 //! - [`closing`]: when a phase closes and what is then frozen
 //! - [`RoundRecord::apply`](crate::round::RoundRecord::apply): how a decision changes the record
-//! - [`planning`]: which source, which dealers, which prekey sets: the next plan
+//! - [`planning`]: which source, and whom the round waits for: the next plan
 //! - [`retention`]: which epochs are kept, confirmed and retired
 //! - [`boundary`]: at which blocks rounds start
 
@@ -19,4 +19,4 @@ pub mod retention;
 
 pub use apply::ApplyError;
 pub use closing::{Decision, FailReason, RoundView, decide};
-pub use planning::{FleetView, KeptEpoch, NodeView, Offer, PlanningError};
+pub use planning::{FleetView, KeptEpoch, NodeView, PlanningError};

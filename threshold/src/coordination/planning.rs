@@ -1,11 +1,12 @@
-//! Plans of rounds: the epoch to deal on, the dealers, and each receiver's prekey set.
+//! Plans of rounds: the epoch to deal on, the dealers, and each receiver's prekey.
 
 use std::collections::BTreeSet;
 
 use crate::curve::G2;
-use crate::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeySetNumber, Threshold};
+use crate::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, Threshold};
 use crate::identity::IdentityPublicKey;
 use crate::plan::{Deadlines, Member, Origin, Plan, PlanError, PlanVersion, Receiver, Source, ValidPlan};
+use crate::prekey::SignedPrekey;
 
 /// Facts that a plan is made from.
 #[derive(Clone, Debug)]
@@ -26,8 +27,9 @@ pub struct FleetView {
     pub receivers: Vec<NodeView>,
     /// The nodes that are connected, whoever they are.
     pub connected: BTreeSet<NodeIndex>,
-    /// Dealers to leave out while enough others remain: they cheated in the attempt before, or someone cannot use their shares.
-    pub avoid: BTreeSet<NodeIndex>,
+    /// Nodes that nobody waits for, as long as enough others remain: proven guilty in the attempt before, or mute in it. Their
+    /// word counts like everyone's if it comes in time.
+    pub unawaited: BTreeSet<NodeIndex>,
 }
 
 /// A node as the operator sees it.
@@ -37,23 +39,8 @@ pub struct NodeView {
     pub index: NodeIndex,
     /// Identity key pinned to the index.
     pub identity: IdentityPublicKey,
-    /// The prekey sets it last offered.
-    pub offers: Vec<Offer>,
-    /// The highest of its sets that any plan named.
-    pub named: Option<PrekeySetNumber>,
-}
-
-/// Prekey set on offer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Offer {
-    /// Number of the set.
-    pub number: PrekeySetNumber,
-    /// Digest of the set.
-    pub digest: Digest,
-    /// True if plans may name the set again.
-    pub last_resort: bool,
-    /// Number of dealers for which the set has keys.
-    pub slots: usize,
+    /// The newest prekey that it signed, wherever that was seen. Without one it gets no share of the new epoch.
+    pub prekey: Option<SignedPrekey>,
 }
 
 /// A kept epoch, as a possible source.
@@ -75,22 +62,6 @@ pub struct KeptEpoch {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PlanningError {
-    /// A node has not offered a prekey set that may be named.
-    #[error("{0} has no prekey set on offer; it must have been connected once")]
-    NoPrekeys(NodeIndex),
-    /// No set on offer has a key for each dealer that is needed.
-    #[error(
-        "the prekey sets of {node} have keys for {slots} dealers, and {needed} have to deal: it offers larger sets once it is \
-         back, or remove it"
-    )]
-    TooFewSlots {
-        /// Node that offers the sets.
-        node: NodeIndex,
-        /// The most that one of its sets has.
-        slots: usize,
-        /// Number of dealers that the source needs.
-        needed: usize,
-    },
     /// At genesis every node must be there.
     #[error("genesis waits for {0}")]
     GenesisWaitsFor(NodeIndex),
@@ -112,7 +83,8 @@ pub enum PlanningError {
 /// # Errors
 /// The reason to wait.
 pub fn genesis(view: &FleetView) -> Result<ValidPlan, PlanningError> {
-    if let Some(absent) = view.receivers.iter().find(|node| !view.connected.contains(&node.index)) {
+    let is_there = |node: &&NodeView| view.connected.contains(&node.index) && usable(view, node).is_some();
+    if let Some(absent) = view.receivers.iter().find(|node| !is_there(node)) {
         return Err(PlanningError::GenesisWaitsFor(absent.index));
     }
     let dealers = view.receivers.iter().map(|node| Member { index: node.index, identity: node.identity }).collect();
@@ -125,23 +97,10 @@ pub fn genesis(view: &FleetView) -> Result<ValidPlan, PlanningError> {
 /// # Errors
 /// The reason why it cannot be made.
 pub fn reshare(view: &FleetView, source: &KeptEpoch) -> Result<ValidPlan, PlanningError> {
-    let needed = source.plan.threshold.count();
-    let able = |index: &NodeIndex| view.connected.contains(index) && source.holders.contains(index);
-    let members = || source.plan.receivers.iter().map(|r| Member { index: r.index, identity: r.identity });
-    let trusted: Vec<_> = members().filter(|dealer| !view.avoid.contains(&dealer.index)).collect();
-    let enough = trusted.iter().filter(|dealer| able(&dealer.index)).count() >= needed;
-    let mut dealers: Vec<_> = if enough { trusted } else { members().collect() };
-    // A node that was away while the fleet grew has sets for the fleet that it knew: rather fewer deal than that it waits.
-    let room = view.receivers.iter().filter_map(largest_set).min().unwrap_or(0).max(needed);
-    if dealers.len() > room {
-        dealers.sort_by_key(|dealer| (!able(&dealer.index), dealer.index));
-        dealers.truncate(room);
-        dealers.sort_by_key(|dealer| dealer.index);
-    }
-    let mut expected: Vec<_> = dealers.iter().map(|dealer| dealer.index).filter(able).collect();
-    expected.extend(view.receivers.iter().map(|node| node.index).filter(|index| view.connected.contains(index)));
-    expected.sort_unstable();
-    expected.dedup();
+    // All of them, whatever anyone says of anyone: no word of a liar keeps an honest dealer out.
+    let dealers: Vec<_> =
+        source.plan.receivers.iter().map(|r| Member { index: r.index, identity: r.identity }).collect();
+    let expected = expected(view, source);
     let origin = Origin::Reshare {
         source: Source {
             number: source.number,
@@ -154,20 +113,37 @@ pub fn reshare(view: &FleetView, source: &KeptEpoch) -> Result<ValidPlan, Planni
     finish(view, origin, dealers, expected)
 }
 
+/// Lists the nodes that the round waits for: connected receivers, and connected dealers that hold the source. Without the
+/// unawaited, unless that leaves fewer than the round needs.
+fn expected(view: &FleetView, source: &KeptEpoch) -> Vec<NodeIndex> {
+    let is_awaited = |index: &NodeIndex| !view.unawaited.contains(index);
+    let able = source.holders.intersection(&view.connected).copied();
+    let receive = view.receivers.iter().map(|node| node.index).filter(|index| view.connected.contains(index));
+    let dealers = enough(able.collect(), is_awaited, source.plan.threshold.count());
+    let receivers = enough(receive.collect(), is_awaited, usize::from(view.min_holders));
+    let all: BTreeSet<_> = dealers.into_iter().chain(receivers).collect();
+    all.into_iter().collect()
+}
+
+/// Keeps those that are awaited, or all where these are fewer than `needed`.
+fn enough(all: Vec<NodeIndex>, is_awaited: impl Fn(&NodeIndex) -> bool, needed: usize) -> Vec<NodeIndex> {
+    let awaited: Vec<_> = all.iter().copied().filter(is_awaited).collect();
+    if awaited.len() < needed { all } else { awaited }
+}
+
 /// Chooses the epoch to deal on: the active one, unless it starves and an older kept one does not.
 ///
 /// `kept` ascends, the active epoch last. `starved` says that for a whole interval the active epoch could not supply its
-/// threshold of answering dealers.
+/// threshold of connected holders.
 ///
 /// # Errors
 /// When no kept epoch can supply its dealers; the active one is waited for until it has starved a whole interval.
 pub fn choose_source<'a>(
     kept: &'a [KeptEpoch],
     connected: &BTreeSet<NodeIndex>,
-    culprits: &BTreeSet<NodeIndex>,
     starved: bool,
 ) -> Result<&'a KeptEpoch, PlanningError> {
-    let answering = |epoch: &KeptEpoch| epoch.holders.intersection(connected).filter(|i| !culprits.contains(i)).count();
+    let answering = |epoch: &KeptEpoch| epoch.holders.intersection(connected).count();
     let supplies = |epoch: &&KeptEpoch| answering(epoch) >= epoch.plan.threshold.count();
     let active = kept.last();
     let none = || PlanningError::NoSource {
@@ -181,26 +157,21 @@ pub fn choose_source<'a>(
     }
 }
 
+/// Returns the prekey of a node, if the node signed it: a wrong one costs its node a share, and nobody else a plan.
+fn usable(view: &FleetView, node: &NodeView) -> Option<SignedPrekey> {
+    node.prekey.filter(|prekey| prekey.is_of(view.cluster, node.index, &node.identity))
+}
+
 fn finish(
     view: &FleetView,
     origin: Origin,
     dealers: Vec<Member>,
     expected: Vec<NodeIndex>,
 ) -> Result<ValidPlan, PlanningError> {
-    let needed = dealers.len();
-    let receiver = |node: &NodeView| {
-        let too_small = |slots| PlanningError::TooFewSlots { node: node.index, slots, needed };
-        let none = || largest_set(node).map_or(PlanningError::NoPrekeys(node.index), too_small);
-        let offer = choose_prekeys(node, needed).ok_or_else(none)?;
-        Ok::<_, PlanningError>(Receiver {
-            index: node.index,
-            identity: node.identity,
-            prekey_set: offer.number,
-            prekey_digest: offer.digest,
-        })
-    };
+    let receiver =
+        |node: &NodeView| Receiver { index: node.index, identity: node.identity, prekey: usable(view, node) };
     let plan = Plan {
-        version: PlanVersion::V1,
+        version: PlanVersion::V2,
         cluster: view.cluster,
         number: view.number,
         origin,
@@ -208,7 +179,7 @@ fn finish(
         threshold: view.threshold,
         min_holders: view.min_holders,
         dealers,
-        receivers: view.receivers.iter().map(receiver).collect::<Result<_, _>>()?,
+        receivers: view.receivers.iter().map(receiver).collect(),
         expected,
         deadlines: view.deadlines,
         roster: None,
@@ -216,74 +187,106 @@ fn finish(
     Ok(plan.validate()?)
 }
 
-/// Returns the size of the largest set that may be named.
-fn largest_set(node: &NodeView) -> Option<usize> {
-    nameable(node).map(|offer| offer.slots).max()
-}
-
-/// Iterates over the sets that a plan may name: one-time sets above the one last named, and last resorts not below it.
-fn nameable(node: &NodeView) -> impl Iterator<Item = &Offer> {
-    let named = node.named;
-    node.offers.iter().filter(move |offer| {
-        named.is_none_or(|named| offer.number > named || (offer.last_resort && offer.number == named))
-    })
-}
-
-/// Chooses the lowest one-time set above the one last named that has a key for each dealer; when all are consumed, a last
-/// resort, again and again.
-///
-/// A node makes a new last resort with every set that it makes, so older ones lie between its one-time sets. They are passed
-/// over: whoever is sealed to one cannot complain.
-fn choose_prekeys(node: &NodeView, dealers: usize) -> Option<Offer> {
-    let fits = || nameable(node).filter(|offer| offer.slots >= dealers);
-    let lowest = |offer: &&Offer| offer.number;
-    let one_time = fits().filter(|offer| !offer.last_resort).min_by_key(lowest);
-    one_time.or_else(|| fits().min_by_key(lowest)).copied()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identifiers::PrekeyNumber;
+    use crate::identity::IdentitySecretKey;
+    use crate::prekey::PrekeySecret;
 
-    fn offer(number: u64, last_resort: bool) -> Offer {
-        Offer { number: PrekeySetNumber(number), digest: Digest([0; 32]), last_resort, slots: 8 }
+    const CLUSTER: ClusterId = ClusterId([7; 16]);
+
+    fn index(i: u8) -> NodeIndex {
+        NodeIndex::new(i.into()).unwrap()
     }
 
-    /// seed: 001-40
-    #[test]
-    fn prekey_sets_are_named_in_order_then_the_last_resort() {
-        let offers = vec![offer(4, false), offer(5, false), offer(6, true)];
-        let mut node =
-            NodeView { index: NodeIndex::new(1).unwrap(), identity: IdentityPublicKey([0; 32]), offers, named: None };
-        for expected in [4, 5, 6, 6, 6] {
-            let chosen = choose_prekeys(&node, 8).unwrap().number.0;
-            assert_eq!(chosen, expected, "after {:?}", node.named);
-            node.named = Some(PrekeySetNumber(chosen));
-        }
-        node.offers = vec![offer(6, true), offer(7, false), offer(8, true), offer(9, false), offer(10, true)];
-        for expected in [7, 9, 10, 10] {
-            let chosen = choose_prekeys(&node, 8).unwrap().number.0;
-            assert_eq!(chosen, expected, "older last resorts between one-time sets are passed over");
-            node.named = Some(PrekeySetNumber(chosen));
-        }
-        node.offers = vec![offer(4, false), offer(5, false)];
-        assert_eq!(choose_prekeys(&node, 8), None, "a one-time set is never named twice");
+    fn node(i: u8) -> NodeView {
+        let identity = IdentitySecretKey::from_seed(&[i; 32]);
+        let secret = PrekeySecret::restore(PrekeyNumber(1), &[i; 32]).unwrap();
+        let prekey = Some(secret.offer(CLUSTER, index(i), &identity));
+        NodeView { index: index(i), identity: identity.public(), prekey }
     }
 
+    /// Five nodes, threshold four, all connected.
+    fn view(number: u64) -> FleetView {
+        FleetView {
+            cluster: CLUSTER,
+            number: EpochNumber(number),
+            block: Block(100 * number),
+            threshold: Threshold(4),
+            min_holders: 4,
+            deadlines: Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 },
+            receivers: (1..=5).map(node).collect(),
+            connected: (1..=5).map(index).collect(),
+            unawaited: BTreeSet::new(),
+        }
+    }
+
+    fn kept() -> KeptEpoch {
+        KeptEpoch {
+            number: EpochNumber(1),
+            plan: genesis(&view(1)).unwrap(),
+            vector: Digest([5; 32]),
+            public_key: G2::generator(),
+            holders: (1..=5).map(index).collect(),
+        }
+    }
+
+    fn indices(all: impl IntoIterator<Item = u8>) -> Vec<NodeIndex> {
+        all.into_iter().map(index).collect()
+    }
+
+    /// Whatever is said of a node, it deals: only nobody waits for it, as long as enough others are waited for.
     #[test]
-    fn a_set_with_too_few_keys_for_the_dealers_is_passed_over() {
-        let small = |number, last_resort| offer(number, last_resort);
-        let large = |number, last_resort| Offer { slots: 40, ..offer(number, last_resort) };
-        let offers = vec![small(4, false), small(5, false), small(6, true), large(7, false), large(8, true)];
-        let index = NodeIndex::new(1).unwrap();
-        let mut node =
-            NodeView { index, identity: IdentityPublicKey([0; 32]), offers, named: Some(PrekeySetNumber(3)) };
-        let chosen = |node: &NodeView, dealers| choose_prekeys(node, dealers).map(|offer| offer.number.0);
-        assert_eq!(chosen(&node, 8), Some(4), "a set that is large enough was passed over");
-        assert_eq!(chosen(&node, 20), Some(7), "a set without keys for the last dealers was named");
-        node.named = Some(PrekeySetNumber(7));
-        assert_eq!(chosen(&node, 20), Some(8), "the last resort that is large enough was not named");
-        assert_eq!(chosen(&node, 41), None, "a set was named that no dealer above its slots can seal to");
-        assert_eq!(largest_set(&node), Some(40));
+    fn every_receiver_of_the_source_deals_whatever_is_said_of_it() {
+        let mut view = view(2);
+        view.unawaited = [index(3)].into();
+        let plan = reshare(&view, &kept()).unwrap();
+        assert_eq!(plan.dealers.iter().map(|dealer| dealer.index).collect::<Vec<_>>(), indices(1..=5));
+        assert_eq!(plan.expected, indices([1, 2, 4, 5]));
+        view.unawaited = [index(2), index(3)].into();
+        assert_eq!(reshare(&view, &kept()).unwrap().expected, indices(1..=5), "three are too few to wait for");
+        view.connected = indices([1, 2, 3, 4]).into_iter().collect();
+        assert_eq!(reshare(&view, &kept()).unwrap().expected, indices(1..=4), "nobody waits for who is away");
+    }
+
+    /// A node that shows no prekey, or one that it did not sign, gets no share. It stops no plan.
+    #[test]
+    fn a_node_without_a_usable_prekey_costs_nobody_a_plan() {
+        let of_another = node(2).prekey;
+        for shown in [None, of_another] {
+            let mut view = view(2);
+            view.receivers[4].prekey = shown;
+            let plan = reshare(&view, &kept()).unwrap();
+            let sealed: Vec<_> = plan.receivers.iter().filter(|receiver| receiver.prekey.is_some()).collect();
+            assert_eq!(sealed.len(), 4, "the others are sealed to");
+            assert_eq!(plan.receivers.len(), 5, "it stands in the plan without a prekey");
+            view.receivers[3].prekey = None;
+            let too_few = PlanError::TooFewPrekeys { found: 3, needed: 4 };
+            assert_eq!(reshare(&view, &kept()), Err(PlanningError::Plan(too_few)), "three cannot hold it");
+        }
+    }
+
+    /// At a genesis every node is needed, so one without a prekey is waited for by name.
+    #[test]
+    fn a_genesis_waits_for_every_node_and_its_prekey() {
+        let mut view = view(1);
+        view.receivers[2].prekey = None;
+        assert_eq!(genesis(&view), Err(PlanningError::GenesisWaitsFor(index(3))));
+        view.receivers[2] = node(3);
+        view.connected.remove(&index(4));
+        assert_eq!(genesis(&view), Err(PlanningError::GenesisWaitsFor(index(4))));
+    }
+
+    /// Only connected holders count for choosing the source, whoever is named for what.
+    #[test]
+    fn an_older_epoch_is_dealt_on_only_when_the_active_one_starves() {
+        let (old, mut active) = (kept(), kept());
+        active.holders = indices([1, 2, 3]).into_iter().collect();
+        active.number = EpochNumber(2);
+        let (epochs, connected) = ([old, active], view(3).connected);
+        let chosen = |starved| choose_source(&epochs, &connected, starved).map(|epoch| epoch.number);
+        assert_eq!(chosen(false), Err(PlanningError::NoSource { needed: 4, answering: 3 }));
+        assert_eq!(chosen(true), Ok(EpochNumber(1)));
     }
 }

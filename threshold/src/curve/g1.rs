@@ -6,7 +6,9 @@ use blst::{
     blst_p1_from_affine, blst_p1_mult, blst_p1_to_affine, blst_p1_uncompress, blst_sign_pk_in_g2,
 };
 
-use super::{CurveError, HashDomain, Scalar, SecretScalar};
+use zeroize::Zeroize as _;
+
+use super::{CurveError, HashDomain, Scalar, SecretScalar, Weight};
 
 /// A point of G1, in the subgroup, 48 bytes compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,6 +70,12 @@ impl G1 {
         out
     }
 
+    /// Overwrites the point, in a way that the compiler keeps.
+    pub(super) fn wipe(&mut self) {
+        self.0.x.l.zeroize();
+        self.0.y.l.zeroize();
+    }
+
     /// Returns true if the point is infinity, which only arithmetic can produce.
     #[must_use]
     pub fn is_infinity(&self) -> bool {
@@ -102,6 +110,21 @@ impl G1 {
             blst_p1_mult(&raw mut out, &projective(&self.0), scalar.little_endian().as_ptr(), 255);
         }
         Self(affine(&out))
+    }
+
+    /// `Σ weightᵢ · pointᵢ` (Pippenger, 128 bits). The sum of nothing is infinity.
+    ///
+    /// # Panics
+    /// When the slices differ in length, which is a mistake of the caller.
+    #[must_use]
+    pub fn weighted_sum(points: &[Self], weights: &[Weight]) -> Self {
+        assert_eq!(points.len(), weights.len(), "each point needs one weight");
+        if points.is_empty() {
+            return Self(blst_p1_affine::default());
+        }
+        let points: Vec<_> = points.iter().map(|point| point.0).collect();
+        let weights: Vec<_> = weights.iter().flat_map(Weight::little_endian).collect();
+        Self(affine(&points.as_slice().mult(&weights, 128)))
     }
 
     /// `Σ scalarᵢ · pointᵢ` for public scalars (Pippenger). The sum of nothing is infinity.

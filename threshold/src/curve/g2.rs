@@ -6,7 +6,7 @@ use blst::{
     blst_p2_mult, blst_p2_to_affine, blst_p2_uncompress, blst_sk_to_pk_in_g2,
 };
 
-use super::{CurveError, Scalar, SecretScalar};
+use super::{CurveError, Scalar, SecretScalar, Weight};
 
 /// A point of G2, in the subgroup, 96 bytes compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,6 +98,21 @@ impl G2 {
             unsafe { blst_p2_add_or_double_affine(&raw mut out, &raw const out, &raw const point.0) };
         }
         Self(affine(&out))
+    }
+
+    /// `Σ weightᵢ · pointᵢ` (Pippenger, 128 bits). The sum of nothing is infinity.
+    ///
+    /// # Panics
+    /// When the slices differ in length, which is a mistake of the caller.
+    #[must_use]
+    pub fn weighted_sum(points: &[Self], weights: &[Weight]) -> Self {
+        assert_eq!(points.len(), weights.len(), "each point needs one weight");
+        if points.is_empty() {
+            return Self(blst_p2_affine::default());
+        }
+        let points: Vec<_> = points.iter().map(|point| point.0).collect();
+        let weights: Vec<_> = weights.iter().flat_map(Weight::little_endian).collect();
+        Self(affine(&points.as_slice().mult(&weights, 128)))
     }
 
     /// `Σ scalarᵢ · pointᵢ` for public scalars (Pippenger). The sum of nothing is infinity.

@@ -28,8 +28,10 @@ mod g2;
 #[cfg(not(feature = "transparent-group"))]
 mod pairing;
 mod scalar;
+mod secret_point;
 #[cfg(feature = "transparent-group")]
 mod transparent;
+mod weight;
 
 #[cfg(not(feature = "transparent-group"))]
 pub use g1::G1;
@@ -38,8 +40,10 @@ pub use g2::G2;
 #[cfg(not(feature = "transparent-group"))]
 pub use pairing::{GT_BYTES, pairing_bytes, pairings_cancel};
 pub use scalar::{Scalar, SecretScalar};
+pub use secret_point::SecretPoint;
 #[cfg(feature = "transparent-group")]
 pub use transparent::{G1, G2, GT_BYTES, pairing_bytes, pairings_cancel};
+pub use weight::Weight;
 
 /// True if points show the secrets behind them: in simulations built with the feature `transparent-group`, and
 /// nowhere else. Product binaries assert at compile time that it is false.
@@ -47,13 +51,18 @@ pub const IS_TRANSPARENT: bool = cfg!(feature = "transparent-group");
 
 /// The domain separation tag under which bytes are hashed to G1 (RFC 9380 §3.1).
 ///
-/// Identities have a tag of their own, so that no signature over a message can ever be the key of an identity.
+/// Identities have a tag of their own, so that no signature over a message can ever be the key of an identity; and so have the
+/// two proofs of possession in a bundle (Ristenpart and Yilek 2007).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum HashDomain {
     /// Identities of identity-based encryption and derivation.
     Identity,
     /// Signatures, certificates and the beacon: drand's tag of the scheme `bls-unchained-g1-rfc9380`.
     Signature,
+    /// A dealer's possession of the ephemeral secret under which its bundle is sealed.
+    Seal,
+    /// A dealer's possession of the constant that it deals at a genesis.
+    Deal,
 }
 
 impl HashDomain {
@@ -63,6 +72,8 @@ impl HashDomain {
         match self {
             Self::Identity => b"KEYFLEET-V1-IBE_BLS12381G1_XMD:SHA-256_SSWU_RO_",
             Self::Signature => b"BLS_SIG_BLS12381G1_XMD:SHA-256_SSWU_RO_NUL_",
+            Self::Seal => b"KEYFLEET-V2-SEAL_BLS12381G1_XMD:SHA-256_SSWU_RO_",
+            Self::Deal => b"KEYFLEET-V2-DEAL_BLS12381G1_XMD:SHA-256_SSWU_RO_",
         }
     }
 }

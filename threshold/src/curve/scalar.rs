@@ -86,6 +86,12 @@ impl Scalar {
         out
     }
 
+    /// Overwrites the scalar, in a way that the compiler keeps.
+    #[cfg(feature = "transparent-group")]
+    pub(super) fn wipe(&mut self) {
+        self.0.l.zeroize();
+    }
+
     /// The bytes that blst's multiplications read: 32, little-endian.
     #[cfg(not(feature = "transparent-group"))]
     pub(super) fn little_endian(&self) -> [u8; 32] {
@@ -141,9 +147,15 @@ impl SecretScalar {
     pub fn random(rng: &mut impl CryptoRng) -> Self {
         let mut wide = Zeroizing::new([0; 64]);
         rng.fill_bytes(wide.as_mut());
+        Self::from_wide(&wide)
+    }
+
+    /// Reduces 64 secret, uniform bytes (big-endian) modulo r.
+    #[must_use]
+    pub fn from_wide(bytes: &Zeroizing<[u8; 64]>) -> Self {
         let mut scalar = blst_scalar::default();
-        // SAFETY: reads exactly the 64 bytes of `wide`.
-        unsafe { blst_scalar_from_be_bytes(&raw mut scalar, wide.as_ptr(), wide.len()) };
+        // SAFETY: reads exactly the 64 bytes of `bytes`. The scalar is wiped when it is dropped.
+        unsafe { blst_scalar_from_be_bytes(&raw mut scalar, bytes.as_ptr(), bytes.len()) };
         Self(fr_from_scalar(&scalar))
     }
 
@@ -182,13 +194,25 @@ impl SecretScalar {
         Self(fr_binary(blst_fr_add, &self.0, &other.0))
     }
 
+    /// `from − self`, for a public `from`: what a one-time pad leaves of a ciphertext.
+    #[must_use]
+    pub fn taken_from(&self, from: &Scalar) -> Self {
+        Self(fr_binary(blst_fr_sub, &from.0, &self.0))
+    }
+
+    /// Returns true for the scalar 0.
+    #[must_use]
+    pub fn is_zero(&self) -> bool {
+        self.ct_eq(&Self::zero()).into()
+    }
+
     /// `self · factor` for a public factor.
     #[must_use]
     pub fn scaled(&self, factor: &Scalar) -> Self {
         Self(fr_binary(blst_fr_mul, &self.0, &factor.0))
     }
 
-    /// Gives up secrecy on purpose: the last step of a proof, whose response is public.
+    /// Gives up secrecy on purpose: of a share under its pad, which is public.
     #[must_use]
     pub fn disclose(&self) -> Scalar {
         Scalar(self.0)

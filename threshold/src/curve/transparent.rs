@@ -11,7 +11,7 @@
 
 use sha2::{Digest as _, Sha512};
 
-use super::{CurveError, HashDomain, Scalar, SecretScalar};
+use super::{CurveError, HashDomain, Scalar, SecretScalar, Weight};
 
 /// Length of a target-group element in bytes.
 pub const GT_BYTES: usize = 576;
@@ -95,6 +95,16 @@ macro_rules! group {
                     .zip(scalars)
                     .fold(Self(Scalar::default()), |sum, (point, scalar)| sum.plus(&point.times(scalar)))
             }
+
+            /// Returns `Σ weightᵢ · pointᵢ`. The sum of nothing is infinity.
+            ///
+            /// # Panics
+            /// When the slices differ in length, which is a mistake of the caller.
+            #[must_use]
+            pub fn weighted_sum(points: &[Self], weights: &[Weight]) -> Self {
+                let scalars: Vec<_> = weights.iter().map(Weight::scalar).collect();
+                Self::sum_of_products(points, &scalars)
+            }
         }
     };
 }
@@ -110,6 +120,11 @@ impl G1 {
         let length = u64::try_from(tag.len()).expect("tags are short").to_be_bytes();
         let hash = Sha512::new().chain_update(length).chain_update(tag).chain_update(message).finalize();
         Self(Scalar::from_wide(&hash.into()))
+    }
+
+    /// Overwrites the point, in a way that the compiler keeps.
+    pub(super) fn wipe(&mut self) {
+        self.0.wipe();
     }
 
     /// Returns `secret · self`.

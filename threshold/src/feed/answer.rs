@@ -8,7 +8,7 @@ use crate::round::{Blob, PersistentState, SignedMessage};
 
 /// Returns what a node hands out for the digests that a peer asks for; what it does not have is missing.
 ///
-/// `said` and `state` are what the node committed last: its own messages, its prekey sets and the vectors that it knows.
+/// `said` and `state` are what the node committed last: its own messages and the vectors that it knows.
 /// `kept` looks a digest up in the node's second file, which holds what others said. That file is ahead of the commit, so
 /// the node's own messages never come from there.
 #[must_use]
@@ -23,9 +23,6 @@ pub fn answer(
     let messages = messages.filter(|(digest, _)| wanted.contains(digest));
     let mut found: BTreeMap<_, _> =
         messages.map(|(digest, message)| (digest, Blob::Message(message.as_ref().clone()))).collect();
-    let sets = state.offers.values().map(|set| (set.digest(), set));
-    let sets = sets.filter(|(digest, _)| wanted.contains(digest));
-    found.extend(sets.map(|(digest, set)| (digest, Blob::Prekeys(set.clone()))));
     let vectors = state.vectors().map(|vector| (vector.digest(), vector));
     let vectors = vectors.filter(|(digest, _)| wanted.contains(digest));
     found.extend(vectors.map(|(digest, vector)| (digest, Blob::Vector(vector.clone()))));

@@ -6,6 +6,7 @@ use crate::round::{Blob, Contradiction, MessageError, Refusal, RetireError, Roun
 
 /// A fact. Facts may come in any order and be repeated.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "inputs are taken up one by one and not kept")]
 pub enum Input {
     /// A plan appeared.
     Plan(Plan),

@@ -1,22 +1,19 @@
-//! Plans and records as inputs: all plans oldest first, then each one's record, prekey sets and retirement, oldest first.
+//! Plans and records as inputs: all plans oldest first, then each one's record and retirement, oldest first.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::input::Input;
-use crate::identifiers::{Block, Digest, EpochNumber, NodeIndex};
+use crate::identifiers::{Block, EpochNumber, NodeIndex};
 use crate::plan::{Origin, ValidPlan};
-use crate::prekey::SignedPrekeySet;
-use crate::round::{Attempt, Blob, PersistentState, Phase, RoundRecord};
+use crate::round::{Attempt, PersistentState, Phase, RoundRecord};
 
 /// Everything that a node reads of rounds at the API server.
 #[derive(Clone, Debug)]
-pub struct Listing<'a> {
+pub struct Listing {
     /// Grows with every list that was read anew; zero before the first.
     pub generation: u64,
     /// The rounds by number.
     pub epochs: BTreeMap<EpochNumber, ListedEpoch>,
-    /// The prekey sets in the status of all nodes by digest: those of a node that is away come from nowhere else.
-    pub prekey_sets: &'a BTreeMap<Digest, SignedPrekeySet>,
     /// The user's `allowDowntime`; `None` before it was read.
     pub allow_downtime: Option<bool>,
 }
@@ -30,7 +27,7 @@ pub struct ListedEpoch {
     pub record: Option<RoundRecord>,
 }
 
-impl Listing<'_> {
+impl Listing {
     /// Returns the newest block that a plan names: a node restored from its replica [abstains](Input::Abstain) through it,
     /// before it is fed anything else.
     #[must_use]
@@ -81,15 +78,13 @@ pub struct Next {
 pub struct Feed {
     generation: u64,
     plans: BTreeSet<EpochNumber>,
-    /// Prekey sets, each with the plan that names it.
-    prekey_sets: BTreeSet<(EpochNumber, Digest)>,
     records: BTreeMap<EpochNumber, RoundRecord>,
 }
 
 impl Feed {
     /// Tells whether [`Feed::next`] would feed a genesis if the name were marked: mark it first.
     #[must_use]
-    pub fn awaits_name_mark(&self, listing: &Listing<'_>, state: Option<&PersistentState>) -> bool {
+    pub fn awaits_name_mark(&self, listing: &Listing, state: Option<&PersistentState>) -> bool {
         let is_fed = |number| listing.generation == self.generation && self.plans.contains(number);
         listing.epochs.iter().any(|(number, epoch)| {
             !is_fed(number) && held_back(&epoch.plan, listing, state, false) == Some(HeldBack::NameNotMarked)
@@ -100,7 +95,7 @@ impl Feed {
     ///
     /// `state` is what the node committed last, `None` before its first commit. `name_is_marked` says whether a genesis may
     /// begin as far as the bucket is concerned; without a bucket it is true.
-    pub fn next(&mut self, listing: &Listing<'_>, state: Option<&PersistentState>, name_is_marked: bool) -> Next {
+    pub fn next(&mut self, listing: &Listing, state: Option<&PersistentState>, name_is_marked: bool) -> Next {
         let mut next = Next::default();
         if listing.generation == 0 {
             return next;
@@ -126,23 +121,11 @@ impl Feed {
             }
             let Some(record) = &epoch.record else { continue };
             self.feed_record(*number, record, &mut next);
-            self.feed_prekey_sets(*number, epoch, listing, &mut next);
             if record.phase == Phase::Retired {
                 feed_retirement(*number, state, &mut next);
             }
         }
         next
-    }
-
-    /// Feeds the prekey sets of all receivers, since dealers seal to absent ones, too. They come after the record: a node deals
-    /// once it has both.
-    fn feed_prekey_sets(&mut self, number: EpochNumber, epoch: &ListedEpoch, listing: &Listing<'_>, next: &mut Next) {
-        for digest in epoch.plan.receivers.iter().map(|receiver| receiver.prekey_digest) {
-            let Some(set) = listing.prekey_sets.get(&digest) else { continue };
-            if self.prekey_sets.insert((number, digest)) {
-                next.inputs.push(Input::Blob(Blob::Prekeys(set.clone())));
-            }
-        }
     }
 
     fn feed_record(&mut self, number: EpochNumber, record: &RoundRecord, next: &mut Next) {
@@ -169,7 +152,7 @@ fn feed_retirement(number: EpochNumber, state: Option<&PersistentState>, next: &
 
 fn held_back(
     plan: &ValidPlan,
-    listing: &Listing<'_>,
+    listing: &Listing,
     state: Option<&PersistentState>,
     name_is_marked: bool,
 ) -> Option<HeldBack> {

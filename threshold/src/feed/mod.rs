@@ -6,16 +6,16 @@
 //!
 //! ```text
 //!  Listing ──Feed::next──▶ Input ─┐                         ┌─▶ Outputs, carried out by the caller
-//!  peers' streams ──says_itself──▶├─▶ Intake ─▶ Participant ─┤
+//!  peers' streams ──says_itself──▶├─▶ take ───▶ Participant ─┤
 //!  peers' answers ◀──Turns::due── ┘        ▲                └─▶ wants ──▶ Turns::want, one per peer
-//!                                          └── Intake::recall, from the node's own file
+//!                                          └── recall, from the node's own file
 //!  a peer's digests ──answer──▶ blobs         PersistentState ──Report::of──▶ what every stream begins with
 //! ```
 //!
 //! | Type or function | Decides |
 //! |---|---|
 //! | [`Feed`] | the next [`Input`]s from what is [listed](Listing), their order, and which plans are [held back](HeldBack) |
-//! | [`Intake`] | what waits between an input and the participant: prekey sets that are heard before their plan |
+//! | [`take`], [`take_all`], [`recall`] | what the participant does with inputs, and with what the node's own file holds |
 //! | [`Turns`] | when one peer is asked for which digests |
 //! | [`says_itself`] | which rows of a peer's stream are its own |
 //! | [`answer()`] | what a node hands out for the digests of a `Fetch` |
@@ -34,7 +34,7 @@ mod turns;
 
 pub use answer::answer;
 pub use input::{Input, InputError};
-pub use intake::Intake;
+pub use intake::{recall, take, take_all};
 pub use listing::{Feed, HeldBack, ListedEpoch, Listing, Next};
 pub use report::{Report, ReportedCertificate};
 pub use turns::{Turns, says_itself};

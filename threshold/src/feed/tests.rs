@@ -3,29 +3,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use crate::coordination::{FleetView, KeptEpoch, NodeView, Offer, planning};
+use crate::coordination::{FleetView, KeptEpoch, NodeView, planning};
 use crate::curve::G2;
-use crate::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeySetNumber, Threshold};
+use crate::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeyNumber, Threshold};
 use crate::identity::IdentitySecretKey;
 use crate::plan::{Deadlines, ValidPlan};
-use crate::prekey::SignedPrekeySet;
+use crate::prekey::PrekeySecret;
 use crate::round::{Blob, Body, RoundRecord, SignedMessage, Want};
-
-type PrekeySets = BTreeMap<Digest, SignedPrekeySet>;
 
 fn index(i: u32) -> NodeIndex {
     NodeIndex::new(i).unwrap()
 }
 
 fn view(number: u64, nodes: u8, threshold: u16) -> FleetView {
-    let node = |i: u8| NodeView {
-        index: index(i.into()),
-        identity: IdentitySecretKey::from_seed(&[i; 32]).public(),
-        offers: vec![Offer { number: PrekeySetNumber(number), digest: Digest([9; 32]), last_resort: false, slots: 8 }],
-        named: None,
+    let cluster = ClusterId([7; 16]);
+    let node = |i: u8| {
+        let (index, identity) = (index(i.into()), IdentitySecretKey::from_seed(&[i; 32]));
+        let secret = PrekeySecret::restore(PrekeyNumber(number), &[i; 32]).unwrap();
+        let prekey = Some(secret.offer(cluster, index, &identity));
+        NodeView { index, identity: identity.public(), prekey }
     };
     FleetView {
-        cluster: ClusterId([7; 16]),
+        cluster,
         number: EpochNumber(number),
         block: Block(100 * number),
         threshold: Threshold(threshold),
@@ -33,20 +32,19 @@ fn view(number: u64, nodes: u8, threshold: u16) -> FleetView {
         deadlines: Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 },
         receivers: (1..=nodes).map(node).collect(),
         connected: (1..=nodes).map(|i| index(i.into())).collect(),
-        avoid: BTreeSet::new(),
+        unawaited: BTreeSet::new(),
     }
 }
 
-fn listing<'a>(plans: &[&ValidPlan], prekey_sets: &'a PrekeySets) -> Listing<'a> {
+fn listing(plans: &[&ValidPlan]) -> Listing {
     let epoch =
         |plan: &&ValidPlan| (plan.number, ListedEpoch { plan: (*plan).clone(), record: Some(RoundRecord::opened()) });
-    Listing { generation: 1, epochs: plans.iter().map(epoch).collect(), prekey_sets, allow_downtime: Some(false) }
+    Listing { generation: 1, epochs: plans.iter().map(epoch).collect(), allow_downtime: Some(false) }
 }
 
 /// Why the newest of these plans is held back from a node that knows none of them.
 fn held_back(plans: &[&ValidPlan], allow_downtime: Option<bool>) -> Option<HeldBack> {
-    let none = PrekeySets::new();
-    let listing = Listing { allow_downtime, ..listing(plans, &none) };
+    let listing = Listing { allow_downtime, ..listing(plans) };
     let next = Feed::default().next(&listing, None, true);
     assert_eq!(next.again, !next.held_back.is_empty(), "what is held back is tried again, and nothing else");
     next.held_back.get(&plans.last()?.number).copied()
@@ -77,8 +75,8 @@ fn a_plan_that_needs_every_node_is_held_back_unless_allowed() {
 
 #[test]
 fn a_genesis_waits_for_the_mark_of_its_name() {
-    let (plan, none) = (planning::genesis(&view(1, 4, 3)).unwrap(), PrekeySets::new());
-    let listing = listing(&[&plan], &none);
+    let plan = planning::genesis(&view(1, 4, 3)).unwrap();
+    let listing = listing(&[&plan]);
     let mut feed = Feed::default();
     assert!(feed.awaits_name_mark(&listing, None));
     let next = feed.next(&listing, None, false);
@@ -142,7 +140,7 @@ fn pauses_between_requests_for_a_blob_double() {
 fn a_peer_is_heard_in_its_own_name_alone() {
     let key = IdentitySecretKey::from_seed(&[2; 32]);
     let said = |sender| Blob::Message(SignedMessage::sign(Digest([1; 32]), index(sender), Body::Erased, &key));
-    assert!(says_itself(&said(2), index(2), &key.public()), "its own words are dropped");
-    let other = says_itself(&said(3), index(2), &key.public());
+    assert!(says_itself(&said(2), index(2)), "its own words are dropped");
+    let other = says_itself(&said(3), index(2));
     assert!(!other, "it speaks for another, and would fill what is kept of it");
 }

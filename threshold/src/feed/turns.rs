@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::identifiers::{Digest, NodeIndex};
-use crate::identity::IdentityPublicKey;
 use crate::round::{Blob, Want};
 
 /// Milliseconds between the first requests for one blob to one peer and to the next.
@@ -78,11 +77,10 @@ impl Turns {
 }
 
 /// Tells whether a row of `peer`'s stream says something of its own: nobody speaks in another's name, and vectors are only
-/// given when asked for. Signatures of messages are left to the participant; `pin` is the peer's identity.
+/// given when asked for. Signatures are left to the participant.
 #[must_use]
-pub fn says_itself(row: &Blob, peer: NodeIndex, pin: &IdentityPublicKey) -> bool {
+pub fn says_itself(row: &Blob, peer: NodeIndex) -> bool {
     match row {
-        Blob::Prekeys(set) => set.verify(pin).is_some_and(|set| set.node == peer),
         Blob::Message(message) => message.sender == peer,
         Blob::Vector(_) => false,
     }

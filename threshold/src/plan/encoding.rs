@@ -1,8 +1,9 @@
 //! The canonical bytes of a plan. `docs/formats.md` says the same byte by byte; the fixtures hold both to it.
 
-use super::{Deadlines, Member, Origin, Plan, PlanVersion, Receiver, Source};
+use super::{Deadlines, MEMBERS_MAX, Member, Origin, Plan, PlanVersion, Receiver, Source};
 use crate::encoding::{DecodeError, Reader, Writer};
 use crate::identity::IdentityPublicKey;
+use crate::prekey::SignedPrekey;
 
 const GENESIS: u8 = 1;
 const RESHARE: u8 = 2;
@@ -37,11 +38,12 @@ impl Plan {
         }
         out.u64(self.block.0).u16(self.threshold.0).u16(self.min_holders);
         out.list(&self.dealers, |out, dealer| {
-            out.index(dealer.index).raw(&dealer.identity.0);
+            // The point at which the dealer's share of the source lies: its index.
+            out.index(dealer.index).raw(&dealer.identity.0).index(dealer.index);
         });
         out.list(&self.receivers, |out, receiver| {
             out.index(receiver.index).raw(&receiver.identity.0);
-            out.u64(receiver.prekey_set.0).digest(&receiver.prekey_digest);
+            out.option(receiver.prekey.as_ref(), |out, prekey| prekey.write(out));
         });
         out.list(&self.expected, |out, index| {
             out.index(*index);
@@ -55,7 +57,7 @@ impl Plan {
 
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let version = match reader.u16("planVersion")? {
-            1 => PlanVersion::V1,
+            2 => PlanVersion::V2,
             _ => return Err(DecodeError::Invalid { field: "planVersion" }),
         };
         let cluster = reader.cluster()?;
@@ -81,18 +83,19 @@ impl Plan {
             block: reader.block("block")?,
             threshold: reader.threshold("threshold")?,
             min_holders: reader.u16("minHolders")?,
-            dealers: reader.list("dealers", |reader| {
-                Ok(Member { index: reader.index("dealer index")?, identity: read_identity(reader)? })
+            dealers: reader.short_list("dealers", MEMBERS_MAX, |reader| {
+                let member = Member { index: reader.index("dealer index")?, identity: read_identity(reader)? };
+                let point = reader.index("dealer point")?;
+                if point == member.index { Ok(member) } else { Err(DecodeError::Invalid { field: "dealer point" }) }
             })?,
-            receivers: reader.list("receivers", |reader| {
+            receivers: reader.short_list("receivers", MEMBERS_MAX, |reader| {
                 Ok(Receiver {
                     index: reader.index("receiver index")?,
                     identity: read_identity(reader)?,
-                    prekey_set: reader.set_number()?,
-                    prekey_digest: reader.digest("prekey-set digest")?,
+                    prekey: reader.option("prekey", SignedPrekey::read)?,
                 })
             })?,
-            expected: reader.list("expected", |reader| reader.index("expected index"))?,
+            expected: reader.short_list("expected", 2 * MEMBERS_MAX, |reader| reader.index("expected index"))?,
             deadlines: Deadlines {
                 dealing_blocks: reader.u32("dealing deadline")?,
                 verifying_blocks: reader.u32("verifying deadline")?,

@@ -3,6 +3,8 @@
 //! Bundles and responses are named by digest, so a record stays small at a hundred nodes and everyone can check what the
 //! digests stand for against signed messages.
 
+use std::collections::BTreeMap;
+
 use super::ValidPlan;
 use crate::encoding::{DecodeError, Reader, Writer};
 use crate::identifiers::{Digest, NodeIndex};
@@ -18,6 +20,12 @@ impl FrozenDigests {
     /// Gives the list back when it does not ascend without repetition.
     pub fn new(list: Vec<(NodeIndex, Digest)>) -> Result<Self, Vec<(NodeIndex, Digest)>> {
         if list.is_sorted_by(|a, b| a.0 < b.0) { Ok(Self(list)) } else { Err(list) }
+    }
+
+    /// Lists the pairs of a map.
+    #[must_use]
+    pub fn of(pairs: BTreeMap<NodeIndex, Digest>) -> Self {
+        Self(pairs.into_iter().collect())
     }
 
     /// Iterates over the pairs, ascending.
@@ -105,7 +113,7 @@ impl Frozen {
 /// Returns true if a frozen list of dealers can be one of this plan: known dealers only, and enough of them.
 #[must_use]
 pub fn dealers_fit(plan: &ValidPlan, dealers: &FrozenDigests) -> bool {
-    dealers.len() >= plan.dealers_needed() && dealers.iter().all(|(dealer, _)| plan.slot_of(dealer).is_some())
+    dealers.len() >= plan.dealers_needed() && dealers.iter().all(|(dealer, _)| plan.dealer(dealer).is_some())
 }
 
 /// Returns true if a frozen list of responses can be one of this plan: receivers only.

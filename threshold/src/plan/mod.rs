@@ -12,17 +12,21 @@ pub mod frozen;
 pub mod validation;
 
 use crate::curve::G2;
-use crate::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeySetNumber, Threshold};
+use crate::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, Threshold};
 use crate::identity::IdentityPublicKey;
+use crate::prekey::SignedPrekey;
 
 pub use frozen::{Frozen, FrozenDigests};
 pub use validation::{PlanError, ValidPlan};
 
+/// The most dealers, and the most receivers, of a plan.
+pub const MEMBERS_MAX: usize = 100;
+
 /// Version of a plan: the fields that its encoding holds. Nodes refuse a version they do not know.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum PlanVersion {
-    /// The first.
-    V1,
+    /// The second and only one. The first sealed shares so that a complaint could reveal them, and is refused.
+    V2,
 }
 
 impl PlanVersion {
@@ -30,7 +34,7 @@ impl PlanVersion {
     #[must_use]
     pub fn number(self) -> u16 {
         match self {
-            Self::V1 => 1,
+            Self::V2 => 2,
         }
     }
 }
@@ -52,7 +56,7 @@ pub struct Plan {
     pub threshold: Threshold,
     /// Number of receivers that must have stored their share before the epoch may become active (genesis: all of them).
     pub min_holders: u16,
-    /// Nodes that may deal, ascending by index. A dealer's position is its *slot* in every receiver's prekey set.
+    /// Nodes that may deal, ascending by index: at a reshare all receivers of the source, whoever of them is still there.
     pub dealers: Vec<Member>,
     /// Nodes that get a share, ascending by index.
     pub receivers: Vec<Receiver>,
@@ -101,17 +105,15 @@ pub struct Member {
     pub identity: IdentityPublicKey,
 }
 
-/// A member that gets a share, and the prekeys under which it is sealed.
+/// A member that gets a share, and the prekey under which it is sealed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Receiver {
     /// Index of the node.
     pub index: NodeIndex,
     /// Identity key pinned to the index.
     pub identity: IdentityPublicKey,
-    /// The number of its prekey set for this round.
-    pub prekey_set: PrekeySetNumber,
-    /// That set's digest.
-    pub prekey_digest: Digest,
+    /// Prekey of the node, signed by it. A receiver without one gets nothing sealed, and holds no share of this epoch.
+    pub prekey: Option<SignedPrekey>,
 }
 
 /// Longest duration of each phase, in blocks from the block at which it was opened.
@@ -194,10 +196,10 @@ impl Plan {
         }
     }
 
-    /// The dealer's slot: its position in the dealer list.
+    /// Returns the dealer at `index`.
     #[must_use]
-    pub fn slot_of(&self, dealer: NodeIndex) -> Option<usize> {
-        self.dealers.binary_search_by_key(&dealer, |member| member.index).ok()
+    pub fn dealer(&self, index: NodeIndex) -> Option<&Member> {
+        self.dealers.binary_search_by_key(&index, |member| member.index).ok().map(|at| &self.dealers[at])
     }
 
     /// The receiver at `index`.
@@ -209,7 +211,7 @@ impl Plan {
     /// The pinned identity of anyone who takes part.
     #[must_use]
     pub fn identity_of(&self, index: NodeIndex) -> Option<IdentityPublicKey> {
-        let dealer = || self.slot_of(index).map(|slot| self.dealers[slot].identity);
+        let dealer = || self.dealer(index).map(|dealer| dealer.identity);
         self.receiver(index).map(|receiver| receiver.identity).or_else(dealer)
     }
 }
@@ -218,14 +220,27 @@ impl Plan {
 pub(crate) mod tests {
     use super::*;
     use crate::curve::Scalar;
+    use crate::identifiers::PrekeyNumber;
+    use crate::identity::IdentitySecretKey;
+    use crate::prekey::PrekeySecret;
+
+    fn example_identity(i: u32) -> IdentitySecretKey {
+        IdentitySecretKey::from_seed(&[u8::try_from(i).unwrap(); 32])
+    }
 
     /// A reshare of four nodes into four, threshold three.
     pub(crate) fn example() -> Plan {
         let index = |i| NodeIndex::new(i).unwrap();
-        let identity = |i: u32| IdentityPublicKey([u8::try_from(i).unwrap(); 32]);
+        let identity = |i: u32| example_identity(i).public();
+        let cluster = ClusterId(*b"0123456789abcdef");
+        let prekey = |i: u32| {
+            let secret =
+                PrekeySecret::restore(PrekeyNumber(u64::from(i) + 10), &[u8::try_from(i).unwrap(); 32]).unwrap();
+            secret.offer(cluster, index(i), &example_identity(i))
+        };
         Plan {
-            version: PlanVersion::V1,
-            cluster: ClusterId(*b"0123456789abcdef"),
+            version: PlanVersion::V2,
+            cluster,
             number: EpochNumber(8),
             origin: Origin::Reshare {
                 source: Source {
@@ -244,8 +259,8 @@ pub(crate) mod tests {
                 .map(|i| Receiver {
                     index: index(i),
                     identity: identity(i),
-                    prekey_set: PrekeySetNumber(u64::from(i) + 10),
-                    prekey_digest: Digest([u8::try_from(i).unwrap() + 0x80; 32]),
+                    // The last one has shown none.
+                    prekey: (i < 5).then(|| prekey(i)),
                 })
                 .collect(),
             expected: vec![index(1), index(2), index(4), index(5)],
@@ -260,6 +275,12 @@ pub(crate) mod tests {
         plan.number = EpochNumber(1);
         plan.origin = Origin::Genesis;
         plan.roster = None;
+        plan.receivers.iter_mut().for_each(|receiver| {
+            let byte = u8::try_from(receiver.index.value()).unwrap();
+            let secret = PrekeySecret::restore(PrekeyNumber(1), &[byte; 32]).unwrap();
+            let prekey = secret.offer(plan.cluster, receiver.index, &example_identity(receiver.index.value()));
+            receiver.prekey = Some(prekey);
+        });
         plan.dealers = plan.receivers.iter().map(|r| Member { index: r.index, identity: r.identity }).collect();
         plan.expected = plan.receivers.iter().map(|r| r.index).collect();
         plan
@@ -269,7 +290,7 @@ pub(crate) mod tests {
     /// seed: 003-15
     #[test]
     fn plans_encode_as_the_fixtures_say() {
-        let fixtures: serde_json::Value = serde_json::from_str(include_str!("../../fixtures/plan-v1.json")).unwrap();
+        let fixtures: serde_json::Value = serde_json::from_str(include_str!("../../fixtures/plan-v2.json")).unwrap();
         for (name, plan) in [("reshare", example()), ("genesis", genesis_example())] {
             let fixture = &fixtures[name];
             assert_eq!(hex::encode(plan.encode()), fixture["encoding"].as_str().unwrap(), "{name}: encoding");

@@ -5,7 +5,7 @@
 
 use std::ops::Deref;
 
-use super::{Origin, Plan};
+use super::{MEMBERS_MAX, Origin, Plan};
 use crate::identifiers::{Digest, EpochNumber, NodeIndex, Threshold};
 
 /// A plan that every check of this module passed, with its digest.
@@ -102,6 +102,25 @@ pub enum PlanError {
         /// The plan's number.
         number: EpochNumber,
     },
+    /// More members than a fleet has.
+    #[error("{list} names {found} nodes, {max} is the most", max = MEMBERS_MAX)]
+    TooManyNodes {
+        /// Name of the list.
+        list: &'static str,
+        /// Length of the list.
+        found: usize,
+    },
+    /// The receiver did not sign the prekey that the plan names for it.
+    #[error("{0} did not sign the prekey that the plan names for it")]
+    Prekey(NodeIndex),
+    /// Too few receivers can be sealed to: at genesis all, otherwise `minHolders`.
+    #[error("{found} receivers have a prekey, {needed} are needed")]
+    TooFewPrekeys {
+        /// Receivers that have one.
+        found: usize,
+        /// Receivers that must have one.
+        needed: usize,
+    },
     /// A phase without time.
     #[error("each phase needs at least one block")]
     ZeroDeadline,
@@ -120,6 +139,7 @@ impl Plan {
         check_order(&self)?;
         check_identities(&self)?;
         check_roles(&self)?;
+        check_prekeys(&self)?;
         let deadlines = &self.deadlines;
         let phases = [
             deadlines.dealing_blocks,
@@ -135,6 +155,11 @@ impl Plan {
 }
 
 fn check_sizes(plan: &Plan) -> Result<(), PlanError> {
+    for (list, found) in [("dealers", plan.dealers.len()), ("receivers", plan.receivers.len())] {
+        if found > MEMBERS_MAX {
+            return Err(PlanError::TooManyNodes { list, found });
+        }
+    }
     let (nodes, threshold, min_holders) = (plan.receivers.len(), plan.threshold, plan.min_holders);
     if nodes < 3 {
         return Err(PlanError::TooFewNodes { nodes });
@@ -207,6 +232,19 @@ fn check_roles(plan: &Plan) -> Result<(), PlanError> {
     Ok(())
 }
 
+fn check_prekeys(plan: &Plan) -> Result<(), PlanError> {
+    let prekeys = plan.receivers.iter().filter_map(|receiver| Some((receiver, receiver.prekey.as_ref()?)));
+    let mut found = 0;
+    for (receiver, prekey) in prekeys {
+        if !prekey.is_of(plan.cluster, receiver.index, &receiver.identity) {
+            return Err(PlanError::Prekey(receiver.index));
+        }
+        found += 1;
+    }
+    let needed = plan.holders_needed();
+    if found < needed { Err(PlanError::TooFewPrekeys { found, needed }) } else { Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -241,6 +279,8 @@ mod tests {
         assert!(matches!(fault(|p| p.expected.push(NodeIndex::new(99).unwrap())), PlanError::ExpectsStranger(_)));
         assert!(matches!(fault(|p| p.number = EpochNumber(7)), PlanError::SourceNotOlder { .. }));
         assert_eq!(fault(|p| p.deadlines.preparing_blocks = 0), PlanError::ZeroDeadline);
+        assert!(matches!(fault(|p| p.receivers[1].prekey = p.receivers[0].prekey), PlanError::Prekey(_)));
+        assert_eq!(fault(|p| p.receivers[1].prekey = None), PlanError::TooFewPrekeys { found: 2, needed: 3 });
         assert_eq!(
             fault(|p| {
                 p.origin = Origin::Genesis;

@@ -1,7 +1,7 @@
 //! Audits of a finished round, from its public transcript or from its record alone: anyone can verify an epoch.
 
 use super::culprit::Culprit;
-use super::judgement::CombineError;
+use super::judgement::{CombineError, JudgeError};
 use super::record::RoundRecord;
 use super::transcript::Transcript;
 use crate::curve::G2;
@@ -31,6 +31,9 @@ pub enum AuditError {
     /// Messages that the record names are not in the transcript.
     #[error("{} messages that the record names are missing from the transcript", .0.len())]
     Missing(Vec<Digest>),
+    /// A frozen bundle is not that of the dealer under which it is listed.
+    #[error("the record freezes a bundle under {0} that is not its own")]
+    ForeignBundle(NodeIndex),
     /// The qualified dealers do not follow from the frozen fields.
     #[error("the record's qualified dealers do not follow from the signed messages")]
     Qualified,
@@ -60,7 +63,10 @@ pub fn audit(transcript: &Transcript, record: &RoundRecord) -> Result<Audit, Aud
     else {
         return Err(AuditError::NotActive);
     };
-    let judgement = transcript.judge(dealers, responses).map_err(AuditError::Missing)?;
+    let judgement = transcript.judge(dealers, responses).map_err(|error| match error {
+        JudgeError::Missing(digests) => AuditError::Missing(digests),
+        JudgeError::ForeignBundle(dealer) => AuditError::ForeignBundle(dealer),
+    })?;
     if judgement.frozen.qualified != *qualified {
         return Err(AuditError::Qualified);
     }

@@ -24,19 +24,13 @@ pub enum Offence {
     /// Dealt a bundle that is bad for everyone.
     #[error("dealt a bad bundle: {0}")]
     BadBundle(DealingError),
-    /// Sealed a share that does not match its commitments; a complaint revealed the key that shows it.
+    /// Sealed a share that does not match its commitments; a complaint disclosed the value that shows it.
     #[error("sealed a bad share to {0}")]
     BadShare(NodeIndex),
-    /// Complained about a share that was good, or with a key that is not the slot's.
+    /// Complained about a share that was good, or with a value that it does not share with the dealer.
     #[error("complained falsely about {0}")]
     FalseComplaint(NodeIndex),
-    /// Answered to other frozen dealers than the record's.
-    #[error("answered to other dealers than the frozen ones")]
-    ForeignResponse,
-    /// Prepared another vector than the one that follows from the frozen fields.
-    #[error("prepared another vector than the agreed one")]
-    ForeignVector,
-    /// Signed the certificate with something that is not its share.
-    #[error("sent a partial signature that is not its share's")]
-    BadPartial,
+    /// Signed a message that no node may send.
+    #[error("sent a message that is not one of this round")]
+    Malformed,
 }

@@ -3,80 +3,97 @@
 //! | | genesis | reshare |
 //! |---|---|---|
 //! | f_d(0) | random | the dealer's share of the source epoch |
-//! | proof | Schnorr proof of knowledge of f_d(0), bound to plan and dealer | none |
+//! | proof | possession of f_d(0), bound to plan, dealer and commitments | none |
 //! | C_d\[0\] | checked by the proof | equals the dealer's public share of the source |
 //!
 //! Without the proof a dealer who speaks last could choose C_d\[0\] to cancel the others' and own the key alone (Komlo and
-//! Goldberg 2020, §4). Everything random comes from the round's seed and the plan's digest, so a dealer that restarts says
-//! byte-identical messages.
-
-use std::collections::BTreeMap;
+//! Goldberg 2020, §4). Every bundle also proves possession of the ephemeral secret under which its shares are sealed, over the
+//! whole bundle: a dealer that copied or shifted another's ephemeral point could otherwise have a complaint about its own bundle
+//! open the other's (Shoup and Gennaro 2002). Everything random comes from the round's seed and the plan's digest, so a dealer
+//! that restarts says byte-identical messages.
 
 use hkdf::Hkdf;
-use rand_chacha::ChaCha20Rng;
-use rand_core::{CryptoRng, SeedableRng};
-use sha2::{Digest as _, Sha256, Sha512};
+use rand_core::CryptoRng;
+use sha2::Sha256;
 use zeroize::Zeroizing;
 
-use crate::curve::{G2, Scalar, SecretScalar};
-use crate::encoding::Writer;
+use super::pad::PadContext;
+use crate::curve::{G1, G2, HashDomain, Scalar, SecretPoint, SecretScalar};
+use crate::encoding::{DecodeError, Reader, Writer};
 use crate::identifiers::{Digest, NodeIndex};
-use crate::plan::{Origin, ValidPlan};
+use crate::plan::{MEMBERS_MAX, Origin, ValidPlan};
 use crate::polynomial::{Polynomial, VerificationVector};
-use crate::prekey::{self, PrekeySet, SealedShare, SlotKey};
+use crate::weights::Weights;
 
 /// A dealer's bundle.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Dealing {
     /// Commitments to the dealer's polynomial, exactly t of them.
     pub vector: VerificationVector,
-    /// Proof of knowledge of f_d(0): at genesis only.
-    pub proof: Option<Proof>,
-    /// One sealed share per receiver, in the plan's order.
-    pub shares: Vec<SealedShare>,
+    /// P: possession of f_d(0), at genesis only.
+    pub proof: Option<G1>,
+    /// E1 and E2.
+    pub ephemeral: Ephemeral,
+    /// One sealed share per receiver, in the plan's order; `None` exactly where the plan has no prekey.
+    pub shares: Vec<Option<Scalar>>,
+    /// Ē: possession of e, over everything before it.
+    pub possession: G1,
 }
 
-/// A Schnorr proof of knowledge: R = k·g2 and s = k + c·x, with c hashed from plan, dealer, C\[0\] and R.
+/// The public half of a bundle's ephemeral secret e, in both groups.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Proof {
-    /// R.
-    pub commitment: G2,
-    /// s.
-    pub response: Scalar,
+pub struct Ephemeral {
+    /// E1 = e·g1.
+    pub g1: G1,
+    /// E2 = e·g2.
+    pub g2: G2,
 }
 
 /// The seed of one dealer in one round. Durable before the bundle leaves; destroyed when the round ends.
 pub struct DealerSeed(Zeroizing<[u8; 32]>);
 
 impl DealerSeed {
-    /// A fresh seed.
+    /// Draws a fresh seed.
     pub fn random(rng: &mut impl CryptoRng) -> Self {
         let mut seed = Zeroizing::new([0; 32]);
         rng.fill_bytes(seed.as_mut());
         Self(seed)
     }
 
-    /// A stored seed.
+    /// Takes up a stored seed.
     #[must_use]
     pub fn restore(seed: &[u8; 32]) -> Self {
         Self(Zeroizing::new(*seed))
     }
 
-    /// The seed: for wrapping into the node's two key stores, and for nothing else.
+    /// Returns the seed: for wrapping into the node's two key stores, and for nothing else.
     #[must_use]
     pub fn expose(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// All randomness of this dealer in this round.
-    fn stream(&self, plan: &Digest, dealer: NodeIndex) -> ChaCha20Rng {
+    /// Derives coefficient j of the polynomial.
+    fn coefficient(&self, plan: &Digest, dealer: NodeIndex, j: u16) -> SecretScalar {
+        self.derive(b"KEYFLEET-V2-POLYNOMIAL", plan, dealer, &j.to_be_bytes())
+    }
+
+    /// Derives the ephemeral secret e, which is not zero.
+    pub(super) fn ephemeral(&self, plan: &Digest, dealer: NodeIndex) -> SecretScalar {
+        let labels = std::iter::once(Vec::new()).chain((1..=u8::MAX).map(|again| vec![again]));
+        let mut candidates = labels.map(|again| self.derive(b"KEYFLEET-V2-EPHEMERAL", plan, dealer, &again));
+        candidates.find(|secret| !secret.is_zero()).expect("256 hashes are not all zero")
+    }
+
+    /// Expands the seed, which is uniform and needs no extraction (RFC 5869 §3.3), to a scalar.
+    fn derive(&self, label: &[u8], plan: &Digest, dealer: NodeIndex, rest: &[u8]) -> SecretScalar {
         let mut info = Writer::default();
-        info.raw(b"KEYFLEET-V1-DEALER").digest(plan).index(dealer);
-        let mut seed = Zeroizing::new([0; 32]);
-        Hkdf::<Sha256>::new(None, self.0.as_ref())
-            .expand(&info.finish(), seed.as_mut())
-            .expect("32 bytes are within HKDF's limit");
-        ChaCha20Rng::from_seed(*seed)
+        info.raw(label).digest(plan).index(dealer).raw(rest);
+        let mut wide = Zeroizing::new([0; 64]);
+        Hkdf::<Sha256>::from_prk(self.0.as_ref())
+            .expect("32 bytes are a key of SHA-256")
+            .expand(&info.finish(), wide.as_mut())
+            .expect("64 bytes are within HKDF's limit");
+        SecretScalar::from_wide(&wide)
     }
 }
 
@@ -84,7 +101,7 @@ impl DealerSeed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DealingError {
-    /// The polynomial has another degree than the plan says.
+    /// Not exactly t commitments.
     #[error("the bundle commits to {found} coefficients, the threshold is {expected}")]
     Threshold {
         /// Commitments in the bundle.
@@ -92,134 +109,175 @@ pub enum DealingError {
         /// The plan's threshold.
         expected: usize,
     },
-    /// Not one sealed share per receiver.
-    #[error("the bundle seals {found} shares for {expected} receivers")]
-    ShareCount {
-        /// Shares in the bundle.
-        found: usize,
-        /// Receivers in the plan.
-        expected: usize,
-    },
-    /// The proof of knowledge is missing, out of place, or wrong.
-    #[error("the proof of knowledge is missing, out of place or wrong")]
+    /// Not one sealed share for each receiver with a prekey, and none for the others.
+    #[error("the bundle does not seal one share to each receiver that has a prekey")]
+    Shares,
+    /// The proof for the constant term is missing at a genesis, or there at a reshare.
+    #[error("the proof for the constant term is missing or out of place")]
     Proof,
+    /// The ephemeral points do not belong together, or the dealer does not know a secret of the bundle.
+    #[error("the dealer does not prove possession of the secrets of its bundle")]
+    Possession,
     /// On reshare: the dealer does not deal its share of the source.
     #[error("the constant term is not the dealer's public share of the source epoch")]
     NotItsShare,
-    /// The sender may not deal in this plan.
-    #[error("the sender is no dealer of this plan")]
-    NotADealer,
 }
+
+/// A bundle that its own dealer computed does not pass its own check: the machine is faulty. The bundle must not be said, since
+/// a wrong bit in a sealed share could be the only thing that hides the right one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the bundle that this node computed is wrong: its processor or memory is faulty")]
+pub struct FaultyDealing;
 
 impl Dealing {
     /// Deals: `constant` is the dealer's share of the source on reshare, `None` at genesis.
     ///
-    /// `prekeys` holds the set of every receiver of the plan, with a slot for every dealer. A receiver whose key is
-    /// degenerate gets [`SealedShare::IMPOSSIBLE`]; its complaint will be judged against itself.
-    ///
-    /// # Panics
-    /// When a receiver's set is missing or too small: callers check that first.
-    #[must_use]
+    /// # Errors
+    /// When the finished bundle does not open to the polynomial that it commits to.
     pub fn deal(
         plan: &ValidPlan,
         dealer: NodeIndex,
         constant: Option<&SecretScalar>,
-        prekeys: &BTreeMap<NodeIndex, PrekeySet>,
         seed: &DealerSeed,
-    ) -> Self {
+    ) -> Result<Self, FaultyDealing> {
         let digest = plan.digest();
-        let slot = plan.slot_of(dealer).expect("only dealers of the plan deal");
-        let mut rng = seed.stream(&digest, dealer);
-        let constant = constant.map_or_else(|| SecretScalar::random(&mut rng), SecretScalar::duplicate);
-        let polynomial = Polynomial::random(constant, plan.threshold, &mut rng);
+        let polynomial = polynomial(plan, dealer, constant, seed);
         let vector = polynomial.vector();
         let proof = matches!(plan.origin, Origin::Genesis)
-            .then(|| Proof::prove(&digest, dealer, polynomial.constant(), &vector.constant(), &mut rng));
-        let seal = |receiver: NodeIndex, rng: &mut ChaCha20Rng| {
-            let share = polynomial.share_of(receiver).expose();
-            let public = &prekeys[&receiver].slots[slot];
-            prekey::seal(public, &share, &associated_data(&digest, dealer, receiver), rng)
-                .unwrap_or(SealedShare::IMPOSSIBLE)
-        };
-        let shares = plan.receivers.iter().map(|receiver| seal(receiver.index, &mut rng)).collect();
-        Self { vector, proof, shares }
+            .then(|| constant_statement(&digest, dealer, &vector).times_secret(polynomial.constant()));
+        let secret = seed.ephemeral(&digest, dealer);
+        let ephemeral = Ephemeral { g1: G1::generator().times_secret(&secret), g2: G2::of_secret(&secret) };
+        let context = PadContext { plan: digest, dealer, commitments: vector.digest(), ephemeral: ephemeral.g1 };
+        let mut shares = Vec::with_capacity(plan.receivers.len());
+        let mut opened = Vec::with_capacity(plan.receivers.len());
+        for receiver in &plan.receivers {
+            shares.push(receiver.prekey.map(|prekey| {
+                let shared = SecretPoint::shared(&prekey.key, &secret);
+                let sealed = context.seal(&polynomial.share_of(receiver.index), receiver.index, &prekey.key, &shared);
+                opened.push((receiver.index, context.open(&sealed, receiver.index, &prekey.key, &shared)));
+                sealed
+            }));
+        }
+        let mut dealing = Self { vector, proof, ephemeral, shares, possession: G1::generator() };
+        dealing.possession = dealing.statement(&digest, dealer).times_secret(&secret);
+        if dealing.opens_to(&opened) { Ok(dealing) } else { Err(FaultyDealing) }
     }
 
-    /// Checks all that anyone can check without a key.
-    ///
-    /// # Errors
-    /// The first fault found; the dealer is the culprit.
-    pub fn check(
-        &self,
-        plan: &ValidPlan,
-        dealer: NodeIndex,
-        source: Option<&VerificationVector>,
-    ) -> Result<(), DealingError> {
-        plan.slot_of(dealer).ok_or(DealingError::NotADealer)?;
-        let found = self.vector.commitments().len();
-        if found != plan.threshold.count() {
-            return Err(DealingError::Threshold { found, expected: plan.threshold.count() });
+    /// Checks everything that the plan fixes about a bundle's shape: the cheap half of a bundle's check.
+    pub(super) fn check_shape(&self, plan: &ValidPlan) -> Result<(), DealingError> {
+        let (found, expected) = (self.vector.commitments().len(), plan.threshold.count());
+        if found != expected {
+            return Err(DealingError::Threshold { found, expected });
         }
-        if self.shares.len() != plan.receivers.len() {
-            return Err(DealingError::ShareCount { found: self.shares.len(), expected: plan.receivers.len() });
+        let sealed = self.shares.iter().map(Option::is_some);
+        if !sealed.eq(plan.receivers.iter().map(|receiver| receiver.prekey.is_some())) {
+            return Err(DealingError::Shares);
         }
-        match (&plan.origin, &self.proof) {
-            (Origin::Genesis, Some(proof)) if proof.verify(&plan.digest(), dealer, &self.vector.constant()) => Ok(()),
-            (Origin::Genesis, _) | (Origin::Reshare { .. }, Some(_)) => Err(DealingError::Proof),
-            (Origin::Reshare { .. }, None) => {
-                let own = source.map(|source| source.public_share(dealer));
-                if own == Some(self.vector.constant()) { Ok(()) } else { Err(DealingError::NotItsShare) }
+        if self.proof.is_some() != matches!(plan.origin, Origin::Genesis) {
+            return Err(DealingError::Proof);
+        }
+        Ok(())
+    }
+
+    /// Returns H_seal(M), to which possession multiplies e: M is the plan's digest, the dealer and the bundle up to Ē.
+    pub(super) fn statement(&self, plan: &Digest, dealer: NodeIndex) -> G1 {
+        let mut out = Writer::default();
+        out.digest(plan).index(dealer);
+        self.write_claims(&mut out);
+        G1::hash(&out.finish(), HashDomain::Seal)
+    }
+
+    /// Checks opened shares against the commitments, all at once: s = f(i) for each.
+    fn opens_to(&self, opened: &[(NodeIndex, SecretScalar)]) -> bool {
+        let weights = Weights::of(self.vector.digest().0);
+        let mut sum = SecretScalar::zero();
+        let mut combination = vec![Scalar::default(); self.vector.commitments().len()];
+        for ((index, share), weight) in opened.iter().zip(weights) {
+            let (x, mut power) = (Scalar::from_u64(u64::from(index.value())), weight.scalar());
+            sum = sum.plus(&share.scaled(&power));
+            for coefficient in &mut combination {
+                *coefficient = *coefficient + power;
+                power = power * x;
             }
         }
+        G2::of_secret(&sum) == G2::sum_of_products(self.vector.commitments(), &combination)
     }
 
-    /// Opens the share of `receiver` with its key for this dealer's slot and checks it against the commitments.
-    ///
-    /// `None` is the dealer's fault, unless the receiver's public key was degenerate.
-    #[must_use]
-    pub fn open(
-        &self,
-        plan: &ValidPlan,
-        digest: &Digest,
-        dealer: NodeIndex,
-        receiver: NodeIndex,
-        key: &SlotKey,
-    ) -> Option<SecretScalar> {
-        let position = plan.receivers.iter().position(|listed| listed.index == receiver)?;
-        let bytes = prekey::open(key, self.shares.get(position)?, &associated_data(digest, dealer, receiver))?;
-        let share = SecretScalar::decode(&bytes).ok()?;
-        self.vector.matches(receiver, &share).then_some(share)
+    /// Writes the body of the message: the claims, then Ē.
+    pub(super) fn write(&self, out: &mut Writer) {
+        self.write_claims(out);
+        out.raw(&self.possession.encode());
+    }
+
+    fn write_claims(&self, out: &mut Writer) {
+        self.vector.write(out);
+        out.option(self.proof.as_ref(), |out, proof| {
+            out.raw(&proof.encode());
+        });
+        out.raw(&self.ephemeral.g1.encode()).raw(&self.ephemeral.g2.encode());
+        out.list(&self.shares, |out, share| {
+            out.option(share.as_ref(), |out, share| {
+                out.raw(&share.encode());
+            });
+        });
+    }
+
+    pub(super) fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(Self {
+            vector: VerificationVector::read(reader)?,
+            proof: reader.option("proof", |reader| reader.g1("proof"))?,
+            ephemeral: Ephemeral { g1: reader.g1("ephemeral point")?, g2: reader.g2("ephemeral point")? },
+            shares: reader.short_list("shares", MEMBERS_MAX, |reader| {
+                reader.option("sealed share", |reader| reader.scalar("sealed share"))
+            })?,
+            possession: reader.g1("possession")?,
+        })
     }
 }
 
-impl Proof {
-    fn prove(plan: &Digest, dealer: NodeIndex, secret: &SecretScalar, public: &G2, rng: &mut impl CryptoRng) -> Self {
-        let nonce = SecretScalar::random(rng);
-        let commitment = G2::of_secret(&nonce);
-        let challenge = challenge(plan, dealer, public, &commitment);
-        Self { commitment, response: nonce.plus(&secret.scaled(&challenge)).disclose() }
-    }
-
-    /// s·g2 = R + c·C\[0\].
-    fn verify(&self, plan: &Digest, dealer: NodeIndex, public: &G2) -> bool {
-        let challenge = challenge(plan, dealer, public, &self.commitment);
-        G2::generator().times(&self.response) == self.commitment.plus(&public.times(&challenge))
-    }
-}
-
-fn challenge(plan: &Digest, dealer: NodeIndex, public: &G2, commitment: &G2) -> Scalar {
-    let mut hash = Sha512::new();
-    hash.update(b"KEYFLEET-V1-PROOF\0");
-    hash.update(plan.0);
-    hash.update(dealer.value().to_be_bytes());
-    hash.update(public.encode());
-    hash.update(commitment.encode());
-    Scalar::from_wide(&hash.finalize().into())
-}
-
-/// Binds a sealed share to its round and its two ends; the plan names the receiver's prekey set.
-fn associated_data(plan: &Digest, dealer: NodeIndex, receiver: NodeIndex) -> Vec<u8> {
+/// Returns H_deal, to which the proof of a genesis multiplies f_d(0).
+pub(super) fn constant_statement(plan: &Digest, dealer: NodeIndex, vector: &VerificationVector) -> G1 {
     let mut out = Writer::default();
-    out.digest(plan).index(dealer).index(receiver);
-    out.finish()
+    out.digest(plan).index(dealer);
+    vector.write(&mut out);
+    G1::hash(&out.finish(), HashDomain::Deal)
+}
+
+fn polynomial(plan: &ValidPlan, dealer: NodeIndex, constant: Option<&SecretScalar>, seed: &DealerSeed) -> Polynomial {
+    let digest = plan.digest();
+    let constant = constant.map_or_else(|| seed.coefficient(&digest, dealer, 0), SecretScalar::duplicate);
+    let others = (1..plan.threshold.0).map(|j| seed.coefficient(&digest, dealer, j));
+    Polynomial::new(std::iter::once(constant).chain(others).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::round::tests::genesis_plan;
+
+    /// A bit that flips between computing and saying is found before anybody hears of it.
+    #[test]
+    fn a_dealer_notices_its_own_flipped_bit() {
+        let (plan, _) = genesis_plan();
+        let dealer = plan.receivers[0].index;
+        let seed = DealerSeed::restore(&[7; 32]);
+        let dealing = Dealing::deal(&plan, dealer, None, &seed).unwrap();
+        let shares = || {
+            let polynomial = polynomial(&plan, dealer, None, &seed);
+            plan.receivers.iter().map(move |receiver| (receiver.index, polynomial.share_of(receiver.index)))
+        };
+        assert!(dealing.opens_to(&shares().collect::<Vec<_>>()));
+        for at in 0..plan.receivers.len() {
+            let mut flipped: Vec<_> = shares().collect();
+            flipped[at].1 = flipped[at].1.plus(
+                &SecretScalar::decode(&{
+                    let mut one = [0; 32];
+                    one[31] = 2;
+                    one
+                })
+                .unwrap(),
+            );
+            assert!(!dealing.opens_to(&flipped), "a wrong share {at} went unnoticed");
+        }
+    }
 }

@@ -1,20 +1,16 @@
 //! Judgement: the qualified dealers, whose polynomials make the new sharing. A pure function of the frozen fields, so every node that
 //! has fetched what they name reaches the same answer, at once or a year later.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use rand_chacha::ChaCha20Rng;
-use rand_core::SeedableRng;
-
+use super::bundle::Guilt;
 use super::culprit::{Culprit, Offence};
-use super::message::Complaint;
 use super::transcript::Transcript;
 use crate::curve::{Scalar, SecretScalar};
 use crate::identifiers::{Digest, NodeIndex};
 use crate::plan::frozen::dealers_digest;
 use crate::plan::{Frozen, FrozenDigests, Origin};
 use crate::polynomial::{VerificationVector, lagrange_at_zero};
-use crate::prekey;
 
 /// Outcome of the frozen fields.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -54,83 +50,85 @@ pub struct Combined {
     pub weights: Vec<(NodeIndex, Scalar)>,
 }
 
+/// Reason why frozen fields cannot be judged.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum JudgeError {
+    /// Bundles, responses or the source's vector have to be fetched first.
+    #[error("{} signed messages that the record names are missing", .0.len())]
+    Missing(Vec<Digest>),
+    /// The frozen digest of this dealer names a bundle that it did not sign, or that does not deal its share. Who wrote the
+    /// record is at fault.
+    #[error("the record freezes a bundle under {0} that is not its own")]
+    ForeignBundle(NodeIndex),
+}
+
 impl Transcript {
     /// Judges the frozen dealers by the frozen responses: a pure function of both and of the bundles they name.
     ///
     /// # Errors
-    /// The digests of bundles, responses or prekey sets that have to be fetched first.
-    pub fn judge(&self, dealers: &FrozenDigests, responses: &FrozenDigests) -> Result<Judgement, Vec<Digest>> {
+    /// What is missing, or the dealer under which the record froze something else than its bundle.
+    pub fn judge(&self, dealers: &FrozenDigests, responses: &FrozenDigests) -> Result<Judgement, JudgeError> {
         let missing = self.missing_evidence(dealers, responses);
-        if missing.is_empty() { Ok(judge(self, dealers, responses)) } else { Err(missing) }
+        if !missing.is_empty() {
+            return Err(JudgeError::Missing(missing));
+        }
+        match self.foreign_bundle(dealers) {
+            Some(dealer) => Err(JudgeError::ForeignBundle(dealer)),
+            None => Ok(judge(self, dealers, responses)),
+        }
     }
 
-    /// Returns the digests of bundles, responses and prekey sets without which frozen fields cannot be judged.
+    /// Returns a dealer under which the record froze something else than its own, sound bundle, as far as bundles are known.
+    pub(super) fn foreign_bundle(&self, dealers: &FrozenDigests) -> Option<NodeIndex> {
+        let known = dealers.iter().filter_map(|(dealer, digest)| Some((dealer, self.bundle(&digest)?)));
+        let foreign = |dealer: NodeIndex, bundle: &super::VerifiedBundle| {
+            bundle.dealer() != dealer || (!self.lacks_source() && !self.is_sound(&bundle.digest()))
+        };
+        known.into_iter().find(|(dealer, bundle)| foreign(*dealer, bundle)).map(|(dealer, _)| dealer)
+    }
+
+    /// Returns the digests of bundles, responses and source vector without which frozen fields cannot be judged.
     pub(super) fn missing_evidence(&self, dealers: &FrozenDigests, responses: &FrozenDigests) -> Vec<Digest> {
         let bundles = dealers.iter().map(|(_, digest)| digest).filter(|digest| self.bundle(digest).is_none());
         let unheard = responses.iter().map(|(_, digest)| digest).filter(|digest| self.response(digest).is_none());
-        let mut missing: Vec<_> = bundles.chain(unheard).collect();
-        let accusers = responses.iter().filter_map(|(_, digest)| self.response(&digest));
-        for (accuser, _) in accusers.filter(|(_, response)| !response.complaints.is_empty()) {
-            if let (false, Some(receiver)) = (self.prekeys().contains_key(&accuser), self.plan().receiver(accuser)) {
-                missing.push(receiver.prekey_digest);
-            }
-        }
-        missing
+        let source = self.plan().source().filter(|_| self.lacks_source()).map(|source| source.vector);
+        bundles.chain(unheard).chain(source).collect()
     }
 }
 
+/// Judges responses ascending by receiver, and in each the complaints ascending by dealer. A complaint about a dealer that is
+/// guilty already is skipped, and the first false one ends its response, so n nodes cost at most n judgements.
+///
+/// A response to other dealers, and a complaint about another bundle than the frozen one, count for nothing and prove nothing:
+/// under a record that shows different things to different nodes honest ones say both.
 fn judge(transcript: &Transcript, dealers: &FrozenDigests, responses: &FrozenDigests) -> Judgement {
     let expected = dealers_digest(transcript.plan_digest(), dealers);
     let mut culprits: BTreeMap<NodeIndex, Culprit> = BTreeMap::new();
-    // Kept apart from the culprits: a dealer that cheats and also complains falsely must not hide the one by the other.
-    let mut cheated: BTreeSet<NodeIndex> = BTreeSet::new();
     for (receiver, digest) in responses.iter() {
         let Some((sender, response)) = transcript.response(&digest) else { continue };
-        let mut blame = |index, offence, evidence| {
-            culprits.entry(index).or_insert(Culprit { index, offence, evidence });
-        };
         if sender != receiver || response.dealers != expected {
-            blame(sender, Offence::ForeignResponse, vec![digest]);
             continue;
         }
         for complaint in &response.complaints {
-            let Some(bundle) = dealers.get(complaint.dealer) else {
-                blame(receiver, Offence::FalseComplaint(complaint.dealer), vec![digest]);
-                continue;
+            let frozen = dealers.get(complaint.dealer).filter(|frozen| *frozen == complaint.bundle);
+            let bundle = frozen.and_then(|frozen| transcript.bundle(&frozen));
+            let Some(bundle) = bundle.filter(|_| !culprits.contains_key(&complaint.dealer)) else { continue };
+            let evidence = vec![bundle.digest(), digest];
+            let (index, offence) = match bundle.judge(transcript.plan(), receiver, complaint) {
+                Guilt::Dealer => (complaint.dealer, Offence::BadShare(receiver)),
+                Guilt::Complainer => (receiver, Offence::FalseComplaint(complaint.dealer)),
             };
-            if is_justified(transcript, dealers, receiver, complaint) {
-                cheated.insert(complaint.dealer);
-                blame(complaint.dealer, Offence::BadShare(receiver), vec![bundle, digest]);
-            } else {
-                blame(receiver, Offence::FalseComplaint(complaint.dealer), vec![digest, bundle]);
+            culprits.entry(index).or_insert(Culprit { index, offence, evidence });
+            if index == receiver {
+                break;
             }
         }
     }
-    let qualified = dealers.iter().map(|(dealer, _)| dealer).filter(|dealer| !cheated.contains(dealer)).collect();
+    // Guilt is a node's, whatever its part: who complains falsely does not qualify as a dealer either.
+    let qualified = dealers.iter().map(|(dealer, _)| dealer).filter(|dealer| !culprits.contains_key(dealer)).collect();
     let frozen = Frozen { dealers: dealers.clone(), responses: responses.clone(), qualified };
     Judgement { frozen, culprits: culprits.into_values().collect() }
-}
-
-/// Returns true if the revealed key is the slot's and opens a share that is not the committed one.
-fn is_justified(transcript: &Transcript, dealers: &FrozenDigests, receiver: NodeIndex, complaint: &Complaint) -> bool {
-    let plan = transcript.plan();
-    let parts = plan.slot_of(complaint.dealer).and_then(|slot| {
-        let set = transcript.prekeys().get(&receiver)?;
-        let dealing = transcript.bundle(&dealers.get(complaint.dealer)?)?;
-        Some((set, set.slots.get(slot)?, dealing))
-    });
-    let Some((set, public, dealing)) = parts else { return false };
-    // A last-resort set may be named again: whoever reveals its keys harms itself, and proves nothing.
-    if set.last_resort {
-        return false;
-    }
-    // A key to which nobody can seal is its owner's fault.
-    let mut any = ChaCha20Rng::from_seed([0; 32]);
-    if prekey::seal(public, &[0; 32], &[], &mut any).is_none() {
-        return false;
-    }
-    let Some(key) = complaint.key.matching(public) else { return false };
-    dealing.open(plan, transcript.plan_digest(), complaint.dealer, receiver, &key).is_none()
 }
 
 impl Judgement {
@@ -148,8 +146,8 @@ impl Judgement {
             Origin::Genesis => vec![Scalar::one(); qualified.len()],
             Origin::Reshare { .. } => lagrange_at_zero(qualified),
         };
-        let dealing_of = |dealer: &NodeIndex| self.frozen.dealers.get(*dealer).and_then(|d| transcript.bundle(&d));
-        let vectors: Vec<_> = qualified.iter().filter_map(dealing_of).map(|dealing| &dealing.vector).collect();
+        let bundle_of = |dealer: &NodeIndex| self.frozen.dealers.get(*dealer).and_then(|d| transcript.bundle(&d));
+        let vectors: Vec<_> = qualified.iter().filter_map(bundle_of).map(super::VerifiedBundle::vector).collect();
         assert_eq!(vectors.len(), weights.len(), "a judgement exists only where every frozen bundle is known");
         let vector = VerificationVector::combine(&vectors, &weights).map_err(|_| CombineError::Vanished)?;
         match plan.expected_public_key() {
@@ -160,27 +158,16 @@ impl Judgement {
 }
 
 impl Combined {
-    /// Combines the receiver's new share from the shares that the qualified dealers sealed to it.
+    /// Combines the receiver's new share from what the qualified dealers sealed to it, in the order of the weights.
     ///
-    /// # Errors
-    /// The dealers whose share is missing or bad: `open` gives `None` for them.
-    pub fn share(
-        &self,
-        receiver: NodeIndex,
-        mut open: impl FnMut(NodeIndex) -> Option<SecretScalar>,
-    ) -> Result<SecretScalar, Vec<NodeIndex>> {
-        let mut sum = SecretScalar::zero();
-        let mut unusable = Vec::new();
-        for (dealer, weight) in &self.weights {
-            match open(*dealer) {
-                Some(share) => sum = sum.plus(&share.scaled(weight)),
-                None => unusable.push(*dealer),
-            }
-        }
-        if !unusable.is_empty() {
-            return Err(unusable);
-        }
+    /// # Panics
+    /// When the shares are not those of the qualified dealers: callers have checked each against its commitments.
+    #[must_use]
+    pub fn share(&self, receiver: NodeIndex, shares: &[SecretScalar]) -> SecretScalar {
+        assert_eq!(shares.len(), self.weights.len(), "one share of each qualified dealer");
+        let weighted = self.weights.iter().zip(shares).map(|((_, weight), share)| share.scaled(weight));
+        let sum = weighted.fold(SecretScalar::zero(), |sum, share| sum.plus(&share));
         assert!(self.vector.matches(receiver, &sum), "checked shares combine to a share of the combined vector");
-        Ok(sum)
+        sum
     }
 }

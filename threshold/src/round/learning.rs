@@ -1,8 +1,10 @@
 //! Input from peers: what a participant takes up, and what it still has to fetch.
 
+use std::collections::BTreeSet;
+
 use rand_core::CryptoRng;
 
-use super::message::MessageKind;
+use super::message::SignedMessage;
 use super::outputs::{Blob, Outputs, Want};
 use super::participant::Participant;
 use super::state::{Verdict, by_plan};
@@ -20,38 +22,56 @@ impl Participant {
         let mut out = Outputs::default();
         match blob {
             Blob::Message(message) => {
-                let Some(number) = by_plan(&self.state.attempts, &message.plan) else {
-                    self.early.keep(message);
-                    return Ok(out);
-                };
-                let transcript = self.transcripts.get_mut(&number).ok_or(MessageError::OtherPlan)?;
-                let was_stored = transcript.stores(&message.digest());
-                let heard = transcript.hear(message);
-                if heard == Err(MessageError::SourceUnknown) {
-                    self.early.keep(message);
-                }
-                // Only what this call verified: a digest does not cover the signature.
-                if !was_stored && transcript.stores(&message.digest()) {
-                    out.keep.push(blob.clone());
-                }
-                // A contradiction is remembered as evidence; the round goes on with what was kept.
-                self.advance(number, rng, &mut out);
+                let heard = self.learn_all(&[message], rng, &mut out);
                 if out.keep.is_empty() && out.say.is_empty() && !out.commit {
-                    heard?;
-                }
-            }
-            Blob::Prekeys(set) => {
-                let digest = set.digest();
-                for number in self.waiting_for(|transcript| transcript.missing_prekeys().contains(&digest)) {
-                    let transcript = self.transcripts.get_mut(&number).ok_or(MessageError::UnknownSet)?;
-                    transcript.learn_prekeys(set)?;
-                    out.keep = vec![blob.clone()];
-                    self.advance(number, rng, &mut out);
+                    heard.into_iter().collect::<Result<(), _>>()?;
                 }
             }
             Blob::Vector(vector) => self.learn_vector(vector, rng, &mut out),
         }
         Ok(out)
+    }
+
+    /// Takes up messages that arrived together: the bundles of a round are checked at once, and it goes on once.
+    ///
+    /// Adds the effects to `out`. Returns for each message whether it was heard: a contradiction is not, and is remembered as
+    /// evidence all the same.
+    pub(crate) fn learn_all(
+        &mut self,
+        messages: &[&SignedMessage],
+        rng: &mut impl CryptoRng,
+        out: &mut Outputs,
+    ) -> Vec<Result<(), MessageError>> {
+        let plans = messages.iter().filter_map(|message| by_plan(&self.state.attempts, &message.plan));
+        let numbers: BTreeSet<_> = plans.filter(|number| self.transcripts.contains_key(number)).collect();
+        let rounds = numbers.iter().filter_map(|number| self.transcripts.get(number));
+        let proven: BTreeSet<_> = rounds.flat_map(|transcript| transcript.prove_together(messages)).collect();
+        let heard = messages.iter().map(|message| self.hear(message, &proven, out)).collect();
+        for number in numbers {
+            self.advance(number, rng, out);
+        }
+        heard
+    }
+
+    /// Hears a message in its round, or keeps it for the time when that is known.
+    fn hear(
+        &mut self,
+        message: &SignedMessage,
+        proven: &BTreeSet<Digest>,
+        out: &mut Outputs,
+    ) -> Result<(), MessageError> {
+        let Some(number) = by_plan(&self.state.attempts, &message.plan) else {
+            self.early.keep(message);
+            return Ok(());
+        };
+        let transcript = self.transcripts.get_mut(&number).ok_or(MessageError::OtherPlan)?;
+        let was_stored = transcript.stores(&message.digest());
+        let heard = transcript.hear_proven(message, proven);
+        // Only what this call verified: a digest does not cover the signature.
+        if !was_stored && transcript.stores(&message.digest()) {
+            out.keep.push(Blob::Message(message.clone()));
+        }
+        heard
     }
 
     /// Takes a vector up in every round that reshares it.
@@ -65,19 +85,15 @@ impl Participant {
                 out.commit = true;
             }
             self.advance(number, rng, out);
-            self.hear_early(number, rng, out);
         }
     }
 
     /// Takes up the messages of a round that came before they could be judged.
     pub(super) fn hear_early(&mut self, number: EpochNumber, rng: &mut impl CryptoRng, out: &mut Outputs) {
         let Some(plan) = self.transcripts.get(&number).map(|transcript| *transcript.plan_digest()) else { return };
-        for message in self.early.take(&plan) {
-            // Somebody's fault is in the transcript.
-            if let Ok(outputs) = self.learn(&Blob::Message(message), rng) {
-                out.extend(outputs);
-            }
-        }
+        let early = self.early.take(&plan);
+        // Somebody's fault is in the transcript.
+        let _ = self.learn_all(&early.iter().collect::<Vec<_>>(), rng, out);
     }
 
     fn waiting_for(&self, waits: impl Fn(&Transcript) -> bool) -> Vec<EpochNumber> {
@@ -92,18 +108,14 @@ impl Participant {
         let mut wants = Vec::new();
         for (number, attempt) in &self.state.attempts {
             let Some(transcript) = self.transcripts.get(number) else { continue };
-            let deals = attempt.is_open() && attempt.plan.slot_of(self.state.index).is_some();
-            let given_up = attempt.vector.is_some() && attempt.has_said(MessageKind::Unable);
-            let receives = attempt.plan.receiver(self.state.index).is_some() && !given_up && !attempt.erased;
+            let deals = attempt.is_open() && attempt.plan.dealer(self.state.index).is_some();
+            let receives = attempt.plan.receiver(self.state.index).is_some() && !attempt.retired;
             if attempt.verdict == Some(Verdict::Failed) || !(receives || deals) {
                 continue;
             }
             let mut digests = Vec::new();
             if let (true, Some(source)) = (transcript.lacks_source(), attempt.plan.source()) {
                 digests.push(source.vector);
-            }
-            if deals && attempt.dealers.is_none() && !attempt.has_said(MessageKind::Dealing) {
-                digests.extend(transcript.missing_prekeys());
             }
             if let Some(dealers) = &attempt.dealers {
                 digests.extend(dealers.iter().map(|(_, d)| d).filter(|d| transcript.bundle(d).is_none()));
@@ -127,7 +139,7 @@ impl Participant {
     /// Takes up a round: its transcript, with what this node has said and knows already.
     pub(super) fn open_transcript(&mut self, number: EpochNumber) {
         let Some(attempt) = self.state.attempts.get(&number) else { return };
-        if attempt.verdict == Some(Verdict::Failed) || attempt.erased {
+        if attempt.verdict == Some(Verdict::Failed) || attempt.retired {
             return;
         }
         let known = || {
@@ -143,12 +155,6 @@ impl Participant {
         self.transcripts.insert(number, transcript);
         if let Some(attempt) = self.state.attempts.get_mut(&number) {
             attempt.source = self.transcripts.get(&number).and_then(|transcript| transcript.source().cloned());
-        }
-        for offer in self.state.offers.values() {
-            if let Some(transcript) = self.transcripts.get_mut(&number) {
-                // Most offers are not the one that the plan names.
-                let _ = transcript.learn_prekeys(offer);
-            }
         }
         self.open_wants(number);
     }

@@ -5,14 +5,13 @@
 //! message's digest covers sender, plan and content but not the signature, so a second signature over the same content is
 //! not a second message.
 
-use crate::curve::{G1, Scalar};
+use crate::curve::G1;
 use crate::encoding::{DecodeError, Reader, Writer};
 use crate::identifiers::{Digest, NodeIndex};
 use crate::identity::{IdentityPublicKey, IdentitySecretKey, Signature};
-use crate::prekey::{RevealedKey, SealedShare};
+use crate::plan::MEMBERS_MAX;
 
-use super::dealing::{Dealing, Proof};
-use crate::polynomial::VerificationVector;
+use super::dealing::Dealing;
 
 /// Kind of a message: the phase in which it is said, and the tag of its encoding.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -28,8 +27,8 @@ pub enum MessageKind {
     Prepared = 4,
     /// [`Body::Partial`].
     Partial = 5,
-    /// [`Body::Unable`].
-    Unable = 6,
+    /// [`Body::Late`].
+    Late = 6,
     /// [`Body::Holds`].
     Holds = 7,
     /// [`Body::Erased`].
@@ -44,7 +43,7 @@ impl MessageKind {
         Self::Response,
         Self::Prepared,
         Self::Partial,
-        Self::Unable,
+        Self::Late,
         Self::Holds,
         Self::Erased,
     ];
@@ -61,6 +60,10 @@ impl MessageKind {
 
 /// The content of a message.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "messages are kept behind their digest, and a bundle is the one that counts"
+)]
 pub enum Body {
     /// Dealing: a dealer's bundle.
     Dealing(Dealing),
@@ -82,11 +85,9 @@ pub enum Body {
     },
     /// Certifying: a partial signature with the new share over the certificate's purpose.
     Partial(G1),
-    /// The receiver cannot obtain its share: its keys are gone, or it was cheated under its last-resort prekeys.
-    Unable {
-        /// Dealers whose shares it could not use; empty when its own keys are gone.
-        dealers: Vec<NodeIndex>,
-    },
+    /// A receiver that was away found bad shares in frozen bundles: evidence against their dealers, which changes nothing about
+    /// the epoch.
+    Late(Vec<Complaint>),
     /// After activation: the receiver holds its share of the epoch.
     Holds {
         /// Digest of the epoch's verification vector.
@@ -96,22 +97,46 @@ pub enum Body {
     Erased,
 }
 
-/// A receiver's answer to the frozen bundles: a list of complaints, which may be empty.
+/// A receiver's answer to the frozen bundles.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Response {
     /// Digest of the frozen dealers that were checked ([`crate::plan::frozen::dealers_digest`]).
     pub dealers: Digest,
-    /// The complaints, ascending by dealer; empty when every share was good.
+    /// True if the receiver could not open its shares, which says nothing about anyone: nobody waits for it in this round.
+    pub unopened: bool,
+    /// The complaints, ascending by dealer; empty when every share was good, and when none could be opened.
     pub complaints: Vec<Complaint>,
 }
 
-/// A complaint reveals the receiver's key for the dealer's slot, so that anyone opens the share and judges.
+/// A complaint discloses the one value that receiver and dealer share, so that anyone opens the share and judges. It is about
+/// one bundle that its own dealer signed, whatever was frozen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Complaint {
     /// The accused.
     pub dealer: NodeIndex,
-    /// The receiver's key for the dealer's slot.
-    pub key: RevealedKey,
+    /// Digest of the accused's bundle.
+    pub bundle: Digest,
+    /// K = x·E1 of that bundle.
+    pub key: G1,
+}
+
+impl Complaint {
+    fn write(&self, out: &mut Writer) {
+        out.index(self.dealer).digest(&self.bundle).raw(&self.key.encode());
+    }
+
+    /// Reads complaints, which ascend by dealer: one about each at most.
+    fn read_list(reader: &mut Reader<'_>) -> Result<Vec<Self>, DecodeError> {
+        let complaints = reader.short_list("complaints", MEMBERS_MAX, |reader| {
+            let (dealer, bundle) = (reader.index("accused dealer")?, reader.digest("accused bundle")?);
+            Ok(Self { dealer, bundle, key: reader.g1("disclosed value")? })
+        })?;
+        if complaints.is_sorted_by(|a, b| a.dealer < b.dealer) {
+            Ok(complaints)
+        } else {
+            Err(DecodeError::Invalid { field: "complaints" })
+        }
+    }
 }
 
 impl Body {
@@ -124,7 +149,7 @@ impl Body {
             Self::Response(_) => MessageKind::Response,
             Self::Prepared { .. } => MessageKind::Prepared,
             Self::Partial(_) => MessageKind::Partial,
-            Self::Unable { .. } => MessageKind::Unable,
+            Self::Late(_) => MessageKind::Late,
             Self::Holds { .. } => MessageKind::Holds,
             Self::Erased => MessageKind::Erased,
         }
@@ -133,22 +158,13 @@ impl Body {
     fn write(&self, out: &mut Writer) {
         self.kind().write(out);
         match self {
-            Self::Dealing(dealing) => {
-                dealing.vector.write(out);
-                out.option(dealing.proof.as_ref(), |out, proof| {
-                    out.raw(&proof.commitment.encode()).raw(&proof.response.encode());
-                });
-                out.list(&dealing.shares, |out, share| {
-                    out.raw(&share.encapsulated).raw(&share.ciphertext);
-                });
-            }
+            Self::Dealing(dealing) => dealing.write(out),
             Self::Have { dealer, bundle } => {
                 out.index(*dealer).digest(bundle);
             }
             Self::Response(response) => {
-                out.digest(&response.dealers).list(&response.complaints, |out, complaint| {
-                    out.index(complaint.dealer).raw(&complaint.key.0);
-                });
+                out.digest(&response.dealers).u8(response.unopened.into());
+                out.list(&response.complaints, |out, complaint| complaint.write(out));
             }
             Self::Prepared { vector, frozen } => {
                 out.digest(vector).digest(frozen);
@@ -156,10 +172,8 @@ impl Body {
             Self::Partial(signature) => {
                 out.raw(&signature.encode());
             }
-            Self::Unable { dealers } => {
-                out.list(dealers, |out, dealer| {
-                    out.index(*dealer);
-                });
+            Self::Late(complaints) => {
+                out.list(complaints, |out, complaint| complaint.write(out));
             }
             Self::Holds { vector } => {
                 out.digest(vector);
@@ -170,33 +184,23 @@ impl Body {
 
     fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         Ok(match MessageKind::read(reader)? {
-            MessageKind::Dealing => Self::Dealing(Dealing {
-                vector: VerificationVector::read(reader)?,
-                proof: reader.option("proof", |reader| {
-                    let commitment = reader.g2("proof commitment")?;
-                    let response: Scalar = reader.scalar("proof response")?;
-                    Ok(Proof { commitment, response })
-                })?,
-                shares: reader.list("shares", |reader| {
-                    let encapsulated = reader.array("encapsulated key")?;
-                    Ok(SealedShare { encapsulated, ciphertext: reader.array("sealed share")? })
-                })?,
-            }),
+            MessageKind::Dealing => Self::Dealing(Dealing::read(reader)?),
             MessageKind::Have => {
                 Self::Have { dealer: reader.index("dealer")?, bundle: reader.digest("bundle digest")? }
             }
-            MessageKind::Response => Self::Response(Response {
-                dealers: reader.digest("dealers digest")?,
-                complaints: reader.list("complaints", |reader| {
-                    let dealer = reader.index("accused dealer")?;
-                    Ok(Complaint { dealer, key: RevealedKey(reader.array("revealed key")?) })
-                })?,
-            }),
+            MessageKind::Response => {
+                let (dealers, unopened) = (reader.digest("dealers digest")?, reader.bool("unopened")?);
+                let complaints = Complaint::read_list(reader)?;
+                if unopened && !complaints.is_empty() {
+                    return Err(DecodeError::Invalid { field: "complaints" });
+                }
+                Self::Response(Response { dealers, unopened, complaints })
+            }
             MessageKind::Prepared => {
                 Self::Prepared { vector: reader.digest("vector digest")?, frozen: reader.digest("frozen digest")? }
             }
             MessageKind::Partial => Self::Partial(reader.g1("partial signature")?),
-            MessageKind::Unable => Self::Unable { dealers: reader.list("dealers", |reader| reader.index("dealer"))? },
+            MessageKind::Late => Self::Late(Complaint::read_list(reader)?),
             MessageKind::Holds => Self::Holds { vector: reader.digest("vector digest")? },
             MessageKind::Erased => Self::Erased,
         })
@@ -323,15 +327,14 @@ mod tests {
         let identity = IdentitySecretKey::from_seed(&[5; 32]);
         let index = |i| NodeIndex::new(i).unwrap();
         let digest = Digest([0x22; 32]);
+        let key = G1::hash(b"shared", HashDomain::Signature);
+        let complaint = |dealer| Complaint { dealer: index(dealer), bundle: digest, key };
         let bodies = [
             Body::Have { dealer: index(2), bundle: digest },
-            Body::Response(Response {
-                dealers: digest,
-                complaints: vec![Complaint { dealer: index(1), key: RevealedKey([6; 32]) }],
-            }),
+            Body::Response(Response { dealers: digest, unopened: false, complaints: vec![complaint(1)] }),
             Body::Prepared { vector: digest, frozen: digest },
             Body::Partial(G1::hash(b"partial", HashDomain::Signature)),
-            Body::Unable { dealers: vec![index(1), index(4)] },
+            Body::Late(vec![complaint(1), complaint(4)]),
             Body::Holds { vector: digest },
             Body::Erased,
         ];

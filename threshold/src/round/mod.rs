@@ -21,6 +21,7 @@
 //! key never changes; no number is both active and failed for anyone; any t shares of an active epoch sign.
 
 pub mod audit;
+mod bundle;
 mod culprit;
 pub mod dealing;
 mod early;
@@ -28,18 +29,20 @@ pub mod judgement;
 mod learning;
 mod message;
 mod outputs;
+mod pad;
 mod participant;
 mod prekeys;
 mod record;
 mod state;
 mod steps;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod transcript;
 
+pub use bundle::{OpenError, VerifiedBundle};
 pub use culprit::{Culprit, Offence};
-pub use dealing::{DealerSeed, Dealing, DealingError, Proof};
-pub use judgement::{CombineError, Combined, Judgement};
+pub use dealing::{DealerSeed, Dealing, DealingError, Ephemeral, FaultyDealing};
+pub use judgement::{CombineError, Combined, JudgeError, Judgement};
 pub use message::{Body, Complaint, MessageKind, Response, SignedMessage, VerifiedMessage};
 pub use outputs::{Blob, Contradiction, Notice, Outputs, Refusal, RestoreError, RetireError, Want};
 pub use participant::Participant;

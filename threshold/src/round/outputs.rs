@@ -1,5 +1,6 @@
 //! Answers of a participant: outputs to carry out, wants to fetch, notices for a person, and reasons to refuse.
 
+use super::dealing::FaultyDealing;
 use super::judgement::CombineError;
 use super::message::SignedMessage;
 use super::state::SecretName;
@@ -7,7 +8,6 @@ use crate::encoding::DecodeError;
 use crate::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex};
 use crate::plan::PlanError;
 use crate::polynomial::VerificationVector;
-use crate::prekey::SignedPrekeySet;
 
 /// Effects of an input. Carry them out from top to bottom.
 #[must_use]
@@ -47,8 +47,6 @@ impl Outputs {
 pub enum Blob {
     /// A signed message of a round.
     Message(SignedMessage),
-    /// A node's signed prekey set.
-    Prekeys(SignedPrekeySet),
     /// The verification vector of an epoch.
     Vector(VerificationVector),
 }
@@ -59,7 +57,6 @@ impl Blob {
     pub fn digest(&self) -> Digest {
         match self {
             Self::Message(message) => message.digest(),
-            Self::Prekeys(set) => set.digest(),
             Self::Vector(vector) => vector.digest(),
         }
     }
@@ -78,9 +75,14 @@ pub struct Want {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Notice {
-    /// The plan names a one-time prekey set that an earlier plan named. The operator is at fault.
-    #[error("epoch {0}: the plan reuses a one-time prekey set of {1}; this node does not deal")]
-    PrekeysReused(EpochNumber, NodeIndex),
+    /// The bundle that this node computed is wrong. Nothing was said.
+    #[error("epoch {0}: {1}")]
+    FaultyDealing(EpochNumber, FaultyDealing),
+    /// The record freezes a bundle under a dealer that did not sign it. Whoever wrote the record is at fault.
+    #[error(
+        "epoch {0}: the record freezes a bundle under {1} that is not its own; this node says nothing more in this round"
+    )]
+    ForeignBundle(EpochNumber, NodeIndex),
     /// The record's qualified dealers do not follow from its other fields. The operator is at fault.
     #[error("epoch {0}: the record's qualified dealers contradict the signed messages")]
     RecordContradictsMessages(EpochNumber),
@@ -125,9 +127,9 @@ pub enum Refusal {
     /// The plan names another identity under a pinned index.
     #[error("the plan names another identity key for {0} than the pinned one")]
     Identity(NodeIndex),
-    /// The plan names a prekey set at or below the highest accepted.
-    #[error("the prekey set that the plan names for {0} was used or superseded")]
-    Prekeys(NodeIndex),
+    /// The plan names an older prekey than one that was accepted.
+    #[error("the plan names an older prekey for {0} than the newest that was accepted")]
+    Prekey(NodeIndex),
 }
 
 /// Contradiction between the record and what this node has seen or done. The node does not act on the record.

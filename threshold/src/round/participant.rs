@@ -17,11 +17,11 @@ use std::collections::BTreeMap;
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
-use crate::curve::{IS_TRANSPARENT, SecretScalar};
-use crate::identifiers::{ClusterId, EpochNumber, NodeIndex, PrekeySetNumber};
+use crate::curve::SecretScalar;
+use crate::identifiers::{ClusterId, EpochNumber, NodeIndex, PrekeyNumber};
 use crate::identity::IdentitySecretKey;
 use crate::plan::{Origin, Plan, ValidPlan, frozen};
-use crate::prekey::{PrekeySecret, SignedPrekeySet};
+use crate::prekey::PrekeySecret;
 
 use super::dealing::DealerSeed;
 use super::early::Early;
@@ -29,9 +29,6 @@ use super::outputs::{Contradiction, Outputs, Refusal, RestoreError, RetireError}
 use super::record::{Phase, RoundRecord};
 use super::state::{Attempt, PersistentState, SecretName, Verdict};
 use super::transcript::Transcript;
-
-/// One-time prekey sets kept on offer beside the last resort.
-pub(super) const SETS_ON_OFFER: usize = 3;
 
 /// A node's part in its cluster's rounds. It holds secrets, so it cannot be printed:
 ///
@@ -52,17 +49,13 @@ pub struct Participant {
 /// The secrets of a participant, each wiped when dropped.
 #[derive(Default)]
 pub(super) struct Secrets {
-    pub(super) prekeys: BTreeMap<PrekeySetNumber, PrekeySecret>,
+    pub(super) prekeys: BTreeMap<PrekeyNumber, PrekeySecret>,
     pub(super) seeds: BTreeMap<EpochNumber, DealerSeed>,
     pub(super) shares: BTreeMap<EpochNumber, SecretScalar>,
 }
 
-/// Before it has seen a plan, a node does not know how large its fleet is: its first sets have slots for the hundred dealers
-/// that a plan may name at most. Fleets that are simulated by the thousand have at most sixteen.
-const NODES_UNKNOWN: usize = if IS_TRANSPARENT { 8 } else { 50 };
-
 impl Participant {
-    /// A node that has never taken part. Carry out the outputs: they make its first prekey sets.
+    /// A node that has never taken part. Carry out the outputs: they make its first prekey.
     pub fn new(
         cluster: ClusterId,
         index: NodeIndex,
@@ -78,14 +71,14 @@ impl Participant {
             early: Early::default(),
         };
         let mut out = Outputs::default();
-        participant.top_up(NODES_UNKNOWN, rng, &mut out);
+        participant.tend_prekeys(rng, &mut out);
         (participant, out)
     }
 
     /// A node that starts again, from its committed state and the secrets found in its key stores.
     ///
     /// The outputs destroy secrets that the state does not name. A secret that it names and that is gone costs what it
-    /// opened: a share counts as not held, a prekey set is no longer offered.
+    /// opened: a share counts as not held, a prekey is no longer shown.
     ///
     /// # Errors
     /// When state or secrets are malformed: nothing is taken up.
@@ -107,10 +100,11 @@ impl Participant {
                 continue;
             }
             match name {
-                SecretName::Prekeys(number) => {
-                    let offer = state.offers.get(&number).and_then(|offer| offer.verify(&identity.public()));
-                    let offer = offer.ok_or(RestoreError::Secret(name))?;
-                    let secret = PrekeySecret::restore(state.cluster, state.index, number, offer.last_resort, &bytes);
+                SecretName::Prekey(number) => {
+                    let secret = PrekeySecret::restore(number, &bytes).map_err(|_| RestoreError::Secret(name))?;
+                    if state.prekeys.get(&number).is_none_or(|shown| shown.key != secret.public()) {
+                        return Err(RestoreError::Secret(name));
+                    }
                     secrets.prekeys.insert(number, secret);
                 }
                 SecretName::DealerSeed(number) => {
@@ -126,7 +120,7 @@ impl Participant {
                 }
             }
         }
-        state.offers.retain(|number, _| secrets.prekeys.contains_key(number));
+        state.prekeys.retain(|number, _| secrets.prekeys.contains_key(number));
         for (number, attempt) in &mut state.attempts {
             attempt.holds_share &= secrets.shares.contains_key(number);
         }
@@ -155,7 +149,7 @@ impl Participant {
     #[must_use]
     pub fn expose(&self, name: SecretName) -> Option<Zeroizing<[u8; 32]>> {
         match name {
-            SecretName::Prekeys(number) => self.secrets.prekeys.get(&number).map(|s| Zeroizing::new(*s.expose_seed())),
+            SecretName::Prekey(number) => self.secrets.prekeys.get(&number).map(PrekeySecret::expose),
             SecretName::DealerSeed(number) => self.secrets.seeds.get(&number).map(|s| Zeroizing::new(*s.expose())),
             SecretName::Share(number) => self.secrets.shares.get(&number).map(SecretScalar::expose),
         }
@@ -173,21 +167,10 @@ impl Participant {
         self.transcripts.get(&number)
     }
 
-    /// The prekey sets on offer, ascending: those that no plan has named yet, and the last resort.
-    pub fn offers(&self) -> impl Iterator<Item = &SignedPrekeySet> {
-        let used = self.state.accepted_sets.get(&self.state.index).copied();
-        let secrets = &self.secrets.prekeys;
-        self.state.offers.iter().filter_map(move |(number, offer)| {
-            let fresh = used.is_none_or(|used| *number > used);
-            let last_resort = Some(*number) == used && secrets.get(number).is_some_and(PrekeySecret::is_last_resort);
-            (fresh || last_resort).then_some(offer)
-        })
-    }
-
     /// Accepts a plan. Accepting it again has no effect.
     ///
     /// A node that returns accepts every plan of the record, oldest first, before it observes any: only then does it know
-    /// which epochs it still needs its last-resort prekeys for.
+    /// for which epochs it still needs which prekey.
     ///
     /// # Errors
     /// A [`Refusal`]. Nothing has changed then.
@@ -198,7 +181,7 @@ impl Participant {
             let same = known.plan.digest() == plan.digest();
             return if same { Ok(Outputs::default()) } else { Err(Refusal::OtherPlan(number)) };
         }
-        let reused = self.check_against_memory(&plan)?;
+        self.check_against_memory(&plan)?;
         let mut out = Outputs { commit: true, ..Outputs::default() };
         assert!(number > self.state.highest, "attempt numbers rise");
         self.state.highest = number;
@@ -206,20 +189,22 @@ impl Participant {
             self.state.pins.insert(index, identity);
         }
         for receiver in &plan.receivers {
-            self.state.accepted_sets.insert(receiver.index, receiver.prekey_set);
+            if let Some(prekey) = receiver.prekey {
+                self.state.accepted_prekeys.insert(receiver.index, prekey);
+            }
         }
         let abstain = self.state.abstain_through.is_some_and(|through| plan.block <= through);
-        let nodes = plan.receivers.len().max(plan.dealers.len());
-        self.state.attempts.insert(number, Attempt::new(plan, reused, abstain));
+        self.replace_lost_prekey(&plan, rng, &mut out);
+        self.state.attempts.insert(number, Attempt::new(plan, abstain));
         self.open_transcript(number);
-        self.top_up(nodes, rng, &mut out);
+        self.tend_prekeys(rng, &mut out);
         self.advance(number, rng, &mut out);
         self.hear_early(number, rng, &mut out);
         self.invariant_state_is_sound();
         Ok(out)
     }
 
-    fn check_against_memory(&self, plan: &ValidPlan) -> Result<Vec<NodeIndex>, Refusal> {
+    fn check_against_memory(&self, plan: &ValidPlan) -> Result<(), Refusal> {
         if plan.cluster != self.state.cluster {
             return Err(Refusal::OtherCluster(plan.cluster));
         }
@@ -240,15 +225,13 @@ impl Participant {
                 return Err(Refusal::Identity(index));
             }
         }
-        let mut reused = Vec::new();
         for receiver in &plan.receivers {
-            match self.state.accepted_sets.get(&receiver.index) {
-                Some(accepted) if receiver.prekey_set < *accepted => return Err(Refusal::Prekeys(receiver.index)),
-                Some(accepted) if receiver.prekey_set == *accepted => reused.push(receiver.index),
-                _ => {}
+            let accepted = self.state.accepted_prekeys.get(&receiver.index).map(|accepted| accepted.number);
+            if receiver.prekey.is_some_and(|prekey| accepted.is_some_and(|accepted| prekey.number < accepted)) {
+                return Err(Refusal::Prekey(receiver.index));
             }
         }
-        Ok(reused)
+        Ok(())
     }
 
     /// Takes in the record of a round, as read from the API server; of several rounds the oldest first, since an active epoch
@@ -301,6 +284,7 @@ impl Participant {
         }
         if record.phase == Phase::Failed {
             self.fail(number, &mut out);
+            self.tend_prekeys(rng, &mut out);
             self.invariant_state_is_sound();
             return Ok(out);
         }
@@ -318,7 +302,7 @@ impl Participant {
     ///
     /// # Errors
     /// The reason to keep the epoch. Nothing has changed then.
-    pub fn retire(&mut self, number: EpochNumber) -> Result<Outputs, RetireError> {
+    pub fn retire(&mut self, number: EpochNumber, rng: &mut impl CryptoRng) -> Result<Outputs, RetireError> {
         let me = self.state.index;
         let certified: Vec<_> =
             self.state.attempts.iter().rev().filter(|(_, attempt)| attempt.certificate().is_some()).collect();
@@ -340,7 +324,7 @@ impl Participant {
             return Err(RetireError::NewerNotProven(number));
         }
         let mut out = Outputs::default();
-        self.erase(number, &mut out);
+        self.erase(number, rng, &mut out);
         self.invariant_state_is_sound();
         Ok(out)
     }
@@ -350,7 +334,7 @@ impl Participant {
     fn invariant_state_is_sound(&self) {
         assert!(self.state.is_sound(), "the state contradicts itself");
         let live = self.state.live_secrets();
-        let prekeys = self.secrets.prekeys.keys().copied().map(SecretName::Prekeys);
+        let prekeys = self.secrets.prekeys.keys().copied().map(SecretName::Prekey);
         let seeds = self.secrets.seeds.keys().copied().map(SecretName::DealerSeed);
         let shares = self.secrets.shares.keys().copied().map(SecretName::Share);
         for name in prekeys.chain(seeds).chain(shares) {

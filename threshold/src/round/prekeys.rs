@@ -1,85 +1,90 @@
-//! Prekeys of a participant: which sets are on offer, which are still needed, and when they die.
+//! Prekeys of a participant: which one is shown, which are still needed, and when they die.
 
 use rand_core::CryptoRng;
 
-use super::message::MessageKind;
 use super::outputs::Outputs;
-use super::participant::{Participant, SETS_ON_OFFER};
+use super::participant::Participant;
 use super::state::{Attempt, SecretName, Verdict};
-use crate::identifiers::{EpochNumber, PrekeySetNumber};
-use crate::prekey::{PrekeySecret, SignedPrekeySet, slots_for};
+use crate::identifiers::PrekeyNumber;
+use crate::plan::ValidPlan;
+use crate::prekey::{PrekeySecret, SignedPrekey};
 
 impl Participant {
-    /// Destroys the prekeys of an epoch whose share is held, and all older ones, with two exceptions.
+    /// Makes a new prekey where the shown one is not to be named again, and destroys those that nothing needs any more.
     ///
-    /// Sets with which this node still has to open a share of another epoch stay: a node that returns would otherwise open
-    /// the oldest epoch sealed to its last resort and burn the key to the newest. And a last resort stays until a plan named
-    /// a newer set: the next plan may be written before the operator has read the new offers, and names it once more.
-    pub(super) fn drop_prekeys_through(&mut self, number: EpochNumber, out: &mut Outputs) {
-        let Some(held) = self.state.attempts.get(&number).and_then(|attempt| self.own_set(attempt)) else { return };
+    /// A new one is made once a share is held that was sealed under the shown one, when a retired epoch was, and when a plan
+    /// names one at or above it whose secret is gone.
+    pub(super) fn tend_prekeys(&mut self, rng: &mut impl CryptoRng, out: &mut Outputs) {
+        let is_spent = self.state.shown_prekey().is_none_or(|shown| {
+            let named = self.state.attempts.values().filter(|attempt| self.names(attempt, shown));
+            named.into_iter().any(|attempt| attempt.holds_share || attempt.retired)
+        });
+        if is_spent {
+            self.make_prekey(rng, out);
+        }
         let needed = self.needed_prekeys();
-        let superseded =
-            |set: PrekeySetNumber, secret: &PrekeySecret| set < held || (set == held && !secret.is_last_resort());
-        self.drop_prekeys(|set, secret| superseded(set, secret) && !needed.contains(&set), out);
-    }
-
-    /// Returns the sets with which this node still has to open a share.
-    pub(super) fn needed_prekeys(&self) -> Vec<PrekeySetNumber> {
-        let awaits_share = |attempt: &&Attempt| {
-            attempt.verdict != Some(Verdict::Failed)
-                && !attempt.erased
-                && !attempt.holds_share
-                && !attempt.has_said(MessageKind::Unable)
-        };
-        let attempts = self.state.attempts.values().filter(awaits_share);
-        attempts.filter_map(|attempt| self.own_set(attempt)).collect()
-    }
-
-    /// Returns the set that the plan names for this node.
-    pub(super) fn own_set(&self, attempt: &Attempt) -> Option<PrekeySetNumber> {
-        attempt.plan.receiver(self.state.index).map(|receiver| receiver.prekey_set)
-    }
-
-    pub(super) fn drop_prekeys(&mut self, dead: impl Fn(PrekeySetNumber, &PrekeySecret) -> bool, out: &mut Outputs) {
-        let dead: Vec<_> =
-            self.secrets.prekeys.iter().filter(|(n, secret)| dead(**n, secret)).map(|(n, _)| *n).collect();
-        for number in dead {
+        let shown = self.state.shown_prekey().map(|prekey| prekey.number);
+        let dead = self.state.prekeys.keys().filter(|number| Some(**number) != shown && !needed.contains(number));
+        for number in dead.copied().collect::<Vec<_>>() {
             self.secrets.prekeys.remove(&number);
-            self.state.offers.remove(&number);
-            out.destroy.push(SecretName::Prekeys(number));
+            self.state.prekeys.remove(&number);
+            out.destroy.push(SecretName::Prekey(number));
             out.commit = true;
         }
     }
 
-    /// Keeps three one-time sets on offer, and above them one last resort.
-    pub(super) fn top_up(&mut self, nodes: usize, rng: &mut impl CryptoRng, out: &mut Outputs) {
-        let fresh: Vec<_> = self.offers().map(SignedPrekeySet::digest).collect();
-        let used = self.state.accepted_sets.get(&self.state.index).copied();
-        let unused = |number: &PrekeySetNumber| used.is_none_or(|used| *number > used);
-        let one_time = self.secrets.prekeys.iter().filter(|(n, secret)| unused(n) && !secret.is_last_resort()).count();
-        let last_resort = self.secrets.prekeys.iter().any(|(n, secret)| unused(n) && secret.is_last_resort());
-        let missing = SETS_ON_OFFER.saturating_sub(one_time);
-        if missing == 0 && last_resort && !fresh.is_empty() {
-            return;
+    /// Makes a prekey above the one that a plan names for this node, if the secret of that one is gone: lost with a volume that
+    /// came back from its replica.
+    pub(super) fn replace_lost_prekey(&mut self, plan: &ValidPlan, rng: &mut impl CryptoRng, out: &mut Outputs) {
+        let Some(named) = plan.receiver(self.state.index).and_then(|receiver| receiver.prekey) else { return };
+        let is_newest = self.state.shown_prekey().is_none_or(|shown| named.number >= shown.number);
+        if is_newest && self.own_secret(&named).is_none() {
+            self.state.next_prekey = self.state.next_prekey.max(PrekeyNumber(named.number.0.saturating_add(1)));
+            self.make_prekey(rng, out);
         }
-        // The last resort must be the newest: a set below it could no longer be named once it was used.
-        for last_resort in (0..missing).map(|_| false).chain([true]) {
-            let number = self.state.next_set;
-            assert!(self.state.offers.keys().all(|offered| *offered < number), "prekey set numbers rise");
-            self.state.next_set = PrekeySetNumber(number.0 + 1);
-            let secret = PrekeySecret::generate(self.state.cluster, self.state.index, number, last_resort, rng);
-            self.state.offers.insert(number, secret.offer(slots_for(nodes), &self.identity));
-            self.secrets.prekeys.insert(number, secret);
-            out.create.push(SecretName::Prekeys(number));
-        }
-        out.commit = true;
     }
 
-    /// Returns the secret half of the set that the plan names for this node, if it is still alive.
-    pub(super) fn own_prekeys(&self, attempt: &Attempt) -> Option<&PrekeySecret> {
-        let receiver = attempt.plan.receiver(self.state.index)?;
-        let offered = self.state.offers.get(&receiver.prekey_set)?;
-        let keys = self.secrets.prekeys.get(&receiver.prekey_set)?;
-        (offered.digest() == receiver.prekey_digest).then_some(keys)
+    /// Returns the prekeys with which this node still has to open a share, and the one that the newest plan names: the next plan
+    /// may be written before the operator has read of a newer one.
+    fn needed_prekeys(&self) -> Vec<PrekeyNumber> {
+        let newest = self.state.attempts.values().next_back().filter(|attempt| !attempt.retired);
+        let unopened = self.state.attempts.values().filter(|attempt| awaits_share(attempt));
+        let plans = unopened.chain(newest).map(|attempt| &attempt.plan);
+        plans.filter_map(|plan| Some(plan.receiver(self.state.index)?.prekey?.number)).collect()
     }
+
+    /// Returns the secret of the prekey that a plan names for this node, if it is alive.
+    pub(super) fn own_prekey(&self, plan: &ValidPlan) -> Option<&PrekeySecret> {
+        self.own_secret(&plan.receiver(self.state.index)?.prekey?)
+    }
+
+    /// Tells whether a living secret of this node opens what is sealed in a round.
+    pub(super) fn opens_bundles_of(&self, plan: &ValidPlan) -> bool {
+        self.own_prekey(plan).is_some()
+    }
+
+    fn own_secret(&self, prekey: &SignedPrekey) -> Option<&PrekeySecret> {
+        self.secrets.prekeys.get(&prekey.number).filter(|secret| secret.public() == prekey.key)
+    }
+
+    fn names(&self, attempt: &Attempt, prekey: &SignedPrekey) -> bool {
+        let named = attempt.plan.receiver(self.state.index).and_then(|receiver| receiver.prekey);
+        named.is_some_and(|named| named.key == prekey.key)
+    }
+
+    fn make_prekey(&mut self, rng: &mut impl CryptoRng, out: &mut Outputs) {
+        let number = self.state.next_prekey;
+        assert!(self.state.prekeys.keys().all(|known| *known < number), "prekey numbers rise");
+        self.state.next_prekey = PrekeyNumber(number.0.saturating_add(1));
+        let secret = PrekeySecret::generate(number, rng);
+        self.state.prekeys.insert(number, secret.offer(self.state.cluster, self.state.index, &self.identity));
+        self.secrets.prekeys.insert(number, secret);
+        out.create.push(SecretName::Prekey(number));
+        out.commit = true;
+    }
+}
+
+/// Tells whether a node may still open its share of an attempt.
+fn awaits_share(attempt: &Attempt) -> bool {
+    attempt.verdict != Some(Verdict::Failed) && !attempt.retired && !attempt.holds_share && !attempt.unable
 }

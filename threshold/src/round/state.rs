@@ -7,14 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::curve::G2;
 use crate::encoding::{DecodeError, Reader, Writer};
-use crate::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeySetNumber};
+use crate::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeyNumber};
 use crate::identity::IdentityPublicKey;
 use crate::plan::{Frozen, FrozenDigests, Plan, ValidPlan};
 use crate::polynomial::VerificationVector;
-use crate::prekey::SignedPrekeySet;
+use crate::prekey::SignedPrekey;
 use crate::purpose::Certificate;
 
 use super::message::{MessageKind, SignedMessage};
+
+/// Version of the encoding. The first belonged to the first version of plans, and is refused.
+const VERSION: u16 = 2;
 
 /// Persistent state of one node. Commit it whole whenever [`super::Outputs::commit`] says so.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,12 +34,13 @@ pub struct PersistentState {
     pub active: Option<EpochNumber>,
     /// The identity pinned to each index: a changed one is refused.
     pub pins: BTreeMap<NodeIndex, IdentityPublicKey>,
-    /// The highest prekey set accepted per receiver: sealing to a set twice would let one complaint open two rounds.
-    pub accepted_sets: BTreeMap<NodeIndex, PrekeySetNumber>,
-    /// The number of the next prekey set: numbers are never given twice.
-    pub next_set: PrekeySetNumber,
-    /// Own prekey sets whose secrets are alive, as they are offered.
-    pub offers: BTreeMap<PrekeySetNumber, SignedPrekeySet>,
+    /// The newest prekey accepted per receiver, in any plan: nothing is sealed to an older one, whose secret somebody may have
+    /// stolen long ago.
+    pub accepted_prekeys: BTreeMap<NodeIndex, SignedPrekey>,
+    /// The number of the next prekey: numbers are never given twice.
+    pub next_prekey: PrekeyNumber,
+    /// Own prekeys whose secrets are alive. The newest is shown; older ones open what is not opened yet.
+    pub prekeys: BTreeMap<PrekeyNumber, SignedPrekey>,
     /// Plans at or below this block, not seen before, are followed without dealing or certifying: set when the node was
     /// restored from a replica, which may have forgotten what it said in them.
     pub abstain_through: Option<Block>,
@@ -51,8 +55,6 @@ pub struct Attempt {
     pub plan: ValidPlan,
     /// The source's vector, against which bundles and late bundles are judged.
     pub source: Option<VerificationVector>,
-    /// Receivers whose prekey set this plan names again: allowed for a last resort only, which is seen when the set is.
-    pub reused: Vec<NodeIndex>,
     /// True if this node signs nothing that it may have signed otherwise before it was restored.
     pub abstain: bool,
     /// The first frozen dealers seen; any other are refused.
@@ -65,7 +67,11 @@ pub struct Attempt {
     pub holds_share: bool,
     /// Active or Failed, once: the node never acts on the other.
     pub verdict: Option<Verdict>,
-    /// True once the epoch's secrets were destroyed on retirement.
+    /// True if the node cannot obtain its share: what was sealed to it is bad, or its prekey is gone.
+    pub unable: bool,
+    /// True once the epoch was retired: its share is destroyed and never taken again.
+    pub retired: bool,
+    /// True once nothing of this node opens any bundle of the retired epoch any more.
     pub erased: bool,
     /// Messages signed in this attempt, in order: sent again, byte for byte, after a restart.
     pub outbox: Vec<SignedMessage>,
@@ -83,8 +89,8 @@ pub enum Verdict {
 /// Names a secret that the node seals on its own.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum SecretName {
-    /// The seed of an own prekey set.
-    Prekeys(PrekeySetNumber),
+    /// The secret of an own prekey.
+    Prekey(PrekeyNumber),
     /// The seed of an own dealing.
     DealerSeed(EpochNumber),
     /// The share of an epoch.
@@ -102,9 +108,9 @@ impl PersistentState {
             public_key: None,
             active: None,
             pins: BTreeMap::new(),
-            accepted_sets: BTreeMap::new(),
-            next_set: PrekeySetNumber(1),
-            offers: BTreeMap::new(),
+            accepted_prekeys: BTreeMap::new(),
+            next_prekey: PrekeyNumber(1),
+            prekeys: BTreeMap::new(),
             abstain_through: None,
             attempts: BTreeMap::new(),
         }
@@ -113,7 +119,7 @@ impl PersistentState {
     /// Lists every secret that this state expects to be alive. A start destroys all others.
     #[must_use]
     pub fn live_secrets(&self) -> BTreeSet<SecretName> {
-        let mut live: BTreeSet<_> = self.offers.keys().copied().map(SecretName::Prekeys).collect();
+        let mut live: BTreeSet<_> = self.prekeys.keys().copied().map(SecretName::Prekey).collect();
         for (number, attempt) in &self.attempts {
             if attempt.holds_share {
                 live.insert(SecretName::Share(*number));
@@ -129,8 +135,14 @@ impl PersistentState {
     pub(super) fn is_sound(&self) -> bool {
         self.attempts.keys().all(|number| *number <= self.highest)
             && self.active.is_none_or(|active| active <= self.highest)
-            && self.offers.keys().all(|number| *number < self.next_set)
+            && self.prekeys.keys().all(|number| *number < self.next_prekey)
             && self.attempts.values().all(Attempt::is_sound)
+    }
+
+    /// Returns the prekey that the node shows: its newest.
+    #[must_use]
+    pub fn shown_prekey(&self) -> Option<&SignedPrekey> {
+        self.prekeys.last_key_value().map(|(_, prekey)| prekey)
     }
 
     /// Returns the certificate of the newest epoch known to be active, whether or not this node holds a share of it.
@@ -148,7 +160,7 @@ impl PersistentState {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
-        out.u16(1).raw(&self.cluster.0).index(self.index).epoch(self.highest);
+        out.u16(VERSION).raw(&self.cluster.0).index(self.index).epoch(self.highest);
         out.option(self.public_key.as_ref(), |out, key| {
             out.raw(&key.encode());
         });
@@ -159,16 +171,14 @@ impl PersistentState {
         out.list(&pins, |out, (index, identity)| {
             out.index(**index).raw(&identity.0);
         });
-        let sets: Vec<_> = self.accepted_sets.iter().collect();
-        out.list(&sets, |out, (index, number)| {
-            out.index(**index).u64(number.0);
+        let accepted: Vec<_> = self.accepted_prekeys.iter().collect();
+        out.list(&accepted, |out, (index, prekey)| {
+            out.index(**index);
+            prekey.write(out);
         });
-        out.u64(self.next_set.0);
-        let offers: Vec<_> = self.offers.iter().collect();
-        out.list(&offers, |out, (number, offer)| {
-            out.u64(number.0);
-            offer.write(out);
-        });
+        out.u64(self.next_prekey.0);
+        let prekeys: Vec<_> = self.prekeys.values().collect();
+        out.list(&prekeys, |out, prekey| prekey.write(out));
         out.option(self.abstain_through.as_ref(), |out, block| {
             out.u64(block.0);
         });
@@ -183,7 +193,7 @@ impl PersistentState {
     /// When the bytes are not exactly one state of a known version.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         Reader::whole(bytes, |reader| {
-            if reader.u16("state version")? != 1 {
+            if reader.u16("state version")? != VERSION {
                 return Err(DecodeError::Invalid { field: "state version" });
             }
             Ok(Self {
@@ -196,14 +206,15 @@ impl PersistentState {
                     .list("pins", |reader| Ok((reader.index("pin")?, IdentityPublicKey(reader.array("pin")?))))?
                     .into_iter()
                     .collect(),
-                accepted_sets: reader
-                    .list("accepted sets", |reader| Ok((reader.index("set")?, reader.set_number()?)))?
+                accepted_prekeys: reader
+                    .list("accepted prekeys", |reader| Ok((reader.index("node")?, SignedPrekey::read(reader)?)))?
                     .into_iter()
                     .collect(),
-                next_set: reader.set_number()?,
-                offers: reader
-                    .list("offers", |reader| Ok((reader.set_number()?, SignedPrekeySet::read(reader)?)))?
+                next_prekey: reader.prekey_number()?,
+                prekeys: reader
+                    .list("prekeys", SignedPrekey::read)?
                     .into_iter()
+                    .map(|prekey| (prekey.number, prekey))
                     .collect(),
                 abstain_through: reader.option("abstain", |reader| reader.block("abstain"))?,
                 attempts: reader
@@ -217,17 +228,18 @@ impl PersistentState {
 }
 
 impl Attempt {
-    pub(super) fn new(plan: ValidPlan, reused: Vec<NodeIndex>, abstain: bool) -> Self {
+    pub(super) fn new(plan: ValidPlan, abstain: bool) -> Self {
         Self {
             plan,
             source: None,
-            reused,
             abstain,
             dealers: None,
             frozen: None,
             vector: None,
             holds_share: false,
             verdict: None,
+            unable: false,
+            retired: false,
             erased: false,
             outbox: Vec::new(),
         }
@@ -252,7 +264,8 @@ impl Attempt {
         let frozen_dealers = self.frozen.as_ref().map(|frozen| &frozen.dealers);
         let failed = self.verdict == Some(Verdict::Failed);
         (frozen_dealers.is_none() || frozen_dealers == self.dealers.as_ref())
-            && !(self.holds_share && (failed || self.erased || self.vector.is_none()))
+            && !(self.holds_share && (failed || self.retired || self.vector.is_none()))
+            && (self.retired || !self.erased)
     }
 
     /// Returns true if the outbox holds a message of this kind.
@@ -261,15 +274,12 @@ impl Attempt {
     }
 
     fn has_dealt(&self, index: NodeIndex) -> bool {
-        self.plan.slot_of(index).is_some() && self.has_said(MessageKind::Dealing)
+        self.plan.dealer(index).is_some() && self.has_said(MessageKind::Dealing)
     }
 
     fn write(&self, out: &mut Writer) {
         self.plan.write(out);
         out.option(self.source.as_ref(), |out, vector| vector.write(out));
-        out.list(&self.reused, |out, index| {
-            out.index(*index);
-        });
         out.u8(self.abstain.into());
         out.option(self.dealers.as_ref(), |out, dealers| dealers.write(out));
         out.option(self.frozen.as_ref(), |out, frozen| frozen.write(out));
@@ -287,7 +297,7 @@ impl Attempt {
                 certificate.write(out);
             }
         }
-        out.u8(self.erased.into());
+        out.u8(self.unable.into()).u8(self.retired.into()).u8(self.erased.into());
         out.list(&self.outbox, |out, message| message.write(out));
     }
 
@@ -295,7 +305,6 @@ impl Attempt {
         Ok(Self {
             plan: Plan::read(reader)?.validate().map_err(|_| DecodeError::Invalid { field: "plan" })?,
             source: reader.option("source", VerificationVector::read)?,
-            reused: reader.list("reused", |reader| reader.index("reused"))?,
             abstain: reader.bool("abstain")?,
             dealers: reader.option("dealers", |reader| FrozenDigests::read(reader, "dealers"))?,
             frozen: reader.option("frozen", Frozen::read)?,
@@ -307,6 +316,8 @@ impl Attempt {
                 2 => Some(Verdict::Active(Certificate::read(reader)?)),
                 _ => return Err(DecodeError::Invalid { field: "verdict" }),
             },
+            unable: reader.bool("unable")?,
+            retired: reader.bool("retired")?,
             erased: reader.bool("erased")?,
             outbox: reader.list("outbox", SignedMessage::read)?,
         })

@@ -5,7 +5,9 @@
 
 use rand_core::CryptoRng;
 
+use super::bundle::VerifiedBundle;
 use super::dealing::{DealerSeed, Dealing};
+use super::judgement::JudgeError;
 use super::message::{Body, Complaint, MessageKind, Response, SignedMessage};
 use super::outputs::{Blob, Notice, Outputs};
 use super::participant::Participant;
@@ -13,9 +15,8 @@ use super::record::Phase;
 use super::state::{Attempt, SecretName, Verdict};
 use super::transcript::Transcript;
 use crate::identifiers::{EpochNumber, NodeIndex};
-use crate::plan::Origin;
 use crate::plan::frozen::dealers_digest;
-use crate::prekey::PrekeySecret;
+use crate::plan::{Origin, ValidPlan};
 use crate::purpose::Certificate;
 
 /// Number of retired epochs that stay listed, so that late observers still read `Erased`.
@@ -35,16 +36,14 @@ impl Participant {
         self.prepare(&mut round, out);
         self.certify(&mut round, out);
         let activated = self.activate(&mut round, out);
-        let holds = self.hold(&mut round, out);
+        self.hold(&mut round, out);
         let computed = attempt.vector.clone().filter(|_| !knew_vector);
         self.state.attempts.insert(number, attempt);
         self.transcripts.insert(number, transcript);
         if activated {
             self.settle_below(number, out);
         }
-        if holds {
-            self.drop_prekeys_through(number, out);
-        }
+        self.tend_prekeys(rng, out);
         if let Some(vector) = computed {
             self.learn_vector(&vector, rng, out);
         }
@@ -54,23 +53,13 @@ impl Participant {
     /// counts for nothing and would expose shares.
     fn deal(&mut self, round: &mut Round<'_>, rng: &mut impl CryptoRng, out: &mut Outputs) {
         let me = self.state.index;
-        let Round { number, attempt, transcript } = round;
+        let Round { number, attempt, .. } = round;
         let due = self.records.get(number).is_some_and(|record| record.phase == Phase::Dealing)
             && attempt.is_open()
             && attempt.dealers.is_none()
             && !attempt.abstain
             && !attempt.has_said(MessageKind::Dealing);
-        if !due || attempt.plan.slot_of(me).is_none() {
-            return;
-        }
-        if transcript.lacks_source() || !transcript.missing_prekeys().is_empty() {
-            return;
-        }
-        let once_only = |index: &&NodeIndex| !transcript.prekeys().get(index).is_some_and(|set| set.last_resort);
-        if let Some(reused) = attempt.reused.iter().find(once_only) {
-            out.notices.push(Notice::PrekeysReused(*number, *reused));
-            attempt.abstain = true;
-            out.commit = true;
+        if !due || attempt.plan.dealer(me).is_none() {
             return;
         }
         let constant = match &attempt.plan.origin {
@@ -89,8 +78,10 @@ impl Participant {
             out.create.push(SecretName::DealerSeed(*number));
             DealerSeed::random(rng)
         });
-        let dealing = Dealing::deal(&attempt.plan, me, constant.as_ref(), transcript.prekeys(), seed);
-        self.say(round, Body::Dealing(dealing), out);
+        match Dealing::deal(&attempt.plan, me, constant.as_ref(), seed) {
+            Ok(dealing) => self.say(round, Body::Dealing(dealing), out),
+            Err(error) => out.notices.push(Notice::FaultyDealing(*number, error)),
+        }
     }
 
     /// Signs `Have` for the bundles that it has (Freezing). The first of a dealer is the only one it vouches for.
@@ -107,54 +98,47 @@ impl Participant {
             .dealers
             .iter()
             .filter(|dealer| !vouched(dealer.index))
-            .filter_map(|dealer| round.transcript.bundle_of(dealer.index).map(|(digest, _)| (dealer.index, digest)))
+            .filter_map(|dealer| round.transcript.bundle_of(dealer.index))
+            .map(|bundle| (bundle.dealer(), bundle.digest()))
             .collect();
         for (dealer, bundle) in fresh {
             self.say(round, Body::Have { dealer, bundle }, out);
         }
     }
 
-    /// Verifies: opens its share of every frozen bundle; complains by revealing, where that harms nobody else.
+    /// Verifies: opens its share of every frozen bundle, and complains about those that are bad.
     fn verify(&self, round: &mut Round<'_>, out: &mut Outputs) {
         let me = self.state.index;
         let Round { number, attempt, transcript } = round;
         let Some(dealers) = &attempt.dealers else { return };
-        let due = attempt.is_open()
-            && attempt.frozen.is_none()
-            && !attempt.has_said(MessageKind::Response)
-            && !attempt.has_said(MessageKind::Unable);
+        let due = attempt.is_open() && attempt.frozen.is_none() && !attempt.has_said(MessageKind::Response);
         if !due || attempt.plan.receiver(me).is_none() {
             return;
         }
-        if dealers.iter().any(|(_, digest)| transcript.bundle(&digest).is_none()) {
+        if let Some(dealer) = transcript.foreign_bundle(dealers) {
+            out.notices.push(Notice::ForeignBundle(*number, dealer));
             return;
         }
-        let Some(keys) = self.own_prekeys(attempt) else {
-            out.notices.push(Notice::Unable(*number));
-            self.say(round, Body::Unable { dealers: Vec::new() }, out);
-            return;
+        let bundles = dealers.iter().map(|(_, digest)| transcript.bundle(&digest));
+        let Some(bundles) = bundles.collect::<Option<Vec<_>>>().filter(|_| !transcript.lacks_source()) else { return };
+        let complaints = self.complaints_about(&attempt.plan, &bundles);
+        let response = Response {
+            dealers: dealers_digest(transcript.plan_digest(), dealers),
+            unopened: complaints.is_none(),
+            complaints: complaints.unwrap_or_default(),
         };
-        let bad: Vec<_> = dealers
-            .iter()
-            .map(|(dealer, _)| dealer)
-            .filter(|dealer| self.open_share(attempt, transcript, keys, *dealer).is_none())
-            .collect();
-        // A key that opens a share of another round as well is never revealed: of a last resort, or of a set that a plan
-        // names again against the rules.
-        let opens_more = keys.is_last_resort() || attempt.reused.contains(&me);
-        let body = if opens_more && !bad.is_empty() {
-            Body::Unable { dealers: bad }
-        } else {
-            let complaints = bad.iter().filter_map(|dealer| {
-                let slot = attempt.plan.slot_of(*dealer)?;
-                Some(Complaint { dealer: *dealer, key: keys.slot_key(slot).reveal() })
-            });
-            Body::Response(Response {
-                dealers: dealers_digest(transcript.plan_digest(), dealers),
-                complaints: complaints.collect(),
-            })
+        self.say(round, Body::Response(response), out);
+    }
+
+    /// Opens this node's share of every bundle. Returns a complaint about each bad one; `None` where the node itself cannot open,
+    /// or cannot prove what it found.
+    fn complaints_about(&self, plan: &ValidPlan, bundles: &[&VerifiedBundle]) -> Option<Vec<Complaint>> {
+        let secret = self.own_prekey(plan)?;
+        let Err(bad) = VerifiedBundle::open_all(bundles, plan, self.state.index, secret) else {
+            return Some(Vec::new());
         };
-        self.say(round, body, out);
+        let accused = bundles.iter().filter(|bundle| bad.contains(&bundle.dealer()));
+        accused.map(|bundle| bundle.complain(plan, self.state.index, secret)).collect()
     }
 
     /// Prepares, or catches up later: computes the vector from the frozen fields alone, then the share.
@@ -163,12 +147,18 @@ impl Participant {
         let Round { number, attempt, transcript } = round;
         let Some(frozen) = &attempt.frozen else { return };
         let receives = attempt.plan.receiver(me).is_some();
-        let done =
-            attempt.vector.is_some() && (attempt.holds_share || !receives || attempt.has_said(MessageKind::Unable));
-        if attempt.verdict == Some(Verdict::Failed) || attempt.erased || done {
+        let done = attempt.vector.is_some() && (attempt.holds_share || !receives || attempt.unable);
+        if attempt.verdict == Some(Verdict::Failed) || attempt.retired || done {
             return;
         }
-        let Ok(judgement) = transcript.judge(&frozen.dealers, &frozen.responses) else { return };
+        let judgement = match transcript.judge(&frozen.dealers, &frozen.responses) {
+            Ok(judgement) => judgement,
+            Err(JudgeError::Missing(_)) => return,
+            Err(JudgeError::ForeignBundle(dealer)) => {
+                out.notices.push(Notice::ForeignBundle(*number, dealer));
+                return;
+            }
+        };
         if judgement.frozen != *frozen {
             out.notices.push(Notice::RecordContradictsMessages(*number));
             return;
@@ -194,25 +184,27 @@ impl Participant {
         if !receives {
             return;
         }
-        let share = match self.own_prekeys(attempt) {
-            None => Err(Vec::new()),
-            Some(keys) => combined.share(me, |dealer| self.open_share(attempt, transcript, keys, dealer)),
-        };
-        match share {
-            Ok(share) => {
-                self.secrets.shares.insert(*number, share);
+        let qualified = frozen.qualified.iter().filter_map(|dealer| transcript.bundle(&frozen.dealers.get(*dealer)?));
+        let qualified: Vec<_> = qualified.collect();
+        let shares = self
+            .own_prekey(&attempt.plan)
+            .map_or(Err(Vec::new()), |secret| VerifiedBundle::open_all(&qualified, &attempt.plan, me, secret));
+        match shares {
+            Ok(shares) => {
+                self.secrets.shares.insert(*number, combined.share(me, &shares));
                 attempt.holds_share = true;
                 out.create.push(SecretName::Share(*number));
                 if attempt.is_open() && !attempt.abstain {
                     self.say(round, Body::Prepared { vector: vector_digest, frozen: frozen_digest }, out);
                 }
-                let set = round.attempt.plan.receiver(me).map(|receiver| receiver.prekey_set);
-                self.drop_prekeys(|number, secret| Some(number) == set && !secret.is_last_resort(), out);
             }
-            Err(dealers) => {
-                if !attempt.has_said(MessageKind::Unable) {
-                    out.notices.push(Notice::Unable(*number));
-                    self.say(round, Body::Unable { dealers }, out);
+            Err(_) => {
+                attempt.unable = true;
+                out.notices.push(Notice::Unable(*number));
+                // In the round itself the response has said it.
+                let complaints = self.complaints_about(&attempt.plan, &qualified).unwrap_or_default();
+                if !attempt.is_open() && !complaints.is_empty() {
+                    self.say(round, Body::Late(complaints), out);
                 }
             }
         }
@@ -270,16 +262,15 @@ impl Participant {
     }
 
     /// Signs `Holds` for the share of an active epoch, and moves the active pointer.
-    fn hold(&mut self, round: &mut Round<'_>, out: &mut Outputs) -> bool {
+    fn hold(&mut self, round: &mut Round<'_>, out: &mut Outputs) {
         let Round { number, attempt, .. } = round;
-        let Some(certificate) = attempt.certificate() else { return false };
-        if !attempt.holds_share || attempt.has_said(MessageKind::Holds) || attempt.erased {
-            return false;
+        let Some(certificate) = attempt.certificate() else { return };
+        if !attempt.holds_share || attempt.has_said(MessageKind::Holds) || attempt.retired {
+            return;
         }
         let vector = certificate.vector;
         self.state.active = self.state.active.max(Some(*number));
         self.say(round, Body::Holds { vector }, out);
-        true
     }
 
     /// Settles what lies below an activated `number`: open attempts fail, and all dealer seeds up to it are destroyed.
@@ -305,15 +296,13 @@ impl Participant {
         self.records.retain(|n, _| attempts.contains_key(n));
     }
 
-    /// Fails an attempt: destroys its secrets, and the prekey set that its plan named.
+    /// Fails an attempt: destroys its share and seed. Its prekeys protect nothing that lives: they go with the next that is made.
     pub(super) fn fail(&mut self, number: EpochNumber, out: &mut Outputs) {
-        let me = self.state.index;
         let Some(attempt) = self.state.attempts.get_mut(&number).filter(|attempt| attempt.is_open()) else { return };
         attempt.verdict = Some(Verdict::Failed);
         attempt.holds_share = false;
         attempt.outbox.clear();
         out.commit = true;
-        let set = attempt.plan.receiver(me).map(|receiver| receiver.prekey_set);
         if self.secrets.shares.remove(&number).is_some() {
             out.destroy.push(SecretName::Share(number));
         }
@@ -322,52 +311,39 @@ impl Participant {
         }
         self.transcripts.remove(&number);
         self.records.remove(&number);
-        self.drop_prekeys(|number, secret| Some(number) == set && !secret.is_last_resort(), out);
     }
 
-    /// Retires an epoch: destroys the share and signs `Erased`. The prekeys that would open it go with it: bundles are
-    /// public, and a node that was away may not have had its share yet.
-    pub(super) fn erase(&mut self, number: EpochNumber, out: &mut Outputs) {
-        let Some(mut attempt) = self.state.attempts.remove(&number) else { return };
-        if self.secrets.shares.remove(&number).is_some() {
-            out.destroy.push(SecretName::Share(number));
-        }
-        if !attempt.erased {
-            let held = attempt.has_said(MessageKind::Holds);
+    /// Retires an epoch: destroys the share, and signs `Erased` once no living prekey opens what was sealed in its round. Bundles
+    /// are public, and a node that was away may not have had its share yet.
+    pub(super) fn erase(&mut self, number: EpochNumber, rng: &mut impl CryptoRng, out: &mut Outputs) {
+        let Some(attempt) = self.state.attempts.get_mut(&number) else { return };
+        if !attempt.retired {
+            attempt.retired = true;
             attempt.holds_share = false;
-            attempt.erased = true;
             attempt.outbox.clear();
             attempt.dealers = None;
             attempt.frozen = None;
             attempt.source = None;
             out.commit = true;
-            if let (true, Some(mut transcript)) = (held, self.transcripts.remove(&number)) {
+        }
+        if self.secrets.shares.remove(&number).is_some() {
+            out.destroy.push(SecretName::Share(number));
+        }
+        self.tend_prekeys(rng, out);
+        let Some(mut attempt) = self.state.attempts.remove(&number) else { return };
+        let receives = attempt.plan.receiver(self.state.index).is_some();
+        if !attempt.erased && !self.opens_bundles_of(&attempt.plan) {
+            attempt.erased = true;
+            out.commit = true;
+            if let (true, Some(mut transcript)) = (receives, self.transcripts.remove(&number)) {
                 let mut round = Round { number, attempt: &mut attempt, transcript: &mut transcript };
                 self.say(&mut round, Body::Erased, out);
             }
         }
-        self.transcripts.remove(&number);
-        let set = self.own_set(&attempt);
-        self.state.attempts.insert(number, attempt);
-        let needed = self.needed_prekeys();
-        let dead = |number, secret: &PrekeySecret| Some(number) == set && !secret.is_last_resort();
-        self.drop_prekeys(|number, secret| dead(number, secret) && !needed.contains(&number), out);
-        let held = self.state.attempts.iter().rev().find(|(_, attempt)| attempt.holds_share).map(|(held, _)| *held);
-        if let Some(held) = held {
-            self.drop_prekeys_through(held, out);
+        if attempt.erased {
+            self.transcripts.remove(&number);
         }
-    }
-
-    fn open_share(
-        &self,
-        attempt: &Attempt,
-        transcript: &Transcript,
-        keys: &PrekeySecret,
-        dealer: NodeIndex,
-    ) -> Option<crate::curve::SecretScalar> {
-        let bundle = transcript.bundle(&attempt.dealers.as_ref()?.get(dealer)?)?;
-        let slot = attempt.plan.slot_of(dealer)?;
-        bundle.open(&attempt.plan, transcript.plan_digest(), dealer, self.state.index, &keys.slot_key(slot))
+        self.state.attempts.insert(number, attempt);
     }
 
     /// Signs a message, puts it into the outbox and takes it into its own transcript.

@@ -182,11 +182,12 @@ fn nothing_that_a_node_still_has_opens_a_retired_epoch() -> Result<()> {
     let opened = runtime.block_on(loot.open(first))?;
     ensure!(opened.rows > 0, "the bucket holds no row of epoch {first} any more: nothing was tried");
     ensure!(opened.shares == 0, "{} of {} rows of the retired epoch {first} opened", opened.shares, opened.rows);
-    // Nor can it be dealt or opened anew: seed of the dealing, data key and prekeys of that round are in no key store.
+    // Nor can it be dealt or opened anew: seed of the dealing, data key and prekey of that round are in no key store.
     let receivers = genesis["spec"]["receivers"].as_array().cloned().unwrap_or_default();
-    let named = receivers.iter().find(|receiver| receiver["index"] == NODE).map(|receiver| &receiver["prekeySet"]);
-    let set = named.and_then(Value::as_u64).context("the plan names a prekey set of the node")?;
-    for name in [format!("data-{first}"), format!("seed-{first}"), format!("prekeys-{set}")] {
+    let named =
+        receivers.iter().find(|receiver| receiver["index"] == NODE).map(|receiver| &receiver["prekey"]["number"]);
+    let prekey = named.and_then(Value::as_u64).context("the plan names a prekey of the node")?;
+    for name in [format!("data-{first}"), format!("seed-{first}"), format!("prekey-{prekey}")] {
         ensure!(!loot.names().contains(name.as_str()), "`{name}` is still in a key store: {:?}", loot.names());
     }
     let local =

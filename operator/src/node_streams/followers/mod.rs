@@ -295,11 +295,6 @@ impl Follower {
                 let verified = message.verify(&self.pin);
                 verified.is_some_and(|it| locked(&self.transcripts).say(self.index, number, it))
             }
-            Some(Heard::Row { blob: Blob::Prekeys(set), .. }) => {
-                // The reader has checked the signature.
-                locked(&self.transcripts).offer(self.index, set.unverified().number.0, set);
-                false
-            }
             Some(Heard::Row { blob: Blob::Vector(_), .. }) => false,
         })
     }

@@ -1,9 +1,8 @@
 use keyfleet_api::{messages, report};
 use keyfleet_threshold::curve::SecretScalar;
-use keyfleet_threshold::identifiers::{NodeIndex, PrekeySetNumber, Threshold};
+use keyfleet_threshold::identifiers::{NodeIndex, Threshold};
 use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::polynomial::Polynomial;
-use keyfleet_threshold::prekey::PrekeySecret;
 use keyfleet_threshold::round::{Body, SignedMessage};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -104,24 +103,6 @@ fn a_made_up_certificate_is_none() {
         let item = reported(|report| report.newest_certificate = Some(certificate), 1);
         follower.take(item).expect("the rest of the report stands");
         assert!(locked(&follower.transcripts).view(None, &[]).certified.is_empty());
-    }
-}
-
-#[test]
-fn a_prekey_set_of_another_node_is_not_kept() {
-    let mut follower = follower();
-    let mut rng = ChaCha20Rng::from_seed([4; 32]);
-    let mut offer = |node: u32, signer: u8| {
-        let node = NodeIndex::new(node).unwrap();
-        let cluster = identifiers::ClusterId(CLUSTER.0);
-        let secret = PrekeySecret::generate(cluster, node, PrekeySetNumber(1), false, &mut rng);
-        let said = v1::outbox_row::Said::PrekeySet(messages::prekey_set(&secret.offer(8, &identity(signer))));
-        item(v1::follow_item::Item::Row(v1::OutboxRow { position: 1, number: 0, said: Some(said) }))
-    };
-    for (node, signer, kept) in [(2, 1, 0), (1, 2, 0), (1, 1, 1)] {
-        follower.take(offer(node, signer)).expect("a row that does not count is passed over");
-        let sets = locked(&follower.transcripts).prekey_sets_of(1);
-        assert_eq!(sets, kept, "a set of node {node}, signed by {signer}");
     }
 }
 

@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use keyfleet_crds::KmsCluster;
 use keyfleet_crds::values::{ClusterId, PinnedKey};
-use keyfleet_threshold::coordination::{Decision, FailReason, Offer};
+use keyfleet_threshold::coordination::{Decision, FailReason};
 use keyfleet_threshold::curve::{G2, Scalar};
-use keyfleet_threshold::identifiers::{Digest, NodeIndex, PrekeySetNumber};
+use keyfleet_threshold::identifiers::{self, Digest, NodeIndex, PrekeyNumber};
+use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::plan::FrozenDigests;
+use keyfleet_threshold::prekey::{PrekeySecret, SignedPrekey};
 use keyfleet_threshold::purpose::{Certificate, Purpose};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -36,6 +38,15 @@ pub(super) struct Model {
     pub(super) fail_next: u32,
     pub(super) finalizers: bool,
     log: Vec<String>,
+    prekeys: BTreeMap<u32, SignedPrekey>,
+}
+
+/// Signs a prekey for a node, as its identity key says.
+fn prekey(cluster: ClusterId, index: u32) -> SignedPrekey {
+    let seed = [u8::try_from(index).expect("few nodes"); 32];
+    let secret = PrekeySecret::restore(PrekeyNumber(1), &seed).expect("a small scalar");
+    let node = NodeIndex::new(index).expect("indices start at one");
+    secret.offer(identifiers::ClusterId(cluster.0), node, &IdentitySecretKey::from_seed(&seed))
 }
 
 const SECRET: u64 = 42;
@@ -67,6 +78,7 @@ impl Model {
             fail_next: 0,
             finalizers: true,
             log: Vec::new(),
+            prekeys: BTreeMap::new(),
         }
     }
 
@@ -173,20 +185,13 @@ impl Model {
         let nodes = self.api.now.nodes.iter();
         let mut nodes: BTreeMap<u32, Node> = nodes.map(|(index, node)| (*index, node.as_ref().clone())).collect();
         for (index, node) in &mut nodes {
-            let key = PinnedKey([u8::try_from(*index).expect("few nodes"); 32]);
+            let seed = [u8::try_from(*index).expect("few nodes"); 32];
+            let key = PinnedKey(IdentitySecretKey::from_seed(&seed).public().0);
             node.offered = Some(key);
-            let used = self.api.now.epochs.len() as u64;
-            let offer = |number, last_resort| Offer {
-                number: PrekeySetNumber(number),
-                digest: Digest([u8::try_from(number % 251).expect("a byte"); 32]),
-                last_resort,
-                slots: 100,
-            };
-            node.offers = if node.spec.identity_key.is_some() {
-                (used..used + 3).map(|number| offer(1 + number, false)).collect()
-            } else {
-                Vec::new()
-            };
+            // One prekey for all plans is enough here.
+            let mut shown =
+                || self.prekeys.entry(*index).or_insert_with(|| prekey(node.spec.cluster_id, *index)).to_owned();
+            node.prekey = node.spec.identity_key.map(|_| shown());
             node.ready = true;
             node.erased =
                 node.spec.removed

@@ -12,7 +12,6 @@ use keyfleet_threshold::coordination::{RoundView, closing, decide};
 use keyfleet_threshold::identifiers::{Block, Digest, NodeIndex};
 use keyfleet_threshold::plan::ValidPlan;
 use keyfleet_threshold::polynomial::VerificationVector;
-use keyfleet_threshold::prekey::SignedPrekeySet;
 use keyfleet_threshold::round::{Blob, MessageKind, RoundRecord, Transcript, VerifiedMessage};
 
 use super::possession::{CertifiedVector, Claims};
@@ -22,8 +21,6 @@ use keyfleet_crds::convert;
 
 /// Bytes of messages that are kept of one node: two dozen rounds of the largest fleet.
 pub const NODE_BYTES_MAX: usize = 1 << 20;
-/// Prekey sets that are kept of one node: as many as can be alive.
-const SETS_MAX: usize = 16;
 
 /// Seconds that a process listens to a round before it lets a deadline of the round pass: until then what it lacks may be on
 /// its way. A process that starts opens its streams within one or two.
@@ -101,7 +98,6 @@ struct NodeState {
     /// By the number that the node gave and the plan's digest.
     messages: BTreeMap<(u64, Digest), Vec<VerifiedMessage>>,
     bytes: usize,
-    sets: BTreeMap<u64, SignedPrekeySet>,
 }
 
 impl Transcripts {
@@ -164,25 +160,6 @@ impl Transcripts {
         true
     }
 
-    /// A node's own prekey set, its signature verified by the pin.
-    pub fn offer(&mut self, index: u32, number: u64, set: SignedPrekeySet) {
-        for transcript in self.rounds.values_mut() {
-            // Each plan takes the sets that it names and refuses all others.
-            let _ = transcript.learn_prekeys(&set);
-        }
-        let sets = &mut self.nodes.entry(index).or_default().sets;
-        sets.insert(number, set);
-        while sets.len() > SETS_MAX {
-            sets.pop_first();
-        }
-    }
-
-    /// Number of prekey sets that are kept of a node.
-    #[must_use]
-    pub fn prekey_sets_of(&self, index: u32) -> usize {
-        self.nodes.get(&index).map_or(0, |said| said.sets.len())
-    }
-
     /// Takes up a blob that was fetched by digest, from any peer. The transcripts verify whose it is.
     pub fn fetched(&mut self, blob: &Blob) {
         match blob {
@@ -190,11 +167,6 @@ impl Transcripts {
                 for transcript in self.rounds.values_mut().filter(|one| *one.plan_digest() == message.plan) {
                     // One that does not check is dropped; where that proves a fault, the transcript names it.
                     let _ = transcript.hear(message);
-                }
-            }
-            Blob::Prekeys(set) => {
-                for transcript in self.rounds.values_mut() {
-                    let _ = transcript.learn_prekeys(set);
                 }
             }
             Blob::Vector(vector) => self.learn_source(vector),
@@ -225,7 +197,6 @@ impl Transcripts {
                 |digest: &Digest| transcript.bundle(digest).is_none() && transcript.response(digest).is_none();
             wanted.extend(named(watched).into_iter().filter(missing));
             wanted.extend(copied(transcript).into_iter().filter(missing));
-            wanted.extend(transcript.missing_prekeys());
             let source = transcript.plan().source().filter(|_| transcript.lacks_source());
             wanted.extend(source.map(|source| source.vector));
         }
@@ -278,7 +249,6 @@ impl Transcripts {
                 let listens =
                     self.plans.get(&number).map_or(0, |planned| watched.now.as_second() - planned.since.as_second());
                 view.closing.insert(number, closing(watched, transcript, &record, listens >= LISTEN_SECONDS));
-                view.cheated.extend(transcript.unable().values().flatten().map(|index| index.value()));
             }
         }
         view
@@ -392,9 +362,6 @@ impl NodeState {
 
 fn replay(nodes: &BTreeMap<u32, NodeState>, number: u64, transcript: &mut Transcript) {
     for said in nodes.values() {
-        for set in said.sets.values() {
-            let _ = transcript.learn_prekeys(set);
-        }
         // Messages that do not check are dropped; where that proves a fault, the transcript names it.
         for verified in said.messages.get(&(number, *transcript.plan_digest())).into_iter().flatten() {
             let _ = transcript.hear_verified(verified);

@@ -1,14 +1,15 @@
 use std::collections::BTreeSet;
 
 use keyfleet_crds::epoch::status::Timings;
-use keyfleet_threshold::coordination::{Decision, FleetView, KeptEpoch, NodeView, Offer, planning};
-use keyfleet_threshold::curve::SecretScalar;
-use keyfleet_threshold::identifiers::{ClusterId, EpochNumber, PrekeySetNumber, Threshold};
+use keyfleet_threshold::coordination::{Decision, FleetView, KeptEpoch, NodeView, planning};
+use keyfleet_threshold::curve::{G1, SecretScalar};
+use keyfleet_threshold::identifiers::{ClusterId, EpochNumber, PrekeyNumber, Threshold};
 use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::plan::{Deadlines, ValidPlan};
 use keyfleet_threshold::polynomial::Polynomial;
+use keyfleet_threshold::prekey::PrekeySecret;
 use keyfleet_threshold::purpose::Purpose;
-use keyfleet_threshold::round::{Body, SignedMessage, VerifiedMessage};
+use keyfleet_threshold::round::{Body, Complaint, SignedMessage, VerifiedMessage};
 use keyfleet_threshold::serving::signature;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -32,11 +33,10 @@ fn plan(number: u64) -> ValidPlan {
 
 /// Returns a fleet of four of which all are there, with what attempt `number` needs.
 fn fleet(number: u64) -> FleetView {
-    let node = |i: u32| NodeView {
-        index: index(i),
-        identity: identity(i).public(),
-        offers: vec![Offer { number: PrekeySetNumber(number), digest: Digest([9; 32]), last_resort: false, slots: 8 }],
-        named: None,
+    let node = |i: u32| {
+        let secret = PrekeySecret::restore(PrekeyNumber(number), &[u8::try_from(i).unwrap(); 32]).unwrap();
+        let prekey = Some(secret.offer(CLUSTER, index(i), &identity(i)));
+        NodeView { index: index(i), identity: identity(i).public(), prekey }
     };
     FleetView {
         cluster: CLUSTER,
@@ -47,7 +47,7 @@ fn fleet(number: u64) -> FleetView {
         deadlines: Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 },
         receivers: (1..=4).map(node).collect(),
         connected: (1..=4).map(index).collect(),
-        avoid: BTreeSet::new(),
+        unawaited: BTreeSet::new(),
     }
 }
 
@@ -119,7 +119,8 @@ fn a_node_that_talks_too_much_loses_its_oldest_words() {
     transcripts.say(2, 1, have(1, 2, 3, 5));
     transcripts.say(1, 1, have(1, 1, 3, 5));
     let chatter = |seed: u32| {
-        let body = Body::Unable { dealers: (1..=2000).map(|i| index(seed * 2000 + i)).collect() };
+        let complaint = |i| Complaint { dealer: index(seed * 200 + i), bundle: Digest([0; 32]), key: G1::generator() };
+        let body = Body::Late((1..=100).map(complaint).collect());
         said(9, 1, body)
     };
     let sent = (0..1000).take_while(|seed| transcripts.say(1, 9, chatter(*seed))).count();
@@ -172,7 +173,7 @@ fn the_vector_that_a_round_reshares_is_asked_for_by_digest() {
         holders: (1..=4).map(index).collect(),
     }];
     let view = fleet(2);
-    let chosen = planning::choose_source(&kept, &view.connected, &view.avoid, false).unwrap();
+    let chosen = planning::choose_source(&kept, &view.connected, false).unwrap();
     let reshare = planning::reshare(&view, chosen).unwrap();
     let rounds = [Watched { spec: convert::spec_of(&reshare), ..watched(2, Phase::Dealing) }];
     let mut transcripts = Transcripts::default();

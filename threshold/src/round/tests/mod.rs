@@ -1,8 +1,10 @@
 //! Rounds at a table: participants in one room, hand by hand, so that a test can do what no network would.
 //!
-//! `dealers` is what a dealer may try, `participants` what a node accepts and remembers, `messages` what travels and what it
+//! `attacks` is what an adversary tries, `complaints` what proves a bad share and what does not, `dealers` what a dealer may try, `participants` what a node accepts and remembers, `messages` what travels and what it
 //! proves to those outside, `returns` what a node needs that was away.
 
+mod attacks;
+mod complaints;
 mod dealers;
 mod messages;
 mod participants;
@@ -14,12 +16,14 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
 use super::*;
-use crate::coordination::planning::{self, FleetView, KeptEpoch, NodeView, Offer};
+use crate::coordination::planning::{self, FleetView, KeptEpoch, NodeView};
 use crate::coordination::{Decision, RoundView, decide};
+use crate::curve::Scalar;
+use crate::identifiers::PrekeyNumber;
 use crate::identifiers::{Block, ClusterId, EpochNumber, NodeIndex, Threshold};
 use crate::identity::IdentitySecretKey;
-use crate::plan::{Deadlines, ValidPlan};
-use crate::prekey::{PrekeySecret, SignedPrekeySet};
+use crate::plan::{Deadlines, FrozenDigests, Plan, ValidPlan};
+use crate::prekey::PrekeySecret;
 
 const CLUSTER: ClusterId = ClusterId([0x42; 16]);
 
@@ -49,8 +53,7 @@ impl Table {
         let node = |(index, participant): (&NodeIndex, &Participant)| NodeView {
             index: *index,
             identity: participant.identity.public(),
-            offers: participant.offers().map(|signed| offer(signed, participant)).collect(),
-            named: participant.state.accepted_sets.get(index).copied(),
+            prekey: participant.state.shown_prekey().copied(),
         };
         FleetView {
             cluster: CLUSTER,
@@ -61,7 +64,7 @@ impl Table {
             deadlines: Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 },
             receivers: self.nodes.iter().map(node).collect(),
             connected: self.nodes.keys().copied().collect(),
-            avoid: Default::default(),
+            unawaited: Default::default(),
         }
     }
 
@@ -81,25 +84,20 @@ impl Table {
         planning::reshare(&self.view(number), &self.kept(source)).unwrap()
     }
 
-    /// Everyone accepts the plan, knows all prekeys, and what they say goes round until nobody adds anything.
+    /// Everyone accepts the plan, and what they say goes round until nobody adds anything.
     fn accept(&mut self, plan: &ValidPlan) {
-        self.accept_with(plan, []);
+        self.begin(plan);
+        self.settle();
     }
 
-    /// As [`Table::accept`], with the prekey sets of a node that is not at the table.
-    fn accept_with(&mut self, plan: &ValidPlan, away: impl IntoIterator<Item = SignedPrekeySet>) {
-        let offers = self.nodes.values().flat_map(|node| node.state.offers.values().cloned());
-        let offers: Vec<_> = offers.chain(away).collect();
+    /// Everyone accepts the plan; what they say waits in `said`.
+    fn begin(&mut self, plan: &ValidPlan) {
         for node in self.nodes.values_mut() {
             let outputs = node.accept((**plan).clone(), &mut self.rng).unwrap();
             self.said.extend(outputs.say);
             let outputs = node.observe(plan.number, &RoundRecord::opened(), &mut self.rng).unwrap();
             self.said.extend(outputs.say);
         }
-        for set in offers {
-            self.tell(&Blob::Prekeys(set));
-        }
-        self.settle();
     }
 
     fn tell(&mut self, blob: &Blob) {
@@ -163,38 +161,85 @@ impl Table {
     }
 }
 
-fn offer(signed: &SignedPrekeySet, node: &Participant) -> Offer {
-    let set = signed.verify(&node.identity.public()).unwrap();
-    Offer { number: set.number, digest: signed.digest(), last_resort: set.last_resort, slots: set.slots.len() }
+/// A genesis plan of the nodes 2 to 5, and the secrets of their prekeys.
+pub(super) fn genesis_plan() -> (ValidPlan, BTreeMap<NodeIndex, PrekeySecret>) {
+    let mut plan = crate::plan::tests::genesis_example();
+    let secrets = prekeys_for(&mut plan);
+    (plan.validate().unwrap(), secrets)
 }
 
-/// Prekey sets of four nodes, and a genesis plan that names them.
-fn genesis_with_prekeys() -> (ValidPlan, BTreeMap<NodeIndex, PrekeySecret>, Vec<SignedPrekeySet>) {
+/// Gives every receiver of a plan a prekey of its own.
+fn prekeys_for(plan: &mut Plan) -> BTreeMap<NodeIndex, PrekeySecret> {
     let mut rng = ChaCha20Rng::seed_from_u64(12);
-    let mut plan = crate::plan::tests::genesis_example();
     let mut secrets = BTreeMap::new();
-    let mut offers = Vec::new();
-    for (position, receiver) in plan.receivers.iter_mut().enumerate() {
-        let key = identity(receiver.index.value());
-        let secret = PrekeySecret::generate(plan.cluster, receiver.index, receiver.prekey_set, false, &mut rng);
-        let signed = secret.offer(8, &key);
-        receiver.identity = key.public();
-        receiver.prekey_digest = signed.digest();
-        plan.dealers[position].identity = key.public();
+    for receiver in &mut plan.receivers {
+        let secret = PrekeySecret::generate(PrekeyNumber(3), &mut rng);
+        receiver.prekey = Some(secret.offer(plan.cluster, receiver.index, &identity(receiver.index.value())));
         secrets.insert(receiver.index, secret);
-        offers.push(signed);
     }
-    (plan.validate().unwrap(), secrets, offers)
+    secrets
 }
 
 fn say(plan: &ValidPlan, sender: u32, body: Body) -> SignedMessage {
     SignedMessage::sign(plan.digest(), index(sender), body, &identity(sender))
 }
 
-fn transcript(plan: &ValidPlan, offers: &[SignedPrekeySet]) -> Transcript {
+/// The honest dealing of a genesis, from a seed of the dealer's own.
+fn deal(plan: &ValidPlan, dealer: u32) -> Dealing {
+    let seed = DealerSeed::restore(&[u8::try_from(dealer).unwrap(); 32]);
+    Dealing::deal(plan, index(dealer), None, &seed).unwrap()
+}
+
+fn freeze(messages: &[&SignedMessage]) -> FrozenDigests {
+    FrozenDigests::new(messages.iter().map(|message| (message.sender, message.digest())).collect()).unwrap()
+}
+
+/// Checks that no complaint of an honest node is about the bundle of an honest node.
+fn reveals_nothing<'a>(said: impl Iterator<Item = &'a SignedMessage>, corrupt: &[u32]) {
+    let is_honest = |index: NodeIndex| !corrupt.contains(&index.value());
+    for message in said.filter(|message| is_honest(message.sender)) {
+        let complaints = match &message.body {
+            Body::Response(response) => &response.complaints,
+            Body::Late(complaints) => complaints,
+            _ => continue,
+        };
+        for complaint in complaints {
+            assert!(
+                !is_honest(complaint.dealer),
+                "{} disclosed what it shares with {}",
+                message.sender,
+                complaint.dealer
+            );
+        }
+    }
+}
+
+/// The honest bundle of a genesis, with the share of one receiver shifted by `by`. Sealing adds, so shifting needs no key: but
+/// possession is proven over the shifted bundle, which only its dealer can do.
+fn shifted(plan: &ValidPlan, dealer: u32, victim: NodeIndex, by: Scalar) -> Dealing {
+    let mut dealing = deal(plan, dealer);
+    let at = plan.receivers.iter().position(|receiver| receiver.index == victim).unwrap();
+    dealing.shares[at] = dealing.shares[at].map(|share| share + by);
+    prove(plan, dealer, &mut dealing);
+    dealing
+}
+
+/// Proves possession of the dealer's own ephemeral secret over whatever the bundle says now.
+fn prove(plan: &ValidPlan, dealer: u32, dealing: &mut Dealing) {
+    let seed = DealerSeed::restore(&[u8::try_from(dealer).unwrap(); 32]);
+    let secret = seed.ephemeral(&plan.digest(), index(dealer));
+    dealing.possession = dealing.statement(&plan.digest(), index(dealer)).times_secret(&secret);
+}
+
+/// All bundles of a genesis heard, and every receiver's `Have` of each.
+fn dealt(plan: &ValidPlan, bundles: &[SignedMessage]) -> Transcript {
     let mut transcript = Transcript::new(plan.clone(), None);
-    for offer in offers {
-        transcript.learn_prekeys(offer).unwrap();
+    for bundle in bundles {
+        transcript.hear(bundle).unwrap();
     }
     transcript
+}
+
+fn view<'a>(transcript: &'a Transcript, record: &'a RoundRecord, now: u64) -> RoundView<'a> {
+    RoundView { transcript, record, opened: Block(0), now: Block(now), overdue: false }
 }

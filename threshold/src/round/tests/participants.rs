@@ -3,11 +3,12 @@
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
-use super::{Table, identity, index};
+use super::{Table, identity, index, prekeys_for};
 use crate::coordination::{Decision, RoundView, decide};
 use crate::curve::G2;
-use crate::identifiers::{Block, ClusterId, EpochNumber, PrekeySetNumber};
+use crate::identifiers::{Block, ClusterId, EpochNumber, PrekeyNumber};
 use crate::plan::{FrozenDigests, Plan};
+use crate::prekey::PrekeySecret;
 use crate::round::*;
 
 /// seed: 001-39, 004-01
@@ -44,7 +45,11 @@ fn plans_that_would_cost_the_key_are_refused_by_every_node() {
         assert!(node.state == before, "a refused plan leaves no trace");
         refusal
     };
-    assert!(matches!(refusal(&|p| p.cluster = ClusterId([9; 16])), Refusal::OtherCluster(_)));
+    let other_cluster = |p: &mut Plan| {
+        p.cluster = ClusterId([9; 16]);
+        prekeys_for(p);
+    };
+    assert!(matches!(refusal(&other_cluster), Refusal::OtherCluster(_)));
     let second_genesis_plan = |p: &mut Plan| {
         *p = (*first).clone();
         p.block = Block(p.block.0 + 1);
@@ -63,10 +68,14 @@ fn plans_that_would_cost_the_key_are_refused_by_every_node() {
     assert_eq!(refusal(&other_key), Refusal::PublicKey);
     let new_identity = |p: &mut Plan| {
         (p.receivers[2].identity, p.dealers[2].identity) = (identity(99).public(), identity(99).public());
+        p.receivers[2].prekey = None;
     };
     assert_eq!(refusal(&new_identity), Refusal::Identity(index(3)));
-    let used_set = |p: &mut Plan| p.receivers[1].prekey_set = PrekeySetNumber(0);
-    assert_eq!(refusal(&used_set), Refusal::Prekeys(index(2)));
+    let older_prekey = |p: &mut Plan| {
+        let stolen = PrekeySecret::restore(PrekeyNumber(0), &[8; 32]).unwrap();
+        p.receivers[1].prekey = Some(stolen.offer(p.cluster, index(2), &identity(2)));
+    };
+    assert_eq!(refusal(&older_prekey), Refusal::Prekey(index(2)));
     let _ = node.accept((*good).clone(), &mut rng).expect("unchanged, the plan is accepted");
     let mut late: Plan = (*good).clone();
     late.number = EpochNumber(4);
@@ -93,8 +102,8 @@ fn frozen_fields_and_verdicts_are_written_once() {
     let verdict = node.observe(plan.number, &failed, &mut rng).expect_err("an active epoch cannot fail");
     assert_eq!(verdict, Contradiction::Verdict(plan.number));
     assert!(node.share(plan.number).is_some(), "nothing that it says is acted on");
-    assert_eq!(node.retire(plan.number).expect_err("it serves"), RetireError::StillServed(plan.number));
-    assert_eq!(node.retire(EpochNumber(1)).expect_err("grace"), RetireError::StillServed(EpochNumber(1)));
+    assert_eq!(node.retire(plan.number, &mut rng).expect_err("it serves"), RetireError::StillServed(plan.number));
+    assert_eq!(node.retire(EpochNumber(1), &mut rng).expect_err("grace"), RetireError::StillServed(EpochNumber(1)));
 }
 
 /// seed: 004-16
@@ -176,13 +185,8 @@ fn messages_before_their_plan_count_once_it_is_there() {
     let plan = table.reshare_plan(2, 1);
     let late = index(4);
     let mut node = table.nodes.remove(&late).unwrap();
-    let offers: Vec<_> = node.state.offers.values().cloned().collect();
     let mut rng = ChaCha20Rng::seed_from_u64(2);
     table.accept(&plan);
-    for set in offers {
-        table.tell(&Blob::Prekeys(set));
-    }
-    table.settle();
     let attempt = |participant: &Participant| participant.state.attempts[&EpochNumber(2)].outbox.clone();
     let said: Vec<_> = table.nodes.values().flat_map(attempt).collect();
     assert_eq!(

@@ -8,9 +8,8 @@ use rand_core::SeedableRng;
 
 use super::{CLUSTER, Table, identity, index};
 use crate::coordination::planning::{self, NodeView};
-use crate::feed::{self, Feed, Input, Intake, ListedEpoch, Listing};
+use crate::feed::{self, Feed, Input, ListedEpoch, Listing};
 use crate::identifiers::{Digest, EpochNumber};
-use crate::prekey::SignedPrekeySet;
 use crate::round::*;
 
 /// A table that goes on from round 2 without one node, which every plan names.
@@ -36,15 +35,13 @@ impl Away {
     fn round(&mut self, number: u64) {
         let away = self.node.state.index;
         let mut view = self.table.view(number);
-        let named = self.rounds.values().rev().find_map(|epoch| epoch.plan.receiver(away));
         view.receivers.push(NodeView {
             index: away,
             identity: self.node.identity.public(),
-            offers: self.node.offers().map(|signed| super::offer(signed, &self.node)).collect(),
-            named: named.map(|receiver| receiver.prekey_set),
+            prekey: self.node.state.shown_prekey().copied(),
         });
         let plan = planning::reshare(&view, &self.table.kept(number - 1)).unwrap();
-        self.table.accept_with(&plan, self.node.state.offers.values().cloned());
+        self.table.accept(&plan);
         let record = self.table.finish_without(&plan, away);
         assert_eq!(record.phase, Phase::Active);
         self.rounds.insert(plan.number, ListedEpoch { plan, record: Some(record) });
@@ -56,24 +53,16 @@ impl Away {
         let record = self.rounds.get_mut(&number).and_then(|epoch| epoch.record.as_mut());
         record.unwrap().phase = Phase::Retired;
         for node in self.table.nodes.values_mut() {
-            let _ = node.retire(number).unwrap();
+            let _ = node.retire(number, &mut self.table.rng).unwrap();
         }
     }
 
     /// Gives the node that is back what the API server lists, once. Returns which inputs these were.
     fn feed(&mut self, feed: &mut Feed) -> Vec<Input> {
-        let nodes = self.table.nodes.values().chain([&self.node]);
-        let sets = nodes.flat_map(|node| node.state.offers.values().cloned());
-        let prekey_sets: BTreeMap<Digest, SignedPrekeySet> = sets.map(|set| (set.digest(), set)).collect();
-        let listing = Listing {
-            generation: 1,
-            epochs: self.rounds.clone(),
-            prekey_sets: &prekey_sets,
-            allow_downtime: Some(false),
-        };
+        let listing = Listing { generation: 1, epochs: self.rounds.clone(), allow_downtime: Some(false) };
         let next = feed.next(&listing, Some(&self.node.state), true);
         for input in &next.inputs {
-            let _ = Intake::default().take(input, &mut self.node, &mut self.rng);
+            let _ = feed::take(input, &mut self.node, &mut self.rng);
         }
         next.inputs
     }
@@ -142,9 +131,14 @@ fn an_epoch_that_retires_early_takes_its_prekeys_along() {
     }
     let retire = Input::Retire(EpochNumber(2));
     assert!(away.feed(&mut feed).contains(&retire), "the retirement of an epoch without a share is not fed");
-    let set = away.rounds[&EpochNumber(2)].plan.receiver(index(4)).unwrap().prekey_set;
-    let live = away.node.state.live_secrets();
-    assert!(!live.contains(&SecretName::Prekeys(set)), "the retired epoch's prekeys live on: {live:?}");
+    let erased = |away: &Away| outbox(&away.node).any(|message| message.body == Body::Erased);
+    assert!(!erased(&away), "the newest plan names the same prekey, which opens the retired epoch, too");
+    away.round(5);
+    away.feed(&mut feed);
+    away.fetch(|_| true);
+    assert!(away.node.share(EpochNumber(5)).is_some());
+    assert!(!away.node.opens_bundles_of(&away.rounds[&EpochNumber(2)].plan), "the retired epoch's prekey lives on");
+    assert!(erased(&away), "nothing of it opens the epoch any more, and it does not say so");
     assert!(!away.feed(&mut feed).contains(&retire), "it is said again though it is done");
 }
 
@@ -175,13 +169,9 @@ fn a_node_deals_only_after_it_read_the_record_as_dealing() {
     let mut table = Table::new();
     table.genesis();
     let plan = table.reshare_plan(2, 1);
-    let sets: Vec<_> = table.nodes.values().flat_map(|node| node.state.offers.values().cloned()).collect();
     let node = table.nodes.get_mut(&index(4)).unwrap();
     let deals = |said: &[SignedMessage]| said.iter().any(|message| message.body.kind() == MessageKind::Dealing);
     let mut said = node.accept((*plan).clone(), &mut table.rng).unwrap().say;
-    for set in sets {
-        said.extend(node.learn(&Blob::Prekeys(set), &mut table.rng).unwrap().say);
-    }
     assert!(!deals(&said), "it deals though the dealers may be frozen");
     said = node.observe(plan.number, &RoundRecord::opened(), &mut table.rng).unwrap().say;
     assert!(deals(&said), "the record is read as Dealing, and it does not deal");

@@ -38,8 +38,8 @@ struct Fleet {
 }
 
 enum Heard {
-    Said(Blob),
-    Report(v1::Report),
+    Said(Box<Blob>),
+    Report(Box<v1::Report>),
 }
 
 struct NoIssuer;
@@ -121,10 +121,10 @@ impl Fleet {
                 let mut stream = stream.into_inner();
                 while let Ok(Some(item)) = stream.message().await {
                     let heard = match item.item.unwrap() {
-                        v1::follow_item::Item::Report(signed) => Heard::Report(
+                        v1::follow_item::Item::Report(signed) => Heard::Report(Box::new(
                             keyfleet_api::report::verified(&signed, &pin).expect("a report is signed by its node"),
-                        ),
-                        v1::follow_item::Item::Row(row) => Heard::Said(messages::read_row(&row).unwrap()),
+                        )),
+                        v1::follow_item::Item::Row(row) => Heard::Said(Box::new(messages::read_row(&row).unwrap())),
                         v1::follow_item::Item::CaughtUp(_) => continue,
                     };
                     if hear.send((peer, heard)).await.is_err() {
@@ -154,15 +154,15 @@ impl Fleet {
         }
     }
 
-    /// Waits until every node offers prekeys, then plans.
+    /// Waits until every node shows a prekey, then plans.
     async fn plan(&self, operator: &mut Operator) -> Round {
         let mut members = Vec::new();
         for (test, node) in &self.nodes {
             let node = node.as_ref().unwrap();
             let mut published = node.published();
-            let offering = published.wait_for(|published| !published.offers.is_empty());
-            let offers = tokio::time::timeout(Duration::from_secs(60), offering).await.expect("no prekeys on offer");
-            members.push((test.index, node.identity(), offers.unwrap().offers.clone()));
+            let showing = published.wait_for(|published| published.prekey().is_some());
+            let showing = tokio::time::timeout(Duration::from_secs(60), showing).await.expect("no prekey is shown");
+            members.push((test.index, node.identity(), showing.unwrap().prekey().copied()));
         }
         operator.plan(&members)
     }
@@ -185,7 +185,9 @@ impl Fleet {
             let heard = tokio::time::timeout_at(deadline, self.heard.recv()).await;
             let (from, heard) =
                 heard.unwrap_or_else(|_| panic!("the round stands still in {:?}", round.record.phase)).unwrap();
-            if let Heard::Said(Blob::Message(message)) = &heard {
+            if let Heard::Said(blob) = &heard
+                && let Blob::Message(message) = blob.as_ref()
+            {
                 let dealer = match &message.body {
                     Body::Have { dealer, .. } => Some(*dealer),
                     _ => None,

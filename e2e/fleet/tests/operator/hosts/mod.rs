@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::BoxStream;
-use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -20,7 +19,7 @@ use keyfleet_crds::cluster::access::KUBERNETES_ISSUER;
 use keyfleet_crds::convert;
 use keyfleet_crds::epoch::Phase;
 use keyfleet_crds::node::NodeReport;
-use keyfleet_crds::node::report::{IdentityOffer, PrekeySet};
+use keyfleet_crds::node::report::IdentityOffer;
 use keyfleet_crds::values::{self, PublicKey};
 use keyfleet_crds::{KeyEpoch, KmsNode};
 use keyfleet_node::boot::recover::{Parts, start};
@@ -38,8 +37,6 @@ use keyfleet_operator::node_streams::{Followers, Nodes, Target};
 use keyfleet_planner::view::{StreamView, Watched};
 use keyfleet_threshold::identifiers::{ClusterId, EpochNumber, NodeIndex};
 use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
-use keyfleet_threshold::prekey::SignedPrekeySet;
-use keyfleet_threshold::round::Blob;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
@@ -209,7 +206,7 @@ impl Host {
                 _ => {}
             }
             let Some(running) = self.running.get_mut(&index) else { continue };
-            running.tell(&epochs, &listed).await;
+            running.tell(&epochs).await;
             running.report(&nodes, node).await?;
             if let Some(pod) = pod {
                 mark(&pods, pod, running.serves(&epochs)).await?;
@@ -310,7 +307,7 @@ impl Host {
 
 impl Running {
     /// Plans and records, as a watch delivers them.
-    async fn tell(&mut self, epochs: &[KeyEpoch], nodes: &[KmsNode]) {
+    async fn tell(&mut self, epochs: &[KeyEpoch]) {
         let facts = self.node.facts();
         for epoch in epochs {
             let number = epoch.spec.number;
@@ -322,13 +319,6 @@ impl Running {
             let record = convert::record_of(&plan, epoch.status.as_ref()).expect("and records");
             let phase = epoch.status.as_ref().and_then(|status| status.phase);
             let _ = facts.send(Input::Plan((*plan).clone())).await;
-            // The sets that a plan names, also of nodes that are away.
-            for set in
-                nodes.iter().filter_map(|node| node.status.as_ref()?.node.as_ref()).flat_map(|one| &one.prekey_sets)
-            {
-                let set = SignedPrekeySet::decode(&set.signed.0).expect("nodes write sets that decode");
-                let _ = facts.send(Input::Blob(Blob::Prekeys(set))).await;
-            }
             let _ = facts.send(Input::Record(EpochNumber(number), record)).await;
             if phase == Some(Phase::Retired) {
                 let _ = facts.send(Input::Retire(EpochNumber(number))).await;
@@ -339,7 +329,7 @@ impl Running {
     async fn report(&mut self, nodes: &Api<KmsNode>, node: &KmsNode) -> Result<(), kube::Error> {
         let published = self.node.published().borrow().clone();
         let report = self.status(&published);
-        if report.prekey_sets.is_empty() || self.written.as_ref() == Some(&report) {
+        if report.prekey.is_none() || self.written.as_ref() == Some(&report) {
             return Ok(());
         }
         let patch = json!({ "status": { "node": &report } });
@@ -349,23 +339,13 @@ impl Running {
     }
 
     fn status(&self, published: &Published) -> NodeReport {
-        let public = self.identity.public();
-        let offers = published.offers.iter().filter_map(|offer| {
-            let set = offer.verify(&public)?;
-            Some(PrekeySet {
-                number: set.number.0,
-                digest: convert::digest(&set.digest()),
-                last_resort: set.last_resort,
-                signed: ByteString(offer.encode()),
-            })
-        });
         let state = published.state.as_ref();
         NodeReport {
             offer: Some(IdentityOffer {
-                key: values::PinnedKey(public.0),
+                key: values::PinnedKey(self.identity.public().0),
                 proof: values::IdentitySignature(self.identity.offer(self.cluster, self.index).0),
             }),
-            prekey_sets: offers.collect(),
+            prekey: published.prekey().map(convert::prekey),
             active_epoch: state.and_then(|state| state.active).map(|number| number.0),
             highest_number: state.map(|state| state.highest.0).filter(|highest| *highest > 0),
             plan_versions: vec![keyfleet_crds::epoch::PLAN_VERSION],
