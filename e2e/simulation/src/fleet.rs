@@ -45,6 +45,7 @@ impl Fleet {
     pub fn calm_down(&mut self) {
         self.settings = Settings::CALM;
         self.log("the world calms down");
+        self.end_lies();
         self.api_up = true;
         if self.api.now.cluster.spec.paused {
             self.edit(|spec| spec.paused = false);
@@ -57,6 +58,15 @@ impl Fleet {
     pub fn behave(&mut self, index: u32, behaviour: Behaviour) {
         self.log(format!("node {index} is now {behaviour:?}"));
         self.node(index).behave(behaviour);
+    }
+
+    /// Makes every node honest again.
+    pub fn end_lies(&mut self) {
+        let liars =
+            self.nodes.values().filter(|node| node.behaviour != Behaviour::Honest).map(|node| node.index.value());
+        for liar in liars.collect::<Vec<_>>() {
+            self.behave(liar, Behaviour::Honest);
+        }
     }
 
     /// Stops a node until [`Fleet::bring_up`]; its disk stays.

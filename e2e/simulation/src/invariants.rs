@@ -44,6 +44,7 @@ impl Invariants {
                 invariant_secrets_of_ended_rounds_are_gone(node, &process.participant)?;
                 self.invariant_only_durable_words_are_read(node)?;
                 self.invariant_shares_sign(nodes, state)?;
+                invariant_honest_nodes_share_nothing_with_others(nodes, state)?;
             }
             Ok(())
         })();
@@ -63,6 +64,24 @@ impl Invariants {
                 Some(certificate.verify(&point(key).ok()?))
             };
             ensure(read() == Some(true), || format!("the certificate of epoch {number} does not verify"))?;
+        }
+        Ok(())
+    }
+
+    /// Nobody honest is named with evidence: what proves something, proves a lie.
+    pub(crate) fn invariant_only_liars_are_convicted(
+        &self,
+        nodes: &BTreeMap<NodeIndex, Node>,
+        objects: &Objects,
+    ) -> Result<(), String> {
+        let statuses = objects.epochs.values().filter_map(|epoch| Some((epoch.spec.number, epoch.status.as_ref()?)));
+        for (number, status) in statuses {
+            for culprit in status.culprits.iter().filter(|culprit| !culprit.evidence_digests.is_empty()) {
+                let lied = NodeIndex::new(culprit.index).and_then(|index| nodes.get(&index)).is_some_and(|it| it.lied);
+                ensure(lied, || {
+                    format!("epoch {number}: honest node {} is named for {:?}", culprit.index, culprit.fault)
+                })?;
+            }
         }
         Ok(())
     }
@@ -209,6 +228,26 @@ pub(crate) fn invariant_live_nodes_hold_what_is_confirmed_or_stands_in(
             let stands_in = newer.any(|newer| !retired(newer) && lives(newer));
             ensure(stands_in, || {
                 format!("epoch {number} would be Retired, and no newer one is held by its threshold")
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// An honest node discloses what it shares with a dealer only where that dealer lied: whatever was lost, delayed or said by others.
+fn invariant_honest_nodes_share_nothing_with_others(
+    nodes: &BTreeMap<NodeIndex, Node>,
+    state: &PersistentState,
+) -> Result<(), String> {
+    for message in state.attempts.values().flat_map(|attempt| &attempt.outbox) {
+        let complaints = match &message.body {
+            Body::Response(response) => &response.complaints,
+            Body::Late(complaints) => complaints,
+            _ => continue,
+        };
+        for dealer in complaints.iter().map(|complaint| complaint.dealer) {
+            ensure(nodes[&dealer].lied, || {
+                format!("node {} disclosed what it shares with node {dealer}", state.index)
             })?;
         }
     }

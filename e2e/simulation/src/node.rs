@@ -27,6 +27,8 @@ pub struct Node {
     pub process: Option<Process>,
     /// Behaviour towards others.
     pub behaviour: Behaviour,
+    /// True once the node was anything but honest: it may be named for that, also later.
+    pub lied: bool,
     /// Notices that the process gave for a person.
     pub notices: Vec<Notice>,
     /// True when volume and seal are gone for good.
@@ -118,6 +120,7 @@ impl Node {
             disk: Disk::default(),
             process: None,
             behaviour: Behaviour::Honest,
+            lied: false,
             notices: Vec::new(),
             lost: false,
             restored: false,
@@ -224,6 +227,7 @@ impl Node {
     pub(crate) fn behave(&mut self, behaviour: Behaviour) {
         self.changed = true;
         self.behaviour = behaviour;
+        self.lied |= behaviour != Behaviour::Honest;
         if behaviour == Behaviour::Honest {
             let lineage = self.disk.outbox.lineage + 1;
             self.disk.outbox = Outbox { lineage, ..Outbox::default() };

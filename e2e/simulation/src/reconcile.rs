@@ -93,7 +93,10 @@ impl Fleet {
             }
         }
         let holds = invariants::check(&before, &self.api.now).map_err(|broken| broken.to_string());
-        if let Err(broken) = holds.and_then(|()| self.invariants.invariant_certificates_verify(&self.api.now)) {
+        let holds = holds.and_then(|()| self.invariants.invariant_certificates_verify(&self.api.now));
+        if let Err(broken) =
+            holds.and_then(|()| self.invariants.invariant_only_liars_are_convicted(&self.nodes, &self.api.now))
+        {
             self.fail(&broken);
         }
         self.start_pods();

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use keyfleet_threshold::identifiers::NodeIndex;
+use keyfleet_adversary::Behaviour;
+use keyfleet_threshold::identifiers::{EpochNumber, NodeIndex};
 
+use crate::node::living_holders;
 use crate::settings::Settings;
 use crate::world::Fleet;
 
@@ -72,6 +74,7 @@ fn life(fleet: &mut Fleet) {
     fleet.settings = rough;
     let changes = if is_long(fleet.seed) { LONG_CHANGES } else { 1 + fleet.random(3) };
     for _ in 0..changes {
+        fleet.end_lies();
         change(fleet);
         let blocks = 1 + fleet.random(20);
         fleet.run_blocks(blocks);
@@ -90,7 +93,7 @@ fn change(fleet: &mut Fleet) {
     let victim = receivers[at];
     let spec = &fleet.api.now.cluster.spec;
     let (nodes, paused) = (spec.nodes, spec.paused);
-    match fleet.random(9) {
+    match fleet.random(10) {
         0 if may_be_destroyed(fleet, victim) => {
             fleet.count("act: a node is destroyed and replaced");
             fleet.lose(victim);
@@ -129,6 +132,11 @@ fn change(fleet: &mut Fleet) {
             fleet.api.request_reshare(&word);
             fleet.log("the user asks for a reshare");
         }
+        8 if !is_lost(fleet, victim) => {
+            let behaviour = lie(fleet, &receivers);
+            fleet.count("fault: a node lies");
+            fleet.behave(victim, behaviour);
+        }
         _ => {}
     }
     // What the user wrote before fits the new size, or the API server would refuse it.
@@ -147,8 +155,33 @@ fn is_lost(fleet: &Fleet, index: u32) -> bool {
     NodeIndex::new(index).and_then(|index| fleet.nodes.get(&index)).is_some_and(|node| node.lost)
 }
 
-/// No more than n−t receivers of any epoch that is kept are ever destroyed: that much is promised.
+/// Draws a lie, about another receiver where it is about somebody.
+fn lie(fleet: &mut Fleet, receivers: &[u32]) -> Behaviour {
+    let at = usize::try_from(fleet.random(receivers.len() as u64)).expect("small");
+    let other = NodeIndex::new(receivers[at]).expect("indices start at one");
+    match fleet.random(7) {
+        0 => Behaviour::MuteDealer,
+        1 => Behaviour::LyingDealer { victim: other },
+        2 => Behaviour::ForeignConstant,
+        3 => Behaviour::Equivocator,
+        4 => Behaviour::FalseComplainer { accused: other },
+        5 => Behaviour::Saboteur,
+        _ => Behaviour::Silent,
+    }
+}
+
+/// No more than n−t receivers of any epoch that is kept are ever destroyed: that much is promised. Whoever was cheated while it was
+/// away counts among these until it holds the newest epoch, so once somebody has lied a threshold of living holders must remain.
 fn may_be_destroyed(fleet: &Fleet, victim: u32) -> bool {
+    let has_lied = fleet.nodes.values().any(|node| node.lied);
+    let remain = |number: u64| {
+        let holders = living_holders(&fleet.nodes, EpochNumber(number));
+        holders.iter().filter(|holder| holder.value() != victim).count()
+    };
+    let served = || fleet.api.now.served();
+    if has_lied && served().any(|(number, epoch)| remain(number) < epoch.spec.threshold as usize) {
+        return false;
+    }
     fleet.api.now.served().all(|(_, epoch)| {
         let receivers = epoch.spec.receivers.iter().map(|receiver| receiver.index);
         let gone = receivers.filter(|index| *index == victim || is_lost(fleet, *index)).count();

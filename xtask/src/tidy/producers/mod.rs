@@ -2,7 +2,7 @@
 //!
 //! A name that only its definition and tests know is found. Reading it is no production: code has to set it.
 //! [`kinds`] looks at the kinds' fields and values by way of their [`types`], [`messages`] at
-//! those of gRPC, [`metrics`] at metrics.
+//! those of gRPC, [`metrics()`] at metrics.
 
 mod kinds;
 mod messages;
