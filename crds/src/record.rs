@@ -12,8 +12,10 @@ use crate::epoch::status::{Certificate, FrozenDealer, FrozenResponse, Holder};
 use crate::epoch::{KeyEpochSpec, RoundKind};
 use crate::values::{ClusterId, Digest, PinnedKey, PublicKey};
 
-/// The format version that this release writes; it reads no other.
-pub const FORMAT: u32 = 1;
+/// Format of [`RECORD_KEY`] that this release writes; it reads no other. The second holds plans of the second version.
+pub const RECORD_FORMAT: u32 = 2;
+/// Format of [`CLIENT_KEY`] that this release writes; it reads no other.
+pub const CLIENT_FORMAT: u32 = 1;
 /// The ConfigMap's key for the whole record.
 pub const RECORD_KEY: &str = "record.json";
 /// The ConfigMap's key for callers.
@@ -132,12 +134,14 @@ pub enum RecordError {
     #[error("the ConfigMap has no key {0:?}: it is not a Keyfleet record; restore it from a backup")]
     Missing(&'static str),
     /// Another release wrote it.
-    #[error("{key} has format {found}, this release reads {FORMAT}: use the release that wrote it, or a newer one")]
+    #[error("{key} has format {found}, this release reads {known}: use the release that wrote it, or a newer one")]
     Format {
         /// The ConfigMap's key.
         key: &'static str,
         /// The format found.
         found: u64,
+        /// The format that this release reads.
+        known: u32,
     },
     /// The text does not parse.
     #[error("{key} is not a record: {source}; restore the ConfigMap from a backup")]
@@ -153,8 +157,8 @@ impl Record {
     /// The ConfigMap's data: the record, and for callers their part as soon as there is a key.
     #[must_use]
     pub fn to_data(&self) -> BTreeMap<String, String> {
-        let client = self.client().map(|client| (CLIENT_KEY.to_owned(), write(&client)));
-        [(RECORD_KEY.to_owned(), write(self))].into_iter().chain(client).collect()
+        let client = self.client().map(|client| (CLIENT_KEY.to_owned(), write(&client, CLIENT_FORMAT)));
+        [(RECORD_KEY.to_owned(), write(self, RECORD_FORMAT))].into_iter().chain(client).collect()
     }
 
     /// The record in a ConfigMap's data.
@@ -162,7 +166,7 @@ impl Record {
     /// # Errors
     /// When the key is missing, of another format, or malformed.
     pub fn from_data(data: &BTreeMap<String, String>) -> Result<Self, RecordError> {
-        read(data, RECORD_KEY)
+        read(data, RECORD_KEY, RECORD_FORMAT)
     }
 
     /// The callers' part; none before there is a key.
@@ -196,26 +200,30 @@ impl ClientRecord {
     /// # Errors
     /// When the key is missing (no key was generated yet), of another format, or malformed.
     pub fn from_data(data: &BTreeMap<String, String>) -> Result<Self, RecordError> {
-        read(data, CLIENT_KEY)
+        read(data, CLIENT_KEY, CLIENT_FORMAT)
     }
 }
 
-fn write(value: &impl Serialize) -> String {
+fn write(value: &impl Serialize, format: u32) -> String {
     let mut json = serde_json::to_value(value).expect("records have text keys only");
     if let Value::Object(fields) = &mut json {
-        fields.insert("format".into(), FORMAT.into());
+        fields.insert("format".into(), format.into());
     }
     format!("{json:#}")
 }
 
-fn read<T: for<'de> Deserialize<'de>>(data: &BTreeMap<String, String>, key: &'static str) -> Result<T, RecordError> {
+fn read<T: for<'de> Deserialize<'de>>(
+    data: &BTreeMap<String, String>,
+    key: &'static str,
+    known: u32,
+) -> Result<T, RecordError> {
     let invalid = |source| RecordError::Invalid { key, source };
     let text = data.get(key).ok_or(RecordError::Missing(key))?;
     let mut json: Value = serde_json::from_str(text).map_err(invalid)?;
     let format = json.as_object_mut().and_then(|fields| fields.remove("format")).and_then(|format| format.as_u64());
     match format.unwrap_or(0) {
-        found if found == u64::from(FORMAT) => serde_json::from_value(json).map_err(invalid),
-        found => Err(RecordError::Format { key, found }),
+        found if found == u64::from(known) => serde_json::from_value(json).map_err(invalid),
+        found => Err(RecordError::Format { key, found, known }),
     }
 }
 
@@ -224,14 +232,14 @@ mod tests {
     use super::*;
 
     fn record() -> Record {
-        let fixture = include_str!("../fixtures/record-v1.json");
+        let fixture = include_str!("../fixtures/record-v2.json");
         Record::from_data(&BTreeMap::from([(RECORD_KEY.to_owned(), fixture.to_owned())])).unwrap()
     }
 
     /// The frozen bytes: a change here is a new format, not a new fixture.
     #[test]
     fn a_record_is_written_as_the_fixture_says() {
-        assert_eq!(record().to_data()[RECORD_KEY].trim(), include_str!("../fixtures/record-v1.json").trim());
+        assert_eq!(record().to_data()[RECORD_KEY].trim(), include_str!("../fixtures/record-v2.json").trim());
     }
 
     /// seed: 001-47
@@ -254,11 +262,11 @@ mod tests {
     #[test]
     fn another_format_or_an_unknown_field_is_refused() {
         let with = |key: &str, value: Value| {
-            let mut json: Value = serde_json::from_str(include_str!("../fixtures/record-v1.json")).unwrap();
+            let mut json: Value = serde_json::from_str(include_str!("../fixtures/record-v2.json")).unwrap();
             json[key] = value;
             Record::from_data(&BTreeMap::from([(RECORD_KEY.to_owned(), json.to_string())])).unwrap_err()
         };
-        assert!(matches!(with("format", 2.into()), RecordError::Format { found: 2, .. }));
+        assert!(matches!(with("format", 1.into()), RecordError::Format { found: 1, .. }), "a plan of version 1");
         assert!(matches!(with("format", Value::Null), RecordError::Format { found: 0, .. }));
         assert!(matches!(with("surprise", 1.into()), RecordError::Invalid { .. }));
     }

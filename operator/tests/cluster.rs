@@ -281,7 +281,7 @@ async fn with_a_record_present_no_key_is_made() {
     let status = operator.status().await;
     assert!(status.cluster_id.is_none(), "no id is minted beside a record that cannot be read");
     assert!(status.reason.as_ref().is_some_and(|why| why.contains("keys-record")), "{:?}", status.reason);
-    let fixture = include_str!("../../crds/fixtures/record-v1.json");
+    let fixture = include_str!("../../crds/fixtures/record-v2.json");
     let readable = json!({ "data": { "record.json": fixture } });
     records.patch("keys-record", &PatchParams::default(), &Patch::Merge(&readable)).await.expect("a ConfigMap");
     let recorded: serde_json::Value = serde_json::from_str(fixture).unwrap();

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use keyfleet_api::wire::{self, FleetRecord, record};
 use keyfleet_crds::names;
-use keyfleet_crds::record::{CLIENT_KEY, FORMAT, RECORD_KEY, Record};
+use keyfleet_crds::record::{CLIENT_FORMAT, CLIENT_KEY, RECORD_KEY, Record};
 
 #[test]
 fn host_names_are_made_of_the_objects_names() {
@@ -18,8 +18,8 @@ fn host_names_are_made_of_the_objects_names() {
 /// The operator writes a record with `crds`, callers read it with `api`.
 #[test]
 fn callers_read_the_record_that_the_operator_writes() {
-    assert_eq!((CLIENT_KEY, FORMAT), (record::FILE, record::FORMAT));
-    let fixture = include_str!("../../../crds/fixtures/record-v1.json");
+    assert_eq!((CLIENT_KEY, CLIENT_FORMAT), (record::FILE, record::FORMAT));
+    let fixture = include_str!("../../../crds/fixtures/record-v2.json");
     let whole = Record::from_data(&BTreeMap::from([(RECORD_KEY.to_owned(), fixture.to_owned())])).unwrap();
     let written = whole.to_data()[CLIENT_KEY].clone();
     let read = FleetRecord::parse(&written).unwrap();
