@@ -36,7 +36,7 @@ pub enum ConvertError {
 /// # Errors
 /// When it is of another version, or nodes would refuse it.
 pub fn plan_of(spec: &KeyEpochSpec) -> Result<ValidPlan, ConvertError> {
-    if spec.plan_version != PlanVersion::V2.number() {
+    if spec.plan_version != PlanVersion::NEWEST.number() {
         return Err(ConvertError::PlanVersion(spec.plan_version));
     }
     let origin = match (&spec.source, spec.old_threshold, spec.expected_public_key) {

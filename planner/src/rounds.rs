@@ -16,7 +16,7 @@ use keyfleet_threshold::coordination::planning::{self, choose_source};
 use keyfleet_threshold::coordination::{FleetView, KeptEpoch, NodeView, PlanningError, boundary};
 use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, Threshold};
 use keyfleet_threshold::identity::IdentityPublicKey;
-use keyfleet_threshold::plan::{Deadlines, ValidPlan};
+use keyfleet_threshold::plan::{Deadlines, PlanVersion, ValidPlan};
 use keyfleet_threshold::prekey::SignedPrekey;
 
 use crate::key_epoch::{self, Moment, MoveError};
@@ -51,7 +51,7 @@ pub enum NotStartedError {
     #[error("node {0} has not offered an identity key yet; look at its pod")]
     NoIdentity(u32),
     /// Nodes speak no common version.
-    #[error("no plan version is known to all nodes: bring them to one image")]
+    #[error("too few nodes know the plans of this operator: bring operator and nodes to one release")]
     VersionsDiffer,
     /// After failures, some time passes.
     #[error("the next attempt is made at block {0}")]
@@ -380,9 +380,10 @@ fn plan(facts: &Facts<'_>, reservation: &Reservation) -> Result<ValidPlan, NotSt
 
 /// Tells whether a node understands the plans that this operator writes. One that has not said yet is taken at its image.
 fn knows_plans(state: &State, index: NodeIndex) -> bool {
-    state.nodes.get(&index.value()).is_some_and(|node| {
-        node.plan_versions.is_empty() || node.plan_versions.contains(&keyfleet_crds::epoch::PLAN_VERSION)
-    })
+    state
+        .nodes
+        .get(&index.value())
+        .is_some_and(|node| node.plan_versions.is_empty() || node.plan_versions.contains(&PlanVersion::NEWEST.number()))
 }
 
 /// Nodes that the next round does not wait for: whoever was guilty or mute in the last attempt. They deal and receive all the same.

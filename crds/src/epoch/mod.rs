@@ -14,9 +14,6 @@ use crate::rules::{only_rises, written_once};
 use crate::values::{ClusterId, Digest, PinnedKey, PublicKey};
 pub use status::{KeyEpochStatus, Phase};
 
-/// The highest `planVersion` that this release writes.
-pub const PLAN_VERSION: u16 = 1;
-
 /// One attempt at a round. Its spec is the plan: immutable, complete, without defaults.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[kube(

@@ -180,7 +180,7 @@ impl StatusWriter {
         let mut now = NodeReport {
             problems: self.problems.all(),
             key_encryption_id: Some(self.key_encryption_id.clone()),
-            plan_versions: vec![PlanVersion::V2.number()],
+            plan_versions: vec![PlanVersion::NEWEST.number()],
             version: Some(env!("CARGO_PKG_VERSION").to_owned()),
             ..present.clone()
         };

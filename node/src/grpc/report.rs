@@ -106,7 +106,7 @@ pub(crate) fn report(published: &Published, identity: &IdentityPublicKey) -> Opt
         newest_certificate: newest,
         held: held.collect(),
         nodes: state.pins.iter().map(node).collect(),
-        plan_versions: vec![PlanVersion::V2.number().into()],
+        plan_versions: vec![PlanVersion::NEWEST.number().into()],
         version: env!("CARGO_PKG_VERSION").to_owned(),
         challenge: Vec::new(),
         made_at_ms: 0,

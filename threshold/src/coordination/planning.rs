@@ -171,7 +171,7 @@ fn finish(
     let receiver =
         |node: &NodeView| Receiver { index: node.index, identity: node.identity, prekey: usable(view, node) };
     let plan = Plan {
-        version: PlanVersion::V2,
+        version: PlanVersion::NEWEST,
         cluster: view.cluster,
         number: view.number,
         origin,

@@ -30,6 +30,9 @@ pub enum PlanVersion {
 }
 
 impl PlanVersion {
+    /// The version that this release writes.
+    pub const NEWEST: Self = Self::V2;
+
     /// The version's number as it is encoded.
     #[must_use]
     pub fn number(self) -> u16 {

@@ -37,6 +37,7 @@ use keyfleet_operator::node_streams::{Followers, Nodes, Target};
 use keyfleet_planner::view::{StreamView, Watched};
 use keyfleet_threshold::identifiers::{ClusterId, EpochNumber, NodeIndex};
 use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
+use keyfleet_threshold::plan::PlanVersion;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
@@ -348,7 +349,7 @@ impl Running {
             prekey: published.prekey().map(convert::prekey),
             active_epoch: state.and_then(|state| state.active).map(|number| number.0),
             highest_number: state.map(|state| state.highest.0).filter(|highest| *highest > 0),
-            plan_versions: vec![keyfleet_crds::epoch::PLAN_VERSION],
+            plan_versions: vec![PlanVersion::NEWEST.number()],
             ..NodeReport::default()
         }
     }
