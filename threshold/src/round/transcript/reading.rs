@@ -1,4 +1,4 @@
-//! What a transcript knows.
+//! Reading a transcript: its plan, the messages that were heard, and what they prove.
 
 use std::collections::BTreeMap;
 
