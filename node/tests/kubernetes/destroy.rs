@@ -45,7 +45,7 @@ async fn a_destroyed_fleet_leaves_no_secret_and_proves_it() {
             let waiting: Vec<_> = all.iter().filter(|node| erasure(node) != Some(Erasure::Proven)).collect();
             let reason = fleet.cluster().await.status.and_then(|status| status.reason).unwrap_or_default();
             let [last] = waiting.as_slice() else { return false };
-            last.spec.index == 4 && erasure(last) == Some(Erasure::Pending) && reason.contains("nodes [4]")
+            last.spec.index == 4 && erasure(last) == Some(Erasure::Pending) && reason.contains("seals: 4.")
         })
         .await;
     for index in 1..=3 {

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use keyfleet_crds::record::Record;
 use keyfleet_crds::values::ClusterId;
 use keyfleet_crds::{KmsClusterSpec, KmsClusterStatus, KmsNodeSpec};
+use keyfleet_threshold::plan::PlanVersion;
 
 use crate::key_epoch;
 use crate::state::{BlockError, Cluster, Epoch, Lag, Node, Recorded, Retention, State};
@@ -324,6 +325,6 @@ fn new_node(spec: KmsNodeSpec, version: String) -> Node {
         position: None,
         lag: Lag::default(),
         erased: false,
-        plan_versions: vec![1],
+        plan_versions: vec![PlanVersion::NEWEST.number()],
     }
 }

@@ -377,3 +377,26 @@ fn the_budget_keeps_the_higher_of_both_thresholds() {
         assert_eq!(crate::rollout::min_available(&state), kept, "{now}, then {next}, then {wanted}");
     }
 }
+
+/// No node stops a round by what it writes into its own status: it is planned without a prekey, and the others get their shares.
+#[test]
+fn a_node_that_knows_no_plan_of_ours_costs_nobody_a_round() {
+    let (model, steady) = steady();
+    let boundary = steady.cluster.status.last_processed_boundary.unwrap() + model.interval();
+    let mut due = State { block: Ok(boundary), last_block: boundary, ..steady };
+    let first = *due.nodes.keys().next().unwrap();
+    due.nodes.get_mut(&first).unwrap().plan_versions = vec![99];
+    let reserved = decide(&due).actions.into_iter().find_map(|action| match action {
+        Action::UpdateCluster { status, .. } => status.reservation.is_some().then_some(*status),
+        _ => None,
+    });
+    due.cluster.status = reserved.expect("the boundary reserves a number");
+    let planned = decide(&due).actions.into_iter().find_map(|action| match action {
+        Action::CreateEpoch(spec) => Some(spec),
+        _ => None,
+    });
+    let planned = planned.expect("one node's word stopped the round");
+    let sealed: Vec<_> = planned.receivers.iter().filter(|receiver| receiver.prekey.is_some()).collect();
+    assert_eq!(sealed.len() + 1, planned.receivers.len(), "the others are sealed to");
+    assert!(planned.dealers.iter().any(|dealer| dealer.index == first), "and it deals like everyone");
+}
