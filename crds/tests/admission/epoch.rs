@@ -26,16 +26,20 @@ fn epoch(number: u64) -> Value {
     json!({
         "apiVersion": "keyfleet.dev/v1alpha1", "kind": "KeyEpoch", "metadata": {"name": format!("keys-{number}")},
         "spec": {
-            "planVersion": 1, "clusterId": ID, "number": number, "kind": "Reshare", "block": 100,
+            "planVersion": 2, "clusterId": ID, "number": number, "kind": "Reshare", "block": 100,
             "source": {"number": 1, "planDigest": hex(0x70, 32), "vectorDigest": hex(0x71, 32)},
             "oldThreshold": 3, "threshold": 3, "minHolders": 3,
             "dealers": members(&|_| json!({})),
-            "receivers": members(&|index| json!({"prekeySet": 1, "prekeyDigest": hex(0x80 + index, 32)})),
+            "receivers": members(&|index| json!({"prekey": prekey(1, 0x80 + index)})),
             "expected": [1, 2, 3],
             "deadlines": {"dealingBlocks": 2, "verifyingBlocks": 2, "preparingBlocks": 2, "certifyingBlocks": 2},
             "expectedPublicKey": hex(0xa1, 96),
         },
     })
+}
+
+fn prekey(number: u64, byte: u8) -> Value {
+    json!({"number": number, "publicKey": hex(byte, 48), "signature": hex(byte, 64)})
 }
 
 /// seed: 002-01
@@ -177,9 +181,8 @@ async fn a_hundred_nodes_fit() {
     plan["spec"]["threshold"] = json!(67);
     plan["spec"]["minHolders"] = json!(67);
     plan["spec"]["dealers"] = list(&|index| json!({"index": index, "identityKey": hex(index, 32)}));
-    plan["spec"]["receivers"] = list(
-        &|index| json!({"index": index, "identityKey": hex(index, 32), "prekeySet": 9, "prekeyDigest": hex(index, 32)}),
-    );
+    plan["spec"]["receivers"] =
+        list(&|index| json!({"index": index, "identityKey": hex(index, 32), "prekey": prekey(9, index)}));
     plan["spec"]["expected"] = list(&|index| json!(index));
     let made = epochs.create(&plan).await;
     let status = json!({
