@@ -197,7 +197,8 @@ async fn a_hundred_nodes_fit() {
     let made = accepted("a full record", epochs.update_status(&with(&made, "/status", status)).await);
     let made = accepted("the same again", epochs.update_status(&with(&made, "/status/held", json!("100/100"))).await);
     let bytes = made.to_string().len();
-    assert!(bytes < 100_000, "a KeyEpoch of a hundred nodes has {bytes} bytes");
+    // Of these, 28 kB are the receivers' signed prekeys, which the nodes' own statuses carried before, 2.8 kB each.
+    assert!(bytes < 120_000, "a KeyEpoch of a hundred nodes has {bytes} bytes");
 }
 
 /// The API server takes everything that the types write, and gives it back unchanged.
