@@ -101,7 +101,7 @@ impl VerifiedBundle {
     /// Opens the share of `receiver`.
     ///
     /// # Errors
-    /// The reason why there is none.
+    /// When nothing was sealed to the receiver, the secret is another one, or the share is bad.
     pub fn open(
         &self,
         plan: &ValidPlan,

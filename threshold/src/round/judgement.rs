@@ -67,7 +67,7 @@ impl Transcript {
     /// Judges the frozen dealers by the frozen responses: a pure function of both and of the bundles they name.
     ///
     /// # Errors
-    /// What is missing, or the dealer under which the record froze something else than its bundle.
+    /// When messages that the record names are missing, or it froze under a dealer what is not its bundle.
     pub fn judge(&self, dealers: &FrozenDigests, responses: &FrozenDigests) -> Result<Judgement, JudgeError> {
         let missing = self.missing_evidence(dealers, responses);
         if !missing.is_empty() {

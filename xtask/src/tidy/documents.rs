@@ -177,7 +177,7 @@ fn filled(template: &str) -> String {
     filled
 }
 
-/// Returns true for a word that can only be a subcommand: no placeholder, no path.
+/// Returns true for a word that can only be a subcommand: neither an argument nor a path.
 fn plain(word: &str) -> bool {
     word != "help" && word.chars().all(|one| one.is_ascii_lowercase() || one == '-')
 }
