@@ -88,7 +88,7 @@ fn other_dealing(process: &Participant, message: &SignedMessage, foreign: bool) 
 }
 
 /// Shifts the share of the victim, and proves possession over the changed bundle with the dealer's own secrets. Written from
-/// `docs/formats.md`, as a stranger's dealer would be.
+/// `docs/protocol.md`, as a stranger's dealer would be.
 fn cheat(process: &Participant, message: &SignedMessage, honest: &Dealing, victim: NodeIndex) -> Option<Dealing> {
     let (number, attempt) = attempt_of(process, message)?;
     let at = attempt.plan.receivers.iter().position(|receiver| receiver.index == victim)?;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`producers`] | code sets every condition, reason, status field, label and metric that the API has, and reads every field of a spec |
 //! | [`documents`] | every command, field, metric, path and link that a text names exists; one sentence on maturity |
+//! | [`protocol`] | the specification of the protocol names for each check a function and a test that exist |
 //! | [`references`] | paths and links lead to something that exists |
 //! | [`words`] | comments open with a verb or noun; no calques, also not in messages |
 //! | [`dependencies`] | crates depend on each other one way, and pure ones stay pure |
@@ -17,6 +18,7 @@ mod documents;
 mod figures;
 mod modules;
 mod producers;
+mod protocol;
 mod references;
 mod shape;
 mod source;
@@ -70,6 +72,7 @@ pub(crate) fn check() -> Result<()> {
     let mut found = Vec::new();
     producers::check(&tree, &mut found);
     documents::check(&tree, &mut found);
+    protocol::check(&tree, &mut found);
     words::check(&tree, &mut found);
     shape::check(&tree, &mut found);
     modules::check(&tree, &mut found);

@@ -1,8 +1,8 @@
 //! Rounds at a table: participants in one room, hand by hand, so that a test can do what no network would.
 //!
 //! `attacks` is what an adversary tries, `complaints` what proves a bad share and what does not, `dealers` what a dealer may try, `participants` what a node accepts and remembers, `messages` what travels and what it
-//! proves to those outside, `returns` what a node needs that was away. `checks` misses, one by one, the checks that
-//! `docs/protocol-checks.md` lists; `vectors` plays what another program computed.
+//! proves to those outside, `returns` what a node needs that was away. `checks` and `records` miss, one by one, the
+//! checks that `docs/protocol-checks.md` lists; `vectors` plays what another program computed.
 
 mod attacks;
 mod checks;
@@ -10,6 +10,7 @@ mod complaints;
 mod dealers;
 mod messages;
 mod participants;
+mod records;
 mod returns;
 mod vectors;
 

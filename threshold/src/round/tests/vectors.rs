@@ -78,7 +78,7 @@ fn digests(value: &Value) -> FrozenDigests {
     FrozenDigests::new(items(value).map(|one| (node(&one["index"]), Digest(array(&one["digest"])))).collect()).unwrap()
 }
 
-/// The prekey's secret of a node in a plan of the fleet.
+/// Returns the secret of the prekey that a plan of the fleet names for a node.
 fn prekey_of(fleet: &Value, plan: &ValidPlan, receiver: NodeIndex) -> PrekeySecret {
     let named = plan.receiver(receiver).unwrap().prekey.unwrap();
     let of_node = items(&fleet["nodes"]).find(|one| node(&one["index"]) == receiver).unwrap();
@@ -90,7 +90,7 @@ fn prekey_of(fleet: &Value, plan: &ValidPlan, receiver: NodeIndex) -> PrekeySecr
     secret
 }
 
-/// What is heard in a round of the fleet, and the source that it reshares.
+/// Hears all messages of a round of the fleet, with the source that it reshares.
 fn transcript(fleet: &Value, round: &Value) -> Transcript {
     let plan = plan(round);
     let source = plan.source().map(|_| vector(&fleet["rounds"][0]["vector"]));
@@ -233,7 +233,8 @@ fn sharing_and_certificate_agree_with_another_program() {
         assert_eq!(judgement.frozen.qualified, qualified);
         assert_eq!(judgement.frozen.digest(&plan.digest()), Digest(array(&frozen["frozenDigest"])));
         let combined = judgement.combine(&transcript).unwrap();
-        let weights: Vec<_> = items(&round["weights"]).map(|one| (node(&one["dealer"]), scalar(&one["weight"]))).collect();
+        let weights: Vec<_> =
+            items(&round["weights"]).map(|one| (node(&one["dealer"]), scalar(&one["weight"]))).collect();
         assert!(combined.weights == weights, "the weights of the qualified");
         assert!(combined.vector == vector(&round["vector"]), "the joint vector");
         assert_eq!(combined.vector.digest(), Digest(array(&round["vectorDigest"])));
