@@ -5,7 +5,8 @@ use crate::coordination::{Decision, FailReason, decide};
 use crate::curve::G1;
 use crate::identifiers::{Digest, EpochNumber};
 use crate::plan::{FrozenDigests, Origin, Plan, ValidPlan};
-use crate::purpose::Certificate;
+use crate::polynomial::lagrange_at_zero;
+use crate::purpose::{Certificate, Purpose};
 use crate::round::*;
 
 const DIGEST: Digest = Digest([1; 32]);
@@ -150,14 +151,23 @@ fn a_certificate_of_another_round_or_key_activates_nothing() {
     }
     let active = step(&table, &plan, &record);
     let good = active.certificate.unwrap();
-    let node = table.nodes.get_mut(&index(3)).unwrap();
+    // Whatever the names are, the cluster's own key has signed them.
+    let signed = |certificate: Certificate| {
+        let Certificate { cluster, number, plan: of, vector, .. } = certificate;
+        let point = Purpose::certificate(cluster, &of, &vector, number).point();
+        let signers = [1, 2, 3].map(index);
+        let partials = signers.map(|signer| point.times_secret(table.nodes[&signer].share(plan.number).unwrap()));
+        Certificate { signature: G1::sum_of_products(&partials, &lagrange_at_zero(&signers)), ..certificate }
+    };
+    assert_eq!(signed(good), good);
     let others = [
-        ("cluster", Certificate { cluster: crate::identifiers::ClusterId([9; 16]), ..good }),
-        ("number", Certificate { number: EpochNumber(3), ..good }),
-        ("plan", Certificate { plan: DIGEST, ..good }),
-        ("vector", Certificate { vector: DIGEST, ..good }),
+        ("cluster", signed(Certificate { cluster: crate::identifiers::ClusterId([9; 16]), ..good })),
+        ("number", signed(Certificate { number: EpochNumber(3), ..good })),
+        ("plan", signed(Certificate { plan: DIGEST, ..good })),
+        ("vector", signed(Certificate { vector: DIGEST, ..good })),
         ("signature", Certificate { signature: G1::generator(), ..good }),
     ];
+    let node = table.nodes.get_mut(&index(3)).unwrap();
     for (name, certificate) in others {
         let lie = RoundRecord { certificate: Some(certificate), ..active.clone() };
         let outputs = node.observe(plan.number, &lie, &mut table.rng).unwrap();
