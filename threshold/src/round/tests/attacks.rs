@@ -147,11 +147,13 @@ fn a_replayed_bundle_or_proof_does_not_fit_another_plan_or_dealer() {
     other.number = EpochNumber(2);
     let other = other.validate().unwrap();
     let old = deal(&plan, 4);
+    let mut of_another = Dealing { proof: deal(&other, 2).proof, ..deal(&other, 4) };
+    prove(&other, 4, &mut of_another);
     let replays = [
         (4, old.clone(), "of another plan"),
         (5, deal(&other, 4), "of another dealer"),
         (4, Dealing { possession: old.possession, ..deal(&other, 4) }, "with the possession of another plan"),
-        (4, Dealing { proof: deal(&other, 2).proof, ..deal(&other, 4) }, "with the proof of another dealer"),
+        (4, of_another, "with the proof of another dealer"),
     ];
     for (dealer, dealing, name) in replays {
         let mut transcript = Transcript::new(other.clone(), None);

@@ -30,7 +30,10 @@ fn a_rushing_dealer_at_genesis_cannot_cancel_the_others() {
     own.vector = VerificationVector::new(commitments).unwrap();
     assert!(G2::sum(&[&others[..], &[cancelling]].concat()) == known, "the adversary would know the whole key");
     for proof in [own.proof, honest[0].proof] {
-        let rushed = say(&plan, 5, Body::Dealing(Dealing { proof, ..own.clone() }));
+        // It knows the secret under which its shares are sealed; the constant term is what it does not know.
+        let mut rushed = Dealing { proof, ..own.clone() };
+        super::prove(&plan, 5, &mut rushed);
+        let rushed = say(&plan, 5, Body::Dealing(rushed));
         assert_eq!(
             transcript.clone().hear(&rushed),
             Err(MessageError::BadBundle(index(5), DealingError::Possession)),

@@ -219,6 +219,10 @@ fn a_bundle_that_too_few_have_is_not_frozen() {
     for bundle in &bundles[..2] {
         transcript.hear(&have(3, bundle)).unwrap();
     }
+    // What others say of dealer 5 is about another bundle than its own.
+    for receiver in [3, 4, 5] {
+        transcript.hear(&say(&plan, receiver, Body::Have { dealer: index(5), bundle: DIGEST })).unwrap();
+    }
     let record = RoundRecord::opened();
     let few = Decision::Fail(FailReason::TooFewDealers { dealt: 2, needed: 3 });
     assert_eq!(decide(&view(&transcript, &record, 2)), Some(few));
@@ -290,4 +294,21 @@ fn an_audit_asks_who_was_prepared() {
     assert_eq!(audit::audit(&whole, &record).unwrap().prepared.len(), 4);
     let missing = audit::audit(&without, &record);
     assert_eq!(missing, Err(audit::AuditError::TooFewPrepared { prepared: 3, needed: 4 }));
+}
+
+/// A receiver that could not open its shares prepares nothing, and a phase closes without it before its deadline.
+#[test]
+fn nobody_waits_for_who_could_not_open() {
+    let mut table = Table::new();
+    table.genesis();
+    let mut plan: Plan = (*table.reshare_plan(2, 1)).clone();
+    plan.receivers[3].prekey = None;
+    let plan = plan.validate().unwrap();
+    table.accept(&plan);
+    let mut record = RoundRecord::opened();
+    while record.phase != Phase::Active {
+        record = step(&table, &plan, &record);
+        table.observe(plan.number, &record);
+    }
+    assert!(!kinds(&table.nodes[&index(4)], plan.number).contains(&MessageKind::Prepared));
 }
