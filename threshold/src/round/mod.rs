@@ -4,10 +4,13 @@
 //! |---|---|---|
 //! | Dealing | dealers: a [`Dealing`](dealing) of their secret | |
 //! | Freezing | receivers: `Have` for each bundle that looks valid | `dealers`: those with n−t+1 `Have`s |
-//! | Verifying | receivers: a [`Response`], with complaints that reveal a key | `responses`, and `qualified` as follows from them |
+//! | Verifying | receivers: a [`Response`], with complaints about bad shares | `responses`, and `qualified` as follows from them |
 //! | Preparing | receivers: `Prepared`, once the share is durable | |
 //! | Certifying | receivers: a partial signature with the new share | the certificate: active |
 //! | Active | receivers: `Holds`; after retirement `Erased` | |
+//!
+//! `docs/protocol.md` specifies it for a second implementation; `docs/protocol-checks.md` lists every check, with the function here
+//! that makes it.
 //!
 //! Messages travel on channels that need no secrecy (shares are sealed to prekeys) and need not be reliable (everything is
 //! content-addressed and said again on request). The mathematics is joint Feldman sharing for genesis and Desmedt–Jajodia
