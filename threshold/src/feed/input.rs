@@ -1,8 +1,8 @@
 //! One fact for a participant.
 
-use crate::identifiers::{Block, EpochNumber};
+use crate::identifiers::{Block, EpochNumber, NodeIndex};
 use crate::plan::Plan;
-use crate::round::{Blob, Contradiction, MessageError, Refusal, RetireError, RoundRecord};
+use crate::round::{Blob, Contradiction, MessageError, Refusal, RetireError, RoundRecord, ShownEpoch, ShownError};
 
 /// A fact. Facts may come in any order and be repeated.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -14,6 +14,8 @@ pub enum Input {
     Record(EpochNumber, RoundRecord),
     /// A peer said or gave something, or the API server did in its place.
     Blob(Blob),
+    /// A peer, and no other, shows an epoch that it keeps.
+    Shown(NodeIndex, ShownEpoch),
     /// The record says that an epoch is retired.
     Retire(EpochNumber),
     /// The node was restored from its replica when this was the newest block of a plan.
@@ -33,6 +35,9 @@ pub enum InputError {
     /// A peer is at fault, or the message comes out of turn.
     #[error(transparent)]
     Message(#[from] MessageError),
+    /// The peer that shows the epoch is at fault, unless the error says otherwise.
+    #[error(transparent)]
+    Shown(#[from] ShownError),
     /// The epoch is kept.
     #[error(transparent)]
     Retire(#[from] RetireError),

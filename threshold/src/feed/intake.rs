@@ -17,6 +17,7 @@ pub fn take(input: &Input, participant: &mut Participant, rng: &mut impl CryptoR
         Input::Plan(plan) => participant.accept(plan.clone(), rng)?,
         Input::Record(number, record) => participant.observe(*number, record, rng)?,
         Input::Blob(blob) => participant.learn(blob, rng)?,
+        Input::Shown(from, shown) => participant.show(*from, shown, rng)?,
         Input::Retire(number) => participant.retire(*number, rng)?,
         Input::Abstain(block) => participant.abstain_through(*block),
     })

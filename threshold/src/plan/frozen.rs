@@ -84,6 +84,13 @@ pub struct Frozen {
 }
 
 impl Frozen {
+    /// Returns the qualified dealers with their bundles' digests; `None` where one of them is not among the dealers.
+    #[must_use]
+    pub fn qualified_bundles(&self) -> Option<FrozenDigests> {
+        let listed = self.qualified.iter().map(|dealer| Some((*dealer, self.dealers.get(*dealer)?)));
+        FrozenDigests::new(listed.collect::<Option<_>>()?).ok()
+    }
+
     /// Returns the digest that `Prepared` messages name.
     #[must_use]
     pub fn digest(&self, plan: &Digest) -> Digest {

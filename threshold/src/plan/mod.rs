@@ -147,7 +147,13 @@ impl Plan {
     /// The digest of the canonical encoding: bound into every message of the round.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        Digest::of("KEYFLEET-V1-PLAN", &[&self.encode()])
+        Self::digest_of(&self.encode())
+    }
+
+    /// Returns the digest of the plan with these canonical bytes, without reading them.
+    #[must_use]
+    pub fn digest_of(bytes: &[u8]) -> Digest {
+        Digest::of("KEYFLEET-V1-PLAN", &[bytes])
     }
 
     /// Returns how many dealers must qualify: t at genesis (one of them is honest), t of the source on reshare.

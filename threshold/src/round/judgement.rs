@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use super::bundle::Guilt;
+use super::bundle::{Guilt, VerifiedBundle};
 use super::culprit::{Culprit, Offence};
 use super::transcript::Transcript;
 use crate::curve::{Scalar, SecretScalar};
 use crate::identifiers::{Digest, NodeIndex};
 use crate::plan::frozen::dealers_digest;
-use crate::plan::{Frozen, FrozenDigests, Origin};
+use crate::plan::{Frozen, FrozenDigests, Origin, ValidPlan};
 use crate::polynomial::{VerificationVector, lagrange_at_zero};
 
 /// Outcome of the frozen fields.
@@ -82,7 +82,7 @@ impl Transcript {
     /// Returns a dealer under which the record froze something else than its own, sound bundle, as far as bundles are known.
     pub(super) fn foreign_bundle(&self, dealers: &FrozenDigests) -> Option<NodeIndex> {
         let known = dealers.iter().filter_map(|(dealer, digest)| Some((dealer, self.bundle(&digest)?)));
-        let foreign = |dealer: NodeIndex, bundle: &super::VerifiedBundle| {
+        let foreign = |dealer: NodeIndex, bundle: &VerifiedBundle| {
             bundle.dealer() != dealer || (!self.lacks_source() && !self.is_sound(&bundle.digest()))
         };
         known.into_iter().find(|(dealer, bundle)| foreign(*dealer, bundle)).map(|(dealer, _)| dealer)
@@ -137,23 +137,35 @@ impl Judgement {
     /// # Errors
     /// When there are too few, or the sum is not a sharing of the expected key.
     pub fn combine(&self, transcript: &Transcript) -> Result<Combined, CombineError> {
-        let plan = transcript.plan();
-        let qualified = &self.frozen.qualified;
-        if qualified.len() < plan.dealers_needed() {
-            return Err(CombineError::TooFewQualified { qualified: qualified.len(), needed: plan.dealers_needed() });
-        }
-        let weights = match plan.origin {
-            Origin::Genesis => vec![Scalar::one(); qualified.len()],
-            Origin::Reshare { .. } => lagrange_at_zero(qualified),
-        };
         let bundle_of = |dealer: &NodeIndex| self.frozen.dealers.get(*dealer).and_then(|d| transcript.bundle(&d));
-        let vectors: Vec<_> = qualified.iter().filter_map(bundle_of).map(super::VerifiedBundle::vector).collect();
-        assert_eq!(vectors.len(), weights.len(), "a judgement exists only where every frozen bundle is known");
-        let vector = VerificationVector::combine(&vectors, &weights).map_err(|_| CombineError::Vanished)?;
-        match plan.expected_public_key() {
-            Some(public_key) if public_key != vector.constant() => Err(CombineError::PublicKeyChanged),
-            _ => Ok(Combined { vector, weights: qualified.iter().copied().zip(weights).collect() }),
-        }
+        let bundles: Vec<_> = self.frozen.qualified.iter().filter_map(bundle_of).collect();
+        assert_eq!(
+            bundles.len(),
+            self.frozen.qualified.len(),
+            "a judgement exists only where every frozen bundle is known"
+        );
+        combine(transcript.plan(), &bundles)
+    }
+}
+
+/// Combines the polynomials of dealers, ascending by index.
+///
+/// # Errors
+/// When there are too few, or the sum is not a sharing of the expected key.
+pub(super) fn combine(plan: &ValidPlan, bundles: &[&VerifiedBundle]) -> Result<Combined, CombineError> {
+    if bundles.len() < plan.dealers_needed() {
+        return Err(CombineError::TooFewQualified { qualified: bundles.len(), needed: plan.dealers_needed() });
+    }
+    let dealers: Vec<_> = bundles.iter().map(|bundle| bundle.dealer()).collect();
+    let weights = match plan.origin {
+        Origin::Genesis => vec![Scalar::one(); dealers.len()],
+        Origin::Reshare { .. } => lagrange_at_zero(&dealers),
+    };
+    let vectors: Vec<_> = bundles.iter().map(|bundle| bundle.vector()).collect();
+    let vector = VerificationVector::combine(&vectors, &weights).map_err(|_| CombineError::Vanished)?;
+    match plan.expected_public_key() {
+        Some(public_key) if public_key != vector.constant() => Err(CombineError::PublicKeyChanged),
+        _ => Ok(Combined { vector, weights: dealers.into_iter().zip(weights).collect() }),
     }
 }
 

@@ -7,7 +7,7 @@ use rand_core::CryptoRng;
 use super::message::SignedMessage;
 use super::outputs::{Blob, Outputs, Want};
 use super::participant::Participant;
-use super::state::{Verdict, by_plan};
+use super::state::{Attempt, Verdict, by_plan};
 use super::transcript::{MessageError, Transcript};
 use crate::identifiers::{Digest, EpochNumber};
 use crate::polynomial::VerificationVector;
@@ -100,34 +100,40 @@ impl Participant {
         self.transcripts.iter().filter(|(_, transcript)| waits(transcript)).map(|(number, _)| *number).collect()
     }
 
-    /// Lists what has to be fetched before open rounds, or the share of an active epoch, can go on. The evidence of an epoch is
-    /// wanted after the share is computed, too, until the epoch is erased: peers that were away ask for it, and a node restored
-    /// from its replica has lost it. A receiver that said `Unable` and knows the vector wants nothing more.
+    /// Lists what has to be fetched before open rounds can go on, and the bundles that made the kept epochs; the newest round first.
     #[must_use]
     pub fn wants(&self) -> Vec<Want> {
         let mut wants = Vec::new();
-        for (number, attempt) in &self.state.attempts {
+        for (number, attempt) in self.state.attempts.iter().rev() {
             let Some(transcript) = self.transcripts.get(number) else { continue };
-            let deals = attempt.is_open() && attempt.plan.dealer(self.state.index).is_some();
-            let receives = attempt.plan.receiver(self.state.index).is_some() && !attempt.retired;
-            if attempt.verdict == Some(Verdict::Failed) || !(receives || deals) {
-                continue;
-            }
-            let mut digests = Vec::new();
-            if let (true, Some(source)) = (transcript.lacks_source(), attempt.plan.source()) {
-                digests.push(source.vector);
-            }
-            if let Some(dealers) = &attempt.dealers {
-                digests.extend(dealers.iter().map(|(_, d)| d).filter(|d| transcript.bundle(d).is_none()));
-            }
-            if let Some(frozen) = &attempt.frozen {
-                digests.extend(transcript.missing_evidence(&frozen.dealers, &frozen.responses));
-            }
-            digests.sort_unstable();
-            digests.dedup();
+            let digests = match &attempt.verdict {
+                None => self.wanted_by_open(attempt, transcript),
+                Some(Verdict::Active(_)) => {
+                    let kept = self.kept_bundles(*number, attempt).into_iter();
+                    kept.filter(|digest| transcript.bundle(digest).is_none()).collect()
+                }
+                Some(Verdict::Failed) => continue,
+            };
             wants.extend(digests.into_iter().map(|digest| Want { number: *number, digest }));
         }
         wants
+    }
+
+    fn wanted_by_open(&self, attempt: &Attempt, transcript: &Transcript) -> BTreeSet<Digest> {
+        let mut digests = BTreeSet::new();
+        if attempt.plan.receiver(self.state.index).is_none() && attempt.plan.dealer(self.state.index).is_none() {
+            return digests;
+        }
+        if let (true, Some(source)) = (transcript.lacks_source(), attempt.plan.source()) {
+            digests.insert(source.vector);
+        }
+        if let Some(dealers) = &attempt.dealers {
+            digests.extend(dealers.iter().map(|(_, d)| d).filter(|d| transcript.bundle(d).is_none()));
+        }
+        if let Some(frozen) = &attempt.frozen {
+            digests.extend(transcript.missing_evidence(&frozen.dealers, &frozen.responses));
+        }
+        digests
     }
 
     /// Returns the vector of an epoch, if this node knows it, for peers that lack a reshare's source.
@@ -159,10 +165,14 @@ impl Participant {
         self.open_wants(number);
     }
 
-    /// Tells the transcript which messages the record names: those it takes up whoever sent how much.
+    /// Tells the transcript which messages the record names, or a list of a certified epoch: those it takes up whoever sent how
+    /// much.
     pub(super) fn open_wants(&mut self, number: EpochNumber) {
-        if let (Some(attempt), Some(transcript)) = (self.state.attempts.get(&number), self.transcripts.get_mut(&number))
-        {
+        self.propose_recorded(number);
+        let Some(attempt) = self.state.attempts.get(&number) else { return };
+        let kept = self.kept_bundles(number, attempt);
+        if let Some(transcript) = self.transcripts.get_mut(&number) {
+            transcript.want(kept.into_iter());
             transcript.want(attempt.dealers.iter().flat_map(|list| list.iter().map(|(_, digest)| digest)));
             let responses = attempt.frozen.iter().flat_map(|frozen| frozen.responses.iter());
             transcript.want(responses.map(|(_, digest)| digest));

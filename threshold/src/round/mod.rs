@@ -17,7 +17,7 @@
 //! redistribution for reshares; with BLS the known bias of the public key does no harm (Gurkan et al. 2021/005 §5).
 //!
 //! Start with [`Participant`], a node's side. [`Transcript`] is what anyone knows of a round, [`judgement`] the pure
-//! function from frozen fields to qualified dealers, [`audit`] checks a finished round from outside, [`PersistentState`] is
+//! function from frozen fields to qualified dealers, [`catch_up()`] that from a certificate and bundles to a share, [`audit`] checks a finished round from outside, [`PersistentState`] is
 //! what must survive. The operator's side is [`crate::coordination`].
 //!
 //! Invariants, checked by the simulation after every event: one vector per number; one dealer set per number; the public
@@ -25,10 +25,12 @@
 
 pub mod audit;
 mod bundle;
+mod catch_up;
 mod culprit;
 pub mod dealing;
 mod early;
 pub mod judgement;
+mod kept;
 mod learning;
 mod message;
 mod outputs;
@@ -36,6 +38,7 @@ mod pad;
 mod participant;
 mod prekeys;
 mod record;
+mod shown;
 mod state;
 mod steps;
 #[cfg(test)]
@@ -43,6 +46,7 @@ pub(crate) mod tests;
 mod transcript;
 
 pub use bundle::{OpenError, VerifiedBundle};
+pub use catch_up::{CatchUpError, CertifiedSharing, catch_up};
 pub use culprit::{Culprit, Offence};
 pub use dealing::{DealerSeed, Dealing, DealingError, Ephemeral, FaultyDealing};
 pub use judgement::{CombineError, Combined, JudgeError, Judgement};
@@ -50,5 +54,6 @@ pub use message::{Body, Complaint, MessageKind, Response, SignedMessage, Verifie
 pub use outputs::{Blob, Contradiction, Notice, Outputs, Refusal, RestoreError, RetireError, Want};
 pub use participant::Participant;
 pub use record::{Phase, RoundRecord};
+pub use shown::{ShownEpoch, ShownError};
 pub use state::{Attempt, PersistentState, SecretName, Verdict};
 pub use transcript::{MessageError, Transcript};

@@ -92,6 +92,9 @@ pub enum Notice {
     /// The record's certificate does not verify, or certifies something else. The operator is at fault.
     #[error("epoch {0}: the record's certificate does not verify")]
     BadCertificate(EpochNumber),
+    /// The bundles that a peer lists do not make the certified epoch. The peer is at fault.
+    #[error("epoch {0}: the bundles that node {1} shows do not make the certified epoch; nothing was taken from it")]
+    FalseList(EpochNumber, NodeIndex),
     /// This node cannot obtain its share.
     #[error("epoch {0}: this node cannot obtain its share; it holds one again after the next reshare")]
     Unable(EpochNumber),

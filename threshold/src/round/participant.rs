@@ -2,15 +2,15 @@
 //!
 //! # How to drive it
 //! - inputs: [`Participant::accept`] a plan, [`Participant::observe`] its record, [`Participant::learn`] what peers sent,
-//!   [`Participant::retire`] an epoch. Any order, any repetition: inputs are facts, not commands.
+//!   [`Participant::show`] what they keep, [`Participant::retire`] an epoch. Any order, any repetition: inputs are facts, not commands.
 //! - outputs: each input answers with [`Outputs`], to be carried out in the order of its fields. Nothing in `say` may leave
 //!   before everything above it is durable.
 //! - [`Participant::wants`] lists what has to be fetched before the machine can go on: first from the node's own files, then
 //!   from peers.
 //! - after a restart: [`Participant::restore`], serve the outboxes again, and feed the same facts.
 //!
-//! How a node begins, what it accepts and what it gives up stands here; what it takes from peers is in `learning`, what it
-//! does once it knows enough in `steps`.
+//! How a node begins, what it accepts and what it gives up stands here; what it takes from peers is in `learning` and
+//! `kept`, what it does once it knows enough in `steps`.
 
 use std::collections::BTreeMap;
 
@@ -25,6 +25,7 @@ use crate::prekey::PrekeySecret;
 
 use super::dealing::DealerSeed;
 use super::early::Early;
+use super::kept::ShownEpochs;
 use super::outputs::{Contradiction, Outputs, Refusal, RestoreError, RetireError};
 use super::record::{Phase, RoundRecord};
 use super::state::{Attempt, PersistentState, SecretName, Verdict};
@@ -44,6 +45,7 @@ pub struct Participant {
     pub(super) transcripts: BTreeMap<EpochNumber, Transcript>,
     pub(super) records: BTreeMap<EpochNumber, RoundRecord>,
     pub(super) early: Early,
+    pub(super) shown: ShownEpochs,
 }
 
 /// The secrets of a participant, each wiped when dropped.
@@ -69,6 +71,7 @@ impl Participant {
             transcripts: BTreeMap::new(),
             records: BTreeMap::new(),
             early: Early::default(),
+            shown: ShownEpochs::default(),
         };
         let mut out = Outputs::default();
         participant.tend_prekeys(rng, &mut out);
@@ -124,8 +127,9 @@ impl Participant {
         for (number, attempt) in &mut state.attempts {
             attempt.holds_share &= secrets.shares.contains_key(number);
         }
-        let (transcripts, records, early) = (BTreeMap::new(), BTreeMap::new(), Early::default());
-        let mut participant = Self { identity, state, secrets, transcripts, records, early };
+        let (transcripts, records) = (BTreeMap::new(), BTreeMap::new());
+        let (early, shown) = (Early::default(), ShownEpochs::default());
+        let mut participant = Self { identity, state, secrets, transcripts, records, early, shown };
         for number in participant.state.attempts.keys().copied().collect::<Vec<_>>() {
             participant.open_transcript(number);
         }
@@ -200,6 +204,7 @@ impl Participant {
         self.tend_prekeys(rng, &mut out);
         self.advance(number, rng, &mut out);
         self.hear_early(number, rng, &mut out);
+        self.take_waiting(rng, &mut out);
         self.invariant_state_is_sound();
         Ok(out)
     }
@@ -331,7 +336,7 @@ impl Participant {
 
     /// Checks, before the state is committed, what [`Participant::restore`] demands of it after a load, and that no secret is
     /// in hand that the state does not name: what a round leaves behind dies with it.
-    fn invariant_state_is_sound(&self) {
+    pub(super) fn invariant_state_is_sound(&self) {
         assert!(self.state.is_sound(), "the state contradicts itself");
         let live = self.state.live_secrets();
         let prekeys = self.secrets.prekeys.keys().copied().map(SecretName::Prekey);
@@ -343,7 +348,7 @@ impl Participant {
     }
 }
 
-fn members(plan: &Plan) -> impl Iterator<Item = (NodeIndex, crate::identity::IdentityPublicKey)> {
+pub(super) fn members(plan: &Plan) -> impl Iterator<Item = (NodeIndex, crate::identity::IdentityPublicKey)> {
     let dealers = plan.dealers.iter().map(|dealer| (dealer.index, dealer.identity));
     dealers.chain(plan.receivers.iter().map(|receiver| (receiver.index, receiver.identity)))
 }

@@ -61,6 +61,8 @@ pub struct Attempt {
     pub dealers: Option<FrozenDigests>,
     /// The first full set of frozen fields seen; any other is refused.
     pub frozen: Option<Frozen>,
+    /// The qualified dealers with their bundles' digests, once these bundles are known to add up to `vector`: shown to whoever was away.
+    pub qualified: Option<FrozenDigests>,
     /// The one vector that this node computed, and signs.
     pub vector: Option<VerificationVector>,
     /// True if the node holds the share (sealed on its own, under this number).
@@ -235,6 +237,7 @@ impl Attempt {
             abstain,
             dealers: None,
             frozen: None,
+            qualified: None,
             vector: None,
             holds_share: false,
             verdict: None,
@@ -264,6 +267,7 @@ impl Attempt {
         let frozen_dealers = self.frozen.as_ref().map(|frozen| &frozen.dealers);
         let failed = self.verdict == Some(Verdict::Failed);
         (frozen_dealers.is_none() || frozen_dealers == self.dealers.as_ref())
+            && (self.qualified.is_none() || self.vector.is_some())
             && !(self.holds_share && (failed || self.retired || self.vector.is_none()))
             && (self.retired || !self.erased)
     }
@@ -283,6 +287,7 @@ impl Attempt {
         out.u8(self.abstain.into());
         out.option(self.dealers.as_ref(), |out, dealers| dealers.write(out));
         out.option(self.frozen.as_ref(), |out, frozen| frozen.write(out));
+        out.option(self.qualified.as_ref(), |out, qualified| qualified.write(out));
         out.option(self.vector.as_ref(), |out, vector| vector.write(out));
         out.u8(self.holds_share.into());
         match &self.verdict {
@@ -308,6 +313,7 @@ impl Attempt {
             abstain: reader.bool("abstain")?,
             dealers: reader.option("dealers", |reader| FrozenDigests::read(reader, "dealers"))?,
             frozen: reader.option("frozen", Frozen::read)?,
+            qualified: reader.option("qualified", |reader| FrozenDigests::read(reader, "qualified"))?,
             vector: reader.option("vector", VerificationVector::read)?,
             holds_share: reader.bool("holds share")?,
             verdict: match reader.u8("verdict")? {

@@ -25,28 +25,39 @@ const ERASED_LISTED: usize = 8;
 impl Participant {
     /// Runs every step of a round that is due.
     pub(super) fn advance(&mut self, number: EpochNumber, rng: &mut impl CryptoRng, out: &mut Outputs) {
-        // The transcript first: an attempt without one stays in the state.
-        let Some(mut transcript) = self.transcripts.remove(&number) else { return };
-        let Some(mut attempt) = self.state.attempts.remove(&number) else { return };
-        let knew_vector = attempt.vector.is_some();
-        let mut round = Round { number, attempt: &mut attempt, transcript: &mut transcript };
-        self.deal(&mut round, rng, out);
-        self.witness(&mut round, out);
-        self.verify(&mut round, out);
-        self.prepare(&mut round, out);
-        self.certify(&mut round, out);
-        let activated = self.activate(&mut round, out);
-        self.hold(&mut round, out);
-        let computed = attempt.vector.clone().filter(|_| !knew_vector);
-        self.state.attempts.insert(number, attempt);
-        self.transcripts.insert(number, transcript);
-        if activated {
+        let knew_vector = self.state.attempts.get(&number).is_some_and(|attempt| attempt.vector.is_some());
+        let activated = self.in_round(number, |participant, round| {
+            participant.deal(round, rng, out);
+            participant.witness(round, out);
+            participant.verify(round, out);
+            participant.prepare(round, out);
+            participant.certify(round, out);
+            participant.activate(round, out)
+        });
+        if activated == Some(true) {
             self.settle_below(number, out);
+            self.open_wants(number);
         }
+        self.in_round(number, |participant, round| {
+            participant.catch_up(round, out);
+            participant.hold(round, out);
+        });
         self.tend_prekeys(rng, out);
-        if let Some(vector) = computed {
+        let vector = self.state.attempts.get(&number).and_then(|attempt| attempt.vector.clone());
+        if let Some(vector) = vector.filter(|_| !knew_vector) {
             self.learn_vector(&vector, rng, out);
         }
+    }
+
+    /// Takes a round out of the participant's maps while `work` goes on. `None` where it has no transcript.
+    fn in_round<T>(&mut self, number: EpochNumber, work: impl FnOnce(&mut Self, &mut Round<'_>) -> T) -> Option<T> {
+        // The transcript first: an attempt without one stays in the state.
+        let mut transcript = self.transcripts.remove(&number)?;
+        let mut attempt = self.state.attempts.remove(&number)?;
+        let done = work(self, &mut Round { number, attempt: &mut attempt, transcript: &mut transcript });
+        self.state.attempts.insert(number, attempt);
+        self.transcripts.insert(number, transcript);
+        Some(done)
     }
 
     /// Deals one bundle, from a seed that is durable before it. Only while the record reads Dealing: a bundle that comes later
@@ -132,7 +143,7 @@ impl Participant {
 
     /// Opens this node's share of every bundle. Returns a complaint about each bad one; `None` where the node itself cannot open,
     /// or cannot prove what it found.
-    fn complaints_about(&self, plan: &ValidPlan, bundles: &[&VerifiedBundle]) -> Option<Vec<Complaint>> {
+    pub(super) fn complaints_about(&self, plan: &ValidPlan, bundles: &[&VerifiedBundle]) -> Option<Vec<Complaint>> {
         let secret = self.own_prekey(plan)?;
         let Err(bad) = VerifiedBundle::open_all(bundles, plan, self.state.index, secret) else {
             return Some(Vec::new());
@@ -141,16 +152,14 @@ impl Participant {
         accused.map(|bundle| bundle.complain(plan, self.state.index, secret)).collect()
     }
 
-    /// Prepares, or catches up later: computes the vector from the frozen fields alone, then the share.
+    /// Prepares: computes the vector from the frozen fields alone, then the share. Whoever was away until the certificate was
+    /// there catches up instead.
     fn prepare(&mut self, round: &mut Round<'_>, out: &mut Outputs) {
         let me = self.state.index;
         let Round { number, attempt, transcript } = round;
-        let Some(frozen) = &attempt.frozen else { return };
-        let receives = attempt.plan.receiver(me).is_some();
-        let done = attempt.vector.is_some() && (attempt.holds_share || !receives || attempt.unable);
-        if attempt.verdict == Some(Verdict::Failed) || attempt.retired || done {
+        let Some(frozen) = attempt.frozen.as_ref().filter(|_| attempt.is_open() && attempt.vector.is_none()) else {
             return;
-        }
+        };
         let judgement = match transcript.judge(&frozen.dealers, &frozen.responses) {
             Ok(judgement) => judgement,
             Err(JudgeError::Missing(_)) => return,
@@ -171,17 +180,10 @@ impl Participant {
             }
         };
         let (vector_digest, frozen_digest) = (combined.vector.digest(), frozen.digest(transcript.plan_digest()));
-        if attempt.certificate().is_some_and(|certificate| certificate.vector != vector_digest) {
-            out.notices.push(Notice::BadCertificate(*number));
-            return;
-        }
-        assert!(
-            attempt.vector.as_ref().is_none_or(|signed| *signed == combined.vector),
-            "epoch {number}: another vector would follow from the same frozen fields"
-        );
         attempt.vector = Some(combined.vector.clone());
+        attempt.qualified = frozen.qualified_bundles();
         out.commit = true;
-        if !receives {
+        if attempt.plan.receiver(me).is_none() {
             return;
         }
         let qualified = frozen.qualified.iter().filter_map(|dealer| transcript.bundle(&frozen.dealers.get(*dealer)?));
@@ -189,24 +191,17 @@ impl Participant {
         let shares = self
             .own_prekey(&attempt.plan)
             .map_or(Err(Vec::new()), |secret| VerifiedBundle::open_all(&qualified, &attempt.plan, me, secret));
-        match shares {
-            Ok(shares) => {
-                self.secrets.shares.insert(*number, combined.share(me, &shares));
-                attempt.holds_share = true;
-                out.create.push(SecretName::Share(*number));
-                if attempt.is_open() && !attempt.abstain {
-                    self.say(round, Body::Prepared { vector: vector_digest, frozen: frozen_digest }, out);
-                }
-            }
-            Err(_) => {
-                attempt.unable = true;
-                out.notices.push(Notice::Unable(*number));
-                // In the round itself the response has said it.
-                let complaints = self.complaints_about(&attempt.plan, &qualified).unwrap_or_default();
-                if !attempt.is_open() && !complaints.is_empty() {
-                    self.say(round, Body::Late(complaints), out);
-                }
-            }
+        let Ok(shares) = shares else {
+            // What was sealed to this node is bad, and its response has said so; or its prekey is gone.
+            attempt.unable = true;
+            out.notices.push(Notice::Unable(*number));
+            return;
+        };
+        self.secrets.shares.insert(*number, combined.share(me, &shares));
+        attempt.holds_share = true;
+        out.create.push(SecretName::Share(*number));
+        if !attempt.abstain {
+            self.say(round, Body::Prepared { vector: vector_digest, frozen: frozen_digest }, out);
         }
     }
 
@@ -274,7 +269,7 @@ impl Participant {
     }
 
     /// Settles what lies below an activated `number`: open attempts fail, and all dealer seeds up to it are destroyed.
-    fn settle_below(&mut self, number: EpochNumber, out: &mut Outputs) {
+    pub(super) fn settle_below(&mut self, number: EpochNumber, out: &mut Outputs) {
         let open: Vec<_> =
             self.state.attempts.range(..number).filter(|(_, attempt)| attempt.is_open()).map(|(n, _)| *n).collect();
         for failed in open {
@@ -294,6 +289,7 @@ impl Participant {
         let attempts = &self.state.attempts;
         self.transcripts.retain(|n, _| attempts.contains_key(n));
         self.records.retain(|n, _| attempts.contains_key(n));
+        self.shown.retain(|n| attempts.get(n).is_some_and(|attempt| !attempt.retired));
     }
 
     /// Fails an attempt: destroys its share and seed. Its prekeys protect nothing that lives: they go with the next that is made.
@@ -323,6 +319,7 @@ impl Participant {
             attempt.outbox.clear();
             attempt.dealers = None;
             attempt.frozen = None;
+            attempt.qualified = None;
             attempt.source = None;
             out.commit = true;
         }
@@ -347,7 +344,7 @@ impl Participant {
     }
 
     /// Signs a message, puts it into the outbox and takes it into its own transcript.
-    fn say(&self, round: &mut Round<'_>, body: Body, out: &mut Outputs) {
+    pub(super) fn say(&self, round: &mut Round<'_>, body: Body, out: &mut Outputs) {
         let message = SignedMessage::sign(*round.transcript.plan_digest(), self.state.index, body, &self.identity);
         // One's own words contradict nothing: each step speaks once.
         let _ = round.transcript.hear(&message);
@@ -361,8 +358,8 @@ impl Participant {
 }
 
 /// Round that a step works on, taken out of the participant's maps meanwhile.
-struct Round<'a> {
-    number: EpochNumber,
-    attempt: &'a mut Attempt,
-    transcript: &'a mut Transcript,
+pub(super) struct Round<'a> {
+    pub(super) number: EpochNumber,
+    pub(super) attempt: &'a mut Attempt,
+    pub(super) transcript: &'a mut Transcript,
 }

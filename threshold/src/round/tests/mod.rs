@@ -1,10 +1,11 @@
 //! Rounds at a table: participants in one room, hand by hand, so that a test can do what no network would.
 //!
-//! `attacks` is what an adversary tries, `complaints` what proves a bad share and what does not, `dealers` what a dealer may try, `participants` what a node accepts and remembers, `messages` what travels and what it
+//! `attacks` is what an adversary tries, `catch_up` what a node takes from those that kept an epoch, `complaints` what proves a bad share and what does not, `dealers` what a dealer may try, `participants` what a node accepts and remembers, `messages` what travels and what it
 //! proves to those outside, `returns` what a node needs that was away. `checks` and `records` miss, one by one, the
 //! checks that `docs/protocol-checks.md` lists; `vectors` plays what another program computed.
 
 mod attacks;
+mod catch_up;
 mod checks;
 mod complaints;
 mod dealers;
@@ -228,9 +229,13 @@ fn shifted(plan: &ValidPlan, dealer: u32, victim: NodeIndex, by: Scalar) -> Deal
     dealing
 }
 
-/// Proves possession of the dealer's own ephemeral secret over whatever the bundle says now.
+/// Proves possession with the seed with which [`deal`] deals.
 fn prove(plan: &ValidPlan, dealer: u32, dealing: &mut Dealing) {
-    let seed = DealerSeed::restore(&[u8::try_from(dealer).unwrap(); 32]);
+    prove_from(plan, dealer, &DealerSeed::restore(&[u8::try_from(dealer).unwrap(); 32]), dealing);
+}
+
+/// Proves possession of the ephemeral secret that a dealer draws from `seed`, over whatever the bundle says now.
+fn prove_from(plan: &ValidPlan, dealer: u32, seed: &DealerSeed, dealing: &mut Dealing) {
     let secret = seed.ephemeral(&plan.digest(), index(dealer));
     dealing.possession = dealing.statement(&plan.digest(), index(dealer)).times_secret(&secret);
 }

@@ -10,19 +10,20 @@ use super::{CLUSTER, Table, identity, index};
 use crate::coordination::planning::{self, NodeView};
 use crate::feed::{self, Feed, Input, ListedEpoch, Listing};
 use crate::identifiers::{Digest, EpochNumber};
+use crate::plan::ValidPlan;
 use crate::round::*;
 
 /// A table that goes on from round 2 without one node, which every plan names.
-struct Away {
-    table: Table,
-    node: Participant,
-    rounds: BTreeMap<EpochNumber, ListedEpoch>,
-    rng: ChaCha20Rng,
+pub(super) struct Away {
+    pub(super) table: Table,
+    pub(super) node: Participant,
+    pub(super) rounds: BTreeMap<EpochNumber, ListedEpoch>,
+    pub(super) rng: ChaCha20Rng,
 }
 
 impl Away {
     /// Runs round 1 with the four nodes of the table. A newcomer takes no part in it; without one, node 4 goes away after it.
-    fn begin(newcomer: Option<Participant>) -> Self {
+    pub(super) fn begin(newcomer: Option<Participant>) -> Self {
         let mut table = Table::new();
         let plan = table.genesis();
         let record = table.nodes[&index(1)].records.get(&plan.number).cloned();
@@ -32,19 +33,28 @@ impl Away {
     }
 
     /// Runs a reshare of the epoch before to its certificate.
-    fn round(&mut self, number: u64) {
-        let away = self.node.state.index;
+    pub(super) fn round(&mut self, number: u64) {
+        let plan = self.plan(number);
+        self.table.accept(&plan);
+        self.close(&plan);
+    }
+
+    /// Plans a reshare of the epoch before, the absent node included.
+    pub(super) fn plan(&self, number: u64) -> ValidPlan {
         let mut view = self.table.view(number);
         view.receivers.push(NodeView {
-            index: away,
+            index: self.node.state.index,
             identity: self.node.identity.public(),
             prekey: self.node.state.shown_prekey().copied(),
         });
-        let plan = planning::reshare(&view, &self.table.kept(number - 1)).unwrap();
-        self.table.accept(&plan);
-        let record = self.table.finish_without(&plan, away);
+        planning::reshare(&view, &self.table.kept(number - 1)).unwrap()
+    }
+
+    /// Runs a round that everyone at the table has dealt in to its certificate.
+    pub(super) fn close(&mut self, plan: &ValidPlan) {
+        let record = self.table.finish_without(plan, self.node.state.index);
         assert_eq!(record.phase, Phase::Active);
-        self.rounds.insert(plan.number, ListedEpoch { plan, record: Some(record) });
+        self.rounds.insert(plan.number, ListedEpoch { plan: plan.clone(), record: Some(record) });
     }
 
     /// Retires an epoch in the record and at the table.
@@ -58,7 +68,7 @@ impl Away {
     }
 
     /// Gives the node that is back what the API server lists, once. Returns which inputs these were.
-    fn feed(&mut self, feed: &mut Feed) -> Vec<Input> {
+    pub(super) fn feed(&mut self, feed: &mut Feed) -> Vec<Input> {
         let listing = Listing { generation: 1, epochs: self.rounds.clone(), allow_downtime: Some(false) };
         let next = feed.next(&listing, Some(&self.node.state), true);
         for input in &next.inputs {
@@ -68,17 +78,19 @@ impl Away {
     }
 
     /// Gives the node what it wants and node 1 hands out, as far as `gives` lets it, until that adds nothing.
-    fn fetch(&mut self, gives: impl Fn(&Blob) -> bool) {
+    pub(super) fn fetch(&mut self, gives: impl Fn(&Blob) -> bool) -> Vec<Outputs> {
+        let mut outputs = Vec::new();
         for _ in 0..6 {
             let wanted = self.node.wants().into_iter().map(|want| want.digest).collect();
             for blob in node_1_answers(&self.table, &wanted).into_values().filter(&gives) {
-                let _ = self.node.learn(&blob, &mut self.rng);
+                outputs.extend(self.node.learn(&blob, &mut self.rng));
             }
         }
+        outputs
     }
 }
 
-fn outbox(node: &Participant) -> impl Iterator<Item = &SignedMessage> {
+pub(super) fn outbox(node: &Participant) -> impl Iterator<Item = &SignedMessage> {
     node.state.attempts.values().flat_map(|attempt| &attempt.outbox)
 }
 
@@ -99,7 +111,7 @@ fn a_newcomer_that_missed_two_epochs_fetches_their_vectors() {
     let mut away = Away::begin(Some(newcomer));
     (2..=3).for_each(|number| away.round(number));
     away.feed(&mut Feed::default());
-    away.fetch(|_| true);
+    let _ = away.fetch(|_| true);
     for number in [2, 3] {
         assert!(away.node.share(EpochNumber(number)).is_some(), "the share of epoch {number} is out of reach");
     }
@@ -110,7 +122,7 @@ fn a_vector_that_a_node_computes_serves_its_next_round_at_once() {
     let mut away = Away::begin(None);
     (2..=3).for_each(|number| away.round(number));
     away.feed(&mut Feed::default());
-    away.fetch(|blob| !matches!(blob, Blob::Vector(_)));
+    let _ = away.fetch(|blob| !matches!(blob, Blob::Vector(_)));
     assert!(away.node.share(EpochNumber(2)).is_some());
     assert!(away.node.share(EpochNumber(3)).is_some(), "it computed the source's vector and does not know it");
 }
@@ -123,7 +135,7 @@ fn an_epoch_that_retires_early_takes_its_prekeys_along() {
     away.retire(2);
     let mut feed = Feed::default();
     away.feed(&mut feed);
-    away.fetch(|_| true);
+    let _ = away.fetch(|_| true);
     assert!(away.node.share(EpochNumber(2)).is_none() && away.node.share(EpochNumber(4)).is_some());
     let said: Vec<_> = away.table.nodes.values().flat_map(outbox).cloned().collect();
     for message in said {
@@ -135,7 +147,7 @@ fn an_epoch_that_retires_early_takes_its_prekeys_along() {
     assert!(!erased(&away), "the newest plan names the same prekey, which opens the retired epoch, too");
     away.round(5);
     away.feed(&mut feed);
-    away.fetch(|_| true);
+    let _ = away.fetch(|_| true);
     assert!(away.node.share(EpochNumber(5)).is_some());
     assert!(!away.node.opens_bundles_of(&away.rounds[&EpochNumber(2)].plan), "the retired epoch's prekey lives on");
     assert!(erased(&away), "nothing of it opens the epoch any more, and it does not say so");

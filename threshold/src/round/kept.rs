@@ -1,0 +1,323 @@
+//! Kept epochs: what a participant takes from peers that show them, and how it comes to its share of each.
+//!
+//! A shown epoch whose certificate verifies is taken up whatever this node remembers of numbers, first plans and prekeys: the key
+//! itself signed it. In it the node says `Holds` and, once the bundles add up to the certified vector, `Late`; nothing else.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use rand_core::CryptoRng;
+
+use super::catch_up::{CatchUpError, CertifiedSharing, catch_up};
+use super::message::{Body, Complaint, SignedMessage};
+use super::outputs::{Notice, Outputs};
+use super::participant::{Participant, members};
+use super::shown::{ShownEpoch, ShownError};
+use super::state::{Attempt, SecretName, Verdict};
+use super::steps::Round;
+use crate::curve::{G2, SecretScalar};
+use crate::identifiers::{Digest, EpochNumber, NodeIndex};
+use crate::plan::{FrozenDigests, ValidPlan};
+use crate::polynomial::VerificationVector;
+use crate::purpose::Certificate;
+
+/// Newer kept epochs beside which an older one is not taken up: more than a fleet keeps.
+const NEWER_KEPT_MAX: usize = 32;
+/// Epochs of one peer that wait until this node knows the cluster's key; the newest stay.
+const WAITING_MAX: usize = 4;
+
+/// What was shown of kept epochs and is not proven yet. In memory alone: every stream shows it again.
+#[derive(Default)]
+pub(super) struct ShownEpochs {
+    lists: BTreeMap<EpochNumber, BTreeMap<Origin, Proposal>>,
+    /// Epochs that came before the cluster's key was known.
+    waiting: BTreeMap<NodeIndex, VecDeque<ShownEpoch>>,
+}
+
+/// Whose word a list is: the record's, or a peer's.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Origin {
+    Record,
+    Peer(NodeIndex),
+}
+
+/// A list of qualified bundles that may be the one of its epoch.
+enum Proposal {
+    Open(FrozenDigests),
+    /// It was tried, and gave no share.
+    Tried,
+}
+
+impl ShownEpochs {
+    /// Takes a list, the first of its origin: who could propose others could make this node fetch and add up for ever.
+    fn propose(&mut self, number: EpochNumber, origin: Origin, list: &FrozenDigests) {
+        self.lists.entry(number).or_default().entry(origin).or_insert_with(|| Proposal::Open(list.clone()));
+    }
+
+    fn open_lists(&self, number: EpochNumber) -> impl Iterator<Item = (Origin, &FrozenDigests)> {
+        let proposals = self.lists.get(&number).into_iter().flatten();
+        proposals.filter_map(|(origin, proposal)| match proposal {
+            Proposal::Open(list) => Some((*origin, list)),
+            Proposal::Tried => None,
+        })
+    }
+
+    /// Marks a list as tried, whoever proposed it. Returns these.
+    fn tried(&mut self, number: EpochNumber, list: &FrozenDigests) -> Vec<Origin> {
+        let proposals = self.lists.entry(number).or_default().iter_mut();
+        let same = proposals.filter(|(_, proposal)| matches!(proposal, Proposal::Open(open) if open == list));
+        same.map(|(origin, proposal)| {
+            *proposal = Proposal::Tried;
+            *origin
+        })
+        .collect()
+    }
+
+    fn wait(&mut self, from: NodeIndex, shown: &ShownEpoch) {
+        let waiting = self.waiting.entry(from).or_default();
+        waiting.retain(|known| known.number() != shown.number());
+        waiting.push_back(shown.clone());
+        if waiting.len() > WAITING_MAX {
+            waiting.pop_front();
+        }
+    }
+
+    /// Forgets the lists of epochs that are not kept any more.
+    pub(super) fn retain(&mut self, is_kept: impl Fn(&EpochNumber) -> bool) {
+        self.lists.retain(|number, _| is_kept(number));
+    }
+}
+
+impl Participant {
+    /// Takes up a kept epoch as the peer `from` shows it. The caller knows that it was this peer.
+    ///
+    /// # Errors
+    /// When it is not taken up; see [`ShownError`] for who is at fault. Nothing has changed then.
+    pub fn show(
+        &mut self,
+        from: NodeIndex,
+        shown: &ShownEpoch,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Outputs, ShownError> {
+        let mut out = Outputs::default();
+        self.take_shown(from, shown, rng, &mut out)?;
+        Ok(out)
+    }
+
+    /// Takes up what peers showed before this node knew the cluster's key.
+    pub(super) fn take_waiting(&mut self, rng: &mut impl CryptoRng, out: &mut Outputs) {
+        for (from, waiting) in std::mem::take(&mut self.shown.waiting) {
+            for shown in waiting {
+                // A peer whose epoch does not verify has shown nothing.
+                let _ = self.take_shown(from, &shown, rng, out);
+            }
+        }
+    }
+
+    fn take_shown(
+        &mut self,
+        from: NodeIndex,
+        shown: &ShownEpoch,
+        rng: &mut impl CryptoRng,
+        out: &mut Outputs,
+    ) -> Result<(), ShownError> {
+        let number = shown.number();
+        let known = self.state.attempts.get(&number);
+        if known.is_some_and(|attempt| attempt.retired) {
+            return Ok(());
+        }
+        if known.is_some_and(|attempt| attempt.verdict == Some(Verdict::Failed)) {
+            return Err(ShownError::Failed(number));
+        }
+        if known.and_then(Attempt::certificate) != Some(&shown.certificate) {
+            let kept = |attempt: &&Attempt| attempt.certificate().is_some() && !attempt.retired;
+            if self.state.attempts.range(number..).map(|(_, attempt)| attempt).filter(kept).count() > NEWER_KEPT_MAX {
+                return Err(ShownError::TooOld(number));
+            }
+            let Some(key) = self.cluster_key() else {
+                self.shown.wait(from, shown);
+                return Ok(());
+            };
+            let plan = shown.verify(self.state.cluster, &key)?;
+            self.take_certified(plan, shown.certificate, key, rng, out)?;
+        }
+        self.shown.propose(number, Origin::Peer(from), &shown.qualified);
+        self.open_wants(number);
+        self.advance(number, rng, out);
+        self.invariant_state_is_sound();
+        Ok(())
+    }
+
+    /// Returns the cluster's key as this node knows it: once it has verified a certificate, that of its memory; before, the one of
+    /// the newest plan that it accepted, which it would deal on and hold shares of.
+    fn cluster_key(&self) -> Option<G2> {
+        let of_plan = |attempt: &Attempt| {
+            let prepared = attempt.vector.as_ref().map(VerificationVector::constant);
+            attempt.plan.expected_public_key().or(prepared)
+        };
+        let attempts = self.state.attempts.values().rev();
+        let accepted = attempts.filter(|attempt| attempt.verdict != Some(Verdict::Failed)).find_map(of_plan);
+        self.state.public_key.or(accepted)
+    }
+
+    /// Makes a certified plan an active epoch of this node, in place of whatever it knew under the number.
+    fn take_certified(
+        &mut self,
+        plan: ValidPlan,
+        certificate: Certificate,
+        key: G2,
+        rng: &mut impl CryptoRng,
+        out: &mut Outputs,
+    ) -> Result<(), ShownError> {
+        let number = plan.number;
+        if let Some(known) = self.state.attempts.get(&number) {
+            let same_plan = known.plan.digest() == certificate.plan;
+            let other_vector = known.vector.as_ref().is_some_and(|vector| vector.digest() != certificate.vector);
+            if known.certificate().is_some() || (same_plan && other_vector) {
+                return Err(ShownError::OtherVector(number));
+            }
+            if !same_plan {
+                self.fail(number, out);
+                self.state.attempts.remove(&number);
+            }
+        }
+        if !self.state.attempts.contains_key(&number) {
+            self.state.highest = self.state.highest.max(number);
+            for (index, identity) in members(&plan) {
+                self.state.pins.entry(index).or_insert(identity);
+            }
+            for receiver in &plan.receivers {
+                let Some(prekey) = receiver.prekey else { continue };
+                let accepted = self.state.accepted_prekeys.entry(receiver.index).or_insert(prekey);
+                if accepted.number < prekey.number {
+                    *accepted = prekey;
+                }
+            }
+            self.replace_lost_prekey(&plan, rng, out);
+            self.state.attempts.insert(number, Attempt::new(plan, false));
+            self.open_transcript(number);
+        }
+        if let Some(attempt) = self.state.attempts.get_mut(&number) {
+            attempt.verdict = Some(Verdict::Active(certificate));
+        }
+        self.state.public_key = Some(key);
+        out.commit = true;
+        self.settle_below(number, out);
+        self.tend_prekeys(rng, out);
+        self.hear_early(number, rng, out);
+        Ok(())
+    }
+
+    /// Returns the digests of the bundles that made a certified epoch; before that is known, of all that may have.
+    ///
+    /// They are wanted after the share is held, too, until the epoch retires: peers that were away ask for them, and a node
+    /// restored from its replica has lost them.
+    pub(super) fn kept_bundles(&self, number: EpochNumber, attempt: &Attempt) -> BTreeSet<Digest> {
+        if attempt.retired || attempt.plan.receiver(self.state.index).is_none() {
+            return BTreeSet::new();
+        }
+        let open = self.shown.open_lists(number).map(|(_, list)| list).filter(|_| self.seeks_share(attempt));
+        attempt.qualified.iter().chain(open).flat_map(|list| list.iter().map(|(_, digest)| digest)).collect()
+    }
+
+    /// Proposes the list that the record of a certified epoch names, where it was read.
+    pub(super) fn propose_recorded(&mut self, number: EpochNumber) {
+        let Some(attempt) = self.state.attempts.get(&number) else { return };
+        let Some(frozen) = attempt.frozen.as_ref().filter(|_| attempt.certificate().is_some()) else { return };
+        if let Some(list) = frozen.qualified_bundles() {
+            self.shown.propose(number, Origin::Record, &list);
+        }
+    }
+
+    /// Tells whether a list that adds up may still give this node something: the vector, or a share that it can open.
+    fn seeks_share(&self, attempt: &Attempt) -> bool {
+        let may_open = attempt.plan.receiver(self.state.index).is_some() && self.own_prekey(&attempt.plan).is_some();
+        attempt.certificate().is_some()
+            && !attempt.retired
+            && !attempt.holds_share
+            && (attempt.qualified.is_none() || may_open || !attempt.unable)
+    }
+
+    /// Catches up on a certified epoch: tries each list whose bundles are there, until one gives the share.
+    pub(super) fn catch_up(&mut self, round: &mut Round<'_>, out: &mut Outputs) {
+        let Some(certificate) = round.attempt.certificate().copied().filter(|_| self.seeks_share(round.attempt)) else {
+            return;
+        };
+        if let Some(own) = round.attempt.qualified.clone().filter(|_| !round.attempt.unable) {
+            self.shown.propose(round.number, Origin::Record, &own);
+        }
+        let lists: Vec<_> = self.shown.open_lists(round.number).map(|(_, list)| list.clone()).collect();
+        for list in lists {
+            if !self.seeks_share(round.attempt) {
+                return;
+            }
+            let plan = round.attempt.plan.clone();
+            match catch_up(&plan, &certificate, &list, |digest| round.transcript.bundle(digest)) {
+                Ok(sharing) => {
+                    let share = self.open_sharing(&plan, &sharing);
+                    round.attempt.vector = Some(sharing.combined().vector.clone());
+                    let _ = self.shown.tried(round.number, &list);
+                    self.take_share(round, list, share, out);
+                }
+                Err(CatchUpError::Missing) => {}
+                Err(_) => {
+                    let origins = self.shown.tried(round.number, &list);
+                    out.notices.extend(origins.into_iter().map(|origin| match origin {
+                        Origin::Record => Notice::RecordContradictsMessages(round.number),
+                        Origin::Peer(peer) => Notice::FalseList(round.number, peer),
+                    }));
+                }
+            }
+        }
+    }
+
+    /// Opens this node's share, or finds whom to complain about. `None` for a node that gets no share.
+    fn open_sharing(&self, plan: &ValidPlan, sharing: &CertifiedSharing<'_>) -> Option<Opened> {
+        plan.receiver(self.state.index)?;
+        let secret = self.own_prekey(plan);
+        Some(match secret.map(|secret| sharing.share(plan, self.state.index, secret)) {
+            Some(Ok(share)) => Opened::Share(share),
+            _ => Opened::Nothing(self.complaints_about(plan, sharing.bundles()).unwrap_or_default()),
+        })
+    }
+
+    /// Holds the share that a list gave. A list that gives none may be one of several that add up: its dealer may have signed two
+    /// bundles with the same commitments.
+    fn take_share(&mut self, round: &mut Round<'_>, list: FrozenDigests, opened: Option<Opened>, out: &mut Outputs) {
+        let attempt = &mut *round.attempt;
+        out.commit = true;
+        match opened {
+            None => attempt.qualified = Some(list),
+            Some(Opened::Share(share)) => {
+                attempt.qualified = Some(list);
+                (attempt.holds_share, attempt.unable) = (true, false);
+                self.secrets.shares.insert(round.number, share);
+                out.create.push(SecretName::Share(round.number));
+            }
+            Some(Opened::Nothing(complaints)) => {
+                attempt.qualified.get_or_insert(list);
+                if !attempt.unable {
+                    attempt.unable = true;
+                    out.notices.push(Notice::Unable(round.number));
+                }
+                let said =
+                    |complaint: &Complaint| attempt.outbox.iter().any(|message| accuses(message, complaint.dealer));
+                let complaints: Vec<_> = complaints.into_iter().filter(|complaint| !said(complaint)).collect();
+                if !complaints.is_empty() {
+                    self.say(round, Body::Late(complaints), out);
+                }
+            }
+        }
+    }
+}
+
+/// Tells whether a late complaint about `dealer` was said: one proves everything.
+fn accuses(message: &SignedMessage, dealer: NodeIndex) -> bool {
+    matches!(&message.body, Body::Late(complaints) if complaints.iter().any(|complaint| complaint.dealer == dealer))
+}
+
+/// What a receiver found in the bundles of a certified epoch.
+enum Opened {
+    Share(SecretScalar),
+    /// No share, and what proves the dealers guilty that sealed bad ones.
+    Nothing(Vec<Complaint>),
+}
