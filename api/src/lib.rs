@@ -4,7 +4,7 @@
 //!   `.proto` files say lengths, limits, deadlines and codes. [`DESCRIPTORS`]: the same for tools
 //! - [`limits`]: the same limits for code
 //! - [`messages`], [`report`]: what a node signed, between its canonical bytes and what travels; [`erasure`]: its last word;
-//!   [`epoch_certificate`]: what a node shows of an epoch, verified
+//!   [`kept_epoch`]: what a node shows of an epoch that it keeps; [`epoch_certificate`]: of an epoch that it serves, verified
 //! - [`round_reader`]: reading of one node's streams, for its peers, the operator and auditors
 //! - [`wire`]: ports, host names, token audiences, and a fleet's public record
 //! - [`tls`], [`channel`]: who is at the other end, by the pinned identity
@@ -23,6 +23,7 @@ pub const DESCRIPTORS: &[u8] = include_bytes!("generated/keyfleet.v1.descriptors
 pub mod channel;
 pub mod epoch_certificate;
 pub mod erasure;
+pub mod kept_epoch;
 pub mod limits;
 pub mod messages;
 pub mod report;

@@ -10,14 +10,14 @@ use std::time::Duration;
 use keyfleet_threshold::feed::says_itself;
 use keyfleet_threshold::identifiers::{ClusterId, Digest, NodeIndex};
 use keyfleet_threshold::identity::IdentityPublicKey;
-use keyfleet_threshold::round::Blob;
+use keyfleet_threshold::round::{Blob, ShownEpoch};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 
 use crate::limits::FETCH_DIGESTS_MAX;
 use crate::v1::follow_item::Item;
 use crate::v1::round_client::RoundClient;
-use crate::{messages, report, v1};
+use crate::{kept_epoch, messages, report, v1};
 
 /// Timeout of one fetch.
 pub const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,6 +46,8 @@ pub enum Heard {
     },
     /// The node's signed report.
     Report(Box<v1::Report>),
+    /// An epoch that the node keeps. Neither certificate nor plan is checked.
+    Kept(Box<ShownEpoch>),
     /// All rows that were there when the stream began have come.
     CaughtUp,
 }
@@ -99,7 +101,7 @@ impl RoundReader {
         }
     }
 
-    /// Takes the next item of the stream. `None` for a row that does not count: it is malformed, or not the node's own.
+    /// Takes the next item of the stream. `None` for one that does not count: it is malformed, or a row that is not the node's own.
     ///
     /// # Errors
     /// When a report is not the node's own.
@@ -115,6 +117,9 @@ impl RoundReader {
                 // Positions belong to the outbox that the report names.
                 self.lineage.clone_from(&report.lineage);
                 Some(Heard::Report(Box::new(report)))
+            }
+            Some(Item::KeptEpoch(shown)) => {
+                kept_epoch::read(self.cluster, shown).map(|shown| Heard::Kept(Box::new(shown)))
             }
             Some(Item::Row(row)) => {
                 self.position = row.position;

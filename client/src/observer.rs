@@ -54,7 +54,7 @@ impl Observer {
                 match reader.take(item).map_err(|error| NodeError::NotNow(error.to_string()))? {
                     Some(Heard::Row { blob: Blob::Message(message), .. }) => sent.push(message),
                     Some(Heard::CaughtUp) => return Ok(sent),
-                    Some(Heard::Row { .. } | Heard::Report(_)) | None => {}
+                    Some(Heard::Row { .. } | Heard::Report(_) | Heard::Kept(_)) | None => {}
                 }
             }
             Err(NodeError::NotNow("the node closed the stream".to_owned()))

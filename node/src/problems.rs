@@ -77,6 +77,7 @@ fn number(notice: &Notice) -> Option<EpochNumber> {
         | Notice::RecordContradictsMessages(number)
         | Notice::NoSharing(number, _)
         | Notice::BadCertificate(number)
+        | Notice::FalseList(number, _)
         | Notice::Unable(number) => Some(*number),
         _ => None,
     }

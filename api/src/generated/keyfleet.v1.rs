@@ -614,14 +614,14 @@ pub struct FollowRequest {
     #[prost(bytes = "vec", tag = "4")]
     pub challenge: ::prost::alloc::vec::Vec<u8>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct FollowItem {
-    #[prost(oneof = "follow_item::Item", tags = "1, 2, 3")]
+    #[prost(oneof = "follow_item::Item", tags = "1, 2, 3, 4")]
     pub item: ::core::option::Option<follow_item::Item>,
 }
 /// Nested message and enum types in `FollowItem`.
 pub mod follow_item {
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Item {
         /// First in every stream, and again whenever something in it changed.
         #[prost(message, tag = "1")]
@@ -632,6 +632,9 @@ pub mod follow_item {
         /// All rows that existed when the stream was opened have been sent.
         #[prost(message, tag = "3")]
         CaughtUp(super::CaughtUp),
+        /// An epoch that the node keeps: after the first report and before the first row, the newest epoch first; later ones as they come.
+        #[prost(message, tag = "4")]
+        KeptEpoch(super::KeptEpoch),
     }
 }
 /// A row of a node's outbox. Rows of rounds that ended long ago are dropped: positions may have gaps, never repeats.
@@ -653,6 +656,33 @@ pub mod outbox_row {
         #[prost(message, tag = "3")]
         Message(super::SignedMessage),
     }
+}
+/// A certified epoch that is not retired, with all that somebody who was away needs to fetch its share: the certificate proves plan
+/// and vector under the fleet's key, and the bundles prove themselves, since they add up to that vector or they do not.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct KeptEpoch {
+    #[prost(uint64, tag = "1")]
+    pub number: u64,
+    /// The plan's canonical bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub plan: ::prost::alloc::vec::Vec<u8>,
+    /// Digest of the verification vector, which `Fetch` gives: 32 bytes.
+    #[prost(bytes = "vec", tag = "3")]
+    pub vector_digest: ::prost::alloc::vec::Vec<u8>,
+    /// The fleet's signature over cluster id, plan digest, vector digest and number: 48 bytes.
+    #[prost(bytes = "vec", tag = "4")]
+    pub signature: ::prost::alloc::vec::Vec<u8>,
+    /// The dealers whose bundles made the epoch, ascending by index: at most 100. `Fetch` gives the bundles.
+    #[prost(message, repeated, tag = "5")]
+    pub qualified: ::prost::alloc::vec::Vec<QualifiedBundle>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct QualifiedBundle {
+    #[prost(uint32, tag = "1")]
+    pub dealer: u32,
+    /// Digest of the dealer's bundle: 32 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub digest: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CaughtUp {
@@ -704,9 +734,6 @@ pub struct Report {
     /// The highest attempt number this node has ever seen.
     #[prost(uint64, tag = "6")]
     pub highest_number: u64,
-    /// The newest certificate it has verified.
-    #[prost(message, optional, tag = "10")]
-    pub newest_certificate: ::core::option::Option<Certificate>,
     /// The epochs whose share it holds, descending by number.
     #[prost(message, repeated, tag = "11")]
     pub held: ::prost::alloc::vec::Vec<HeldEpoch>,
@@ -725,21 +752,6 @@ pub struct Report {
     /// The wall clock when it was made, milliseconds since the Unix epoch. For people: nothing is decided by it.
     #[prost(uint64, tag = "17")]
     pub made_at_ms: u64,
-}
-/// The proof that t new shares sign under the fleet's public key, with all that is needed to check it.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Certificate {
-    #[prost(uint64, tag = "1")]
-    pub number: u64,
-    /// The plan's canonical bytes.
-    #[prost(bytes = "vec", tag = "2")]
-    pub plan: ::prost::alloc::vec::Vec<u8>,
-    /// The verification vector: t points of 96 bytes; the first is the public key.
-    #[prost(bytes = "vec", repeated, tag = "4")]
-    pub verification_vector: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
-    /// The combined signature: 48 bytes.
-    #[prost(bytes = "vec", tag = "5")]
-    pub signature: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HeldEpoch {
@@ -960,7 +972,8 @@ pub mod round_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Everything this node has said, from a position on, and then whatever it says: its report first, always.
+        /// Everything this node has said, from a position on, and then whatever it says: its report first, always, then the epochs
+        /// that it keeps.
         /// Only rows are served that are durable. The stream never ends by itself; a caller reconnects with the position of the
         /// last row it has stored.
         ///
@@ -994,7 +1007,7 @@ pub mod round_client {
             self.inner.server_streaming(req, path, codec).await
         }
         /// Bundles, other signed messages and verification vectors by digest: what a receiver was away for, or lost.
-        /// Every holder keeps the bundles of an epoch until it retires.
+        /// Every holder keeps the qualified bundles of an epoch until it retires.
         ///
         /// Deadline: 10 s is enough for a hundred bundles. A peer has at most 8 calls under way.
         /// UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE: as for Follow.
@@ -1043,7 +1056,8 @@ pub mod round_server {
             >
             + std::marker::Send
             + 'static;
-        /// Everything this node has said, from a position on, and then whatever it says: its report first, always.
+        /// Everything this node has said, from a position on, and then whatever it says: its report first, always, then the epochs
+        /// that it keeps.
         /// Only rows are served that are durable. The stream never ends by itself; a caller reconnects with the position of the
         /// last row it has stored.
         ///
@@ -1066,7 +1080,7 @@ pub mod round_server {
             + std::marker::Send
             + 'static;
         /// Bundles, other signed messages and verification vectors by digest: what a receiver was away for, or lost.
-        /// Every holder keeps the bundles of an epoch until it retires.
+        /// Every holder keeps the qualified bundles of an epoch until it retires.
         ///
         /// Deadline: 10 s is enough for a hundred bundles. A peer has at most 8 calls under way.
         /// UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE: as for Follow.

@@ -1,11 +1,14 @@
 //! Nodes that lie: what they say is bent on its way out, signed with their real keys.
 
+use std::collections::BTreeMap;
+
 use hkdf::Hkdf;
 use keyfleet_threshold::curve::{G1, HashDomain, Scalar, SecretScalar};
 use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::identity::IdentitySecretKey;
+use keyfleet_threshold::plan::FrozenDigests;
 use keyfleet_threshold::round::{
-    Attempt, Body, Complaint, DealerSeed, Dealing, Participant, Response, SecretName, SignedMessage,
+    Attempt, Blob, Body, Complaint, DealerSeed, Dealing, Participant, Response, SecretName, ShownEpoch, SignedMessage,
 };
 use sha2::Sha256;
 
@@ -32,6 +35,8 @@ pub enum Behaviour {
     },
     /// Claims to have prepared another vector and signs the certificate with nonsense.
     Saboteur,
+    /// Shows kept epochs with false lists of their bundles, and hands bundles out under bad signatures.
+    FalseKeeper,
     /// Says nothing at all.
     Silent,
 }
@@ -69,6 +74,29 @@ impl Behaviour {
             _ => vec![message.clone()],
         };
         Some(bent)
+    }
+
+    /// Returns what the node shows of an epoch that it keeps: as a false keeper a dealer less, or a bundle that is nobody's.
+    #[must_use]
+    pub fn bend_shown(self, shown: ShownEpoch) -> ShownEpoch {
+        if self != Self::FalseKeeper {
+            return shown;
+        }
+        let mut listed: BTreeMap<_, _> = shown.qualified.iter().collect();
+        match listed.first_entry() {
+            Some(first) if shown.certificate.number.0.is_multiple_of(2) => drop(first.remove()),
+            Some(mut first) => drop(first.insert(Digest([0xee; 32]))),
+            None => {}
+        }
+        ShownEpoch { qualified: FrozenDigests::of(listed), ..shown }
+    }
+
+    /// Changes what the node hands out under a digest, which does not cover the signature.
+    pub fn bend_found(self, found: &mut Blob) {
+        if let (Self::FalseKeeper, Blob::Message(message)) = (self, found) {
+            let nobody = IdentitySecretKey::from_seed(&[0; 32]);
+            *message = SignedMessage::sign(message.plan, message.sender, message.body.clone(), &nobody);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use keyfleet_threshold::feed::{Feed, Turns};
+use keyfleet_threshold::feed::{Feed, Showing, Turns};
 use keyfleet_threshold::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
 use keyfleet_threshold::round::{Blob, Notice, Outputs, Participant, SecretName, SignedMessage};
@@ -68,6 +68,8 @@ pub struct Reader {
     pub lineage: u64,
     /// True while a read is on its way.
     pub reading: bool,
+    /// Process at the other end when the stream was opened, and the kept epochs that it showed on it.
+    pub showing: (u64, Showing),
     /// Turns at which this peer is asked for what is wanted.
     pub turns: Turns,
 }

@@ -1,12 +1,13 @@
 //! Memory of one operator process: nothing that it cannot gather again, so it may be restarted at any event, and a second one
 //! may run beside it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use keyfleet_crds::values::PinnedKey;
 use keyfleet_planner::Action;
 use keyfleet_planner::view::Transcripts;
 use keyfleet_planner::view::possession::Challenge;
+use keyfleet_threshold::feed::Showing;
 use keyfleet_threshold::identifiers::Digest;
 
 /// One operator process.
@@ -19,7 +20,6 @@ pub(crate) struct Operator {
     pub(crate) queue: VecDeque<Action>,
     pub(crate) starved_since: Option<u64>,
     pub(crate) last_block: u64,
-    pub(crate) verified: BTreeSet<(u64, Digest)>,
 }
 
 /// Stream of one node, as this operator follows it.
@@ -32,13 +32,13 @@ pub(crate) struct Stream {
     pub(crate) lineage: u64,
     pub(crate) reading: bool,
     pub(crate) reported: Option<Reported>,
+    pub(crate) showing: Showing,
 }
 
 /// Contents of a report that can change.
 #[derive(PartialEq, Eq)]
 pub(crate) struct Reported {
     pub(crate) highest: u64,
-    pub(crate) newest: Option<u64>,
     pub(crate) held: Vec<(u64, Digest)>,
 }
 

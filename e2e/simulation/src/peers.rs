@@ -8,7 +8,9 @@ use keyfleet_crds::convert::{plan_of, record_of};
 use keyfleet_crds::values::PinnedKey;
 use keyfleet_planner::model::Objects;
 use keyfleet_planner::state::Epoch;
-use keyfleet_threshold::feed::{Input, InputError, ListedEpoch, Listing, Turns, answer, recall, says_itself, take};
+use keyfleet_threshold::feed::{
+    Input, InputError, ListedEpoch, Listing, Showing, Turns, answer, recall, says_itself, take,
+};
 use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::round::{Blob, Outputs, Refusal};
 
@@ -82,14 +84,21 @@ impl Fleet {
             pinned.filter_map(|(peer, _)| NodeIndex::new(*peer)).filter(|peer| *peer != index).collect();
         for from in peers.iter().copied() {
             let Some(peer) = self.nodes.get(&from).filter(|peer| peer.answers()) else { continue };
+            let Some(at_peer) = &peer.process else { continue };
+            let (peer_life, kept) = (at_peer.life, at_peer.participant.state());
             let lineage = peer.disk.outbox.lineage;
             let upto = peer.disk.outbox.rows.keys().next_back().copied().unwrap_or(0);
+            let reader = self.nodes[&index].process.as_ref().and_then(|process| process.readers.get(&from));
+            let shown = reader.map(|reader| &reader.showing).filter(|(life, _)| *life == peer_life);
+            let mut showing = shown.map(|(_, showing)| showing.clone()).unwrap_or_default();
+            let shows_more = !showing.next(kept).is_empty();
             let now_ms = self.now_ms;
             let Some(process) = self.nodes.get_mut(&index).and_then(|node| node.process.as_mut()) else { return };
             let reader = process.readers.entry(from).or_insert_with(|| Reader {
                 position: 0,
                 lineage,
                 reading: false,
+                showing: (peer_life, Showing::default()),
                 turns: Turns::new(index, from),
             });
             if reader.lineage != lineage {
@@ -97,7 +106,7 @@ impl Fleet {
             }
             reader.turns.want(&wants, &peers, now_ms);
             let digests = reader.turns.due(now_ms);
-            let reads = !reader.reading && reader.position < upto;
+            let reads = !reader.reading && (reader.position < upto || shows_more);
             if reads && !self.loses() {
                 self.reader(index, from).reading = true;
                 let delay = 1 + self.random(self.settings.delay_max_ms);
@@ -119,7 +128,7 @@ impl Fleet {
         self.nodes[&index].process.as_ref().is_some_and(|process| process.life == life)
     }
 
-    /// Takes in rows of a peer's stream, in their order.
+    /// Takes in what a peer's stream shows: the epochs that it keeps, then rows in their order.
     pub(crate) fn read(&mut self, to: NodeIndex, from: NodeIndex, life: u64, upto: u64) {
         if !self.is_alive(to, life) {
             return;
@@ -131,13 +140,30 @@ impl Fleet {
             return;
         }
         let after = std::mem::replace(&mut reader.position, upto);
+        let mut inputs = self.shown_to(to, from);
         let rows = self.nodes[&from].disk.outbox.rows.range(after + 1..upto + 1);
         // An equivocator shows each peer one of its two faces.
         let face = usize::from(to.value().is_multiple_of(2));
         let rows = rows.filter_map(|(_, row)| row.faces.get(face).or_else(|| row.faces.first()));
         let own = rows.filter(|blob| says_itself(blob, from));
-        let inputs: Vec<_> = own.map(|blob| Input::Blob(blob.as_ref().clone())).collect();
+        inputs.extend(own.map(|blob| Input::Blob(blob.as_ref().clone())));
         self.feed(to, &inputs);
+    }
+
+    /// Returns the kept epochs that a peer has not shown on its stream yet, as its behaviour bends them. A process that starts
+    /// again begins a new stream.
+    fn shown_to(&mut self, to: NodeIndex, from: NodeIndex) -> Vec<Input> {
+        let Some(process) = self.nodes[&from].process.as_ref().filter(|_| self.nodes[&from].answers()) else {
+            return Vec::new();
+        };
+        let (life, state, behaviour) = (process.life, process.participant.state(), self.nodes[&from].behaviour);
+        let reader = self.nodes[&to].process.as_ref().and_then(|process| process.readers.get(&from));
+        let before = reader.map(|reader| &reader.showing).filter(|(before, _)| *before == life);
+        let mut showing = before.map(|(_, showing)| showing.clone()).unwrap_or_default();
+        let shown = showing.next(state).into_iter().map(|shown| Input::Shown(from, behaviour.bend_shown(shown)));
+        let shown = shown.collect();
+        self.reader(to, from).showing = (life, showing);
+        shown
     }
 
     /// Takes in a peer's answer to a `Fetch`.
@@ -199,7 +225,9 @@ impl Node {
     pub(crate) fn hand_out(&self, wanted: &BTreeSet<Digest>) -> BTreeMap<Digest, Blob> {
         let Some(process) = &self.process else { return BTreeMap::new() };
         let kept = |digest: &Digest| self.disk.blobs.get(digest).map(|blob| blob.as_ref().clone());
-        answer(wanted, process.participant.state(), &self.own_messages(), kept)
+        let mut found = answer(wanted, process.participant.state(), &self.own_messages(), kept);
+        found.values_mut().for_each(|blob| self.behaviour.bend_found(blob));
+        found
     }
 }
 

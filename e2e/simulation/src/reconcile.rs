@@ -8,9 +8,8 @@ use keyfleet_crds::values::PinnedKey;
 use keyfleet_planner::model::{Objects, RefusalError, invariants};
 use keyfleet_planner::view::Watched;
 use keyfleet_planner::view::possession::{Challenge, Claimed, Claims};
-use keyfleet_planner::view::transcripts::Certified;
 use keyfleet_planner::{Action, decide};
-use keyfleet_threshold::feed::{Report, says_itself};
+use keyfleet_threshold::feed::{Report, Showing, says_itself};
 use keyfleet_threshold::identifiers::NodeIndex;
 use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::purpose::Purpose;
@@ -143,6 +142,7 @@ impl Fleet {
                 lineage,
                 reading: false,
                 reported: None,
+                showing: Showing::default(),
             });
             if stream.life.is_some() && (breaks || stream.life != life || stream.lineage != lineage) {
                 operator.transcripts.disconnect(index);
@@ -155,6 +155,7 @@ impl Fleet {
                     (stream.position, stream.lineage) = (0, lineage);
                 }
                 (stream.life, stream.challenge, stream.reported) = (Some(life), challenge, None);
+                stream.showing = Showing::default();
             }
             if !stream.reading && !self.loses() {
                 if let Some(stream) = self.operators[who].streams.get_mut(&index) {
@@ -179,8 +180,7 @@ impl Fleet {
         let cluster = self.cluster;
         let report = Report::of(process.participant.state());
         let held: Vec<_> = report.held.iter().map(|certificate| (certificate.number.0, certificate.vector)).collect();
-        let newest = report.newest.as_ref().map(|newest| newest.certificate.number.0);
-        let reported = Reported { highest: report.highest.0, newest, held };
+        let reported = Reported { highest: report.highest.0, held };
         if stream.reported.as_ref() != Some(&reported) {
             let claimed = reported.held.iter().filter_map(|(number, vector)| {
                 let number = keyfleet_threshold::identifiers::EpochNumber(*number);
@@ -189,15 +189,11 @@ impl Fleet {
                 Some(Claimed { number: number.0, vector: Some(*vector), possession: proof.encode().to_vec() })
             });
             let claims = Claims::of(cluster, claimed, &stream.challenge, &stream.challenge);
-            let certified = report.newest.and_then(|newest| {
-                let number = newest.certificate.number.0;
-                let known = (number, newest.vector.digest());
-                let good = operator.verified.contains(&known) || newest.certificate.verify(&newest.vector.constant());
-                good.then(|| operator.verified.insert(known));
-                good.then_some(Certified { number, vector: newest.vector })
-            });
-            operator.transcripts.report(index, reported.highest, certified, claims);
+            operator.transcripts.report(index, reported.highest, claims);
             stream.reported = Some(reported);
+        }
+        for shown in stream.showing.next(process.participant.state()) {
+            operator.transcripts.show(index, &node.behaviour.bend_shown(shown));
         }
         let pin = IdentityPublicKey(stream.identity.0);
         for (position, row) in node.disk.outbox.rows.range(stream.position + 1..) {

@@ -159,13 +159,14 @@ fn is_lost(fleet: &Fleet, index: u32) -> bool {
 fn lie(fleet: &mut Fleet, receivers: &[u32]) -> Behaviour {
     let at = usize::try_from(fleet.random(receivers.len() as u64)).expect("small");
     let other = NodeIndex::new(receivers[at]).expect("indices start at one");
-    match fleet.random(7) {
+    match fleet.random(8) {
         0 => Behaviour::MuteDealer,
         1 => Behaviour::LyingDealer { victim: other },
         2 => Behaviour::ForeignConstant,
         3 => Behaviour::Equivocator,
         4 => Behaviour::FalseComplainer { accused: other },
         5 => Behaviour::Saboteur,
+        6 => Behaviour::FalseKeeper,
         _ => Behaviour::Silent,
     }
 }

@@ -86,12 +86,6 @@ pub(crate) fn report(published: &Published, identity: &IdentityPublicKey) -> Opt
         vector_digest: certificate.vector.0.to_vec(),
         possession: Vec::new(),
     });
-    let newest = facts.newest.as_ref().map(|newest| v1::Certificate {
-        number: newest.certificate.number.0,
-        plan: newest.plan.encode(),
-        verification_vector: newest.vector.commitments().iter().map(|point| point.encode().to_vec()).collect(),
-        signature: newest.certificate.signature.encode().to_vec(),
-    });
     let node = |(index, pin): (&keyfleet_threshold::identifiers::NodeIndex, &IdentityPublicKey)| v1::KnownNode {
         index: index.value(),
         identity_key: pin.0.to_vec(),
@@ -103,7 +97,6 @@ pub(crate) fn report(published: &Published, identity: &IdentityPublicKey) -> Opt
         sequence: 0,
         lineage: outbox.lineage.to_vec(),
         highest_number: facts.highest.0,
-        newest_certificate: newest,
         held: held.collect(),
         nodes: state.pins.iter().map(node).collect(),
         plan_versions: vec![PlanVersion::NEWEST.number().into()],

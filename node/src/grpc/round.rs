@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use futures_util::{Stream, StreamExt, stream};
 use keyfleet_api::limits::FETCH_DIGESTS_MAX;
 use keyfleet_api::v1::round_server::Round;
-use keyfleet_api::{messages, v1};
+use keyfleet_api::{kept_epoch, messages, v1};
 use keyfleet_crds::cluster::Access;
 use keyfleet_crds::cluster::access::{self, KUBERNETES_ISSUER};
-use keyfleet_threshold::feed;
+use keyfleet_threshold::feed::{self, Showing};
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
 use keyfleet_threshold::identity::IdentitySecretKey;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -109,6 +109,8 @@ struct Following {
     challenge: Option<Challenge>,
     /// The report that was sent last.
     reported: Option<v1::Report>,
+    /// Kept epochs that were sent.
+    showing: Showing,
     position: u64,
     caught_up: bool,
     ready: VecDeque<v1::FollowItem>,
@@ -116,7 +118,7 @@ struct Following {
 }
 
 impl Following {
-    /// Queues a report, if anything in it changed, and every row after the position.
+    /// Queues a report, if anything in it changed, kept epochs that were not sent, and every row after the position.
     fn refill(&mut self) {
         let now = self.published.borrow_and_update().clone();
         let served = self.served.borrow().clone();
@@ -126,6 +128,10 @@ impl Following {
             let signed = sign(report.clone(), sequence, &self.identity);
             self.queue(v1::follow_item::Item::Report(signed));
             self.reported = Some(report);
+        }
+        let kept = now.state.as_ref().map(|state| self.showing.next(state)).unwrap_or_default();
+        for shown in &kept {
+            self.queue(v1::follow_item::Item::KeptEpoch(kept_epoch::kept_epoch(shown)));
         }
         let Some(outbox) = &now.outbox else { return };
         for (position, row) in outbox.rows.range(self.position + 1..) {
@@ -188,6 +194,7 @@ impl Round for RoundApi {
             reports: self.reports.clone(),
             challenge,
             reported: None,
+            showing: Showing::default(),
             position: after_position,
             caught_up: false,
             ready: VecDeque::new(),

@@ -143,8 +143,12 @@ async fn read_stream(
         tokio::select! {
             item = stream.message() => {
                 let item = item?.ok_or(FollowError::Closed)?;
-                let Some(Heard::Row { blob, .. }) = reader.take(item)? else { continue };
-                facts.send(Input::Blob(blob)).await.map_err(|_| FollowError::Stopping)?;
+                let input = match reader.take(item)? {
+                    Some(Heard::Row { blob, .. }) => Input::Blob(blob),
+                    Some(Heard::Kept(shown)) => Input::Shown(peer, *shown),
+                    Some(Heard::Report(_) | Heard::CaughtUp) | None => continue,
+                };
+                facts.send(input).await.map_err(|_| FollowError::Stopping)?;
             }
             changed = wanted.changed() => {
                 changed.map_err(|_| FollowError::Stopping)?;

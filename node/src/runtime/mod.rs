@@ -251,6 +251,7 @@ async fn drive(
         for (_, error) in errors {
             match error {
                 InputError::Message(error) => tracing::debug!(%error, "a message was not taken up"),
+                InputError::Shown(error) => tracing::debug!(%error, "a shown epoch was not taken up"),
                 error => tracing::warn!(%error, "a fact was refused"),
             }
         }

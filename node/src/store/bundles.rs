@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use keyfleet_threshold::identifiers::Digest;
 use keyfleet_threshold::round::{Blob, SignedMessage};
-use redb::{ReadableDatabase as _, TableDefinition};
+use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
 use super::{StoreError, redb_error};
 
@@ -32,7 +32,8 @@ impl BundleFile {
         Ok(Self(Arc::new(file)))
     }
 
-    /// Keeps the messages among the blobs; durable when this returns. The state file has the vectors.
+    /// Keeps the messages among the blobs; durable when this returns. The state file has the vectors. What is kept is never
+    /// replaced, unless it cannot be read: a digest does not cover the signature.
     ///
     /// # Errors
     /// redb's.
@@ -43,7 +44,10 @@ impl BundleFile {
         let rows: Vec<_> = blobs.iter().filter_map(|blob| Some((blob.digest(), encode(blob)?))).collect();
         self.change(move |table| {
             for (digest, bytes) in &rows {
-                table.insert(&digest.0, bytes.as_slice())?;
+                let is_kept = table.get(&digest.0)?.is_some_and(|row| content(row.value(), digest).is_some());
+                if !is_kept {
+                    table.insert(&digest.0, bytes.as_slice())?;
+                }
             }
             Ok(())
         })
@@ -66,7 +70,7 @@ impl BundleFile {
         let txn = self.0.begin_read().map_err(redb_error)?;
         let table = txn.open_table(BLOBS).map_err(redb_error)?;
         let row = table.get(&digest.0).map_err(redb_error)?;
-        Ok(row.and_then(|bytes| decode(bytes.value())).filter(|blob| blob.digest() == *digest))
+        Ok(row.and_then(|row| content(row.value(), digest)))
     }
 
     async fn change(
@@ -98,6 +102,11 @@ fn encode(blob: &Blob) -> Option<Vec<u8>> {
     Some([&[MESSAGE], message.encode().as_slice()].concat())
 }
 
+/// Returns what a row keeps under its digest.
+fn content(row: &[u8], digest: &Digest) -> Option<Blob> {
+    decode(row).filter(|blob| blob.digest() == *digest)
+}
+
 /// Decodes what [`encode`] wrote; nothing is checked but the form.
 fn decode(row: &[u8]) -> Option<Blob> {
     SignedMessage::decode(row.strip_prefix(&[MESSAGE])?).ok().map(Blob::Message)
@@ -108,13 +117,31 @@ mod tests {
     use keyfleet_threshold::identifiers::NodeIndex;
     use keyfleet_threshold::identity::IdentitySecretKey;
     use keyfleet_threshold::round::Body;
-    use redb::ReadableTable as _;
 
     use super::*;
 
     fn message(plan: u8) -> SignedMessage {
         let (index, identity) = (NodeIndex::new(1).unwrap(), IdentitySecretKey::from_seed(&[1; 32]));
         SignedMessage::sign(Digest([plan; 32]), index, Body::Erased, &identity)
+    }
+
+    /// Somebody may hand out a message again under a signature that is not its author's.
+    #[tokio::test]
+    async fn what_is_kept_is_never_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = BundleFile::open(&folder.path().join("bundles.redb")).unwrap();
+        let good = message(1);
+        let forged =
+            SignedMessage::sign(good.plan, good.sender, good.body.clone(), &IdentitySecretKey::from_seed(&[2; 32]));
+        assert_eq!(forged.digest(), good.digest());
+        file.keep(&[Blob::Message(good.clone())]).await.unwrap();
+        file.keep(&[Blob::Message(forged)]).await.unwrap();
+        let kept = Some(Blob::Message(good.clone()));
+        assert_eq!(file.get(&good.digest()).unwrap(), kept, "the good copy was replaced");
+        let digest = good.digest();
+        file.change(move |table| table.insert(&digest.0, [MESSAGE, 0].as_slice()).map(|_| ())).await.unwrap();
+        file.keep(&[Blob::Message(good.clone())]).await.unwrap();
+        assert_eq!(file.get(&good.digest()).unwrap(), kept, "a row that cannot be read keeps the good copy out");
     }
 
     #[tokio::test]

@@ -26,6 +26,8 @@ pub struct Turns {
 /// Next request for one digest.
 #[derive(Debug)]
 struct Due {
+    /// Place among what is wanted: what is wanted first is asked for first.
+    rank: usize,
     at_ms: u64,
     /// Pause after that request.
     pause_ms: u64,
@@ -38,13 +40,13 @@ impl Turns {
         Self { me, peer, due: BTreeMap::new() }
     }
 
-    /// Takes over what is wanted now; what is no longer wanted is forgotten. `peers` are all that could be asked.
+    /// Takes over what is wanted now, in this order; what is no longer wanted is forgotten. `peers` are all that could be asked.
     pub fn want(&mut self, wants: &[Want], peers: &BTreeSet<NodeIndex>, now_ms: u64) {
-        let wanted: BTreeSet<_> = wants.iter().map(|want| want.digest).collect();
-        self.due.retain(|digest, _| wanted.contains(digest));
-        for digest in wanted {
-            let at_ms = now_ms + self.place(peers, &digest) * TURN_MS;
-            self.due.entry(digest).or_insert(Due { at_ms, pause_ms: ASK_AGAIN_MS });
+        let mut before = std::mem::take(&mut self.due);
+        for (rank, want) in wants.iter().enumerate() {
+            let at_ms = now_ms + self.place(peers, &want.digest) * TURN_MS;
+            let due = before.remove(&want.digest).map(|known| Due { rank, ..known });
+            self.due.entry(want.digest).or_insert(due.unwrap_or(Due { rank, at_ms, pause_ms: ASK_AGAIN_MS }));
         }
     }
 
@@ -54,17 +56,20 @@ impl Turns {
         self.due.values().map(|due| due.at_ms).min()
     }
 
-    /// Returns the digests that the peer is to be asked for at this time. It is asked again for each that is still wanted: a
+    /// Returns the digests that the peer is to be asked for at this time, in the order in which they are wanted. It is asked again for each that is still wanted: a
     /// second later, then after pauses that double up to a minute. A new connection begins with the first pause.
     #[must_use]
     pub fn due(&mut self, now_ms: u64) -> Vec<Digest> {
         let due = self.due.iter_mut().filter(|(_, due)| due.at_ms <= now_ms);
-        due.map(|(digest, due)| {
-            due.at_ms = now_ms + due.pause_ms;
-            due.pause_ms = (due.pause_ms * 2).min(ASK_AGAIN_MAX_MS);
-            *digest
-        })
-        .collect()
+        let mut ranked: Vec<_> = due
+            .map(|(digest, due)| {
+                due.at_ms = now_ms + due.pause_ms;
+                due.pause_ms = (due.pause_ms * 2).min(ASK_AGAIN_MAX_MS);
+                (due.rank, *digest)
+            })
+            .collect();
+        ranked.sort_unstable();
+        ranked.into_iter().map(|(_, digest)| digest).collect()
     }
 
     /// The peer's place in the order in which this node asks for a blob.

@@ -11,15 +11,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
-use keyfleet_api::epoch_certificate::ShownCertificate;
 use keyfleet_api::round_reader::{FETCH_TIMEOUT, Fetched, Heard, ReportError, RoundReader, fetch_requests};
 use keyfleet_api::tls::{CertificateError, Connector};
 use keyfleet_api::v1::round_client::RoundClient;
 use keyfleet_api::{channel, v1, wire};
 use keyfleet_crds::values::{ClusterId, PublicKey};
-use keyfleet_threshold::identifiers::{self, Digest, EpochNumber, NodeIndex};
+use keyfleet_threshold::identifiers::{self, Digest, NodeIndex};
 use keyfleet_threshold::identity::IdentityPublicKey;
-use keyfleet_threshold::plan::Plan;
 use keyfleet_threshold::round::Blob;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -29,7 +27,7 @@ use super::token::{Token, TokenError, Tokens};
 use super::{Nodes, Target};
 use keyfleet_planner::view::StreamView;
 use keyfleet_planner::view::possession::{Challenge, Claimed, Claims};
-use keyfleet_planner::view::transcripts::{Certified, Transcripts, Watched};
+use keyfleet_planner::view::transcripts::{Transcripts, Watched};
 
 /// The pause before a node is called again; doubled up to the last after every failure.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -124,7 +122,6 @@ impl Nodes for Followers {
                 notifications: self.notifications.clone(),
                 token: None,
                 challenge: Challenge::default(),
-                shown: None,
                 reader: RoundReader::new(identifiers::ClusterId(cluster.0), node, pin),
             };
             fleet.tasks.insert(index, (target, Task(tokio::spawn(follower.run()))));
@@ -184,8 +181,6 @@ struct Follower {
     token: Option<Token>,
     /// Challenge that the node has to prove its shares over, in the stream that is open.
     challenge: Challenge,
-    /// The certificate that the node showed last, and what it came to.
-    shown: Option<(v1::Certificate, Option<Certified>)>,
     reader: RoundReader,
 }
 
@@ -288,24 +283,15 @@ impl Follower {
                 let cluster = identifiers::ClusterId(self.cluster.0);
                 let claimed = report.held.iter().map(claimed);
                 let claims = Claims::of(cluster, claimed, &report.challenge, &self.challenge);
-                let certified = report.newest_certificate.and_then(|shown| self.verified(shown));
-                locked(&self.transcripts).report(self.index, report.highest_number, certified, claims)
+                locked(&self.transcripts).report(self.index, report.highest_number, claims)
             }
+            Some(Heard::Kept(shown)) => locked(&self.transcripts).show(self.index, &shown),
             Some(Heard::Row { number, blob: Blob::Message(message) }) => {
                 let verified = message.verify(&self.pin);
                 verified.is_some_and(|it| locked(&self.transcripts).say(self.index, number, it))
             }
             Some(Heard::Row { blob: Blob::Vector(_), .. }) => false,
         })
-    }
-
-    /// Checks a certificate, once for as long as the node shows it: reports come often, and points are costly to check.
-    fn verified(&mut self, shown: v1::Certificate) -> Option<Certified> {
-        if self.shown.as_ref().is_none_or(|(before, _)| *before != shown) {
-            let certified = verified(self.cluster, &shown);
-            self.shown = Some((shown, certified));
-        }
-        self.shown.as_ref().and_then(|(_, certified)| certified.clone())
     }
 
     async fn fetch(&mut self, channel: &Channel, wanted: BTreeSet<Digest>) -> Result<(), StreamError> {
@@ -330,22 +316,6 @@ impl Follower {
 fn claimed(held: &v1::HeldEpoch) -> Claimed {
     let vector = held.vector_digest.as_slice().try_into().ok().map(Digest);
     Claimed { number: held.number, vector, possession: held.possession.clone() }
-}
-
-/// A certificate as a report shows it, if it verifies under the key that its own vector carries. Whether that key is the
-/// fleet's is for the reader to say.
-fn verified(cluster: ClusterId, shown: &v1::Certificate) -> Option<Certified> {
-    let plan = Plan::decode(&shown.plan).ok()?.validate().ok()?;
-    let certificate = ShownCertificate {
-        cluster: identifiers::ClusterId(cluster.0),
-        number: EpochNumber(shown.number),
-        plan_digest: &plan.digest().0,
-        verification_vector: &shown.verification_vector,
-        signature: &shown.signature,
-    };
-    let own = plan.number == certificate.number && plan.cluster == certificate.cluster;
-    let vector = certificate.verify().ok().filter(|_| own)?;
-    Some(Certified { number: shown.number, vector })
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 use keyfleet_api::{messages, report};
-use keyfleet_threshold::curve::SecretScalar;
-use keyfleet_threshold::identifiers::{NodeIndex, Threshold};
+use keyfleet_threshold::coordination::{FleetView, NodeView, planning};
+use keyfleet_threshold::curve::G1;
+use keyfleet_threshold::identifiers::{Block, EpochNumber, PrekeyNumber, Threshold};
 use keyfleet_threshold::identity::IdentitySecretKey;
-use keyfleet_threshold::polynomial::Polynomial;
+use keyfleet_threshold::plan::{Deadlines, ValidPlan};
+use keyfleet_threshold::prekey::PrekeySecret;
 use keyfleet_threshold::round::{Body, SignedMessage};
-use rand_chacha::ChaCha20Rng;
-use rand_chacha::rand_core::SeedableRng;
 
 use super::*;
 
@@ -38,7 +38,6 @@ fn follower() -> Follower {
         notifications: Arc::default(),
         token: None,
         challenge: Challenge::default(),
-        shown: None,
         reader: RoundReader::new(identifiers::ClusterId(CLUSTER.0), NodeIndex::new(1).unwrap(), pin),
     }
 }
@@ -66,6 +65,28 @@ fn reported(change: impl FnOnce(&mut v1::Report), signer: u8) -> v1::FollowItem 
     item(v1::follow_item::Item::Report(report::sign(&report, &identity(signer))))
 }
 
+/// A genesis of three nodes.
+fn plan() -> ValidPlan {
+    let cluster = identifiers::ClusterId(CLUSTER.0);
+    let node = |i: u8| {
+        let index = NodeIndex::new(i.into()).unwrap();
+        let prekey = PrekeySecret::restore(PrekeyNumber(1), &[i; 32]).unwrap().offer(cluster, index, &identity(i));
+        NodeView { index, identity: identity(i).public(), prekey: Some(prekey) }
+    };
+    let view = FleetView {
+        cluster,
+        number: EpochNumber(900),
+        block: Block(100),
+        threshold: Threshold(2),
+        min_holders: 2,
+        deadlines: Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 },
+        receivers: (1..=3).map(node).collect(),
+        connected: (1..=3).filter_map(NodeIndex::new).collect(),
+        unawaited: BTreeSet::new(),
+    };
+    planning::genesis(&view).unwrap()
+}
+
 #[test]
 fn a_node_speaks_for_itself_alone() {
     let mut follower = follower();
@@ -88,22 +109,25 @@ fn a_report_counts_only_as_the_nodes_own_of_this_cluster() {
     assert_eq!(follower.reader.request(&[]).lineage, [8; 16], "its position belongs to this outbox");
 }
 
-/// A number without a signature of the key proves nothing.
+/// What a node shows of its epochs is taken up once, whatever it is worth.
 #[test]
-fn a_made_up_certificate_is_none() {
+fn a_kept_epoch_is_news_once_and_a_malformed_one_is_none() {
     let mut follower = follower();
-    let vector = Polynomial::random(
-        SecretScalar::random(&mut ChaCha20Rng::from_seed([1; 32])),
-        Threshold(2),
-        &mut ChaCha20Rng::from_seed([2; 32]),
-    );
-    let points = vector.vector().commitments().iter().map(|point| point.encode().to_vec()).collect::<Vec<_>>();
-    for (plan, signature) in [(Vec::new(), vec![0; 48]), (vec![1; 400], vec![0xc0; 48])] {
-        let certificate = v1::Certificate { number: 900, plan, verification_vector: points.clone(), signature };
-        let item = reported(|report| report.newest_certificate = Some(certificate), 1);
-        follower.take(item).expect("the rest of the report stands");
-        assert!(locked(&follower.transcripts).view(None, &[]).certified.is_empty());
-    }
+    let plan = plan();
+    let shown = v1::KeptEpoch {
+        number: plan.number.0,
+        plan: plan.encode(),
+        vector_digest: vec![1; 32],
+        signature: G1::generator().encode().to_vec(),
+        qualified: Vec::new(),
+    };
+    let kept = |shown: &v1::KeptEpoch| item(v1::follow_item::Item::KeptEpoch(shown.clone()));
+    assert_eq!(follower.take(kept(&shown)), Ok(true));
+    assert_eq!(follower.take(kept(&shown)), Ok(false), "the same again is nothing new");
+    let no_signature = v1::KeptEpoch { signature: Vec::new(), ..shown };
+    assert_eq!(follower.take(kept(&no_signature)), Ok(false));
+    let view = locked(&follower.transcripts).view(None, &[]);
+    assert!(view.certified.is_empty(), "nobody signed it");
 }
 
 #[tokio::test]

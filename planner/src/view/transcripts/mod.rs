@@ -1,7 +1,9 @@
 //! The transcripts of a cluster's rounds: signed messages in, the core's decisions out. Pure.
 //!
 //! Everything is kept per node, in at most [`NODE_BYTES_MAX`]: a node that talks too much loses its own words and nobody
-//! else's. What belongs to rounds that ended is dropped.
+//! else's. What belongs to rounds that ended is dropped. [`kept`] holds what nodes show of the epochs that they keep.
+
+mod kept;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,8 +14,9 @@ use keyfleet_threshold::coordination::{RoundView, closing, decide};
 use keyfleet_threshold::identifiers::{Block, Digest, NodeIndex};
 use keyfleet_threshold::plan::ValidPlan;
 use keyfleet_threshold::polynomial::VerificationVector;
-use keyfleet_threshold::round::{Blob, MessageKind, RoundRecord, Transcript, VerifiedMessage};
+use keyfleet_threshold::round::{Blob, MessageKind, RoundRecord, ShownEpoch, Transcript, VerifiedMessage};
 
+use self::kept::{Shown, ShownEpochs, Vectors};
 use super::possession::{CertifiedVector, Claims};
 use super::{Closing, StreamView};
 use crate::key_epoch;
@@ -58,15 +61,6 @@ impl Watched {
     }
 }
 
-/// A certificate that a node showed, verified under the key that its vector carries.
-#[derive(Clone, Debug)]
-pub struct Certified {
-    /// The epoch's number.
-    pub number: u64,
-    /// The epoch's vector. Its constant term is the key.
-    pub vector: VerificationVector,
-}
-
 /// Messages of the nodes of one cluster.
 #[derive(Default)]
 pub struct Transcripts {
@@ -76,6 +70,10 @@ pub struct Transcripts {
     plans: BTreeMap<u64, Planned>,
     /// Vectors of the rounds that are looked at, combined from their own messages.
     vectors: BTreeMap<u64, VerificationVector>,
+    /// Vectors of the epochs that nodes show.
+    shown_vectors: Vectors,
+    /// The fleet's key, as it was when the rounds were looked at last.
+    key: Option<PublicKey>,
     /// The highest number that was ever looked at. Messages of later rounds may come before their plan.
     looked_at: u64,
 }
@@ -93,7 +91,7 @@ struct Planned {
 struct NodeState {
     connected: bool,
     highest: Option<u64>,
-    certified: Option<Certified>,
+    shown: ShownEpochs,
     claims: Claims,
     /// By the number that the node gave and the plan's digest.
     messages: BTreeMap<(u64, Digest), Vec<VerifiedMessage>>,
@@ -102,16 +100,26 @@ struct NodeState {
 
 impl Transcripts {
     /// Takes the report that a node's stream began with, or a changed one. Returns true where it says something new.
-    pub fn report(&mut self, index: u32, highest: u64, certified: Option<Certified>, claims: Claims) -> bool {
+    pub fn report(&mut self, index: u32, highest: u64, claims: Claims) -> bool {
         let said = self.nodes.entry(index).or_default();
-        let number = |certified: &Option<Certified>| certified.as_ref().map(|certified| certified.number);
-        let new = said.highest.is_none_or(|before| before < highest) || number(&said.certified) < number(&certified);
+        let new = said.highest.is_none_or(|before| before < highest);
         said.highest = said.highest.max(Some(highest));
-        if number(&certified) >= number(&said.certified) {
-            said.certified = certified.or(said.certified.take());
-        }
         // What it no longer claims, or proves no more, counts no more.
         said.claims.renew(claims) || new
+    }
+
+    /// Takes an epoch that a node shows in its stream. Returns true for a new one. What another node showed is read and checked
+    /// once.
+    pub fn show(&mut self, index: u32, shown: &ShownEpoch) -> bool {
+        let same = |said: &NodeState| said.shown.same(&shown.certificate).cloned();
+        if self.nodes.get(&index).and_then(same).is_some() {
+            return false;
+        }
+        let Some(read) = self.nodes.values().find_map(same).or_else(|| Shown::read(shown, self.key)) else {
+            return false;
+        };
+        self.nodes.entry(index).or_default().shown.insert(read);
+        true
     }
 
     /// All that a node had said when its stream was opened is here.
@@ -169,7 +177,10 @@ impl Transcripts {
                     let _ = transcript.hear(message);
                 }
             }
-            Blob::Vector(vector) => self.learn_source(vector),
+            Blob::Vector(vector) => {
+                self.shown_vectors.learn(vector);
+                self.learn_source(vector);
+            }
         }
     }
 
@@ -187,10 +198,11 @@ impl Transcripts {
         }
     }
 
-    /// Returns the digests that the rounds under way need and that no stream brought: to be fetched from any node.
+    /// Returns the digests that the rounds under way need and that no stream brought, and those of the vectors of shown epochs: to be
+    /// fetched from any node.
     #[must_use]
     pub fn wanted(&self, rounds: &[Watched]) -> BTreeSet<Digest> {
-        let mut wanted = BTreeSet::new();
+        let mut wanted: BTreeSet<_> = self.shown_vectors.wanted().collect();
         for watched in rounds.iter().filter(|watched| key_epoch::is_open(watched.status.as_ref())) {
             let Some(transcript) = self.rounds.get(&watched.spec.number) else { continue };
             let missing =
@@ -206,20 +218,19 @@ impl Transcripts {
     /// Returns what the core decides on each record that can still move, and what else follows from the nodes' messages.
     /// Certificates count that verify under `key`; before there is a key, under any.
     pub fn view(&mut self, key: Option<PublicKey>, rounds: &[Watched]) -> StreamView {
+        self.judge_shown(key);
         self.take_up(rounds);
-        self.judge_claims(key, rounds);
-        let of_key =
-            |certified: &&Certified| key.is_none_or(|key| convert::public_key(&certified.vector.constant()) == key);
+        self.judge_claims(rounds);
         let nodes = || self.nodes.iter();
         let mut view = StreamView {
             connected: nodes().filter(|(_, said)| said.connected).map(|(index, _)| *index).collect(),
             highest: nodes().filter_map(|(index, said)| Some((*index, said.highest?))).collect(),
             certified: nodes()
-                .filter_map(|(index, said)| Some((*index, said.certified.as_ref().filter(of_key)?.number)))
+                .filter_map(|(index, said)| Some((*index, said.shown.certified().next_back()?.0.number.0)))
                 .collect(),
             thresholds: nodes()
-                .filter_map(|(_, said)| said.certified.as_ref().filter(of_key))
-                .map(|certified| (certified.number, certified.vector.threshold().count()))
+                .flat_map(|(_, said)| said.shown.certified())
+                .map(|(certificate, threshold)| (certificate.number.0, threshold))
                 .collect(),
             ..StreamView::default()
         };
@@ -254,16 +265,27 @@ impl Transcripts {
         view
     }
 
+    /// Verifies the certificates that nodes show, and wants the vectors that they name.
+    fn judge_shown(&mut self, key: Option<PublicKey>) {
+        self.key = key;
+        let Self { nodes, shown_vectors, .. } = self;
+        for said in nodes.values_mut() {
+            said.shown.judge(key, shown_vectors);
+        }
+        shown_vectors.want(nodes.values().flat_map(|said| said.shown.vectors()).collect());
+    }
+
     /// Judges what nodes claim to hold by the vectors that are known: of records, and of certificates under the fleet's key.
-    fn judge_claims(&mut self, key: Option<PublicKey>, rounds: &[Watched]) {
+    fn judge_claims(&mut self, rounds: &[Watched]) {
         if !self.nodes.values().any(|said| said.claims.is_open()) {
             return;
         }
         let mut shown: BTreeMap<u64, VerificationVector> = BTreeMap::new();
-        for certified in self.nodes.values().filter_map(|said| said.certified.as_ref()) {
-            let new = !shown.contains_key(&certified.number);
-            if new && key.is_none_or(|key| convert::public_key(&certified.vector.constant()) == key) {
-                shown.insert(certified.number, certified.vector.clone());
+        for (certificate, _) in self.nodes.values().flat_map(|said| said.shown.certified()) {
+            if let (false, Some(vector)) =
+                (shown.contains_key(&certificate.number.0), self.shown_vectors.get(&certificate.vector))
+            {
+                shown.insert(certificate.number.0, vector.clone());
             }
         }
         let record = |number: u64| {
@@ -323,8 +345,7 @@ impl Transcripts {
             let transcript = self.rounds.entry(number).or_insert_with(|| Transcript::new(planned.plan.clone(), None));
             let lacked = transcript.lacks_source();
             if lacked {
-                let shown = self.nodes.values().filter_map(|said| said.certified.as_ref()).map(|one| &one.vector);
-                for vector in shown.chain(self.vectors.values()) {
+                for vector in self.shown_vectors.iter().chain(self.vectors.values()) {
                     transcript.learn_source(vector.clone());
                 }
             }

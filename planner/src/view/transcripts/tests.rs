@@ -5,10 +5,10 @@ use keyfleet_threshold::coordination::{Decision, FleetView, KeptEpoch, NodeView,
 use keyfleet_threshold::curve::{G1, SecretScalar};
 use keyfleet_threshold::identifiers::{ClusterId, EpochNumber, PrekeyNumber, Threshold};
 use keyfleet_threshold::identity::IdentitySecretKey;
-use keyfleet_threshold::plan::{Deadlines, ValidPlan};
+use keyfleet_threshold::plan::{Deadlines, FrozenDigests, ValidPlan};
 use keyfleet_threshold::polynomial::Polynomial;
 use keyfleet_threshold::prekey::PrekeySecret;
-use keyfleet_threshold::purpose::Purpose;
+use keyfleet_threshold::purpose::{Certificate, Purpose};
 use keyfleet_threshold::round::{Body, Complaint, SignedMessage, VerifiedMessage};
 use keyfleet_threshold::serving::signature;
 use rand_chacha::ChaCha20Rng;
@@ -186,29 +186,115 @@ fn the_vector_that_a_round_reshares_is_asked_for_by_digest() {
     assert!(!transcripts.wanted(&rounds).contains(&source.digest()), "what is there is asked for again");
 }
 
+/// A key of one holder, and an epoch that it certified: a genesis of the fleet of four.
+struct Certifier {
+    polynomial: Polynomial,
+    vector: VerificationVector,
+}
+
+impl Certifier {
+    fn new(seed: u8) -> Self {
+        let mut rng = ChaCha20Rng::from_seed([seed; 32]);
+        let polynomial = Polynomial::random(SecretScalar::random(&mut rng), Threshold(3), &mut rng);
+        let vector = polynomial.vector();
+        Self { polynomial, vector }
+    }
+
+    fn key(&self) -> PublicKey {
+        convert::public_key(&self.vector.constant())
+    }
+
+    fn epoch(&self, number: u64) -> ShownEpoch {
+        let (plan, vector) = (plan(number), self.vector.digest());
+        let purpose = Purpose::certificate(CLUSTER, &plan.digest(), &vector, plan.number);
+        let partials = (1..=3).map(|i| (index(i), signature::sign(&purpose, &self.polynomial.share_of(index(i)))));
+        let signed = signature::combine(&purpose.point(), &self.vector, &partials.collect()).unwrap();
+        let certificate = Certificate {
+            cluster: CLUSTER,
+            number: plan.number,
+            plan: plan.digest(),
+            vector,
+            signature: signed.signature,
+        };
+        ShownEpoch { plan: plan.encode(), certificate, qualified: FrozenDigests::default() }
+    }
+}
+
 #[test]
 fn a_certificate_under_another_key_than_the_fleets_says_nothing() {
-    let mut rng = ChaCha20Rng::from_seed([3; 32]);
-    let mut vector = || Polynomial::random(SecretScalar::random(&mut rng), Threshold(3), &mut rng).vector();
-    let (own, other) = (vector(), vector());
-    let key = convert::public_key(&own.constant());
+    let (own, other) = (Certifier::new(3), Certifier::new(4));
     let mut transcripts = Transcripts::default();
-    assert!(transcripts.report(1, 4, Some(Certified { number: 4, vector: own.clone() }), Claims::default()));
+    assert!(transcripts.show(1, &own.epoch(4)));
+    assert!(!transcripts.show(1, &own.epoch(4)), "the same epoch is no news");
+    transcripts.show(2, &other.epoch(900));
     assert!(
-        !transcripts.report(1, 4, Some(Certified { number: 4, vector: own }), Claims::default()),
-        "the same report is no news"
+        transcripts.view(None, &[]).certified.is_empty(),
+        "of a genesis the vector names the key, and it is not here"
     );
-    transcripts.report(2, 4, Some(Certified { number: 900, vector: other }), Claims::default());
-    let view = transcripts.view(Some(key), &[]);
-    assert_eq!(view.certified, [(1, 4)].into(), "a node made up a fleet of its own");
+    assert_eq!(transcripts.wanted(&[]), [own.vector.digest(), other.vector.digest()].into(), "nobody is asked for it");
+    for vector in [&own.vector, &other.vector] {
+        transcripts.fetched(&Blob::Vector(vector.clone()));
+    }
     assert_eq!(transcripts.view(None, &[]).certified.len(), 2, "while no key is known, both may be right");
+    let view = transcripts.view(Some(own.key()), &[]);
+    assert_eq!(view.certified, [(1, 4)].into(), "a node made up a fleet of its own");
+    assert_eq!(view.thresholds, [(4, 3)].into());
+    assert!(!transcripts.show(3, &other.epoch(901)), "a certificate that does not verify is taken up");
+    assert!(transcripts.wanted(&[]).is_empty(), "a vector is asked for that is here, or of use to nobody");
+}
+
+/// A number without a signature of the key proves nothing.
+#[test]
+fn a_made_up_certificate_is_none() {
+    let own = Certifier::new(3);
+    let mut transcripts = Transcripts::default();
+    let made_up = |change: &dyn Fn(&mut ShownEpoch)| {
+        let mut shown = own.epoch(900);
+        change(&mut shown);
+        shown
+    };
+    transcripts.show(1, &made_up(&|it| it.certificate.signature = G1::generator()));
+    assert!(!transcripts.show(2, &made_up(&|it| it.plan = vec![1; 400])), "a plan that is none");
+    assert!(
+        !transcripts.show(2, &made_up(&|it| it.certificate.number = EpochNumber(901))),
+        "another number than the plan's"
+    );
+    transcripts.view(None, &[]);
+    transcripts.fetched(&Blob::Vector(own.vector.clone()));
+    assert!(transcripts.view(None, &[]).certified.is_empty(), "without a key");
+    assert!(transcripts.view(Some(own.key()), &[]).certified.is_empty(), "under the fleet's key");
+}
+
+/// A record may be gone; the vector of an epoch that nodes show is asked for, and their proofs are judged by it.
+#[test]
+fn proofs_are_judged_by_the_vector_of_a_shown_epoch() {
+    let own = Certifier::new(5);
+    let challenge = [8; 32];
+    let purpose = Purpose::possession(CLUSTER, EpochNumber(4), &challenge);
+    let claim = |signer: u32| {
+        let proof = signature::sign(&purpose, &own.polynomial.share_of(index(signer))).encode().to_vec();
+        let claimed = Claimed { number: 4, vector: Some(own.vector.digest()), possession: proof };
+        Claims::of(CLUSTER, [claimed], &challenge, &challenge)
+    };
+    let mut transcripts = Transcripts::default();
+    transcripts.report(1, 4, claim(1));
+    transcripts.report(2, 4, claim(3));
+    transcripts.show(2, &own.epoch(4));
+    (1..=2).for_each(|index| transcripts.caught_up(index));
+    let key = Some(own.key());
+    assert!(transcripts.view(key, &[]).holds.is_empty(), "nothing is known to judge it by");
+    assert_eq!(transcripts.wanted(&[]), [own.vector.digest()].into());
+    transcripts.fetched(&Blob::Vector(own.vector.clone()));
+    let view = transcripts.view(key, &[]);
+    assert_eq!(view.holds, [(4, [1].into())].into(), "its proof is good");
+    assert_eq!(view.unproven[&4].keys().collect::<Vec<_>>(), [&2], "it shows another's share");
 }
 
 /// A node counts as connected from the moment at which it is caught up until its stream ends.
 #[test]
 fn a_node_counts_as_connected_while_caught_up() {
     let mut transcripts = Transcripts::default();
-    transcripts.report(1, 0, None, Claims::default());
+    transcripts.report(1, 0, Claims::default());
     assert!(transcripts.view(None, &[]).connected.is_empty(), "what it said before is still to come");
     transcripts.caught_up(1);
     assert_eq!(transcripts.view(None, &[]).connected, [1].into());
@@ -223,22 +309,22 @@ fn a_node_counts_as_connected_while_caught_up() {
 /// A node that is destroyed says nothing more, and its stream ends.
 #[test]
 fn what_a_node_proved_counts_while_its_stream_is_open() {
-    let mut rng = ChaCha20Rng::from_seed([5; 32]);
-    let polynomial = Polynomial::random(SecretScalar::random(&mut rng), Threshold(3), &mut rng);
-    let vector = polynomial.vector();
+    let own = Certifier::new(5);
     let challenge = [8; 32];
     let purpose = Purpose::possession(CLUSTER, EpochNumber(4), &challenge);
-    let proof = signature::sign(&purpose, &polynomial.share_of(index(1))).encode().to_vec();
-    let claimed = Claimed { number: 4, vector: Some(vector.digest()), possession: proof };
+    let proof = signature::sign(&purpose, &own.polynomial.share_of(index(1))).encode().to_vec();
+    let claimed = Claimed { number: 4, vector: Some(own.vector.digest()), possession: proof };
     let claims = || Claims::of(CLUSTER, [claimed.clone()], &challenge, &challenge);
-    let certified = || Some(Certified { number: 4, vector: vector.clone() });
     let mut transcripts = Transcripts::default();
-    transcripts.report(1, 4, certified(), claims());
+    transcripts.report(1, 4, claims());
+    transcripts.show(1, &own.epoch(4));
+    transcripts.view(None, &[]);
+    transcripts.fetched(&Blob::Vector(own.vector.clone()));
     transcripts.caught_up(1);
     assert_eq!(transcripts.view(None, &[]).holds, [(4, [1].into())].into(), "its proof is good");
     transcripts.disconnect(1);
     assert!(transcripts.view(None, &[]).holds.is_empty(), "nobody knows whether it still exists");
-    transcripts.report(1, 4, certified(), claims());
+    transcripts.report(1, 4, claims());
     assert!(transcripts.view(None, &[]).holds.is_empty(), "a report that was under way counts after the disconnection");
     transcripts.caught_up(1);
     assert_eq!(transcripts.view(None, &[]).holds.len(), 1, "it is back");

@@ -125,7 +125,7 @@ impl Fleet {
                             keyfleet_api::report::verified(&signed, &pin).expect("a report is signed by its node"),
                         )),
                         v1::follow_item::Item::Row(row) => Heard::Said(Box::new(messages::read_row(&row).unwrap())),
-                        v1::follow_item::Item::CaughtUp(_) => continue,
+                        v1::follow_item::Item::CaughtUp(_) | v1::follow_item::Item::KeptEpoch(_) => continue,
                     };
                     if hear.send((peer, heard)).await.is_err() {
                         return;
