@@ -42,12 +42,11 @@ pub enum EpochCertificateError {
 }
 
 impl ShownCertificate<'_> {
-    /// Returns the vector when the key that it carries has signed it. The caller compares that key,
-    /// [`VerificationVector::constant`], with the fleet's; [`ShownCertificate::verify_under`] does both.
+    /// Returns the vector when `public_key` has signed it.
     ///
     /// # Errors
-    /// When a part is malformed, or the signature does not verify.
-    pub fn verify(&self) -> Result<VerificationVector, EpochCertificateError> {
+    /// When a part is malformed, the signature does not verify, or the vector is that of another key.
+    pub fn verify_under(&self, public_key: &G2) -> Result<VerificationVector, EpochCertificateError> {
         let points = self.verification_vector.iter().map(|point| G2::decode(point.as_slice().try_into().ok()?).ok());
         let points = points.collect::<Option<_>>().ok_or(EpochCertificateError::Vector)?;
         let vector = VerificationVector::new(points).map_err(|_| EpochCertificateError::Vector)?;
@@ -60,15 +59,9 @@ impl ShownCertificate<'_> {
             vector: vector.digest(),
             signature: signature.ok_or(EpochCertificateError::Signature)?,
         };
-        if certificate.verify(&vector.constant()) { Ok(vector) } else { Err(EpochCertificateError::NotSigned) }
-    }
-
-    /// Returns the vector when `public_key` has signed it.
-    ///
-    /// # Errors
-    /// As [`ShownCertificate::verify`], and when the vector is that of another key.
-    pub fn verify_under(&self, public_key: &G2) -> Result<VerificationVector, EpochCertificateError> {
-        let vector = self.verify()?;
+        if !certificate.verify(&vector.constant()) {
+            return Err(EpochCertificateError::NotSigned);
+        }
         if vector.constant() == *public_key { Ok(vector) } else { Err(EpochCertificateError::OtherKey) }
     }
 }

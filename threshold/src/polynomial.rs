@@ -187,8 +187,7 @@ pub fn lagrange_at_zero(indices: &[NodeIndex]) -> Vec<Scalar> {
 ///
 /// Interpolation in the exponent: with Lagrange's basis polynomials b_i multiplied out, commitment k is Σ_i b_(i,k)·share_i.
 /// `shares` have distinct indices.
-#[must_use]
-pub fn interpolate_vector(shares: &[(NodeIndex, G2)], threshold: Threshold) -> Option<VerificationVector> {
+pub(crate) fn interpolate_vector(shares: &[(NodeIndex, G2)], threshold: Threshold) -> Option<VerificationVector> {
     let (indices, points): (Vec<_>, Vec<_>) = shares.get(..threshold.count())?.iter().copied().unzip();
     if !are_distinct(shares.iter().map(|(index, _)| *index)) {
         return None;

@@ -17,8 +17,6 @@ use keyfleet_crds::epoch::status::Holder;
 use keyfleet_crds::values::{Digest, PublicKey};
 use keyfleet_threshold::curve::G2;
 use keyfleet_threshold::identifiers::{self, NodeIndex};
-use keyfleet_threshold::plan::Source;
-use keyfleet_threshold::polynomial::{VerificationVector, interpolate_vector};
 use keyfleet_threshold::round::audit::{RecordedEpoch, audit_record};
 use serde::Serialize;
 
@@ -126,29 +124,10 @@ async fn check_transcript(
     }
     let plan = convert::plan_of(&epoch.spec).map_err(|error| malformed(number, &error))?;
     let record = convert::record_of(&plan, epoch.status.as_ref()).map_err(|error| malformed(number, &error))?;
-    let source = match plan.source() {
-        None => None,
-        Some(source) => {
-            let client = KubeClient::connect(kube).await?;
-            let name = client.fleet_name(&args.fleet).await?;
-            let object = client.key_epoch(&name, Some(source.number.0)).await?;
-            Some(source_vector(number, source, &object)?)
-        }
-    };
     let observer = Arc::new(connect::observer(kube, &args.fleet, &args.nodes).await?);
-    let gathered = transcript::gather(observer, plan, source, &record).await?;
+    let gathered = transcript::gather(observer, plan, &record).await?;
     let key = convert::point(&public_key).map_err(|error| malformed(number, &error))?;
     Ok(transcript::check(&gathered, &record, &key))
-}
-
-/// Returns the verification vector of the epoch that a reshare started from, interpolated from its public shares.
-fn source_vector(number: u64, source: &Source, object: &KeyEpoch) -> Result<VerificationVector, CommandError> {
-    let holders = object.status.as_ref().and_then(|status| status.holders.as_deref()).unwrap_or_default();
-    let shares = public_shares(holders).map_err(|error| malformed(source.number.0, &error))?;
-    interpolate_vector(&shares, source.threshold).ok_or_else(|| {
-        let problem = format!("KeyEpoch {} lacks the public shares that epoch {number} started from", source.number);
-        CommandError::new(Exit::NotVerified, problem)
-    })
 }
 
 fn malformed(number: u64, error: &convert::ConvertError) -> CommandError {

@@ -1,6 +1,7 @@
 //! `epoch verify --transcript`: the round again, from the messages that its nodes signed.
 //!
-//! Each node sends its own messages. Messages of other nodes that the record names are fetched from any node that has them. Each is
+//! Each node sends its own messages. Messages of other nodes that the record names, and the vector that was dealt on, are fetched from
+//! any node that has them. Each message is
 //! checked under the sender's key in the plan, and the round is judged by the same pure functions as in nodes and operator.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +11,6 @@ use keyfleet_client::{NodeError, Observer};
 use keyfleet_threshold::curve::G2;
 use keyfleet_threshold::identifiers::{Digest, NodeIndex};
 use keyfleet_threshold::plan::{FrozenDigests, ValidPlan};
-use keyfleet_threshold::polynomial::VerificationVector;
 use keyfleet_threshold::round::audit::audit;
 use keyfleet_threshold::round::{Blob, RoundRecord, SignedMessage, Transcript};
 use tokio::task::JoinSet;
@@ -24,14 +24,13 @@ pub(super) struct Gathered {
     silent: BTreeMap<NodeIndex, NodeError>,
 }
 
-/// Asks all nodes for the messages of the round of `plan`. `source` is the vector of the epoch that it reshared.
+/// Asks all nodes for the messages of the round of `plan`.
 ///
 /// # Errors
 /// When no node sends any; the message has the reason of each.
 pub(super) async fn gather(
     observer: Arc<Observer>,
     plan: ValidPlan,
-    source: Option<VerificationVector>,
     record: &RoundRecord,
 ) -> Result<Gathered, CommandError> {
     let named: BTreeSet<Digest> = [&record.dealers, &record.responses]
@@ -39,7 +38,7 @@ pub(super) async fn gather(
         .flatten()
         .flat_map(|list| list.iter().map(|(_, d)| d))
         .collect();
-    let mut transcript = Transcript::new(plan, source);
+    let mut transcript = Transcript::new(plan, None);
     transcript.want(named.iter().copied());
     let (messages, silent) = ask_all(&observer).await;
     if messages.is_empty() {
@@ -55,8 +54,9 @@ pub(super) async fn gather(
             break;
         }
         for blob in observer.fetch(*node, &missing).await.unwrap_or_default() {
-            if let Blob::Message(message) = blob {
-                let _ = transcript.hear(&message);
+            match blob {
+                Blob::Message(message) => drop(transcript.hear(&message)),
+                Blob::Vector(vector) => drop(transcript.learn_source(vector)),
             }
         }
     }
@@ -83,7 +83,8 @@ async fn ask_all(observer: &Arc<Observer>) -> (Messages, BTreeMap<NodeIndex, Nod
 
 fn missing(transcript: &Transcript, named: &BTreeSet<Digest>) -> Vec<Digest> {
     let is_missing = |digest: &&Digest| transcript.bundle(digest).is_none() && transcript.response(digest).is_none();
-    named.iter().filter(is_missing).copied().collect()
+    let source = transcript.plan().source().filter(|_| transcript.lacks_source()).map(|source| source.vector);
+    named.iter().filter(is_missing).copied().chain(source).collect()
 }
 
 fn no_messages(silent: &BTreeMap<NodeIndex, NodeError>) -> CommandError {

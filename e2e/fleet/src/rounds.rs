@@ -233,6 +233,23 @@ pub struct Round {
 impl Operator {
     /// Plans the next round among `members`: their identity and prekey.
     pub fn plan(&mut self, members: &[(NodeIndex, IdentityPublicKey, Option<SignedPrekey>)]) -> Round {
+        self.plan_among(members, |_| true)
+    }
+
+    /// Plans the next round among `members`, of whom one is `away` and not waited for.
+    pub fn plan_without(
+        &mut self,
+        members: &[(NodeIndex, IdentityPublicKey, Option<SignedPrekey>)],
+        away: NodeIndex,
+    ) -> Round {
+        self.plan_among(members, |index| index != away)
+    }
+
+    fn plan_among(
+        &mut self,
+        members: &[(NodeIndex, IdentityPublicKey, Option<SignedPrekey>)],
+        is_there: impl Fn(NodeIndex) -> bool,
+    ) -> Round {
         self.number += 1;
         let receivers: Vec<_> = members
             .iter()
@@ -247,7 +264,7 @@ impl Operator {
             threshold: Threshold(threshold),
             min_holders: threshold,
             deadlines: Deadlines { dealing_blocks: 2, verifying_blocks: 2, preparing_blocks: 2, certifying_blocks: 2 },
-            connected: receivers.iter().map(|node| node.index).collect(),
+            connected: receivers.iter().map(|node| node.index).filter(|index| is_there(*index)).collect(),
             unawaited: BTreeSet::new(),
             receivers,
         };

@@ -3,7 +3,7 @@
 use keyfleet_crds::cluster::RemoveNode;
 use keyfleet_simulation::{Behaviour, Fleet, Settings};
 use keyfleet_threshold::identifiers::NodeIndex;
-use keyfleet_threshold::round::Body;
+use keyfleet_threshold::round::{Body, Notice};
 
 fn index(i: u32) -> NodeIndex {
     NodeIndex::new(i).expect("indices start at one")
@@ -61,6 +61,40 @@ fn a_node_that_missed_a_round_catches_up_without_another() {
     fleet.bring_up(2);
     fleet.run_until("node 2 has its share", 1, |fleet| fleet.holders(second).contains(&index(2)));
     assert_eq!(fleet.active(), Some(second), "no other round was needed");
+}
+
+/// A node is back after one, two and five epochs, and every `KeyEpoch` is gone: the API server tells it nothing of what it missed.
+/// One honest holder shows what it keeps. The three others show false lists and hand out bundles under bad signatures.
+#[test]
+fn one_honest_holder_serves_a_node_that_was_away() {
+    for (seed, missed) in [(21, 1), (22, 2), (23, 5)] {
+        let mut fleet = Fleet::new(seed, Settings::CALM, 5, 3, 3);
+        let mut newest = fleet.next_active(None, 30);
+        fleet.run_until("everyone holds it", 5, |fleet| fleet.holders(newest).len() == 5);
+        fleet.take_down(5);
+        for _ in 0..missed {
+            newest = fleet.next_active(Some(newest), 30);
+        }
+        // The others read that it is active.
+        fleet.run_blocks(1);
+        assert_eq!(fleet.holders(newest).len(), 4, "missed {missed}");
+        (2..=4).for_each(|liar| fleet.behave(liar, Behaviour::FalseKeeper));
+        fleet.set_operator(false);
+        fleet.api.now.epochs.clear();
+        fleet.bring_up(5);
+        fleet.run_until("node 5 has its share of the newest epoch", 2, |fleet| {
+            fleet.holders(newest).contains(&index(5))
+        });
+        let notices = &fleet.nodes[&index(5)].notices;
+        let named = notices.iter().filter_map(|notice| match notice {
+            Notice::FalseList(_, peer) => Some(*peer),
+            _ => None,
+        });
+        assert!(
+            named.into_iter().all(|peer| peer != index(1)),
+            "missed {missed}: the honest holder is named: {notices:?}"
+        );
+    }
 }
 
 /// A dealer cheats a node that is away. On its return the node proves it, which changes nothing about that epoch; in the next

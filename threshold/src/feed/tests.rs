@@ -116,6 +116,20 @@ fn peers_are_asked_in_turn_and_again() {
     assert_eq!(turns.next_ms(), None, "it is asked for what is no longer wanted");
 }
 
+/// The newest epoch's bundles come first, whatever their digests are.
+#[test]
+fn what_is_wanted_first_is_asked_for_first() {
+    let (peers, digests) = (BTreeSet::from([index(1), index(2)]), [Digest([9; 32]), Digest([1; 32]), Digest([5; 32])]);
+    let want = |digest: &Digest| Want { number: EpochNumber(1), digest: *digest };
+    let mut turns = Turns::new(index(1), index(2));
+    turns.want(&digests.each_ref().map(want), &peers, 0);
+    assert_eq!(turns.due(0), digests);
+    let newer = [digests[2], digests[0]];
+    turns.want(&newer.each_ref().map(want), &peers, 500);
+    assert!(turns.due(999).is_empty(), "it was asked for half a second ago");
+    assert_eq!(turns.due(1_000), newer, "the order of what is still wanted is the one before");
+}
+
 /// Requests for a blob that no peer has grow rarer, down to one a minute; a blob that is wanted anew is asked for at once.
 #[test]
 fn pauses_between_requests_for_a_blob_double() {

@@ -3,7 +3,7 @@
 //! A shown epoch whose certificate verifies is taken up whatever this node remembers of numbers, first plans and prekeys: the key
 //! itself signed it. In it the node says `Holds` and, once the bundles add up to the certified vector, `Late`; nothing else.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand_core::CryptoRng;
 
@@ -22,20 +22,24 @@ use crate::purpose::Certificate;
 
 /// Newer kept epochs beside which an older one is not taken up: more than a fleet keeps.
 const NEWER_KEPT_MAX: usize = 32;
+/// Refusals after which nothing that a peer shows is looked at: each check costs a pairing, and an honest peer is never refused.
+const REFUSED_MAX: usize = 16;
 /// Epochs of one peer that wait until this node knows the cluster's key; the newest stay.
 const WAITING_MAX: usize = 4;
 
 /// What was shown of kept epochs and is not proven yet. In memory alone: every stream shows it again.
 #[derive(Default)]
 pub(super) struct ShownEpochs {
-    lists: BTreeMap<EpochNumber, BTreeMap<Origin, Proposal>>,
+    lists: BTreeMap<EpochNumber, BTreeMap<Proposer, Proposal>>,
     /// Epochs that came before the cluster's key was known.
-    waiting: BTreeMap<NodeIndex, VecDeque<ShownEpoch>>,
+    waiting: BTreeMap<NodeIndex, BTreeMap<EpochNumber, ShownEpoch>>,
+    /// How often each peer showed what is no epoch of the cluster.
+    refused: BTreeMap<NodeIndex, usize>,
 }
 
 /// Whose word a list is: the record's, or a peer's.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Origin {
+enum Proposer {
     Record,
     Peer(NodeIndex),
 }
@@ -48,37 +52,41 @@ enum Proposal {
 }
 
 impl ShownEpochs {
-    /// Takes a list, the first of its origin: who could propose others could make this node fetch and add up for ever.
-    fn propose(&mut self, number: EpochNumber, origin: Origin, list: &FrozenDigests) {
-        self.lists.entry(number).or_default().entry(origin).or_insert_with(|| Proposal::Open(list.clone()));
+    /// Takes a list, the first of its proposer: who could propose others could make this node fetch and add up for ever.
+    fn propose(&mut self, number: EpochNumber, proposer: Proposer, list: &FrozenDigests) {
+        self.lists.entry(number).or_default().entry(proposer).or_insert_with(|| Proposal::Open(list.clone()));
     }
 
-    fn open_lists(&self, number: EpochNumber) -> impl Iterator<Item = (Origin, &FrozenDigests)> {
+    fn open_lists(&self, number: EpochNumber) -> impl Iterator<Item = (Proposer, &FrozenDigests)> {
         let proposals = self.lists.get(&number).into_iter().flatten();
-        proposals.filter_map(|(origin, proposal)| match proposal {
-            Proposal::Open(list) => Some((*origin, list)),
+        proposals.filter_map(|(proposer, proposal)| match proposal {
+            Proposal::Open(list) => Some((*proposer, list)),
             Proposal::Tried => None,
         })
     }
 
     /// Marks a list as tried, whoever proposed it. Returns these.
-    fn tried(&mut self, number: EpochNumber, list: &FrozenDigests) -> Vec<Origin> {
+    fn tried(&mut self, number: EpochNumber, list: &FrozenDigests) -> Vec<Proposer> {
         let proposals = self.lists.entry(number).or_default().iter_mut();
         let same = proposals.filter(|(_, proposal)| matches!(proposal, Proposal::Open(open) if open == list));
-        same.map(|(origin, proposal)| {
+        same.map(|(proposer, proposal)| {
             *proposal = Proposal::Tried;
-            *origin
+            *proposer
         })
         .collect()
     }
 
     fn wait(&mut self, from: NodeIndex, shown: &ShownEpoch) {
         let waiting = self.waiting.entry(from).or_default();
-        waiting.retain(|known| known.number() != shown.number());
-        waiting.push_back(shown.clone());
+        waiting.insert(shown.number(), shown.clone());
         if waiting.len() > WAITING_MAX {
-            waiting.pop_front();
+            waiting.pop_first();
         }
+    }
+
+    /// Forgets the lists of an epoch that needs none any more.
+    fn settle(&mut self, number: EpochNumber) {
+        self.lists.remove(&number);
     }
 
     /// Forgets the lists of epochs that are not kept any more.
@@ -106,7 +114,7 @@ impl Participant {
     /// Takes up what peers showed before this node knew the cluster's key.
     pub(super) fn take_waiting(&mut self, rng: &mut impl CryptoRng, out: &mut Outputs) {
         for (from, waiting) in std::mem::take(&mut self.shown.waiting) {
-            for shown in waiting {
+            for shown in waiting.into_values() {
                 // A peer whose epoch does not verify has shown nothing.
                 let _ = self.take_shown(from, &shown, rng, out);
             }
@@ -137,12 +145,18 @@ impl Participant {
                 self.shown.wait(from, shown);
                 return Ok(());
             };
-            let plan = shown.verify(self.state.cluster, &key)?;
+            let refused = self.shown.refused.entry(from).or_default();
+            if *refused >= REFUSED_MAX {
+                return Err(ShownError::BadCertificate(number));
+            }
+            let plan = shown.verify(self.state.cluster, &key).inspect_err(|_| *refused += 1)?;
             self.take_certified(plan, shown.certificate, key, rng, out)?;
         }
-        self.shown.propose(number, Origin::Peer(from), &shown.qualified);
-        self.open_wants(number);
-        self.advance(number, rng, out);
+        if self.state.attempts.get(&number).is_some_and(|attempt| self.seeks_share(attempt)) {
+            self.shown.propose(number, Proposer::Peer(from), &shown.qualified);
+            self.open_wants(number);
+            self.advance(number, rng, out);
+        }
         self.invariant_state_is_sound();
         Ok(())
     }
@@ -224,17 +238,15 @@ impl Participant {
         let Some(attempt) = self.state.attempts.get(&number) else { return };
         let Some(frozen) = attempt.frozen.as_ref().filter(|_| attempt.certificate().is_some()) else { return };
         if let Some(list) = frozen.qualified_bundles() {
-            self.shown.propose(number, Origin::Record, &list);
+            self.shown.propose(number, Proposer::Record, &list);
         }
     }
 
-    /// Tells whether a list that adds up may still give this node something: the vector, or a share that it can open.
+    /// Tells whether a list that adds up may still give this node its share of a certified epoch, or show that there is none.
     fn seeks_share(&self, attempt: &Attempt) -> bool {
-        let may_open = attempt.plan.receiver(self.state.index).is_some() && self.own_prekey(&attempt.plan).is_some();
-        attempt.certificate().is_some()
-            && !attempt.retired
-            && !attempt.holds_share
-            && (attempt.qualified.is_none() || may_open || !attempt.unable)
+        let receives = attempt.plan.receiver(self.state.index).is_some();
+        let is_kept = attempt.certificate().is_some() && !attempt.retired;
+        receives && is_kept && !attempt.holds_share && (!attempt.unable || self.own_prekey(&attempt.plan).is_some())
     }
 
     /// Catches up on a certified epoch: tries each list whose bundles are there, until one gives the share.
@@ -243,7 +255,7 @@ impl Participant {
             return;
         };
         if let Some(own) = round.attempt.qualified.clone().filter(|_| !round.attempt.unable) {
-            self.shown.propose(round.number, Origin::Record, &own);
+            self.shown.propose(round.number, Proposer::Record, &own);
         }
         let lists: Vec<_> = self.shown.open_lists(round.number).map(|(_, list)| list.clone()).collect();
         for list in lists {
@@ -260,40 +272,39 @@ impl Participant {
                 }
                 Err(CatchUpError::Missing) => {}
                 Err(_) => {
-                    let origins = self.shown.tried(round.number, &list);
-                    out.notices.extend(origins.into_iter().map(|origin| match origin {
-                        Origin::Record => Notice::RecordContradictsMessages(round.number),
-                        Origin::Peer(peer) => Notice::FalseList(round.number, peer),
+                    let proposers = self.shown.tried(round.number, &list);
+                    out.notices.extend(proposers.into_iter().map(|proposer| match proposer {
+                        Proposer::Record => Notice::RecordContradictsMessages(round.number),
+                        Proposer::Peer(peer) => Notice::FalseList(round.number, peer),
                     }));
                 }
             }
         }
     }
 
-    /// Opens this node's share, or finds whom to complain about. `None` for a node that gets no share.
-    fn open_sharing(&self, plan: &ValidPlan, sharing: &CertifiedSharing<'_>) -> Option<Opened> {
-        plan.receiver(self.state.index)?;
+    /// Opens this node's share, or finds whom to complain about.
+    fn open_sharing(&self, plan: &ValidPlan, sharing: &CertifiedSharing<'_>) -> Opened {
         let secret = self.own_prekey(plan);
-        Some(match secret.map(|secret| sharing.share(plan, self.state.index, secret)) {
+        match secret.map(|secret| sharing.share(plan, self.state.index, secret)) {
             Some(Ok(share)) => Opened::Share(share),
             _ => Opened::Nothing(self.complaints_about(plan, sharing.bundles()).unwrap_or_default()),
-        })
+        }
     }
 
     /// Holds the share that a list gave. A list that gives none may be one of several that add up: its dealer may have signed two
     /// bundles with the same commitments.
-    fn take_share(&mut self, round: &mut Round<'_>, list: FrozenDigests, opened: Option<Opened>, out: &mut Outputs) {
+    fn take_share(&mut self, round: &mut Round<'_>, list: FrozenDigests, opened: Opened, out: &mut Outputs) {
         let attempt = &mut *round.attempt;
         out.commit = true;
         match opened {
-            None => attempt.qualified = Some(list),
-            Some(Opened::Share(share)) => {
+            Opened::Share(share) => {
                 attempt.qualified = Some(list);
                 (attempt.holds_share, attempt.unable) = (true, false);
                 self.secrets.shares.insert(round.number, share);
                 out.create.push(SecretName::Share(round.number));
+                self.shown.settle(round.number);
             }
-            Some(Opened::Nothing(complaints)) => {
+            Opened::Nothing(complaints) => {
                 attempt.qualified.get_or_insert(list);
                 if !attempt.unable {
                     attempt.unable = true;

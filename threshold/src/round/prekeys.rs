@@ -84,7 +84,7 @@ impl Participant {
     }
 }
 
-/// Tells whether a node may still open its share of an attempt.
+/// Tells whether a node may still open its share of an attempt. Of a bundle that seals a bad one its dealer may have signed another.
 fn awaits_share(attempt: &Attempt) -> bool {
-    attempt.verdict != Some(Verdict::Failed) && !attempt.retired && !attempt.holds_share && !attempt.unable
+    attempt.verdict != Some(Verdict::Failed) && !attempt.retired && !attempt.holds_share
 }

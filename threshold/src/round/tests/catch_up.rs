@@ -140,6 +140,20 @@ fn a_false_certificate_leaves_no_trace() {
     assert_eq!(elsewhere, ShownError::OtherCluster(epoch(3)));
 }
 
+/// Each certificate costs a pairing to refuse, and a liar has many.
+#[test]
+fn a_peer_that_shows_nonsense_is_not_listened_to_for_ever() {
+    let mut away = away_until(2);
+    let truth = shown(&away, 2);
+    for number in 100..200 {
+        let mut nonsense = truth.clone();
+        nonsense.certificate.number = epoch(number);
+        show(&mut away, 2, &nonsense).expect_err("it is none");
+    }
+    show(&mut away, 2, &truth).expect_err("it is still looked at, at a pairing each time");
+    assert!(show(&mut away, 1, &truth).is_ok(), "another's lies count against the honest holder");
+}
+
 /// Responses and the vector of the source are needed to judge a round, and nobody judges a certified one.
 #[test]
 fn a_certified_epoch_needs_its_qualified_bundles_alone() {
@@ -326,6 +340,25 @@ fn a_receiver_without_the_source_vector_says_nothing() {
     let said = newcomer.learn(&Blob::Vector(found), &mut rng).unwrap().say;
     let vouched = said.iter().filter(|message| message.body.kind() == MessageKind::Have).count();
     assert_eq!(vouched, 4, "the vector is there, and what was heard before is not judged");
+}
+
+/// A stream shows each epoch once, the newest first, until it retires.
+#[test]
+fn a_stream_shows_every_kept_epoch_once() {
+    let mut away = away_until(4);
+    let mut showing = feed::Showing::default();
+    let mut shows = |away: &Away| {
+        let shown = showing.next(&away.table.nodes[&index(1)].state);
+        shown.iter().map(|shown| shown.number().0).collect::<Vec<_>>()
+    };
+    assert_eq!(shows(&away), [4, 3, 2, 1]);
+    assert!(shows(&away).is_empty(), "nothing of it changed");
+    away.round(5);
+    assert_eq!(shows(&away), [5], "a later epoch is not shown");
+    away.retire(1);
+    assert!(shows(&away).is_empty());
+    let again = feed::Showing::default().next(&away.table.nodes[&index(1)].state);
+    assert!(again.iter().all(|shown| shown.number() != epoch(1)), "a retired epoch is shown on a new stream");
 }
 
 /// What was shown and proven survives a restart, so that the node shows it to others.

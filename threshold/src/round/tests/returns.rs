@@ -58,7 +58,7 @@ impl Away {
     }
 
     /// Retires an epoch in the record and at the table.
-    fn retire(&mut self, number: u64) {
+    pub(super) fn retire(&mut self, number: u64) {
         let number = EpochNumber(number);
         let record = self.rounds.get_mut(&number).and_then(|epoch| epoch.record.as_mut());
         record.unwrap().phase = Phase::Retired;

@@ -11,7 +11,8 @@ use async_trait::async_trait;
 use keyfleet_api::v1;
 use keyfleet_api::v1::round_client::RoundClient;
 use keyfleet_threshold::identifiers::{Digest, NodeIndex};
-use keyfleet_threshold::identity::IdentitySecretKey;
+use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
+use keyfleet_threshold::prekey::SignedPrekey;
 use keyfleet_threshold::round::{Blob, Body, MessageKind, Phase};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -36,6 +37,9 @@ struct Fleet {
     heard: mpsc::Receiver<(NodeIndex, Heard)>,
     hear: mpsc::Sender<(NodeIndex, Heard)>,
 }
+
+/// A node as a plan names it.
+type PlannedNode = (NodeIndex, IdentityPublicKey, Option<SignedPrekey>);
 
 enum Heard {
     Said(Box<Blob>),
@@ -154,8 +158,8 @@ impl Fleet {
         }
     }
 
-    /// Waits until every node shows a prekey, then plans.
-    async fn plan(&self, operator: &mut Operator) -> Round {
+    /// Waits until every node shows a prekey. Returns all nodes as plans name them.
+    async fn members(&self) -> Vec<PlannedNode> {
         let mut members = Vec::new();
         for (test, node) in &self.nodes {
             let node = node.as_ref().unwrap();
@@ -164,16 +168,32 @@ impl Fleet {
             let showing = tokio::time::timeout(Duration::from_secs(60), showing).await.expect("no prekey is shown");
             members.push((test.index, node.identity(), showing.unwrap().prekey().copied()));
         }
-        operator.plan(&members)
+        members
     }
 
     /// Runs a round to Confirmed. `restart` is killed when the round reaches the phase, and started again.
-    async fn round(&mut self, operator: &mut Operator, mut restart: Option<(usize, Phase)>) -> Round {
-        let mut round = self.plan(operator).await;
+    async fn round(&mut self, operator: &mut Operator, restart: Option<(usize, Phase)>) -> Round {
+        let round = operator.plan(&self.members().await);
+        self.finish(operator, round, restart, Phase::Confirmed).await
+    }
+
+    /// Runs a round to Active while `away` is down, under the prekey that it showed last.
+    async fn round_without(&mut self, operator: &mut Operator, members: &[PlannedNode], away: NodeIndex) -> Round {
+        let round = operator.plan_without(members, away);
+        self.finish(operator, round, None, Phase::Active).await
+    }
+
+    async fn finish(
+        &mut self,
+        operator: &mut Operator,
+        mut round: Round,
+        mut restart: Option<(usize, Phase)>,
+        last: Phase,
+    ) -> Round {
         let mut said: BTreeMap<(NodeIndex, Digest, MessageKind, Option<NodeIndex>), Digest> = BTreeMap::new();
         self.tell(&round).await;
         let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
-        while round.record.phase != Phase::Confirmed {
+        while round.record.phase != last {
             if let Some((at, phase)) = restart.filter(|(_, phase)| *phase == round.record.phase) {
                 restart = None;
                 self.nodes[at].1.take().unwrap().stop().await;
@@ -237,9 +257,32 @@ async fn four_nodes_reshare_over_tls_while_one_restarts() {
         let signed = node.as_ref().unwrap().served().borrow().newest().map(|(_, epoch)| epoch.vector.digest());
         assert_eq!(signed, operator.epochs.last().map(|epoch| epoch.vector), "{} has another vector", test.index);
     }
-    // A node that was away needs the vector of the epoch that it missed first; reports show the newest alone.
+    // An operator that has just started judges proofs of epoch 1 by its vector.
     let first = operator.epochs[0].vector;
     assert_eq!(fleet.fetch(index(1), first).await.map(|blob| blob.digest()), Some(first), "no vector of epoch 1");
+    for (_, node) in fleet.nodes {
+        node.unwrap().stop().await;
+    }
+}
+
+/// A node misses two epochs. Back, it is told nothing by the API server, and takes what it missed from its peers' streams alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_was_away_catches_up_from_its_peers_alone() {
+    let mut fleet = Fleet::start(4).await;
+    let mut operator = Operator::default();
+    let genesis = fleet.round(&mut operator, None).await;
+    fleet.all_serve(&genesis).await;
+    let (away, members) = (3, fleet.members().await);
+    fleet.nodes[away].1.take().unwrap().stop().await;
+    let mut newest = None;
+    for _ in 0..2 {
+        newest = Some(fleet.round_without(&mut operator, &members, index(4)).await);
+    }
+    let newest = newest.unwrap();
+    fleet.run(away).await;
+    fleet.all_serve(&newest).await;
+    let state = fleet.nodes[away].1.as_ref().unwrap().published().borrow().state.clone().unwrap();
+    assert_eq!(state.attempts.keys().next_back(), Some(&newest.number));
     for (_, node) in fleet.nodes {
         node.unwrap().stop().await;
     }
