@@ -57,7 +57,8 @@ fn second_bundle(away: &Away, number: u64) -> SignedMessage {
 }
 
 /// A node is back after one, two and five epochs. One honest holder shows what it keeps; the others show false lists first:
-/// a dealer less, digests that are nobody's, a second bundle of their own. They hand out bundles under bad signatures.
+/// a dealer less, digests that are nobody's, a second bundle of their own, another's bundle, a stranger as a dealer. They hand out
+/// bundles under bad signatures.
 #[test]
 fn one_honest_holder_is_enough_after_any_absence() {
     for missed in [1, 2, 5] {
@@ -69,12 +70,14 @@ fn one_honest_holder_is_enough_after_any_absence() {
             FrozenDigests::new(honest.qualified.iter().skip(1).collect()).unwrap(),
             with_bundle(&honest.qualified, 3, Digest([9; 32])),
             with_bundle(&honest.qualified, 2, second.digest()),
+            with_bundle(&honest.qualified, 2, honest.qualified.get(index(3)).unwrap()),
+            FrozenDigests::new(honest.qualified.iter().chain([(index(77), Digest([7; 32]))]).collect()).unwrap(),
         ];
         let mut outputs = Vec::new();
-        for (liar, qualified) in [1, 3, 2].into_iter().zip(lists) {
+        for (liar, qualified) in [1, 3, 2, 6, 7].into_iter().zip(lists) {
             outputs.push(show(&mut away, liar, &ShownEpoch { qualified, ..honest.clone() }).unwrap());
         }
-        outputs.push(show(&mut away, 5, &honest).unwrap());
+        outputs.push(show(&mut away, 9, &honest).unwrap());
         outputs.push(away.node.learn(&Blob::Message(second), &mut away.rng).unwrap());
         for message in away.table.nodes.values().flat_map(outbox).cloned().collect::<Vec<_>>() {
             let forged = SignedMessage::sign(message.plan, message.sender, message.body.clone(), &identity(9));
@@ -89,8 +92,11 @@ fn one_honest_holder_is_enough_after_any_absence() {
         let attempt = &away.node.state.attempts[&epoch(newest)];
         assert_eq!(attempt.qualified.as_ref(), Some(&honest.qualified), "missed {missed}: it keeps a false list");
         let named = |peer: u32| notices(&outputs).contains(&&Notice::FalseList(epoch(newest), index(peer)));
-        assert!(named(1) && named(2), "missed {missed}: who showed bundles that make another epoch is not named");
-        assert!(!named(5), "missed {missed}: the honest holder is named");
+        assert!(
+            [1, 2, 6, 7].into_iter().all(named),
+            "missed {missed}: who showed bundles that make another epoch is not named"
+        );
+        assert!(!named(9), "missed {missed}: the honest holder is named");
         let said: Vec<_> = outbox(&away.node).filter(|message| message.plan == attempt.plan.digest()).collect();
         let kinds: Vec<_> = said.iter().map(|message| message.body.kind()).collect();
         assert_eq!(kinds, [MessageKind::Holds], "missed {missed}: it says more than that it holds its share");
@@ -152,6 +158,32 @@ fn a_peer_that_shows_nonsense_is_not_listened_to_for_ever() {
     }
     show(&mut away, 2, &truth).expect_err("it is still looked at, at a pairing each time");
     assert!(show(&mut away, 1, &truth).is_ok(), "another's lies count against the honest holder");
+}
+
+/// Who could show one list after the other would make a node fetch and add up for ever.
+#[test]
+fn of_each_peer_the_first_list_alone_is_looked_at() {
+    let mut away = away_until(2);
+    let truth = shown(&away, 2);
+    for byte in [8, 9] {
+        let qualified = with_bundle(&truth.qualified, 2, Digest([byte; 32]));
+        let _ = show(&mut away, 3, &ShownEpoch { qualified, ..truth.clone() }).unwrap();
+    }
+    let wanted = away.node.wants();
+    let wants = |byte| wanted.iter().any(|want| want.digest == Digest([byte; 32]));
+    assert!(wants(8) && !wants(9), "the second list of a peer is fetched, too");
+}
+
+/// Certificates of long ago are public, and whoever kept them could fill a node's state with what nobody keeps.
+#[test]
+fn an_epoch_far_below_those_that_are_kept_is_not_taken_up() {
+    let mut away = away_until(3);
+    let (old, newest) = (shown(&away, 2), shown(&away, 3));
+    let _ = show(&mut away, 1, &newest).unwrap();
+    let kept = away.node.state.attempts[&epoch(3)].clone();
+    away.node.state.attempts.extend((100..140).map(|number| (epoch(number), kept.clone())));
+    assert_eq!(show(&mut away, 1, &old).expect_err("40 newer ones are kept"), ShownError::TooOld(epoch(2)));
+    assert!(!away.node.state.attempts.contains_key(&epoch(2)));
 }
 
 /// Responses and the vector of the source are needed to judge a round, and nobody judges a certified one.

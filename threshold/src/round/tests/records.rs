@@ -74,7 +74,7 @@ fn a_receiver_answers_only_with_every_bundle_and_the_source() {
         record.apply(&decision).unwrap();
         // It knows of epoch 1 and has nothing of it: neither vector nor share.
         let first = node.state.attempts.get_mut(&EpochNumber(1)).unwrap();
-        first.holds_share = false;
+        (first.holds_share, first.qualified) = (false, None);
         let source = first.vector.take().unwrap();
         node.transcripts.clear();
         node.secrets.shares.clear();

@@ -348,17 +348,17 @@ fn a_certificate_and_qualified_bundles_give_a_share() {
         transcript.hear(&SignedMessage::decode(&bytes(bundle)).unwrap()).unwrap();
     }
     let qualified = digests(&fixture["qualified"]);
-    let bundles: Vec<_> = qualified.iter().map(|(_, digest)| transcript.bundle(&digest).unwrap()).collect();
-    let weights = lagrange_at_zero(&qualified.iter().map(|(dealer, _)| dealer).collect::<Vec<_>>());
-    let vectors: Vec<_> = bundles.iter().map(|bundle| bundle.vector()).collect();
-    let sum = VerificationVector::combine(&vectors, &weights).unwrap();
-    assert_eq!(sum.digest(), certificate.vector, "the certified vector is the sum of the qualified bundles");
-    assert_eq!(sum.digest(), Digest(array(&fixture["vectorDigest"])));
-    let opened = VerifiedBundle::open_all(&bundles, &plan, receiver, &prekey_of(&fleet, &plan, receiver)).unwrap();
-    let combined = Combined { vector: sum, weights: qualified.iter().map(|(dealer, _)| dealer).zip(weights).collect() };
-    assert_eq!(combined.share(receiver, &opened).expose(), secret(&fixture["share"]).expose());
-    let fewer = VerificationVector::combine(&vectors[1..], &lagrange_at_zero(&[index(2), index(3)])).unwrap();
-    assert_ne!(fewer.digest(), certificate.vector, "a false list does not reach the certified vector");
+    let bundle = |digest: &Digest| transcript.bundle(digest);
+    let sharing =
+        catch_up(&plan, &certificate, &qualified, bundle).expect("the sum of the bundles is the certified vector");
+    assert_eq!(sharing.combined().vector.digest(), Digest(array(&fixture["vectorDigest"])));
+    let share = sharing.share(&plan, receiver, &prekey_of(&fleet, &plan, receiver)).unwrap();
+    assert_eq!(share.expose(), secret(&fixture["share"]).expose());
+    let fewer = FrozenDigests::new(qualified.iter().skip(1).collect()).unwrap();
+    let refused = catch_up(&plan, &certificate, &fewer, bundle).expect_err("a list without one dealer");
+    let too_few = CombineError::TooFewQualified { qualified: fewer.len(), needed: plan.dealers_needed() };
+    let expected = if fewer.len() < plan.dealers_needed() { too_few.into() } else { CatchUpError::OtherVector };
+    assert_eq!(refused, expected, "a false list reaches the certified vector");
 }
 
 /// Has a node show this prekey.
