@@ -104,8 +104,7 @@ mod tests {
             vector: Digest([6; 32]),
             signature,
         };
-        let qualified: BTreeMap<_, _> =
-            plan.dealers.iter().map(|dealer| (dealer.index, Digest([dealer.index.value() as u8; 32]))).collect();
+        let qualified: BTreeMap<_, _> = plan.dealers.iter().map(|dealer| (dealer.index, Digest([9; 32]))).collect();
         ShownEpoch { plan: plan.encode(), certificate, qualified: FrozenDigests::of(qualified) }
     }
 
