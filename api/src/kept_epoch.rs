@@ -139,6 +139,6 @@ mod tests {
         assert_eq!(malformed(&|it| it.qualified.push(one_more.clone())), None, "more dealers than a plan may have");
         assert_eq!(malformed(&|it| it.qualified[0].digest.truncate(31)), None, "a digest that is too short");
         assert_eq!(malformed(&|it| it.vector_digest.clear()), None, "no vector");
-        assert_eq!(malformed(&|it| it.signature = vec![0xff; 48]), None, "a signature that is no point");
+        assert_eq!(malformed(&|it| it.signature = vec![0xff; 48]), None, "a signature that is not a valid point");
     }
 }

@@ -12,6 +12,8 @@ pub const FETCH_DIGESTS_MAX: usize = 128;
 pub const FOLLOW_STREAMS_PER_PEER_MAX: usize = 4;
 /// `Fetch` calls of one peer at a time.
 pub const FETCH_CALLS_PER_PEER_MAX: usize = 8;
+/// `Prove` calls of one peer at a time.
+pub const PROVE_CALLS_PER_PEER_MAX: usize = 2;
 /// Seconds between keep-alive pings of a `Follow` stream.
 pub const KEEP_ALIVE_SECONDS: u64 = 20;
 /// Bytes of an identity in `Derive`.

@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use keyfleet_threshold::feed::says_itself;
-use keyfleet_threshold::identifiers::{ClusterId, Digest, NodeIndex};
+use keyfleet_threshold::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::identity::IdentityPublicKey;
+use keyfleet_threshold::possession::{Asked, Challenge, Claimed, Claims};
 use keyfleet_threshold::round::{Blob, ShownEpoch};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
@@ -21,6 +22,9 @@ use crate::{kept_epoch, messages, report, v1};
 
 /// Timeout of one fetch.
 pub const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Timeout of one call for proofs.
+const PROVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Reader of one node's outbox.
 #[derive(Clone, Debug)]
@@ -64,6 +68,18 @@ pub enum ReportError {
     NotItsOwn,
 }
 
+/// Why a node proved nothing.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProveError {
+    /// The node refused, or did not answer in time.
+    #[error("the node proves nothing: {0}")]
+    Status(#[from] Status),
+    /// The node is at fault.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+}
+
 impl RoundReader {
     /// Begins at the start of the outbox of `node`, whose pinned identity is `pin`.
     #[must_use]
@@ -94,6 +110,43 @@ impl RoundReader {
         }
     }
 
+    /// Asks the node for the proofs of [`RoundReader::prove_request`], on a connection to it.
+    ///
+    /// # Errors
+    /// The node's refusal, or a report that is not its own.
+    pub async fn prove(
+        &self,
+        channel: &Channel,
+        mut request: Request<v1::ProveRequest>,
+    ) -> Result<v1::Report, ProveError> {
+        request.set_timeout(PROVE_TIMEOUT);
+        let signed = RoundClient::new(channel.clone()).prove(request).await?.into_inner();
+        Ok(self.own(&signed)?)
+    }
+
+    /// Requests proofs over `challenge`.
+    #[must_use]
+    pub fn prove_request(&self, challenge: &Challenge) -> v1::ProveRequest {
+        v1::ProveRequest { cluster_id: self.cluster.0.to_vec(), challenge: challenge.to_vec() }
+    }
+
+    /// Reads the claims of a report that answers a challenge. They are unchecked.
+    #[must_use]
+    pub fn claims(&self, report: &v1::Report, asked: Asked) -> Claims {
+        let claimed = report.held.iter().map(|held| Claimed {
+            number: EpochNumber(held.number),
+            vector: messages::digest(&held.vector_digest),
+            possession: held.possession.clone(),
+        });
+        Claims::of(self.cluster, self.node, claimed, &report.challenge, asked)
+    }
+
+    fn own(&self, signed: &v1::SignedReport) -> Result<v1::Report, ReportError> {
+        let report = report::verified(signed, &self.pin).ok_or(ReportError::NotSigned)?;
+        let is_own = report.cluster_id == self.cluster.0 && report.node_index == self.node.value();
+        is_own.then_some(report).ok_or(ReportError::NotItsOwn)
+    }
+
     /// Takes a refusal of [`RoundReader::request`]. A node with another outbox, or one that went back, is read anew.
     pub fn refused(&mut self, status: &Status) {
         if matches!(status.code(), Code::FailedPrecondition | Code::OutOfRange) {
@@ -110,10 +163,7 @@ impl RoundReader {
             None => None,
             Some(Item::CaughtUp(_)) => Some(Heard::CaughtUp),
             Some(Item::Report(signed)) => {
-                let report = report::verified(&signed, &self.pin).ok_or(ReportError::NotSigned)?;
-                if report.cluster_id != self.cluster.0 || report.node_index != self.node.value() {
-                    return Err(ReportError::NotItsOwn);
-                }
+                let report = self.own(&signed)?;
                 // Positions belong to the outbox that the report names.
                 self.lineage.clone_from(&report.lineage);
                 Some(Heard::Report(Box::new(report)))

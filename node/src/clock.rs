@@ -1,4 +1,4 @@
-//! The wall clock, for expiry, sequence numbers and reports. No decision about a round rests on it.
+//! The wall clock, for expiry, sequence numbers, reports, and the ages of proofs and epochs. No phase of a round rests on it.
 
 use std::time::SystemTime;
 

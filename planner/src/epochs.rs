@@ -10,25 +10,57 @@ use keyfleet_threshold::coordination::retention::{ActivatedEpoch, confirmed_by_a
 use keyfleet_threshold::identifiers::EpochNumber;
 
 use crate::key_epoch;
-use crate::state::{Epoch, State};
+use crate::state::{Epoch, State, ms};
 use crate::{Action, Facts, rounds};
 use keyfleet_crds::convert;
 
+/// Milliseconds between two times at which nodes are asked anew: one that does not answer costs little.
+const ASK_AGAIN_MS: u64 = 10_000;
+
+/// Proofs that count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Counting {
+    /// Those of nodes that were asked just now.
+    Now,
+    /// All of open streams: what may be had by asking anew.
+    Open,
+}
+
+impl Counting {
+    /// Counts the receivers that prove to hold an epoch.
+    pub(crate) fn holders(self, state: &State, number: u64, epoch: &Epoch) -> usize {
+        match self {
+            Self::Now => state.holding_now(number, &epoch.spec),
+            Self::Open => holding(state, number, epoch).count(),
+        }
+    }
+}
+
+/// Writes that epochs require, and whether nodes are to be asked anew first.
+#[derive(Debug, Default)]
+pub(crate) struct Epochs {
+    /// Writes.
+    pub(crate) actions: Vec<Action>,
+    /// True when fresh proofs may let an epoch be confirmed or retired.
+    pub(crate) asks: bool,
+}
+
 /// Confirms, retires, notes who holds and who erased, keeps the finalizer on the active epoch, forgets old failures.
 #[must_use]
-pub(crate) fn actions(facts: &Facts<'_>) -> Vec<Action> {
+pub(crate) fn epochs(facts: &Facts<'_>) -> Epochs {
     if facts.gates.reports.is_err() {
-        return Vec::new();
+        return Epochs::default();
     }
     let state = facts.state;
     let kept = kept_numbers(facts);
-    let mut actions = Vec::new();
+    let (mut actions, mut asks) = (Vec::new(), false);
     for (number, epoch) in &state.epochs {
         let Some(before) = &epoch.status else { continue };
         if key_epoch::is_open(Some(before)) {
             continue;
         }
-        let moved = advance(facts, *number, epoch, kept.contains(number));
+        let moved = advance(facts, *number, epoch, kept.contains(number), Counting::Now);
+        asks |= moved.is_none() && advance(facts, *number, epoch, kept.contains(number), Counting::Open).is_some();
         let mut after = moved.unwrap_or_else(|| before.clone());
         observe(state, *number, epoch, &mut after);
         if after != *before {
@@ -38,7 +70,9 @@ pub(crate) fn actions(facts: &Facts<'_>) -> Vec<Action> {
     }
     actions.extend(finalizers(facts));
     actions.extend(history(state));
-    actions
+    let asked_ms = state.view.asked_ms.filter(|asked_ms| *asked_ms <= ms(state.now));
+    asks &= asked_ms.is_none_or(|asked_ms| ms(state.now) - asked_ms >= ASK_AGAIN_MS);
+    Epochs { actions, asks }
 }
 
 /// The epochs whose secrets are kept.
@@ -58,16 +92,16 @@ pub(crate) fn kept_numbers(facts: &Facts<'_>) -> BTreeSet<u64> {
     kept(&activated, retention, under_way).into_iter().map(|number| number.0).collect()
 }
 
-fn advance(facts: &Facts<'_>, number: u64, epoch: &Epoch, kept: bool) -> Option<KeyEpochStatus> {
+fn advance(facts: &Facts<'_>, number: u64, epoch: &Epoch, kept: bool, counting: Counting) -> Option<KeyEpochStatus> {
     let now = rounds::moment(facts.state);
     // Rounds under way rest on their source; nothing is retired before the status knows the newest active epoch, and while
     // too few nodes prove that they can sign with it.
-    let settled = facts.is_settled();
+    let settled = facts.is_settled(counting);
     let status = epoch.status.as_ref()?;
     // A plan's points are costly to check, and most epochs stay as they are.
     let plan = || convert::plan_of(&epoch.spec).ok();
     match status.phase? {
-        Phase::Active if confirms(facts.state, number, epoch) => {
+        Phase::Active if confirms(facts.state, number, epoch, counting) => {
             key_epoch::apply(&plan()?, status, &Decision::Confirm, &now).ok()
         }
         Phase::Active | Phase::Confirmed if !kept && settled => key_epoch::retire(&plan()?, status, &now).ok(),
@@ -75,24 +109,40 @@ fn advance(facts: &Facts<'_>, number: u64, epoch: &Epoch, kept: bool) -> Option<
     }
 }
 
-fn confirms(state: &State, number: u64, epoch: &Epoch) -> bool {
+fn confirms(state: &State, number: u64, epoch: &Epoch, counting: Counting) -> bool {
     let said = state.view.closing.get(&number).is_some_and(|closing| closing.decision == Some(Decision::Confirm));
-    let receivers = epoch.receivers();
-    let holding = state.view.holds.get(&number).map(|holds| holds & &receivers).unwrap_or_default();
+    let holding = counting.holders(state, number, epoch);
     // The core counts words; here they must be proven.
     let needed = || convert::plan_of(&epoch.spec).map(|plan| plan.holders_to_confirm());
-    let by_count = said && needed().is_ok_and(|needed| holding.len() >= needed);
-    let answering = receivers.intersection(&state.view.connected).count();
+    let by_count = said && needed().is_ok_and(|needed| holding >= needed);
+    let answering = epoch.receivers().into_iter().filter(|index| is_awaited(state, number, *index)).count();
     let since = epoch.status.as_ref().and_then(key_epoch::entered);
     let after_seconds = i64::from(state.cluster.spec.epochs.confirm_after_seconds);
     let outlasted = since.is_some_and(|since| state.now.as_second() - since.0.as_second() >= after_seconds);
-    by_count || confirmed_by_age(holding.len(), answering, epoch.spec.threshold as usize, outlasted)
+    by_count || confirmed_by_age(holding, answering, epoch.spec.threshold as usize, outlasted)
+}
+
+/// Returns the receivers that prove on open streams to hold an epoch.
+fn holding<'a>(state: &'a State, number: u64, epoch: &'a Epoch) -> impl Iterator<Item = u32> + 'a {
+    let holds = state.view.holds.get(&number).into_iter().flatten().map(|(index, _)| *index);
+    holds.filter(|index| epoch.has_receiver(*index))
+}
+
+/// Tells whether the age of an epoch waits for a receiver's proof: while its stream is open, unless it was known already when a
+/// later round succeeded and proves neither this epoch nor a newer one. Whoever is there and proves nothing counts as away.
+fn is_awaited(state: &State, number: u64, index: u32) -> bool {
+    let proves = || state.view.holds.range(number..).any(|(_, holds)| holds.contains_key(&index));
+    let ended = |epoch: &Epoch| Some(ms(epoch.status.as_ref()?.timings.as_ref()?.ended.as_ref()?.0));
+    let succeeded = || state.epochs.range(number + 1..).filter(|(_, epoch)| epoch.was_activated());
+    let outlived = |since_ms: u64| succeeded().any(|(_, epoch)| ended(epoch).is_some_and(|ended| since_ms < ended));
+    let since_ms = state.view.known_since_ms.get(&index).copied();
+    state.view.connected.contains(&index) && (proves() || !since_ms.is_some_and(outlived))
 }
 
 /// Writes down which nodes proved to hold an epoch and which destroyed it, when that has changed since the last write.
 fn observe(state: &State, number: u64, epoch: &Epoch, status: &mut KeyEpochStatus) {
     if key_epoch::serves(Some(status)) {
-        let holds = state.view.holds.get(&number).into_iter().flatten();
+        let holds = state.view.holds.get(&number).into_iter().flatten().map(|(index, _)| index);
         let mut possessors: BTreeSet<u32> = status.possessors.iter().chain(holds).copied().collect();
         // A node that cannot prove it now holds it no more.
         let refuted = state.view.unproven.get(&number);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use keyfleet_crds::values::ClusterId;
 
+use crate::epochs::Counting;
 use crate::gate::Gates;
 use crate::membership::{self, Members};
 use crate::rounds;
@@ -56,11 +57,12 @@ impl<'a> Facts<'a> {
             || rounds::due(self, self.state.last_block).is_some()
     }
 
-    /// Returns true when t nodes prove that they can sign with the active epoch, and the cluster's status names it.
+    /// Returns true when `counting` t nodes can sign with the active epoch, and the cluster's status names it.
     #[must_use]
-    pub(crate) fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self, counting: Counting) -> bool {
         self.active.is_some_and(|(number, active)| {
-            self.state.cluster.status.active_epoch == Some(number) && self.state.is_proven(number, &active.spec)
+            self.state.cluster.status.active_epoch == Some(number)
+                && counting.holders(self.state, number, active) >= active.spec.threshold as usize
         })
     }
 }

@@ -154,7 +154,7 @@ fn rolled_back(state: &State) -> Result<(), Stop> {
     let above = said.len().checked_sub(may_be_lost + 1).filter(|_| state.has_key()).map(|at| said[at]);
     let newer = newest_believed(state, active, may_be_lost);
     let Some(number) = newer.or(above.map(|(_, number)| *number)) else { return Ok(()) };
-    let proven = state.view.holds.get(&number).map_or(0, BTreeSet::len);
+    let proven = state.view.holds.get(&number).map_or(0, BTreeMap::len);
     let holds = match proven {
         0 => String::new(),
         1 => " (one node proves that it holds its share)".into(),
@@ -197,7 +197,7 @@ fn newest_believed(state: &State, active: u64, may_be_lost: usize) -> Option<u64
         .filter(|(index, number)| **number > active && !state.epochs.contains_key(number) && stays(state, **index));
     let shown: BTreeMap<&u32, &u64> = shown.collect();
     let believed = shown.iter().filter(|(_, number)| {
-        let proven = state.view.holds.get(number).map_or(0, BTreeSet::len);
+        let proven = state.view.holds.get(number).map_or(0, BTreeMap::len);
         let is_held = state.view.thresholds.get(number).is_some_and(|threshold| proven >= *threshold);
         is_held || shown.values().filter(|other| other >= number).count() > may_be_lost
     });

@@ -65,6 +65,9 @@ pub struct Decisions {
     pub starved_since: Option<u64>,
     /// Why no round is started although one is due.
     pub waiting: Option<NotStartedError>,
+    /// True when every node whose stream is open is to be asked anew what it holds: an epoch can be confirmed or retired if they
+    /// prove it.
+    pub asks: bool,
     /// True while a round is under way or due: the cluster is then reconciled often.
     pub busy: bool,
 }
@@ -108,7 +111,8 @@ fn decide_on(facts: &Facts<'_>) -> Decisions {
     }
     let mut actions = membership::actions(facts, id);
     actions.extend(record::write(facts, id));
-    actions.extend(epochs::actions(facts));
+    let epochs = epochs::epochs(facts);
+    actions.extend(epochs.actions);
     let rounds = rounds::rounds(facts);
     let writes_status = rounds.actions.iter().any(|action| matches!(action, Action::UpdateCluster { .. }));
     actions.extend(rounds.actions);
@@ -119,7 +123,8 @@ fn decide_on(facts: &Facts<'_>) -> Decisions {
         // One write of the status per run: the report follows when nothing else is decided.
         actions.extend(status::action(facts, facts.gates.start.as_ref().err(), rounds.waiting.as_ref()));
     }
-    Decisions { actions: once_each(actions), starved_since: rounds.starved_since, waiting: rounds.waiting, busy: false }
+    let (starved_since, waiting) = (rounds.starved_since, rounds.waiting);
+    Decisions { actions: once_each(actions), starved_since, waiting, asks: epochs.asks, busy: false }
 }
 
 /// A second write of the same object was decided on a version that the first one changes.

@@ -419,7 +419,7 @@ fn kept(state: &State, number: u64, epoch: &Epoch) -> Result<KeptEpoch, ConvertE
         plan: convert::plan_of(&epoch.spec)?,
         vector: Digest(vector.0),
         public_key: convert::point(&key)?,
-        holders: indexes(state.view.holds.get(&number).unwrap_or(&BTreeSet::new()))?,
+        holders: indexes(&state.view.holds.get(&number).into_iter().flatten().map(|(index, _)| *index).collect())?,
     })
 }
 

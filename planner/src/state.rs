@@ -11,6 +11,7 @@ use keyfleet_crds::node::report::ProblemAbout;
 use keyfleet_crds::record::Record;
 use keyfleet_crds::values::{ClusterId, PinnedKey};
 use keyfleet_crds::{KeyEpochSpec, KeyEpochStatus, KmsClusterSpec, KmsClusterStatus, KmsNodeSpec};
+use keyfleet_threshold::possession;
 use keyfleet_threshold::prekey::SignedPrekey;
 
 use crate::view::StreamView;
@@ -234,6 +235,12 @@ impl Epoch {
         crate::key_epoch::serves(self.status.as_ref())
     }
 
+    /// Returns true once the round has succeeded, retired or not.
+    #[must_use]
+    pub fn was_activated(&self) -> bool {
+        matches!(self.phase(), Some(Phase::Active | Phase::Confirmed | Phase::Retired))
+    }
+
     /// Returns true for one of the nodes that the plan gives a share.
     #[must_use]
     pub fn has_receiver(&self, index: u32) -> bool {
@@ -379,8 +386,30 @@ impl State {
     pub fn is_proven(&self, number: u64, plan: &KeyEpochSpec) -> bool {
         let holds = self.view.holds.get(&number);
         let receivers = plan.receivers.iter().map(|receiver| receiver.index);
-        let proven = receivers.filter(|index| holds.is_some_and(|holds| holds.contains(index))).count();
+        let proven = receivers.filter(|index| holds.is_some_and(|holds| holds.contains_key(index))).count();
         proven >= plan.threshold as usize
+    }
+
+    /// Counts the receivers that prove at this moment to hold an epoch: on open streams, asked within [`possession::GOOD_MS`], and
+    /// after the last retirement.
+    #[must_use]
+    pub fn holding_now(&self, number: u64, plan: &KeyEpochSpec) -> usize {
+        let (now_ms, last_ms) = (ms(self.now), self.retired_last_ms());
+        let counts =
+            |asked_ms: u64| possession::is_good(asked_ms, now_ms) && last_ms.is_none_or(|last| asked_ms > last);
+        let holds = self.view.holds.get(&number);
+        let receivers = plan.receivers.iter().map(|receiver| receiver.index);
+        receivers
+            .filter(|index| holds.and_then(|holds| holds.get(index)).is_some_and(|asked_ms| counts(*asked_ms)))
+            .count()
+    }
+
+    /// Returns the end of the second in which an epoch was retired last: the record counts in seconds.
+    fn retired_last_ms(&self) -> Option<u64> {
+        let statuses = self.epochs.values().filter_map(|epoch| epoch.status.as_ref());
+        let retired = statuses.filter_map(|status| status.timings.as_ref()?.retired.as_ref());
+        let second = retired.map(|time| time.0.as_second()).max()?;
+        u64::try_from(second).ok().map(|second| second.saturating_mul(1_000).saturating_add(999))
     }
 
     /// Returns true when the API server has anything that shows that a key was made. What nodes show is judged by
@@ -391,4 +420,10 @@ impl State {
             || self.active().is_some()
             || self.recorded().is_some_and(Record::forbids_genesis)
     }
+}
+
+/// A time in milliseconds since the Unix epoch, as proofs count it.
+#[must_use]
+pub fn ms(time: Timestamp) -> u64 {
+    u64::try_from(time.as_millisecond()).unwrap_or(0)
 }

@@ -14,6 +14,7 @@
 //! | [`coordination`] | the operator's side of a round, as pure decisions |
 //! | [`feed`] | what a node is fed, what it fetches from its peers, and what it hands out |
 //! | [`purpose`] | what the key signs, kept apart; certificates |
+//! | [`possession`] | proofs that a node holds its share now, and how long they are good |
 //! | [`serving`] | signatures, identity-based encryption, encrypted derivation |
 //!
 //! A message from the network is unchecked until its type says otherwise: [`round::SignedMessage`] until it is a
@@ -30,6 +31,7 @@ pub mod identifiers;
 pub mod identity;
 pub mod plan;
 pub mod polynomial;
+pub mod possession;
 pub mod prekey;
 pub mod purpose;
 pub mod round;

@@ -131,6 +131,19 @@ impl VerificationVector {
         Digest::of("KEYFLEET-V1-VECTOR", &[&self.encode()])
     }
 
+    /// Returns the digest of a vector whose points came as compressed bytes, without a look at what they are; `None` where one has
+    /// another length.
+    #[must_use]
+    pub fn digest_of_encoded(points: &[Vec<u8>]) -> Option<Digest> {
+        let points: Vec<&[u8; G2::BYTES]> =
+            points.iter().map(|point| point.as_slice().try_into().ok()).collect::<Option<_>>()?;
+        let mut out = Writer::default();
+        out.list(&points, |out, point| {
+            out.raw(*point);
+        });
+        Some(Digest::of("KEYFLEET-V1-VECTOR", &[&out.finish()]))
+    }
+
     /// Returns the canonical bytes: u16 count, then each commitment (96 bytes compressed).
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {

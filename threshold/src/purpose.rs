@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::curve::{G1, G2, HashDomain, pairings_cancel};
 use crate::encoding::{DecodeError, Reader, Writer};
-use crate::identifiers::{ClusterId, Digest, EpochNumber};
+use crate::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex};
 
 /// Something that the cluster's key, or one share of it, signs.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -33,10 +33,18 @@ impl Purpose {
         Self::tagged(2, &[&cluster.0, &plan.0, &vector.0, &number.0.to_be_bytes()])
     }
 
-    /// Proof that a node still holds its share of an epoch, over a fresh `challenge`.
+    /// Proof that node `prover` still holds its share of the epoch with this `vector`, over a fresh `challenge`.
+    ///
+    /// It names the prover: signatures of others over a challenge that it passes on do not combine to its own.
     #[must_use]
-    pub fn possession(cluster: ClusterId, number: EpochNumber, challenge: &[u8; 32]) -> Self {
-        Self::tagged(3, &[&cluster.0, &number.0.to_be_bytes(), challenge])
+    pub fn possession(
+        cluster: ClusterId,
+        number: EpochNumber,
+        prover: NodeIndex,
+        vector: &Digest,
+        challenge: &[u8; 32],
+    ) -> Self {
+        Self::tagged(3, &[&cluster.0, &number.0.to_be_bytes(), &prover.value().to_be_bytes(), &vector.0, challenge])
     }
 
     fn tagged(purpose: u8, fields: &[&[u8]]) -> Self {

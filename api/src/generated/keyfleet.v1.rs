@@ -599,6 +599,15 @@ pub mod kms_server {
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ProveRequest {
+    /// The cluster's id: 16 bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub cluster_id: ::prost::alloc::vec::Vec<u8>,
+    /// 32 fresh random bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    pub challenge: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct FollowRequest {
     /// The cluster's id: 16 bytes.
     #[prost(bytes = "vec", tag = "1")]
@@ -763,7 +772,8 @@ pub struct HeldEpoch {
     /// 32 bytes.
     #[prost(bytes = "vec", tag = "3")]
     pub vector_digest: ::prost::alloc::vec::Vec<u8>,
-    /// A partial signature over the challenge with this epoch's share: 48 bytes, or empty without a challenge.
+    /// A partial signature with this epoch's share over cluster, number, this node's index, vector digest and challenge: 48 bytes, or
+    /// empty without a challenge.
     #[prost(bytes = "vec", tag = "4")]
     pub possession: ::prost::alloc::vec::Vec<u8>,
 }
@@ -1035,6 +1045,32 @@ pub mod round_client {
             req.extensions_mut().insert(GrpcMethod::new("keyfleet.v1.Round", "Fetch"));
             self.inner.server_streaming(req, path, codec).await
         }
+        /// This node's report, which proves possession of every share that it names by a partial signature over the challenge. For whoever
+        /// follows this node and asks anew: the operator before it confirms or retires an epoch, a peer before it destroys its share.
+        ///
+        /// Deadline: 5 s. A peer has at most 2 calls under way.
+        /// UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE: as for Follow.
+        /// INVALID_ARGUMENT: `challenge` has not 32 bytes.
+        /// FAILED_PRECONDITION: another cluster's id.
+        /// RESOURCE_EXHAUSTED: this peer has 2 calls under way already.
+        pub async fn prove(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ProveRequest>,
+        ) -> std::result::Result<tonic::Response<super::SignedReport>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/keyfleet.v1.Round/Prove");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("keyfleet.v1.Round", "Prove"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1091,6 +1127,18 @@ pub mod round_server {
             &self,
             request: tonic::Request<super::FetchRequest>,
         ) -> std::result::Result<tonic::Response<Self::FetchStream>, tonic::Status>;
+        /// This node's report, which proves possession of every share that it names by a partial signature over the challenge. For whoever
+        /// follows this node and asks anew: the operator before it confirms or retires an epoch, a peer before it destroys its share.
+        ///
+        /// Deadline: 5 s. A peer has at most 2 calls under way.
+        /// UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE: as for Follow.
+        /// INVALID_ARGUMENT: `challenge` has not 32 bytes.
+        /// FAILED_PRECONDITION: another cluster's id.
+        /// RESOURCE_EXHAUSTED: this peer has 2 calls under way already.
+        async fn prove(
+            &self,
+            request: tonic::Request<super::ProveRequest>,
+        ) -> std::result::Result<tonic::Response<super::SignedReport>, tonic::Status>;
     }
     /// What a node says in rounds, served to its peers, to the operator and to observers. Port 7400.
     ///
@@ -1270,6 +1318,49 @@ pub mod round_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyfleet.v1.Round/Prove" => {
+                    #[allow(non_camel_case_types)]
+                    struct ProveSvc<T: Round>(pub Arc<T>);
+                    impl<T: Round> tonic::server::UnaryService<super::ProveRequest>
+                    for ProveSvc<T> {
+                        type Response = super::SignedReport;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ProveRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Round>::prove(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ProveSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

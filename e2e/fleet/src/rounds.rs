@@ -11,8 +11,11 @@ use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, Nod
 use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::plan::{Deadlines, ValidPlan};
 use keyfleet_threshold::polynomial::VerificationVector;
+use keyfleet_threshold::possession::{Asked, Claimed, Claims, Holdings, Turn};
 use keyfleet_threshold::prekey::SignedPrekey;
-use keyfleet_threshold::round::{Blob, Body, MessageKind, Phase, RoundRecord, SignedMessage, Transcript};
+use keyfleet_threshold::purpose::Purpose;
+use keyfleet_threshold::round::{Blob, Body, MessageKind, Phase, Retirement, RoundRecord, SignedMessage, Transcript};
+use keyfleet_threshold::serving::signature;
 use tempfile::TempDir;
 
 use keyfleet_node::boot::recover::{Parts, StartError, start};
@@ -212,6 +215,35 @@ impl TestNode {
         let shares = live.into_iter().filter(|name| matches!(name, KeyName::Data(_))).collect();
         assert_eq!(rows, shares, "{}: the state file has rows of other epochs than live ones", self.index);
     }
+}
+
+/// Asks the other nodes what they hold, and makes of their proofs the fact that an epoch is retired for node `at`.
+pub fn retirement(nodes: &[TestNode], at: usize, number: EpochNumber) -> Input {
+    let mut holdings = Holdings::default();
+    let asked = Asked { challenge: [7; 32], at_ms: now_ms() };
+    let state = nodes[at].driver.as_ref().unwrap().participant().state();
+    let others = || nodes.iter().filter(|node| node.index != nodes[at].index);
+    others().for_each(|node| holdings.connect(node.index));
+    let of = BTreeSet::from([number]);
+    assert_eq!(holdings.next(&of, asked.at_ms), Turn::Ask);
+    for node in others() {
+        let participant = node.driver.as_ref().unwrap().participant();
+        let claimed = participant.state().attempts.iter().filter_map(|(number, attempt)| {
+            let (vector, share) = (attempt.certificate()?.vector, participant.share(*number)?);
+            let purpose = Purpose::possession(CLUSTER, *number, node.index, &vector, &asked.challenge);
+            let possession = signature::sign(&purpose, share).encode().to_vec();
+            Some(Claimed { number: *number, vector: Some(vector), possession })
+        });
+        let mut claims = Claims::of(CLUSTER, node.index, claimed, &asked.challenge, asked);
+        claims.judge(|number, prover| state.certified_share(number, prover, None));
+        holdings.answer(&claims);
+    }
+    let Turn::Use(proofs) = holdings.next(&of, asked.at_ms) else { panic!("all have answered") };
+    Input::Retire(Retirement { number, proofs, confirm_after_ms: None })
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis()).unwrap()
 }
 
 /// An operator without Kubernetes.

@@ -3,6 +3,7 @@
 use keyfleet_adversary::Behaviour;
 use keyfleet_crds::KmsClusterSpec;
 use keyfleet_crds::cluster::RemoveNode;
+use keyfleet_crds::epoch::Phase;
 use keyfleet_threshold::identifiers::{Block, EpochNumber, NodeIndex};
 
 use crate::node::Disk;
@@ -52,6 +53,12 @@ impl Fleet {
         }
         let all: Vec<_> = self.nodes.keys().copied().collect();
         all.into_iter().for_each(|index| self.restart(index));
+    }
+
+    /// Writes, as whoever may write the record, that an epoch is retired.
+    pub fn call_retired(&mut self, number: EpochNumber) {
+        self.log(format!("somebody writes that epoch {number} is retired"));
+        self.api.write_record(number.0, |status| status.phase = Some(Phase::Retired));
     }
 
     /// Sets how a node behaves from now on.
@@ -185,6 +192,14 @@ impl Fleet {
             Event::Fetch { to, from, life, digests } => {
                 self.fetch(to, from, life, &digests);
                 Some(to)
+            }
+            Event::Prove { to, from, life, asked_ms } => {
+                self.prove(to, from, life, asked_ms);
+                Some(to)
+            }
+            Event::OperatorHears { who, index, life, asked_ms } => {
+                self.operator_hears(who, index, life, asked_ms);
+                None
             }
             Event::Restart(index) => {
                 self.restart(index);

@@ -27,6 +27,7 @@ pub(crate) struct Invariants {
     signed: BTreeMap<EpochNumber, BTreeSet<NodeIndex>>,
     durable: BTreeMap<NodeIndex, BTreeSet<Digest>>,
     certified: BTreeSet<u64>,
+    retired: BTreeSet<(NodeIndex, EpochNumber)>,
 }
 
 impl Invariants {
@@ -43,6 +44,7 @@ impl Invariants {
                 self.invariant_nothing_is_said_twice_differently(node)?;
                 invariant_secrets_of_ended_rounds_are_gone(node, &process.participant)?;
                 self.invariant_only_durable_words_are_read(node)?;
+                self.invariant_an_epoch_goes_once_a_newer_one_is_held(nodes, state)?;
                 self.invariant_shares_sign(nodes, state)?;
                 invariant_honest_nodes_share_nothing_with_others(nodes, state)?;
             }
@@ -121,6 +123,27 @@ impl Invariants {
                 (Verdict::Failed, Verdict::Failed) | (Verdict::Active(_), Verdict::Active(_))
             );
             ensure(same, || format!("epoch {number}: node {} changed its verdict", state.index))?;
+        }
+        Ok(())
+    }
+
+    /// A node destroys its share of an epoch only while the threshold of a newer one lives: whatever the record says, and whatever
+    /// nodes that are no more have said.
+    fn invariant_an_epoch_goes_once_a_newer_one_is_held(
+        &mut self,
+        nodes: &BTreeMap<NodeIndex, Node>,
+        state: &PersistentState,
+    ) -> Result<(), String> {
+        for (number, _) in state.attempts.iter().filter(|(_, attempt)| attempt.retired) {
+            if !self.retired.insert((state.index, *number)) {
+                continue;
+            }
+            let newer =
+                state.attempts.iter().filter(|(newer, attempt)| *newer > number && attempt.certificate().is_some());
+            let mut newer = newer.map(|(newer, attempt)| (newer, attempt.plan.threshold.count()));
+            ensure(newer.any(|(newer, needed)| living_holders(nodes, *newer).len() >= needed), || {
+                format!("node {} destroyed epoch {number}, and no newer one is held by its threshold", state.index)
+            })?;
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ mod invariants;
 pub mod node;
 mod operator;
 mod peers;
+mod proofs;
 mod reconcile;
 pub mod scenario;
 mod settings;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use keyfleet_threshold::feed::{Feed, Showing, Turns};
 use keyfleet_threshold::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
+use keyfleet_threshold::possession::Holdings;
 use keyfleet_threshold::round::{Blob, Notice, Outputs, Participant, SecretName, SignedMessage};
 use rand_core::CryptoRng;
 
@@ -56,6 +57,12 @@ pub struct Process {
     pub again: bool,
     /// Streams of the peers.
     pub readers: BTreeMap<NodeIndex, Reader>,
+    /// Proofs of the peers whose streams are open.
+    pub holdings: Holdings,
+    /// These streams, each with the peer's process that it is of.
+    pub streams: BTreeMap<NodeIndex, u64>,
+    /// Epochs to be retired once peers prove enough.
+    pub retire: BTreeSet<EpochNumber>,
     /// Number that tells this process from the node's earlier ones.
     pub life: u64,
 }
@@ -160,6 +167,9 @@ impl Node {
             fed: None,
             again: false,
             readers: BTreeMap::new(),
+            holdings: Holdings::default(),
+            streams: BTreeMap::new(),
+            retire: BTreeSet::new(),
             life: self.lives,
         });
         self.carry_out(outputs, None);

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, VecDeque};
 use keyfleet_crds::values::PinnedKey;
 use keyfleet_planner::Action;
 use keyfleet_planner::view::Transcripts;
-use keyfleet_planner::view::possession::Challenge;
 use keyfleet_threshold::feed::Showing;
 use keyfleet_threshold::identifiers::Digest;
+use keyfleet_threshold::possession::Asked;
 
 /// One operator process.
 #[derive(Default)]
@@ -27,7 +27,7 @@ pub(crate) struct Stream {
     pub(crate) identity: PinnedKey,
     /// The node's process at the other end; `None` while the stream is down.
     pub(crate) life: Option<u64>,
-    pub(crate) challenge: Challenge,
+    pub(crate) asked: Asked,
     pub(crate) position: u64,
     pub(crate) lineage: u64,
     pub(crate) reading: bool,

@@ -33,6 +33,7 @@ impl Fleet {
         }
         self.feed_listed(index);
         self.follow_peers(index);
+        self.retire(index);
     }
 
     /// Writes a node's own status: the identity that it offers, its prekey, whether it serves.
@@ -61,7 +62,8 @@ impl Fleet {
         }
         let epochs = listed(&mut self.parsed, &objects);
         let allow_downtime = Some(objects.cluster.spec.allow_downtime);
-        let listing = Listing { generation: 1, epochs, allow_downtime };
+        let confirm_after_seconds = Some(objects.cluster.spec.epochs.confirm_after_seconds);
+        let listing = Listing { generation: 1, epochs, allow_downtime, confirm_after_seconds };
         let node = self.nodes.get_mut(&index).expect("it was just there");
         let Some(process) = &mut node.process else { return };
         let mut inputs = Vec::new();
@@ -70,6 +72,7 @@ impl Fleet {
         }
         let next = process.feed.next(&listing, Some(process.participant.state()), true);
         (process.fed, process.again) = (Some(objects.revision), next.again);
+        process.retire = next.retire;
         inputs.extend(next.inputs);
         self.feed(index, &inputs);
     }
@@ -183,7 +186,7 @@ impl Fleet {
         let Some(process) = &mut node.process else { return };
         let mut owed = Outputs::default();
         for input in inputs {
-            match take(input, &mut process.participant, &mut self.rng) {
+            match take(input, &mut process.participant, self.now_ms, &mut self.rng) {
                 Ok(outputs) => owed.extend(outputs),
                 // An old attempt that the node has forgotten is listed for a while.
                 Err(InputError::Refusal(Refusal::NumberNotAbove { .. })) => {}
@@ -201,6 +204,17 @@ impl Fleet {
         let Ok(()) = recall(&mut process.participant, kept, &mut self.rng, &mut found);
         if let Some(outputs) = found {
             self.carry_out(index, outputs);
+        }
+        self.date(index);
+    }
+
+    /// Dates activations that are durable.
+    fn date(&mut self, index: NodeIndex) {
+        let now_ms = self.now_ms;
+        let process = self.nodes.get_mut(&index).and_then(|node| node.process.as_mut());
+        if let Some(process) = process.filter(|process| process.participant.has_undated()) {
+            let dated = process.participant.date(now_ms);
+            self.carry_out(index, dated);
         }
     }
 

@@ -6,15 +6,15 @@ use std::collections::BTreeMap;
 use keyfleet_crds::epoch::Phase;
 use keyfleet_crds::values::PinnedKey;
 use keyfleet_planner::model::{Objects, RefusalError, invariants};
+use keyfleet_planner::state::ms;
 use keyfleet_planner::view::Watched;
-use keyfleet_planner::view::possession::{Challenge, Claimed, Claims};
+
 use keyfleet_planner::{Action, decide};
 use keyfleet_threshold::feed::{Report, Showing, says_itself};
 use keyfleet_threshold::identifiers::NodeIndex;
 use keyfleet_threshold::identity::IdentityPublicKey;
-use keyfleet_threshold::purpose::Purpose;
+use keyfleet_threshold::possession::{Asked, Challenge};
 use keyfleet_threshold::round::Blob;
-use keyfleet_threshold::serving::signature;
 
 use crate::invariants::invariant_live_nodes_hold_what_is_confirmed_or_stands_in;
 use crate::operator::{Operator, Reported, Stream};
@@ -49,7 +49,7 @@ impl Fleet {
         let decisions = decide(&state);
         operator.starved_since = decisions.starved_since;
         let busy = !decisions.actions.is_empty() || decisions.busy;
-        let waiting = decisions.waiting.clone();
+        let (waiting, asks) = (decisions.waiting.clone(), decisions.asks);
         if let Err(broken) =
             invariant_live_nodes_hold_what_is_confirmed_or_stands_in(objects, &self.nodes, &decisions.actions)
         {
@@ -57,6 +57,9 @@ impl Fleet {
         }
         let operator = &mut self.operators[who];
         operator.queue = decisions.actions.into();
+        if asks {
+            self.operator_asks(who);
+        }
         if let Some(waiting) = waiting {
             self.log_once(format!("operator {who}: rounds wait: {waiting}"));
         }
@@ -132,12 +135,12 @@ impl Fleet {
             let life = node.filter(|node| node.answers()).and_then(|node| node.process.as_ref()).map(|it| it.life);
             let lineage = node.map_or(0, |node| node.disk.outbox.lineage);
             let breaks = self.settings.loss_permille > 0 && self.chance(self.settings.loss_permille, 10_000);
-            let mut challenge = Challenge::default();
+            let mut asked = Asked { challenge: Challenge::default(), at_ms: ms(now(self.now_ms)) };
             let operator = &mut self.operators[who];
             let stream = operator.streams.entry(index).or_insert_with(|| Stream {
                 identity,
                 life: None,
-                challenge,
+                asked,
                 position: 0,
                 lineage,
                 reading: false,
@@ -150,11 +153,11 @@ impl Fleet {
             }
             let Some(life) = life else { continue };
             if stream.life.is_none() {
-                rand_core::Rng::fill_bytes(&mut self.rng, &mut challenge);
+                rand_core::Rng::fill_bytes(&mut self.rng, &mut asked.challenge);
                 if stream.lineage != lineage {
                     (stream.position, stream.lineage) = (0, lineage);
                 }
-                (stream.life, stream.challenge, stream.reported) = (Some(life), challenge, None);
+                (stream.life, stream.asked, stream.reported) = (Some(life), asked, None);
                 stream.showing = Showing::default();
             }
             if !stream.reading && !self.loses() {
@@ -162,7 +165,7 @@ impl Fleet {
                     stream.reading = true;
                 }
                 let delay = 1 + self.random(self.settings.delay_max_ms);
-                self.schedule(delay, Event::OperatorReads { who, index, challenge, life });
+                self.schedule(delay, Event::OperatorReads { who, index, life });
             }
         }
     }
@@ -182,13 +185,7 @@ impl Fleet {
         let held: Vec<_> = report.held.iter().map(|certificate| (certificate.number.0, certificate.vector)).collect();
         let reported = Reported { highest: report.highest.0, held };
         if stream.reported.as_ref() != Some(&reported) {
-            let claimed = reported.held.iter().filter_map(|(number, vector)| {
-                let number = keyfleet_threshold::identifiers::EpochNumber(*number);
-                let purpose = Purpose::possession(cluster, number, &stream.challenge);
-                let proof = signature::sign(&purpose, process.participant.share(number)?);
-                Some(Claimed { number: number.0, vector: Some(*vector), possession: proof.encode().to_vec() })
-            });
-            let claims = Claims::of(cluster, claimed, &stream.challenge, &stream.challenge);
+            let Some(claims) = node.claims(cluster, stream.asked) else { return };
             operator.transcripts.report(index, reported.highest, claims);
             stream.reported = Some(reported);
         }
@@ -209,7 +206,7 @@ impl Fleet {
                 }
             }
         }
-        operator.transcripts.caught_up(index);
+        operator.transcripts.caught_up(index, ms(now(self.now_ms)));
     }
 
     /// Asks the nodes whose streams are open for what rounds need by digest.
@@ -240,7 +237,7 @@ fn watched(objects: &Objects, block: u64, now: jiff::Timestamp) -> Vec<Watched> 
     epochs.map(|epoch| Watched::new(epoch.spec.clone(), epoch.status.clone(), block, now, cap)).collect()
 }
 
-fn now(now_ms: u64) -> jiff::Timestamp {
+pub(crate) fn now(now_ms: u64) -> jiff::Timestamp {
     const BEGIN_MS: i64 = 1_000_000_000_000;
     let ms = BEGIN_MS + i64::try_from(now_ms).expect("a simulated time is small");
     jiff::Timestamp::from_millisecond(ms).expect("a simulated time is a time")

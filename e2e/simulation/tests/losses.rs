@@ -1,6 +1,7 @@
 //! Shortest lives of fleets that lost their key while no more than n−t of its holders were ever destroyed.
 
 use keyfleet_simulation::{Fleet, Settings};
+use keyfleet_threshold::identifiers::EpochNumber;
 
 /// One step of a life.
 #[derive(Clone, Copy, Debug)]
@@ -21,11 +22,16 @@ enum Step {
 
 use Step::{Away, Back, Lose, Replace, Round, Wipe};
 
-/// Lives through these steps, brings everyone back who is not destroyed, and expects a newer epoch that all of them hold.
-fn lives_through(seed: u64, n: u32, threshold: u16, steps: &[Step]) -> Fleet {
+/// Begins a fleet in which everyone holds the first epoch.
+fn begins(seed: u64, n: u32, threshold: u16) -> Fleet {
     let mut fleet = Fleet::new(seed, Settings::CALM, n, threshold, threshold);
     let first = fleet.next_active(None, 30);
     fleet.run_until("everyone holds it", 5, |fleet| fleet.holders(first).len() == n as usize);
+    fleet
+}
+
+/// Lives through these steps. A round comes within `blocks`.
+fn live(fleet: &mut Fleet, blocks: u64, steps: &[Step]) {
     for step in steps {
         fleet.log(format!("{step:?}"));
         match *step {
@@ -33,7 +39,7 @@ fn lives_through(seed: u64, n: u32, threshold: u16, steps: &[Step]) -> Fleet {
             Back(index) => fleet.bring_up(index),
             Round => {
                 let active = fleet.active();
-                fleet.next_active(active, 30);
+                fleet.next_active(active, blocks);
             }
             Lose(index) => fleet.lose(index),
             Wipe(index) => fleet.wipe(index),
@@ -41,6 +47,18 @@ fn lives_through(seed: u64, n: u32, threshold: u16, steps: &[Step]) -> Fleet {
         }
         fleet.run_blocks(2);
     }
+}
+
+/// Lives through these steps, brings everyone back who is not destroyed, and expects a newer epoch that all of them hold.
+fn lives_through(seed: u64, n: u32, threshold: u16, steps: &[Step]) -> Fleet {
+    let mut fleet = begins(seed, n, threshold);
+    live(&mut fleet, 30, steps);
+    all_return(&mut fleet);
+    fleet
+}
+
+/// Brings everyone back who is not destroyed, and expects a newer epoch that all of them hold.
+fn all_return(fleet: &mut Fleet) {
     let away: Vec<u32> =
         fleet.nodes.values().filter(|node| !node.lost && !node.is_up()).map(|node| node.index.value()).collect();
     away.into_iter().for_each(|index| fleet.bring_up(index));
@@ -51,7 +69,6 @@ fn lives_through(seed: u64, n: u32, threshold: u16, steps: &[Step]) -> Fleet {
         let living = fleet.receivers().iter().filter(|index| !lost(index)).count();
         fleet.active() > before && fleet.active().is_some_and(|active| fleet.holders(active).len() >= living)
     });
-    fleet
 }
 
 /// Nodes 4 and 5, away for rounds, catch up on all of them when two others are destroyed.
@@ -82,4 +99,37 @@ fn a_newcomer_that_missed_its_first_round_saves_the_key() {
 #[test]
 fn a_default_fleet_survives_one_loss_with_another_node_behind() {
     lives_through(5, 4, 3, &[Away(4), Round, Round, Round, Lose(3), Back(4), Round]);
+}
+
+#[test]
+fn destroyed_nodes_of_six_confirm_no_epoch_and_retire_none() {
+    lives_through(6, 6, 4, &[Away(5), Away(6), Round, Round, Lose(1), Lose(2), Back(5)]);
+}
+
+/// Nodes 1 and 2 said that they hold the newer epochs, and are no more. Somebody who may write the record calls the first epoch
+/// retired, which three living nodes hold and no newer one.
+#[test]
+fn a_false_record_and_words_of_the_dead_destroy_no_share() {
+    let mut fleet = begins(7, 5, 3);
+    let first = EpochNumber(1);
+    live(&mut fleet, 30, &[Away(4), Away(5), Round, Round, Lose(1), Lose(2), Back(4)]);
+    fleet.call_retired(first);
+    fleet.run_blocks(30);
+    let holders = fleet.living_holders(first).len();
+    assert!(holders >= 3, "{holders} living nodes are left that hold the first epoch, and no newer one has three");
+    all_return(&mut fleet);
+}
+
+/// The default fleet with a week between boundaries and a day until epochs are confirmed by age, both a thousand times shorter. A day
+/// after the last round nothing is gone that the living need.
+#[test]
+fn a_weekly_fleet_retires_nothing_that_the_living_need() {
+    let mut fleet = begins(8, 4, 3);
+    fleet.edit(|spec| {
+        (spec.schedule.interval_blocks, spec.epochs.confirm_after_seconds) = (60, 120);
+    });
+    live(&mut fleet, 100, &[Away(4), Round, Round, Round, Lose(3), Back(4), Round]);
+    fleet.run_blocks(30);
+    let held = fleet.epochs().map(|epoch| fleet.living_holders(EpochNumber(epoch.spec.number)).len());
+    assert_eq!(held.max(), Some(3), "no epoch is left that three living nodes hold");
 }

@@ -1,6 +1,6 @@
 //! Plans and records from the API server into the node's rounds. [`Feed`] decides what is fed; here it is carried out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use super::status::Problems;
 use super::watching::Listed;
 use crate::name_mark::{NameMark, NameMarkError};
 use crate::round::Published;
+use crate::runtime::PeerProofs;
 
 /// Pause before something that is held back, or not yet done, is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -24,6 +25,8 @@ const AGAIN: Duration = Duration::from_secs(2);
 pub(crate) struct Rounds {
     /// Where they go.
     pub(crate) facts: mpsc::Sender<Input>,
+    /// Peers' proofs of what they hold.
+    pub(crate) proofs: Arc<PeerProofs>,
     /// The node's state, as it was committed last.
     pub(crate) published: watch::Receiver<Arc<Published>>,
     /// The bucket's mark of the cluster's name; `None` where nothing is replicated.
@@ -37,29 +40,40 @@ pub(crate) struct Rounds {
 /// The driver is gone: the node stops.
 struct Stopped;
 
+/// Result of feeding a list.
+struct Passed {
+    listing: Listing,
+    /// The epochs to be retired once peers prove enough.
+    retire: BTreeSet<EpochNumber>,
+    /// True when something has to be tried again.
+    again: bool,
+}
+
 impl Rounds {
     /// Feeds what is listed, for as long as the node runs.
     pub(crate) async fn feed(mut self, mut listed: watch::Receiver<Arc<Listed>>) {
         let mut feed = Feed::default();
         loop {
             let now = listed.borrow_and_update().clone();
-            let again = match self.pass(&now, &mut feed).await {
-                Ok(again) => again,
-                Err(Stopped) => return,
-            };
+            let Ok(Passed { listing, retire, again }) = self.pass(&now, &mut feed).await else { return };
             tokio::select! {
                 changed = listed.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(AGAIN), if again => {}
+                proofs = self.proofs.collect(&retire) => {
+                    for number in &retire {
+                        let Ok(()) = self.send(listing.retirement(*number, proofs.clone())).await else { return };
+                    }
+                }
             }
         }
     }
 
-    /// Feeds what was not fed yet. Tells whether something has to be tried again.
-    async fn pass(&mut self, listed: &Listed, feed: &mut Feed) -> Result<bool, Stopped> {
-        if listed.lists == 0 {
-            return Ok(false);
-        }
+    /// Feeds what was not fed yet. Tells what has to be retired, and whether something has to be tried again.
+    async fn pass(&mut self, listed: &Listed, feed: &mut Feed) -> Result<Passed, Stopped> {
         let listing = listing(listed);
+        if listed.lists == 0 {
+            return Ok(Passed { listing, retire: BTreeSet::new(), again: false });
+        }
         if let Some(mark) = self.restored.take() {
             self.abstain(&listing, mark).await?;
         }
@@ -70,7 +84,7 @@ impl Rounds {
             self.send(input).await?;
         }
         self.show(&next.held_back);
-        Ok(next.again)
+        Ok(Passed { listing, retire: next.retire, again: next.again })
     }
 
     /// Abstains in the plans that a state from a replica may have forgotten, and drops the mark once that is durable.
@@ -137,7 +151,8 @@ fn listing(listed: &Listed) -> Listing {
         let record = record.inspect_err(|error| tracing::warn!(number, %error, "the record of a KeyEpoch is refused"));
         epochs.insert(EpochNumber(*number), ListedEpoch { plan, record: record.ok() });
     }
-    Listing { generation: listed.lists, epochs, allow_downtime: listed.allow_downtime }
+    let Listed { allow_downtime, confirm_after_seconds, .. } = *listed;
+    Listing { generation: listed.lists, epochs, allow_downtime, confirm_after_seconds }
 }
 
 const NAME_MARK_REASONS: [Reason; 4] =

@@ -30,6 +30,8 @@ pub(crate) struct Listed {
     pub(crate) epochs: BTreeMap<u64, KeyEpoch>,
     /// `spec.allowDowntime` of the `KmsCluster`, once it was read.
     pub(crate) allow_downtime: Option<bool>,
+    /// `spec.epochs.confirmAfterSeconds` of the `KmsCluster`, once it was read.
+    pub(crate) confirm_after_seconds: Option<u32>,
 }
 
 /// The two facts that together end a node for good.
@@ -73,11 +75,13 @@ pub(crate) async fn watch_all(
         if let Some(access) = this_cluster(&server, all).map(|cluster| cluster.spec.access.clone()) {
             last_known.set_access(access);
         }
-        if let Some(allowed) = this_cluster(&server, all).map(|cluster| cluster.spec.allow_downtime) {
+        if let Some(spec) = this_cluster(&server, all).map(|cluster| &cluster.spec) {
+            let words = (Some(spec.allow_downtime), Some(spec.epochs.confirm_after_seconds));
             epochs.send_if_modified(|listed| {
-                let changed = listed.allow_downtime != Some(allowed);
+                let changed = (listed.allow_downtime, listed.confirm_after_seconds) != words;
                 if changed {
-                    Arc::make_mut(listed).allow_downtime = Some(allowed);
+                    let listed = Arc::make_mut(listed);
+                    (listed.allow_downtime, listed.confirm_after_seconds) = words;
                 }
                 changed
             });

@@ -340,6 +340,7 @@ impl Process {
             let listed = watch::Sender::new(Arc::new(Listed::default()));
             let rounds = Rounds {
                 facts: node.facts(),
+                proofs: node.proofs(),
                 published: node.published(),
                 name_mark: self.name_mark(&backing).await,
                 restored,

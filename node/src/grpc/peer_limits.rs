@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use keyfleet_api::limits::{FETCH_CALLS_PER_PEER_MAX, FOLLOW_STREAMS_PER_PEER_MAX};
+use keyfleet_api::limits::{FETCH_CALLS_PER_PEER_MAX, FOLLOW_STREAMS_PER_PEER_MAX, PROVE_CALLS_PER_PEER_MAX};
 use keyfleet_threshold::identifiers::NodeIndex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::Status;
@@ -13,6 +13,7 @@ use tonic::Status;
 pub(crate) struct PeerLimits {
     pub(super) follow: PeerLimit,
     pub(super) fetch: PeerLimit,
+    pub(super) prove: PeerLimit,
 }
 
 impl Default for PeerLimits {
@@ -20,6 +21,7 @@ impl Default for PeerLimits {
         Self {
             follow: PeerLimit::new(FOLLOW_STREAMS_PER_PEER_MAX, "Follow streams"),
             fetch: PeerLimit::new(FETCH_CALLS_PER_PEER_MAX, "Fetch calls"),
+            prove: PeerLimit::new(PROVE_CALLS_PER_PEER_MAX, "Prove calls"),
         }
     }
 }

@@ -5,15 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use keyfleet_api::v1;
-use keyfleet_threshold::curve::SecretScalar;
 use keyfleet_threshold::feed;
-use keyfleet_threshold::identifiers::{ClusterId, EpochNumber};
+use keyfleet_threshold::identifiers::{ClusterId, EpochNumber, NodeIndex};
 use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
 use keyfleet_threshold::plan::PlanVersion;
 use keyfleet_threshold::purpose::Purpose;
 use keyfleet_threshold::serving::signature;
 
-use crate::round::{Epochs, Published};
+use crate::round::{Epochs, Published, ServedEpoch};
 
 /// A caller's challenge, and what it was answered: a share's signature over it is always the same.
 pub(crate) struct Challenge {
@@ -28,11 +27,11 @@ impl Challenge {
         Self { bytes, proofs: BTreeMap::new() }
     }
 
-    fn answer(&mut self, cluster: ClusterId, number: EpochNumber, share: &SecretScalar) -> Vec<u8> {
+    fn answer(&mut self, cluster: ClusterId, prover: NodeIndex, number: EpochNumber, epoch: &ServedEpoch) -> Vec<u8> {
         let bytes = &self.bytes;
         let proof = self.proofs.entry(number).or_insert_with(|| {
-            let purpose = Purpose::possession(cluster, number, bytes);
-            signature::sign(&purpose, share).encode().to_vec()
+            let purpose = Purpose::possession(cluster, number, prover, &epoch.certificate.vector, bytes);
+            signature::sign(&purpose, &epoch.share).encode().to_vec()
         });
         proof.clone()
     }
@@ -59,18 +58,19 @@ impl Reports {
         let mut report = last.as_ref().map(|(_, report)| report.clone())?;
         drop(last);
         if let Some(challenge) = challenge {
-            prove(&mut report, served, challenge, published.state.as_ref()?.cluster);
+            let state = published.state.as_ref()?;
+            prove(&mut report, served, challenge, (state.cluster, state.index));
         }
         Some(report)
     }
 }
 
-fn prove(report: &mut v1::Report, served: &Epochs, challenge: &mut Challenge, cluster: ClusterId) {
+fn prove(report: &mut v1::Report, served: &Epochs, challenge: &mut Challenge, owner: (ClusterId, NodeIndex)) {
     report.challenge = challenge.bytes.to_vec();
     for held in &mut report.held {
         let number = EpochNumber(held.number);
         if let Some(epoch) = served.held(number) {
-            held.possession = challenge.answer(cluster, number, &epoch.share);
+            held.possession = challenge.answer(owner.0, owner.1, number, epoch);
         }
     }
 }
@@ -86,7 +86,7 @@ pub(crate) fn report(published: &Published, identity: &IdentityPublicKey) -> Opt
         vector_digest: certificate.vector.0.to_vec(),
         possession: Vec::new(),
     });
-    let node = |(index, pin): (&keyfleet_threshold::identifiers::NodeIndex, &IdentityPublicKey)| v1::KnownNode {
+    let node = |(index, pin): (&NodeIndex, &IdentityPublicKey)| v1::KnownNode {
         index: index.value(),
         identity_key: pin.0.to_vec(),
     };

@@ -229,4 +229,17 @@ impl Round for RoundApi {
         });
         Ok(Response::new(Box::pin(items)))
     }
+
+    async fn prove(&self, request: Request<v1::ProveRequest>) -> Result<Response<v1::SignedReport>, Status> {
+        let peer = self.admit(&request, &request.get_ref().cluster_id).await?;
+        let challenge = request.into_inner().challenge;
+        let challenge = challenge.try_into().map_err(|_| Status::invalid_argument("challenge: 32 bytes"))?;
+        let _place = peer.map(|peer| self.limits.prove.take(peer)).transpose()?;
+        let (published, served) = (self.published.borrow().clone(), self.served.borrow().clone());
+        let mut challenge = Challenge::new(challenge);
+        let report = self.reports.of(&published, &served, Some(&mut challenge), &self.identity.public());
+        let report = report.ok_or_else(|| Status::unavailable("starting: what is held is not yet proven durable"))?;
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+        Ok(Response::new(sign(report, sequence, &self.identity)))
+    }
 }

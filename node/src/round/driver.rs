@@ -102,10 +102,17 @@ impl Driver {
     /// For outputs that are still owed; the facts may be fed again.
     pub async fn feed_all(&mut self, inputs: &[Input]) -> Result<Vec<(usize, InputError)>, PersistError> {
         self.settle().await?;
-        let errors = take_all(inputs, &mut self.participant, &mut rand::rng(), &mut self.owed);
+        let now_ms = crate::clock::now_ms();
+        let errors = take_all(inputs, &mut self.participant, now_ms, &mut rand::rng(), &mut self.owed);
         self.settle().await?;
         self.recall()?;
         self.settle().await?;
+        if self.participant.has_undated() {
+            // Ages count from activations that are durable.
+            let dated = self.participant.date(crate::clock::now_ms());
+            self.owed.get_or_insert_default().extend(dated);
+            self.settle().await?;
+        }
         Ok(errors)
     }
 

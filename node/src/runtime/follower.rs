@@ -4,20 +4,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyfleet_api::channel;
-use keyfleet_api::round_reader::{FETCH_TIMEOUT, Fetched, Heard, ReportError, RoundReader, fetch_requests};
+use keyfleet_api::round_reader::{FETCH_TIMEOUT, Fetched, Heard, ProveError, ReportError, RoundReader, fetch_requests};
 use keyfleet_api::tls::{CertificateError, Connector, Pins};
 use keyfleet_api::v1::round_client::RoundClient;
+use keyfleet_api::{channel, report, v1};
 use keyfleet_threshold::feed::{Input, Turns};
 use keyfleet_threshold::identifiers::{ClusterId, Digest, NodeIndex};
 use keyfleet_threshold::identity::IdentitySecretKey;
+use keyfleet_threshold::possession::Asked;
 use keyfleet_threshold::round::Want;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
-use super::Addresses;
+use super::{Addresses, PeerProofs};
+use crate::round::Published;
 
 /// The pause before a peer is called again; doubled up to the last after every failure.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -30,6 +32,8 @@ pub(super) struct Me {
     pub(super) index: NodeIndex,
     pub(super) identity: Arc<IdentitySecretKey>,
     pub(super) pins: Pins,
+    pub(super) proofs: Arc<PeerProofs>,
+    pub(super) published: watch::Receiver<Arc<Published>>,
 }
 
 /// One follower per peer, as addresses come and go.
@@ -138,6 +142,7 @@ async fn read_stream(
     let mut wanted = wanted.clone();
     wanted.mark_changed();
     let (opened, mut turns) = (Instant::now(), Turns::new(me.index, peer));
+    let (_open, mut asks) = (me.proofs.open(peer), me.proofs.asks());
     loop {
         let next = turns.next_ms().map_or(opened, |next_ms| opened + Duration::from_millis(next_ms));
         tokio::select! {
@@ -156,10 +161,33 @@ async fn read_stream(
                 let peers = peers.borrow().keys().copied().collect();
                 turns.want(&now, &peers, ms_since(opened));
             }
+            changed = asks.changed() => {
+                changed.map_err(|_| FollowError::Stopping)?;
+                prove(me, reader, &channel).await?;
+            }
             () = tokio::time::sleep_until(next), if turns.next_ms().is_some() => {
                 let due = turns.due(ms_since(opened));
                 fetch(me, &channel, &due, facts).await?;
             }
+        }
+    }
+}
+
+/// Asks a peer what it holds. One that does not answer proves nothing, and is read on.
+async fn prove(me: &Me, reader: &RoundReader, channel: &Channel) -> Result<(), FollowError> {
+    let asked = Asked { challenge: rand::random(), at_ms: crate::clock::now_ms() };
+    let request = tonic::Request::new(reader.prove_request(&asked.challenge));
+    match reader.prove(channel, request).await {
+        Ok(report) => {
+            let published = me.published.borrow().clone();
+            let newest = report.newest_certificate.as_ref();
+            me.proofs.answer(reader.claims(&report, asked), newest, &published);
+            Ok(())
+        }
+        Err(ProveError::Report(error)) => Err(error.into()),
+        Err(error) => {
+            tracing::debug!(%error, "a peer was asked what it holds");
+            Ok(())
         }
     }
 }

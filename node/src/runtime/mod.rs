@@ -7,6 +7,7 @@
 //! ```
 
 mod follower;
+mod proofs;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,6 +36,8 @@ use crate::round::driver::Driver;
 use crate::round::{Epochs, Input, Published, Started};
 use crate::seal::KeyName;
 use crate::serving::Service;
+
+pub use proofs::PeerProofs;
 
 /// Facts that may wait for the driver, and those that it takes in at once.
 const MAILBOX: usize = 256;
@@ -83,6 +86,7 @@ pub struct Options {
 /// A running node. Dropping it ends its tasks at once, as a kill would.
 pub struct Node {
     facts: mpsc::Sender<Input>,
+    proofs: Arc<PeerProofs>,
     identity: IdentityPublicKey,
     published: watch::Receiver<Arc<Published>>,
     served: watch::Receiver<Arc<Epochs>>,
@@ -138,9 +142,17 @@ impl Node {
         }
         let own = started.identity;
         tasks.spawn(drive(Driver::new(started), mailbox, wants, notices));
-        let me = follower::Me { cluster, index, identity: identity.clone(), pins: options.pins };
+        let proofs = Arc::new(PeerProofs::default());
+        let me = follower::Me {
+            cluster,
+            index,
+            identity: identity.clone(),
+            pins: options.pins,
+            proofs: proofs.clone(),
+            published: published.clone(),
+        };
         tasks.spawn(follower::follow_all(me, options.addresses, facts.clone(), wanted));
-        Ok(Self { facts, identity: own, published, served, notices: noticed, tasks, servers, stop })
+        Ok(Self { facts, proofs, identity: own, published, served, notices: noticed, tasks, servers, stop })
     }
 
     /// The identity that the node offers.
@@ -153,6 +165,12 @@ impl Node {
     #[must_use]
     pub fn facts(&self) -> mpsc::Sender<Input> {
         self.facts.clone()
+    }
+
+    /// Where peers are asked what they hold, before an epoch is retired.
+    #[must_use]
+    pub fn proofs(&self) -> Arc<PeerProofs> {
+        self.proofs.clone()
     }
 
     /// Returns what peers and operator may read of it, as it changes.

@@ -40,6 +40,10 @@ impl Nodes for Listening {
         self.followers.forget(cluster);
     }
 
+    fn ask(&self, cluster: ClusterId) {
+        self.followers.ask(cluster);
+    }
+
     async fn view(&self, cluster: ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> StreamView {
         self.followers.view(cluster, key, rounds).await
     }

@@ -99,6 +99,9 @@ fn decide(context: &Context, key: &ObjectKey, state: &State, mut cache: ClusterC
     let decisions = planner::decide(state);
     cache.starved_since = decisions.starved_since;
     context.remember(key.clone(), cache);
+    if let Some(id) = state.cluster.status.cluster_id.filter(|_| decisions.asks) {
+        context.nodes.ask(id);
+    }
     if let Some(waiting) = &decisions.waiting {
         tracing::info!(cluster = key.name, namespace = key.namespace, %waiting, "rounds wait");
     }

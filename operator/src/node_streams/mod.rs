@@ -41,6 +41,9 @@ pub trait Nodes: Send + Sync {
     /// Certificates count that verify under `key`; before there is a key, under any.
     async fn view(&self, cluster: ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> StreamView;
 
+    /// Asks every node of a cluster whose stream is open for fresh proofs of what it holds. Returns at once.
+    fn ask(&self, cluster: ClusterId);
+
     /// The clusters of which something new was heard. One reader.
     fn notifications(&self) -> BoxStream<'static, ClusterId>;
 }
@@ -54,6 +57,8 @@ impl Nodes for NoNodes {
     fn follow(&self, _: ClusterId, _: BTreeMap<u32, Target>) {}
 
     fn forget(&self, _: ClusterId) {}
+
+    fn ask(&self, _: ClusterId) {}
 
     async fn view(&self, _: ClusterId, _: Option<PublicKey>, _: Vec<Watched>) -> StreamView {
         StreamView::default()

@@ -5,12 +5,15 @@
 //! Seeds are printed by the failure and replayed with `KEYFLEET_SEED=<seed>`.
 
 mod halted;
+mod holding;
 mod model;
 mod reported;
 mod rolled_back;
 mod table;
 
-use super::state::State;
+use std::collections::BTreeMap;
+
+use super::state::{State, ms};
 use model::Model;
 
 /// Number of seeds that each property runs over.
@@ -29,6 +32,11 @@ fn steady() -> (Model, State) {
     model.settle();
     let state = model.state(0);
     (model, state)
+}
+
+/// Returns these nodes as holders that were asked just now.
+fn proven(state: &State, nodes: impl IntoIterator<Item = u32>) -> BTreeMap<u32, u64> {
+    nodes.into_iter().map(|index| (index, ms(state.now))).collect()
 }
 
 /// Two operators at every interleaving make one epoch per boundary.

@@ -3,10 +3,11 @@
 use keyfleet_crds::conditions::{ClusterCondition, Reason};
 use keyfleet_crds::record::Position;
 use keyfleet_threshold::coordination::{Decision, FailReason};
+use keyfleet_threshold::possession::Unproven;
 
 use super::steady;
 use crate::state::{Lag, Problem, Retention, State};
-use crate::view::{Closing, Unproven};
+use crate::view::Closing;
 use crate::{Action, Facts, status};
 
 /// A node that does not prove what it claims is named with what to do.

@@ -4,8 +4,8 @@ use keyfleet_crds::cluster::RemoveNode;
 use keyfleet_crds::conditions::Reason;
 
 use super::model::Model;
-use super::steady;
 use super::table::starts;
+use super::{proven, steady};
 use crate::rounds::{Trigger, due};
 use crate::state::Recorded;
 use crate::{Action, Facts, decide};
@@ -17,11 +17,11 @@ fn a_certificate_that_one_node_alone_shows_stops_nobody() {
     let newest = state.active().unwrap().0 + 40;
     state.view.certified.insert(3, newest);
     state.view.thresholds.insert(newest, 3);
-    state.view.holds.insert(newest, [3].into());
+    state.view.holds.insert(newest, proven(&state, [3]));
     assert!(Facts::of(&state).gates.record.is_ok(), "one node stopped the fleet with an epoch that it alone holds");
 
     let mut held = state.clone();
-    held.view.holds.insert(newest, [2, 3, 4].into());
+    held.view.holds.insert(newest, proven(&state, [2, 3, 4]));
     assert_eq!(Facts::of(&held).gates.record.unwrap_err().reason, Reason::RecordRolledBack, "t nodes prove to hold it");
 
     let mut shown = state;

@@ -7,7 +7,7 @@ use keyfleet_crds::values::ClusterId;
 use keyfleet_threshold::coordination::Decision;
 
 use super::model::Model;
-use super::steady;
+use super::{proven, steady};
 use crate::rounds::{Trigger, back_off_blocks, due};
 use crate::state::{Recorded, State};
 use crate::{Action, Facts, decide, membership};
@@ -96,7 +96,7 @@ fn epochs_advance_only_as_far_as_nodes_prove() {
     let holding = |state: &State, nodes: usize| {
         let mut state = state.clone();
         let all: Vec<u32> = epoch.spec.receivers.iter().map(|receiver| receiver.index).collect();
-        state.view.holds.insert(number, all.into_iter().take(nodes).collect());
+        state.view.holds.insert(number, proven(&state, all.into_iter().take(nodes)));
         state
     };
     // The process before wrote the record and ended before it took the epoch into the cluster's status.
@@ -139,7 +139,7 @@ fn epochs_advance_only_as_far_as_nodes_prove() {
     let retired = keyfleet_crds::epoch::Phase::Retired;
     for (proven, retires) in [(threshold - 1, false), (threshold, true)] {
         let all = epoch.spec.receivers.iter().map(|receiver| receiver.index);
-        old.view.holds.insert(active, all.take(proven).collect());
+        old.view.holds.insert(active, super::proven(&old, all.take(proven)));
         assert_eq!(moves(&old, number, retired), retires, "{proven} nodes have proven the active epoch");
     }
 }
@@ -337,12 +337,13 @@ fn a_fleet_starves_from_the_block_at_which_dealers_first_lacked() {
     (state.block, state.last_block) = (Ok(boundary), boundary);
     assert_eq!(decide(&state).starved_since, None, "all dealers are there");
     let (number, _) = state.active().unwrap();
-    let holds = state.view.holds.insert(number, [1].into()).unwrap();
+    let one = proven(&state, [1]);
+    let holds = state.view.holds.insert(number, one).unwrap();
     state.view.connected = [1].into();
     assert_eq!(decide(&state).starved_since, Some(boundary));
     (state.last_block, state.starved_since) = (boundary + 3, Some(boundary));
     assert_eq!(decide(&state).starved_since, Some(boundary), "the wait began anew");
-    state.view.connected.clone_from(&holds);
+    state.view.connected = holds.keys().copied().collect();
     state.view.holds.insert(number, holds);
     assert_eq!(decide(&state).starved_since, None, "they are back");
 }

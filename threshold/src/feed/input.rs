@@ -2,7 +2,9 @@
 
 use crate::identifiers::{Block, EpochNumber, NodeIndex};
 use crate::plan::Plan;
-use crate::round::{Blob, Contradiction, MessageError, Refusal, RetireError, RoundRecord, ShownEpoch, ShownError};
+use crate::round::{
+    Blob, Contradiction, MessageError, Refusal, RetireError, Retirement, RoundRecord, ShownEpoch, ShownError,
+};
 
 /// A fact. Facts may come in any order and be repeated.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -16,8 +18,8 @@ pub enum Input {
     Blob(Blob),
     /// A peer, and no other, shows an epoch that it keeps.
     Shown(NodeIndex, ShownEpoch),
-    /// The record says that an epoch is retired.
-    Retire(EpochNumber),
+    /// The record says that an epoch is retired, and peers were asked what they hold.
+    Retire(Retirement),
     /// The node was restored from its replica when this was the newest block of a plan.
     Abstain(Block),
 }

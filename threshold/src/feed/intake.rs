@@ -8,17 +8,22 @@ use super::input::{Input, InputError};
 use crate::identifiers::Digest;
 use crate::round::{Blob, Outputs, Participant, SignedMessage};
 
-/// Gives `input` to the participant.
+/// Gives `input` to the participant. `now_ms` is the wall clock in milliseconds since the Unix epoch.
 ///
 /// # Errors
 /// Why it was not taken up.
-pub fn take(input: &Input, participant: &mut Participant, rng: &mut impl CryptoRng) -> Result<Outputs, InputError> {
+pub fn take(
+    input: &Input,
+    participant: &mut Participant,
+    now_ms: u64,
+    rng: &mut impl CryptoRng,
+) -> Result<Outputs, InputError> {
     Ok(match input {
         Input::Plan(plan) => participant.accept(plan.clone(), rng)?,
         Input::Record(number, record) => participant.observe(*number, record, rng)?,
         Input::Blob(blob) => participant.learn(blob, rng)?,
         Input::Shown(from, shown) => participant.show(*from, shown, rng)?,
-        Input::Retire(number) => participant.retire(*number, rng)?,
+        Input::Retire(retirement) => participant.retire(retirement, now_ms, rng)?,
         Input::Abstain(block) => participant.abstain_through(*block),
     })
 }
@@ -29,6 +34,7 @@ pub fn take(input: &Input, participant: &mut Participant, rng: &mut impl CryptoR
 pub fn take_all(
     inputs: &[Input],
     participant: &mut Participant,
+    now_ms: u64,
     rng: &mut impl CryptoRng,
     out: &mut Option<Outputs>,
 ) -> Vec<(usize, InputError)> {
@@ -41,7 +47,7 @@ pub fn take_all(
                 heard.into_iter().enumerate().filter_map(|(at, heard)| Some((place + at, heard.err()?.into())));
             errors.extend(refused);
         } else {
-            match take(&together[0], participant, rng) {
+            match take(&together[0], participant, now_ms, rng) {
                 Ok(outputs) => out.get_or_insert_default().extend(outputs),
                 Err(error) => errors.push((place, error)),
             }

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::input::Input;
 use crate::identifiers::{Block, EpochNumber, NodeIndex};
 use crate::plan::{Origin, ValidPlan};
-use crate::round::{Attempt, PersistentState, Phase, RoundRecord};
+use crate::possession::Proofs;
+use crate::round::{Attempt, PersistentState, Phase, Retirement, RoundRecord};
 
 /// Everything that a node reads of rounds at the API server.
 #[derive(Clone, Debug)]
@@ -16,6 +17,8 @@ pub struct Listing {
     pub epochs: BTreeMap<EpochNumber, ListedEpoch>,
     /// The user's `allowDowntime`; `None` before it was read.
     pub allow_downtime: Option<bool>,
+    /// The user's `confirmAfterSeconds`; `None` before it was read.
+    pub confirm_after_seconds: Option<u32>,
 }
 
 /// A round as it is listed.
@@ -33,6 +36,13 @@ impl Listing {
     #[must_use]
     pub fn newest_block(&self) -> Block {
         self.epochs.values().map(|epoch| epoch.plan.block).max().unwrap_or(Block(0))
+    }
+
+    /// Makes the input for an epoch of [`Next::retire`] from what peers proved for it.
+    #[must_use]
+    pub fn retirement(&self, number: EpochNumber, proofs: Proofs) -> Input {
+        let confirm_after_ms = self.confirm_after_seconds.map(|seconds| u64::from(seconds) * 1_000);
+        Input::Retire(Retirement { number, proofs, confirm_after_ms })
     }
 
     /// Checks that a plan's receivers need not all be present, unless the user allows that or the epoch that it hands on
@@ -66,6 +76,9 @@ pub enum HeldBack {
 pub struct Next {
     /// The inputs, to be fed in this order.
     pub inputs: Vec<Input>,
+    /// The epochs that the record calls retired and whose secrets this node still has. Ask the peers what they hold, then feed
+    /// each by [`Listing::retirement`].
+    pub retire: BTreeSet<EpochNumber>,
     /// The plans that are not fed yet.
     pub held_back: BTreeMap<EpochNumber, HeldBack>,
     /// True when [`Feed::next`] has to be called again after a while, even if nothing that is listed changes.
@@ -122,7 +135,7 @@ impl Feed {
             let Some(record) = &epoch.record else { continue };
             self.feed_record(*number, record, &mut next);
             if record.phase == Phase::Retired {
-                feed_retirement(*number, state, &mut next);
+                name_retirement(*number, state, &mut next);
             }
         }
         next
@@ -136,13 +149,13 @@ impl Feed {
     }
 }
 
-/// Feeds the retirement of an epoch until the node has erased it: the newer epoch may not be proven yet. An epoch whose share
+/// Names the retirement of an epoch until the node has erased it: the newer epoch may not be proven yet. An epoch whose share
 /// the node never held has prekeys that would open it.
-fn feed_retirement(number: EpochNumber, state: Option<&PersistentState>, next: &mut Next) {
+fn name_retirement(number: EpochNumber, state: Option<&PersistentState>, next: &mut Next) {
     match attempt(state, number) {
         Some(attempt) if attempt.erased => {}
         Some(_) => {
-            next.inputs.push(Input::Retire(number));
+            next.retire.insert(number);
             next.again = true;
         }
         // Its plan was fed just now, or the node refuses it. What was forgotten was erased.

@@ -39,7 +39,12 @@ fn view(number: u64, nodes: u8, threshold: u16) -> FleetView {
 fn listing(plans: &[&ValidPlan]) -> Listing {
     let epoch =
         |plan: &&ValidPlan| (plan.number, ListedEpoch { plan: (*plan).clone(), record: Some(RoundRecord::opened()) });
-    Listing { generation: 1, epochs: plans.iter().map(epoch).collect(), allow_downtime: Some(false) }
+    Listing {
+        generation: 1,
+        epochs: plans.iter().map(epoch).collect(),
+        allow_downtime: Some(false),
+        confirm_after_seconds: Some(60),
+    }
 }
 
 /// Why the newest of these plans is held back from a node that knows none of them.

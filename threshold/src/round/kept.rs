@@ -3,7 +3,7 @@
 //! A shown epoch whose certificate verifies is taken up whatever this node remembers of numbers, first plans and prekeys: the key
 //! itself signed it. In it the node says `Holds` and, once the bundles add up to the certified vector, `Late`; nothing else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use rand_core::CryptoRng;
 
@@ -11,6 +11,7 @@ use super::catch_up::{CatchUpError, CertifiedSharing, catch_up};
 use super::message::{Body, Complaint, SignedMessage};
 use super::outputs::{Notice, Outputs};
 use super::participant::{Participant, members};
+use super::proposals::Proposer;
 use super::shown::{ShownEpoch, ShownError};
 use super::state::{Attempt, SecretName, Verdict};
 use super::steps::Round;
@@ -24,77 +25,6 @@ use crate::purpose::Certificate;
 const NEWER_KEPT_MAX: usize = 32;
 /// Refusals after which nothing that a peer shows is looked at: each check costs a pairing, and an honest peer is never refused.
 const REFUSED_MAX: usize = 16;
-/// Epochs of one peer that wait until this node knows the cluster's key; the newest stay.
-const WAITING_MAX: usize = 4;
-
-/// What was shown of kept epochs and is not proven yet. In memory alone: every stream shows it again.
-#[derive(Default)]
-pub(super) struct ShownEpochs {
-    lists: BTreeMap<EpochNumber, BTreeMap<Proposer, Proposal>>,
-    /// Epochs that came before the cluster's key was known.
-    waiting: BTreeMap<NodeIndex, BTreeMap<EpochNumber, ShownEpoch>>,
-    /// How often each peer showed what is no epoch of the cluster.
-    refused: BTreeMap<NodeIndex, usize>,
-}
-
-/// Whose word a list is: the record's, or a peer's.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-enum Proposer {
-    Record,
-    Peer(NodeIndex),
-}
-
-/// A list of qualified bundles that may be the one of its epoch.
-enum Proposal {
-    Open(FrozenDigests),
-    /// It was tried, and gave no share.
-    Tried,
-}
-
-impl ShownEpochs {
-    /// Takes a list, the first of its proposer: who could propose others could make this node fetch and add up for ever.
-    fn propose(&mut self, number: EpochNumber, proposer: Proposer, list: &FrozenDigests) {
-        self.lists.entry(number).or_default().entry(proposer).or_insert_with(|| Proposal::Open(list.clone()));
-    }
-
-    fn open_lists(&self, number: EpochNumber) -> impl Iterator<Item = (Proposer, &FrozenDigests)> {
-        let proposals = self.lists.get(&number).into_iter().flatten();
-        proposals.filter_map(|(proposer, proposal)| match proposal {
-            Proposal::Open(list) => Some((*proposer, list)),
-            Proposal::Tried => None,
-        })
-    }
-
-    /// Marks a list as tried, whoever proposed it. Returns these.
-    fn tried(&mut self, number: EpochNumber, list: &FrozenDigests) -> Vec<Proposer> {
-        let proposals = self.lists.entry(number).or_default().iter_mut();
-        let same = proposals.filter(|(_, proposal)| matches!(proposal, Proposal::Open(open) if open == list));
-        same.map(|(proposer, proposal)| {
-            *proposal = Proposal::Tried;
-            *proposer
-        })
-        .collect()
-    }
-
-    fn wait(&mut self, from: NodeIndex, shown: &ShownEpoch) {
-        let waiting = self.waiting.entry(from).or_default();
-        waiting.insert(shown.number(), shown.clone());
-        if waiting.len() > WAITING_MAX {
-            waiting.pop_first();
-        }
-    }
-
-    /// Forgets the lists of an epoch that needs none any more.
-    fn settle(&mut self, number: EpochNumber) {
-        self.lists.remove(&number);
-    }
-
-    /// Forgets the lists of epochs that are not kept any more.
-    pub(super) fn retain(&mut self, is_kept: impl Fn(&EpochNumber) -> bool) {
-        self.lists.retain(|number, _| is_kept(number));
-    }
-}
-
 impl Participant {
     /// Takes up a kept epoch as the peer `from` shows it. The caller knows that it was this peer.
     ///
@@ -150,6 +80,10 @@ impl Participant {
                 return Err(ShownError::BadCertificate(number));
             }
             let plan = shown.verify(self.state.cluster, &key).inspect_err(|_| *refused += 1)?;
+            self.compare(&shown.certificate, out);
+            if self.rivals.contains_key(&number) {
+                return Ok(());
+            }
             self.take_certified(plan, shown.certificate, key, rng, out)?;
         }
         if self.state.attempts.get(&number).is_some_and(|attempt| self.seeks_share(attempt)) {
@@ -326,7 +260,7 @@ fn accuses(message: &SignedMessage, dealer: NodeIndex) -> bool {
     matches!(&message.body, Body::Late(complaints) if complaints.iter().any(|complaint| complaint.dealer == dealer))
 }
 
-/// What a receiver found in the bundles of a certified epoch.
+/// Findings of a receiver in the bundles of a certified epoch.
 enum Opened {
     Share(SecretScalar),
     /// No share, and what proves the dealers guilty that sealed bad ones.

@@ -37,7 +37,9 @@ mod outputs;
 mod pad;
 mod participant;
 mod prekeys;
+mod proposals;
 mod record;
+mod retirement;
 mod shown;
 mod state;
 mod steps;
@@ -54,6 +56,7 @@ pub use message::{Body, Complaint, MessageKind, Response, SignedMessage, Verifie
 pub use outputs::{Blob, Contradiction, Notice, Outputs, Refusal, RestoreError, RetireError, Want};
 pub use participant::Participant;
 pub use record::{Phase, RoundRecord};
+pub use retirement::Retirement;
 pub use shown::{ShownEpoch, ShownError};
 pub use state::{Attempt, PersistentState, SecretName, Verdict};
 pub use transcript::{MessageError, Transcript};

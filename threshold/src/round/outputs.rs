@@ -95,6 +95,11 @@ pub enum Notice {
     /// The bundles that a peer lists do not make the certified epoch. The peer is at fault.
     #[error("epoch {0}: the bundles that node {1} shows do not make the certified epoch; nothing was taken from it")]
     FalseList(EpochNumber, NodeIndex),
+    /// Two certificates with different vectors verify under one number: the record said different things to different nodes.
+    #[error(
+        "epoch {0}: two certificates verify, with different vectors; this node retires nothing until a person acted"
+    )]
+    TwoVectors(EpochNumber),
     /// This node cannot obtain its share.
     #[error("epoch {0}: this node cannot obtain its share; it holds one again after the next reshare")]
     Unable(EpochNumber),
@@ -157,9 +162,12 @@ pub enum RetireError {
     /// The epoch serves, or is the grace window's.
     #[error("epoch {0} is active or the one before")]
     StillServed(EpochNumber),
-    /// No newer epoch is proven to be held by at least its threshold of receivers.
+    /// Too few nodes prove to hold a newer epoch.
     #[error("no epoch newer than {0} is proven to be held by enough nodes")]
     NewerNotProven(EpochNumber),
+    /// Two certificates with different vectors verify under one number: the record lied to somebody.
+    #[error("two certificates of epoch {0} verify, with different vectors: nothing is retired until a person acted")]
+    TwoVectors(EpochNumber),
 }
 
 /// Error of restoring a stored state.

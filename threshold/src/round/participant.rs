@@ -9,8 +9,8 @@
 //!   from peers.
 //! - after a restart: [`Participant::restore`], serve the outboxes again, and feed the same facts.
 //!
-//! How a node begins, what it accepts and what it gives up stands here; what it takes from peers is in `learning` and
-//! `kept`, what it does once it knows enough in `steps`.
+//! How a node begins and what it accepts stands here; what it takes from peers is in `learning` and `kept`, what it does once it
+//! knows enough in `steps`, what it gives up in `retirement`.
 
 use std::collections::BTreeMap;
 
@@ -22,11 +22,12 @@ use crate::identifiers::{ClusterId, EpochNumber, NodeIndex, PrekeyNumber};
 use crate::identity::IdentitySecretKey;
 use crate::plan::{Origin, Plan, ValidPlan, frozen};
 use crate::prekey::PrekeySecret;
+use crate::purpose::Certificate;
 
 use super::dealing::DealerSeed;
 use super::early::Early;
-use super::kept::ShownEpochs;
-use super::outputs::{Contradiction, Outputs, Refusal, RestoreError, RetireError};
+use super::outputs::{Contradiction, Outputs, Refusal, RestoreError};
+use super::proposals::ShownEpochs;
 use super::record::{Phase, RoundRecord};
 use super::state::{Attempt, PersistentState, SecretName, Verdict};
 use super::transcript::Transcript;
@@ -46,6 +47,8 @@ pub struct Participant {
     pub(super) records: BTreeMap<EpochNumber, RoundRecord>,
     pub(super) early: Early,
     pub(super) shown: ShownEpochs,
+    /// Certificates that verify under one number with different vectors.
+    pub(super) rivals: BTreeMap<EpochNumber, (Certificate, Certificate)>,
 }
 
 /// The secrets of a participant, each wiped when dropped.
@@ -72,6 +75,7 @@ impl Participant {
             records: BTreeMap::new(),
             early: Early::default(),
             shown: ShownEpochs::default(),
+            rivals: BTreeMap::new(),
         };
         let mut out = Outputs::default();
         participant.tend_prekeys(rng, &mut out);
@@ -127,9 +131,9 @@ impl Participant {
         for (number, attempt) in &mut state.attempts {
             attempt.holds_share &= secrets.shares.contains_key(number);
         }
-        let (transcripts, records) = (BTreeMap::new(), BTreeMap::new());
+        let (transcripts, records, rivals) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let (early, shown) = (Early::default(), ShownEpochs::default());
-        let mut participant = Self { identity, state, secrets, transcripts, records, early, shown };
+        let mut participant = Self { identity, state, secrets, transcripts, records, early, shown, rivals };
         for number in participant.state.attempts.keys().copied().collect::<Vec<_>>() {
             participant.open_transcript(number);
         }
@@ -250,8 +254,11 @@ impl Participant {
         record: &RoundRecord,
         rng: &mut impl CryptoRng,
     ) -> Result<Outputs, Contradiction> {
-        let attempt = self.state.attempts.get_mut(&number).ok_or(Contradiction::Unknown(number))?;
         let mut out = Outputs::default();
+        if let Some(certificate) = &record.certificate {
+            self.compare(certificate, &mut out);
+        }
+        let attempt = self.state.attempts.get_mut(&number).ok_or(Contradiction::Unknown(number))?;
         match (&attempt.verdict, record.phase) {
             (Some(Verdict::Failed), Phase::Active | Phase::Confirmed | Phase::Retired)
             | (Some(Verdict::Active(_)), Phase::Failed) => return Err(Contradiction::Verdict(number)),
@@ -296,40 +303,6 @@ impl Participant {
         self.records.insert(number, record.clone());
         self.open_wants(number);
         self.advance(number, rng, &mut out);
-        self.invariant_state_is_sound();
-        Ok(out)
-    }
-
-    /// Destroys the secrets of an epoch that is no longer kept, and says so.
-    ///
-    /// The node acts only below its newest certified epoch and the one before (a removed node: below the newest), and only
-    /// when the possession messages that it heard show that a newer epoch is held by at least its threshold of nodes.
-    ///
-    /// # Errors
-    /// The reason to keep the epoch. Nothing has changed then.
-    pub fn retire(&mut self, number: EpochNumber, rng: &mut impl CryptoRng) -> Result<Outputs, RetireError> {
-        let me = self.state.index;
-        let certified: Vec<_> =
-            self.state.attempts.iter().rev().filter(|(_, attempt)| attempt.certificate().is_some()).collect();
-        let (newest, before) = (certified.first(), certified.get(1).map(|(number, _)| **number));
-        let removed = newest.is_some_and(|(_, attempt)| attempt.plan.receiver(me).is_none());
-        let limit = if removed { newest.map(|(number, _)| **number) } else { before };
-        if limit.is_none_or(|limit| number >= limit) {
-            return Err(RetireError::StillServed(number));
-        }
-        let proven = certified.iter().take_while(|(newer, _)| **newer > number).any(|(newer, attempt)| {
-            let vector = attempt.certificate().map(|certificate| certificate.vector);
-            let holders = self
-                .transcripts
-                .get(newer)
-                .map_or(0, |transcript| transcript.holds().values().filter(|held| Some(**held) == vector).count());
-            holders >= attempt.plan.threshold.count()
-        });
-        if !proven {
-            return Err(RetireError::NewerNotProven(number));
-        }
-        let mut out = Outputs::default();
-        self.erase(number, rng, &mut out);
         self.invariant_state_is_sound();
         Ok(out)
     }

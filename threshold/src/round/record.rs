@@ -17,7 +17,7 @@ pub enum Phase {
     Certifying,
     /// The certificate is there: the epoch serves.
     Active,
-    /// Enough receivers hold it that losing any n−t of them loses nothing.
+    /// Enough receivers prove to hold it that older epochs may go.
     Confirmed,
     /// Nodes destroy the epoch's secrets.
     Retired,

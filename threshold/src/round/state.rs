@@ -75,6 +75,8 @@ pub struct Attempt {
     pub retired: bool,
     /// True once nothing of this node opens any bundle of the retired epoch any more.
     pub erased: bool,
+    /// When this node first knew the durable activation, in milliseconds since the Unix epoch.
+    pub active_since_ms: Option<u64>,
     /// Messages signed in this attempt, in order: sent again, byte for byte, after a restart.
     pub outbox: Vec<SignedMessage>,
 }
@@ -244,6 +246,7 @@ impl Attempt {
             unable: false,
             retired: false,
             erased: false,
+            active_since_ms: None,
             outbox: Vec::new(),
         }
     }
@@ -303,6 +306,9 @@ impl Attempt {
             }
         }
         out.u8(self.unable.into()).u8(self.retired.into()).u8(self.erased.into());
+        out.option(self.active_since_ms.as_ref(), |out, since_ms| {
+            out.u64(*since_ms);
+        });
         out.list(&self.outbox, |out, message| message.write(out));
     }
 
@@ -325,6 +331,7 @@ impl Attempt {
             unable: reader.bool("unable")?,
             retired: reader.bool("retired")?,
             erased: reader.bool("erased")?,
+            active_since_ms: reader.option("active since", |reader| reader.u64("active since"))?,
             outbox: reader.list("outbox", SignedMessage::read)?,
         })
     }

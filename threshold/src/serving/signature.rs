@@ -129,7 +129,7 @@ fn all_hold(point: &G1, claims: &[(NodeIndex, G2, G1)]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identifiers::Threshold;
+    use crate::identifiers::{ClusterId, EpochNumber, Threshold};
     use crate::polynomial::Polynomial;
 
     fn index(i: u32) -> NodeIndex {
@@ -181,11 +181,17 @@ mod tests {
     /// seed: 000-14
     #[test]
     fn no_purpose_yields_the_signature_of_another() {
+        let possession = |prover, vector| {
+            let (cluster, vector) = (ClusterId([0; 16]), Digest([vector; 32]));
+            Purpose::possession(cluster, EpochNumber(7), index(prover), &vector, &[0; 32])
+        };
         let same = [
             Purpose::beacon(7),
             Purpose::signature("a", b"bc"),
             Purpose::signature("ab", b"c"),
-            Purpose::possession(crate::identifiers::ClusterId([0; 16]), crate::identifiers::EpochNumber(7), &[0; 32]),
+            possession(1, 7),
+            possession(2, 7),
+            possession(1, 8),
         ];
         for (i, one) in same.iter().enumerate() {
             for other in &same[i + 1..] {

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
-use keyfleet_api::round_reader::{FETCH_TIMEOUT, Fetched, Heard, ReportError, RoundReader, fetch_requests};
+use keyfleet_api::round_reader::{FETCH_TIMEOUT, Fetched, Heard, ProveError, ReportError, RoundReader, fetch_requests};
 use keyfleet_api::tls::{CertificateError, Connector};
 use keyfleet_api::v1::round_client::RoundClient;
 use keyfleet_api::{channel, v1, wire};
 use keyfleet_crds::values::{ClusterId, PublicKey};
 use keyfleet_threshold::identifiers::{self, Digest, NodeIndex};
 use keyfleet_threshold::identity::IdentityPublicKey;
+use keyfleet_threshold::possession::{Asked, Challenge};
 use keyfleet_threshold::round::Blob;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -25,8 +26,8 @@ use tonic::transport::Channel;
 
 use super::token::{Token, TokenError, Tokens};
 use super::{Nodes, Target};
+use keyfleet_planner::state::ms;
 use keyfleet_planner::view::StreamView;
-use keyfleet_planner::view::possession::{Challenge, Claimed, Claims};
 use keyfleet_planner::view::transcripts::{Transcripts, Watched};
 
 /// The pause before a node is called again; doubled up to the last after every failure.
@@ -48,6 +49,8 @@ struct Fleet {
     transcripts: Arc<Mutex<Transcripts>>,
     tasks: BTreeMap<u32, (Target, Task)>,
     wanted: watch::Sender<BTreeSet<Digest>>,
+    /// Number of times that the nodes were asked for proofs.
+    asked: watch::Sender<u64>,
 }
 
 /// Ends its task when dropped.
@@ -95,6 +98,7 @@ impl Nodes for Followers {
             transcripts: Arc::default(),
             tasks: BTreeMap::new(),
             wanted: watch::Sender::default(),
+            asked: watch::Sender::default(),
         });
         let transcripts = fleet.transcripts.clone();
         fleet.tasks.retain(|index, (target, _)| {
@@ -119,9 +123,10 @@ impl Nodes for Followers {
                 tokens: self.tokens.clone(),
                 transcripts: fleet.transcripts.clone(),
                 wanted: fleet.wanted.subscribe(),
+                asks: fleet.asked.subscribe(),
                 notifications: self.notifications.clone(),
                 token: None,
-                challenge: Challenge::default(),
+                asked: Asked { challenge: Challenge::default(), at_ms: 0 },
                 reader: RoundReader::new(identifiers::ClusterId(cluster.0), node, pin),
             };
             fleet.tasks.insert(index, (target, Task(tokio::spawn(follower.run()))));
@@ -130,6 +135,13 @@ impl Nodes for Followers {
 
     fn forget(&self, cluster: ClusterId) {
         locked(&self.fleets).remove(&cluster);
+    }
+
+    fn ask(&self, cluster: ClusterId) {
+        if let Some(fleet) = locked(&self.fleets).get(&cluster) {
+            locked(&fleet.transcripts).ask(now_ms());
+            fleet.asked.send_modify(|times| *times += 1);
+        }
     }
 
     async fn view(&self, cluster: ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> StreamView {
@@ -177,10 +189,11 @@ struct Follower {
     tokens: Arc<dyn Tokens>,
     transcripts: Arc<Mutex<Transcripts>>,
     wanted: watch::Receiver<BTreeSet<Digest>>,
+    asks: watch::Receiver<u64>,
     notifications: Arc<Notifications>,
     token: Option<Token>,
     /// Challenge that the node has to prove its shares over, in the stream that is open.
-    challenge: Challenge,
+    asked: Asked,
     reader: RoundReader,
 }
 
@@ -223,8 +236,8 @@ impl Follower {
         let channel = channel::connect(self.address.clone(), connector).await;
         let channel = channel.map_err(|error| StreamError::Unreachable { address: self.address.clone(), error })?;
         // A fresh one for every stream: what was proven to an earlier one proves nothing now.
-        self.challenge = rand::random();
-        let request = self.authorized(self.reader.request(&self.challenge)).await?;
+        self.asked = Asked { challenge: rand::random(), at_ms: now_ms() };
+        let request = self.authorized(self.reader.request(&self.asked.challenge)).await?;
         let mut stream = match RoundClient::new(channel.clone()).follow(request).await {
             Ok(stream) => stream.into_inner(),
             Err(status) => {
@@ -237,6 +250,8 @@ impl Follower {
         };
         let mut wanted = self.wanted.clone();
         wanted.mark_changed();
+        let mut asks = self.asks.clone();
+        asks.mark_unchanged();
         let mut again = tokio::time::interval(ASK_AGAIN);
         again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -250,6 +265,10 @@ impl Follower {
                     changed.map_err(|_| StreamError::Forgotten)?;
                     let now = wanted.borrow_and_update().clone();
                     self.fetch(&channel, now).await?;
+                }
+                changed = asks.changed() => {
+                    changed.map_err(|_| StreamError::Forgotten)?;
+                    self.prove(&channel).await?;
                 }
                 _ = again.tick() => {
                     let still = wanted.borrow().clone();
@@ -276,13 +295,11 @@ impl Follower {
         Ok(match self.reader.take(item)? {
             None => false,
             Some(Heard::CaughtUp) => {
-                locked(&self.transcripts).caught_up(self.index);
+                locked(&self.transcripts).caught_up(self.index, now_ms());
                 true
             }
             Some(Heard::Report(report)) => {
-                let cluster = identifiers::ClusterId(self.cluster.0);
-                let claimed = report.held.iter().map(claimed);
-                let claims = Claims::of(cluster, claimed, &report.challenge, &self.challenge);
+                let claims = self.reader.claims(&report, self.asked);
                 locked(&self.transcripts).report(self.index, report.highest_number, claims)
             }
             Some(Heard::Kept(shown)) => locked(&self.transcripts).show(self.index, &shown),
@@ -294,6 +311,20 @@ impl Follower {
         })
     }
 
+    /// Asks the node anew what it holds. One that does not answer proves nothing, and is read on.
+    async fn prove(&mut self, channel: &Channel) -> Result<(), StreamError> {
+        let asked = Asked { challenge: rand::random(), at_ms: now_ms() };
+        let request = self.authorized(self.reader.prove_request(&asked.challenge)).await?;
+        match self.reader.prove(channel, request).await {
+            Ok(report) => {
+                locked(&self.transcripts).answer(self.index, self.reader.claims(&report, asked));
+                self.notifications.of(self.cluster);
+            }
+            Err(ProveError::Report(error)) => return Err(error.into()),
+            Err(error) => tracing::debug!(cluster = %self.cluster, node = self.index, %error, "it was asked anew"),
+        }
+        Ok(())
+    }
     async fn fetch(&mut self, channel: &Channel, wanted: BTreeSet<Digest>) -> Result<(), StreamError> {
         let wanted: Vec<Digest> = wanted.into_iter().collect();
         for request in fetch_requests(identifiers::ClusterId(self.cluster.0), &wanted) {
@@ -313,9 +344,9 @@ impl Follower {
     }
 }
 
-fn claimed(held: &v1::HeldEpoch) -> Claimed {
-    let vector = held.vector_digest.as_slice().try_into().ok().map(Digest);
-    Claimed { number: held.number, vector, possession: held.possession.clone() }
+/// Returns the wall clock, as decisions count it.
+fn now_ms() -> u64 {
+    ms(jiff::Timestamp::now())
 }
 
 #[cfg(test)]

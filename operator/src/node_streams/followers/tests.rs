@@ -37,7 +37,8 @@ fn follower() -> Follower {
         wanted: watch::Sender::default().subscribe(),
         notifications: Arc::default(),
         token: None,
-        challenge: Challenge::default(),
+        asks: watch::Sender::default().subscribe(),
+        asked: Asked { challenge: Challenge::default(), at_ms: 0 },
         reader: RoundReader::new(identifiers::ClusterId(CLUSTER.0), NodeIndex::new(1).unwrap(), pin),
     }
 }
@@ -109,7 +110,7 @@ fn a_report_counts_only_as_the_nodes_own_of_this_cluster() {
     assert_eq!(follower.reader.request(&[]).lineage, [8; 16], "its position belongs to this outbox");
 }
 
-/// What a node shows of its epochs is taken up once, whatever it is worth.
+/// An epoch that a node shows is taken up once, whatever it is worth.
 #[test]
 fn a_kept_epoch_is_news_once_and_a_malformed_one_is_none() {
     let mut follower = follower();

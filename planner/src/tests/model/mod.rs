@@ -16,7 +16,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::model::{RefusalError, Server, invariants};
-use crate::state::{Cluster, Epoch, Node, State};
+use crate::state::{Cluster, Epoch, Node, State, ms};
 use crate::view::{Closing, StreamView};
 use crate::{Action, decide};
 use keyfleet_crds::convert;
@@ -199,6 +199,7 @@ impl Model {
                         !epoch.spec.receivers.iter().any(|receiver| receiver.index == *index)
                     });
         }
+        let now = Timestamp::from_second(self.time).expect("a time");
         let connected: BTreeSet<u32> = nodes.keys().copied().collect();
         let mut view = StreamView { connected, ..StreamView::default() };
         for index in nodes.keys() {
@@ -206,7 +207,9 @@ impl Model {
         }
         for (number, epoch) in &self.api.now.epochs {
             let receivers: BTreeSet<u32> = epoch.spec.receivers.iter().map(|receiver| receiver.index).collect();
-            view.holds.insert(*number, receivers.intersection(&view.connected).copied().collect());
+            // The shell asks whenever it is told to, and all answer before it decides again.
+            let proven = receivers.intersection(&view.connected).map(|index| (*index, ms(now)));
+            view.holds.insert(*number, proven.collect());
             let decision = self.fail_next == 0;
             let closing = Closing { decision: next(epoch, decision), culprits: Vec::new() };
             view.closing.insert(*number, closing);
@@ -215,7 +218,6 @@ impl Model {
             self.fail_next -= 1;
         }
         let (block, starved) = (self.block, self.operators[who].starved_since);
-        let now = Timestamp::from_second(self.time).expect("a time");
         State { nodes, finalizers: self.finalizers, ..self.api.now.state(view, Ok(block), block, starved, now) }
     }
 }

@@ -8,16 +8,18 @@ mod kept;
 use std::collections::{BTreeMap, BTreeSet};
 
 use keyfleet_crds::epoch::Phase;
+use keyfleet_crds::epoch::status::Holder;
 use keyfleet_crds::values::PublicKey;
 use keyfleet_crds::{KeyEpochSpec, KeyEpochStatus};
 use keyfleet_threshold::coordination::{RoundView, closing, decide};
-use keyfleet_threshold::identifiers::{Block, Digest, NodeIndex};
+use keyfleet_threshold::curve::G2;
+use keyfleet_threshold::identifiers::{Block, Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::plan::ValidPlan;
 use keyfleet_threshold::polynomial::VerificationVector;
+use keyfleet_threshold::possession::{CertifiedShare, Claims};
 use keyfleet_threshold::round::{Blob, MessageKind, RoundRecord, ShownEpoch, Transcript, VerifiedMessage};
 
 use self::kept::{Shown, ShownEpochs, Vectors};
-use super::possession::{CertifiedVector, Claims};
 use super::{Closing, StreamView};
 use crate::key_epoch;
 use keyfleet_crds::convert;
@@ -76,6 +78,7 @@ pub struct Transcripts {
     key: Option<PublicKey>,
     /// The highest number that was ever looked at. Messages of later rounds may come before their plan.
     looked_at: u64,
+    asked_ms: Option<u64>,
 }
 
 /// Plan of a round, parsed once: its points are costly to check.
@@ -90,9 +93,14 @@ struct Planned {
 #[derive(Default)]
 struct NodeState {
     connected: bool,
+    /// When it was caught up for the first time.
+    since_ms: Option<u64>,
     highest: Option<u64>,
     shown: ShownEpochs,
-    claims: Claims,
+    /// Claims of its stream's newest report.
+    claims: Option<Claims>,
+    /// Claims of its newest answer when it was asked anew.
+    answered: Option<Claims>,
     /// By the number that the node gave and the plan's digest.
     messages: BTreeMap<(u64, Digest), Vec<VerifiedMessage>>,
     bytes: usize,
@@ -105,7 +113,25 @@ impl Transcripts {
         let new = said.highest.is_none_or(|before| before < highest);
         said.highest = said.highest.max(Some(highest));
         // What it no longer claims, or proves no more, counts no more.
-        said.claims.renew(claims) || new
+        match &mut said.claims {
+            Some(before) => before.renew(claims) || new,
+            None => {
+                said.claims = Some(claims);
+                true
+            }
+        }
+    }
+
+    /// Takes what a node whose stream is open claims when it is asked anew.
+    pub fn answer(&mut self, index: u32, claims: Claims) {
+        if let Some(said) = self.nodes.get_mut(&index).filter(|said| said.connected) {
+            said.answered = Some(claims);
+        }
+    }
+
+    /// All nodes whose streams are open are being asked anew.
+    pub fn ask(&mut self, now_ms: u64) {
+        self.asked_ms = Some(now_ms);
     }
 
     /// Takes an epoch that a node shows in its stream. Returns true for a new one. What another node showed is read and checked
@@ -123,15 +149,17 @@ impl Transcripts {
     }
 
     /// All that a node had said when its stream was opened is here.
-    pub fn caught_up(&mut self, index: u32) {
-        self.nodes.entry(index).or_default().connected = true;
+    pub fn caught_up(&mut self, index: u32, now_ms: u64) {
+        let said = self.nodes.entry(index).or_default();
+        said.connected = true;
+        said.since_ms.get_or_insert(now_ms);
     }
 
     /// A node's stream ended. Its messages stay; what it proved to hold counts no more, since it may be gone for good.
     pub fn disconnect(&mut self, index: u32) {
         if let Some(said) = self.nodes.get_mut(&index) {
             said.connected = false;
-            said.claims = Claims::default();
+            (said.claims, said.answered) = (None, None);
         }
     }
 
@@ -232,17 +260,26 @@ impl Transcripts {
                 .flat_map(|(_, said)| said.shown.certified())
                 .map(|(certificate, threshold)| (certificate.number.0, threshold))
                 .collect(),
+            known_since_ms: nodes().filter_map(|(index, said)| Some((*index, said.since_ms?))).collect(),
+            asked_ms: self.asked_ms,
             ..StreamView::default()
         };
         // A report that is read while its stream is being ended may arrive after the disconnection: it counts no more.
         for (index, said) in self.nodes.iter().filter(|(_, said)| said.connected) {
-            for number in said.claims.proven() {
-                view.holds.entry(number).or_default().insert(*index);
+            for claims in said.claims.iter().chain(&said.answered) {
+                for proven in claims.proven() {
+                    let asked_ms = view.holds.entry(proven.number().0).or_default().entry(*index).or_default();
+                    *asked_ms = claims.asked_ms().max(*asked_ms);
+                }
             }
-            for (number, why) in said.claims.refuted() {
-                view.unproven.entry(number).or_default().insert(*index, why);
+            for (number, why) in said.claims.iter().chain(&said.answered).flat_map(Claims::refuted) {
+                view.unproven.entry(number.0).or_default().insert(*index, why);
+                if let Some(holds) = view.holds.get_mut(&number.0) {
+                    holds.remove(index);
+                }
             }
         }
+        view.holds.retain(|_, holds| !holds.is_empty());
         for watched in rounds {
             let number = watched.spec.number;
             let Some(transcript) = self.rounds.get(&number) else { continue };
@@ -277,7 +314,8 @@ impl Transcripts {
 
     /// Judges what nodes claim to hold by the vectors that are known: of records, and of certificates under the fleet's key.
     fn judge_claims(&mut self, rounds: &[Watched]) {
-        if !self.nodes.values().any(|said| said.claims.is_open()) {
+        let open = |said: &NodeState| said.claims.iter().chain(&said.answered).any(Claims::is_open);
+        if !self.nodes.values().any(open) {
             return;
         }
         let mut shown: BTreeMap<u64, VerificationVector> = BTreeMap::new();
@@ -296,23 +334,22 @@ impl Transcripts {
         };
         let records: BTreeMap<u64, _> =
             rounds.iter().filter_map(|one| Some((one.spec.number, record(one.spec.number)?))).collect();
-        let known = |number: u64| {
-            let full = shown.get(&number).or_else(|| self.vectors.get(&number));
-            match records.get(&number) {
+        let known = |number: EpochNumber, prover: NodeIndex| {
+            let full = shown.get(&number.0).or_else(|| self.vectors.get(&number.0));
+            match records.get(&number.0) {
                 Some((vector, holders)) => {
                     let full = full.filter(|full| full.digest() == *vector);
-                    Some(CertifiedVector { vector: *vector, full, holders })
+                    let point = full.map(|full| full.public_share(prover)).or_else(|| recorded(holders, prover));
+                    Some(CertifiedShare { vector: *vector, point })
                 }
                 // The record may lag behind the nodes, or have gone back in time.
-                None => shown.get(&number).map(|full| CertifiedVector {
-                    vector: full.digest(),
-                    full: Some(full),
-                    holders: &[],
-                }),
+                None => shown
+                    .get(&number.0)
+                    .map(|full| CertifiedShare { vector: full.digest(), point: Some(full.public_share(prover)) }),
             }
         };
-        for (index, said) in &mut self.nodes {
-            said.claims.judge(*index, known);
+        for said in self.nodes.values_mut() {
+            said.claims.iter_mut().chain(&mut said.answered).for_each(|claims| claims.judge(known));
         }
     }
 
@@ -365,6 +402,12 @@ impl Transcripts {
             }
         }
     }
+}
+
+/// Returns a node's public share of an epoch that it held at activation, from the record.
+fn recorded(holders: &[Holder], prover: NodeIndex) -> Option<G2> {
+    let holder = holders.iter().find(|holder| holder.index == prover.value())?;
+    convert::point(&holder.public_share).ok()
 }
 
 impl Planned {

@@ -7,6 +7,7 @@ use keyfleet_threshold::identifiers::{ClusterId, EpochNumber, PrekeyNumber, Thre
 use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::plan::{Deadlines, FrozenDigests, ValidPlan};
 use keyfleet_threshold::polynomial::Polynomial;
+use keyfleet_threshold::possession::{Asked, Claimed};
 use keyfleet_threshold::prekey::PrekeySecret;
 use keyfleet_threshold::purpose::{Certificate, Purpose};
 use keyfleet_threshold::round::{Body, Complaint, SignedMessage, VerifiedMessage};
@@ -15,7 +16,6 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::*;
-use crate::view::possession::Claimed;
 
 const CLUSTER: ClusterId = ClusterId([7; 16]);
 
@@ -55,6 +55,12 @@ fn watched(number: u64, phase: Phase) -> Watched {
     let status = KeyEpochStatus { phase: Some(phase), timings: Some(Timings::default()), ..KeyEpochStatus::default() };
     let now = jiff::Timestamp::UNIX_EPOCH;
     Watched { spec: convert::spec_of(&plan(number)), status: Some(status), block: 100, now, overdue: false }
+}
+
+/// The report of a node that claims nothing.
+fn nothing(prover: u32) -> Claims {
+    let asked = Asked { challenge: [0; 32], at_ms: 0 };
+    Claims::of(CLUSTER, index(prover), [], &asked.challenge, asked)
 }
 
 fn have(number: u64, sender: u32, dealer: u32, byte: u8) -> VerifiedMessage {
@@ -218,6 +224,22 @@ impl Certifier {
         };
         ShownEpoch { plan: plan.encode(), certificate, qualified: FrozenDigests::default() }
     }
+
+    /// Claims of epoch 4 by `prover`, in answer to a challenge that was sent then, with the share of `signer`.
+    fn claims(&self, prover: u32, signer: u32, at_ms: u64) -> Claims {
+        let (vector, asked) = (self.vector.digest(), Asked { challenge: [8; 32], at_ms });
+        let purpose = Purpose::possession(CLUSTER, EpochNumber(4), index(prover), &vector, &asked.challenge);
+        let proof = signature::sign(&purpose, &self.polynomial.share_of(index(signer))).encode().to_vec();
+        let claimed = Claimed { number: EpochNumber(4), vector: Some(vector), possession: proof };
+        Claims::of(CLUSTER, index(prover), [claimed], &asked.challenge, asked)
+    }
+
+    /// Shows epoch 4, as node 1 does, and gives its vector.
+    fn show(&self, transcripts: &mut Transcripts) {
+        transcripts.show(1, &self.epoch(4));
+        transcripts.view(None, &[]);
+        transcripts.fetched(&Blob::Vector(self.vector.clone()));
+    }
 }
 
 #[test]
@@ -254,7 +276,7 @@ fn a_made_up_certificate_is_none() {
         shown
     };
     transcripts.show(1, &made_up(&|it| it.certificate.signature = G1::generator()));
-    assert!(!transcripts.show(2, &made_up(&|it| it.plan = vec![1; 400])), "a plan that is none");
+    assert!(!transcripts.show(2, &made_up(&|it| it.plan = vec![1; 400])), "a malformed plan");
     assert!(
         !transcripts.show(2, &made_up(&|it| it.certificate.number = EpochNumber(901))),
         "another number than the plan's"
@@ -269,24 +291,17 @@ fn a_made_up_certificate_is_none() {
 #[test]
 fn proofs_are_judged_by_the_vector_of_a_shown_epoch() {
     let own = Certifier::new(5);
-    let challenge = [8; 32];
-    let purpose = Purpose::possession(CLUSTER, EpochNumber(4), &challenge);
-    let claim = |signer: u32| {
-        let proof = signature::sign(&purpose, &own.polynomial.share_of(index(signer))).encode().to_vec();
-        let claimed = Claimed { number: 4, vector: Some(own.vector.digest()), possession: proof };
-        Claims::of(CLUSTER, [claimed], &challenge, &challenge)
-    };
     let mut transcripts = Transcripts::default();
-    transcripts.report(1, 4, claim(1));
-    transcripts.report(2, 4, claim(3));
+    transcripts.report(1, 4, own.claims(1, 1, 1_000));
+    transcripts.report(2, 4, own.claims(2, 3, 1_000));
     transcripts.show(2, &own.epoch(4));
-    (1..=2).for_each(|index| transcripts.caught_up(index));
+    (1..=2).for_each(|index| transcripts.caught_up(index, 1_000));
     let key = Some(own.key());
     assert!(transcripts.view(key, &[]).holds.is_empty(), "nothing is known to judge it by");
     assert_eq!(transcripts.wanted(&[]), [own.vector.digest()].into());
     transcripts.fetched(&Blob::Vector(own.vector.clone()));
     let view = transcripts.view(key, &[]);
-    assert_eq!(view.holds, [(4, [1].into())].into(), "its proof is good");
+    assert_eq!(view.holds, [(4, [(1, 1_000)].into())].into(), "its proof is good");
     assert_eq!(view.unproven[&4].keys().collect::<Vec<_>>(), [&2], "it shows another's share");
 }
 
@@ -294,9 +309,9 @@ fn proofs_are_judged_by_the_vector_of_a_shown_epoch() {
 #[test]
 fn a_node_counts_as_connected_while_caught_up() {
     let mut transcripts = Transcripts::default();
-    transcripts.report(1, 0, Claims::default());
+    transcripts.report(1, 0, nothing(1));
     assert!(transcripts.view(None, &[]).connected.is_empty(), "what it said before is still to come");
-    transcripts.caught_up(1);
+    transcripts.caught_up(1, 1_000);
     assert_eq!(transcripts.view(None, &[]).connected, [1].into());
     transcripts.disconnect(1);
     let view = transcripts.view(None, &[]);
@@ -309,23 +324,43 @@ fn a_node_counts_as_connected_while_caught_up() {
 /// A node that is destroyed says nothing more, and its stream ends.
 #[test]
 fn what_a_node_proved_counts_while_its_stream_is_open() {
-    let own = Certifier::new(5);
-    let challenge = [8; 32];
-    let purpose = Purpose::possession(CLUSTER, EpochNumber(4), &challenge);
-    let proof = signature::sign(&purpose, &own.polynomial.share_of(index(1))).encode().to_vec();
-    let claimed = Claimed { number: 4, vector: Some(own.vector.digest()), possession: proof };
-    let claims = || Claims::of(CLUSTER, [claimed.clone()], &challenge, &challenge);
+    let node = Certifier::new(5);
     let mut transcripts = Transcripts::default();
-    transcripts.report(1, 4, claims());
-    transcripts.show(1, &own.epoch(4));
-    transcripts.view(None, &[]);
-    transcripts.fetched(&Blob::Vector(own.vector.clone()));
-    transcripts.caught_up(1);
-    assert_eq!(transcripts.view(None, &[]).holds, [(4, [1].into())].into(), "its proof is good");
+    transcripts.report(1, 4, node.claims(1, 1, 1_000));
+    node.show(&mut transcripts);
+    transcripts.caught_up(1, 1_000);
+    assert_eq!(transcripts.view(None, &[]).holds, [(4, [(1, 1_000)].into())].into(), "its proof is good");
     transcripts.disconnect(1);
     assert!(transcripts.view(None, &[]).holds.is_empty(), "nobody knows whether it still exists");
-    transcripts.report(1, 4, claims());
+    transcripts.report(1, 4, node.claims(1, 1, 1_000));
     assert!(transcripts.view(None, &[]).holds.is_empty(), "a report that was under way counts after the disconnection");
-    transcripts.caught_up(1);
-    assert_eq!(transcripts.view(None, &[]).holds.len(), 1, "it is back");
+    transcripts.answer(1, node.claims(1, 1, 2_000));
+    transcripts.caught_up(1, 3_000);
+    let view = transcripts.view(None, &[]);
+    assert_eq!(view.holds, [(4, [(1, 1_000)].into())].into(), "it is back, and an answer of before counts");
+    assert_eq!(view.known_since_ms, [(1, 1_000)].into(), "it was known before its stream ended");
+}
+
+/// The stream's own proof grows old; an answer to a newer challenge counts from when that was sent, and a bad one takes it back.
+#[test]
+fn a_node_that_is_asked_anew_counts_by_its_newest_answer() {
+    let node = Certifier::new(5);
+    let mut transcripts = Transcripts::default();
+    transcripts.report(1, 4, node.claims(1, 1, 1_000));
+    node.show(&mut transcripts);
+    transcripts.caught_up(1, 1_000);
+    transcripts.ask(90_000);
+    assert_eq!(transcripts.view(None, &[]).asked_ms, Some(90_000));
+    transcripts.answer(1, node.claims(1, 1, 90_000));
+    assert_eq!(transcripts.view(None, &[]).holds, [(4, [(1, 90_000)].into())].into());
+    transcripts.report(1, 4, node.claims(1, 1, 1_000));
+    assert_eq!(
+        transcripts.view(None, &[]).holds,
+        [(4, [(1, 90_000)].into())].into(),
+        "its stream takes the answer back"
+    );
+    transcripts.answer(1, node.claims(1, 2, 95_000));
+    let view = transcripts.view(None, &[]);
+    assert!(view.holds.is_empty(), "it cannot prove it any more");
+    assert_eq!(view.unproven[&4].len(), 1);
 }

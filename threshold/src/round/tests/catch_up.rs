@@ -27,7 +27,7 @@ fn away_until(last: u64) -> Away {
     away
 }
 
-/// What node 1 shows of an epoch: the truth.
+/// Returns the truth about an epoch, as node 1 shows it.
 fn shown(away: &Away, number: u64) -> ShownEpoch {
     ShownEpoch::of(&away.table.nodes[&index(1)].state.attempts[&epoch(number)]).expect("node 1 keeps it")
 }
@@ -154,13 +154,13 @@ fn a_peer_that_shows_nonsense_is_not_listened_to_for_ever() {
     for number in 100..200 {
         let mut nonsense = truth.clone();
         nonsense.certificate.number = epoch(number);
-        show(&mut away, 2, &nonsense).expect_err("it is none");
+        show(&mut away, 2, &nonsense).expect_err("nobody signed it");
     }
     show(&mut away, 2, &truth).expect_err("it is still looked at, at a pairing each time");
     assert!(show(&mut away, 1, &truth).is_ok(), "another's lies count against the honest holder");
 }
 
-/// Who could show one list after the other would make a node fetch and add up for ever.
+/// A liar that could show one list after the other would make a node fetch and add up for ever.
 #[test]
 fn of_each_peer_the_first_list_alone_is_looked_at() {
     let mut away = away_until(2);
@@ -339,7 +339,7 @@ fn a_retired_epoch_is_not_taken_up_again() {
     }
     let old = shown(&away, 2);
     assert!(away.node.share(epoch(2)).is_some());
-    let _ = away.node.retire(epoch(2), &mut away.rng).expect("epoch 4 is held by all others");
+    let _ = away.retire_here(epoch(2)).expect("epoch 4 is held by all others");
     let _ = show(&mut away, 1, &old).unwrap();
     let _ = away.fetch(|_| true);
     assert!(away.node.share(epoch(2)).is_none(), "the share of a retired epoch came back");
@@ -393,13 +393,13 @@ fn a_stream_shows_every_kept_epoch_once() {
     assert!(again.iter().all(|shown| shown.number() != epoch(1)), "a retired epoch is shown on a new stream");
 }
 
-/// What was shown and proven survives a restart, so that the node shows it to others.
+/// A list that was shown and proven survives a restart, so that the node shows it to others.
 #[test]
 fn a_node_that_caught_up_shows_the_epoch_itself() {
     let mut away = away_until(3);
     let truth = shown(&away, 3);
     let input = Input::Shown(index(1), truth.clone());
-    let _ = feed::take(&input, &mut away.node, &mut away.rng).unwrap();
+    let _ = feed::take(&input, &mut away.node, 0, &mut away.rng).unwrap();
     assert!(ShownEpoch::of(&away.node.state.attempts[&epoch(3)]).is_none(), "it shows a list that it has not checked");
     let _ = away.fetch(|_| true);
     let again = PersistentState::decode(&away.node.state.encode()).unwrap();

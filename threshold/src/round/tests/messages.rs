@@ -165,7 +165,7 @@ fn messages_and_digests_encode_as_the_fixtures_say() {
         ("beacon", Purpose::beacon(7)),
         ("signature", Purpose::signature("release", b"hello")),
         ("certificate", Purpose::certificate(cluster, &plan, &digest(0x22), EpochNumber(8))),
-        ("possession", Purpose::possession(cluster, EpochNumber(8), &[0x61; 32])),
+        ("possession", Purpose::possession(cluster, EpochNumber(8), index(3), &digest(0x22), &[0x61; 32])),
     ];
     for (name, purpose) in purposes {
         assert_eq!(hex::encode(purpose.bytes()), fixtures["purposes"][name].as_str().unwrap(), "{name}");

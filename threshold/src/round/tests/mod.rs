@@ -1,8 +1,8 @@
 //! Rounds at a table: participants in one room, hand by hand, so that a test can do what no network would.
 //!
 //! `attacks` is what an adversary tries, `catch_up` what a node takes from those that kept an epoch, `complaints` what proves a bad share and what does not, `dealers` what a dealer may try, `participants` what a node accepts and remembers, `messages` what travels and what it
-//! proves to those outside, `returns` what a node needs that was away. `checks` and `records` miss, one by one, the
-//! checks that `docs/protocol-checks.md` lists; `vectors` plays what another program computed.
+//! proves to those outside, `retirements` what an epoch is destroyed on, `returns` what a node needs that was away. `checks` and
+//! `records` miss, one by one, the checks that `docs/protocol-checks.md` lists; `vectors` plays what another program computed.
 
 mod attacks;
 mod catch_up;
@@ -12,10 +12,11 @@ mod dealers;
 mod messages;
 mod participants;
 mod records;
+mod retirements;
 mod returns;
 mod vectors;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -28,7 +29,10 @@ use crate::identifiers::PrekeyNumber;
 use crate::identifiers::{Block, ClusterId, EpochNumber, NodeIndex, Threshold};
 use crate::identity::IdentitySecretKey;
 use crate::plan::{Deadlines, FrozenDigests, Plan, ValidPlan};
+use crate::possession::{Asked, CertifiedShare, Claimed, Claims, Holdings, Proofs, Turn};
 use crate::prekey::PrekeySecret;
+use crate::purpose::Purpose;
+use crate::serving::signature;
 
 const CLUSTER: ClusterId = ClusterId([0x42; 16]);
 
@@ -141,6 +145,46 @@ impl Table {
             self.observe(plan.number, &record);
         }
         record
+    }
+
+    /// Runs a reshare of the epoch before, to its certificate.
+    fn reshare(&mut self, number: u64) {
+        let plan = self.reshare_plan(number, number - 1);
+        self.accept(&plan);
+        assert_eq!(self.finish(&plan).phase, Phase::Active);
+    }
+
+    /// Asks these nodes at `now_ms` what they hold, as node 9 would, and verifies their answers by node 1's vectors.
+    fn proofs(&self, of: u64, provers: &[u32], now_ms: u64) -> Proofs {
+        let mut holdings = Holdings::default();
+        let of = BTreeSet::from([EpochNumber(of)]);
+        provers.iter().for_each(|prover| holdings.connect(index(*prover)));
+        assert_eq!(holdings.next(&of, now_ms), Turn::Ask);
+        for prover in provers.iter().copied().map(index) {
+            let asked = Asked { challenge: [u8::try_from(prover.value()).unwrap(); 32], at_ms: now_ms };
+            let mut claims = self.claims(prover, asked);
+            claims.judge(|number, prover| {
+                let attempt = self.nodes[&index(1)].state.attempts.get(&number)?;
+                let point = attempt.vector.as_ref().map(|vector| vector.public_share(prover));
+                Some(CertifiedShare { vector: attempt.certificate()?.vector, point })
+            });
+            holdings.answer(&claims);
+        }
+        match holdings.next(&of, now_ms) {
+            Turn::Use(proofs) => proofs,
+            turn => panic!("all have answered: {turn:?}"),
+        }
+    }
+
+    fn claims(&self, prover: NodeIndex, asked: Asked) -> Claims {
+        let node = &self.nodes[&prover];
+        let claimed = node.state.attempts.iter().filter_map(|(number, attempt)| {
+            let (vector, share) = (attempt.certificate()?.vector, node.share(*number)?);
+            let purpose = Purpose::possession(CLUSTER, *number, prover, &vector, &asked.challenge);
+            let possession = signature::sign(&purpose, share).encode().to_vec();
+            Some(Claimed { number: *number, vector: Some(vector), possession })
+        });
+        Claims::of(CLUSTER, prover, claimed, &asked.challenge, asked)
     }
 
     fn genesis(&mut self) -> ValidPlan {

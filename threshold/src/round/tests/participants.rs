@@ -102,8 +102,14 @@ fn frozen_fields_and_verdicts_are_written_once() {
     let verdict = node.observe(plan.number, &failed, &mut rng).expect_err("an active epoch cannot fail");
     assert_eq!(verdict, Contradiction::Verdict(plan.number));
     assert!(node.share(plan.number).is_some(), "nothing that it says is acted on");
-    assert_eq!(node.retire(plan.number, &mut rng).expect_err("it serves"), RetireError::StillServed(plan.number));
-    assert_eq!(node.retire(EpochNumber(1), &mut rng).expect_err("grace"), RetireError::StillServed(EpochNumber(1)));
+    let proofs = table.proofs(1, &[], 0);
+    let node = table.nodes.get_mut(&index(2)).unwrap();
+    let mut refused = |number| {
+        let retirement = Retirement { number, proofs: proofs.clone(), confirm_after_ms: Some(0) };
+        node.retire(&retirement, 0, &mut rng).expect_err("it is served")
+    };
+    assert_eq!(refused(plan.number), RetireError::StillServed(plan.number));
+    assert_eq!(refused(EpochNumber(1)), RetireError::StillServed(EpochNumber(1)));
 }
 
 /// seed: 004-16

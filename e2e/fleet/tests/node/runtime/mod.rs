@@ -265,7 +265,7 @@ async fn four_nodes_reshare_over_tls_while_one_restarts() {
     }
 }
 
-/// A node misses two epochs. Back, it is told nothing by the API server, and takes what it missed from its peers' streams alone.
+/// A node misses two epochs. Back, it reads nothing at the API server, and takes what it missed from its peers' streams alone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_was_away_catches_up_from_its_peers_alone() {
     let mut fleet = Fleet::start(4).await;

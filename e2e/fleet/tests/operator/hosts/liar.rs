@@ -54,9 +54,7 @@ impl Round for Liar {
         let lies = stream.map(move |item| {
             let mut item = item?;
             if let Some(v1::follow_item::Item::Report(signed)) = &mut item.item {
-                let mut report = report::verified(signed, &identity.public()).expect("the node signs its reports");
-                report.challenge.clone_from(&asked);
-                *signed = report::sign(&report, &identity);
+                *signed = pretend(signed, &identity, &asked);
             }
             Ok(item)
         });
@@ -66,4 +64,16 @@ impl Round for Liar {
     async fn fetch(&self, request: Request<v1::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
         Ok(Response::new(Box::pin(self.node().await?.fetch(request).await?.into_inner())))
     }
+
+    async fn prove(&self, mut request: Request<v1::ProveRequest>) -> Result<Response<v1::SignedReport>, Status> {
+        let asked = std::mem::replace(&mut request.get_mut().challenge, OTHER_DAY.to_vec());
+        let signed = self.node().await?.prove(request).await?.into_inner();
+        Ok(Response::new(pretend(&signed, &self.identity, &asked)))
+    }
+}
+
+/// Signs the report anew, as if it answered what was asked.
+fn pretend(signed: &v1::SignedReport, identity: &IdentitySecretKey, asked: &[u8]) -> v1::SignedReport {
+    let report = report::verified(signed, &identity.public()).expect("the node signs its reports");
+    report::sign(&v1::Report { challenge: asked.to_vec(), ..report }, identity)
 }

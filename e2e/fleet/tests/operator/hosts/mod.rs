@@ -38,6 +38,7 @@ use keyfleet_planner::view::{StreamView, Watched};
 use keyfleet_threshold::identifiers::{ClusterId, EpochNumber, NodeIndex};
 use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
 use keyfleet_threshold::plan::PlanVersion;
+use keyfleet_threshold::round::Retirement;
 use kube::api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
@@ -70,6 +71,10 @@ impl Nodes for Local {
 
     fn forget(&self, cluster: values::ClusterId) {
         self.followers.forget(cluster);
+    }
+
+    fn ask(&self, cluster: values::ClusterId) {
+        self.followers.ask(cluster);
     }
 
     async fn view(&self, cluster: values::ClusterId, key: Option<PublicKey>, rounds: Vec<Watched>) -> StreamView {
@@ -208,6 +213,7 @@ impl Host {
             }
             let Some(running) = self.running.get_mut(&index) else { continue };
             running.tell(&epochs).await;
+            running.retire(&epochs).await;
             running.report(&nodes, node).await?;
             if let Some(pod) = pod {
                 mark(&pods, pod, running.serves(&epochs)).await?;
@@ -318,12 +324,26 @@ impl Running {
             }
             let plan = convert::plan_of(&epoch.spec).expect("the operator writes plans that convert");
             let record = convert::record_of(&plan, epoch.status.as_ref()).expect("and records");
-            let phase = epoch.status.as_ref().and_then(|status| status.phase);
             let _ = facts.send(Input::Plan((*plan).clone())).await;
             let _ = facts.send(Input::Record(EpochNumber(number), record)).await;
-            if phase == Some(Phase::Retired) {
-                let _ = facts.send(Input::Retire(EpochNumber(number))).await;
-            }
+        }
+    }
+
+    /// Retires what the record calls retired, as far as peers have proven enough by now.
+    async fn retire(&mut self, epochs: &[KeyEpoch]) {
+        let retired = |epoch: &&KeyEpoch| epoch.status.as_ref().and_then(|s| s.phase) == Some(Phase::Retired);
+        let state = self.node.published().borrow().state.clone();
+        let left = |number: &EpochNumber| {
+            let attempt = state.as_ref().and_then(|state| state.attempts.get(number));
+            attempt.is_some_and(|attempt| !attempt.erased)
+        };
+        let of: BTreeSet<_> =
+            epochs.iter().filter(retired).map(|epoch| EpochNumber(epoch.spec.number)).filter(left).collect();
+        let proofs = self.node.proofs();
+        let Ok(proofs) = tokio::time::timeout(LOOK, proofs.collect(&of)).await else { return };
+        for number in of {
+            let retirement = Retirement { number, proofs: proofs.clone(), confirm_after_ms: Some(0) };
+            let _ = self.node.facts().send(Input::Retire(retirement)).await;
         }
     }
 

@@ -1,0 +1,132 @@
+//! Retirement: what an epoch's secrets are destroyed on. Proofs count, words do not.
+//!
+//! Whoever writes the record, and fewer than t nodes that lie with it, must not make honest nodes destroy an epoch before enough
+//! of them hold a newer one. So a node asks its peers anew and counts whom it could verify.
+
+use std::collections::BTreeSet;
+
+use rand_core::CryptoRng;
+
+use super::outputs::{Notice, Outputs, RetireError};
+use super::participant::Participant;
+use super::state::{Attempt, PersistentState};
+use crate::identifiers::{EpochNumber, NodeIndex};
+use crate::polynomial::VerificationVector;
+use crate::possession::{CertifiedShare, Proofs};
+use crate::purpose::Certificate;
+
+/// Request to retire an epoch, with what its peers just proved.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Retirement {
+    /// The epoch's number.
+    pub number: EpochNumber,
+    /// Proofs that peers gave for this retirement.
+    pub proofs: Proofs,
+    /// The user's `confirmAfter` in milliseconds; `None` while it was not read.
+    pub confirm_after_ms: Option<u64>,
+}
+
+impl Participant {
+    /// Destroys the secrets of an epoch that is no longer kept, and says so.
+    ///
+    /// The node acts only below its newest certified epoch and the one before (a removed node: below the newest), and only
+    /// where a newer epoch that it knows as certified is proven to be held at `now_ms`, the wall clock: by as many receivers as confirm it, itself
+    /// included; or, once it is active here for `confirmAfter`, by its threshold of them, of which this node is one.
+    /// A removed node holds none of the newer ones, and counts others alone.
+    ///
+    /// # Errors
+    /// The reason to keep the epoch. Nothing has changed then.
+    pub fn retire(
+        &mut self,
+        retirement: &Retirement,
+        now_ms: u64,
+        rng: &mut impl CryptoRng,
+    ) -> Result<Outputs, RetireError> {
+        let (me, number) = (self.state.index, retirement.number);
+        if let Some(number) = self.rivals.keys().next() {
+            return Err(RetireError::TwoVectors(*number));
+        }
+        let certified: Vec<_> =
+            self.state.attempts.iter().rev().filter(|(_, attempt)| attempt.certificate().is_some()).collect();
+        let (newest, before) = (certified.first(), certified.get(1).map(|(number, _)| **number));
+        let removed = newest.is_some_and(|(_, attempt)| attempt.plan.receiver(me).is_none());
+        let limit = if removed { newest.map(|(number, _)| **number) } else { before };
+        if limit.is_none_or(|limit| number >= limit) {
+            return Err(RetireError::StillServed(number));
+        }
+        let mut newer = certified.iter().take_while(|(newer, _)| **newer > number);
+        if !newer.any(|(_, attempt)| self.is_held(attempt, retirement, now_ms)) {
+            return Err(RetireError::NewerNotProven(number));
+        }
+        let mut out = Outputs::default();
+        self.erase(number, rng, &mut out);
+        self.invariant_state_is_sound();
+        Ok(out)
+    }
+
+    /// Tells whether enough nodes prove to hold a certified epoch that an older one may go.
+    fn is_held(&self, attempt: &Attempt, retirement: &Retirement, now_ms: u64) -> bool {
+        let (me, plan) = (self.state.index, &attempt.plan);
+        let Some(certificate) = attempt.certificate() else { return false };
+        let receivers: BTreeSet<_> = plan.receivers.iter().map(|receiver| receiver.index).collect();
+        let proven = retirement.proofs.holders(plan.number, &certificate.vector, now_ms);
+        let others = proven.intersection(&receivers).filter(|index| **index != me).count();
+        let holders = others + usize::from(attempt.holds_share);
+        let since_ms = attempt.active_since_ms.zip(retirement.confirm_after_ms);
+        let is_old = since_ms.is_some_and(|(since_ms, after_ms)| now_ms >= since_ms.saturating_add(after_ms));
+        let one_of_them = attempt.holds_share || plan.receiver(me).is_none();
+        holders >= plan.holders_to_confirm() || (is_old && one_of_them && holders >= plan.threshold.count())
+    }
+
+    /// Dates the epochs whose activation is durable and not dated yet. For [`Participant::retire`], which counts from then.
+    pub fn date(&mut self, now_ms: u64) -> Outputs {
+        let mut out = Outputs::default();
+        for attempt in self.state.attempts.values_mut().filter(|attempt| is_undated(attempt)) {
+            attempt.active_since_ms = Some(now_ms);
+            out.commit = true;
+        }
+        out
+    }
+
+    /// Tells whether [`Participant::date`] has something to do.
+    #[must_use]
+    pub fn has_undated(&self) -> bool {
+        self.state.attempts.values().any(is_undated)
+    }
+
+    /// Compares a certificate that somebody shows with the one that this node knows under its number. A second one that verifies
+    /// with another vector proves that the record lied: from then on this process retires nothing.
+    pub(super) fn compare(&mut self, shown: &Certificate, out: &mut Outputs) {
+        let number = shown.number;
+        let known = self.state.attempts.get(&number).and_then(Attempt::certificate);
+        let (Some(known), Some(key)) = (known, &self.state.public_key) else { return };
+        let is_rival = shown.cluster == known.cluster && shown.vector != known.vector;
+        if !is_rival || self.rivals.contains_key(&number) || !shown.verify(key) {
+            return;
+        }
+        self.rivals.insert(number, (*known, *shown));
+        out.notices.push(Notice::TwoVectors(number));
+    }
+}
+
+fn is_undated(attempt: &Attempt) -> bool {
+    attempt.certificate().is_some() && !attempt.retired && attempt.active_since_ms.is_none()
+}
+
+impl PersistentState {
+    /// Returns what a proof of `prover` for an epoch is verified by: the epoch's certificate, and the vector that this node knows or
+    /// that somebody has `shown`.
+    #[must_use]
+    pub fn certified_share(
+        &self,
+        number: EpochNumber,
+        prover: NodeIndex,
+        shown: Option<&VerificationVector>,
+    ) -> Option<CertifiedShare> {
+        let attempt = self.attempts.get(&number)?;
+        let vector = attempt.certificate()?.vector;
+        let shown = shown.filter(|shown| attempt.vector.is_none() && shown.digest() == vector);
+        let full = attempt.vector.as_ref().or(shown);
+        Some(CertifiedShare { vector, point: full.map(|full| full.public_share(prover)) })
+    }
+}
