@@ -1,10 +1,12 @@
 //! Between the kinds, which people read, and the plain types of the threshold core, which the protocol computes with.
 
+use crate::cluster::RETENTION_MAX;
 use crate::epoch::status::{FrozenDealer, FrozenResponse};
 use crate::epoch::{Deadlines, Dealer, Phase, Receiver, RoundKind, Source};
 use crate::prekey::Prekey;
 use crate::values;
 use crate::{KeyEpochSpec, KeyEpochStatus};
+use keyfleet_threshold::coordination::retention::listed_max;
 use keyfleet_threshold::curve::{G1, G2};
 use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, PrekeyNumber, Threshold};
 use keyfleet_threshold::identity::{IdentityPublicKey, Signature};
@@ -23,8 +25,8 @@ pub enum ConvertError {
     /// A field holds what it cannot hold.
     #[error("{0} is out of range or not a point of its group")]
     Field(&'static str),
-    /// A list does not ascend.
-    #[error("{0} does not ascend by index")]
+    /// A list does not ascend, or goes past its end.
+    #[error("{0} does not ascend as it has to")]
     Order(&'static str),
     /// The plan's shape is wrong.
     #[error(transparent)]
@@ -149,7 +151,19 @@ pub fn record_of(plan: &ValidPlan, status: Option<&KeyEpochStatus>) -> Result<Ro
         responses: responses.transpose()?,
         qualified: qualified.transpose()?,
         certificate: certificate_of(plan, status)?,
+        kept: status.kept.as_deref().map(|kept| kept_numbers(kept, plan.number)).transpose()?,
     })
+}
+
+/// The kept epochs that a record lists: older than its own, ascending, and no more than any retention allows.
+fn kept_numbers(kept: &[u64], own: EpochNumber) -> Result<Vec<EpochNumber>, ConvertError> {
+    if kept.len() > listed_max(RETENTION_MAX as usize) {
+        return Err(ConvertError::Field("the number of kept epochs"));
+    }
+    if !kept.is_sorted_by(|a, b| a < b) || kept.last().is_some_and(|last| *last >= own.0) {
+        return Err(ConvertError::Order("status.kept"));
+    }
+    Ok(kept.iter().copied().map(EpochNumber).collect())
 }
 
 /// The certificate in a record, unverified.

@@ -59,6 +59,17 @@ pub enum Action {
         /// The spec after.
         spec: Box<KmsNodeSpec>,
     },
+    /// Writes into a `KmsNode`'s status how far it erased, and how far it has to.
+    NoteErasure {
+        /// The node's index.
+        index: u32,
+        /// The version read.
+        resource_version: String,
+        /// The newest epoch of which it signed that its secrets are gone.
+        erased_through: Option<u64>,
+        /// The newest epoch that gave it a share, once it is removed.
+        last_epoch: Option<u64>,
+    },
     /// Takes the finalizer off a `KmsNode` that is being deleted.
     ReleaseNode {
         /// The node's index.

@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 
 use keyfleet_crds::KeyEpochStatus;
 use keyfleet_crds::epoch::Phase;
-use keyfleet_crds::epoch::status::ErasedNode;
 use keyfleet_threshold::coordination::Decision;
-use keyfleet_threshold::coordination::retention::{ActivatedEpoch, confirmed_by_age, kept};
+use keyfleet_threshold::coordination::retention::{ActivatedEpoch, confirmed_by_age, kept, listed_max};
 use keyfleet_threshold::identifiers::EpochNumber;
 
 use crate::key_epoch;
 use crate::state::{Epoch, State, ms};
 use crate::{Action, Facts, rounds};
 use keyfleet_crds::convert;
+
 
 /// Milliseconds between two times at which nodes are asked anew: one that does not answer costs little.
 const ASK_AGAIN_MS: u64 = 10_000;
@@ -45,7 +45,7 @@ pub(crate) struct Epochs {
     pub(crate) asks: bool,
 }
 
-/// Confirms, retires, notes who holds and who erased, keeps the finalizer on the active epoch, forgets old failures.
+/// Confirms, retires, notes who holds and what is kept, keeps the finalizer on the active epoch, forgets old records.
 #[must_use]
 pub(crate) fn epochs(facts: &Facts<'_>) -> Epochs {
     if facts.gates.reports.is_err() {
@@ -63,6 +63,9 @@ pub(crate) fn epochs(facts: &Facts<'_>) -> Epochs {
         asks |= moved.is_none() && advance(facts, *number, epoch, kept.contains(number), Counting::Open).is_some();
         let mut after = moved.unwrap_or_else(|| before.clone());
         observe(state, *number, epoch, &mut after);
+        if facts.active.is_some_and(|(active, _)| active == *number) {
+            list(state, *number, &mut after);
+        }
         if after != *before {
             let resource_version = epoch.resource_version.clone();
             actions.push(Action::UpdateEpoch { number: *number, resource_version, status: Box::new(after) });
@@ -150,11 +153,15 @@ fn observe(state: &State, number: u64, epoch: &Epoch, status: &mut KeyEpochStatu
         status.held = Some(format!("{}/{}", possessors.len(), epoch.spec.receivers.len()));
         status.possessors = possessors.into_iter().collect();
     }
-    for (index, digest) in state.view.erased.get(&number).into_iter().flatten() {
-        if status.phase == Some(Phase::Retired) && !status.erased.iter().any(|erased| erased.index == *index) {
-            status.erased.push(ErasedNode { index: *index, statement_digest: *digest });
-            status.erased.sort_by_key(|erased| erased.index);
-        }
+}
+
+/// Lists the older epochs that are not retired. A record that somebody deleted is not listed, and nodes destroy what it was of.
+///
+/// A longer list than nodes believe is not written: with what stands there, they destroy nothing that is newer.
+fn list(state: &State, number: u64, status: &mut KeyEpochStatus) {
+    let kept: Vec<u64> = state.served().map(|(kept, _)| kept).filter(|kept| *kept < number).collect();
+    if kept.len() <= listed_max(state.cluster.spec.epochs.retention as usize) {
+        status.kept = Some(kept);
     }
 }
 
@@ -175,23 +182,16 @@ fn finalizers(facts: &Facts<'_>) -> impl Iterator<Item = Action> {
     })
 }
 
-/// Returns true when every receiver that is still there has said that it destroyed its secrets of the epoch.
-fn is_erased(state: &State, epoch: &Epoch) -> bool {
-    let erased = epoch.status.iter().flat_map(|status| &status.erased).map(|node| node.index);
-    let erased: BTreeSet<u32> = erased.collect();
-    epoch.receivers().iter().all(|index| erased.contains(index) || !state.nodes.contains_key(index))
-}
-
 /// The newest failed and the newest retired records stay, to be read.
 fn history(state: &State) -> impl Iterator<Item = Action> {
     let limit = state.cluster.spec.epochs.failed_history_limit as usize;
     let reserved = state.cluster.status.reservation.map(|reservation| reservation.number);
-    let failed = state.epochs.iter().rev().filter(|(_, epoch)| epoch.phase() == Some(Phase::Failed));
-    let failed = failed.skip(limit).map(|(number, _)| *number);
-    // A retired record stays until every node that is still there has said that its secrets are gone.
-    let retired = state.epochs.iter().rev().filter(|(_, epoch)| epoch.phase() == Some(Phase::Retired));
-    let retired = retired.skip(limit).filter(|(_, epoch)| is_erased(state, epoch)).map(|(number, _)| *number);
-    let mut numbers: Vec<u64> = failed.chain(retired).filter(|number| Some(*number) != reserved).collect();
+    let old = |phase| {
+        let ended = state.epochs.iter().rev().filter(move |(_, epoch)| epoch.phase() == Some(phase));
+        ended.skip(limit).map(|(number, _)| *number)
+    };
+    let all = old(Phase::Failed).chain(old(Phase::Retired));
+    let mut numbers: Vec<u64> = all.filter(|number| Some(*number) != reserved).collect();
     // The highest number stays, whatever it is: it is what the next one is taken above.
     numbers.retain(|number| Some(number) != state.epochs.keys().next_back());
     numbers.sort_unstable();

@@ -15,6 +15,7 @@
 //! - `membership`: which nodes there should be
 //! - `rounds`: reservation, plan, phases, settlement
 //! - `epochs`: confirmation, retirement, history
+//! - [`erasure`]: how far each node destroyed what it had
 //! - `record`: the ConfigMap that outlives the cluster
 //! - `deletion`: what a deleted cluster leaves
 //! - [`node`]: one node's pod, erasure and conditions
@@ -30,6 +31,7 @@ mod action;
 pub mod blocks;
 mod deletion;
 mod epochs;
+pub mod erasure;
 mod facts;
 mod gate;
 pub mod key_epoch;
@@ -46,6 +48,8 @@ mod status;
 #[cfg(test)]
 mod tests;
 pub mod view;
+
+use std::collections::BTreeSet;
 
 use keyfleet_crds::KmsClusterStatus;
 
@@ -116,6 +120,7 @@ fn decide_on(facts: &Facts<'_>) -> Decisions {
     let rounds = rounds::rounds(facts);
     let writes_status = rounds.actions.iter().any(|action| matches!(action, Action::UpdateCluster { .. }));
     actions.extend(rounds.actions);
+    actions.extend(erasure::actions(facts));
     if actions.is_empty() {
         actions.extend(rollout::actions(facts));
     }
@@ -129,11 +134,13 @@ fn decide_on(facts: &Facts<'_>) -> Decisions {
 
 /// A second write of the same object was decided on a version that the first one changes.
 fn once_each(actions: Vec<Action>) -> Vec<Action> {
-    let mut epochs = std::collections::BTreeSet::new();
+    let (mut epochs, mut nodes) = (BTreeSet::new(), BTreeSet::new());
     let mut kept = Vec::new();
     for action in actions {
         let first = match &action {
             Action::UpdateEpoch { number, .. } => epochs.insert(*number),
+            Action::UpdateNode { spec, .. } => nodes.insert(spec.index),
+            Action::NoteErasure { index, .. } => nodes.insert(*index),
             _ => true,
         };
         if first {

@@ -11,6 +11,7 @@ use keyfleet_crds::conditions::{self, NodeCondition, Reason};
 use keyfleet_crds::node::report::ProblemAbout;
 use keyfleet_crds::{KmsCluster, KmsNode, KmsNodeStatus};
 
+use crate::erasure::is_proven_of;
 use crate::state::Problem;
 
 /// A node as its objects show it.
@@ -20,7 +21,7 @@ pub struct Observed<'a> {
     pub node: &'a KmsNode,
     /// The node's pod.
     pub pod: Option<&'a Pod>,
-    /// True where the node has signed, under its pin, that everything secret it had is destroyed.
+    /// True where the node has signed, under its pin, that its volume and its seal are erased.
     pub has_signed: bool,
 }
 
@@ -74,7 +75,7 @@ pub fn status(seen: &Observed<'_>, mut after: KmsNodeStatus, now: Timestamp) -> 
 fn erasure(seen: &Observed<'_>) -> Option<Erasure> {
     let Observed { node, has_signed, .. } = *seen;
     let before = node.status.as_ref().and_then(|status| status.erasure);
-    if before == Some(Erasure::Proven) || has_signed {
+    if before == Some(Erasure::Proven) || has_signed || is_proven_of(node.spec.removed, node.status.as_ref()) {
         return Some(Erasure::Proven);
     }
     let given_up = if node.spec.lost { Erasure::Unproven } else { Erasure::Pending };
@@ -85,7 +86,7 @@ fn erasure(seen: &Observed<'_>) -> Option<Erasure> {
 fn erased(erasure: Erasure) -> Finding {
     let message = match erasure {
         Erasure::Proven => {
-            let message = "the node has signed that its volume and its seal are erased".to_owned();
+            let message = "the node has signed that the secrets of every epoch that it had a share of are destroyed".to_owned();
             return (NodeCondition::Erased, Some(true), Reason::AsExpected, message);
         }
         Erasure::Pending => "The node was removed. It has not yet signed that its secrets are destroyed".to_owned(),

@@ -4,6 +4,8 @@
 use keyfleet_crds::epoch::Phase;
 use keyfleet_crds::{KeyEpochStatus, KmsClusterStatus, KmsNodeSpec};
 
+use crate::state::Node;
+
 /// Checks an update of a `KmsCluster`'s status.
 ///
 /// # Errors
@@ -40,6 +42,8 @@ pub fn epoch(old: Option<&KeyEpochStatus>, new: &KeyEpochStatus) -> Result<(), &
             ensure(before == after || (!ended && place(after) > place(before)), "status.phase only moves forward")?;
         }
     }
+    let is_listed = new.kept.as_ref().is_none_or(|kept| new.certificate.is_some() && kept.is_sorted_by(|a, b| a < b));
+    ensure(is_listed, "status.kept ascends, beside a certificate")?;
     let serves = matches!(new.phase, Some(Phase::Active | Phase::Confirmed | Phase::Retired));
     let complete = new.dealers.is_some()
         && new.responses.is_some()
@@ -60,6 +64,15 @@ pub fn node(old: &KmsNodeSpec, new: &KmsNodeSpec) -> Result<(), &'static str> {
     written_once("spec.identityKey", old.identity_key.as_ref(), new.identity_key.as_ref())?;
     ensure(!old.removed || new.removed, "spec.removed cannot be taken back")?;
     ensure(!new.lost || new.removed, "spec.lost needs spec.removed")
+}
+
+/// Checks an update of how far a node erased.
+///
+/// # Errors
+/// The rule that refuses it.
+pub fn erasure(old: &Node, through: Option<u64>, last_epoch: Option<u64>) -> Result<(), &'static str> {
+    only_rises("status.erasedThrough", old.erased_through, through)?;
+    only_rises("status.lastEpoch", old.last_epoch, last_epoch)
 }
 
 fn place(phase: Phase) -> u8 {

@@ -150,6 +150,10 @@ pub struct Node {
     pub position: Option<keyfleet_crds::record::Position>,
     /// Lag of its replica in its newest report.
     pub lag: Lag,
+    /// The newest epoch of which it signed that its secrets are gone, as its `KmsNode` says.
+    pub erased_through: Option<u64>,
+    /// The newest epoch that gave it a share, once it is removed.
+    pub last_epoch: Option<u64>,
     /// True when it has proven that its secrets are gone.
     pub erased: bool,
     /// Plan versions it understands; empty until it has reported.

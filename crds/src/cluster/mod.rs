@@ -209,20 +209,24 @@ pub struct KmsClusterSpec {
     pub network_policy: NetworkPolicy,
 }
 
+/// The most confirmed epochs that a fleet may be told to keep.
+pub(crate) const RETENTION_MAX: u32 = 10;
+
 /// Number and age of the epochs that are kept.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Epochs {
     /// Number of confirmed epochs that are kept, 1 to 10, besides the active one and the one before it. Default 2.
     #[serde(default = "defaults::retention")]
-    #[schemars(range(min = 1, max = 10))]
+    #[schemars(range(min = 1, max = RETENTION_MAX))]
     pub retention: u32,
     /// Seconds after which an active epoch is confirmed by those that answer, where not enough nodes hold it to confirm it
     /// at once. Default 86400 (a day).
     #[serde(default = "defaults::confirm_after_seconds")]
     #[schemars(range(min = 60, max = 31_536_000))]
     pub confirm_after_seconds: u32,
-    /// Number of failed `KeyEpoch`s that stay to be read, and of retired ones, 0 to 50 each. Default 5.
+    /// Number of failed `KeyEpoch`s that stay to be read, and of retired ones, 0 to 50 each, whatever a node still owes of them.
+    /// Default 5.
     #[serde(default = "defaults::failed_history_limit")]
     #[schemars(range(max = 50))]
     pub failed_history_limit: u32,

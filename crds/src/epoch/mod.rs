@@ -76,6 +76,13 @@ pub use status::{KeyEpochStatus, Phase};
         "an epoch is Active only with dealers, responses, qualified, holders, vectorDigest and certificate in its status: write \
          them first"
     ),
+    validation = Rule::new(
+        "!has(self.status) || !has(self.status.kept) || (has(self.status.certificate) && self.status.kept.isSorted() \
+         && self.status.kept.all(number, number < self.spec.number))"
+    ).message(
+        "status.kept does not ascend, names a number at or above the epoch's own, or stands where there is no certificate: list \
+         only older epochs, in an epoch that is active"
+    ),
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new(

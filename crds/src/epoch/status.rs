@@ -59,11 +59,12 @@ pub struct KeyEpochStatus {
     /// Why the round failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
-    /// Nodes that have signed that they destroyed their secrets of this epoch.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 200))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["index".into()]))]
-    pub erased: Vec<ErasedNode>,
+    /// Numbers of the epochs below this one whose secrets are kept, ascending. Nodes destroy what the newest active epoch does not
+    /// list here, once they know that enough nodes hold a newer one; what an older epoch lists is of its time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 14), inner(range(min = 1, max = 9_007_199_254_740_991_u64)))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub kept: Option<Vec<u64>>,
     /// When each phase began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timings: Option<Timings>,
@@ -175,16 +176,6 @@ pub struct Failure {
     /// Number of messages that came in time, number needed, and what happens next.
     #[schemars(length(max = 2048))]
     pub message: String,
-}
-
-/// A node that has destroyed its secrets of the epoch.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, PartialEq, Debug)]
-#[serde(rename_all = "camelCase")]
-pub struct ErasedNode {
-    /// Index of the node.
-    pub index: u32,
-    /// The digest of its signed statement.
-    pub statement_digest: Digest,
 }
 
 /// When each phase began.

@@ -56,6 +56,8 @@ pub use report::NodeReport;
          new node"
     ),
     validation = only_rises("status.node.highestNumber", "a node never forgets a number that it has seen"),
+    validation = only_rises("status.erasedThrough", "what is erased never comes back"),
+    validation = only_rises("status.lastEpoch", "a share that a removed node got has to be erased"),
 )]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[x_kube(validation = Rule::new("!self.lost || self.removed").message(
@@ -105,6 +107,13 @@ pub struct KmsNodeStatus {
     /// The volume it keeps its state on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume: Option<Volume>,
+    /// The newest epoch of which the node has signed that its secrets are gone. That covers every older one, too, except those
+    /// that the newest active `KeyEpoch` lists as kept. Only rises.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub erased_through: Option<u64>,
+    /// The newest epoch that gave a removed node a share: once erased through it, the node has nothing left. Only rises.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_epoch: Option<u64>,
     /// Where a removed node stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub erasure: Option<crate::cluster::status::Erasure>,

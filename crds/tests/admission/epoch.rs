@@ -130,8 +130,22 @@ async fn the_record_is_frozen_field_by_field_and_moves_forward() {
         epochs.update_status(&early).await,
         &["Active only with", "certificate"],
     );
+    let kept = |record: &Value, numbers: Value| with(record, "/status/kept", numbers);
+    let says = ["status.kept does not ascend"];
+    refused("kept epochs of a round", epochs.update_status(&kept(&record, json!([1]))).await, &says);
     let certificate = json!({"signature": hex(0xb1, 48), "signers": [1, 2]});
     record = accepted("certificate", epochs.update_status(&with(&record, "/status/certificate", certificate)).await);
+
+    for (what, numbers) in [("a falling list", json!([5, 2])), ("a later epoch", json!([2, 9])), ("itself", json!([8]))]
+    {
+        refused(what, epochs.update_status(&kept(&record, numbers)).await, &says);
+    }
+    refused("an epoch twice", epochs.update_status(&kept(&record, json!([2, 2]))).await, &["Duplicate value"]);
+    let many: Vec<u64> = (1..=15).collect();
+    refused("more than any retention", epochs.update_status(&kept(&record, json!(many))).await, &["at most 14 items"]);
+    for numbers in [json!([1, 2, 7]), json!([7]), json!([])] {
+        record = accepted("another list", epochs.update_status(&kept(&record, numbers)).await);
+    }
 
     for (field, other) in [
         ("dealers", json!([{"index": 1, "bundleDigest": digest(1)}])),

@@ -51,6 +51,15 @@ async fn a_node_keeps_its_index_and_its_pin() {
     );
     let made = accepted("a higher number", nodes.update_status(&with(&made, highest, json!(8))).await);
 
+    let through = "/status/erasedThrough";
+    let made = accepted("an erasure", nodes.update_status(&with(&made, through, json!(5))).await);
+    refused("an erasure that is less", nodes.update_status(&with(&made, through, json!(4))).await, &["only rises"]);
+    refused("none any more", nodes.update_status(&with(&made, through, Value::Null)).await, &["only rises"]);
+    let made = accepted("more", nodes.update_status(&with(&made, through, json!(6))).await);
+    let last = "/status/lastEpoch";
+    let made = accepted("its last epoch", nodes.update_status(&with(&made, last, json!(6))).await);
+    refused("an older one", nodes.update_status(&with(&made, last, json!(5))).await, &["only rises"]);
+
     let made = accepted("removal", nodes.update(&with(&made, "/spec/removed", json!(true))).await);
     refused("its undoing", nodes.update(&with(&made, "/spec/removed", json!(false))).await, &["cannot be taken back"]);
     accepted("its loss", nodes.update(&with(&made, "/spec/lost", json!(true))).await);

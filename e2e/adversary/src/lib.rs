@@ -37,6 +37,8 @@ pub enum Behaviour {
     Saboteur,
     /// Shows kept epochs with false lists of their bundles, and hands bundles out under bad signatures.
     FalseKeeper,
+    /// Never says that it erased anything.
+    Hoarder,
     /// Says nothing at all.
     Silent,
 }
@@ -52,7 +54,7 @@ impl Behaviour {
     ) -> Option<Vec<SignedMessage>> {
         let say = |body| SignedMessage::sign(message.plan, message.sender, body, key);
         let bent = match (self, &message.body) {
-            (Self::Silent, _) | (Self::MuteDealer, Body::Dealing(_)) => return None,
+            (Self::Silent, _) | (Self::MuteDealer, Body::Dealing(_)) | (Self::Hoarder, Body::Erased) => return None,
             (Self::LyingDealer { victim }, Body::Dealing(honest)) => {
                 vec![say(Body::Dealing(cheat(process, message, honest, victim)?))]
             }

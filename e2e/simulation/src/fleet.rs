@@ -37,6 +37,13 @@ impl Fleet {
         });
     }
 
+    /// Deletes a `KeyEpoch`, as somebody who tidies up. Returns false where its finalizer holds it.
+    pub fn delete_epoch(&mut self, number: EpochNumber) -> bool {
+        let goes = self.api.delete_epoch(number.0);
+        self.log(format!("somebody deletes KeyEpoch {number}: {}", if goes { "it is gone" } else { "it is held" }));
+        goes
+    }
+
     /// Starts or stops the operator.
     pub fn set_operator(&mut self, up: bool) {
         self.operators[0] = Operator::new(up);

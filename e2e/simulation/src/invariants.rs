@@ -13,6 +13,7 @@ use keyfleet_threshold::purpose::Purpose;
 use keyfleet_threshold::round::{Body, MessageKind, Participant, PersistentState, SecretName, SignedMessage, Verdict};
 use keyfleet_threshold::serving::signature;
 
+use crate::erasures::Erasures;
 use crate::node::{Node, holders, living_holders};
 use keyfleet_adversary::Behaviour;
 
@@ -28,9 +29,15 @@ pub(crate) struct Invariants {
     durable: BTreeMap<NodeIndex, BTreeSet<Digest>>,
     certified: BTreeSet<u64>,
     retired: BTreeSet<(NodeIndex, EpochNumber)>,
+    erasures: Erasures,
 }
 
 impl Invariants {
+    /// Remembers the plans that were posted: nobody else does so for ever.
+    pub(crate) fn note_plans(&mut self, objects: &Objects) {
+        self.erasures.note_plans(objects);
+    }
+
     /// Checks everything that the event could have changed: the node it touched, and the epochs that are served.
     pub(crate) fn check(&mut self, nodes: &BTreeMap<NodeIndex, Node>, touched: Option<NodeIndex>) -> Option<String> {
         let result = (|| {
@@ -46,6 +53,7 @@ impl Invariants {
                 self.invariant_only_durable_words_are_read(node)?;
                 self.invariant_an_epoch_goes_once_a_newer_one_is_held(nodes, state)?;
                 self.invariant_shares_sign(nodes, state)?;
+                self.erasures.invariant_erased_is_closed(node)?;
                 invariant_honest_nodes_share_nothing_with_others(nodes, state)?;
             }
             Ok(())

@@ -10,9 +10,10 @@
 //! - `reconcile`: an operator's streams, decisions and writes
 //! - `peers`: what nodes read at the API server and from each other
 //! - [`node`]: disks, processes, and where they may die
-//! - `invariants`: what holds after every event
+//! - `invariants`: what holds after every event; `erasures`: what was ever sealed, and said to be gone
 //! - [`scenario`]: random lives of random fleets
 
+mod erasures;
 mod fleet;
 mod invariants;
 pub mod node;

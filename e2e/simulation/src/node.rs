@@ -9,7 +9,7 @@ use keyfleet_threshold::feed::{Feed, Showing, Turns};
 use keyfleet_threshold::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
 use keyfleet_threshold::possession::Holdings;
-use keyfleet_threshold::round::{Blob, Notice, Outputs, Participant, SecretName, SignedMessage};
+use keyfleet_threshold::round::{Blob, Body, Notice, Outputs, Participant, SecretName, SignedMessage};
 use rand_core::CryptoRng;
 
 use keyfleet_adversary::Behaviour;
@@ -92,6 +92,14 @@ pub struct Disk {
     pub blobs: BTreeMap<Digest, Rc<Blob>>,
     /// The outbox.
     pub outbox: Outbox,
+}
+
+impl Disk {
+    fn destroy(&mut self, names: Vec<SecretName>) {
+        for name in names {
+            self.secrets.remove(&name);
+        }
+    }
 }
 
 /// Rows that a node lets others read, in order: only what is durable, unless it lies.
@@ -192,7 +200,7 @@ impl Node {
 
     /// Carries outputs out in order; with `crash_at`, dies after that many steps.
     pub fn carry_out(&mut self, outputs: Outputs, crash_at: Option<u32>) {
-        let Outputs { create, keep, commit, destroy, notices, .. } = outputs;
+        let Outputs { create, keep, commit, mut destroy, notices, say } = outputs;
         self.changed |= commit || !create.is_empty() || !destroy.is_empty();
         let step = |at: u32| crash_at.is_some_and(|crash| crash % CRASH_POINTS == at);
         if step(0) {
@@ -219,15 +227,17 @@ impl Node {
         if step(3) {
             return self.crash();
         }
+        if say.iter().any(|message| message.body == Body::Erased) {
+            // What is said to be gone goes first.
+            self.disk.destroy(std::mem::take(&mut destroy));
+        }
         if commit {
             self.publish();
         }
         if step(4) {
             return self.crash();
         }
-        for name in destroy {
-            self.disk.secrets.remove(&name);
-        }
+        self.disk.destroy(destroy);
         for notice in notices {
             if !self.notices.contains(&notice) {
                 self.notices.push(notice);

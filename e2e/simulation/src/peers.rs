@@ -62,8 +62,9 @@ impl Fleet {
         }
         let epochs = listed(&mut self.parsed, &objects);
         let allow_downtime = Some(objects.cluster.spec.allow_downtime);
-        let confirm_after_seconds = Some(objects.cluster.spec.epochs.confirm_after_seconds);
-        let listing = Listing { generation: 1, epochs, allow_downtime, confirm_after_seconds };
+        let spec = &objects.cluster.spec.epochs;
+        let (confirm_after_seconds, retention) = (Some(spec.confirm_after_seconds), Some(spec.retention as usize));
+        let listing = Listing { generation: 1, epochs, allow_downtime, confirm_after_seconds, retention };
         let node = self.nodes.get_mut(&index).expect("it was just there");
         let Some(process) = &mut node.process else { return };
         let mut inputs = Vec::new();

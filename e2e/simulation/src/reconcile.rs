@@ -84,6 +84,7 @@ impl Fleet {
         let (line, kind) = (format!("operator {who}: {}", brief(&action)), kind(&action, &before));
         match self.api.execute(action, keyfleet_crds::values::ClusterId(self.cluster.0)) {
             Ok(()) => {
+                self.invariants.note_plans(&self.api.now);
                 self.count(kind);
                 self.log(line);
             }
@@ -275,6 +276,7 @@ fn kind(action: &Action, before: &Objects) -> &'static str {
         Action::CreateNode(_) => "decision: a node is made",
         Action::UpdateNode { spec, .. } if spec.removed => "decision: a node is removed",
         Action::UpdateNode { .. } => "decision: a node is pinned",
+        Action::NoteErasure { .. } => "decision: an erasure is noted",
         Action::ReleaseNode { .. } => "decision: a deleted node is released",
         Action::DeleteNode { .. } => "decision: a node is deleted",
         Action::Evict { .. } => "decision: an outdated pod is evicted",
@@ -298,7 +300,12 @@ fn brief(action: &Action) -> String {
             let culprits: Vec<_> = status.culprits.iter().map(|culprit| (culprit.index, culprit.fault)).collect();
             let failure = status.failure.as_ref().map(|failure| failure.message.as_str());
             let phase = status.phase.map_or_else(|| "made".to_owned(), |phase| format!("{phase:?}"));
-            format!("epoch {number}: {phase}, held {:?}, culprits {culprits:?} {}", status.held, failure.unwrap_or(""))
+            let kept = &status.kept;
+            format!(
+                "epoch {number}: {phase}, kept {kept:?}, held {:?}, culprits {culprits:?} {}",
+                status.held,
+                failure.unwrap_or("")
+            )
         }
         Action::UpdateCluster { status, .. } => format!(
             "cluster: {:?}, reservation {:?}, active {:?}: {}",
@@ -310,6 +317,9 @@ fn brief(action: &Action) -> String {
         Action::CreateNode(spec) => format!("node {} is made", spec.index),
         Action::UpdateNode { spec, .. } => {
             format!("node {}: pinned {}, removed {}", spec.index, spec.identity_key.is_some(), spec.removed)
+        }
+        Action::NoteErasure { index, erased_through, last_epoch, .. } => {
+            format!("node {index}: erased through {erased_through:?} of {last_epoch:?}")
         }
         Action::WriteRecord { .. } => "the record is written".into(),
         other => format!("{other:?}").chars().take(80).collect(),

@@ -93,7 +93,7 @@ fn change(fleet: &mut Fleet) {
     let victim = receivers[at];
     let spec = &fleet.api.now.cluster.spec;
     let (nodes, paused) = (spec.nodes, spec.paused);
-    match fleet.random(10) {
+    match fleet.random(11) {
         0 if may_be_destroyed(fleet, victim) => {
             fleet.count("act: a node is destroyed and replaced");
             fleet.lose(victim);
@@ -136,6 +136,13 @@ fn change(fleet: &mut Fleet) {
             let behaviour = lie(fleet, &receivers);
             fleet.count("fault: a node lies");
             fleet.behave(victim, behaviour);
+        }
+        9 => {
+            fleet.count("act: somebody deletes a KeyEpoch");
+            let ended: Vec<_> =
+                fleet.epochs().filter(|epoch| !epoch.is_open()).map(|epoch| epoch.spec.number).collect();
+            let at = usize::try_from(fleet.random(ended.len() as u64)).expect("small");
+            fleet.delete_epoch(EpochNumber(ended[at]));
         }
         _ => {}
     }

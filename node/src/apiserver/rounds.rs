@@ -83,6 +83,9 @@ impl Rounds {
         for input in next.inputs {
             self.send(input).await?;
         }
+        if let Some(contradiction) = next.contradiction {
+            tracing::warn!(%contradiction, "no epoch is retired");
+        }
         self.show(&next.held_back);
         Ok(Passed { listing, retire: next.retire, again: next.again })
     }
@@ -151,8 +154,8 @@ fn listing(listed: &Listed) -> Listing {
         let record = record.inspect_err(|error| tracing::warn!(number, %error, "the record of a KeyEpoch is refused"));
         epochs.insert(EpochNumber(*number), ListedEpoch { plan, record: record.ok() });
     }
-    let Listed { allow_downtime, confirm_after_seconds, .. } = *listed;
-    Listing { generation: listed.lists, epochs, allow_downtime, confirm_after_seconds }
+    let Wishes { allow_downtime, confirm_after_seconds, retention } = listed.wishes;
+    Listing { generation: listed.lists, epochs, allow_downtime, confirm_after_seconds, retention }
 }
 
 const NAME_MARK_REASONS: [Reason; 4] =

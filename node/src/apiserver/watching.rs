@@ -28,10 +28,19 @@ pub(crate) struct Listed {
     pub(crate) lists: u64,
     /// The objects.
     pub(crate) epochs: BTreeMap<u64, KeyEpoch>,
-    /// `spec.allowDowntime` of the `KmsCluster`, once it was read.
+    /// The user's wishes.
+    pub(crate) wishes: Wishes,
+}
+
+/// What the `KmsCluster` says of rounds and epochs; `None` before it was read.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Wishes {
+    /// `spec.allowDowntime`.
     pub(crate) allow_downtime: Option<bool>,
-    /// `spec.epochs.confirmAfterSeconds` of the `KmsCluster`, once it was read.
+    /// `spec.epochs.confirmAfterSeconds`.
     pub(crate) confirm_after_seconds: Option<u32>,
+    /// `spec.epochs.retention`.
+    pub(crate) retention: Option<usize>,
 }
 
 /// The two facts that together end a node for good.
@@ -76,12 +85,15 @@ pub(crate) async fn watch_all(
             last_known.set_access(access);
         }
         if let Some(spec) = this_cluster(&server, all).map(|cluster| &cluster.spec) {
-            let words = (Some(spec.allow_downtime), Some(spec.epochs.confirm_after_seconds));
+            let wishes = Wishes {
+                allow_downtime: Some(spec.allow_downtime),
+                confirm_after_seconds: Some(spec.epochs.confirm_after_seconds),
+                retention: Some(spec.epochs.retention as usize),
+            };
             epochs.send_if_modified(|listed| {
-                let changed = (listed.allow_downtime, listed.confirm_after_seconds) != words;
+                let changed = listed.wishes != wishes;
                 if changed {
-                    let listed = Arc::make_mut(listed);
-                    (listed.allow_downtime, listed.confirm_after_seconds) = words;
+                    Arc::make_mut(listed).wishes = wishes;
                 }
                 changed
             });

@@ -10,8 +10,8 @@
 //! | [`Step::Published`] | peers and operator may read it; callers are served from it |
 //! | [`Step::Destroyed`] | what must be gone is gone from both key stores |
 //!
-//! Retirement needs no order of its own: the commit takes rows and inventory entries away first, the keys go last, and a start
-//! repeats that half. Every step may be done again, so a process that dies anywhere does them again after it restarts, and
+//! In a retirement the commit takes rows and inventory entries away first, then the keys go, and a start repeats that half; what
+//! says that they are gone is published last of all. Every step may be done again, so a process that dies anywhere does them again after it restarts, and
 //! one whose key store or bucket does not answer tries the same outputs later.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,7 +53,7 @@ pub enum Step {
 
 impl Step {
     /// Checks that the steps of one application come in their order. Where nothing is committed, nothing is published, and
-    /// what is dead goes right after the bundles.
+    /// what is dead goes right after the bundles; where it is said to be gone, it goes before that is published.
     ///
     /// # Panics
     /// When a step comes before the one that it rests on.
@@ -64,8 +64,8 @@ impl Step {
             Self::Commit => &[Some(Self::Bundles)],
             Self::Acknowledged => &[Some(Self::Commit)],
             Self::Floor => &[Some(Self::Acknowledged)],
-            Self::Published => &[Some(Self::Floor)],
-            Self::Destroyed => &[Some(Self::Published), Some(Self::Bundles)],
+            Self::Published => &[Some(Self::Floor), Some(Self::Destroyed)],
+            Self::Destroyed => &[Some(Self::Published), Some(Self::Bundles), Some(Self::Floor)],
         };
         assert!(allowed.contains(&before), "the step {self:?} came after {before:?}");
     }
@@ -209,8 +209,16 @@ impl Persister {
             let messages = self.messages(participant);
             self.commit(participant, outputs, &messages).await?;
             self.serve(participant);
+            let says_erased = outputs.say.iter().any(|message| message.body == Body::Erased);
+            if says_erased {
+                self.destroy(participant, outputs).await?;
+                self.done(Step::Destroyed, participant, outputs)?;
+            }
             self.publish(participant, messages);
             self.done(Step::Published, participant, outputs)?;
+            if says_erased {
+                return Ok(());
+            }
         }
         self.destroy(participant, outputs).await?;
         self.done(Step::Destroyed, participant, outputs)
@@ -287,7 +295,8 @@ impl Persister {
 
     /// Lets peers and operator read what was committed, acknowledged and is at or below the floor.
     fn publish(&self, participant: &Participant, messages: Messages) {
-        assert_eq!(self.reached, Some(Step::Floor), "something is published before the floor names it");
+        let is_named = matches!(self.reached, Some(Step::Floor | Step::Destroyed));
+        assert!(is_named, "something is published before the floor names it");
         let mut published = Published::of(participant, self.outbox.clone(), messages);
         published.invariant_all_is_committed(&self.outbox);
         published.needed_key_encryption_ids = self.needed_key_encryption_ids();

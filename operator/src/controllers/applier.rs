@@ -11,9 +11,9 @@ use serde_json::json;
 use super::ReconcileError;
 use super::invariants::{
     invariant_cluster_is_stored, invariant_cluster_keeps_its_rules, invariant_epoch_is_stored,
-    invariant_epoch_keeps_its_rules, invariant_node_is_stored, invariant_node_keeps_its_rules,
-    invariant_number_is_reserved_before_it_is_posted, invariant_plan_is_stored, invariant_record_is_stored,
-    invariant_record_never_falls,
+    invariant_epoch_keeps_its_rules, invariant_erasure_only_rises, invariant_node_is_stored,
+    invariant_node_keeps_its_rules, invariant_number_is_reserved_before_it_is_posted, invariant_plan_is_stored,
+    invariant_record_is_stored, invariant_record_never_falls,
 };
 use keyfleet_planner::{Action, State};
 
@@ -95,6 +95,17 @@ impl Applier<'_> {
                 invariant_node_is_stored(&node.spec, &stored);
                 Ok(())
             }
+            Action::NoteErasure { index, resource_version, erased_through, last_epoch } => {
+                invariant_erasure_only_rises(self.state, index, erased_through, last_epoch);
+                let patch = json!({
+                    "metadata": { "resourceVersion": resource_version },
+                    "status": { "erasedThrough": erased_through, "lastEpoch": last_epoch },
+                });
+                let parameters =
+                    PatchParams { field_manager: Some(labels::FIELD_MANAGER.into()), ..PatchParams::default() };
+                nodes.patch_status(&names::node(self.name, index), &parameters, &Patch::Merge(&patch)).await?;
+                Ok(())
+            }
             Action::ReleaseNode { index } => {
                 set_finalizer(&nodes, &names::node(self.name, index), labels::NODE_FINALIZER, false).await
             }
@@ -139,7 +150,7 @@ impl Applier<'_> {
         }
     }
 
-    /// Makes the node's `KmsNode` the owner of its volume claim, which is empty now, its account and rights, so that they are
+    /// Makes the node's `KmsNode` the owner of its volume claim, which holds no share now, its account and rights, so that they are
     /// deleted with it.
     async fn leave_to(&self, nodes: &Api<KmsNode>, index: u32) -> Result<(), ReconcileError> {
         let name = names::node(self.name, index);

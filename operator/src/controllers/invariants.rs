@@ -83,6 +83,12 @@ pub(super) fn invariant_node_is_stored(written: &KmsNodeSpec, stored: &KmsNode) 
     assert_eq!(*written, stored.spec, "the spec of node {} was not stored", written.index);
 }
 
+/// Asserts that how far a node erased, and how far it has to, only rises.
+pub(super) fn invariant_erasure_only_rises(state: &State, index: u32, through: Option<u64>, last_epoch: Option<u64>) {
+    let read = state.nodes.get(&index).expect("a node is updated that was read");
+    assert_eq!(rules::erasure(read, through, last_epoch), Ok(()), "a write of node {index} breaks a rule of the kind");
+}
+
 /// Asserts that an erasure that was proven once stays proven.
 pub(super) fn invariant_erasure_stays_proven(read: Option<&KmsNodeStatus>, written: &KmsNodeStatus) {
     let was_proven = read.is_some_and(|read| read.erasure == Some(Erasure::Proven));

@@ -129,6 +129,8 @@ fn node(node: &KmsNode, pod: Option<&Pod>) -> Node {
         lag: report
             .and_then(|report| report.replication.as_ref())
             .map_or_else(Lag::default, |at| Lag { commits: at.lag_commits, seconds: at.lag_seconds }),
+        erased_through: status.and_then(|status| status.erased_through),
+        last_epoch: status.and_then(|status| status.last_epoch),
         erased: status.and_then(|status| status.erasure) == Some(keyfleet_crds::cluster::status::Erasure::Proven),
         plan_versions: report.map(|report| report.plan_versions.clone()).unwrap_or_default(),
     }

@@ -12,7 +12,7 @@ use keyfleet_threshold::plan::PlanVersion;
 use crate::key_epoch;
 use crate::state::{BlockError, Cluster, Epoch, Lag, Node, Recorded, Retention, State};
 use crate::view::StreamView;
-use crate::{Action, rules};
+use crate::{Action, erasure, rules};
 
 /// Revisions that a lagging reader may still see.
 const PAST_MAX: usize = 256;
@@ -187,6 +187,15 @@ impl Server {
         self.write_node(index, |node| node.deleting = true);
     }
 
+    /// Somebody deletes a `KeyEpoch`. Returns false where its finalizer holds it.
+    pub fn delete_epoch(&mut self, number: u64) -> bool {
+        let goes = self.now.epochs.get(&number).is_some_and(|epoch| !epoch.finalizer);
+        if goes {
+            self.change(|objects, _| drop(objects.epochs.remove(&number)));
+        }
+        goes
+    }
+
     /// All objects deleted and put back as a backup of manifests would: specs, no status. The record stays.
     pub fn lose_status(&mut self) {
         self.change(|objects, version| {
@@ -278,6 +287,14 @@ impl Objects {
                 node.spec = *spec;
                 node.resource_version = version;
             }
+            Action::NoteErasure { index, resource_version, erased_through, last_epoch } => {
+                let node = Arc::make_mut(self.nodes.get_mut(&index).ok_or(RefusalError::NotFound)?);
+                unchanged(&node.resource_version, &resource_version)?;
+                rules::erasure(node, erased_through, last_epoch).map_err(RefusalError::Invalid)?;
+                (node.erased_through, node.last_epoch) = (erased_through, last_epoch);
+                node.erased |= erasure::is_proven(node.spec.removed, last_epoch, erased_through);
+                node.resource_version = version;
+            }
             Action::ReleaseNode { index } => {
                 if self.nodes.get(&index).is_none_or(|node| !node.deleting) {
                     return Ok(false);
@@ -334,6 +351,8 @@ fn new_node(spec: KmsNodeSpec, version: String) -> Node {
         volume_handle: None,
         position: None,
         lag: Lag::default(),
+        erased_through: None,
+        last_epoch: None,
         erased: false,
         plan_versions: vec![PlanVersion::NEWEST.number()],
     }

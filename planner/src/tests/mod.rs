@@ -4,6 +4,7 @@
 //! read, and sends its writes one by one, however much the other has written in between; either may crash after any write.
 //! Seeds are printed by the failure and replayed with `KEYFLEET_SEED=<seed>`.
 
+mod erased;
 mod halted;
 mod holding;
 mod model;

@@ -34,8 +34,8 @@ pub struct StreamView {
     pub holds: BTreeMap<u64, BTreeMap<u32, u64>>,
     /// Per epoch, who claims to hold its share and proves it not.
     pub unproven: BTreeMap<u64, BTreeMap<u32, Unproven>>,
-    /// Per epoch, who said that it destroyed its secrets, with the statement's digest.
-    pub erased: BTreeMap<u64, BTreeMap<u32, keyfleet_crds::values::Digest>>,
+    /// The newest epoch of which each node signed that its secrets are gone, as it numbers its own words.
+    pub erased: BTreeMap<u32, u64>,
     /// Decision and culprits of each epoch that can still move.
     pub closing: BTreeMap<u64, Closing>,
 }

@@ -15,9 +15,19 @@ pub struct ActivatedEpoch {
     pub source: Option<EpochNumber>,
 }
 
+/// The most epochs that are kept beside the newest `retention` confirmed ones and the active one: the one before it, the source
+/// of the round under way, and the sources of two epochs that are not confirmed.
+const BESIDE_CONFIRMED: usize = 4;
+
+/// Returns the most epochs that a record may list as kept.
+#[must_use]
+pub fn listed_max(retention: usize) -> usize {
+    retention.saturating_add(BESIDE_CONFIRMED)
+}
+
 /// Returns the epochs that are kept, of `activated` (not yet retired) in ascending order: the active one, the one before it (the
-/// grace window), the newest `retention` confirmed ones, the source of the round under way, and where an epoch had to be
-/// dealt on an older one than its predecessor, that source until it is confirmed itself.
+/// grace window), the newest `retention` confirmed ones, the source of the round under way, and where one of the newest two had to
+/// be dealt on an older one than its predecessor, that source until it is confirmed itself.
 #[must_use]
 pub fn kept(
     activated: &[ActivatedEpoch],
@@ -27,7 +37,8 @@ pub fn kept(
     let newest_two = activated.iter().rev().take(2);
     let confirmed = activated.iter().rev().filter(|epoch| epoch.confirmed).take(retention);
     let mut kept: BTreeSet<_> = newest_two.chain(confirmed).map(|epoch| epoch.number).collect();
-    let fallbacks = activated.windows(2).filter(|pair| !pair[1].confirmed && pair[1].source != Some(pair[0].number));
+    let last_pairs = activated.windows(2).rev().take(2);
+    let fallbacks = last_pairs.filter(|pair| !pair[1].confirmed && pair[1].source != Some(pair[0].number));
     kept.extend(fallbacks.filter_map(|pair| pair[1].source).chain(source_under_way));
     kept.retain(|number| activated.iter().any(|epoch| epoch.number == *number));
     kept

@@ -1,4 +1,4 @@
-//! Plans and records as inputs: all plans oldest first, then each one's record and retirement, oldest first.
+//! Plans and records as inputs: all plans oldest first, then their records, then what the newest record keeps no longer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use super::input::Input;
 use crate::identifiers::{Block, EpochNumber, NodeIndex};
 use crate::plan::{Origin, ValidPlan};
 use crate::possession::Proofs;
-use crate::round::{Attempt, PersistentState, Phase, Retirement, RoundRecord};
+use crate::round::{Attempt, Contradiction, PersistentState, Retirement, RoundRecord};
 
 /// Everything that a node reads of rounds at the API server.
 #[derive(Clone, Debug)]
@@ -19,6 +19,8 @@ pub struct Listing {
     pub allow_downtime: Option<bool>,
     /// The user's `confirmAfterSeconds`; `None` before it was read.
     pub confirm_after_seconds: Option<u32>,
+    /// Number of confirmed epochs that the user wants kept; `None` before it was read.
+    pub retention: Option<usize>,
 }
 
 /// A round as it is listed.
@@ -81,6 +83,8 @@ pub struct Next {
     pub retire: BTreeSet<EpochNumber>,
     /// The plans that are not fed yet.
     pub held_back: BTreeMap<EpochNumber, HeldBack>,
+    /// Why the list of kept epochs does not count.
+    pub contradiction: Option<Contradiction>,
     /// True when [`Feed::next`] has to be called again after a while, even if nothing that is listed changes.
     pub again: bool,
 }
@@ -134,10 +138,8 @@ impl Feed {
             }
             let Some(record) = &epoch.record else { continue };
             self.feed_record(*number, record, &mut next);
-            if record.phase == Phase::Retired {
-                name_retirement(*number, state, &mut next);
-            }
         }
+        name_retirements(listing, state, &mut next);
         next
     }
 
@@ -149,17 +151,22 @@ impl Feed {
     }
 }
 
-/// Names the retirement of an epoch until the node has erased it: the newer epoch may not be proven yet. An epoch whose share
-/// the node never held has prekeys that would open it.
-fn name_retirement(number: EpochNumber, state: Option<&PersistentState>, next: &mut Next) {
-    match attempt(state, number) {
-        Some(attempt) if attempt.erased => {}
-        Some(_) => {
-            next.retire.insert(number);
-            next.again = true;
+/// Names the retirement of every epoch that the record keeps no longer, listed itself or not, until the node has retired it: the newer
+/// one may not be proven yet, or its share not be there.
+fn name_retirements(listing: &Listing, state: Option<&PersistentState>, next: &mut Next) {
+    let record = |number| listing.epochs.get(&number).and_then(|epoch| epoch.record.as_ref());
+    let certified =
+        listing.epochs.keys().rev().find(|number| record(**number).is_some_and(|it| it.certificate.is_some()));
+    let known = state.and_then(PersistentState::newest_certified).map(|certificate| certificate.number);
+    // What was fed just now is not committed yet.
+    next.again |= certified.copied() > known;
+    let (Some(state), Some(retention)) = (state, listing.retention) else { return };
+    match state.unlisted(record, retention) {
+        Ok(unlisted) => {
+            next.again |= !unlisted.is_empty();
+            next.retire.extend(unlisted.into_iter().filter(|number| !state.keeps(*number)));
         }
-        // Its plan was fed just now, or the node refuses it. What was forgotten was erased.
-        None => next.again |= state.is_none_or(|state| number > state.highest),
+        Err(contradiction) => next.contradiction = Some(contradiction),
     }
 }
 

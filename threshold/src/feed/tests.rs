@@ -44,6 +44,7 @@ fn listing(plans: &[&ValidPlan]) -> Listing {
         epochs: plans.iter().map(epoch).collect(),
         allow_downtime: Some(false),
         confirm_after_seconds: Some(60),
+        retention: Some(2),
     }
 }
 

@@ -129,6 +129,7 @@ impl Participant {
             }
         }
         if !self.state.attempts.contains_key(&number) {
+            let missed = number.0.saturating_sub(self.state.highest.0) > 1;
             self.state.highest = self.state.highest.max(number);
             for (index, identity) in members(&plan) {
                 self.state.pins.entry(index).or_insert(identity);
@@ -140,6 +141,7 @@ impl Participant {
                     *accepted = prekey;
                 }
             }
+            self.note_reach(&plan, missed);
             self.replace_lost_prekey(&plan, rng, out);
             self.state.attempts.insert(number, Attempt::new(plan, false));
             self.open_transcript(number);

@@ -135,6 +135,9 @@ pub enum Refusal {
     /// The plan names another identity under a pinned index.
     #[error("the plan names another identity key for {0} than the pinned one")]
     Identity(NodeIndex),
+    /// The plan deals on an epoch whose secrets this node destroyed: what is sealed in such a round would bring it back.
+    #[error("the plan deals on epoch {0}, which this node has retired")]
+    SourceRetired(EpochNumber),
     /// The plan names an older prekey than one that was accepted.
     #[error("the plan names an older prekey for {0} than the newest that was accepted")]
     Prekey(NodeIndex),
@@ -150,6 +153,18 @@ pub enum Contradiction {
     /// A frozen field changed, or cannot belong to the plan.
     #[error("epoch {0}: the frozen {1} changed, or cannot be of this plan")]
     Frozen(EpochNumber, &'static str),
+    /// The list of kept epochs is longer than the fleet's retention allows: it would keep secrets alive that nobody needs.
+    #[error(
+        "epoch {number}: the record lists {listed} kept epochs, more than the {most} that its retention allows; none is retired"
+    )]
+    Kept {
+        /// Number of the newest epoch, whose record it is.
+        number: EpochNumber,
+        /// Epochs in the list.
+        listed: usize,
+        /// The most that it may list.
+        most: usize,
+    },
     /// The verdict changed.
     #[error("epoch {0}: the record's verdict is not the one that this node acted on")]
     Verdict(EpochNumber),

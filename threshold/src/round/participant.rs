@@ -128,6 +128,7 @@ impl Participant {
             }
         }
         state.prekeys.retain(|number, _| secrets.prekeys.contains_key(number));
+        state.prekey_reach.retain(|number, _| secrets.prekeys.contains_key(number));
         for (number, attempt) in &mut state.attempts {
             attempt.holds_share &= secrets.shares.contains_key(number);
         }
@@ -192,6 +193,7 @@ impl Participant {
         self.check_against_memory(&plan)?;
         let mut out = Outputs { commit: true, ..Outputs::default() };
         assert!(number > self.state.highest, "attempt numbers rise");
+        let missed = number.0 - self.state.highest.0 > 1;
         self.state.highest = number;
         for (index, identity) in members(&plan) {
             self.state.pins.insert(index, identity);
@@ -202,6 +204,7 @@ impl Participant {
             }
         }
         let abstain = self.state.abstain_through.is_some_and(|through| plan.block <= through);
+        self.note_reach(&plan, missed);
         self.replace_lost_prekey(&plan, rng, &mut out);
         self.state.attempts.insert(number, Attempt::new(plan, abstain));
         self.open_transcript(number);
@@ -226,6 +229,11 @@ impl Participant {
                 return Err(Refusal::PublicKey);
             }
             _ => {}
+        }
+        let source = plan.source().map(|source| source.number);
+        let retired = source.filter(|source| self.state.attempts.get(source).is_some_and(|attempt| attempt.retired));
+        if let Some(retired) = retired {
+            return Err(Refusal::SourceRetired(retired));
         }
         let me = (self.state.index, self.identity.public());
         for (index, identity) in members(plan) {
@@ -306,6 +314,7 @@ impl Participant {
         self.invariant_state_is_sound();
         Ok(out)
     }
+
 
     /// Checks, before the state is committed, what [`Participant::restore`] demands of it after a load, and that no secret is
     /// in hand that the state does not name: what a round leaves behind dies with it.

@@ -10,27 +10,37 @@ use crate::plan::ValidPlan;
 use crate::prekey::{PrekeySecret, SignedPrekey};
 
 impl Participant {
-    /// Makes a new prekey where the shown one is not to be named again, and destroys those that nothing needs any more.
+    /// Makes a new prekey where the shown one is not to be named again, destroys those that nothing needs any more, and says what
+    /// is erased by that.
     ///
-    /// A new one is made once a share is held that was sealed under the shown one, when a retired epoch was, and when a plan
-    /// names one at or above it whose secret is gone.
+    /// A new one is made once a share is held that was sealed under the shown one, when that reaches a retired epoch, and when a
+    /// plan names one at or above it whose secret is gone. A removed node makes none.
     pub(super) fn tend_prekeys(&mut self, rng: &mut impl CryptoRng, out: &mut Outputs) {
-        let is_spent = self.state.shown_prekey().is_none_or(|shown| {
-            let named = self.state.attempts.values().filter(|attempt| self.names(attempt, shown));
-            named.into_iter().any(|attempt| attempt.holds_share || attempt.retired)
-        });
-        if is_spent {
+        let is_removed = self.state.is_removed();
+        if !is_removed && self.state.shown_prekey().is_none_or(|shown| self.is_spent(shown)) {
             self.make_prekey(rng, out);
         }
         let needed = self.needed_prekeys();
-        let shown = self.state.shown_prekey().map(|prekey| prekey.number);
+        let shown = self.state.shown_prekey().filter(|_| !is_removed).map(|prekey| prekey.number);
         let dead = self.state.prekeys.keys().filter(|number| Some(**number) != shown && !needed.contains(number));
         for number in dead.copied().collect::<Vec<_>>() {
             self.secrets.prekeys.remove(&number);
             self.state.prekeys.remove(&number);
+            self.state.prekey_reach.remove(&number);
             out.destroy.push(SecretName::Prekey(number));
             out.commit = true;
         }
+        self.say_erased(out);
+    }
+
+    /// Tells whether a share is held that was sealed under a prekey, or the prekey alone keeps a retired epoch from being erased.
+    fn is_spent(&self, prekey: &SignedPrekey) -> bool {
+        let reach = self.state.prekey_reach.get(&prekey.number);
+        self.state.attempts.iter().any(|(number, attempt)| {
+            let is_held = attempt.holds_share && self.names(attempt, prekey);
+            let is_owed = attempt.retired && !attempt.erased;
+            is_held || is_owed && reach.is_some_and(|reach| reach <= number)
+        })
     }
 
     /// Makes a prekey above the one that a plan names for this node, if the secret of that one is gone: lost with a volume that
@@ -56,11 +66,6 @@ impl Participant {
     /// Returns the secret of the prekey that a plan names for this node, if it is alive.
     pub(super) fn own_prekey(&self, plan: &ValidPlan) -> Option<&PrekeySecret> {
         self.own_secret(&plan.receiver(self.state.index)?.prekey?)
-    }
-
-    /// Tells whether a living secret of this node opens what is sealed in a round.
-    pub(super) fn opens_bundles_of(&self, plan: &ValidPlan) -> bool {
-        self.own_prekey(plan).is_some()
     }
 
     fn own_secret(&self, prekey: &SignedPrekey) -> Option<&PrekeySecret> {

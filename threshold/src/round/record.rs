@@ -1,6 +1,6 @@
 //! The record of a round: the status of its `KeyEpoch`, which the operator writes and every node reads for itself.
 
-use crate::identifiers::NodeIndex;
+use crate::identifiers::{EpochNumber, NodeIndex};
 use crate::plan::FrozenDigests;
 use crate::purpose::Certificate;
 
@@ -33,7 +33,7 @@ impl Phase {
     }
 }
 
-/// The record of a round beside its plan. Each `Option` is written once, by [`RoundRecord::apply`] alone.
+/// The record of a round beside its plan. Each `Option` but `kept` is written once, by [`RoundRecord::apply`] alone.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RoundRecord {
     /// The round's phase.
@@ -46,12 +46,15 @@ pub struct RoundRecord {
     pub qualified: Option<Vec<NodeIndex>>,
     /// The certificate of an active epoch.
     pub certificate: Option<Certificate>,
+    /// The epochs below this one whose secrets are kept, ascending. Counts in the record of the newest epoch alone, where it is
+    /// written anew as the set changes.
+    pub kept: Option<Vec<EpochNumber>>,
 }
 
 impl RoundRecord {
     /// Returns the record of a round that has just been opened.
     #[must_use]
     pub fn opened() -> Self {
-        Self { phase: Phase::Dealing, dealers: None, responses: None, qualified: None, certificate: None }
+        Self { phase: Phase::Dealing, dealers: None, responses: None, qualified: None, certificate: None, kept: None }
     }
 }

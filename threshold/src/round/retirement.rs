@@ -4,6 +4,7 @@
 //! of them hold a newer one. So a node asks its peers anew and counts whom it could verify.
 
 use std::collections::BTreeSet;
+use std::ops::Bound::{Excluded, Unbounded};
 
 use rand_core::CryptoRng;
 
@@ -29,10 +30,10 @@ pub struct Retirement {
 impl Participant {
     /// Destroys the secrets of an epoch that is no longer kept, and says so.
     ///
-    /// The node acts only below its newest certified epoch and the one before (a removed node: below the newest), and only
-    /// where a newer epoch that it knows as certified is proven to be held at `now_ms`, the wall clock: by as many receivers as confirm it, itself
-    /// included; or, once it is active here for `confirmAfter`, by its threshold of them, of which this node is one.
-    /// A removed node holds none of the newer ones, and counts others alone.
+    /// The node keeps what it serves and deals on, whatever it is told. Of the rest it lets go only where a newer epoch that it knows
+    /// as certified is proven to be held at `now_ms`, the wall clock: by as many receivers as confirm it, itself included; or, once
+    /// it is active here for `confirmAfter`, by its threshold of them, of which this node is one. Of the epoch that the newest is
+    /// dealt on it lets go when that is proven of the newest. A removed node holds none of the newer ones, and counts others alone.
     ///
     /// # Errors
     /// The reason to keep the epoch. Nothing has changed then.
@@ -42,26 +43,33 @@ impl Participant {
         now_ms: u64,
         rng: &mut impl CryptoRng,
     ) -> Result<Outputs, RetireError> {
-        let (me, number) = (self.state.index, retirement.number);
+        let number = retirement.number;
         if let Some(number) = self.rivals.keys().next() {
             return Err(RetireError::TwoVectors(*number));
         }
-        let certified: Vec<_> =
-            self.state.attempts.iter().rev().filter(|(_, attempt)| attempt.certificate().is_some()).collect();
-        let (newest, before) = (certified.first(), certified.get(1).map(|(number, _)| **number));
-        let removed = newest.is_some_and(|(_, attempt)| attempt.plan.receiver(me).is_none());
-        let limit = if removed { newest.map(|(number, _)| **number) } else { before };
-        if limit.is_none_or(|limit| number >= limit) {
+        if self.state.keeps(number) {
             return Err(RetireError::StillServed(number));
         }
-        let mut newer = certified.iter().take_while(|(newer, _)| **newer > number);
-        if !newer.any(|(_, attempt)| self.is_held(attempt, retirement, now_ms)) {
+        let mut newer = self.newer_to_prove(number).into_iter();
+        if !newer.any(|attempt| self.is_held(attempt, retirement, now_ms)) {
             return Err(RetireError::NewerNotProven(number));
         }
         let mut out = Outputs::default();
         self.erase(number, rng, &mut out);
         self.invariant_state_is_sound();
         Ok(out)
+    }
+
+    /// The certified epochs above `number`, any of which may stand in for it. What the newest was dealt on gives way to the newest
+    /// alone.
+    fn newer_to_prove(&self, number: EpochNumber) -> Vec<&Attempt> {
+        let above = self.state.attempts.range((Excluded(number), Unbounded)).map(|(_, attempt)| attempt);
+        let newest = self.state.newest_epoch().filter(|_| !self.state.is_removed()).map(|(_, newest)| newest);
+        let source_of = newest.filter(|newest| newest.plan.source().is_some_and(|source| source.number == number));
+        source_of.map_or_else(
+            || above.filter(|attempt| attempt.certificate().is_some()).collect(),
+            |newest| vec![newest],
+        )
     }
 
     /// Tells whether enough nodes prove to hold a certified epoch that an older one may go.

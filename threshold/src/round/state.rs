@@ -41,6 +41,9 @@ pub struct PersistentState {
     pub next_prekey: PrekeyNumber,
     /// Own prekeys whose secrets are alive. The newest is shown; older ones open what is not opened yet.
     pub prekeys: BTreeMap<PrekeyNumber, SignedPrekey>,
+    /// How far back each of them reaches: the oldest epoch of which it may open a bundle, or a bundle that was dealt on it. Zero
+    /// where plans may have named it that this node never saw; absent where none did.
+    pub prekey_reach: BTreeMap<PrekeyNumber, EpochNumber>,
     /// Plans at or below this block, not seen before, are followed without dealing or certifying: set when the node was
     /// restored from a replica, which may have forgotten what it said in them.
     pub abstain_through: Option<Block>,
@@ -73,7 +76,7 @@ pub struct Attempt {
     pub unable: bool,
     /// True once the epoch was retired: its share is destroyed and never taken again.
     pub retired: bool,
-    /// True once nothing of this node opens any bundle of the retired epoch any more.
+    /// True once nothing of this node opens any bundle of the retired epoch any more, nor of an attempt that was dealt on it.
     pub erased: bool,
     /// When this node first knew the durable activation, in milliseconds since the Unix epoch.
     pub active_since_ms: Option<u64>,
@@ -115,6 +118,7 @@ impl PersistentState {
             accepted_prekeys: BTreeMap::new(),
             next_prekey: PrekeyNumber(1),
             prekeys: BTreeMap::new(),
+            prekey_reach: BTreeMap::new(),
             abstain_through: None,
             attempts: BTreeMap::new(),
         }
@@ -140,6 +144,7 @@ impl PersistentState {
         self.attempts.keys().all(|number| *number <= self.highest)
             && self.active.is_none_or(|active| active <= self.highest)
             && self.prekeys.keys().all(|number| *number < self.next_prekey)
+            && self.prekey_reach.keys().all(|number| self.prekeys.contains_key(number))
             && self.attempts.values().all(Attempt::is_sound)
     }
 
@@ -183,6 +188,10 @@ impl PersistentState {
         out.u64(self.next_prekey.0);
         let prekeys: Vec<_> = self.prekeys.values().collect();
         out.list(&prekeys, |out, prekey| prekey.write(out));
+        let reach: Vec<_> = self.prekey_reach.iter().collect();
+        out.list(&reach, |out, (prekey, oldest)| {
+            out.u64(prekey.0).epoch(**oldest);
+        });
         out.option(self.abstain_through.as_ref(), |out, block| {
             out.u64(block.0);
         });
@@ -219,6 +228,10 @@ impl PersistentState {
                     .list("prekeys", SignedPrekey::read)?
                     .into_iter()
                     .map(|prekey| (prekey.number, prekey))
+                    .collect(),
+                prekey_reach: reader
+                    .list("prekey reach", |reader| Ok((reader.prekey_number()?, reader.epoch("prekey reach")?)))?
+                    .into_iter()
                     .collect(),
                 abstain_through: reader.option("abstain", |reader| reader.block("abstain"))?,
                 attempts: reader

@@ -19,9 +19,6 @@ use crate::plan::frozen::dealers_digest;
 use crate::plan::{Origin, ValidPlan};
 use crate::purpose::Certificate;
 
-/// Number of retired epochs that stay listed, so that late observers still read `Erased`.
-const ERASED_LISTED: usize = 8;
-
 impl Participant {
     /// Runs every step of a round that is due.
     pub(super) fn advance(&mut self, number: EpochNumber, rng: &mut impl CryptoRng, out: &mut Outputs) {
@@ -282,10 +279,7 @@ impl Participant {
         }
         // Numbers at or below the highest are refused anyway, so a failed attempt need not be listed for ever.
         self.state.attempts.retain(|n, attempt| *n >= number || attempt.verdict != Some(Verdict::Failed));
-        let erased: Vec<_> = self.state.attempts.iter().filter(|(_, a)| a.erased).map(|(n, _)| *n).collect();
-        for old in erased.iter().rev().skip(ERASED_LISTED) {
-            self.state.attempts.remove(old);
-        }
+        self.forget_retired();
         let attempts = &self.state.attempts;
         self.transcripts.retain(|n, _| attempts.contains_key(n));
         self.records.retain(|n, _| attempts.contains_key(n));
@@ -307,40 +301,6 @@ impl Participant {
         }
         self.transcripts.remove(&number);
         self.records.remove(&number);
-    }
-
-    /// Retires an epoch: destroys the share, and signs `Erased` once no living prekey opens what was sealed in its round. Bundles
-    /// are public, and a node that was away may not have had its share yet.
-    pub(super) fn erase(&mut self, number: EpochNumber, rng: &mut impl CryptoRng, out: &mut Outputs) {
-        let Some(attempt) = self.state.attempts.get_mut(&number) else { return };
-        if !attempt.retired {
-            attempt.retired = true;
-            attempt.holds_share = false;
-            attempt.outbox.clear();
-            attempt.dealers = None;
-            attempt.frozen = None;
-            attempt.qualified = None;
-            attempt.source = None;
-            out.commit = true;
-        }
-        if self.secrets.shares.remove(&number).is_some() {
-            out.destroy.push(SecretName::Share(number));
-        }
-        self.tend_prekeys(rng, out);
-        let Some(mut attempt) = self.state.attempts.remove(&number) else { return };
-        let receives = attempt.plan.receiver(self.state.index).is_some();
-        if !attempt.erased && !self.opens_bundles_of(&attempt.plan) {
-            attempt.erased = true;
-            out.commit = true;
-            if let (true, Some(mut transcript)) = (receives, self.transcripts.remove(&number)) {
-                let mut round = Round { number, attempt: &mut attempt, transcript: &mut transcript };
-                self.say(&mut round, Body::Erased, out);
-            }
-        }
-        if attempt.erased {
-            self.transcripts.remove(&number);
-        }
-        self.state.attempts.insert(number, attempt);
     }
 
     /// Signs a message, puts it into the outbox and takes it into its own transcript.

@@ -97,6 +97,7 @@ struct NodeState {
     since_ms: Option<u64>,
     highest: Option<u64>,
     shown: ShownEpochs,
+    erased: Option<u64>,
     /// Claims of its stream's newest report.
     claims: Option<Claims>,
     /// Claims of its newest answer when it was asked anew.
@@ -171,6 +172,13 @@ impl Transcripts {
     /// A node's own message, verified under its pin. `number` is the attempt that the node says it belongs to. Returns true for
     /// a new one.
     pub fn say(&mut self, index: u32, number: u64, verified: VerifiedMessage) -> bool {
+        if verified.message().body.kind() == MessageKind::Erased {
+            // Its record may be gone. About its own secrets a node can lie under any number.
+            let said = self.nodes.entry(index).or_default();
+            let is_new = said.erased < Some(number);
+            said.erased = said.erased.max(Some(number));
+            return is_new;
+        }
         if number <= self.looked_at && !self.rounds.contains_key(&number) {
             return false;
         }
@@ -262,6 +270,7 @@ impl Transcripts {
                 .collect(),
             known_since_ms: nodes().filter_map(|(index, said)| Some((*index, said.since_ms?))).collect(),
             asked_ms: self.asked_ms,
+            erased: nodes().filter_map(|(index, said)| Some((*index, said.erased?))).collect(),
             ..StreamView::default()
         };
         // A report that is read while its stream is being ended may arrive after the disconnection: it counts no more.
@@ -284,15 +293,6 @@ impl Transcripts {
             let number = watched.spec.number;
             let Some(transcript) = self.rounds.get(&number) else { continue };
             let Ok(record) = convert::record_of(transcript.plan(), watched.status.as_ref()) else { continue };
-            let erased = transcript.erased().iter();
-            let erased: BTreeMap<_, _> = erased
-                .filter_map(|index| {
-                    Some((index.value(), convert::digest(&transcript.said(*index, MessageKind::Erased)?)))
-                })
-                .collect();
-            if !erased.is_empty() {
-                view.erased.insert(number, erased);
-            }
             if key_epoch::is_open(watched.status.as_ref()) || key_epoch::serves(watched.status.as_ref()) {
                 let listens =
                     self.plans.get(&number).map_or(0, |planned| watched.now.as_second() - planned.since.as_second());

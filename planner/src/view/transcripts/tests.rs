@@ -364,3 +364,14 @@ fn a_node_that_is_asked_anew_counts_by_its_newest_answer() {
     assert!(view.holds.is_empty(), "it cannot prove it any more");
     assert_eq!(view.unproven[&4].len(), 1);
 }
+
+/// Somebody deletes the record of an epoch, or it goes by its limit, before every node has erased it.
+#[test]
+fn erased_counts_though_the_record_of_its_epoch_is_gone() {
+    let mut transcripts = Transcripts::default();
+    transcripts.view(None, &[watched(9, Phase::Active)]);
+    let erased = |number| said(number, 2, Body::Erased);
+    assert!(transcripts.say(2, 4, erased(4)), "its first is news");
+    assert!(transcripts.say(2, 5, erased(5)) && !transcripts.say(2, 4, erased(4)), "an older one says less");
+    assert_eq!(transcripts.view(None, &[]).erased, [(2, 5)].into());
+}

@@ -387,7 +387,7 @@ fn a_stream_shows_every_kept_epoch_once() {
     assert!(shows(&away).is_empty(), "nothing of it changed");
     away.round(5);
     assert_eq!(shows(&away), [5], "a later epoch is not shown");
-    away.retire(1);
+    away.retire_at_table(1);
     assert!(shows(&away).is_empty());
     let again = feed::Showing::default().next(&away.table.nodes[&index(1)].state);
     assert!(again.iter().all(|shown| shown.number() != epoch(1)), "a retired epoch is shown on a new stream");

@@ -1,14 +1,16 @@
 //! Rounds at a table: participants in one room, hand by hand, so that a test can do what no network would.
 //!
 //! `attacks` is what an adversary tries, `catch_up` what a node takes from those that kept an epoch, `complaints` what proves a bad share and what does not, `dealers` what a dealer may try, `participants` what a node accepts and remembers, `messages` what travels and what it
-//! proves to those outside, `retirements` what an epoch is destroyed on, `returns` what a node needs that was away. `checks` and
-//! `records` miss, one by one, the checks that `docs/protocol-checks.md` lists; `vectors` plays what another program computed.
+//! proves to those outside, `retirements` what an epoch is destroyed on, `erasure` what of an epoch dies and when, `returns` what a
+//! node needs that was away. `checks` and `records` miss, one by one, the checks that `docs/protocol-checks.md` lists; `vectors`
+//! plays what another program computed.
 
 mod attacks;
 mod catch_up;
 mod checks;
 mod complaints;
 mod dealers;
+mod erasure;
 mod messages;
 mod participants;
 mod records;
@@ -44,7 +46,7 @@ fn identity(i: u32) -> IdentitySecretKey {
     IdentitySecretKey::from_seed(&[u8::try_from(i).unwrap(); 32])
 }
 
-/// Four nodes, threshold three, and everyone hears everything at once.
+/// A few nodes, threshold three, and everyone hears everything at once.
 struct Table {
     rng: ChaCha20Rng,
     nodes: BTreeMap<NodeIndex, Participant>,
@@ -53,8 +55,13 @@ struct Table {
 
 impl Table {
     fn new() -> Self {
+        Self::of(4)
+    }
+
+    fn of(nodes: u32) -> Self {
         let mut rng = ChaCha20Rng::seed_from_u64(11);
-        let nodes = (1..=4).map(|i| (index(i), Participant::new(CLUSTER, index(i), identity(i), &mut rng).0)).collect();
+        let nodes =
+            (1..=nodes).map(|i| (index(i), Participant::new(CLUSTER, index(i), identity(i), &mut rng).0)).collect();
         Self { rng, nodes, said: Vec::new() }
     }
 

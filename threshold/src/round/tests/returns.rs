@@ -15,7 +15,7 @@ use crate::possession::Proofs;
 use crate::round::*;
 
 /// The present time at the table.
-const NOW_MS: u64 = 1_000;
+pub(super) const NOW_MS: u64 = 1_000;
 
 /// A table that goes on from round 2 without one node, which every plan names.
 pub(super) struct Away {
@@ -61,23 +61,21 @@ impl Away {
         self.rounds.insert(plan.number, ListedEpoch { plan: plan.clone(), record: Some(record) });
     }
 
-    /// Retires an epoch in the record and at the table.
-    pub(super) fn retire(&mut self, number: u64) {
+    /// Feeds the retirement of an epoch to the node that is back, with the proofs of all at the table.
+    pub(super) fn retire_here(&mut self, number: EpochNumber) -> Result<Outputs, RetireError> {
+        let retirement = Retirement { number, proofs: self.proofs(number, NOW_MS), confirm_after_ms: Some(0) };
+        self.node.retire(&retirement, NOW_MS, &mut self.rng)
+    }
+
+    /// Retires an epoch at the table.
+    pub(super) fn retire_at_table(&mut self, number: u64) {
         let number = EpochNumber(number);
-        let record = self.rounds.get_mut(&number).and_then(|epoch| epoch.record.as_mut());
-        record.unwrap().phase = Phase::Retired;
         let proofs = self.proofs(number, NOW_MS);
         for node in self.table.nodes.values_mut() {
             let retirement = Retirement { number, proofs: proofs.clone(), confirm_after_ms: Some(0) };
             let _ = node.date(NOW_MS);
             let _ = node.retire(&retirement, NOW_MS, &mut self.table.rng).unwrap();
         }
-    }
-
-    /// Feeds the retirement of an epoch to the node that is back, with the proofs of all at the table.
-    pub(super) fn retire_here(&mut self, number: EpochNumber) -> Result<Outputs, RetireError> {
-        let retirement = Retirement { number, proofs: self.proofs(number, NOW_MS), confirm_after_ms: Some(0) };
-        self.node.retire(&retirement, NOW_MS, &mut self.rng)
     }
 
     fn proofs(&self, number: EpochNumber, now_ms: u64) -> Proofs {
@@ -92,6 +90,7 @@ impl Away {
             epochs: self.rounds.clone(),
             allow_downtime: Some(false),
             confirm_after_seconds: Some(0),
+            retention: Some(2),
         };
         let next = feed.next(&listing, Some(&self.node.state), true);
         let retire = next.retire.iter().map(|number| listing.retirement(*number, self.proofs(*number, NOW_MS)));
@@ -151,32 +150,6 @@ fn a_vector_that_a_node_computes_serves_its_next_round_at_once() {
     let _ = away.fetch(|blob| !matches!(blob, Blob::Vector(_)));
     assert!(away.node.share(EpochNumber(2)).is_some());
     assert!(away.node.share(EpochNumber(3)).is_some(), "it computed the source's vector and does not know it");
-}
-
-/// The bundles of an epoch are public, so a prekey that outlives the epoch opens a share of it.
-#[test]
-fn an_epoch_that_retires_early_takes_its_prekeys_along() {
-    let mut away = Away::begin(None);
-    (2..=4).for_each(|number| away.round(number));
-    away.retire(2);
-    let mut feed = Feed::default();
-    away.feed(&mut feed);
-    let _ = away.fetch(|_| true);
-    assert!(away.node.share(EpochNumber(2)).is_none() && away.node.share(EpochNumber(4)).is_some());
-    let said: Vec<_> = away.table.nodes.values().flat_map(outbox).cloned().collect();
-    for message in said {
-        let _ = away.node.learn(&Blob::Message(message), &mut away.rng);
-    }
-    assert!(away.feed(&mut feed).contains(&EpochNumber(2)), "the retirement of an epoch without a share is not fed");
-    let erased = |away: &Away| outbox(&away.node).any(|message| message.body == Body::Erased);
-    assert!(!erased(&away), "the newest plan names the same prekey, which opens the retired epoch, too");
-    away.round(5);
-    away.feed(&mut feed);
-    let _ = away.fetch(|_| true);
-    assert!(away.node.share(EpochNumber(5)).is_some());
-    assert!(!away.node.opens_bundles_of(&away.rounds[&EpochNumber(2)].plan), "the retired epoch's prekey lives on");
-    assert!(erased(&away), "nothing of it opens the epoch any more, and it does not say so");
-    assert!(!away.feed(&mut feed).contains(&EpochNumber(2)), "it is said again though it is done");
 }
 
 /// The node's share came back from the replica, the second file did not: late receivers count on it all the same.

@@ -40,7 +40,6 @@ pub struct Transcript {
     /// Complaints after the freeze, one of each sender about each dealer, with the message that carried it.
     late: BTreeMap<(NodeIndex, NodeIndex), (Complaint, Digest)>,
     holds: BTreeMap<NodeIndex, Digest>,
-    erased: Vec<NodeIndex>,
     wanted: BTreeSet<Digest>,
     heard: BTreeSet<Digest>,
     evidence: BTreeMap<(NodeIndex, MessageKind, Option<NodeIndex>), Digest>,
@@ -88,7 +87,6 @@ impl Transcript {
             partials: BTreeMap::new(),
             late: BTreeMap::new(),
             holds: BTreeMap::new(),
-            erased: Vec::new(),
             wanted: BTreeSet::new(),
             heard: BTreeSet::new(),
             evidence: BTreeMap::new(),
@@ -222,12 +220,7 @@ impl Transcript {
                 self.holds.entry(sender).or_insert(*vector);
                 true
             }
-            Body::Erased => {
-                if !self.erased.contains(&sender) {
-                    self.erased.push(sender);
-                }
-                true
-            }
+            Body::Erased => true,
         };
         let about = match &message.body {
             Body::Have { dealer, .. } => Some(*dealer),

@@ -104,12 +104,6 @@ impl Transcript {
         &self.holds
     }
 
-    /// Returns the receivers that have erased their secrets of this epoch.
-    #[must_use]
-    pub fn erased(&self) -> &[NodeIndex] {
-        &self.erased
-    }
-
     /// Iterates over the nodes that are provably at fault so far.
     pub fn culprits(&self) -> impl Iterator<Item = &Culprit> {
         self.culprits.values()
