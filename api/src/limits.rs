@@ -8,6 +8,8 @@ pub const ITEM_BYTES_MAX: usize = 64 << 10;
 pub const PAYLOAD_BYTES_MAX: usize = 60 << 10;
 /// Digests in one `Fetch`.
 pub const FETCH_DIGESTS_MAX: usize = 128;
+/// Prekeys in one report.
+pub const REPORT_PREKEYS_MAX: usize = 100;
 /// `Follow` streams of one peer.
 pub const FOLLOW_STREAMS_PER_PEER_MAX: usize = 4;
 /// `Fetch` calls of one peer at a time.
@@ -27,7 +29,8 @@ pub const SIGNED_MESSAGE_BYTES_MAX: usize = 1_000_000;
 mod tests {
     use super::*;
     use crate::v1::{
-        FollowItem, NamedMessage, OutboxRow, SignRequest, SignedMessage, follow_item, outbox_row, sign_request,
+        AcceptedPrekey, Certificate, FollowItem, HeldEpoch, KnownNode, NamedMessage, OutboxRow, Report, SignRequest,
+        SignedMessage, SignedReport, follow_item, outbox_row, sign_request,
     };
     use prost::Message;
 
@@ -51,5 +54,33 @@ mod tests {
         let purpose = Some(sign_request::Purpose::Message(named));
         let request = SignRequest { cluster_id: vec![0; 16], request_id: vec![0; 16], purpose, epoch: u64::MAX };
         assert!(request.encoded_len() <= MESSAGE_BYTES_MAX, "{} bytes", request.encoded_len());
+    }
+
+    /// The report of a node of the largest fleet, which keeps many epochs and saw other receivers leave.
+    #[test]
+    fn the_largest_report_fits_an_item() {
+        let digest = || vec![1; 32];
+        let node = || KnownNode { index: u32::MAX, identity_key: digest() };
+        let held =
+            || HeldEpoch { number: u64::MAX, plan_digest: digest(), vector_digest: digest(), possession: vec![1; 48] };
+        let prekey =
+            || AcceptedPrekey { index: u32::MAX, number: u64::MAX, public_key: vec![1; 48], signature: vec![1; 64] };
+        let certificate = Certificate {
+            number: u64::MAX,
+            plan: vec![1; 21_000],
+            verification_vector: vec![vec![1; 96]; 99],
+            signature: vec![1; 48],
+        };
+        let report = Report {
+            newest_certificate: Some(certificate),
+            held: std::iter::repeat_with(held).take(16).collect(),
+            nodes: std::iter::repeat_with(node).take(200).collect(),
+            prekeys: std::iter::repeat_with(prekey).take(REPORT_PREKEYS_MAX).collect(),
+            version: "v".repeat(64),
+            ..Report::default()
+        };
+        let signed = SignedReport { payload: report.encode_to_vec(), signature: vec![0; 64] };
+        let item = FollowItem { item: Some(follow_item::Item::Report(signed)) };
+        assert!(item.encoded_len() <= ITEM_BYTES_MAX, "{} bytes", item.encoded_len());
     }
 }

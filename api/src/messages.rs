@@ -3,30 +3,18 @@
 use keyfleet_threshold::curve::G2;
 use keyfleet_threshold::identifiers::Digest;
 use keyfleet_threshold::polynomial::VerificationVector;
-use keyfleet_threshold::round::{Blob, MessageKind, SignedMessage};
+use keyfleet_threshold::round::{Blob, SignedMessage};
 
+use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::v1;
 
 const SIGNATURE_BYTES: usize = 64;
 
-/// A message as it travels.
+/// A message as it travels: its own bytes, also where they are malformed.
 #[must_use]
 pub fn message(message: &SignedMessage) -> v1::SignedMessage {
     let (payload, signature) = split(message.encode());
-    v1::SignedMessage { kind: kind(message.body.kind()).into(), payload, signature }
-}
-
-fn kind(kind: MessageKind) -> v1::MessageKind {
-    match kind {
-        MessageKind::Dealing => v1::MessageKind::Dealing,
-        MessageKind::Have => v1::MessageKind::Have,
-        MessageKind::Response => v1::MessageKind::Response,
-        MessageKind::Prepared => v1::MessageKind::Prepared,
-        MessageKind::Partial => v1::MessageKind::Partial,
-        MessageKind::Late => v1::MessageKind::Late,
-        MessageKind::Holds => v1::MessageKind::Holds,
-        MessageKind::Erased => v1::MessageKind::Erased,
-    }
+    v1::SignedMessage { kind: message.body.number().into(), payload, signature }
 }
 
 /// A verification vector as it travels.
@@ -68,11 +56,15 @@ pub fn read_vector(points: &[Vec<u8>]) -> Option<VerificationVector> {
     VerificationVector::new(points.collect::<Option<_>>()?).ok()
 }
 
-/// `None` when it is malformed, or its kind is not the one announced.
+/// `None` when it is too long, names no plan or sender, or when its kind is not the one announced: anyone may have made that up. What
+/// somebody signed is read whatever it says.
 fn read_message(message: &v1::SignedMessage) -> Option<Blob> {
+    if message.payload.len() > PAYLOAD_BYTES_MAX {
+        return None;
+    }
     let bytes = join(&message.payload, &message.signature)?;
     let read = SignedMessage::decode(&bytes).ok()?;
-    (kind(read.body.kind()) == message.kind()).then_some(Blob::Message(read))
+    (i32::from(read.body.number()) == message.kind).then_some(Blob::Message(read))
 }
 
 /// Reads a digest.
@@ -88,4 +80,44 @@ fn split(mut bytes: Vec<u8>) -> (Vec<u8>, Vec<u8>) {
 
 fn join(payload: &[u8], signature: &[u8]) -> Option<Vec<u8>> {
     (signature.len() == SIGNATURE_BYTES).then(|| [payload, signature].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use keyfleet_threshold::identifiers::NodeIndex;
+    use keyfleet_threshold::identity::IdentitySecretKey;
+    use keyfleet_threshold::round::{Body, MessageKind};
+
+    use super::*;
+
+    /// A message whose payload ends with these bytes, as the network brings it.
+    fn arriving(kind: i32, payload_kind: u8, fields: &[u8]) -> v1::SignedMessage {
+        let sender = NodeIndex::new(2).unwrap().value().to_be_bytes();
+        let payload = [&[5; 32][..], &sender, &[payload_kind], fields].concat();
+        let digest = Digest::of("KEYFLEET-V1-MESSAGE", &[&payload]);
+        let signature = IdentitySecretKey::from_seed(&[2; 32]).sign(&digest).0.to_vec();
+        v1::SignedMessage { kind, payload, signature }
+    }
+
+    /// Bytes that a node signed and that do not decode are passed on as they came, under the kind that they claim.
+    #[test]
+    fn malformed_messages_travel_as_they_were_signed() {
+        for (kind, fields) in [(8, &[1][..]), (3, &[]), (9, &[7; 50]), (0, &[])] {
+            let came = arriving(i32::from(kind), kind, fields);
+            let Some(Blob::Message(read)) = read_message(&came) else { panic!("kind {kind} is dropped") };
+            assert!(matches!(read.body, Body::Malformed(_)), "kind {kind} with {} bytes was read", fields.len());
+            assert!(read.is_signed_by(&IdentitySecretKey::from_seed(&[2; 32]).public()), "kind {kind}");
+            assert_eq!(message(&read), came, "kind {kind} leaves as something else");
+        }
+        assert_eq!(read_message(&arriving(3, 8, &[])), None, "announced as another kind");
+        assert_eq!(read_message(&arriving(9, 9, &vec![0; PAYLOAD_BYTES_MAX])), None, "longer than any payload");
+    }
+
+    #[test]
+    fn kinds_have_one_number_in_payload_and_envelope() {
+        for kind in MessageKind::ALL {
+            let announced = v1::MessageKind::try_from(i32::from(kind as u8)).unwrap();
+            assert_eq!(announced.as_str_name(), format!("MESSAGE_KIND_{}", format!("{kind:?}").to_uppercase()));
+        }
+    }
 }

@@ -158,6 +158,8 @@ words! {
         ExpectedKeyNotFound,
         /// The API server's record is older than what nodes prove.
         RecordRolledBack,
+        /// A node heard two valid certificates of one number: the API server showed two records.
+        RecordContradicted,
         /// Not enough nodes have reported yet to decide anything.
         AwaitingReports,
         /// A TLS Secret is missing or unusable; the node's own certificate serves.
@@ -191,6 +193,7 @@ impl Reason {
             | Self::CredentialsRefused
             | Self::AuthoritiesMissing => "replicated.md",
             Self::RecordRolledBack => "record-rolled-back.md",
+            Self::RecordContradicted => "record-contradicted.md",
             Self::EarlierLifeFound | Self::ExpectedKeyNotFound => "earlier-life.md",
             Self::NameTaken => "name-taken.md",
             Self::SealKeysLost | Self::SealRolledBack | Self::KeyEncryptionKeyMissing | Self::KeyEncryptionKeyWrong => {

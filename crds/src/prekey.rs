@@ -17,3 +17,8 @@ pub struct Prekey {
     /// The node's signature over cluster id, index, number and key.
     pub signature: IdentitySignature,
 }
+
+impl Prekey {
+    /// The highest number that a kind can hold: above it JSON's readers differ.
+    pub const NUMBER_MAX: u64 = 9_007_199_254_740_991;
+}

@@ -1,9 +1,11 @@
 //! Conditions that forbid decisions, each with a sentence for a person. A gate that is shut changes nothing and loses nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use keyfleet_crds::cluster::DeletionPolicy;
 use keyfleet_crds::conditions::Reason;
+use keyfleet_crds::epoch::Phase;
+use keyfleet_threshold::coordination::Decision;
 
 use crate::state::{Problem, Recorded, State};
 use crate::view::StreamView;
@@ -32,6 +34,8 @@ impl Stop {
 /// Permissions, each of which rests on the one before.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Gates {
+    /// Permission to remove nodes that a person names: the record is this fleet's. A stop must not protect the node that causes it.
+    pub(crate) removals: Result<(), Stop>,
     /// Permission to write objects at all: the record is not older than what nodes or an earlier life prove.
     pub(crate) record: Result<(), Stop>,
     /// Permission to move a round on: the nodes that hold the key have confirmed that the record is not older than they are. A
@@ -45,10 +49,11 @@ impl Gates {
     /// Looks at what forbids decisions on this state.
     #[must_use]
     pub(crate) fn of(state: &State) -> Self {
-        let record = earlier_life(state).and_then(|()| rolled_back(state));
+        let removals = earlier_life(state);
+        let record = removals.clone().and_then(|()| rolled_back(state));
         let reports = record.clone().and_then(|()| reports(state));
         let start = start(state, &reports);
-        Self { record, reports, start }
+        Self { removals, record, reports, start }
     }
 }
 
@@ -137,37 +142,78 @@ fn earlier_life(state: &State) -> Result<(), Stop> {
 }
 
 fn rolled_back(state: &State) -> Result<(), Stop> {
-    // A status alone may be missing because objects were put back without it; the record then still knows.
-    let recorded = state.recorded().map_or(1, |record| record.next_number);
-    let posted = state.epochs.keys().next_back().map_or(1, |number| number + 1);
-    let next = state.cluster.status.next_number.unwrap_or(1).max(recorded).max(posted);
-    let active = state.active().map_or(0, |(number, _)| number);
-    // A number alone is no proof, and one node that lies must not stop a fleet: more nodes than may be lost have to say it.
-    // A node that alone saw a number refuses it when it is given again, which costs that node one round.
-    let may_be_lost =
-        state.newest_certified().map_or(0, |plan| plan.receivers.len().saturating_sub(plan.threshold as usize));
-    let said = state.view.highest.iter().filter(|(index, highest)| **highest >= next && stays(state, **index));
-    let mut said: Vec<_> = said.collect();
-    said.sort_by_key(|(_, highest)| **highest);
-    // The highest number that one of them says who does not lie. Without a key all numbers are those of attempts that failed,
-    // and no backup is worth a restore: a number that is given again costs a round.
-    let above = said.len().checked_sub(may_be_lost + 1).filter(|_| state.has_key()).map(|at| said[at]);
-    let newer = newest_believed(state, active, may_be_lost);
-    let Some(number) = newer.or(above.map(|(_, number)| *number)) else { return Ok(()) };
-    let proven = state.view.holds.get(&number).map_or(0, BTreeMap::len);
-    let holds = match proven {
-        0 => String::new(),
-        1 => " (one node proves that it holds its share)".into(),
-        proven => format!(" ({proven} nodes prove that they hold its share)"),
+    let what = match proven(state) {
+        Some(number) => proven_sentence(state, number),
+        None => match claimed(state) {
+            Some((number, next)) => format!(
+                "{} that number {number} was used, the API server's record says that {next} is next: its data went back in time",
+                sayers(state, number)
+            ),
+            None => return Ok(()),
+        },
     };
     Err(Stop::person(
         Reason::RecordRolledBack,
         format!(
-            "{} that number {number} was used{holds}, the API server's record says that {next} is next: its data went back in \
-             time. The nodes serve on; the operator decides nothing. Restore a newer backup of etcd",
-            sayers(state, number)
+            "{what}. The nodes serve on; until then the operator removes nodes that spec.removeNodes names, and decides nothing \
+             else. Restore a newer backup of etcd; docs/runbooks/record-rolled-back.md says what to do without one"
         ),
     ))
+}
+
+/// The newest epoch that the record does not know as active and that threshold nodes prove to hold. A failed attempt can have a
+/// certificate, too, which one node alone made and kept: that proves nothing about the record.
+fn proven(state: &State) -> Option<u64> {
+    let active = state.active().map_or(0, |(number, _)| number);
+    let is_held = |(number, threshold): &(&u64, &usize)| {
+        state.view.holds.get(number).is_some_and(|holders| holders.len() >= **threshold)
+    };
+    let held = state.view.thresholds.iter().filter(is_held).map(|(number, _)| *number);
+    held.filter(|number| *number > active && is_given_up(state, *number)).max()
+}
+
+/// Tells whether nothing that is still to come of an attempt makes its record active. What nodes hold may reach the operator
+/// before the record of its activation.
+fn is_given_up(state: &State, number: u64) -> bool {
+    let Some(epoch) = state.epochs.get(&number) else { return true };
+    let decision = state.view.closing.get(&number).and_then(|closing| closing.decision.as_ref());
+    epoch.phase() == Some(Phase::Failed) || (epoch.is_open() && matches!(decision, Some(Decision::Fail(_))))
+}
+
+fn proven_sentence(state: &State, number: u64) -> String {
+    let holders = state.view.holds.get(&number).into_iter().flatten().map(u32::to_string);
+    let holders = holders.collect::<Vec<_>>().join(", ");
+    let record = match state.epochs.get(&number) {
+        None => "does not know",
+        Some(epoch) if epoch.is_open() => "would now call failed",
+        Some(_) => "calls failed",
+    };
+    format!(
+        "nodes {holders} prove that they hold epoch {number}, which the API server's record {record}: its data went back in time"
+    )
+}
+
+/// The number at or above the next one that more nodes say was used than may be lost, with the next one. A number alone is no
+/// proof, and one node that lies must not stop a fleet; a node that alone saw a number refuses it when it is given again, which
+/// costs that node one round.
+fn claimed(state: &State) -> Option<(u64, u64)> {
+    // Without a key all numbers are those of attempts that failed, and no backup is worth a restore: a number that is given again
+    // costs a round.
+    if !state.has_key() {
+        return None;
+    }
+    // A status alone may be missing because objects were put back without it; the record then still knows.
+    let recorded = state.recorded().map_or(1, |record| record.next_number);
+    let posted = state.epochs.keys().next_back().map_or(1, |number| number + 1);
+    let next = state.cluster.status.next_number.unwrap_or(1).max(recorded).max(posted);
+    let may_be_lost =
+        state.newest_certified().map_or(0, |plan| plan.receivers.len().saturating_sub(plan.threshold as usize));
+    let said = state.view.highest.iter().filter(|(index, highest)| **highest >= next && stays(state, **index));
+    let mut said: Vec<u64> = said.map(|(_, highest)| *highest).collect();
+    said.sort_unstable();
+    // The highest number that one of them says who does not lie.
+    let at = said.len().checked_sub(may_be_lost + 1)?;
+    Some((said[at], next))
 }
 
 /// The nodes that report this number or a higher one, as the subject of a sentence.
@@ -185,24 +231,6 @@ fn stays(state: &State, index: u32) -> bool {
     !named && state.nodes.get(&index).is_none_or(|node| !node.spec.removed)
 }
 
-/// The newest certified epoch that the record does not know and that is believed. A failed attempt
-/// can have a certificate, too, and one node alone may have kept it to itself: so `t` nodes must prove to hold that epoch, or
-/// more nodes must show it than may be lost.
-fn newest_believed(state: &State, active: u64, may_be_lost: usize) -> Option<u64> {
-    // A certificate of a known attempt may reach the operator before the record of its activation.
-    let shown = state
-        .view
-        .certified
-        .iter()
-        .filter(|(index, number)| **number > active && !state.epochs.contains_key(number) && stays(state, **index));
-    let shown: BTreeMap<&u32, &u64> = shown.collect();
-    let believed = shown.iter().filter(|(_, number)| {
-        let proven = state.view.holds.get(number).map_or(0, BTreeMap::len);
-        let is_held = state.view.thresholds.get(number).is_some_and(|threshold| proven >= *threshold);
-        is_held || shown.values().filter(|other| other >= number).count() > may_be_lost
-    });
-    believed.map(|(_, number)| **number).max()
-}
 
 fn genesis(state: &State) -> Result<(), Stop> {
     let cluster = &state.cluster;
@@ -217,18 +245,21 @@ fn genesis(state: &State) -> Result<(), Stop> {
         return Err(Stop::wait(Reason::Deleting, "the KmsCluster is being destroyed"));
     }
     // While a round is open its certificate may be here before the record of its activation.
-    let shown = state.view.certified.iter().find(|(index, _)| stays(state, **index));
-    if let Some((index, number)) = shown.filter(|_| state.open().is_none()) {
+    let shown: Vec<_> = state.view.certified.iter().filter(|(index, _)| stays(state, **index)).collect();
+    if let (Some((_, number)), None) = (shown.first(), state.open()) {
+        let nodes: Vec<_> = shown.iter().map(|(index, _)| index.to_string()).collect();
         return Err(Stop::person(
             Reason::RecordRolledBack,
             format!(
-                "node {index} shows a certificate of attempt {number}, which the record does not know as active: no second key is \
-                 made beside it. Restore a newer backup of etcd; if that attempt failed, replace the node by naming its index \
-                 in spec.removeNodes"
+                "{} {} a certificate of attempt {number}, which the record does not know as active: no second key is made \
+                 beside it. Restore a newer backup of etcd; if that attempt failed, replace whoever shows it by naming its index \
+                 in spec.removeNodes",
+                if nodes.len() == 1 { "node" } else { "nodes" },
+                if nodes.len() == 1 { format!("{} shows", nodes[0]) } else { format!("{} show", nodes.join(", ")) },
             ),
         ));
     }
-    for (index, node) in &state.nodes {
+    for (index, node) in state.nodes.iter().filter(|(index, _)| stays(state, **index)) {
         // A certificate for callers has nothing to do with the key.
         let problem = node.problems.iter().find(|problem| problem.reason != Reason::CertificateUnusable);
         if let Some(Problem { reason, message }) = problem {

@@ -13,7 +13,7 @@
 //! - [`view`]: what nodes said, judged: the part of the state that streams are folded into
 //! - `gate`: states in which nothing may be decided, each with a sentence for people
 //! - `membership`: which nodes there should be
-//! - `rounds`: reservation, plan, phases, settlement
+//! - `rounds`: reservation, plan, phases, settlement; `prekeys`: the prekey that a plan names for a receiver
 //! - `epochs`: confirmation, retirement, history
 //! - [`erasure`]: how far each node destroyed what it had
 //! - `record`: the ConfigMap that outlives the cluster
@@ -39,6 +39,7 @@ mod membership;
 #[cfg(any(test, feature = "model"))]
 pub mod model;
 pub mod node;
+mod prekeys;
 mod record;
 mod rollout;
 mod rounds;
@@ -97,7 +98,10 @@ fn decide_on(facts: &Facts<'_>) -> Decisions {
         return only(Action::SetClusterFinalizer { present: true });
     }
     if let Err(stop) = &facts.gates.record {
-        return Decisions { actions: status::action(facts, Some(stop), None), ..Decisions::default() };
+        let removals = facts.gates.removals.is_ok().then(|| membership::removals(facts));
+        let mut actions = removals.unwrap_or_default();
+        actions.extend(status::action(facts, Some(stop), None));
+        return Decisions { actions, ..Decisions::default() };
     }
     let Some(id) = facts.id() else { return only(record::adopt_or_mint(facts.state)) };
     match record::restore(facts) {

@@ -6,7 +6,7 @@ use keyfleet_crds::KmsNodeSpec;
 use keyfleet_crds::cluster::status::Erasure;
 use keyfleet_crds::values::{ClusterId, PinnedKey};
 
-use crate::state::State;
+use crate::state::{Node, State};
 use crate::{Action, Facts};
 
 /// The nodes of a cluster, decided.
@@ -107,22 +107,33 @@ pub(crate) fn actions(facts: &Facts<'_>, id: ClusterId) -> Vec<Action> {
             // Goes at once and comes back: the deletion of a KmsNode is no way to scale.
             Some(node) if node.deleting => actions.push(Action::ReleaseNode { index: *index }),
             Some(node) => {
-                let pin = node.spec.identity_key.or(spec.identity_key).or(node.offered);
-                let after = KmsNodeSpec {
-                    identity_key: pin,
-                    removed: node.spec.removed || spec.removed,
-                    lost: node.spec.lost || spec.lost,
-                    ..node.spec.clone()
-                };
-                if after != node.spec {
-                    let resource_version = node.resource_version.clone();
-                    actions.push(Action::UpdateNode { resource_version, spec: Box::new(after) });
-                }
+                let identity_key = node.spec.identity_key.or(spec.identity_key).or(node.offered);
+                actions.extend(update(node, KmsNodeSpec { identity_key, ..node.spec.clone() }, removed.copied()));
             }
         }
     }
     actions.extend(leavers_that_are_gone(facts));
     actions
+}
+
+/// The writes that mark those nodes as removed that a person names, and none besides: all that is decided on a record that may be
+/// older than the nodes.
+#[must_use]
+pub(crate) fn removals(facts: &Facts<'_>) -> Vec<Action> {
+    let State { cluster, nodes, .. } = facts.state;
+    let named = cluster.spec.remove_nodes.iter().filter_map(|remove| Some((nodes.get(&remove.index)?, remove.lost)));
+    named.filter_map(|(node, lost)| update(node, node.spec.clone(), Some(lost))).collect()
+}
+
+/// The write of a node's spec, where it changes. A node is removed for good: with `removed` it is, lost or not.
+fn update(node: &Node, spec: KmsNodeSpec, removed: Option<bool>) -> Option<Action> {
+    let after = KmsNodeSpec {
+        removed: node.spec.removed || removed.is_some(),
+        lost: node.spec.lost || removed.unwrap_or(false),
+        ..spec
+    };
+    let resource_version = node.resource_version.clone();
+    (after != node.spec).then(|| Action::UpdateNode { resource_version, spec: Box::new(after) })
 }
 
 /// Removed nodes whose secrets are proven gone: nothing keeps their objects.

@@ -17,11 +17,10 @@ use keyfleet_threshold::coordination::{FleetView, KeptEpoch, NodeView, PlanningE
 use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, Threshold};
 use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::plan::{Deadlines, PlanVersion, ValidPlan};
-use keyfleet_threshold::prekey::SignedPrekey;
 
 use crate::key_epoch::{self, Moment, MoveError};
-use crate::state::{Epoch, Node, State};
-use crate::{Action, Facts};
+use crate::state::{Epoch, State};
+use crate::{Action, Facts, prekeys};
 use keyfleet_crds::convert::{self, ConvertError};
 
 /// Why a round starts.
@@ -333,7 +332,7 @@ fn newcomers_are_known(facts: &Facts<'_>) -> bool {
 fn plan(facts: &Facts<'_>, reservation: &Reservation) -> Result<ValidPlan, NotStartedError> {
     let Facts { state, members, active, .. } = facts;
     let spec = &state.cluster.spec;
-    let id = facts.id().unwrap_or(keyfleet_crds::values::ClusterId([0; 16]));
+    let cluster = ClusterId(facts.id().unwrap_or(keyfleet_crds::values::ClusterId([0; 16])).0);
     let keep = active.filter(|_| members.missing > 0 || !newcomers_are_known(facts));
     // While newcomers start, the key stays with those who have it, under the rules it has.
     let (receivers, threshold, min_holders) = match keep {
@@ -346,7 +345,7 @@ fn plan(facts: &Facts<'_>, reservation: &Reservation) -> Result<ValidPlan, NotSt
     };
     let unawaited = unawaited(state)?;
     let view = FleetView {
-        cluster: ClusterId(id.0),
+        cluster,
         number: EpochNumber(reservation.number),
         block: Block(reservation.block),
         threshold: Threshold(convert::small(threshold, "threshold")?),
@@ -357,7 +356,7 @@ fn plan(facts: &Facts<'_>, reservation: &Reservation) -> Result<ValidPlan, NotSt
             preparing_blocks: spec.schedule.deadlines.preparing_blocks,
             certifying_blocks: spec.schedule.deadlines.certifying_blocks,
         },
-        receivers: receivers.iter().map(|index| node_view(state, *index)).collect::<Result<_, _>>()?,
+        receivers: receivers.iter().map(|index| node_view(state, cluster, *index)).collect::<Result<_, _>>()?,
         connected: indexes(&state.view.connected)?,
         unawaited,
     };
@@ -392,22 +391,13 @@ fn unawaited(state: &State) -> Result<BTreeSet<NodeIndex>, ConvertError> {
     indexes(&last.into_iter().flat_map(|status| &status.culprits).map(|culprit| culprit.index).collect())
 }
 
-fn node_view(state: &State, index: u32) -> Result<NodeView, NotStartedError> {
+fn node_view(state: &State, cluster: ClusterId, index: u32) -> Result<NodeView, NotStartedError> {
     let node = state.nodes.get(&index).ok_or(NotStartedError::NoIdentity(index))?;
     let identity = node.spec.identity_key.ok_or(NotStartedError::NoIdentity(index))?;
-    let index = convert::index(index)?;
-    let prekey = newest_prekey(state, node, index.value()).filter(|_| knows_plans(state, index));
-    Ok(NodeView { index, identity: IdentityPublicKey(identity.0), prekey })
-}
-
-/// Returns the newest prekey of a node: from its status, or from a plan that named a newer one before the status went back in time.
-fn newest_prekey(state: &State, node: &Node, index: u32) -> Option<SignedPrekey> {
-    let receivers = state.epochs.values().flat_map(|epoch| &epoch.spec.receivers);
-    let named = receivers.filter(|receiver| receiver.index == index).filter_map(|receiver| receiver.prekey.as_ref());
-    let named = named.max_by_key(|prekey| prekey.number).and_then(|prekey| convert::signed_prekey(prekey).ok());
-    // Of two with one number the node's own word counts: it knows which secret it has.
-    let newer = named.filter(|named| node.prekey.is_none_or(|own| named.number > own.number));
-    newer.or(node.prekey)
+    let (index, identity) = (convert::index(index)?, IdentityPublicKey(identity.0));
+    let knows = knows_plans(state, index);
+    let prekey = knows.then(|| prekeys::newest(state, cluster, node, index, &identity)).flatten();
+    Ok(NodeView { index, identity, prekey })
 }
 
 fn kept(state: &State, number: u64, epoch: &Epoch) -> Result<KeptEpoch, ConvertError> {

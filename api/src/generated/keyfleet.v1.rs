@@ -761,6 +761,26 @@ pub struct Report {
     /// The wall clock when it was made, milliseconds since the Unix epoch. For people: nothing is decided by it.
     #[prost(uint64, tag = "17")]
     pub made_at_ms: u64,
+    /// The newest prekey that it accepted of each receiver of its newest certified plan and of newer ones, failed ones too:
+    /// ascending by index, at most 100. It seals to no older one. Empty in the report that stands in a KmsNode.
+    #[prost(message, repeated, tag = "18")]
+    pub prekeys: ::prost::alloc::vec::Vec<AcceptedPrekey>,
+}
+/// A prekey that a node accepted in a plan. Its receiver signed it, so anyone may pass it on.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AcceptedPrekey {
+    /// The receiver's index.
+    #[prost(uint32, tag = "1")]
+    pub index: u32,
+    /// Grows with every prekey of the receiver.
+    #[prost(uint64, tag = "2")]
+    pub number: u64,
+    /// A point of G1: 48 bytes.
+    #[prost(bytes = "vec", tag = "3")]
+    pub public_key: ::prost::alloc::vec::Vec<u8>,
+    /// Ed25519, 64 bytes, under the receiver's pinned key, over cluster id, index, number and key (formats page, "Prekey").
+    #[prost(bytes = "vec", tag = "4")]
+    pub signature: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HeldEpoch {

@@ -137,6 +137,8 @@ pub enum ProblemAbout {
     Tls,
     /// Peers.
     Peers,
+    /// The API server's record of epochs.
+    Record,
 }
 
 /// Bytes and the node's signature over them, as `Round.Follow` sends them.

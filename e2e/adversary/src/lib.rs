@@ -39,6 +39,10 @@ pub enum Behaviour {
     FalseKeeper,
     /// Never says that it erased anything.
     Hoarder,
+    /// Signs the certificate and keeps that to itself.
+    Withholder,
+    /// Signs an answer with a byte too many.
+    Babbler,
     /// Says nothing at all.
     Silent,
 }
@@ -54,7 +58,10 @@ impl Behaviour {
     ) -> Option<Vec<SignedMessage>> {
         let say = |body| SignedMessage::sign(message.plan, message.sender, body, key);
         let bent = match (self, &message.body) {
-            (Self::Silent, _) | (Self::MuteDealer, Body::Dealing(_)) | (Self::Hoarder, Body::Erased) => return None,
+            (Self::Silent, _)
+            | (Self::MuteDealer, Body::Dealing(_))
+            | (Self::Hoarder, Body::Erased)
+            | (Self::Withholder, Body::Partial(_)) => return None,
             (Self::LyingDealer { victim }, Body::Dealing(honest)) => {
                 vec![say(Body::Dealing(cheat(process, message, honest, victim)?))]
             }
@@ -73,6 +80,7 @@ impl Behaviour {
             (Self::Saboteur, Body::Partial(_)) => {
                 vec![say(Body::Partial(G1::hash(b"nonsense", HashDomain::Signature)))]
             }
+            (Self::Babbler, Body::Response(_)) => vec![too_long(message, key)?],
             _ => vec![message.clone()],
         };
         Some(bent)
@@ -100,6 +108,14 @@ impl Behaviour {
             *message = SignedMessage::sign(message.plan, message.sender, message.body.clone(), &nobody);
         }
     }
+}
+
+/// Returns a message that ends with a byte too many, signed as it is.
+fn too_long(message: &SignedMessage, key: &IdentitySecretKey) -> Option<SignedMessage> {
+    let honest = message.encode();
+    let signed = [honest.get(..honest.len() - 64)?, &[0]].concat();
+    let signature = key.sign(&Digest::of("KEYFLEET-V1-MESSAGE", &[&signed]));
+    SignedMessage::decode(&[&signed[..], &signature.0].concat()).ok()
 }
 
 /// Returns the attempt that a message belongs to.

@@ -7,8 +7,7 @@ use keyfleet_crds::epoch::Phase;
 use keyfleet_crds::values::PinnedKey;
 use keyfleet_planner::model::{Objects, RefusalError, invariants};
 use keyfleet_planner::state::ms;
-use keyfleet_planner::view::Watched;
-
+use keyfleet_planner::view::{ReportedPrekey, Watched};
 use keyfleet_planner::{Action, decide};
 use keyfleet_threshold::feed::{Report, Showing, says_itself};
 use keyfleet_threshold::identifiers::NodeIndex;
@@ -184,6 +183,11 @@ impl Fleet {
         let cluster = self.cluster;
         let report = Report::of(process.participant.state());
         let held: Vec<_> = report.held.iter().map(|certificate| (certificate.number.0, certificate.vector)).collect();
+        let prekeys = report.prekeys.iter().filter_map(|(receiver, prekey)| {
+            let reported = ReportedPrekey::of(prekey.number.0, &prekey.key.encode(), &prekey.signature.0);
+            Some((receiver.value(), reported?))
+        });
+        operator.transcripts.report_prekeys(index, prekeys);
         let reported = Reported { highest: report.highest.0, held };
         if stream.reported.as_ref() != Some(&reported) {
             let Some(claims) = node.claims(cluster, stream.asked) else { return };

@@ -121,6 +121,26 @@ fn a_false_complaint_harms_its_author_alone() {
     }
 }
 
+/// Signed bytes that nobody can read are no answer: the round goes on without them, and they convict the node.
+#[test]
+fn a_node_that_signs_what_does_not_decode_is_named() {
+    for seed in seeds(2) {
+        let (fleet, number) = reshare_with(seed, 4, 3, &[(2, Behaviour::Babbler)]);
+        assert_eq!(fault(&fleet, number, 2), Some(Fault::Malformed), "seed {seed}");
+        let exhibit = evidence(&fleet, number, 2);
+        let [message] = &exhibit[..] else { panic!("seed {seed}: {} exhibits", exhibit.len()) };
+        assert!(matches!(message.body, Body::Malformed(_)), "seed {seed}: it is {:?}", message.body.kind());
+        let others = fleet.nodes.values().filter(|node| node.index != index(2));
+        let kept = others.filter(|node| node.disk.blobs.contains_key(&message.digest())).count();
+        assert_eq!(kept, 3, "seed {seed}: the others cannot show the exhibit");
+        for node in fleet.nodes.values().filter(|node| node.index != index(2)) {
+            let transcript = node.process.as_ref().and_then(|process| process.participant.transcript(number));
+            let named = transcript.is_some_and(|it| it.culprits().any(|culprit| culprit.index == index(2)));
+            assert!(named, "seed {seed}: node {} judges otherwise than the operator", node.index);
+        }
+    }
+}
+
 /// A receiver that prepares another vector is not counted, and its nonsense signature stops nothing. Neither proves anything by
 /// itself, since under a record that shows different things to different nodes honest ones say such things: it is not named.
 /// seed: 004-09, 004-27

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::ByteString;
+use keyfleet_api::v1;
 use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::convert;
 use keyfleet_crds::labels::NODE_FIELD_MANAGER;
@@ -17,6 +18,7 @@ use keyfleet_crds::{GROUP, KmsNodeStatus, VERSION};
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
 use keyfleet_threshold::identity::{IdentitySecretKey, Signature};
 use keyfleet_threshold::plan::PlanVersion;
+use keyfleet_threshold::purpose::Certificate;
 use keyfleet_threshold::round::PersistentState;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
@@ -194,6 +196,7 @@ impl StatusWriter {
         now.active_epoch = served.newest().map(|(number, _)| number.0);
         // Before the first commit of this process nothing is published: what was said before holds.
         let Some(state) = &published.state else { return now };
+        now.problems.extend(state.contradicted.as_ref().map(contradicted));
         now.needed_key_encryption_ids = published.needed_key_encryption_ids.iter().take(IDS_MAX).cloned().collect();
         now.prekey = published.prekey().map(convert::prekey);
         let held = state.attempts.iter().rev().filter_map(|(number, attempt)| {
@@ -222,6 +225,8 @@ impl StatusWriter {
         }
         let sequence = crate::clock::now_ms();
         let report = grpc::report::report(&published, &speaker.identity.public());
+        // What the API server keeps goes back in time with it: there the prekeys of others help nobody.
+        let report = report.map(|report| v1::Report { prekeys: Vec::new(), ..report });
         let signed = report.map(|report| grpc::report::sign(report, sequence, &speaker.identity));
         let signed = signed.filter(|signed| signed.payload.len() <= PAYLOAD_BYTES_MAX).and_then(|signed| {
             let signature = IdentitySignature(signed.signature.as_slice().try_into().ok()?);
@@ -280,6 +285,20 @@ impl ApiServer {
             }
         }
     }
+}
+
+/// Shows both certificates of a number: anyone can verify them under the public key.
+fn contradicted(certificates: &[Certificate; 2]) -> Problem {
+    let [first, second] = certificates.map(|certificate| {
+        let signature = hex::encode(certificate.signature.encode());
+        format!("plan {} vector {} signature {signature}", certificate.plan, certificate.vector)
+    });
+    let message = format!(
+        "epoch {} has two valid certificates: {first}; and {second}. The API server showed two records, and this node retires \
+         nothing any more. Find out who could write to it, then replace this node: docs/runbooks/record-contradicted.md",
+        certificates[0].number
+    );
+    Problem { about: ProblemAbout::Record, reason: Reason::RecordContradicted.as_str().to_owned(), message }
 }
 
 /// Returns the part that is worth a write by itself. A running process takes back the last word of the one before.

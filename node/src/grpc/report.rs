@@ -9,6 +9,7 @@ use keyfleet_threshold::feed;
 use keyfleet_threshold::identifiers::{ClusterId, EpochNumber, NodeIndex};
 use keyfleet_threshold::identity::{IdentityPublicKey, IdentitySecretKey};
 use keyfleet_threshold::plan::PlanVersion;
+use keyfleet_threshold::prekey::SignedPrekey;
 use keyfleet_threshold::purpose::Purpose;
 use keyfleet_threshold::serving::signature;
 
@@ -86,6 +87,7 @@ pub(crate) fn report(published: &Published, identity: &IdentityPublicKey) -> Opt
         vector_digest: certificate.vector.0.to_vec(),
         possession: Vec::new(),
     });
+
     let node = |(index, pin): (&NodeIndex, &IdentityPublicKey)| v1::KnownNode {
         index: index.value(),
         identity_key: pin.0.to_vec(),
@@ -103,7 +105,17 @@ pub(crate) fn report(published: &Published, identity: &IdentityPublicKey) -> Opt
         version: env!("CARGO_PKG_VERSION").to_owned(),
         challenge: Vec::new(),
         made_at_ms: 0,
+        prekeys: facts.prekeys.iter().map(accepted).collect(),
     })
+}
+
+fn accepted((index, prekey): (&NodeIndex, &SignedPrekey)) -> v1::AcceptedPrekey {
+    v1::AcceptedPrekey {
+        index: index.value(),
+        number: prekey.number.0,
+        public_key: prekey.key.encode().to_vec(),
+        signature: prekey.signature.0.to_vec(),
+    }
 }
 
 /// Numbers, dates and signs a report.

@@ -144,6 +144,22 @@ mod tests {
         assert_eq!(file.get(&good.digest()).unwrap(), kept, "a row that cannot be read keeps the good copy out");
     }
 
+    /// Signed bytes that do not decode convict their sender: after a restart, too, others get them as they came.
+    #[tokio::test]
+    async fn a_malformed_message_survives_a_restart_as_it_came() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bundles.redb");
+        let honest = message(1).encode();
+        let bytes = [&honest[..honest.len() - 64], &[0], &honest[honest.len() - 64..]].concat();
+        let malformed = Blob::Message(SignedMessage::decode(&bytes).unwrap());
+        BundleFile::open(&path).unwrap().keep(std::slice::from_ref(&malformed)).await.unwrap();
+        let kept = BundleFile::open(&path).unwrap().get(&malformed.digest()).unwrap();
+        assert_eq!(kept, Some(malformed));
+        let Some(Blob::Message(kept)) = kept else { panic!("it is a message") };
+        assert!(matches!(kept.body, Body::Malformed(_)), "it was read as something else");
+        assert_eq!(kept.encode(), bytes, "others get other bytes than were signed");
+    }
+
     #[tokio::test]
     async fn messages_live_with_their_plan_and_old_rows_are_missing() {
         let folder = tempfile::tempdir().unwrap();

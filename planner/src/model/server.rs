@@ -211,6 +211,11 @@ impl Server {
         });
     }
 
+    /// A backup of etcd is restored: the objects are as they were. Watches see it as a newer list.
+    pub fn restore(&mut self, backup: &Objects) {
+        self.commit(backup.clone());
+    }
+
     fn change(&mut self, change: impl FnOnce(&mut Objects, u64)) {
         let mut next = self.now.clone();
         change(&mut next, self.now.revision + 1);

@@ -8,6 +8,7 @@ mod erased;
 mod halted;
 mod holding;
 mod model;
+mod prekeys;
 mod reported;
 mod rolled_back;
 mod table;

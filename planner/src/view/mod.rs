@@ -1,7 +1,9 @@
 //! View of the nodes: everything that they said to this process, judged.
 //!
 //! - [`transcripts`]: the streams' content: messages and proofs in, the core's decisions out
+//! - [`prekeys`]: prekeys that nodes accepted, as their reports pass them on
 
+pub mod prekeys;
 pub mod transcripts;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,6 +12,7 @@ use keyfleet_threshold::coordination::Decision;
 use keyfleet_threshold::possession::Unproven;
 use keyfleet_threshold::round::Culprit;
 
+pub use prekeys::ReportedPrekey;
 pub use transcripts::{Transcripts, Watched};
 
 /// Messages and reports of nodes since this process started.
@@ -36,6 +39,8 @@ pub struct StreamView {
     pub unproven: BTreeMap<u64, BTreeMap<u32, Unproven>>,
     /// The newest epoch of which each node signed that its secrets are gone, as it numbers its own words.
     pub erased: BTreeMap<u32, u64>,
+    /// Per receiver, the prekeys that nodes accepted for it, by their newest reports. Nothing is checked yet.
+    pub prekeys: BTreeMap<u32, BTreeSet<ReportedPrekey>>,
     /// Decision and culprits of each epoch that can still move.
     pub closing: BTreeMap<u64, Closing>,
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use rand_core::CryptoRng;
 
 use super::input::{Input, InputError};
-use crate::identifiers::Digest;
-use crate::round::{Blob, Outputs, Participant, SignedMessage};
+use crate::identifiers::{Digest, EpochNumber};
+use crate::round::{Blob, Contradiction, Outputs, Participant, RoundRecord, SignedMessage};
 
 /// Gives `input` to the participant. `now_ms` is the wall clock in milliseconds since the Unix epoch.
 ///
@@ -20,12 +20,28 @@ pub fn take(
 ) -> Result<Outputs, InputError> {
     Ok(match input {
         Input::Plan(plan) => participant.accept(plan.clone(), rng)?,
-        Input::Record(number, record) => participant.observe(*number, record, rng)?,
+        Input::Record(number, record) => observe(*number, record, participant, rng)?,
         Input::Blob(blob) => participant.learn(blob, rng)?,
         Input::Shown(from, shown) => participant.show(*from, shown, rng)?,
         Input::Retire(retirement) => participant.retire(retirement, now_ms, rng)?,
         Input::Abstain(block) => participant.abstain_through(*block),
     })
+}
+
+/// Gives a record to the participant. What it proves against the API server is remembered also where the rest of it is refused.
+fn observe(
+    number: EpochNumber,
+    record: &RoundRecord,
+    participant: &mut Participant,
+    rng: &mut impl CryptoRng,
+) -> Result<Outputs, Contradiction> {
+    let mut heard = record.certificate.map_or_else(Outputs::default, |it| participant.hear_certificate(&it));
+    match participant.observe(number, record, rng) {
+        Ok(outputs) => heard.extend(outputs),
+        Err(contradiction) if !heard.commit => return Err(contradiction),
+        Err(_) => {}
+    }
+    Ok(heard)
 }
 
 /// Gives inputs that came together to the participant, in their order; messages that follow each other, at once.

@@ -1,7 +1,8 @@
 //! Checks of every node on every plan, whoever wrote it: the shape that the promises of a round rest on.
 //!
 //! The checks here need the plan alone. Those that need a node's memory (numbers that only rise, pins, the source that it
-//! keeps, prekey sets that were used) are made by [`crate::round::Participant`] when it accepts the plan.
+//! keeps, prekeys that it accepted) are made by [`crate::round::Participant`] when it accepts the plan. A plan carries neither the
+//! user's `allowDowntime` nor the interval: what these bound is for the rules of the `KmsCluster`.
 
 use std::ops::Deref;
 

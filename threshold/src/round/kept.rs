@@ -80,8 +80,9 @@ impl Participant {
                 return Err(ShownError::BadCertificate(number));
             }
             let plan = shown.verify(self.state.cluster, &key).inspect_err(|_| *refused += 1)?;
-            self.compare(&shown.certificate, out);
-            if self.rivals.contains_key(&number) {
+            let heard = self.hear_certificate(&shown.certificate);
+            if heard.commit {
+                out.extend(heard);
                 return Ok(());
             }
             self.take_certified(plan, shown.certificate, key, rng, out)?;

@@ -3,7 +3,8 @@
 //! A [`SignedMessage`] is whatever the network brought; [`Transcript::hear`](super::Transcript::hear) checks it. Whoever checked
 //! its signature before has a [`VerifiedMessage`], which [`Transcript::hear_verified`](super::Transcript::hear_verified) takes. A
 //! message's digest covers sender, plan and content but not the signature, so a second signature over the same content is
-//! not a second message.
+//! not a second message. Digest and signature are over the bytes as they came: content that does not decode is
+//! [`Body::Malformed`], stays what it was, and proves its sender guilty.
 
 use crate::curve::G1;
 use crate::encoding::{DecodeError, Reader, Writer};
@@ -33,10 +34,12 @@ pub enum MessageKind {
     Holds = 7,
     /// [`Body::Erased`].
     Erased = 8,
+    /// [`Body::Malformed`], whatever kind it claims.
+    Malformed = 0,
 }
 
 impl MessageKind {
-    /// All kinds, ascending by the number that encodings give them.
+    /// All kinds that nodes say, ascending by the number that encodings give them.
     pub const ALL: [Self; 8] = [
         Self::Dealing,
         Self::Have,
@@ -48,13 +51,8 @@ impl MessageKind {
         Self::Erased,
     ];
 
-    fn write(self, out: &mut Writer) {
-        out.u8(self as u8);
-    }
-
-    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let number = reader.u8("message kind")?;
-        Self::ALL.into_iter().find(|kind| *kind as u8 == number).ok_or(DecodeError::Invalid { field: "message kind" })
+    fn of(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u8 == number)
     }
 }
 
@@ -95,6 +93,16 @@ pub enum Body {
     },
     /// After retirement: the node has destroyed its secrets of the epoch.
     Erased,
+    /// Content that is not exactly one of the above. Nobody honest says it; signed, it is the proof.
+    Malformed(MalformedBody),
+}
+
+/// Content that does not decode, as it came.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MalformedBody {
+    /// The number of the kind that it claims.
+    kind: u8,
+    fields: Box<[u8]>,
 }
 
 /// A receiver's answer to the frozen bundles.
@@ -152,11 +160,20 @@ impl Body {
             Self::Late(_) => MessageKind::Late,
             Self::Holds { .. } => MessageKind::Holds,
             Self::Erased => MessageKind::Erased,
+            Self::Malformed(_) => MessageKind::Malformed,
+        }
+    }
+
+    /// Returns the number of the kind in the message's bytes.
+    #[must_use]
+    pub fn number(&self) -> u8 {
+        match self {
+            Self::Malformed(malformed) => malformed.kind,
+            body => body.kind() as u8,
         }
     }
 
     fn write(&self, out: &mut Writer) {
-        self.kind().write(out);
         match self {
             Self::Dealing(dealing) => dealing.write(out),
             Self::Have { dealer, bundle } => {
@@ -179,11 +196,27 @@ impl Body {
                 out.digest(vector);
             }
             Self::Erased => {}
+            Self::Malformed(malformed) => {
+                out.raw(&malformed.fields);
+            }
         }
     }
 
-    fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        Ok(match MessageKind::read(reader)? {
+    /// Decodes the fields that follow the kind's number. Another encoding of the same content is as malformed as any other bytes.
+    fn decode(kind: u8, fields: &[u8]) -> Self {
+        let read = MessageKind::of(kind).and_then(|kind| Reader::whole(fields, |reader| Self::read(kind, reader)).ok());
+        read.filter(|body| body.fields() == fields)
+            .unwrap_or_else(|| Self::Malformed(MalformedBody { kind, fields: fields.into() }))
+    }
+
+    fn fields(&self) -> Vec<u8> {
+        let mut out = Writer::default();
+        self.write(&mut out);
+        out.finish()
+    }
+
+    fn read(kind: MessageKind, reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        Ok(match kind {
             MessageKind::Dealing => Self::Dealing(Dealing::read(reader)?),
             MessageKind::Have => {
                 Self::Have { dealer: reader.index("dealer")?, bundle: reader.digest("bundle digest")? }
@@ -203,6 +236,7 @@ impl Body {
             MessageKind::Late => Self::Late(Complaint::read_list(reader)?),
             MessageKind::Holds => Self::Holds { vector: reader.digest("vector digest")? },
             MessageKind::Erased => Self::Erased,
+            MessageKind::Malformed => return Err(DecodeError::Invalid { field: "message kind" }),
         })
     }
 }
@@ -247,7 +281,7 @@ impl SignedMessage {
     /// Signs `body` as `sender` in the round of the plan with digest `plan`.
     #[must_use]
     pub fn sign(plan: Digest, sender: NodeIndex, body: Body, identity: &IdentitySecretKey) -> Self {
-        let digest = digest_of(&plan, sender, &body);
+        let digest = digest_of(&signed(&plan, sender, &body));
         Self { plan, sender, body, signature: identity.sign(&digest), digest }
     }
 
@@ -269,7 +303,7 @@ impl SignedMessage {
         self.digest
     }
 
-    /// Returns the canonical bytes: plan digest, u32 sender, u8 kind, the body's fields, then the signature.
+    /// Returns the bytes: plan digest, u32 sender, u8 kind, the body's fields, then the signature.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Writer::default();
@@ -277,12 +311,20 @@ impl SignedMessage {
         out.finish()
     }
 
-    /// Decodes canonical bytes, checking every point but no signature.
+    /// Decodes bytes as they came, checking every point but no signature. Content that does not decode is [`Body::Malformed`]; the
+    /// message encodes to the same bytes again.
     ///
     /// # Errors
-    /// When the bytes are not exactly one message.
+    /// When not even plan, sender and signature are there: nobody is to blame.
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
-        Reader::whole(bytes, Self::read)
+        let (signed, signature) = bytes.split_last_chunk().ok_or(DecodeError::Truncated { field: "signature" })?;
+        Reader::whole(signed, |reader| {
+            let (plan, sender) = (reader.digest("plan digest")?, reader.index("sender")?);
+            let kind = reader.u8("message kind")?;
+            let fields = reader.slice("fields", reader.remaining())?;
+            let (body, digest) = (Body::decode(kind, fields), digest_of(signed));
+            Ok(Self { plan, sender, body, signature: Signature(*signature), digest })
+        })
     }
 
     /// Returns the digest of the plan that a message's canonical bytes name, without reading the rest: points are costly to check.
@@ -292,28 +334,29 @@ impl SignedMessage {
     }
 
     pub(crate) fn write(&self, out: &mut Writer) {
-        write_signed(&self.plan, self.sender, &self.body, out);
-        out.raw(&self.signature.0);
+        out.raw(&signed(&self.plan, self.sender, &self.body)).raw(&self.signature.0);
     }
 
+    /// Reads a message that this node wrote itself, one of several in a row.
     pub(crate) fn read(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
-        let plan = reader.digest("plan digest")?;
-        let sender = reader.index("sender")?;
-        let body = Body::read(reader)?;
-        let digest = digest_of(&plan, sender, &body);
+        let (plan, sender) = (reader.digest("plan digest")?, reader.index("sender")?);
+        let kind = MessageKind::of(reader.u8("message kind")?);
+        let body = Body::read(kind.unwrap_or(MessageKind::Malformed), reader)?;
+        let digest = digest_of(&signed(&plan, sender, &body));
         Ok(Self { plan, sender, body, signature: Signature(reader.array("signature")?), digest })
     }
 }
 
-fn digest_of(plan: &Digest, sender: NodeIndex, body: &Body) -> Digest {
-    let mut out = Writer::default();
-    write_signed(plan, sender, body, &mut out);
-    Digest::of("KEYFLEET-V1-MESSAGE", &[&out.finish()])
+/// Digest of everything before the signature.
+fn digest_of(signed: &[u8]) -> Digest {
+    Digest::of("KEYFLEET-V1-MESSAGE", &[signed])
 }
 
-fn write_signed(plan: &Digest, sender: NodeIndex, body: &Body, out: &mut Writer) {
-    out.digest(plan).index(sender);
-    body.write(out);
+fn signed(plan: &Digest, sender: NodeIndex, body: &Body) -> Vec<u8> {
+    let mut out = Writer::default();
+    out.digest(plan).index(sender).u8(body.number());
+    body.write(&mut out);
+    out.finish()
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@
 pub mod audit;
 mod bundle;
 mod catch_up;
+mod contradiction;
 mod culprit;
 pub mod dealing;
 mod early;
@@ -54,7 +55,7 @@ pub use catch_up::{CatchUpError, CertifiedSharing, catch_up};
 pub use culprit::{Culprit, Offence};
 pub use dealing::{DealerSeed, Dealing, DealingError, Ephemeral, FaultyDealing};
 pub use judgement::{CombineError, Combined, JudgeError, Judgement};
-pub use message::{Body, Complaint, MessageKind, Response, SignedMessage, VerifiedMessage};
+pub use message::{Body, Complaint, MalformedBody, MessageKind, Response, SignedMessage, VerifiedMessage};
 pub use outputs::{Blob, Contradiction, Notice, Outputs, Refusal, RestoreError, RetireError, Want};
 pub use participant::Participant;
 pub use record::{Phase, RoundRecord};

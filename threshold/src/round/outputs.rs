@@ -5,9 +5,10 @@ use super::judgement::CombineError;
 use super::message::SignedMessage;
 use super::state::SecretName;
 use crate::encoding::DecodeError;
-use crate::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex};
+use crate::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex, PrekeyNumber};
 use crate::plan::PlanError;
 use crate::polynomial::VerificationVector;
+use crate::prekey::SignedPrekey;
 
 /// Effects of an input. Carry them out from top to bottom.
 #[must_use]
@@ -95,11 +96,9 @@ pub enum Notice {
     /// The bundles that a peer lists do not make the certified epoch. The peer is at fault.
     #[error("epoch {0}: the bundles that node {1} shows do not make the certified epoch; nothing was taken from it")]
     FalseList(EpochNumber, NodeIndex),
-    /// Two certificates with different vectors verify under one number: the record said different things to different nodes.
-    #[error(
-        "epoch {0}: two certificates verify, with different vectors; this node retires nothing until a person acted"
-    )]
-    TwoVectors(EpochNumber),
+    /// Two certificates of one number are valid. The API server showed two records.
+    #[error("epoch {0}: two certificates over different vectors are valid; this node retires nothing any more")]
+    RecordContradicted(EpochNumber),
     /// This node cannot obtain its share.
     #[error("epoch {0}: this node cannot obtain its share; it holds one again after the next reshare")]
     Unable(EpochNumber),
@@ -139,8 +138,15 @@ pub enum Refusal {
     #[error("the plan deals on epoch {0}, which this node has retired")]
     SourceRetired(EpochNumber),
     /// The plan names an older prekey than one that was accepted.
-    #[error("the plan names an older prekey for {0} than the newest that was accepted")]
-    Prekey(NodeIndex),
+    #[error("the plan names prekey {named} for {receiver}, older than {}, the newest that was accepted", .accepted.number)]
+    Prekey {
+        /// Index of the receiver.
+        receiver: NodeIndex,
+        /// Number of the prekey in the plan.
+        named: PrekeyNumber,
+        /// The newest prekey that was accepted, whole: a plan may name it.
+        accepted: Box<SignedPrekey>,
+    },
 }
 
 /// Contradiction between the record and what this node has seen or done. The node does not act on the record.
@@ -177,12 +183,12 @@ pub enum RetireError {
     /// The epoch serves, or is the grace window's.
     #[error("epoch {0} is active or the one before")]
     StillServed(EpochNumber),
+    /// Two certificates of one number are valid, so nobody knows which epochs are needed.
+    #[error("epoch {0} is kept: the API server's record contradicted itself, and a person has to act")]
+    RecordContradicted(EpochNumber),
     /// Too few nodes prove to hold a newer epoch.
     #[error("no epoch newer than {0} is proven to be held by enough nodes")]
     NewerNotProven(EpochNumber),
-    /// Two certificates with different vectors verify under one number: the record lied to somebody.
-    #[error("two certificates of epoch {0} verify, with different vectors: nothing is retired until a person acted")]
-    TwoVectors(EpochNumber),
 }
 
 /// Error of restoring a stored state.

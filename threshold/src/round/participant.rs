@@ -22,7 +22,6 @@ use crate::identifiers::{ClusterId, EpochNumber, NodeIndex, PrekeyNumber};
 use crate::identity::IdentitySecretKey;
 use crate::plan::{Origin, Plan, ValidPlan, frozen};
 use crate::prekey::PrekeySecret;
-use crate::purpose::Certificate;
 
 use super::dealing::DealerSeed;
 use super::early::Early;
@@ -47,8 +46,6 @@ pub struct Participant {
     pub(super) records: BTreeMap<EpochNumber, RoundRecord>,
     pub(super) early: Early,
     pub(super) shown: ShownEpochs,
-    /// Certificates that verify under one number with different vectors.
-    pub(super) rivals: BTreeMap<EpochNumber, (Certificate, Certificate)>,
 }
 
 /// The secrets of a participant, each wiped when dropped.
@@ -75,7 +72,6 @@ impl Participant {
             records: BTreeMap::new(),
             early: Early::default(),
             shown: ShownEpochs::default(),
-            rivals: BTreeMap::new(),
         };
         let mut out = Outputs::default();
         participant.tend_prekeys(rng, &mut out);
@@ -132,9 +128,9 @@ impl Participant {
         for (number, attempt) in &mut state.attempts {
             attempt.holds_share &= secrets.shares.contains_key(number);
         }
-        let (transcripts, records, rivals) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let (transcripts, records) = (BTreeMap::new(), BTreeMap::new());
         let (early, shown) = (Early::default(), ShownEpochs::default());
-        let mut participant = Self { identity, state, secrets, transcripts, records, early, shown, rivals };
+        let mut participant = Self { identity, state, secrets, transcripts, records, early, shown };
         for number in participant.state.attempts.keys().copied().collect::<Vec<_>>() {
             participant.open_transcript(number);
         }
@@ -243,9 +239,11 @@ impl Participant {
             }
         }
         for receiver in &plan.receivers {
-            let accepted = self.state.accepted_prekeys.get(&receiver.index).map(|accepted| accepted.number);
-            if receiver.prekey.is_some_and(|prekey| accepted.is_some_and(|accepted| prekey.number < accepted)) {
-                return Err(Refusal::Prekey(receiver.index));
+            let Some(prekey) = receiver.prekey else { continue };
+            let accepted = self.state.accepted_prekeys.get(&receiver.index);
+            if let Some(accepted) = accepted.filter(|accepted| prekey.number < accepted.number) {
+                let (receiver, named, accepted) = (receiver.index, prekey.number, Box::new(*accepted));
+                return Err(Refusal::Prekey { receiver, named, accepted });
             }
         }
         Ok(())
@@ -263,9 +261,6 @@ impl Participant {
         rng: &mut impl CryptoRng,
     ) -> Result<Outputs, Contradiction> {
         let mut out = Outputs::default();
-        if let Some(certificate) = &record.certificate {
-            self.compare(certificate, &mut out);
-        }
         let attempt = self.state.attempts.get_mut(&number).ok_or(Contradiction::Unknown(number))?;
         match (&attempt.verdict, record.phase) {
             (Some(Verdict::Failed), Phase::Active | Phase::Confirmed | Phase::Retired)
@@ -314,6 +309,7 @@ impl Participant {
         self.invariant_state_is_sound();
         Ok(out)
     }
+
 
 
     /// Checks, before the state is committed, what [`Participant::restore`] demands of it after a load, and that no secret is

@@ -8,13 +8,12 @@ use std::ops::Bound::{Excluded, Unbounded};
 
 use rand_core::CryptoRng;
 
-use super::outputs::{Notice, Outputs, RetireError};
+use super::outputs::{Outputs, RetireError};
 use super::participant::Participant;
 use super::state::{Attempt, PersistentState};
 use crate::identifiers::{EpochNumber, NodeIndex};
 use crate::polynomial::VerificationVector;
 use crate::possession::{CertifiedShare, Proofs};
-use crate::purpose::Certificate;
 
 /// Request to retire an epoch, with what its peers just proved.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -44,8 +43,8 @@ impl Participant {
         rng: &mut impl CryptoRng,
     ) -> Result<Outputs, RetireError> {
         let number = retirement.number;
-        if let Some(number) = self.rivals.keys().next() {
-            return Err(RetireError::TwoVectors(*number));
+        if self.state.contradicted.is_some() {
+            return Err(RetireError::RecordContradicted(number));
         }
         if self.state.keeps(number) {
             return Err(RetireError::StillServed(number));
@@ -100,20 +99,6 @@ impl Participant {
     #[must_use]
     pub fn has_undated(&self) -> bool {
         self.state.attempts.values().any(is_undated)
-    }
-
-    /// Compares a certificate that somebody shows with the one that this node knows under its number. A second one that verifies
-    /// with another vector proves that the record lied: from then on this process retires nothing.
-    pub(super) fn compare(&mut self, shown: &Certificate, out: &mut Outputs) {
-        let number = shown.number;
-        let known = self.state.attempts.get(&number).and_then(Attempt::certificate);
-        let (Some(known), Some(key)) = (known, &self.state.public_key) else { return };
-        let is_rival = shown.cluster == known.cluster && shown.vector != known.vector;
-        if !is_rival || self.rivals.contains_key(&number) || !shown.verify(key) {
-            return;
-        }
-        self.rivals.insert(number, (*known, *shown));
-        out.notices.push(Notice::TwoVectors(number));
     }
 }
 

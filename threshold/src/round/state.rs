@@ -49,6 +49,9 @@ pub struct PersistentState {
     pub abstain_through: Option<Block>,
     /// Every attempt that is under way or kept, and the newest retired ones.
     pub attempts: BTreeMap<EpochNumber, Attempt>,
+    /// Two valid certificates of one number over different vectors: proof that the API server showed two records. Nothing is retired
+    /// by a node that has it, since some honest nodes may need what others would erase.
+    pub contradicted: Option<[Certificate; 2]>,
 }
 
 /// Persistent state of one attempt.
@@ -121,6 +124,7 @@ impl PersistentState {
             prekey_reach: BTreeMap::new(),
             abstain_through: None,
             attempts: BTreeMap::new(),
+            contradicted: None,
         }
     }
 
@@ -197,6 +201,9 @@ impl PersistentState {
         });
         let attempts: Vec<_> = self.attempts.values().collect();
         out.list(&attempts, |out, attempt| attempt.write(out));
+        out.option(self.contradicted.as_ref(), |out, certificates| {
+            certificates.iter().for_each(|certificate| certificate.write(out));
+        });
         out.finish()
     }
 
@@ -239,6 +246,8 @@ impl PersistentState {
                     .into_iter()
                     .map(|attempt| (attempt.plan.number, attempt))
                     .collect(),
+                contradicted: reader
+                    .option("contradiction", |reader| Ok([Certificate::read(reader)?, Certificate::read(reader)?]))?,
             })
         })
     }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
+use keyfleet_api::limits::REPORT_PREKEYS_MAX;
 use keyfleet_api::round_reader::{FETCH_TIMEOUT, Fetched, Heard, ProveError, ReportError, RoundReader, fetch_requests};
 use keyfleet_api::tls::{CertificateError, Connector};
 use keyfleet_api::v1::round_client::RoundClient;
@@ -27,8 +28,8 @@ use tonic::transport::Channel;
 use super::token::{Token, TokenError, Tokens};
 use super::{Nodes, Target};
 use keyfleet_planner::state::ms;
-use keyfleet_planner::view::StreamView;
 use keyfleet_planner::view::transcripts::{Transcripts, Watched};
+use keyfleet_planner::view::{ReportedPrekey, StreamView};
 
 /// The pause before a node is called again; doubled up to the last after every failure.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -300,7 +301,11 @@ impl Follower {
             }
             Some(Heard::Report(report)) => {
                 let claims = self.reader.claims(&report, self.asked);
-                locked(&self.transcripts).report(self.index, report.highest_number, claims)
+                let prekeys: Vec<_> =
+                    report.prekeys.iter().take(REPORT_PREKEYS_MAX).filter_map(reported_prekey).collect();
+                let mut transcripts = locked(&self.transcripts);
+                let knows_newer = transcripts.report_prekeys(self.index, prekeys);
+                transcripts.report(self.index, report.highest_number, claims) || knows_newer
             }
             Some(Heard::Kept(shown)) => locked(&self.transcripts).show(self.index, &shown),
             Some(Heard::Row { number, blob: Blob::Message(message) }) => {
@@ -347,6 +352,11 @@ impl Follower {
 /// Returns the wall clock, as decisions count it.
 fn now_ms() -> u64 {
     ms(jiff::Timestamp::now())
+}
+
+fn reported_prekey(accepted: &v1::AcceptedPrekey) -> Option<(u32, ReportedPrekey)> {
+    let v1::AcceptedPrekey { index, number, public_key, signature } = accepted;
+    Some((*index, ReportedPrekey::of(*number, public_key, signature)?))
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use keyfleet_threshold::possession::{CertifiedShare, Claims};
 use keyfleet_threshold::round::{Blob, MessageKind, RoundRecord, ShownEpoch, Transcript, VerifiedMessage};
 
 use self::kept::{Shown, ShownEpochs, Vectors};
+use super::prekeys::{REPORTED_MAX, ReportedPrekey};
 use super::{Closing, StreamView};
 use crate::key_epoch;
 use keyfleet_crds::convert;
@@ -102,6 +103,7 @@ struct NodeState {
     claims: Option<Claims>,
     /// Claims of its newest answer when it was asked anew.
     answered: Option<Claims>,
+    prekeys: BTreeMap<u32, ReportedPrekey>,
     /// By the number that the node gave and the plan's digest.
     messages: BTreeMap<(u64, Digest), Vec<VerifiedMessage>>,
     bytes: usize,
@@ -147,6 +149,16 @@ impl Transcripts {
         };
         self.nodes.entry(index).or_default().shown.insert(read);
         true
+    }
+
+    /// Takes the prekeys that a node's newest report passes on, by receiver. Returns true where they changed. Those beyond
+    /// [`REPORTED_MAX`] are dropped.
+    pub fn report_prekeys(&mut self, index: u32, reported: impl IntoIterator<Item = (u32, ReportedPrekey)>) -> bool {
+        let reported: BTreeMap<_, _> = reported.into_iter().take(REPORTED_MAX).collect();
+        let said = self.nodes.entry(index).or_default();
+        let changed = said.prekeys != reported;
+        said.prekeys = reported;
+        changed
     }
 
     /// All that a node had said when its stream was opened is here.
@@ -273,6 +285,9 @@ impl Transcripts {
             erased: nodes().filter_map(|(index, said)| Some((*index, said.erased?))).collect(),
             ..StreamView::default()
         };
+        for (receiver, prekey) in self.nodes.values().flat_map(|said| &said.prekeys) {
+            view.prekeys.entry(*receiver).or_default().insert(*prekey);
+        }
         // A report that is read while its stream is being ended may arrive after the disconnection: it counts no more.
         for (index, said) in self.nodes.iter().filter(|(_, said)| said.connected) {
             for claims in said.claims.iter().chain(&said.answered) {

@@ -205,14 +205,23 @@ fn malformed_responses_are_refused_and_cost_nothing() {
     let complaint = |dealer: u32| Complaint { dealer: index(dealer), bundle: Digest([1; 32]), key: G1::generator() };
     let encoded = |complaints: Vec<Complaint>, unopened: bool| {
         let response = Response { dealers: Digest([0; 32]), unopened, complaints };
-        SignedMessage::decode(&say(&plan, 5, Body::Response(response)).encode())
+        SignedMessage::decode(&say(&plan, 5, Body::Response(response)).encode()).unwrap()
     };
-    assert!(encoded(vec![complaint(2), complaint(3)], false).is_ok());
-    assert!(encoded(vec![complaint(2), complaint(2)], false).is_err(), "twice about one dealer");
-    assert!(encoded(vec![complaint(3), complaint(2)], false).is_err(), "descending");
-    assert!(encoded(vec![complaint(2)], true).is_err(), "a complaint about what was not opened");
-    assert!(encoded((1..=1_700).map(complaint).collect(), false).is_err(), "more complaints than a fleet has nodes");
-    let stranger = encoded(vec![complaint(77)], false).unwrap();
+    let good = encoded(vec![complaint(2), complaint(3)], false);
+    assert_eq!(Transcript::new(plan.clone(), None).hear(&good), Ok(()));
+    let refused = [
+        ("twice about one dealer", encoded(vec![complaint(2), complaint(2)], false)),
+        ("descending", encoded(vec![complaint(3), complaint(2)], false)),
+        ("a complaint about what was not opened", encoded(vec![complaint(2)], true)),
+        ("more complaints than a fleet has nodes", encoded((1..=1_700).map(complaint).collect(), false)),
+    ];
+    for (what, message) in refused {
+        assert!(matches!(message.body, Body::Malformed(_)), "{what}: it was read");
+        let mut transcript = Transcript::new(plan.clone(), None);
+        assert_eq!(transcript.hear(&message), Err(MessageError::Malformed(index(5))), "{what}");
+        assert!(transcript.culprits().any(|culprit| culprit.offence == Offence::Malformed), "{what}");
+    }
+    let stranger = encoded(vec![complaint(77)], false);
     let mut transcript = Transcript::new(plan.clone(), None);
     assert_eq!(transcript.hear(&stranger), Err(MessageError::Malformed(index(5))));
     assert!(transcript.culprits().any(|culprit| culprit.offence == Offence::Malformed));

@@ -1,11 +1,14 @@
 //! Rounds at a table: participants in one room, hand by hand, so that a test can do what no network would.
 //!
-//! `attacks` is what an adversary tries, `catch_up` what a node takes from those that kept an epoch, `complaints` what proves a bad share and what does not, `dealers` what a dealer may try, `participants` what a node accepts and remembers, `messages` what travels and what it
-//! proves to those outside, `retirements` what an epoch is destroyed on, `erasure` what of an epoch dies and when, `returns` what a
-//! node needs that was away. `checks` and `records` miss, one by one, the checks that `docs/protocol-checks.md` lists; `vectors`
-//! plays what another program computed.
+//! `attacks` is what an adversary tries, `bytes` what does not decode, `catch_up` what a node takes from those that kept an epoch,
+//! `complaints` what proves a bad share and what does not, `dealers` what a dealer may try, `erasure` what of an epoch dies and
+//! when, `messages` what travels and what it proves to those outside, `participants` what a node accepts and remembers,
+//! `retirements` what an epoch is destroyed on, `returns` what a node needs that was away, `rollback` what an API server does that
+//! forgot. `checks` and `records` miss, one by one, the checks that `docs/protocol-checks.md` lists; `vectors` plays what another
+//! program computed.
 
 mod attacks;
+mod bytes;
 mod catch_up;
 mod checks;
 mod complaints;
@@ -16,6 +19,7 @@ mod participants;
 mod records;
 mod retirements;
 mod returns;
+mod rollback;
 mod vectors;
 
 use std::collections::{BTreeMap, BTreeSet};

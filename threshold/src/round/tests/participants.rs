@@ -75,7 +75,8 @@ fn plans_that_would_cost_the_key_are_refused_by_every_node() {
         let stolen = PrekeySecret::restore(PrekeyNumber(0), &[8; 32]).unwrap();
         p.receivers[1].prekey = Some(stolen.offer(p.cluster, index(2), &identity(2)));
     };
-    assert_eq!(refusal(&older_prekey), Refusal::Prekey(index(2)));
+    let (receiver, accepted) = (index(2), Box::new(first.receivers[1].prekey.unwrap()));
+    assert_eq!(refusal(&older_prekey), Refusal::Prekey { receiver, named: PrekeyNumber(0), accepted });
     let _ = node.accept((*good).clone(), &mut rng).expect("unchanged, the plan is accepted");
     let mut late: Plan = (*good).clone();
     late.number = EpochNumber(4);

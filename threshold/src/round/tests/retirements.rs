@@ -1,16 +1,13 @@
 //! Retirement at the table: four nodes, threshold three, and three epochs, of which the first is to go.
 
-use std::collections::BTreeMap;
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
-use super::{CLUSTER, Table, index};
-use crate::identifiers::{Digest, EpochNumber, NodeIndex};
+use super::{Table, index};
+use crate::identifiers::EpochNumber;
 use crate::possession::{GOOD_MS, Proofs};
-use crate::purpose::{Certificate, Purpose};
 use crate::round::*;
-use crate::serving::signature;
 
 const FIRST: EpochNumber = EpochNumber(1);
 /// When the peers are asked.
@@ -98,44 +95,4 @@ fn a_proof_is_good_for_sixty_seconds() {
         assert!(table.retires(all.clone(), None, now_ms).is_err(), "it is good at {now_ms}, asked at {ASKED_MS}");
     }
     assert!(table.retires(all, None, ASKED_MS + GOOD_MS).is_ok());
-}
-
-fn compared(node: &mut Participant, shown: &Certificate) -> Vec<Notice> {
-    let mut out = Outputs::default();
-    node.compare(shown, &mut out);
-    out.notices
-}
-
-/// A record that says different things to different nodes can have two vectors certified under one number.
-#[test]
-fn a_second_certified_vector_stops_all_retirement() {
-    let mut table = three_epochs();
-    let known = *table.nodes[&index(4)].state.attempts[&EpochNumber(3)].certificate().unwrap();
-    let vector = Digest([9; 32]);
-    let purpose = Purpose::certificate(CLUSTER, &known.plan, &vector, known.number);
-    let partial = |i: u32| {
-        let share = table.nodes[&index(i)].share(EpochNumber(3)).unwrap();
-        (index(i), signature::sign(&purpose, share))
-    };
-    let partials: BTreeMap<NodeIndex, _> = (1..=3).map(partial).collect();
-    let sharing = table.nodes[&index(1)].state.attempts[&EpochNumber(3)].vector.clone().unwrap();
-    let signed = signature::combine(&purpose.point(), &sharing, &partials).unwrap();
-    let rival = Certificate { vector, signature: signed.signature, ..known };
-    let forged = Certificate { vector: Digest([8; 32]), ..rival };
-
-    let node = table.nodes.get_mut(&index(4)).unwrap();
-    assert!(compared(node, &known).is_empty(), "its own certificate contradicts nothing");
-    assert!(compared(node, &forged).is_empty(), "anyone can write another digest");
-    assert_eq!(compared(node, &rival), [Notice::TwoVectors(known.number)]);
-    let all = table.proofs(1, &[1, 2, 3], ASKED_MS);
-    let refused = table.retires(all.clone(), Some(0), ASKED_MS).expect_err("it destroys the source of a split");
-    assert_eq!(refused, RetireError::TwoVectors(known.number));
-
-    // The record shows it to another node.
-    let record = RoundRecord { certificate: Some(rival), ..table.nodes[&index(3)].records[&known.number].clone() };
-    let node = table.nodes.get_mut(&index(3)).unwrap();
-    let _ = node.observe(known.number, &record, &mut ChaCha20Rng::seed_from_u64(2));
-    let retirement = Retirement { number: FIRST, proofs: all, confirm_after_ms: Some(0) };
-    let refused = node.retire(&retirement, ASKED_MS, &mut ChaCha20Rng::seed_from_u64(3)).expect_err("it saw both");
-    assert_eq!(refused, RetireError::TwoVectors(known.number));
 }

@@ -65,8 +65,9 @@ pub enum MessageError {
     /// The bundle is bad for everyone. The dealer is at fault.
     #[error("the bundle of {0}: {1}")]
     BadBundle(NodeIndex, DealingError),
-    /// The message names nodes that have no such part in the plan. The sender is at fault.
-    #[error("{0} named a node that has no such part in this round")]
+    /// The message is not one of this round: it does not decode, or names nodes that have no such part in the plan. The sender is
+    /// at fault.
+    #[error("{0} signed what is no message of this round")]
     Malformed(NodeIndex),
 }
 
@@ -196,8 +197,7 @@ impl Transcript {
             return Err(MessageError::Forged(sender));
         }
         if !self.names_members_only(&message.body) {
-            self.blame(sender, Offence::Malformed, vec![digest]);
-            return Err(MessageError::Malformed(sender));
+            return Err(self.malformed(sender, digest));
         }
         let first = match &message.body {
             Body::Dealing(dealing) => {
@@ -221,6 +221,7 @@ impl Transcript {
                 true
             }
             Body::Erased => true,
+            Body::Malformed(_) => return Err(self.malformed(sender, digest)),
         };
         let about = match &message.body {
             Body::Have { dealer, .. } => Some(*dealer),
@@ -341,9 +342,13 @@ impl Transcript {
 
     /// Returns the identity of a sender that may send this: dealers deal, receivers send everything else.
     fn identity_for(&self, sender: NodeIndex, body: &Body) -> Option<IdentityPublicKey> {
+        let dealer = || self.plan.dealer(sender).map(|dealer| dealer.identity);
+        let receiver = || self.plan.receiver(sender).map(|receiver| receiver.identity);
         match body {
-            Body::Dealing(_) => self.plan.dealer(sender).map(|dealer| dealer.identity),
-            _ => self.plan.receiver(sender).map(|receiver| receiver.identity),
+            Body::Dealing(_) => dealer(),
+            // It says nothing that only one of the two may say.
+            Body::Malformed(_) => receiver().or_else(dealer),
+            _ => receiver(),
         }
     }
 
@@ -356,6 +361,11 @@ impl Transcript {
             }
             _ => true,
         }
+    }
+
+    fn malformed(&mut self, sender: NodeIndex, digest: Digest) -> MessageError {
+        self.blame(sender, Offence::Malformed, vec![digest]);
+        MessageError::Malformed(sender)
     }
 
     fn equivocated(&mut self, sender: NodeIndex, evidence: Vec<Digest>) -> MessageError {

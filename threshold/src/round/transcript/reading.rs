@@ -109,9 +109,12 @@ impl Transcript {
         self.culprits.values()
     }
 
-    /// Tells whether a bundle or a response with this digest was taken up.
+    /// Tells whether others may ask for the message with this digest: a bundle or a response that was taken up, or one that by itself
+    /// proves its sender guilty. Of those there is one per sender.
     pub(in crate::round) fn stores(&self, digest: &Digest) -> bool {
-        self.bundles.contains_key(digest) || self.responses.contains_key(digest)
+        self.bundles.contains_key(digest)
+            || self.responses.contains_key(digest)
+            || self.culprits.values().any(|culprit| culprit.evidence == [*digest])
     }
 
     /// Returns the purpose that the certificate of this round signs.
