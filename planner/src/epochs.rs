@@ -13,7 +13,6 @@ use crate::state::{Epoch, State, ms};
 use crate::{Action, Facts, rounds};
 use keyfleet_crds::convert;
 
-
 /// Milliseconds between two times at which nodes are asked anew: one that does not answer costs little.
 const ASK_AGAIN_MS: u64 = 10_000;
 

@@ -231,7 +231,6 @@ fn stays(state: &State, index: u32) -> bool {
     !named && state.nodes.get(&index).is_none_or(|node| !node.spec.removed)
 }
 
-
 fn genesis(state: &State) -> Result<(), Stop> {
     let cluster = &state.cluster;
     if cluster.spec.expected_public_key.is_some() {

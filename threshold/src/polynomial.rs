@@ -30,7 +30,9 @@ impl Polynomial {
 
     /// Draws a polynomial with f(0) = `constant` and the other t−1 coefficients random.
     pub fn random(constant: SecretScalar, threshold: Threshold, rng: &mut impl CryptoRng) -> Self {
-        let mut coefficients = vec![constant];
+        // Never grown: what a vector leaves behind when it moves is not wiped.
+        let mut coefficients = Vec::with_capacity(threshold.count());
+        coefficients.push(constant);
         coefficients.extend((1..threshold.count()).map(|_| SecretScalar::random(rng)));
         Self { coefficients }
     }

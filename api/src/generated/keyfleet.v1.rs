@@ -862,6 +862,9 @@ pub enum MessageKind {
     Holds = 7,
     /// After retirement: the node has destroyed its secrets of the epoch.
     Erased = 8,
+    /// Phase 3. The receiver has another's answer that complains: who answered, and the answer's digest. Only complaints that enough
+    /// receivers have are frozen, so that everyone can fetch them.
+    Heard = 9,
 }
 impl MessageKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -879,6 +882,7 @@ impl MessageKind {
             Self::Late => "MESSAGE_KIND_LATE",
             Self::Holds => "MESSAGE_KIND_HOLDS",
             Self::Erased => "MESSAGE_KIND_ERASED",
+            Self::Heard => "MESSAGE_KIND_HEARD",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -893,6 +897,7 @@ impl MessageKind {
             "MESSAGE_KIND_LATE" => Some(Self::Late),
             "MESSAGE_KIND_HOLDS" => Some(Self::Holds),
             "MESSAGE_KIND_ERASED" => Some(Self::Erased),
+            "MESSAGE_KIND_HEARD" => Some(Self::Heard),
             _ => None,
         }
     }

@@ -4,7 +4,7 @@
 //! any node that has them. Each message is
 //! checked under the sender's key in the plan, and the round is judged by the same pure functions as in nodes and operator.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use keyfleet_client::{NodeError, Observer};
@@ -33,13 +33,9 @@ pub(super) async fn gather(
     plan: ValidPlan,
     record: &RoundRecord,
 ) -> Result<Gathered, CommandError> {
-    let named: BTreeSet<Digest> = [&record.dealers, &record.responses]
-        .into_iter()
-        .flatten()
-        .flat_map(|list| list.iter().map(|(_, d)| d))
-        .collect();
+    let named = [&record.dealers, &record.responses].into_iter().flatten();
     let mut transcript = Transcript::new(plan, None);
-    transcript.want(named.iter().copied());
+    transcript.want(named.flat_map(|list| list.iter().map(|(_, digest)| digest)));
     let (messages, silent) = ask_all(&observer).await;
     if messages.is_empty() {
         return Err(no_messages(&silent));
@@ -49,7 +45,7 @@ pub(super) async fn gather(
         let _ = transcript.hear(message);
     }
     for node in messages.keys() {
-        let missing = missing(&transcript, &named);
+        let missing = missing(&transcript, record);
         if missing.is_empty() {
             break;
         }
@@ -81,10 +77,11 @@ async fn ask_all(observer: &Arc<Observer>) -> (Messages, BTreeMap<NodeIndex, Nod
     (messages, silent)
 }
 
-fn missing(transcript: &Transcript, named: &BTreeSet<Digest>) -> Vec<Digest> {
-    let is_missing = |digest: &&Digest| transcript.bundle(digest).is_none() && transcript.response(digest).is_none();
-    let source = transcript.plan().source().filter(|_| transcript.lacks_source()).map(|source| source.vector);
-    named.iter().filter(is_missing).copied().chain(source).collect()
+/// Returns the digests of the messages that the record names and nobody sent yet.
+fn missing(transcript: &Transcript, record: &RoundRecord) -> Vec<Digest> {
+    let (dealers, responses) =
+        (record.dealers.clone().unwrap_or_default(), record.responses.clone().unwrap_or_default());
+    transcript.missing_evidence(&dealers, &responses)
 }
 
 fn no_messages(silent: &BTreeMap<NodeIndex, NodeError>) -> CommandError {

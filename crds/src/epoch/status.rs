@@ -152,6 +152,8 @@ pub struct Culprit {
 pub enum Fault {
     /// The node was expected and sent no bundle in time.
     NoDealing,
+    /// The node was expected and gave no answer to the frozen bundles in time that others have.
+    NoResponse,
     /// The node signed two different messages where one is allowed.
     Equivocation,
     /// The bundle is not one of this plan, or a proof in it is wrong.

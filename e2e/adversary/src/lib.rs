@@ -45,7 +45,19 @@ pub enum Behaviour {
     Babbler,
     /// Says nothing at all.
     Silent,
+    /// Shows its response to the operator alone: an honest one, or one that accuses somebody falsely.
+    Whisperer {
+        /// Whom it accuses.
+        accused: Option<NodeIndex>,
+    },
+    /// Says everything many times over, each time a little differently.
+    Flooder,
+    /// Lies about what it has and what it has heard, and accuses every dealer late.
+    Gossip,
 }
+
+/// Variants of each message that a flooder adds.
+const FLOOD: u8 = 12;
 
 impl Behaviour {
     /// Returns the messages that leave the node instead of `message`: none, one, or several.
@@ -71,7 +83,10 @@ impl Behaviour {
             (Self::Equivocator, Body::Dealing(_)) => {
                 vec![message.clone(), say(Body::Dealing(other_dealing(process, message, false)?))]
             }
-            (Self::FalseComplainer { accused }, Body::Response(response)) => {
+            (
+                Self::FalseComplainer { accused } | Self::Whisperer { accused: Some(accused) },
+                Body::Response(response),
+            ) => {
                 vec![say(Body::Response(accuse(process, message, response, accused)?))]
             }
             (Self::Saboteur, Body::Prepared { frozen, .. }) => {
@@ -118,6 +133,61 @@ fn too_long(message: &SignedMessage, key: &IdentitySecretKey) -> Option<SignedMe
     SignedMessage::decode(&[&signed[..], &signature.0].concat()).ok()
 }
 
+impl Behaviour {
+    /// Returns what the node says beside `message`, for everyone to read.
+    #[must_use]
+    pub fn adds(self, message: &SignedMessage, process: &Participant, key: &IdentitySecretKey) -> Vec<SignedMessage> {
+        let bodies = match self {
+            Self::Flooder => (0..FLOOD).filter_map(|i| variant(&message.body, i)).collect(),
+            Self::Gossip => gossip(message, process).unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        bodies.into_iter().map(|body| SignedMessage::sign(message.plan, message.sender, body, key)).collect()
+    }
+
+    /// Tells whether the node shows `message` to the operator and to no peer.
+    #[must_use]
+    pub fn hides_from_peers(self, message: &SignedMessage) -> bool {
+        matches!((self, &message.body), (Self::Whisperer { .. }, Body::Response(_)))
+    }
+}
+
+/// Returns another message of the same kind, where there are many.
+fn variant(body: &Body, i: u8) -> Option<Body> {
+    let digest = Digest([i; 32]);
+    Some(match body {
+        Body::Have { dealer, .. } => Body::Have { dealer: *dealer, bundle: digest },
+        Body::Response(response) => Body::Response(Response { dealers: digest, ..response.clone() }),
+        Body::Prepared { frozen, .. } => Body::Prepared { vector: digest, frozen: *frozen },
+        Body::Partial(_) => Body::Partial(G1::hash(&[i], HashDomain::Signature)),
+        Body::Holds { .. } => Body::Holds { vector: digest },
+        _ => return None,
+    })
+}
+
+/// Lies beside the response: bundles and responses that nobody sent, and late complaints about everyone, each with the value that the
+/// node really shares with the dealer.
+fn gossip(message: &SignedMessage, process: &Participant) -> Option<Vec<Body>> {
+    let (number, attempt) = attempt_of(process, message)?;
+    if !matches!(message.body, Body::Response(_)) {
+        return None;
+    }
+    let transcript = process.transcript(number)?;
+    let prekey = attempt.plan.receiver(message.sender)?.prekey?;
+    let secret = SecretScalar::decode(&*process.expose(SecretName::Prekey(prekey.number))?).ok()?;
+    let complaint = |dealer: NodeIndex| {
+        let bundle = transcript.bundle_of(dealer)?;
+        let key = bundle.ephemeral().g1.times_secret(&secret);
+        Some(Complaint { dealer, bundle: bundle.digest(), key })
+    };
+    let dealers = || attempt.plan.dealers.iter().map(|dealer| dealer.index);
+    let mut lies = vec![Body::Late(dealers().filter_map(complaint).collect())];
+    lies.extend(dealers().map(|dealer| Body::Have { dealer, bundle: Digest([0xaa; 32]) }));
+    let receivers = attempt.plan.receivers.iter().map(|receiver| receiver.index);
+    lies.extend(receivers.map(|receiver| Body::Heard { receiver, response: Digest([0xbb; 32]) }));
+    Some(lies)
+}
+
 /// Returns the attempt that a message belongs to.
 fn attempt_of<'a>(process: &'a Participant, message: &SignedMessage) -> Option<(EpochNumber, &'a Attempt)> {
     let attempts = process.state().attempts.iter();
@@ -130,7 +200,7 @@ fn other_dealing(process: &Participant, message: &SignedMessage, foreign: bool) 
     let source = attempt.plan.source().and_then(|source| process.share(source.number));
     let nonsense = SecretScalar::decode(&[7; 32]).ok()?;
     let constant = if foreign { Some(&nonsense) } else { source };
-    Dealing::deal(&attempt.plan, message.sender, constant, &DealerSeed::restore(&[0x5a; 32])).ok()
+    Some(Dealing::deal(&attempt.plan, message.sender, constant, &DealerSeed::restore(&[0x5a; 32])))
 }
 
 /// Shifts the share of the victim, and proves possession over the changed bundle with the dealer's own secrets. Written from

@@ -8,7 +8,7 @@
 //!
 //! They are set through `spec.podTemplate.env`, so every node of a fleet has the same ones; the index says whose they are. A
 //! barrier is a [`Step`] of the order of durability, once it is done for outputs that say such a message (`Dealing`, `Have`,
-//! `Response`, `Prepared`, `Partial`, `Holds`, `Erased`), or for any. The process dies there once: a file on the volume
+//! `Response`, `Prepared`, `Partial`, `Holds`, `Erased`, `Heard`), or for any. The process dies there once: a file on the volume
 //! remembers it, and `/status` shows it under `danger`.
 
 use std::fs;
@@ -37,7 +37,7 @@ const STEPS: [Step; 7] =
     [Step::KeyStores, Step::Bundles, Step::Commit, Step::Acknowledged, Step::Floor, Step::Published, Step::Destroyed];
 
 /// Kinds of messages at which a barrier can be set.
-const SAID: [MessageKind; 7] = [
+const SAID: [MessageKind; 8] = [
     MessageKind::Dealing,
     MessageKind::Have,
     MessageKind::Response,
@@ -45,6 +45,7 @@ const SAID: [MessageKind; 7] = [
     MessageKind::Partial,
     MessageKind::Holds,
     MessageKind::Erased,
+    MessageKind::Heard,
 ];
 
 /// A variable says nothing that could be done.

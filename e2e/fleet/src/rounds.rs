@@ -185,11 +185,12 @@ impl TestNode {
     /// Checks that a node never says two things where it may say one.
     pub fn note_what_was_said(&mut self) {
         for message in self.readable().0 {
-            let dealer = match &message.body {
+            let about = match &message.body {
                 Body::Have { dealer, .. } => Some(*dealer),
+                Body::Heard { receiver, .. } => Some(*receiver),
                 _ => None,
             };
-            let key = (message.plan, message.body.kind(), dealer);
+            let key = (message.plan, message.body.kind(), about);
             let digest = *self.said.entry(key).or_insert(message.digest());
             assert_eq!(digest, message.digest(), "{} said two things of kind {:?}", self.index, message.body.kind());
         }

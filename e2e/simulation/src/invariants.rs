@@ -162,6 +162,7 @@ impl Invariants {
             let digest = message.digest();
             let about = match &message.body {
                 Body::Have { dealer, .. } => Some(*dealer),
+                Body::Heard { receiver, .. } => Some(*receiver),
                 _ => None,
             };
             let key = (node.index, number, message.body.kind(), about);
@@ -271,12 +272,7 @@ fn invariant_honest_nodes_share_nothing_with_others(
     state: &PersistentState,
 ) -> Result<(), String> {
     for message in state.attempts.values().flat_map(|attempt| &attempt.outbox) {
-        let complaints = match &message.body {
-            Body::Response(response) => &response.complaints,
-            Body::Late(complaints) => complaints,
-            _ => continue,
-        };
-        for dealer in complaints.iter().map(|complaint| complaint.dealer) {
+        for dealer in message.body.complaints().iter().map(|complaint| complaint.dealer) {
             ensure(nodes[&dealer].lied, || {
                 format!("node {} disclosed what it shares with node {dealer}", state.index)
             })?;

@@ -110,8 +110,8 @@ pub struct Outbox {
     /// The rows by position.
     pub rows: BTreeMap<u64, Row>,
     last: u64,
-    /// Places of the messages that the state holds, by what they honestly say.
-    said: BTreeMap<Digest, u64>,
+    /// Places of what the node says for each message that the state holds, by what that honestly says.
+    said: BTreeMap<Digest, Vec<u64>>,
 }
 
 /// One row of an outbox.
@@ -120,6 +120,8 @@ pub struct Row {
     pub number: EpochNumber,
     /// Blobs that it shows; a second one to other readers, when the node has two faces.
     pub faces: Vec<Rc<Blob>>,
+    /// True where the node shows it to the operator and to no peer.
+    pub(crate) is_hidden: bool,
 }
 
 /// Points at which a process may die while it carries out outputs.
@@ -272,9 +274,12 @@ impl Node {
                     continue;
                 }
                 if let Some(bent) = self.behaviour.bend(message, participant, &key) {
-                    let faces = bent.into_iter().map(|message| Rc::new(Blob::Message(message))).collect();
-                    let position = outbox.push(*number, faces);
-                    outbox.said.insert(digest, position);
+                    let is_hidden = self.behaviour.hides_from_peers(message);
+                    let mut positions = vec![outbox.push(*number, bent, is_hidden)];
+                    for added in self.behaviour.adds(message, participant, &key) {
+                        positions.push(outbox.push(*number, vec![added], false));
+                    }
+                    outbox.said.insert(digest, positions);
                 }
             }
         }
@@ -287,9 +292,11 @@ impl Node {
         rows.flat_map(|row| row.faces.iter().filter_map(|blob| Some((row.number, message(blob)?))))
     }
 
-    /// The messages that `Fetch` hands out as this node's own.
-    pub(crate) fn own_messages(&self) -> Vec<Arc<SignedMessage>> {
-        self.said().map(|(_, message)| Arc::new(message.clone())).collect()
+    /// The messages that `Fetch` hands out as this node's own: to the operator all, to peers those that are for them.
+    pub(crate) fn own_messages(&self, to_operator: bool) -> Vec<Arc<SignedMessage>> {
+        let rows = self.disk.outbox.rows.values().filter(|row| to_operator || !row.is_hidden);
+        let faces = rows.flat_map(|row| row.faces.iter().filter_map(message));
+        faces.map(|message| Arc::new(message.clone())).collect()
     }
 
     /// Tells whether the process runs.
@@ -331,15 +338,16 @@ fn message(blob: &Rc<Blob>) -> Option<&SignedMessage> {
 }
 
 impl Outbox {
-    fn push(&mut self, number: EpochNumber, faces: Vec<Rc<Blob>>) -> u64 {
+    fn push(&mut self, number: EpochNumber, faces: Vec<SignedMessage>, is_hidden: bool) -> u64 {
         self.last += 1;
-        self.rows.insert(self.last, Row { number, faces });
+        let faces = faces.into_iter().map(|message| Rc::new(Blob::Message(message))).collect();
+        self.rows.insert(self.last, Row { number, faces, is_hidden });
         self.last
     }
 
     fn retain(&mut self, said: impl Fn(&Digest) -> bool) {
         self.said.retain(|digest, _| said(digest));
-        let kept: BTreeSet<u64> = self.said.values().copied().collect();
+        let kept: BTreeSet<u64> = self.said.values().flatten().copied().collect();
         self.rows.retain(|position, _| kept.contains(position));
     }
 }

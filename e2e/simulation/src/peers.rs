@@ -9,7 +9,7 @@ use keyfleet_crds::values::PinnedKey;
 use keyfleet_planner::model::Objects;
 use keyfleet_planner::state::Epoch;
 use keyfleet_threshold::feed::{
-    Input, InputError, ListedEpoch, Listing, Showing, Turns, answer, recall, says_itself, take,
+    Input, InputError, ListedEpoch, Listing, Showing, Turns, answer, recall, says_itself, take_all,
 };
 use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::round::{Blob, Outputs, Refusal};
@@ -146,6 +146,7 @@ impl Fleet {
         let after = std::mem::replace(&mut reader.position, upto);
         let mut inputs = self.shown_to(to, from);
         let rows = self.nodes[&from].disk.outbox.rows.range(after + 1..upto + 1);
+        let rows = rows.filter(|(_, row)| !row.is_hidden);
         // An equivocator shows each peer one of its two faces.
         let face = usize::from(to.value().is_multiple_of(2));
         let rows = rows.filter_map(|(_, row)| row.faces.get(face).or_else(|| row.faces.first()));
@@ -176,7 +177,8 @@ impl Fleet {
             return;
         }
         let wanted: BTreeSet<_> = digests.iter().copied().collect();
-        let inputs: Vec<_> = self.nodes[&from].hand_out(&wanted).into_values().map(Input::Blob).collect();
+        let found = self.nodes[&from].hand_out(&wanted, false);
+        let inputs: Vec<_> = found.into_values().map(Input::Blob).collect();
         self.feed(to, &inputs);
     }
 
@@ -185,19 +187,16 @@ impl Fleet {
     pub(crate) fn feed(&mut self, index: NodeIndex, inputs: &[Input]) {
         let Some(node) = self.nodes.get_mut(&index) else { return };
         let Some(process) = &mut node.process else { return };
-        let mut owed = Outputs::default();
-        for input in inputs {
-            match take(input, &mut process.participant, self.now_ms, &mut self.rng) {
-                Ok(outputs) => owed.extend(outputs),
+        let mut owed = None;
+        for (_, error) in take_all(inputs, &mut process.participant, self.now_ms, &mut self.rng, &mut owed) {
+            match error {
                 // An old attempt that the node has forgotten is listed for a while.
-                Err(InputError::Refusal(Refusal::NumberNotAbove { .. })) => {}
-                Err(InputError::Refusal(refusal)) => {
-                    panic!("node {index}: an honest operator's plan is refused: {refusal}")
-                }
-                Err(_) => {}
+                InputError::Refusal(Refusal::NumberNotAbove { .. }) => {}
+                InputError::Refusal(refusal) => panic!("node {index}: an honest operator's plan is refused: {refusal}"),
+                _ => {}
             }
         }
-        self.carry_out(index, owed);
+        self.carry_out(index, owed.unwrap_or_default());
         let Some(node) = self.nodes.get_mut(&index) else { return };
         let Node { process: Some(process), disk, .. } = node else { return };
         let mut found = None;
@@ -236,11 +235,11 @@ impl Fleet {
 }
 
 impl Node {
-    /// Returns what the node hands out for these digests.
-    pub(crate) fn hand_out(&self, wanted: &BTreeSet<Digest>) -> BTreeMap<Digest, Blob> {
+    /// Returns what the node hands out for these digests, to the operator or to a peer.
+    pub(crate) fn hand_out(&self, wanted: &BTreeSet<Digest>, to_operator: bool) -> BTreeMap<Digest, Blob> {
         let Some(process) = &self.process else { return BTreeMap::new() };
         let kept = |digest: &Digest| self.disk.blobs.get(digest).map(|blob| blob.as_ref().clone());
-        let mut found = answer(wanted, process.participant.state(), &self.own_messages(), kept);
+        let mut found = answer(wanted, process.participant.state(), &self.own_messages(to_operator), kept);
         found.values_mut().for_each(|blob| self.behaviour.bend_found(blob));
         found
     }

@@ -228,7 +228,7 @@ impl Fleet {
             if self.loses() || !self.nodes[&peer].answers() {
                 continue;
             }
-            for (digest, blob) in self.nodes[&peer].hand_out(&wanted) {
+            for (digest, blob) in self.nodes[&peer].hand_out(&wanted, true) {
                 wanted.remove(&digest);
                 self.operators[who].transcripts.fetched(&blob);
             }

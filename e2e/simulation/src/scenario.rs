@@ -166,7 +166,7 @@ fn is_lost(fleet: &Fleet, index: u32) -> bool {
 fn lie(fleet: &mut Fleet, receivers: &[u32]) -> Behaviour {
     let at = usize::try_from(fleet.random(receivers.len() as u64)).expect("small");
     let other = NodeIndex::new(receivers[at]).expect("indices start at one");
-    match fleet.random(8) {
+    match fleet.random(12) {
         0 => Behaviour::MuteDealer,
         1 => Behaviour::LyingDealer { victim: other },
         2 => Behaviour::ForeignConstant,
@@ -174,6 +174,10 @@ fn lie(fleet: &mut Fleet, receivers: &[u32]) -> Behaviour {
         4 => Behaviour::FalseComplainer { accused: other },
         5 => Behaviour::Saboteur,
         6 => Behaviour::FalseKeeper,
+        7 => Behaviour::Whisperer { accused: None },
+        8 => Behaviour::Whisperer { accused: Some(other) },
+        9 => Behaviour::Flooder,
+        10 => Behaviour::Gossip,
         _ => Behaviour::Silent,
     }
 }

@@ -155,6 +155,40 @@ fn a_receiver_of_another_vector_stops_nothing() {
     }
 }
 
+/// A receiver shows its answer to the operator alone. Without complaints it follows from what everyone knows; with complaints it is left
+/// out at the deadline, and its author is named as one that gave no answer.
+#[test]
+fn a_response_whispered_to_the_operator_stops_no_round() {
+    for seed in seeds(3) {
+        let (fleet, number) = reshare_with(seed, 4, 3, &[(4, Behaviour::Whisperer { accused: None })]);
+        assert_eq!(number, EpochNumber(2), "seed {seed}: the first attempt succeeds");
+        assert_eq!(qualified(&fleet, number), [1, 2, 3, 4], "seed {seed}");
+        let (fleet, number) = reshare_with(seed, 4, 3, &[(4, Behaviour::Whisperer { accused: Some(index(1)) })]);
+        assert_eq!(number, EpochNumber(2), "seed {seed}: it costs one deadline");
+        assert_eq!(qualified(&fleet, number), [1, 2, 3, 4], "seed {seed}: what nobody can judge judges nobody");
+        assert_eq!(fault(&fleet, number, 4), Some(Fault::NoResponse), "seed {seed}");
+    }
+}
+
+/// Floods and gossip cost their author its name, and the round nothing.
+#[test]
+fn a_node_that_floods_or_gossips_stops_nothing() {
+    for seed in seeds(3) {
+        let adversaries = [(2, Behaviour::Flooder), (5, Behaviour::Gossip)];
+        let (fleet, number) = reshare_with(seed, 7, 4, &adversaries);
+        assert_eq!(number, EpochNumber(2), "seed {seed}: the first attempt succeeds");
+        for (who, _) in adversaries {
+            assert!(culprit(&fleet, number, who).is_some(), "seed {seed}: node {who} is not named");
+        }
+        let honest = [1, 3, 4, 6, 7];
+        assert!(honest.iter().all(|who| fault(&fleet, number, *who).is_none()), "seed {seed}: an honest node is named");
+        assert!(
+            honest.iter().all(|who| fleet.holders(number).contains(&index(*who))),
+            "seed {seed}: a share is missing"
+        );
+    }
+}
+
 /// At most n−t nodes may be corrupt for liveness: with exactly that many of different kinds the round still succeeds.
 /// seed: 002-13
 #[test]
@@ -230,13 +264,17 @@ fn random_adversaries_in_a_rough_world_break_nothing() {
             for _ in 0..n - u32::from(threshold) {
                 let who = 1 + u32::try_from(fleet.random(n.into())).expect("small");
                 let other = index(1 + u32::try_from(fleet.random(n.into())).expect("small"));
-                let behaviour = match fleet.random(7) {
+                let behaviour = match fleet.random(11) {
                     0 => Behaviour::MuteDealer,
                     1 => Behaviour::LyingDealer { victim: other },
                     2 => Behaviour::ForeignConstant,
                     3 => Behaviour::Equivocator,
                     4 => Behaviour::FalseComplainer { accused: other },
                     5 => Behaviour::Saboteur,
+                    6 => Behaviour::Whisperer { accused: None },
+                    7 => Behaviour::Whisperer { accused: Some(other) },
+                    8 => Behaviour::Flooder,
+                    9 => Behaviour::Gossip,
                     _ => Behaviour::Silent,
                 };
                 fleet.behave(who, behaviour);

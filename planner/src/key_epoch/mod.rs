@@ -9,6 +9,8 @@
 pub mod public_key;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use std::collections::{BTreeMap, BTreeSet};
+
 use keyfleet_crds::conditions::Reason;
 use keyfleet_crds::convert::{self, ConvertError};
 use keyfleet_crds::epoch::Phase;
@@ -237,20 +239,24 @@ fn fault(offence: Offence) -> Fault {
     }
 }
 
-/// Culprits with those whose bundle was expected and is not among the frozen ones. Silence leaves no evidence.
+/// Culprits with those that were expected and whose bundle or response is not among the frozen ones. Silence leaves no evidence.
 #[must_use]
-pub fn with_the_silent(mut proven: Vec<Culprit>, spec: &KeyEpochSpec, status: &KeyEpochStatus) -> Vec<Culprit> {
-    let Some(frozen) = &status.dealers else { return proven };
-    let silent = spec.dealers.iter().map(|dealer| dealer.index).filter(|index| {
-        spec.expected.contains(index)
-            && !frozen.iter().any(|dealer| dealer.index == *index)
-            && !proven.iter().any(|culprit| culprit.index == *index)
-    });
-    let silent = silent.map(|index| Culprit { index, fault: Fault::NoDealing, evidence_digests: Vec::new() });
-    let silent: Vec<_> = silent.collect();
-    proven.extend(silent);
-    proven.sort_by_key(|culprit| culprit.index);
-    proven
+pub fn with_the_silent(proven: Vec<Culprit>, spec: &KeyEpochSpec, status: &KeyEpochStatus) -> Vec<Culprit> {
+    let mut named: BTreeMap<u32, Culprit> = proven.into_iter().map(|culprit| (culprit.index, culprit)).collect();
+    let mut name = |expected: &mut dyn Iterator<Item = u32>, fault| {
+        for index in expected.filter(|index| spec.expected.contains(index)) {
+            named.entry(index).or_insert(Culprit { index, fault, evidence_digests: Vec::new() });
+        }
+    };
+    if let Some(frozen) = &status.dealers {
+        let dealt: BTreeSet<_> = frozen.iter().map(|dealer| dealer.index).collect();
+        name(&mut spec.dealers.iter().map(|it| it.index).filter(|index| !dealt.contains(index)), Fault::NoDealing);
+    }
+    if let Some(frozen) = &status.responses {
+        let spoke: BTreeSet<_> = frozen.iter().map(|response| response.index).collect();
+        name(&mut spec.receivers.iter().map(|it| it.index).filter(|index| !spoke.contains(index)), Fault::NoResponse);
+    }
+    named.into_values().collect()
 }
 
 /// When the present phase was entered, if the record says so.

@@ -11,6 +11,7 @@ mod model;
 mod prekeys;
 mod reported;
 mod rolled_back;
+mod silent;
 mod table;
 
 use std::collections::BTreeMap;

@@ -1,7 +1,8 @@
 //! Closing phases: what the operator writes into a round's record next.
 //!
 //! A phase closes when all expected nodes have answered, at the latest at its deadline. Expected are the nodes that the plan
-//! names, and in later phases those that answered in the one before: a dead node costs nothing, a mute one a single deadline.
+//! expects and nothing proves guilty, and in later phases those of them that answered in the one before: a dead node costs nothing, a
+//! mute one a single deadline. Whoever is not expected counts all the same if it comes in time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -147,11 +148,10 @@ fn close_dealing(view: &RoundView<'_>) -> Option<Decision> {
         return over.then_some(Decision::Fail(FailReason::TooFewDealers { dealt: dealers.len(), needed }));
     }
     // What a dealer has of its own bundle nobody waits for: one that lies may have another.
-    let witnesses = || plan.expected.iter().copied().filter(|index| plan.receiver(*index).is_some());
+    let witnesses = || awaited(view).filter(|index| plan.receiver(*index).is_some());
     let everywhere = |dealer: NodeIndex| witnesses().all(|witness| witness == dealer || has(dealer, witness));
-    let guilty: BTreeSet<_> = transcript.culprits().map(|culprit| culprit.index).collect();
-    let awaited = plan.expected.iter().filter(|index| plan.dealer(**index).is_some() && !guilty.contains(index));
-    let complete = awaited.into_iter().all(|dealer| dealers.contains_key(dealer) && everywhere(*dealer));
+    let mut awaited = awaited(view).filter(|index| plan.dealer(*index).is_some());
+    let complete = awaited.all(|dealer| dealers.contains_key(&dealer) && everywhere(dealer));
     (complete || over).then(|| Decision::FreezeDealers(FrozenDigests::of(dealers)))
 }
 
@@ -172,24 +172,29 @@ fn single_bundles(transcript: &Transcript) -> BTreeMap<NodeIndex, Digest> {
     bundles
 }
 
+/// Freezes the responses that everyone can judge: those without complaints, which follow from what everyone knows, and those with
+/// complaints that enough receivers say they have. Whoever shows its complaints to the operator alone would otherwise stop each round
+/// in which nobody can fetch them; so it costs one deadline, after which what too few have counts as not said.
 fn close_verifying(view: &RoundView<'_>) -> Option<Decision> {
     let transcript = view.transcript;
     let dealers = view.record.dealers.as_ref()?;
     let spoke: BTreeSet<_> = transcript.haves().map(|(receiver, ..)| receiver).collect();
-    let mut answers: BTreeMap<NodeIndex, Digest> = BTreeMap::new();
-    let mut twice = BTreeSet::new();
-    for (receiver, digest, _) in transcript.responses() {
-        if answers.insert(receiver, digest).is_some() {
-            twice.insert(receiver);
-        }
-    }
-    answers.retain(|receiver, _| !twice.contains(receiver));
-    let answered = |index: &NodeIndex| answers.contains_key(index) || twice.contains(index);
+    let answered: BTreeSet<_> = transcript.responses().map(|(receiver, ..)| receiver).collect();
+    let single = transcript.single_responses(dealers);
+    let can_be_had = |receiver: NodeIndex| {
+        let Some((digest, response)) = single.get(&receiver) else { return true };
+        response.complaints.is_empty() || has_enough_copies(transcript, receiver, digest)
+    };
     let over = is_over(view, transcript.plan().deadlines.verifying_blocks);
-    if !spoke.iter().all(answered) && !over {
+    let complete = awaited(view).filter(|index| spoke.contains(index)).all(|index| {
+        // Of a receiver that gave two responses, or one to other dealers, nothing is to come.
+        answered.contains(&index) && can_be_had(index)
+    });
+    if !complete && !over {
         return None;
     }
-    let responses = FrozenDigests::of(answers);
+    let known = single.iter().filter(|(receiver, _)| can_be_had(**receiver));
+    let responses = FrozenDigests::of(known.map(|(receiver, (digest, _))| (*receiver, *digest)).collect());
     match transcript.judge(dealers, &responses) {
         Err(_) => over.then_some(Decision::Fail(FailReason::EvidenceMissing)),
         Ok(judgement) => Some(match judgement.combine(transcript) {
@@ -199,16 +204,32 @@ fn close_verifying(view: &RoundView<'_>) -> Option<Decision> {
     }
 }
 
+/// Tells whether enough receivers say that they have a response for one of them to be honest, and hand it on.
+fn has_enough_copies(transcript: &Transcript, receiver: NodeIndex, response: &Digest) -> bool {
+    let copies = transcript.heards().filter(|(_, of, digest)| *of == receiver && digest == response).count();
+    copies >= transcript.plan().copies_needed()
+}
+
+/// Iterates over the nodes that a round waits for: those that the plan expects, but for whoever is proven guilty by now.
+fn awaited<'a>(view: &RoundView<'a>) -> impl Iterator<Item = NodeIndex> + use<'a> {
+    let transcript = view.transcript;
+    let is_guilty = move |index: &NodeIndex| transcript.culprits().any(|culprit| culprit.index == *index);
+    transcript.plan().expected.iter().copied().filter(move |index| !is_guilty(index))
+}
+
 fn close_preparing(view: &RoundView<'_>) -> Option<Decision> {
     let (transcript, plan) = (view.transcript, view.transcript.plan());
     let over = is_over(view, plan.deadlines.preparing_blocks);
     let Some(prepared) = prepared(view) else {
         return over.then_some(Decision::Fail(FailReason::EvidenceMissing));
     };
+    let (dealers, responses) = (view.record.dealers.as_ref()?, view.record.responses.as_ref()?);
     // Whoever could not open its shares prepares nothing, and nobody waits for it.
-    let opened = |digest: &Digest| transcript.response(digest).is_some_and(|(_, response)| !response.unopened);
-    let mut expected = view.record.responses.as_ref()?.iter().filter(|(_, digest)| opened(digest));
-    let all_spoke = expected.all(|(index, _)| transcript.prepared().contains_key(&index));
+    let opened = |index: &NodeIndex| {
+        let response = responses.get(*index).and_then(|digest| transcript.known_response(*index, &digest, dealers));
+        response.is_some_and(|response| !response.unopened)
+    };
+    let all_spoke = awaited(view).filter(opened).all(|index| transcript.prepared().contains_key(&index));
     let needed = plan.holders_needed();
     if prepared.len() >= needed && (all_spoke || over) {
         return Some(Decision::Certify);

@@ -98,7 +98,12 @@ impl G1 {
         let mut out = blst_p1::default();
         // SAFETY: one point and one scalar in, one point out. The scalar is wiped when it is dropped.
         unsafe { blst_sign_pk_in_g2(&raw mut out, &projective(&self.0), &secret.as_blst()) };
-        Self(affine(&out))
+        let product = Self(affine(&out));
+        // It may be a value that two nodes share, and nothing else wipes this copy of it.
+        for coordinate in [&mut out.x, &mut out.y, &mut out.z] {
+            coordinate.l.zeroize();
+        }
+        product
     }
 
     /// `scalar · self` for a public scalar.

@@ -7,10 +7,11 @@
 
 use std::sync::Arc;
 
-use super::dealing::{Dealing, DealingError, Ephemeral, constant_statement};
-use super::message::Complaint;
+use super::dealing::{DealerSeed, Dealing, DealingError, Ephemeral, FaultyDealing, constant_statement};
+use super::message::{Body, Complaint, SignedMessage, digest_of};
 use super::pad::PadContext;
-use crate::curve::{G1, G2, Scalar, SecretScalar, pairings_cancel};
+use crate::curve::{G1, G2, Scalar, SecretPoint, SecretScalar, pairings_cancel};
+use crate::encoding::{Reader, Writer};
 use crate::identifiers::{Digest, NodeIndex};
 use crate::plan::ValidPlan;
 use crate::polynomial::VerificationVector;
@@ -122,8 +123,11 @@ impl VerifiedBundle {
         receiver: NodeIndex,
         secret: &PrekeySecret,
     ) -> Result<Vec<SecretScalar>, Vec<NodeIndex>> {
-        let shares = bundles.iter().map(|bundle| bundle.unseal(plan, receiver, secret));
-        let shares: Vec<_> = shares.collect::<Result<_, _>>().map_err(|_| Vec::new())?;
+        // Never grown: what a vector leaves behind when it moves is not wiped.
+        let mut shares = Vec::with_capacity(bundles.len());
+        for bundle in bundles {
+            shares.push(bundle.unseal(plan, receiver, secret).map_err(|_| Vec::new())?);
+        }
         let claims: Vec<_> = bundles.iter().map(|bundle| bundle.digest.0).collect();
         let claims: Vec<_> = claims.iter().map(<[u8; 32]>::as_slice).collect();
         let seed = Digest::of("KEYFLEET-V2-SHARES", &claims);
@@ -142,20 +146,36 @@ impl VerifiedBundle {
         Err(bad)
     }
 
-    /// Complains about the share of `receiver`, if it is bad. The complaint is judged before it leaves, as everyone will: a bit
-    /// that flipped in this node's memory must not publish anything.
+    /// Complains about the share of `receiver`, if it is bad. The complaint is judged before it leaves, as everyone will, by a bundle
+    /// that is read again from the bytes that its digest names: a bit that flipped in this node's memory must not publish anything.
     #[must_use]
     pub fn complain(&self, plan: &ValidPlan, receiver: NodeIndex, secret: &PrekeySecret) -> Option<Complaint> {
         if !matches!(self.open(plan, receiver, secret), Err(OpenError::BadShare)) {
             return None;
         }
-        let key = secret.shared_with(&self.dealing.ephemeral.g1).disclose();
+        let signed = self.read_again()?;
+        let key = secret.shared_with(&signed.dealing.ephemeral.g1).disclose();
         let complaint = Complaint { dealer: self.dealer, bundle: self.digest, key };
-        (self.judge(plan, receiver, &complaint) == Guilt::Dealer).then_some(complaint)
+        (signed.judge(plan, receiver, &complaint) == Guilt::Dealer).then_some(complaint)
+    }
+
+    /// Reads the bundle from its bytes, if these are the ones that its dealer signed.
+    fn read_again(&self) -> Option<Self> {
+        let mut body = Writer::default();
+        self.dealing.write(&mut body);
+        let dealing = Reader::whole(&body.finish(), Dealing::read).ok()?;
+        let body = Body::Dealing(dealing);
+        let is_signed = digest_of(&self.plan, self.dealer, &body) == self.digest;
+        match body {
+            Body::Dealing(dealing) if is_signed => Some(Self { dealing: Arc::new(dealing), ..self.clone() }),
+            _ => None,
+        }
     }
 
     /// Judges a complaint of `receiver` about this very bundle.
     pub(super) fn judge(&self, plan: &ValidPlan, receiver: NodeIndex, complaint: &Complaint) -> Guilt {
+        #[cfg(test)]
+        tests::JUDGED.with(|judged| judged.set(judged.get() + 1));
         assert!(complaint.dealer == self.dealer && complaint.bundle == self.digest, "a complaint about another bundle");
         let Some((prekey, sealed)) = self.sealed_to(plan, receiver) else { return Guilt::Complainer };
         // e(K, g2) = e(PK, E2): K is the one value that this receiver shares with this dealer.
@@ -194,6 +214,28 @@ impl VerifiedBundle {
     }
 }
 
+/// Opens, with its dealer's own seed, every share of the bundle that a message carries, read from the bytes that would leave: what was
+/// signed is what was checked, whatever flipped on the way.
+///
+/// # Errors
+/// When the bytes are no bundle, or one that does not open to the polynomial that it commits to.
+pub(super) fn opens(seed: &DealerSeed, plan: &ValidPlan, message: &[u8]) -> Result<(), FaultyDealing> {
+    let message = SignedMessage::decode(message).map_err(|_| FaultyDealing)?;
+    let (dealer, Body::Dealing(dealing)) = (message.sender, &message.body) else { return Err(FaultyDealing) };
+    dealing.check_shape(plan).map_err(|_| FaultyDealing)?;
+    let plan_digest = plan.digest();
+    let secret = seed.ephemeral(&plan_digest, dealer);
+    let (commitments, ephemeral) = (dealing.vector.digest(), dealing.ephemeral.g1);
+    let context = PadContext { plan: plan_digest, dealer, commitments, ephemeral };
+    let mut opened = Vec::with_capacity(plan.receivers.len());
+    for (receiver, sealed) in plan.receivers.iter().zip(&dealing.shares) {
+        let (Some(prekey), Some(sealed)) = (receiver.prekey, sealed) else { continue };
+        let shared = SecretPoint::shared(&prekey.key, &secret);
+        opened.push((receiver.index, context.open(sealed, receiver.index, &prekey.key, &shared)));
+    }
+    if dealing.opens_to(&opened) { Ok(()) } else { Err(FaultyDealing) }
+}
+
 /// Checks, with one product of pairings, what each bundle proves:
 /// e(E1, g2) = e(g1, E2), e(Ē, g2) = e(H_seal(M), E2), and at genesis e(P, g2) = e(H_deal, C\[0\]).
 pub(super) fn possession_holds(plan: &Digest, claims: &[(NodeIndex, Digest, &Dealing)]) -> bool {
@@ -218,4 +260,43 @@ pub(super) fn possession_holds(plan: &Digest, claims: &[(NodeIndex, Digest, &Dea
     let minus = -Scalar::one();
     pairs.push((G1::weighted_sum(&left, &left_weights).times(&minus), G2::generator()));
     pairings_cancel(&pairs)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::round::Body;
+    use crate::round::tests::{deal, dealt, genesis_plan, index, say, shifted};
+
+    thread_local! {
+        /// Judgements of this test so far: each costs a pairing.
+        pub(in crate::round) static JUDGED: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// A bit that flips in a node's memory makes an honest bundle look bad. What the complaint would disclose is what an honest
+    /// receiver shares with an honest dealer.
+    #[test]
+    fn a_bundle_that_changed_in_memory_is_not_complained_about() {
+        let (plan, secrets) = genesis_plan();
+        let transcript = dealt(&plan, &[say(&plan, 3, Body::Dealing(deal(&plan, 3)))]);
+        let victim = index(5);
+        let at = plan.receivers.iter().position(|receiver| receiver.index == victim).unwrap();
+        let honest = transcript.bundle_of(index(3)).unwrap();
+        let changed = |change: &dyn Fn(&mut Dealing)| {
+            let mut bundle = honest.clone();
+            change(Arc::make_mut(&mut bundle.dealing));
+            bundle.complain(&plan, victim, &secrets[&victim])
+        };
+        let share = changed(&|dealing| dealing.shares[at] = dealing.shares[at].map(|share| share + Scalar::one()));
+        assert_eq!(share, None, "after a flip in the sealed share");
+        let commitments = changed(&|dealing| dealing.vector = deal(&plan, 2).vector);
+        assert_eq!(commitments, None, "after a flip in the commitments");
+        let ephemeral = changed(&|dealing| dealing.ephemeral = deal(&plan, 2).ephemeral);
+        assert_eq!(ephemeral, None, "after a flip in the ephemeral point");
+        let bad = dealt(&plan, &[say(&plan, 3, Body::Dealing(shifted(&plan, 3, victim, Scalar::one())))]);
+        let complaint = bad.bundle_of(index(3)).unwrap().complain(&plan, victim, &secrets[&victim]);
+        assert!(complaint.is_some(), "a bundle that its dealer made bad is complained about");
+    }
 }

@@ -5,50 +5,13 @@ use std::collections::BTreeMap;
 
 use super::bundle::{Guilt, VerifiedBundle};
 use super::culprit::{Culprit, Offence};
+pub use super::judged::{CombineError, Combined, Judgement};
 use super::transcript::Transcript;
 use crate::curve::{Scalar, SecretScalar};
 use crate::identifiers::{Digest, NodeIndex};
 use crate::plan::frozen::dealers_digest;
 use crate::plan::{Frozen, FrozenDigests, Origin, ValidPlan};
 use crate::polynomial::{VerificationVector, lagrange_at_zero};
-
-/// Outcome of the frozen fields.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Judgement {
-    /// All frozen fields, the qualified dealers among them.
-    pub frozen: Frozen,
-    /// Nodes that broke the protocol, ascending by index, with evidence.
-    pub culprits: Vec<Culprit>,
-}
-
-/// Reason why a judged round gives no sharing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum CombineError {
-    /// Too few dealers qualified. Those named as culprits are at fault.
-    #[error("{qualified} dealers qualified, {needed} are needed")]
-    TooFewQualified {
-        /// Number of dealers that qualified.
-        qualified: usize,
-        /// Number of dealers needed.
-        needed: usize,
-    },
-    /// The combined constant term is not the cluster's public key: never with checked bundles.
-    #[error("the combined polynomial does not keep the public key")]
-    PublicKeyChanged,
-    /// A coefficient of the sum is infinity: dealers colluded to break this round.
-    #[error("a coefficient of the combined polynomial vanished")]
-    Vanished,
-}
-
-/// The agreed sharing of a round, without any secret.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Combined {
-    /// The epoch's verification vector.
-    pub vector: VerificationVector,
-    /// Each qualified dealer's weight, ascending: 1 at genesis, its Lagrange coefficient on reshare.
-    pub weights: Vec<(NodeIndex, Scalar)>,
-}
 
 /// Reason why frozen fields cannot be judged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,7 +38,7 @@ impl Transcript {
         }
         match self.foreign_bundle(dealers) {
             Some(dealer) => Err(JudgeError::ForeignBundle(dealer)),
-            None => Ok(judge(self, dealers, responses)),
+            None => Ok(self.judged.judgement(dealers, responses, || judge(self, dealers, responses))),
         }
     }
 
@@ -88,10 +51,15 @@ impl Transcript {
         known.into_iter().find(|(dealer, bundle)| foreign(*dealer, bundle)).map(|(dealer, _)| dealer)
     }
 
-    /// Returns the digests of bundles, responses and source vector without which frozen fields cannot be judged.
-    pub(super) fn missing_evidence(&self, dealers: &FrozenDigests, responses: &FrozenDigests) -> Vec<Digest> {
+    /// Returns the digests of bundles, responses and source vector without which frozen fields cannot be judged. A response without
+    /// complaints is never missing.
+    #[must_use]
+    pub fn missing_evidence(&self, dealers: &FrozenDigests, responses: &FrozenDigests) -> Vec<Digest> {
         let bundles = dealers.iter().map(|(_, digest)| digest).filter(|digest| self.bundle(digest).is_none());
-        let unheard = responses.iter().map(|(_, digest)| digest).filter(|digest| self.response(digest).is_none());
+        let is_unknown = |(receiver, digest): &(NodeIndex, Digest)| {
+            self.response(digest).is_none() && self.known_response(*receiver, digest, dealers).is_none()
+        };
+        let unheard = responses.iter().filter(is_unknown).map(|(_, digest)| digest);
         let source = self.plan().source().filter(|_| self.lacks_source()).map(|source| source.vector);
         bundles.chain(unheard).chain(source).collect()
     }
@@ -137,6 +105,12 @@ impl Judgement {
     /// # Errors
     /// When there are too few, or the sum is not a sharing of the expected key.
     pub fn combine(&self, transcript: &Transcript) -> Result<Combined, CombineError> {
+        transcript.judged.combined(self, || self.combine_anew(transcript))
+    }
+
+    fn combine_anew(&self, transcript: &Transcript) -> Result<Combined, CombineError> {
+        #[cfg(test)]
+        super::tests::COMBINED.with(|combined| combined.set(combined.get() + 1));
         let bundle_of = |dealer: &NodeIndex| self.frozen.dealers.get(*dealer).and_then(|d| transcript.bundle(&d));
         let bundles: Vec<_> = self.frozen.qualified.iter().filter_map(bundle_of).collect();
         assert_eq!(

@@ -237,7 +237,7 @@ impl Participant {
             Opened::Share(share) => {
                 attempt.qualified = Some(list);
                 (attempt.holds_share, attempt.unable) = (true, false);
-                self.secrets.shares.insert(round.number, share);
+                self.secrets.shares.insert(round.number, Box::new(share));
                 out.create.push(SecretName::Share(round.number));
                 self.shown.settle(round.number);
             }

@@ -34,13 +34,15 @@ pub enum MessageKind {
     Holds = 7,
     /// [`Body::Erased`].
     Erased = 8,
+    /// [`Body::Heard`].
+    Heard = 9,
     /// [`Body::Malformed`], whatever kind it claims.
     Malformed = 0,
 }
 
 impl MessageKind {
     /// All kinds that nodes say, ascending by the number that encodings give them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Dealing,
         Self::Have,
         Self::Response,
@@ -49,6 +51,7 @@ impl MessageKind {
         Self::Late,
         Self::Holds,
         Self::Erased,
+        Self::Heard,
     ];
 
     fn of(number: u8) -> Option<Self> {
@@ -93,6 +96,14 @@ pub enum Body {
     },
     /// After retirement: the node has destroyed its secrets of the epoch.
     Erased,
+    /// Verifying: a receiver has another's response with complaints. Only what enough receivers have is frozen, so that everyone
+    /// can fetch it.
+    Heard {
+        /// The receiver that responded.
+        receiver: NodeIndex,
+        /// The response's digest.
+        response: Digest,
+    },
     /// Content that is not exactly one of the above. Nobody honest says it; signed, it is the proof.
     Malformed(MalformedBody),
 }
@@ -160,6 +171,7 @@ impl Body {
             Self::Late(_) => MessageKind::Late,
             Self::Holds { .. } => MessageKind::Holds,
             Self::Erased => MessageKind::Erased,
+            Self::Heard { .. } => MessageKind::Heard,
             Self::Malformed(_) => MessageKind::Malformed,
         }
     }
@@ -170,6 +182,16 @@ impl Body {
         match self {
             Self::Malformed(malformed) => malformed.kind,
             body => body.kind() as u8,
+        }
+    }
+
+    /// Returns the complaints in it.
+    #[must_use]
+    pub fn complaints(&self) -> &[Complaint] {
+        match self {
+            Self::Response(response) => &response.complaints,
+            Self::Late(complaints) => complaints,
+            _ => &[],
         }
     }
 
@@ -196,6 +218,9 @@ impl Body {
                 out.digest(vector);
             }
             Self::Erased => {}
+            Self::Heard { receiver, response } => {
+                out.index(*receiver).digest(response);
+            }
             Self::Malformed(malformed) => {
                 out.raw(&malformed.fields);
             }
@@ -236,6 +261,9 @@ impl Body {
             MessageKind::Late => Self::Late(Complaint::read_list(reader)?),
             MessageKind::Holds => Self::Holds { vector: reader.digest("vector digest")? },
             MessageKind::Erased => Self::Erased,
+            MessageKind::Heard => {
+                Self::Heard { receiver: reader.index("receiver")?, response: reader.digest("response digest")? }
+            }
             MessageKind::Malformed => return Err(DecodeError::Invalid { field: "message kind" }),
         })
     }
@@ -281,7 +309,7 @@ impl SignedMessage {
     /// Signs `body` as `sender` in the round of the plan with digest `plan`.
     #[must_use]
     pub fn sign(plan: Digest, sender: NodeIndex, body: Body, identity: &IdentitySecretKey) -> Self {
-        let digest = digest_of(&signed(&plan, sender, &body));
+        let digest = digest_of_signed(&signed(&plan, sender, &body));
         Self { plan, sender, body, signature: identity.sign(&digest), digest }
     }
 
@@ -322,7 +350,7 @@ impl SignedMessage {
             let (plan, sender) = (reader.digest("plan digest")?, reader.index("sender")?);
             let kind = reader.u8("message kind")?;
             let fields = reader.slice("fields", reader.remaining())?;
-            let (body, digest) = (Body::decode(kind, fields), digest_of(signed));
+            let (body, digest) = (Body::decode(kind, fields), digest_of_signed(signed));
             Ok(Self { plan, sender, body, signature: Signature(*signature), digest })
         })
     }
@@ -342,14 +370,19 @@ impl SignedMessage {
         let (plan, sender) = (reader.digest("plan digest")?, reader.index("sender")?);
         let kind = MessageKind::of(reader.u8("message kind")?);
         let body = Body::read(kind.unwrap_or(MessageKind::Malformed), reader)?;
-        let digest = digest_of(&signed(&plan, sender, &body));
+        let digest = digest_of_signed(&signed(&plan, sender, &body));
         Ok(Self { plan, sender, body, signature: Signature(reader.array("signature")?), digest })
     }
 }
 
 /// Digest of everything before the signature.
-fn digest_of(signed: &[u8]) -> Digest {
+fn digest_of_signed(signed: &[u8]) -> Digest {
     Digest::of("KEYFLEET-V1-MESSAGE", &[signed])
+}
+
+/// Returns the digest of the message in which `sender` says `body`.
+pub(super) fn digest_of(plan: &Digest, sender: NodeIndex, body: &Body) -> Digest {
+    digest_of_signed(&signed(plan, sender, body))
 }
 
 fn signed(plan: &Digest, sender: NodeIndex, body: &Body) -> Vec<u8> {
@@ -380,6 +413,7 @@ mod tests {
             Body::Late(vec![complaint(1), complaint(4)]),
             Body::Holds { vector: digest },
             Body::Erased,
+            Body::Heard { receiver: index(4), response: digest },
         ];
         for body in bodies {
             let message = SignedMessage::sign(Digest([0x11; 32]), index(3), body, &identity);

@@ -31,6 +31,7 @@ mod culprit;
 pub mod dealing;
 mod early;
 mod erasure;
+mod judged;
 pub mod judgement;
 mod kept;
 mod kept_list;

@@ -90,6 +90,10 @@ pub enum Notice {
     /// The frozen fields give no sharing.
     #[error("epoch {0}: {1}")]
     NoSharing(EpochNumber, CombineError),
+    /// The record's frozen fields contradict what this node has seen, and nothing but the certificate was taken of it. Whoever wrote
+    /// the record is at fault.
+    #[error(transparent)]
+    Contradicted(Contradiction),
     /// The record's certificate does not verify, or certifies something else. The operator is at fault.
     #[error("epoch {0}: the record's certificate does not verify")]
     BadCertificate(EpochNumber),

@@ -17,15 +17,17 @@ use std::collections::BTreeMap;
 use rand_core::CryptoRng;
 use zeroize::Zeroizing;
 
-use crate::curve::SecretScalar;
+use crate::curve::{G2, SecretScalar};
 use crate::identifiers::{ClusterId, EpochNumber, NodeIndex, PrekeyNumber};
 use crate::identity::IdentitySecretKey;
 use crate::plan::{Origin, Plan, ValidPlan, frozen};
+use crate::polynomial::VerificationVector;
 use crate::prekey::PrekeySecret;
+use crate::purpose::Certificate;
 
 use super::dealing::DealerSeed;
 use super::early::Early;
-use super::outputs::{Contradiction, Outputs, Refusal, RestoreError};
+use super::outputs::{Contradiction, Notice, Outputs, Refusal, RestoreError};
 use super::proposals::ShownEpochs;
 use super::record::{Phase, RoundRecord};
 use super::state::{Attempt, PersistentState, SecretName, Verdict};
@@ -48,12 +50,13 @@ pub struct Participant {
     pub(super) shown: ShownEpochs,
 }
 
-/// The secrets of a participant, each wiped when dropped.
+/// The secrets of a participant, each wiped when dropped. Each has its own place in memory: a map that moves its values about leaves copies
+/// that nothing wipes.
 #[derive(Default)]
 pub(super) struct Secrets {
-    pub(super) prekeys: BTreeMap<PrekeyNumber, PrekeySecret>,
-    pub(super) seeds: BTreeMap<EpochNumber, DealerSeed>,
-    pub(super) shares: BTreeMap<EpochNumber, SecretScalar>,
+    pub(super) prekeys: BTreeMap<PrekeyNumber, Box<PrekeySecret>>,
+    pub(super) seeds: BTreeMap<EpochNumber, Box<DealerSeed>>,
+    pub(super) shares: BTreeMap<EpochNumber, Box<SecretScalar>>,
 }
 
 impl Participant {
@@ -108,10 +111,10 @@ impl Participant {
                     if state.prekeys.get(&number).is_none_or(|shown| shown.key != secret.public()) {
                         return Err(RestoreError::Secret(name));
                     }
-                    secrets.prekeys.insert(number, secret);
+                    secrets.prekeys.insert(number, Box::new(secret));
                 }
                 SecretName::DealerSeed(number) => {
-                    secrets.seeds.insert(number, DealerSeed::restore(&bytes));
+                    secrets.seeds.insert(number, Box::new(DealerSeed::restore(&bytes)));
                 }
                 SecretName::Share(number) => {
                     let share = SecretScalar::decode(&bytes).map_err(|_| RestoreError::Secret(name))?;
@@ -119,7 +122,7 @@ impl Participant {
                     if !vector.is_some_and(|vector| vector.matches(state.index, &share)) {
                         return Err(RestoreError::Secret(name));
                     }
-                    secrets.shares.insert(number, share);
+                    secrets.shares.insert(number, Box::new(share));
                 }
             }
         }
@@ -138,9 +141,13 @@ impl Participant {
         Ok((participant, out))
     }
 
-    /// Marks a node that was restored from a replica: it says nothing new in plans up to this block.
+    /// Marks a node that was restored from a replica: it says nothing new in plans up to this block, nor in rounds that were open when
+    /// the replica was written.
     pub fn abstain_through(&mut self, block: crate::identifiers::Block) -> Outputs {
         self.state.abstain_through = self.state.abstain_through.max(Some(block));
+        for attempt in self.state.attempts.values_mut().filter(|attempt| attempt.is_open()) {
+            attempt.abstain = true;
+        }
         Outputs { commit: true, ..Outputs::default() }
     }
 
@@ -154,16 +161,16 @@ impl Participant {
     #[must_use]
     pub fn expose(&self, name: SecretName) -> Option<Zeroizing<[u8; 32]>> {
         match name {
-            SecretName::Prekey(number) => self.secrets.prekeys.get(&number).map(PrekeySecret::expose),
+            SecretName::Prekey(number) => self.secrets.prekeys.get(&number).map(|secret| secret.expose()),
             SecretName::DealerSeed(number) => self.secrets.seeds.get(&number).map(|s| Zeroizing::new(*s.expose())),
-            SecretName::Share(number) => self.secrets.shares.get(&number).map(SecretScalar::expose),
+            SecretName::Share(number) => self.secrets.shares.get(&number).map(|share| share.expose()),
         }
     }
 
     /// The share of an epoch, for serving.
     #[must_use]
     pub fn share(&self, number: EpochNumber) -> Option<&SecretScalar> {
-        self.secrets.shares.get(&number)
+        self.secrets.shares.get(&number).map(Box::as_ref)
     }
 
     /// Returns a round's transcript, for status and for peers that ask.
@@ -260,42 +267,20 @@ impl Participant {
         record: &RoundRecord,
         rng: &mut impl CryptoRng,
     ) -> Result<Outputs, Contradiction> {
+        let attempt = self.state.attempts.get(&number).ok_or(Contradiction::Unknown(number))?;
         let mut out = Outputs::default();
-        let attempt = self.state.attempts.get_mut(&number).ok_or(Contradiction::Unknown(number))?;
         match (&attempt.verdict, record.phase) {
             (Some(Verdict::Failed), Phase::Active | Phase::Confirmed | Phase::Retired)
             | (Some(Verdict::Active(_)), Phase::Failed) => return Err(Contradiction::Verdict(number)),
             (Some(Verdict::Failed), _) => return Ok(out),
             _ => {}
         }
-        if let Some(dealers) = &record.dealers {
-            let fits = frozen::dealers_fit(&attempt.plan, dealers);
-            if !fits || attempt.dealers.as_ref().is_some_and(|known| known != dealers) {
-                return Err(Contradiction::Frozen(number, "dealers"));
+        if let Err(contradiction) = self.take_frozen(number, record, &mut out) {
+            // A certificate says by itself what the epoch is, whatever else the record says.
+            if !self.is_certified(number, record) {
+                return Err(contradiction);
             }
-        }
-        let full = match (&record.dealers, &record.responses, &record.qualified) {
-            (Some(dealers), Some(responses), Some(qualified)) => {
-                let full = frozen::Frozen {
-                    dealers: dealers.clone(),
-                    responses: responses.clone(),
-                    qualified: qualified.clone(),
-                };
-                let fits = frozen::responses_fit(&attempt.plan, responses);
-                if !fits || attempt.frozen.as_ref().is_some_and(|known| *known != full) {
-                    return Err(Contradiction::Frozen(number, "responses"));
-                }
-                Some(full)
-            }
-            _ => None,
-        };
-        if let (None, Some(dealers)) = (&attempt.dealers, &record.dealers) {
-            attempt.dealers = Some(dealers.clone());
-            out.commit = true;
-        }
-        if let (None, Some(full)) = (&attempt.frozen, full) {
-            attempt.frozen = Some(full);
-            out.commit = true;
+            out.notices.push(Notice::Contradicted(contradiction));
         }
         if record.phase == Phase::Failed {
             self.fail(number, &mut out);
@@ -310,7 +295,57 @@ impl Participant {
         Ok(out)
     }
 
+    /// Takes up the frozen fields of a record, each once. A list that its own bundles prove wrong is given up again as soon as they
+    /// are here, so that a corrected record is followed.
+    fn take_frozen(
+        &mut self,
+        number: EpochNumber,
+        record: &RoundRecord,
+        out: &mut Outputs,
+    ) -> Result<(), Contradiction> {
+        let attempt = self.state.attempts.get_mut(&number).ok_or(Contradiction::Unknown(number))?;
+        let Some(dealers) = &record.dealers else { return Ok(()) };
+        let fits = frozen::dealers_fit(&attempt.plan, dealers);
+        if !fits || attempt.dealers.as_ref().is_some_and(|known| known != dealers) {
+            return Err(Contradiction::Frozen(number, "dealers"));
+        }
+        let full = match (&record.responses, &record.qualified) {
+            (Some(responses), Some(qualified)) => {
+                let (dealers, responses) = (dealers.clone(), responses.clone());
+                let full = frozen::Frozen { dealers, responses, qualified: qualified.clone() };
+                let fits = frozen::responses_fit(&attempt.plan, &full.responses);
+                if !fits || attempt.frozen.as_ref().is_some_and(|known| *known != full) {
+                    return Err(Contradiction::Frozen(number, "responses"));
+                }
+                Some(full)
+            }
+            _ => None,
+        };
+        out.commit |= attempt.dealers.is_none() || (attempt.frozen.is_none() && full.is_some());
+        attempt.dealers = Some(dealers.clone());
+        attempt.frozen = full.or(attempt.frozen.take());
+        Ok(())
+    }
 
+    /// Tells whether an open round's record carries a certificate of that round.
+    fn is_certified(&self, number: EpochNumber, record: &RoundRecord) -> bool {
+        let attempt = self.state.attempts.get(&number).filter(|attempt| attempt.is_open());
+        let certificate = record.certificate.as_ref();
+        attempt.zip(certificate).is_some_and(|(attempt, certificate)| self.key_of(attempt, certificate).is_some())
+    }
+
+    /// Returns the public key under which a certificate certifies an attempt, if it does: the cluster's, or at its genesis the one of
+    /// the vector that this node computed.
+    pub(super) fn key_of(&self, attempt: &Attempt, certificate: &Certificate) -> Option<G2> {
+        let vector = attempt.vector.as_ref();
+        let expected = self.state.public_key.or(attempt.plan.expected_public_key());
+        let public_key = expected.or(vector.map(VerificationVector::constant))?;
+        let names_this_round = certificate.cluster == self.state.cluster
+            && certificate.number == attempt.plan.number
+            && certificate.plan == attempt.plan.digest()
+            && vector.is_none_or(|vector| certificate.vector == vector.digest());
+        (names_this_round && certificate.verify(&public_key)).then_some(public_key)
+    }
 
     /// Checks, before the state is committed, what [`Participant::restore`] demands of it after a load, and that no secret is
     /// in hand that the state does not name: what a round leaves behind dies with it.

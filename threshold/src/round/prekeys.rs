@@ -69,7 +69,7 @@ impl Participant {
     }
 
     fn own_secret(&self, prekey: &SignedPrekey) -> Option<&PrekeySecret> {
-        self.secrets.prekeys.get(&prekey.number).filter(|secret| secret.public() == prekey.key)
+        self.secrets.prekeys.get(&prekey.number).map(Box::as_ref).filter(|secret| secret.public() == prekey.key)
     }
 
     fn names(&self, attempt: &Attempt, prekey: &SignedPrekey) -> bool {
@@ -83,7 +83,7 @@ impl Participant {
         self.state.next_prekey = PrekeyNumber(number.0.saturating_add(1));
         let secret = PrekeySecret::generate(number, rng);
         self.state.prekeys.insert(number, secret.offer(self.state.cluster, self.state.index, &self.identity));
-        self.secrets.prekeys.insert(number, secret);
+        self.secrets.prekeys.insert(number, Box::new(secret));
         out.create.push(SecretName::Prekey(number));
         out.commit = true;
     }

@@ -65,10 +65,8 @@ impl Participant {
         let above = self.state.attempts.range((Excluded(number), Unbounded)).map(|(_, attempt)| attempt);
         let newest = self.state.newest_epoch().filter(|_| !self.state.is_removed()).map(|(_, newest)| newest);
         let source_of = newest.filter(|newest| newest.plan.source().is_some_and(|source| source.number == number));
-        source_of.map_or_else(
-            || above.filter(|attempt| attempt.certificate().is_some()).collect(),
-            |newest| vec![newest],
-        )
+        source_of
+            .map_or_else(|| above.filter(|attempt| attempt.certificate().is_some()).collect(), |newest| vec![newest])
     }
 
     /// Tells whether enough nodes prove to hold a certified epoch that an older one may go.

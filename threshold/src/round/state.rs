@@ -44,7 +44,7 @@ pub struct PersistentState {
     /// How far back each of them reaches: the oldest epoch of which it may open a bundle, or a bundle that was dealt on it. Zero
     /// where plans may have named it that this node never saw; absent where none did.
     pub prekey_reach: BTreeMap<PrekeyNumber, EpochNumber>,
-    /// Plans at or below this block, not seen before, are followed without dealing or certifying: set when the node was
+    /// Plans at or below this block, not seen before, are followed without a word before they are certified: set when the node was
     /// restored from a replica, which may have forgotten what it said in them.
     pub abstain_through: Option<Block>,
     /// Every attempt that is under way or kept, and the newest retired ones.

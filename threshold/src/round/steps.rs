@@ -5,7 +5,7 @@
 
 use rand_core::CryptoRng;
 
-use super::bundle::VerifiedBundle;
+use super::bundle::{self, VerifiedBundle};
 use super::dealing::{DealerSeed, Dealing};
 use super::judgement::JudgeError;
 use super::message::{Body, Complaint, MessageKind, Response, SignedMessage};
@@ -17,7 +17,9 @@ use super::transcript::Transcript;
 use crate::identifiers::{EpochNumber, NodeIndex};
 use crate::plan::frozen::dealers_digest;
 use crate::plan::{Origin, ValidPlan};
-use crate::purpose::Certificate;
+
+/// Number of failed attempts that stay listed until one succeeds, so that a record which takes its verdict back is noticed.
+const FAILED_LISTED: usize = 4;
 
 impl Participant {
     /// Runs every step of a round that is due.
@@ -27,8 +29,10 @@ impl Participant {
             participant.deal(round, rng, out);
             participant.witness(round, out);
             participant.verify(round, out);
+            participant.acknowledge(round, out);
             participant.prepare(round, out);
             participant.certify(round, out);
+            out.keep.extend(round.transcript.take_exhibits().into_iter().map(Blob::Message));
             participant.activate(round, out)
         });
         if activated == Some(true) {
@@ -82,20 +86,30 @@ impl Participant {
                 Some(share.duplicate())
             }
         };
-        let seed = self.secrets.seeds.entry(*number).or_insert_with(|| {
-            out.create.push(SecretName::DealerSeed(*number));
-            DealerSeed::random(rng)
-        });
-        match Dealing::deal(&attempt.plan, me, constant.as_ref(), seed) {
-            Ok(dealing) => self.say(round, Body::Dealing(dealing), out),
-            Err(error) => out.notices.push(Notice::FaultyDealing(*number, error)),
+        // Taken out until there is a bundle that it is for.
+        let known = self.secrets.seeds.remove(number);
+        let is_new = known.is_none();
+        let seed = known.unwrap_or_else(|| Box::new(DealerSeed::random(rng)));
+        let dealing = Dealing::deal(&attempt.plan, me, constant.as_ref(), &seed);
+        let message = self.sign(round, Body::Dealing(dealing));
+        if let Err(error) = bundle::opens(&seed, &round.attempt.plan, &message.encode()) {
+            out.notices.push(Notice::FaultyDealing(round.number, error));
+            return;
         }
+        self.secrets.seeds.insert(round.number, seed);
+        if is_new {
+            out.create.push(SecretName::DealerSeed(round.number));
+        }
+        self.say_signed(round, message, out);
     }
 
     /// Signs `Have` for the bundles that it has (Freezing). The first of a dealer is the only one it vouches for.
     fn witness(&self, round: &mut Round<'_>, out: &mut Outputs) {
         let attempt = &round.attempt;
-        if !attempt.is_open() || attempt.dealers.is_some() || attempt.plan.receiver(self.state.index).is_none() {
+        // Read as frozen, whether or not the frozen list was one to keep.
+        let is_frozen = self.records.get(&round.number).is_some_and(|record| record.phase != Phase::Dealing);
+        let receives = attempt.plan.receiver(self.state.index).is_some();
+        if !attempt.is_open() || is_frozen || attempt.dealers.is_some() || attempt.abstain || !receives {
             return;
         }
         let vouched = |dealer: NodeIndex| {
@@ -120,11 +134,13 @@ impl Participant {
         let Round { number, attempt, transcript } = round;
         let Some(dealers) = &attempt.dealers else { return };
         let due = attempt.is_open() && attempt.frozen.is_none() && !attempt.has_said(MessageKind::Response);
-        if !due || attempt.plan.receiver(me).is_none() {
+        if !due || attempt.abstain || attempt.plan.receiver(me).is_none() {
             return;
         }
         if let Some(dealer) = transcript.foreign_bundle(dealers) {
             out.notices.push(Notice::ForeignBundle(*number, dealer));
+            attempt.dealers = None;
+            out.commit = true;
             return;
         }
         let bundles = dealers.iter().map(|(_, digest)| transcript.bundle(&digest));
@@ -136,6 +152,28 @@ impl Participant {
             complaints: complaints.unwrap_or_default(),
         };
         self.say(round, Body::Response(response), out);
+    }
+
+    /// Says which responses with complaints this node has heard (Verifying), so that no response is frozen whose author shows it to
+    /// nobody who would hand it on. Of a receiver that gave two it says nothing more.
+    fn acknowledge(&self, round: &mut Round<'_>, out: &mut Outputs) {
+        let Round { attempt, transcript, .. } = round;
+        let Some(dealers) = attempt.dealers.as_ref().filter(|_| attempt.is_open() && attempt.frozen.is_none()) else {
+            return;
+        };
+        let receives = attempt.plan.receiver(self.state.index).is_some();
+        if !receives || attempt.abstain || transcript.foreign_bundle(dealers).is_some() {
+            return;
+        }
+        let said = |receiver: NodeIndex| {
+            attempt.outbox.iter().any(|said| matches!(said.body, Body::Heard { receiver: r, .. } if r == receiver))
+        };
+        let heard = transcript.single_responses(dealers).into_iter();
+        let heard = heard.filter(|(receiver, (_, response))| !response.complaints.is_empty() && !said(*receiver));
+        let heard: Vec<_> = heard.map(|(receiver, (digest, _))| (receiver, digest)).collect();
+        for (receiver, response) in heard {
+            self.say(round, Body::Heard { receiver, response }, out);
+        }
     }
 
     /// Opens this node's share of every bundle. Returns a complaint about each bad one; `None` where the node itself cannot open,
@@ -162,11 +200,15 @@ impl Participant {
             Err(JudgeError::Missing(_)) => return,
             Err(JudgeError::ForeignBundle(dealer)) => {
                 out.notices.push(Notice::ForeignBundle(*number, dealer));
+                (attempt.dealers, attempt.frozen) = (None, None);
+                out.commit = true;
                 return;
             }
         };
         if judgement.frozen != *frozen {
             out.notices.push(Notice::RecordContradictsMessages(*number));
+            attempt.frozen = None;
+            out.commit = true;
             return;
         }
         let combined = match judgement.combine(transcript) {
@@ -194,7 +236,7 @@ impl Participant {
             out.notices.push(Notice::Unable(*number));
             return;
         };
-        self.secrets.shares.insert(*number, combined.share(me, &shares));
+        self.secrets.shares.insert(*number, Box::new(combined.share(me, &shares)));
         attempt.holds_share = true;
         out.create.push(SecretName::Share(*number));
         if !attempt.abstain {
@@ -224,28 +266,15 @@ impl Participant {
 
     /// Activates the epoch on its certificate, once.
     fn activate(&mut self, round: &mut Round<'_>, out: &mut Outputs) -> bool {
-        let Round { number, attempt, transcript } = round;
+        let Round { number, attempt, .. } = round;
         let Some(certificate) = self.records.get(number).and_then(|record| record.certificate) else { return false };
         if !attempt.is_open() {
             return false;
         }
-        let vector = attempt.vector.as_ref();
-        let expected = self.state.public_key.or(attempt.plan.expected_public_key());
-        let Some(public_key) = expected.or(vector.map(crate::polynomial::VerificationVector::constant)) else {
-            return false;
-        };
-        let names_this_round = certificate
-            == Certificate {
-                cluster: self.state.cluster,
-                number: *number,
-                plan: *transcript.plan_digest(),
-                vector: vector.map_or(certificate.vector, crate::polynomial::VerificationVector::digest),
-                signature: certificate.signature,
-            };
-        if !names_this_round || !certificate.verify(&public_key) {
+        let Some(public_key) = self.key_of(attempt, &certificate) else {
             out.notices.push(Notice::BadCertificate(*number));
             return false;
-        }
+        };
         assert!(attempt.verdict.is_none(), "epoch {number}: a verdict is written once");
         attempt.verdict = Some(Verdict::Active(certificate));
         self.state.public_key = Some(public_key);
@@ -301,11 +330,24 @@ impl Participant {
         }
         self.transcripts.remove(&number);
         self.records.remove(&number);
+        // Numbers at or below the highest are refused anyway, so of failed attempts only the newest are listed.
+        let failed = self.state.attempts.iter().filter(|(_, attempt)| attempt.verdict == Some(Verdict::Failed));
+        let failed: Vec<_> = failed.map(|(failed, _)| *failed).collect();
+        for old in failed.iter().rev().skip(FAILED_LISTED) {
+            self.state.attempts.remove(old);
+        }
     }
 
     /// Signs a message, puts it into the outbox and takes it into its own transcript.
     pub(super) fn say(&self, round: &mut Round<'_>, body: Body, out: &mut Outputs) {
-        let message = SignedMessage::sign(*round.transcript.plan_digest(), self.state.index, body, &self.identity);
+        self.say_signed(round, self.sign(round, body), out);
+    }
+
+    fn sign(&self, round: &Round<'_>, body: Body) -> SignedMessage {
+        SignedMessage::sign(*round.transcript.plan_digest(), self.state.index, body, &self.identity)
+    }
+
+    fn say_signed(&self, round: &mut Round<'_>, message: SignedMessage, out: &mut Outputs) {
         // One's own words contradict nothing: each step speaks once.
         let _ = round.transcript.hear(&message);
         if matches!(message.body, Body::Dealing(_) | Body::Response(_)) {

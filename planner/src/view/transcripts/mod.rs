@@ -255,10 +255,11 @@ impl Transcripts {
             let Some(transcript) = self.rounds.get(&watched.spec.number) else { continue };
             let missing =
                 |digest: &Digest| transcript.bundle(digest).is_none() && transcript.response(digest).is_none();
-            wanted.extend(named(watched).into_iter().filter(missing));
+            if let Ok(record) = convert::record_of(transcript.plan(), watched.status.as_ref()) {
+                let (dealers, responses) = (record.dealers.unwrap_or_default(), record.responses.unwrap_or_default());
+                wanted.extend(transcript.missing_evidence(&dealers, &responses));
+            }
             wanted.extend(copied(transcript).into_iter().filter(missing));
-            let source = transcript.plan().source().filter(|_| transcript.lacks_source());
-            wanted.extend(source.map(|source| source.vector));
         }
         wanted
     }
@@ -473,11 +474,11 @@ fn named(watched: &Watched) -> Vec<Digest> {
     bundles.chain(responses).map(|digest| Digest(digest.0)).collect()
 }
 
-/// Bundles that enough receivers say they have to be frozen: their dealer may be out of reach of the operator alone.
+/// Bundles and complaints that enough receivers say they have to be frozen: their author may be out of reach of the operator alone.
 fn copied(transcript: &Transcript) -> Vec<Digest> {
     let mut copies: BTreeMap<(NodeIndex, Digest), usize> = BTreeMap::new();
-    for (_, dealer, digest) in transcript.haves() {
-        *copies.entry((dealer, digest)).or_default() += 1;
+    for (_, author, digest) in transcript.haves().chain(transcript.heards()) {
+        *copies.entry((author, digest)).or_default() += 1;
     }
     let needed = transcript.plan().copies_needed();
     copies.into_iter().filter(|(_, copies)| *copies >= needed).map(|((_, digest), _)| digest).collect()

@@ -37,7 +37,7 @@ fn a_foreign_digest_counts_as_nothing_even_at_the_deadline() {
 fn liars_cannot_keep_a_phase_open_after_its_deadline() {
     let (plan, _) = genesis_plan();
     let mut bundles = [2, 3, 4, 5].map(|dealer| say(&plan, dealer, Body::Dealing(deal(&plan, dealer)))).to_vec();
-    let second = Dealing::deal(&plan, index(5), None, &DealerSeed::restore(&[99; 32])).unwrap();
+    let second = Dealing::deal(&plan, index(5), None, &DealerSeed::restore(&[99; 32]));
     bundles.push(say(&plan, 5, Body::Dealing(second)));
     let mut transcript = Transcript::new(plan.clone(), None);
     for bundle in &bundles {
@@ -233,7 +233,7 @@ fn a_third_bundle_of_one_dealer_is_not_even_checked() {
     let (plan, _) = genesis_plan();
     let mut transcript = Transcript::new(plan.clone(), None);
     let bundle = |seed: u8| {
-        say(&plan, 2, Body::Dealing(Dealing::deal(&plan, index(2), None, &DealerSeed::restore(&[seed; 32])).unwrap()))
+        say(&plan, 2, Body::Dealing(Dealing::deal(&plan, index(2), None, &DealerSeed::restore(&[seed; 32]))))
     };
     transcript.hear(&bundle(1)).unwrap();
     assert_eq!(transcript.hear(&bundle(2)), Err(MessageError::Contradicts(index(2))));

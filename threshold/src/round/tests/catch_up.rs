@@ -52,7 +52,7 @@ fn second_bundle(away: &Away, number: u64) -> SignedMessage {
     let plan = &away.rounds[&epoch(number)].plan;
     let source = plan.source().expect("a reshare").number;
     let share = away.table.nodes[&index(2)].share(source);
-    let dealing = Dealing::deal(plan, index(2), share, &DealerSeed::restore(&[0x5a; 32])).unwrap();
+    let dealing = Dealing::deal(plan, index(2), share, &DealerSeed::restore(&[0x5a; 32]));
     SignedMessage::sign(plan.digest(), index(2), Body::Dealing(dealing), &identity(2))
 }
 

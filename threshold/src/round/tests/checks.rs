@@ -123,7 +123,7 @@ fn nobody_is_heard_in_a_part_that_is_not_its_own() {
     assert_eq!(heard, Err(MessageError::NotItsPart(index(1))), "1 deals and receives nothing");
     assert_eq!(transcript.hear(&say(&plan, 5, have)), Ok(()));
     let share = table.nodes[&index(2)].share(EpochNumber(1)).unwrap();
-    let dealing = Dealing::deal(&plan, index(5), Some(share), &DealerSeed::restore(&[1; 32])).unwrap();
+    let dealing = Dealing::deal(&plan, index(5), Some(share), &DealerSeed::restore(&[1; 32]));
     let heard = transcript.hear(&say(&plan, 5, Body::Dealing(dealing)));
     assert_eq!(heard, Err(MessageError::NotItsPart(index(5))), "5 receives and deals nothing");
     assert_eq!(transcript.culprits().count(), 0, "nobody is blamed");
@@ -154,7 +154,7 @@ fn two_different_words_convict_who_signed_both() {
     let other = Digest([2; 32]);
     let response = |dealers| Body::Response(Response { dealers, unopened: false, complaints: Vec::new() });
     let have = |dealer, bundle| Body::Have { dealer: index(dealer), bundle };
-    let second = Dealing::deal(&plan, index(3), None, &DealerSeed::restore(&[99; 32])).unwrap();
+    let second = Dealing::deal(&plan, index(3), None, &DealerSeed::restore(&[99; 32]));
     let twice = [
         (Body::Dealing(deal(&plan, 3)), Body::Dealing(second)),
         (have(2, DIGEST), have(2, other)),
@@ -191,7 +191,7 @@ fn a_bundle_of_the_wrong_shape_convicts_its_dealer() {
     table.genesis();
     let reshare = table.reshare_plan(2, 1);
     let share = table.nodes[&index(2)].share(EpochNumber(1)).unwrap().duplicate();
-    let handed_on = Dealing::deal(&reshare, index(2), Some(&share), &DealerSeed::restore(&[2; 32])).unwrap();
+    let handed_on = Dealing::deal(&reshare, index(2), Some(&share), &DealerSeed::restore(&[2; 32]));
     let (genesis, _) = genesis_plan();
     let good = deal(&genesis, 2);
     let cut = |count| VerificationVector::new(good.vector.commitments()[..count].to_vec()).unwrap();
@@ -232,7 +232,7 @@ fn a_dealer_that_hands_on_another_secret_is_convicted() {
     let plan = table.reshare_plan(2, 1);
     let source = table.nodes[&index(1)].state.attempts[&EpochNumber(1)].vector.clone().unwrap();
     let share = table.nodes[&index(3)].share(EpochNumber(1)).unwrap().duplicate();
-    let deal = |share| Dealing::deal(&plan, index(2), Some(share), &DealerSeed::restore(&[2; 32])).unwrap();
+    let deal = |share| Dealing::deal(&plan, index(2), Some(share), &DealerSeed::restore(&[2; 32]));
     let right = table.nodes[&index(2)].share(EpochNumber(1)).unwrap().duplicate();
     let wrong = say(&plan, 2, Body::Dealing(deal(&share)));
     let bad = MessageError::BadBundle(index(2), DealingError::NotItsShare);
@@ -350,7 +350,7 @@ fn a_foreign_bundle_is_not_judged() {
     let plan = table.reshare_plan(2, 1);
     let source = table.nodes[&index(1)].state.attempts[&EpochNumber(1)].vector.clone();
     let share = table.nodes[&index(3)].share(EpochNumber(1)).unwrap();
-    let dealing = Dealing::deal(&plan, index(2), Some(share), &DealerSeed::restore(&[2; 32])).unwrap();
+    let dealing = Dealing::deal(&plan, index(2), Some(share), &DealerSeed::restore(&[2; 32]));
     let message = say(&plan, 2, Body::Dealing(dealing));
     let mut transcript = Transcript::new(plan, source);
     let _ = transcript.hear(&message);
@@ -369,7 +369,7 @@ fn who_cannot_open_has_nothing_to_complain_about() {
     let plan = plan.validate().unwrap();
     let share = table.nodes[&index(2)].share(EpochNumber(1)).unwrap().duplicate();
     let source = table.nodes[&index(1)].state.attempts[&EpochNumber(1)].vector.clone().unwrap();
-    let dealing = Dealing::deal(&plan, index(2), Some(&share), &DealerSeed::restore(&[2; 32])).unwrap();
+    let dealing = Dealing::deal(&plan, index(2), Some(&share), &DealerSeed::restore(&[2; 32]));
     let mut transcript = Transcript::new(plan.clone(), Some(source));
     transcript.hear(&say(&plan, 2, Body::Dealing(dealing))).unwrap();
     let bundle = transcript.bundle_of(index(2)).unwrap();
@@ -392,7 +392,8 @@ fn a_late_complaint_convicts_its_dealer_or_its_author() {
     let (plan, secrets) = genesis_plan();
     let bad = say(&plan, 3, Body::Dealing(super::shifted(&plan, 3, index(5), Scalar::one())));
     let good = say(&plan, 2, Body::Dealing(deal(&plan, 2)));
-    let base = dealt(&plan, &[bad.clone(), good.clone()]);
+    let mut base = dealt(&plan, &[bad.clone(), good.clone()]);
+    base.want([&bad, &good].map(SignedMessage::digest).into_iter());
     let real = base.bundle_of(index(3)).unwrap().complain(&plan, index(5), &secrets[&index(5)]).unwrap();
     let about_good = Complaint { dealer: index(2), bundle: good.digest(), key: G1::generator() };
     let misnamed = Complaint { dealer: index(4), ..real };
@@ -407,6 +408,7 @@ fn a_late_complaint_convicts_its_dealer_or_its_author() {
         // The same whichever comes first.
         let mut before = Transcript::new(plan.clone(), None);
         before.hear(&late).unwrap();
+        before.want([&bad, &good].map(SignedMessage::digest).into_iter());
         assert_eq!(before.culprits().count(), 0, "nothing is proven before the bundle is there");
         for bundle in [&bad, &good] {
             before.hear(bundle).unwrap();

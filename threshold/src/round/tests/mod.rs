@@ -1,19 +1,24 @@
 //! Rounds at a table: participants in one room, hand by hand, so that a test can do what no network would.
 //!
 //! `attacks` is what an adversary tries, `bytes` what does not decode, `catch_up` what a node takes from those that kept an epoch,
-//! `complaints` what proves a bad share and what does not, `dealers` what a dealer may try, `erasure` what of an epoch dies and
-//! when, `messages` what travels and what it proves to those outside, `participants` what a node accepts and remembers,
-//! `retirements` what an epoch is destroyed on, `returns` what a node needs that was away, `rollback` what an API server does that
-//! forgot. `checks` and `records` miss, one by one, the checks that `docs/protocol-checks.md` lists; `vectors` plays what another
-//! program computed.
+//! `complaints` what proves a bad share and what does not, `corrected` what a record that lied leaves behind, `dealers` what a dealer
+//! may try, `erasure` what of an epoch dies and when, `exhibits` what is kept of a culprit, `faults` what a faulty machine does not
+//! say, `floods` what a liar cannot make others do, `messages` what travels and what it proves to those outside, `participants` what
+//! a node accepts and remembers, `retirements` what an epoch is destroyed on, `returns` what a node needs that was away, `rollback`
+//! what an API server does that forgot, `withheld` answers that not everyone gets to read. `checks` and `records` miss, one by one,
+//! the checks that `docs/protocol-checks.md` lists; `vectors` plays what another program computed.
 
 mod attacks;
 mod bytes;
 mod catch_up;
 mod checks;
 mod complaints;
+mod corrected;
 mod dealers;
 mod erasure;
+mod exhibits;
+mod faults;
+mod floods;
 mod messages;
 mod participants;
 mod records;
@@ -21,6 +26,7 @@ mod retirements;
 mod returns;
 mod rollback;
 mod vectors;
+mod withheld;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,12 +48,17 @@ use crate::serving::signature;
 
 const CLUSTER: ClusterId = ClusterId([0x42; 16]);
 
-fn index(i: u32) -> NodeIndex {
+pub(super) fn index(i: u32) -> NodeIndex {
     NodeIndex::new(i).unwrap()
 }
 
-fn identity(i: u32) -> IdentitySecretKey {
+pub(super) fn identity(i: u32) -> IdentitySecretKey {
     IdentitySecretKey::from_seed(&[u8::try_from(i).unwrap(); 32])
+}
+
+thread_local! {
+    /// Sums of dealers' polynomials that this test has computed so far.
+    pub(super) static COMBINED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 /// A few nodes, threshold three, and everyone hears everything at once.
@@ -240,14 +251,14 @@ fn prekeys_for(plan: &mut Plan) -> BTreeMap<NodeIndex, PrekeySecret> {
     secrets
 }
 
-fn say(plan: &ValidPlan, sender: u32, body: Body) -> SignedMessage {
+pub(super) fn say(plan: &ValidPlan, sender: u32, body: Body) -> SignedMessage {
     SignedMessage::sign(plan.digest(), index(sender), body, &identity(sender))
 }
 
 /// The honest dealing of a genesis, from a seed of the dealer's own.
-fn deal(plan: &ValidPlan, dealer: u32) -> Dealing {
+pub(super) fn deal(plan: &ValidPlan, dealer: u32) -> Dealing {
     let seed = DealerSeed::restore(&[u8::try_from(dealer).unwrap(); 32]);
-    Dealing::deal(plan, index(dealer), None, &seed).unwrap()
+    Dealing::deal(plan, index(dealer), None, &seed)
 }
 
 fn freeze(messages: &[&SignedMessage]) -> FrozenDigests {
@@ -258,12 +269,7 @@ fn freeze(messages: &[&SignedMessage]) -> FrozenDigests {
 fn reveals_nothing<'a>(said: impl Iterator<Item = &'a SignedMessage>, corrupt: &[u32]) {
     let is_honest = |index: NodeIndex| !corrupt.contains(&index.value());
     for message in said.filter(|message| is_honest(message.sender)) {
-        let complaints = match &message.body {
-            Body::Response(response) => &response.complaints,
-            Body::Late(complaints) => complaints,
-            _ => continue,
-        };
-        for complaint in complaints {
+        for complaint in message.body.complaints() {
             assert!(
                 !is_honest(complaint.dealer),
                 "{} disclosed what it shares with {}",
@@ -276,7 +282,7 @@ fn reveals_nothing<'a>(said: impl Iterator<Item = &'a SignedMessage>, corrupt: &
 
 /// The honest bundle of a genesis, with the share of one receiver shifted by `by`. Sealing adds, so shifting needs no key: but
 /// possession is proven over the shifted bundle, which only its dealer can do.
-fn shifted(plan: &ValidPlan, dealer: u32, victim: NodeIndex, by: Scalar) -> Dealing {
+pub(super) fn shifted(plan: &ValidPlan, dealer: u32, victim: NodeIndex, by: Scalar) -> Dealing {
     let mut dealing = deal(plan, dealer);
     let at = plan.receivers.iter().position(|receiver| receiver.index == victim).unwrap();
     dealing.shares[at] = dealing.shares[at].map(|share| share + by);
@@ -296,7 +302,7 @@ fn prove_from(plan: &ValidPlan, dealer: u32, seed: &DealerSeed, dealing: &mut De
 }
 
 /// All bundles of a genesis heard, and every receiver's `Have` of each.
-fn dealt(plan: &ValidPlan, bundles: &[SignedMessage]) -> Transcript {
+pub(super) fn dealt(plan: &ValidPlan, bundles: &[SignedMessage]) -> Transcript {
     let mut transcript = Transcript::new(plan.clone(), None);
     for bundle in bundles {
         transcript.hear(bundle).unwrap();

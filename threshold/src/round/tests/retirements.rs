@@ -1,6 +1,5 @@
 //! Retirement at the table: four nodes, threshold three, and three epochs, of which the first is to go.
 
-
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 

@@ -182,15 +182,15 @@ fn a_second_certificate_of_a_number_ends_retirement() {
         assert!(!node.hear_certificate(&harmless).commit, "{harmless:?} proves nothing");
     }
     let retire = |node: &mut Participant, number: u64, proofs: &Proofs, rng: &mut ChaCha20Rng| {
-        let retirement =
-            Retirement { number: EpochNumber(number), proofs: proofs.clone(), confirm_after_ms: Some(0) };
+        let retirement = Retirement { number: EpochNumber(number), proofs: proofs.clone(), confirm_after_ms: Some(0) };
         let _ = node.date(NOW_MS);
         node.retire(&retirement, NOW_MS, rng)
     };
     assert!(retire(node, 1, &proofs, &mut table.rng).is_ok(), "nothing contradicts itself yet");
     let dealers = node.state.attempts[&EpochNumber(3)].dealers.clone().unwrap();
     let lie = RoundRecord { phase: Phase::Active, certificate: Some(other), dealers: None, ..RoundRecord::opened() };
-    let fed = crate::feed::take(&crate::feed::Input::Record(EpochNumber(3), lie), node, NOW_MS, &mut table.rng).unwrap();
+    let fed =
+        crate::feed::take(&crate::feed::Input::Record(EpochNumber(3), lie), node, NOW_MS, &mut table.rng).unwrap();
     assert!(fed.commit && fed.notices.contains(&Notice::RecordContradicted(EpochNumber(3))), "no notice is shown");
     assert_eq!(node.state.attempts[&EpochNumber(3)].certificate(), Some(&known), "the node keeps to the first");
     assert_eq!(node.state.attempts[&EpochNumber(3)].dealers.as_ref(), Some(&dealers));

@@ -7,8 +7,10 @@
 //!  stream ──hear──▶ Transcript ──judge(dealers, responses)──▶ Judgement ──combine──▶ vector, public shares
 //! ```
 
+mod late;
 mod reading;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::curve::G1;
@@ -16,10 +18,13 @@ use crate::identifiers::{Digest, NodeIndex};
 use crate::identity::IdentityPublicKey;
 use crate::plan::ValidPlan;
 use crate::polynomial::VerificationVector;
-use crate::round::bundle::{Guilt, VerifiedBundle, possession_holds};
+use crate::round::bundle::{VerifiedBundle, possession_holds};
 use crate::round::culprit::{Culprit, Offence};
 use crate::round::dealing::{Dealing, DealingError};
-use crate::round::message::{Body, Complaint, MessageKind, Response, SignedMessage, VerifiedMessage};
+use crate::round::judged::Judged;
+use crate::round::message::{Body, MessageKind, Response, SignedMessage, VerifiedMessage};
+
+use late::LateWords;
 
 /// Different messages of one sender that are kept where one is allowed: two prove that it said two things.
 const KEPT_OF_ONE_SENDER: usize = 2;
@@ -35,15 +40,58 @@ pub struct Transcript {
     sound: BTreeSet<Digest>,
     haves: BTreeMap<(NodeIndex, NodeIndex), Digest>,
     responses: BTreeMap<Digest, (NodeIndex, Response)>,
+    /// By who said `Heard` and who responded.
+    heards: BTreeMap<(NodeIndex, NodeIndex), Digest>,
     prepared: BTreeMap<NodeIndex, (Digest, Digest)>,
     partials: BTreeMap<NodeIndex, G1>,
-    /// Complaints after the freeze, one of each sender about each dealer, with the message that carried it.
-    late: BTreeMap<(NodeIndex, NodeIndex), (Complaint, Digest)>,
+    late: BTreeMap<NodeIndex, LateWords>,
     holds: BTreeMap<NodeIndex, Digest>,
     wanted: BTreeSet<Digest>,
     heard: BTreeSet<Digest>,
-    evidence: BTreeMap<(NodeIndex, MessageKind, Option<NodeIndex>), Digest>,
+    evidence: BTreeMap<(NodeIndex, MessageKind, Option<NodeIndex>), FirstWord>,
     culprits: BTreeMap<NodeIndex, Culprit>,
+    exhibits: Vec<SignedMessage>,
+    pub(in crate::round) judged: Judged,
+}
+
+/// First message of a kind of its sender.
+#[derive(Clone)]
+struct FirstWord {
+    digest: Digest,
+    /// The message, where a second one of its kind proves something together with it.
+    bytes: Option<Box<[u8]>>,
+}
+
+/// Effect of a message on what its sender said before.
+enum Adds {
+    Something,
+    Nothing,
+    Contradiction,
+}
+
+impl Adds {
+    /// Takes a value up where there is none yet. Another one is a contradiction.
+    fn compared<K: Ord, V: PartialEq>(entry: Entry<'_, K, V>, value: V) -> Self {
+        match entry {
+            Entry::Vacant(free) => {
+                free.insert(value);
+                Self::Something
+            }
+            Entry::Occupied(known) if *known.get() == value => Self::Nothing,
+            Entry::Occupied(_) => Self::Contradiction,
+        }
+    }
+
+    /// Takes a value up where there is none yet. The first one counts, and another proves nothing.
+    fn first<K: Ord, V>(entry: Entry<'_, K, V>, value: V) -> Self {
+        match entry {
+            Entry::Vacant(free) => {
+                free.insert(value);
+                Self::Something
+            }
+            Entry::Occupied(_) => Self::Nothing,
+        }
+    }
 }
 
 /// Reason not to take up a message.
@@ -84,6 +132,7 @@ impl Transcript {
             sound: BTreeSet::new(),
             haves: BTreeMap::new(),
             responses: BTreeMap::new(),
+            heards: BTreeMap::new(),
             prepared: BTreeMap::new(),
             partials: BTreeMap::new(),
             late: BTreeMap::new(),
@@ -92,6 +141,8 @@ impl Transcript {
             heard: BTreeSet::new(),
             evidence: BTreeMap::new(),
             culprits: BTreeMap::new(),
+            exhibits: Vec::new(),
+            judged: Judged::default(),
         };
         if let Some(source) = source {
             transcript.learn_source(source);
@@ -121,6 +172,7 @@ impl Transcript {
     /// Of everyone else two contradicting messages are kept, which is proof enough, so that nobody can fill a memory.
     pub fn want(&mut self, digests: impl Iterator<Item = Digest>) {
         self.wanted.extend(digests);
+        self.judge_late();
     }
 
     /// Checks a message and takes it up. Hearing it again has no effect.
@@ -197,58 +249,70 @@ impl Transcript {
             return Err(MessageError::Forged(sender));
         }
         if !self.names_members_only(&message.body) {
-            return Err(self.malformed(sender, digest));
+            return Err(self.malformed(message));
         }
-        let first = match &message.body {
-            Body::Dealing(dealing) => {
-                return self.hear_dealing(sender, digest, dealing, proven.contains(&digest));
-            }
-            Body::Have { dealer, bundle } => self.haves.entry((sender, *dealer)).or_insert(*bundle) == bundle,
+        let adds = match &message.body {
+            Body::Dealing(dealing) => return self.hear_dealing(message, dealing, proven.contains(&digest)),
             Body::Response(response) => return self.hear_response(sender, digest, response),
-            Body::Prepared { vector, frozen } => {
-                *self.prepared.entry(sender).or_insert((*vector, *frozen)) == (*vector, *frozen)
-            }
-            Body::Partial(partial) => {
-                self.partials.entry(sender).or_insert(*partial);
-                true
-            }
-            Body::Late(complaints) => {
-                self.hear_late(sender, digest, complaints);
-                true
-            }
-            Body::Holds { vector } => {
-                self.holds.entry(sender).or_insert(*vector);
-                true
-            }
-            Body::Erased => true,
-            Body::Malformed(_) => return Err(self.malformed(sender, digest)),
+            Body::Have { dealer, bundle } => Adds::compared(self.haves.entry((sender, *dealer)), *bundle),
+            Body::Prepared { vector, frozen } => Adds::compared(self.prepared.entry(sender), (*vector, *frozen)),
+            Body::Heard { receiver, response } => Adds::first(self.heards.entry((sender, *receiver)), *response),
+            Body::Partial(partial) => Adds::first(self.partials.entry(sender), *partial),
+            Body::Holds { vector } => Adds::first(self.holds.entry(sender), *vector),
+            Body::Late(_) if self.hear_late(message) => Adds::Something,
+            Body::Late(_) | Body::Erased => Adds::Nothing,
+            Body::Malformed(_) => return Err(self.malformed(message)),
         };
-        let about = match &message.body {
-            Body::Have { dealer, .. } => Some(*dealer),
-            _ => None,
+        self.note(message, &adds)
+    }
+
+    /// Remembers a message as far as it adds something: nobody fills a memory with words that change nothing.
+    fn note(&mut self, message: &SignedMessage, adds: &Adds) -> Result<(), MessageError> {
+        let (about, convicts) = match &message.body {
+            Body::Have { dealer, .. } => (Some(*dealer), true),
+            Body::Heard { receiver, .. } => (Some(*receiver), false),
+            body => (None, matches!(body, Body::Prepared { .. })),
         };
-        let earlier = *self.evidence.entry((sender, message.body.kind(), about)).or_insert(digest);
-        if first {
-            self.heard.insert(digest);
-            Ok(())
-        } else {
-            Err(self.equivocated(sender, vec![earlier, digest]))
+        let key = (message.sender, message.body.kind(), about);
+        match adds {
+            Adds::Nothing => Ok(()),
+            Adds::Something => {
+                self.heard.insert(message.digest());
+                self.evidence.entry(key).or_insert_with(|| FirstWord {
+                    digest: message.digest(),
+                    bytes: convicts.then(|| message.encode().into()),
+                });
+                Ok(())
+            }
+            Adds::Contradiction => {
+                let first = self.evidence.get(&key).and_then(|first| SignedMessage::decode(first.bytes.as_ref()?).ok());
+                let exhibits: Vec<_> = first.iter().chain([message]).collect();
+                let evidence = exhibits.iter().map(|exhibit| exhibit.digest()).collect();
+                self.blame(message.sender, Offence::Equivocation, evidence, &exhibits);
+                Err(MessageError::Contradicts(message.sender))
+            }
         }
+    }
+
+    /// Counts everything that grows with what is heard.
+    #[cfg(test)]
+    pub(in crate::round) fn remembered(&self) -> usize {
+        self.heard.len() + self.late.len() + self.haves.len() + self.responses.len() + self.evidence.len()
     }
 
     /// Returns the digest of the first message of this kind that `sender` signed: evidence of what it names.
     #[must_use]
     pub fn said(&self, sender: NodeIndex, kind: MessageKind) -> Option<Digest> {
-        self.evidence.get(&(sender, kind, None)).copied()
+        self.evidence.get(&(sender, kind, None)).map(|first| first.digest)
     }
 
     fn hear_dealing(
         &mut self,
-        dealer: NodeIndex,
-        digest: Digest,
+        message: &SignedMessage,
         dealing: &Dealing,
         is_proven: bool,
     ) -> Result<(), MessageError> {
+        let (dealer, digest) = (message.sender, message.digest());
         // Counted before it is checked, which is costly: nobody makes others check as many bundles as it likes.
         let others: Vec<_> = self.bundles_of(dealer).map(VerifiedBundle::digest).collect();
         let is_culprit = self.culprits.contains_key(&dealer);
@@ -260,10 +324,10 @@ impl Transcript {
             Ok(bundle) => {
                 self.bundles.insert(digest, bundle);
                 self.heard.insert(digest);
-                self.judge_late_about(&digest);
+                self.judge_late();
                 self.check_source(&digest)
             }
-            Err(error) => Err(self.bad_bundle(dealer, digest, error)),
+            Err(error) => Err(self.bad_bundle(dealer, digest, error, &[message])),
         };
         match others.first() {
             Some(other) => Err(self.equivocated(dealer, vec![*other, digest])),
@@ -284,11 +348,17 @@ impl Transcript {
             return Ok(());
         }
         let dealer = bundle.dealer();
-        Err(self.bad_bundle(dealer, *digest, DealingError::NotItsShare))
+        Err(self.bad_bundle(dealer, *digest, DealingError::NotItsShare, &[]))
     }
 
-    fn bad_bundle(&mut self, dealer: NodeIndex, digest: Digest, error: DealingError) -> MessageError {
-        self.blame(dealer, Offence::BadBundle(error), vec![digest]);
+    fn bad_bundle(
+        &mut self,
+        dealer: NodeIndex,
+        digest: Digest,
+        error: DealingError,
+        exhibits: &[&SignedMessage],
+    ) -> MessageError {
+        self.blame(dealer, Offence::BadBundle(error), vec![digest], exhibits);
         MessageError::BadBundle(dealer, error)
     }
 
@@ -303,40 +373,6 @@ impl Transcript {
         match other {
             Some(other) => Err(self.equivocated(sender, vec![other, digest])),
             None => Ok(()),
-        }
-    }
-
-    fn hear_late(&mut self, sender: NodeIndex, message: Digest, complaints: &[Complaint]) {
-        for complaint in complaints {
-            let about = (sender, complaint.dealer);
-            if self.late.contains_key(&about) {
-                continue;
-            }
-            self.late.insert(about, (*complaint, message));
-            self.judge_late_about(&complaint.bundle);
-        }
-    }
-
-    /// Judges the late complaints about a bundle that is known: each proves its dealer guilty, or its sender.
-    fn judge_late_about(&mut self, bundle: &Digest) {
-        let Some(bundle) = self.bundles.get(bundle).cloned() else { return };
-        let about: Vec<_> =
-            self.late.iter().map(|((sender, _), (complaint, message))| (*sender, *complaint, *message)).collect();
-        for (sender, complaint, message) in
-            about.into_iter().filter(|(_, complaint, _)| complaint.bundle == bundle.digest())
-        {
-            if complaint.dealer != bundle.dealer() {
-                self.blame(sender, Offence::FalseComplaint(complaint.dealer), vec![message, bundle.digest()]);
-                continue;
-            }
-            match bundle.judge(&self.plan, sender, &complaint) {
-                Guilt::Dealer => {
-                    self.blame(complaint.dealer, Offence::BadShare(sender), vec![bundle.digest(), message]);
-                }
-                Guilt::Complainer => {
-                    self.blame(sender, Offence::FalseComplaint(complaint.dealer), vec![message, bundle.digest()]);
-                }
-            }
         }
     }
 
@@ -356,24 +392,32 @@ impl Transcript {
     fn names_members_only(&self, body: &Body) -> bool {
         match body {
             Body::Have { dealer, .. } => self.plan.dealer(*dealer).is_some(),
-            Body::Response(Response { complaints, .. }) | Body::Late(complaints) => {
-                complaints.iter().all(|complaint| self.plan.dealer(complaint.dealer).is_some())
-            }
-            _ => true,
+            Body::Heard { receiver, .. } => self.plan.receiver(*receiver).is_some(),
+            body => body.complaints().iter().all(|complaint| self.plan.dealer(complaint.dealer).is_some()),
         }
     }
 
-    fn malformed(&mut self, sender: NodeIndex, digest: Digest) -> MessageError {
-        self.blame(sender, Offence::Malformed, vec![digest]);
-        MessageError::Malformed(sender)
+    fn malformed(&mut self, message: &SignedMessage) -> MessageError {
+        self.blame(message.sender, Offence::Malformed, vec![message.digest()], &[message]);
+        MessageError::Malformed(message.sender)
     }
 
     fn equivocated(&mut self, sender: NodeIndex, evidence: Vec<Digest>) -> MessageError {
-        self.blame(sender, Offence::Equivocation, evidence);
+        self.blame(sender, Offence::Equivocation, evidence, &[]);
         MessageError::Contradicts(sender)
     }
 
-    fn blame(&mut self, index: NodeIndex, offence: Offence, evidence: Vec<Digest>) {
-        self.culprits.entry(index).or_insert(Culprit { index, offence, evidence });
+    /// Names a culprit, once. `exhibits` are the messages of its evidence that the transcript stores nowhere else.
+    fn blame(&mut self, index: NodeIndex, offence: Offence, evidence: Vec<Digest>, exhibits: &[&SignedMessage]) {
+        if let Entry::Vacant(free) = self.culprits.entry(index) {
+            free.insert(Culprit { index, offence, evidence });
+            self.exhibits.extend(exhibits.iter().map(|exhibit| (*exhibit).clone()));
+        }
+    }
+
+    /// Takes out the messages that newly prove something and are neither bundles nor responses, two of each culprit at most: to be
+    /// kept for whoever asks for the evidence.
+    pub(in crate::round) fn take_exhibits(&mut self) -> Vec<SignedMessage> {
+        std::mem::take(&mut self.exhibits)
     }
 }

@@ -1,16 +1,17 @@
 //! Reading a transcript: its plan, the messages that were heard, and what they prove.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Transcript;
 use crate::curve::{G1, G2};
 use crate::identifiers::{Digest, NodeIndex};
-use crate::plan::ValidPlan;
+use crate::plan::frozen::dealers_digest;
+use crate::plan::{FrozenDigests, ValidPlan};
 use crate::polynomial::VerificationVector;
 use crate::purpose::Purpose;
 use crate::round::bundle::VerifiedBundle;
 use crate::round::culprit::Culprit;
-use crate::round::message::Response;
+use crate::round::message::{Body, Response, digest_of};
 
 impl Transcript {
     /// Returns the round's plan.
@@ -81,6 +82,40 @@ impl Transcript {
         self.responses.get(digest).map(|(sender, response)| (*sender, response))
     }
 
+    /// Returns the response of `receiver` that has this digest, where it is known. One without complaints to these frozen dealers
+    /// follows from who gives it to whom: nobody needs its bytes, so that whoever withholds them stops nothing.
+    #[must_use]
+    pub fn known_response(&self, receiver: NodeIndex, digest: &Digest, dealers: &FrozenDigests) -> Option<Response> {
+        if let Some((_, response)) = self.responses.get(digest).filter(|(sender, _)| *sender == receiver) {
+            return Some(response.clone());
+        }
+        let dealers = dealers_digest(&self.digest, dealers);
+        let plain = |unopened| Response { dealers, unopened, complaints: Vec::new() };
+        let is_named =
+            |response: &Response| digest_of(&self.digest, receiver, &Body::Response(response.clone())) == *digest;
+        [false, true].map(plain).into_iter().find(is_named)
+    }
+
+    /// Iterates over `Heard`s: who said it, who responded, and the response's digest.
+    pub fn heards(&self) -> impl Iterator<Item = (NodeIndex, NodeIndex, Digest)> {
+        self.heards.iter().map(|((hearer, receiver), digest)| (*hearer, *receiver, *digest))
+    }
+
+    /// Returns the one response of each receiver that is known to have given exactly one to these frozen dealers, with its digest.
+    /// Whoever gave two has none.
+    pub(crate) fn single_responses(&self, dealers: &FrozenDigests) -> BTreeMap<NodeIndex, (Digest, &Response)> {
+        let dealers = dealers_digest(&self.digest, dealers);
+        let mut single = BTreeMap::new();
+        let mut twice = BTreeSet::new();
+        for (receiver, digest, response) in self.responses() {
+            if single.insert(receiver, (digest, response)).is_some() {
+                twice.insert(receiver);
+            }
+        }
+        single.retain(|receiver, (_, response)| response.dealers == dealers && !twice.contains(receiver));
+        single
+    }
+
     /// Iterates over all responses heard.
     pub fn responses(&self) -> impl Iterator<Item = (NodeIndex, Digest, &Response)> {
         self.responses.iter().map(|(digest, (sender, response))| (*sender, *digest, response))
@@ -109,12 +144,9 @@ impl Transcript {
         self.culprits.values()
     }
 
-    /// Tells whether others may ask for the message with this digest: a bundle or a response that was taken up, or one that by itself
-    /// proves its sender guilty. Of those there is one per sender.
+    /// Tells whether a bundle or a response with this digest was taken up.
     pub(in crate::round) fn stores(&self, digest: &Digest) -> bool {
-        self.bundles.contains_key(digest)
-            || self.responses.contains_key(digest)
-            || self.culprits.values().any(|culprit| culprit.evidence == [*digest])
+        self.bundles.contains_key(digest) || self.responses.contains_key(digest)
     }
 
     /// Returns the purpose that the certificate of this round signs.

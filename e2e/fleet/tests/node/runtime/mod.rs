@@ -208,11 +208,12 @@ impl Fleet {
             if let Heard::Said(blob) = &heard
                 && let Blob::Message(message) = blob.as_ref()
             {
-                let dealer = match &message.body {
+                let about = match &message.body {
                     Body::Have { dealer, .. } => Some(*dealer),
+                    Body::Heard { receiver, .. } => Some(*receiver),
                     _ => None,
                 };
-                let key = (from, message.plan, message.body.kind(), dealer);
+                let key = (from, message.plan, message.body.kind(), about);
                 let first = *said.entry(key).or_insert(message.digest());
                 assert_eq!(first, message.digest(), "{from} said two things of kind {:?}", message.body.kind());
                 let _ = round.transcript.hear(message);
