@@ -5,6 +5,8 @@ use keyfleet_threshold::identifiers::{ClusterId, Digest, EpochNumber};
 use keyfleet_threshold::polynomial::VerificationVector;
 use keyfleet_threshold::purpose::Certificate;
 
+use crate::messages;
+
 /// A certificate with the vector that it is about, as received: nothing in it is checked yet.
 #[derive(Clone, Copy, Debug)]
 pub struct ShownCertificate<'a> {
@@ -24,7 +26,7 @@ pub struct ShownCertificate<'a> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EpochCertificateError {
-    /// The vector is empty, or one of its points is not a point of G2.
+    /// The vector is empty or too long, or one of its points is not a point of G2.
     #[error("its verification vector is malformed")]
     Vector,
     /// The digest has another length than 32 bytes.
@@ -47,9 +49,7 @@ impl ShownCertificate<'_> {
     /// # Errors
     /// When a part is malformed, the signature does not verify, or the vector is that of another key.
     pub fn verify_under(&self, public_key: &G2) -> Result<VerificationVector, EpochCertificateError> {
-        let points = self.verification_vector.iter().map(|point| G2::decode(point.as_slice().try_into().ok()?).ok());
-        let points = points.collect::<Option<_>>().ok_or(EpochCertificateError::Vector)?;
-        let vector = VerificationVector::new(points).map_err(|_| EpochCertificateError::Vector)?;
+        let vector = messages::read_vector(self.verification_vector).ok_or(EpochCertificateError::Vector)?;
         let plan = self.plan_digest.try_into().map_err(|_| EpochCertificateError::PlanDigest)?;
         let signature = self.signature.try_into().ok().and_then(|bytes| G1::decode(bytes).ok());
         let certificate = Certificate {

@@ -10,12 +10,14 @@ pub const PAYLOAD_BYTES_MAX: usize = 60 << 10;
 pub const FETCH_DIGESTS_MAX: usize = 128;
 /// Prekeys in one report.
 pub const REPORT_PREKEYS_MAX: usize = 100;
-/// `Follow` streams of one peer.
-pub const FOLLOW_STREAMS_PER_PEER_MAX: usize = 4;
-/// `Fetch` calls of one peer at a time.
-pub const FETCH_CALLS_PER_PEER_MAX: usize = 8;
-/// `Prove` calls of one peer at a time.
-pub const PROVE_CALLS_PER_PEER_MAX: usize = 2;
+/// `Follow` streams of one caller.
+pub const FOLLOW_STREAMS_PER_CALLER_MAX: usize = 4;
+/// `Fetch` calls of one caller at a time.
+pub const FETCH_CALLS_PER_CALLER_MAX: usize = 8;
+/// `Prove` calls of one caller at a time.
+pub const PROVE_CALLS_PER_CALLER_MAX: usize = 2;
+/// `Follow` streams, and as many calls of each other kind, of all observers together.
+pub const OBSERVER_CALLS_MAX: usize = 64;
 /// Seconds between keep-alive pings of a `Follow` stream.
 pub const KEEP_ALIVE_SECONDS: u64 = 20;
 /// Bytes of an identity in `Derive`.
@@ -29,7 +31,7 @@ pub const SIGNED_MESSAGE_BYTES_MAX: usize = 1_000_000;
 mod tests {
     use super::*;
     use crate::v1::{
-        AcceptedPrekey, Certificate, FollowItem, HeldEpoch, KnownNode, NamedMessage, OutboxRow, Report, SignRequest,
+        AcceptedPrekey, FollowItem, HeldEpoch, KnownNode, NamedMessage, OutboxRow, Report, SignRequest,
         SignedMessage, SignedReport, follow_item, outbox_row, sign_request,
     };
     use prost::Message;
@@ -65,14 +67,7 @@ mod tests {
             || HeldEpoch { number: u64::MAX, plan_digest: digest(), vector_digest: digest(), possession: vec![1; 48] };
         let prekey =
             || AcceptedPrekey { index: u32::MAX, number: u64::MAX, public_key: vec![1; 48], signature: vec![1; 64] };
-        let certificate = Certificate {
-            number: u64::MAX,
-            plan: vec![1; 21_000],
-            verification_vector: vec![vec![1; 96]; 99],
-            signature: vec![1; 48],
-        };
         let report = Report {
-            newest_certificate: Some(certificate),
             held: std::iter::repeat_with(held).take(16).collect(),
             nodes: std::iter::repeat_with(node).take(200).collect(),
             prekeys: std::iter::repeat_with(prekey).take(REPORT_PREKEYS_MAX).collect(),

@@ -2,6 +2,7 @@
 
 use keyfleet_threshold::curve::G2;
 use keyfleet_threshold::identifiers::Digest;
+use keyfleet_threshold::plan::MEMBERS_MAX;
 use keyfleet_threshold::polynomial::VerificationVector;
 use keyfleet_threshold::round::{Blob, SignedMessage};
 
@@ -15,6 +16,14 @@ const SIGNATURE_BYTES: usize = 64;
 pub fn message(message: &SignedMessage) -> v1::SignedMessage {
     let (payload, signature) = split(message.encode());
     v1::SignedMessage { kind: message.body.number().into(), payload, signature }
+}
+
+/// A message as it travels, from the bytes that were kept of it; `None` when they are too short to be one.
+#[must_use]
+pub fn message_of_bytes(bytes: Vec<u8>) -> Option<v1::SignedMessage> {
+    let kind = i32::from(SignedMessage::kind_named_by(&bytes)?);
+    let (payload, signature) = split(bytes);
+    (signature.len() == SIGNATURE_BYTES).then_some(v1::SignedMessage { kind, payload, signature })
 }
 
 /// A verification vector as it travels.
@@ -49,9 +58,13 @@ pub fn read_found(item: &v1::FetchItem) -> Option<Blob> {
     }
 }
 
-/// Reads the points of a vector; `None` when one is malformed.
+/// Reads the points of a vector; `None` when one is malformed, or there are more than a fleet has members.
 #[must_use]
 pub fn read_vector(points: &[Vec<u8>]) -> Option<VerificationVector> {
+    // Before any is read: to check one that is in the subgroup takes a tenth of a millisecond.
+    if points.len() > MEMBERS_MAX {
+        return None;
+    }
     let points = points.iter().map(|point| G2::decode(point.as_slice().try_into().ok()?).ok());
     VerificationVector::new(points.collect::<Option<_>>()?).ok()
 }
@@ -102,7 +115,7 @@ mod tests {
     /// Bytes that a node signed and that do not decode are passed on as they came, under the kind that they claim.
     #[test]
     fn malformed_messages_travel_as_they_were_signed() {
-        for (kind, fields) in [(8, &[1][..]), (3, &[]), (9, &[7; 50]), (0, &[])] {
+        for (kind, fields) in [(8, &[1][..]), (3, &[]), (10, &[7; 50]), (0, &[])] {
             let came = arriving(i32::from(kind), kind, fields);
             let Some(Blob::Message(read)) = read_message(&came) else { panic!("kind {kind} is dropped") };
             assert!(matches!(read.body, Body::Malformed(_)), "kind {kind} with {} bytes was read", fields.len());
@@ -110,7 +123,7 @@ mod tests {
             assert_eq!(message(&read), came, "kind {kind} leaves as something else");
         }
         assert_eq!(read_message(&arriving(3, 8, &[])), None, "announced as another kind");
-        assert_eq!(read_message(&arriving(9, 9, &vec![0; PAYLOAD_BYTES_MAX])), None, "longer than any payload");
+        assert_eq!(read_message(&arriving(10, 10, &vec![0; PAYLOAD_BYTES_MAX])), None, "longer than any payload");
     }
 
     #[test]
@@ -119,5 +132,13 @@ mod tests {
             let announced = v1::MessageKind::try_from(i32::from(kind as u8)).unwrap();
             assert_eq!(announced.as_str_name(), format!("MESSAGE_KIND_{}", format!("{kind:?}").to_uppercase()));
         }
+    }
+
+    /// A sender of a longer list would keep whoever reads it from its work.
+    #[test]
+    fn a_vector_of_more_points_than_members_is_refused() {
+        let point = G2::generator().encode().to_vec();
+        assert!(read_vector(&vec![point.clone(); MEMBERS_MAX]).is_some());
+        assert!(read_vector(&vec![point; MEMBERS_MAX + 1]).is_none(), "all points were read");
     }
 }

@@ -12,15 +12,19 @@ use keyfleet_threshold::identifiers::{ClusterId, Digest, EpochNumber, NodeIndex}
 use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::possession::{Asked, Challenge, Claimed, Claims};
 use keyfleet_threshold::round::{Blob, ShownEpoch};
+use tokio::time::{Instant, timeout_at};
+use tonic::client::GrpcService;
+use tonic::codegen::tokio_stream::{Stream, StreamExt as _};
+use tonic::codegen::{Body, Bytes, StdError};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status, Streaming};
 
-use crate::limits::FETCH_DIGESTS_MAX;
+use crate::limits::{FETCH_DIGESTS_MAX, ITEM_BYTES_MAX};
 use crate::v1::follow_item::Item;
 use crate::v1::round_client::RoundClient;
 use crate::{kept_epoch, messages, report, v1};
 
-/// Timeout of one fetch.
+/// Timeout of one fetch, to the end of its answer.
 pub const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Timeout of one call for proofs.
@@ -188,10 +192,23 @@ pub fn fetch_requests(cluster: ClusterId, wanted: &[Digest]) -> impl Iterator<It
     })
 }
 
-/// Answer to one request by digest.
-pub struct Fetched {
+/// A client of one node's `Round` service. An item above the limit ends its stream before it is read.
+pub fn client<T>(node: T) -> RoundClient<T>
+where
+    T: GrpcService<tonic::body::Body>,
+    T::Error: Into<StdError>,
+    T::ResponseBody: Body<Data = Bytes> + Send + 'static,
+    <T::ResponseBody as Body>::Error: Into<StdError> + Send,
+{
+    RoundClient::new(node).max_decoding_message_size(ITEM_BYTES_MAX)
+}
+
+/// Answer to one request by digest. It has one item for each digest at the most, and ends by [`FETCH_TIMEOUT`].
+pub struct Fetched<S = Streaming<v1::FetchItem>> {
+    /// Digests that were asked for and did not come yet.
     wanted: BTreeSet<Digest>,
-    stream: Streaming<v1::FetchItem>,
+    stream: S,
+    deadline: Instant,
 }
 
 impl Fetched {
@@ -200,33 +217,40 @@ impl Fetched {
     /// # Errors
     /// The node's refusal, or the failure of the connection.
     pub async fn ask(channel: &Channel, request: Request<v1::FetchRequest>) -> Result<Self, Status> {
+        let deadline = Instant::now() + FETCH_TIMEOUT;
         let wanted = request.get_ref().digests.iter().filter_map(|bytes| messages::digest(bytes)).collect();
-        let stream = RoundClient::new(channel.clone()).fetch(request).await?.into_inner();
-        Ok(Self { wanted, stream })
-    }
-
-    /// Returns the next blob that was asked for; `None` at the end. Others are dropped.
-    ///
-    /// # Errors
-    /// When the stream ended early.
-    pub async fn next(&mut self) -> Result<Option<Blob>, Status> {
-        while let Some(item) = self.stream.message().await? {
-            if let Some(blob) = asked_for(&self.wanted, &item) {
-                return Ok(Some(blob));
-            }
-        }
-        Ok(None)
+        let stream = client(channel.clone()).fetch(request).await?.into_inner();
+        Ok(Self { wanted, stream, deadline })
     }
 }
 
-fn asked_for(wanted: &BTreeSet<Digest>, item: &v1::FetchItem) -> Option<Blob> {
-    messages::read_found(item).filter(|blob| wanted.contains(&blob.digest()))
+impl<S: Stream<Item = Result<v1::FetchItem, Status>> + Unpin> Fetched<S> {
+    /// Returns the next blob that was asked for; `None` at the end.
+    ///
+    /// # Errors
+    /// When the stream ended early or lasts too long, or the node is at fault: it hands out what was not asked for, or the same
+    /// again. Nothing more of its answer is read then.
+    pub async fn next(&mut self) -> Result<Option<Blob>, Status> {
+        let next = timeout_at(self.deadline, self.stream.next()).await;
+        let Some(item) = next.map_err(|_| Status::deadline_exceeded("the node's answer does not end"))? else {
+            return Ok(None);
+        };
+        let item = item?;
+        // What nobody asked for is not even decoded.
+        let asked = messages::digest(&item.digest).filter(|digest| self.wanted.remove(digest));
+        let blob = asked.and_then(|digest| messages::read_found(&item).filter(|blob| blob.digest() == digest));
+        blob.map(Some).ok_or_else(|| Status::data_loss("the node hands out what was not asked for"))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use keyfleet_threshold::identity::IdentitySecretKey;
     use keyfleet_threshold::round::{Body, SignedMessage};
+    use tonic::Response;
+    use tonic::codegen::tokio_stream;
+
+    use crate::v1::round_server::{Round, RoundServer};
 
     use super::*;
 
@@ -293,9 +317,75 @@ mod tests {
         let wanted: Vec<_> = (0..=FETCH_DIGESTS_MAX).map(|i| Digest([u8::try_from(i % 256).unwrap(); 32])).collect();
         let sizes: Vec<_> = fetch_requests(CLUSTER, &wanted).map(|request| request.digests.len()).collect();
         assert_eq!(sizes, [FETCH_DIGESTS_MAX, 1]);
-        let blob = Blob::Message(message(1));
-        let item = v1::FetchItem { found: Some(messages::found(&blob)), ..v1::FetchItem::default() };
-        assert_eq!(asked_for(&BTreeSet::from([blob.digest()]), &item), Some(blob));
-        assert_eq!(asked_for(&BTreeSet::from([Digest([0; 32])]), &item), None, "nobody asked for it");
+    }
+
+    /// An answer of these items to a request for the message of node 1. It never ends where `ends` is false.
+    fn fetched(
+        items: Vec<v1::FetchItem>,
+        ends: bool,
+        within: Duration,
+    ) -> Fetched<impl Stream<Item = Result<v1::FetchItem, Status>> + Unpin> {
+        let items = tokio_stream::iter(items.into_iter().map(Ok));
+        let rest: Box<dyn Stream<Item = Result<v1::FetchItem, Status>> + Unpin> =
+            if ends { Box::new(tokio_stream::empty()) } else { Box::new(tokio_stream::pending()) };
+        let wanted = BTreeSet::from([message(1).digest()]);
+        Fetched { wanted, stream: items.chain(rest), deadline: Instant::now() + within }
+    }
+
+    fn handed_out(named: Digest, blob: &Blob) -> v1::FetchItem {
+        v1::FetchItem { digest: named.0.to_vec(), found: Some(messages::found(blob)) }
+    }
+
+    /// A peer that hands out points without end would keep whoever asks it from its work.
+    #[tokio::test]
+    async fn an_answer_that_was_not_asked_for_ends_the_fetch() {
+        let (asked, other) = (Blob::Message(message(1)), Blob::Message(message(2)));
+        let good = handed_out(asked.digest(), &asked);
+        let mut answer = fetched(vec![good.clone()], true, FETCH_TIMEOUT);
+        assert_eq!(answer.next().await.unwrap(), Some(asked.clone()));
+        assert_eq!(answer.next().await.unwrap(), None);
+        let mut answer = fetched(vec![good.clone(), good], true, FETCH_TIMEOUT);
+        assert_eq!(answer.next().await.unwrap(), Some(asked.clone()));
+        assert!(answer.next().await.is_err(), "the same came twice");
+        for item in [handed_out(other.digest(), &other), handed_out(asked.digest(), &other)] {
+            assert!(fetched(vec![item], true, FETCH_TIMEOUT).next().await.is_err(), "nobody asked for it");
+        }
+    }
+
+    /// The timeout of the call covers its beginning alone: a peer that sends no end would stop the reading of its own stream.
+    #[tokio::test]
+    async fn an_answer_that_does_not_end_is_given_up() {
+        let mut answer = fetched(Vec::new(), false, Duration::ZERO);
+        assert_eq!(answer.next().await.unwrap_err().code(), Code::DeadlineExceeded);
+    }
+
+    /// A node whose answer to a fetch is one item of more bytes than an item has.
+    struct Huge;
+
+    #[tonic::async_trait]
+    impl Round for Huge {
+        type FollowStream = tokio_stream::Empty<Result<v1::FollowItem, Status>>;
+        type FetchStream = tokio_stream::Iter<std::vec::IntoIter<Result<v1::FetchItem, Status>>>;
+
+        async fn follow(&self, _: Request<v1::FollowRequest>) -> Result<Response<Self::FollowStream>, Status> {
+            Ok(Response::new(tokio_stream::empty()))
+        }
+
+        async fn fetch(&self, _: Request<v1::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
+            let item = v1::FetchItem { digest: vec![0; ITEM_BYTES_MAX], found: None };
+            Ok(Response::new(tokio_stream::iter(vec![Ok(item)])))
+        }
+
+        async fn prove(&self, _: Request<v1::ProveRequest>) -> Result<Response<v1::SignedReport>, Status> {
+            Ok(Response::new(v1::SignedReport::default()))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_item_above_the_limit_is_not_read() {
+        let mut node = client(RoundServer::new(Huge));
+        let mut items = node.fetch(v1::FetchRequest::default()).await.unwrap().into_inner();
+        let refused = items.message().await.map(|_| ()).expect_err("an item above the limit was read");
+        assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
     }
 }

@@ -11,9 +11,8 @@ use tonic::transport::Channel;
 
 use crate::ask::{error_of, unreachable};
 use crate::{Dial, Fleet, NodeError, Patience, Tokens};
-use keyfleet_api::round_reader::{Fetched, Heard, RoundReader, fetch_requests};
+use keyfleet_api::round_reader::{self, Fetched, Heard, RoundReader, fetch_requests};
 use keyfleet_api::tls::Connector;
-use keyfleet_api::v1::round_client::RoundClient;
 use keyfleet_api::{channel, wire};
 
 /// Reads the streams of a fleet's nodes. The caller needs an access rule with the verb `Observe`.
@@ -47,7 +46,7 @@ impl Observer {
         let read = async {
             let mut reader = RoundReader::new(self.fleet.cluster, node, self.pin(node)?);
             let request = self.authorized(node, reader.request(&[])).await?;
-            let stream = RoundClient::new(self.channel(node).await?).follow(request).await;
+            let stream = round_reader::client(self.channel(node).await?).follow(request).await;
             let mut stream = stream.map_err(|status| error_of(&status))?.into_inner();
             let mut sent = Vec::new();
             while let Some(item) = stream.message().await.map_err(|status| error_of(&status))? {

@@ -138,6 +138,8 @@ words! {
         IdentityLost,
         /// The node has not offered an identity key yet.
         IdentityMissing,
+        /// A node offers the identity key of another.
+        IdentityTaken,
         /// No replication is configured.
         NotConfigured,
         /// The bucket does not exist.
@@ -199,7 +201,7 @@ impl Reason {
             Self::SealKeysLost | Self::SealRolledBack | Self::KeyEncryptionKeyMissing | Self::KeyEncryptionKeyWrong => {
                 "seal.md"
             }
-            Self::IdentityLost | Self::IdentityMissing => "identity-lost.md",
+            Self::IdentityLost | Self::IdentityMissing | Self::IdentityTaken => "identity-lost.md",
             Self::BlockSourceDown | Self::BlockSourceWrong | Self::BlockSourceReversed | Self::BlockSourceJumped => {
                 "blocks.md"
             }

@@ -131,12 +131,13 @@ pub fn spec_of(plan: &ValidPlan) -> KeyEpochSpec {
     }
 }
 
-/// The record of a round, as nodes read it.
+/// The record of a round, as nodes read it; `None` before the operator has opened it. An object that was put back without its
+/// status says nothing of its round, which may have ended long ago.
 ///
 /// # Errors
 /// When a field cannot be what it says.
-pub fn record_of(plan: &ValidPlan, status: Option<&KeyEpochStatus>) -> Result<RoundRecord, ConvertError> {
-    let Some(status) = status else { return Ok(RoundRecord::opened()) };
+pub fn record_of(plan: &ValidPlan, status: Option<&KeyEpochStatus>) -> Result<Option<RoundRecord>, ConvertError> {
+    let Some((status, of)) = status.and_then(|status| Some((status, status.phase?))) else { return Ok(None) };
     let dealers = status
         .dealers
         .as_ref()
@@ -145,14 +146,14 @@ pub fn record_of(plan: &ValidPlan, status: Option<&KeyEpochStatus>) -> Result<Ro
         digests(list.iter().map(|response| (response.index, response.response_digest)), "status.responses")
     });
     let qualified = status.qualified.as_ref().map(|list| list.iter().map(|i| index(*i)).collect::<Result<_, _>>());
-    Ok(RoundRecord {
-        phase: status.phase.map_or(round::Phase::Dealing, phase),
+    Ok(Some(RoundRecord {
+        phase: phase(of),
         dealers: dealers.transpose()?,
         responses: responses.transpose()?,
         qualified: qualified.transpose()?,
         certificate: certificate_of(plan, status)?,
         kept: status.kept.as_deref().map(|kept| kept_numbers(kept, plan.number)).transpose()?,
-    })
+    }))
 }
 
 /// The kept epochs that a record lists: older than its own, ascending, and no more than any retention allows.

@@ -27,6 +27,7 @@
 //! | the gRPC services | [`grpc`] |
 //! | the tasks of a running node | [`runtime`] |
 //! | the pages for kubelet and people | `http` |
+//! | where the randomness of secrets comes from | `secret_rng` |
 
 // Only this workspace's programs and tests use this library, and most names say all there is to say.
 #![allow(missing_docs)]
@@ -48,5 +49,6 @@ pub(crate) mod retain;
 pub mod round;
 pub mod runtime;
 pub mod seal;
+mod secret_rng;
 pub mod serving;
 pub mod store;

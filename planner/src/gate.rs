@@ -181,7 +181,7 @@ fn is_given_up(state: &State, number: u64) -> bool {
 }
 
 fn proven_sentence(state: &State, number: u64) -> String {
-    let holders = state.view.holds.get(&number).into_iter().flatten().map(u32::to_string);
+    let holders = state.view.holds.get(&number).into_iter().flatten().map(|(index, _)| index.to_string());
     let holders = holders.collect::<Vec<_>>().join(", ");
     let record = match state.epochs.get(&number) {
         None => "does not know",

@@ -82,6 +82,28 @@ pub(crate) fn known_pin(state: &State, index: u32) -> Option<PinnedKey> {
     planned.or_else(|| state.recorded()?.nodes.iter().find(|node| node.index == index)?.identity_key)
 }
 
+/// Returns the other index that a key is pinned, planned or recorded under, or offered by a node before this one: under two indexes
+/// no plan is valid.
+#[must_use]
+pub(crate) fn other_owner(state: &State, index: u32, key: PinnedKey) -> Option<u32> {
+    let pinned = state.nodes.iter().map(|(of, node)| (*of, node.spec.identity_key));
+    let first = state.nodes.range(..index).map(|(of, node)| (*of, node.offered));
+    let recorded = state.recorded().into_iter().flat_map(|record| &record.nodes);
+    let recorded = recorded.map(|node| (node.index, node.identity_key));
+    let planned = state.epochs.values().flat_map(|epoch| {
+        let receivers = epoch.spec.receivers.iter().map(|receiver| (receiver.index, Some(receiver.identity_key)));
+        receivers.chain(epoch.spec.dealers.iter().map(|dealer| (dealer.index, Some(dealer.identity_key))))
+    });
+    let mut known = pinned.chain(planned).chain(recorded).chain(first);
+    known.find(|(of, pin)| *of != index && *pin == Some(key)).map(|(of, _)| of)
+}
+
+/// The nodes that wait for a pin because the identity that they offer is another's, each with that other's index.
+pub(crate) fn impostors(state: &State) -> impl Iterator<Item = (u32, u32)> {
+    let waiting = state.nodes.iter().filter(|(_, node)| node.spec.identity_key.is_none());
+    waiting.filter_map(|(index, node)| Some((*index, other_owner(state, *index, node.offered?)?)))
+}
+
 /// The writes that bring `KmsNode`s to what [`members`] says.
 #[must_use]
 pub(crate) fn actions(facts: &Facts<'_>, id: ClusterId) -> Vec<Action> {
@@ -107,7 +129,8 @@ pub(crate) fn actions(facts: &Facts<'_>, id: ClusterId) -> Vec<Action> {
             // Goes at once and comes back: the deletion of a KmsNode is no way to scale.
             Some(node) if node.deleting => actions.push(Action::ReleaseNode { index: *index }),
             Some(node) => {
-                let identity_key = node.spec.identity_key.or(spec.identity_key).or(node.offered);
+                let offered = node.offered.filter(|key| other_owner(state, *index, *key).is_none());
+                let identity_key = node.spec.identity_key.or(spec.identity_key).or(offered);
                 actions.extend(update(node, KmsNodeSpec { identity_key, ..node.spec.clone() }, removed.copied()));
             }
         }

@@ -133,7 +133,7 @@ pub(crate) fn due(facts: &Facts<'_>, block: u64) -> Option<Trigger> {
         return Some(Trigger::Genesis);
     }
     let (_, active) = facts.active?;
-    if facts.members.missing == 0 && !carries_out(facts, &active.spec) && newcomers_are_known(facts) {
+    if facts.members.missing == 0 && !carries_out(facts, &active.spec) && awaited_newcomers(facts).is_empty() {
         return Some(Trigger::Change);
     }
     let request = state.cluster.reshare_request.as_ref();
@@ -300,7 +300,10 @@ pub(super) fn drive(facts: &Facts<'_>, number: u64, epoch: &Epoch) -> Result<Vec
         if let Some((first, problem)) = away.first_key_value().filter(|_| able < needed) {
             status = key_epoch::fails_for_want_of_the_bucket(status, &format!("node {first}: {}", problem.message));
         }
-        status.culprits = key_epoch::with_the_silent(key_epoch::culprits(&closing.culprits), &epoch.spec, &status);
+        status.culprits = {
+            let proven = key_epoch::with_the_proven_before(key_epoch::culprits(&closing.culprits), &before.culprits);
+            key_epoch::with_the_silent(proven, &epoch.spec, &status)
+        };
         status
     } else {
         key_epoch::opened(&plan, &now)
@@ -323,9 +326,14 @@ fn carries_out(facts: &Facts<'_>, plan: &KeyEpochSpec) -> bool {
         && plan.receivers.iter().map(|receiver| receiver.index).eq(facts.members.stay.iter().copied())
 }
 
-/// A newcomer whose pod is still starting holds up nobody: boundaries go on among those who are there.
-fn newcomers_are_known(facts: &Facts<'_>) -> bool {
-    facts.members.stay.iter().all(|index| facts.state.nodes.get(index).is_some_and(|node| node.prekey.is_some()))
+/// Returns the newcomers that have shown no prekey yet. One whose pod is still starting holds up nobody: boundaries go on among
+/// those who are there. A receiver of the active epoch is no newcomer: without a prekey it is planned without one.
+#[must_use]
+pub(crate) fn awaited_newcomers(facts: &Facts<'_>) -> BTreeSet<u32> {
+    let receives = |index: &u32| facts.active.is_some_and(|(_, epoch)| epoch.has_receiver(*index));
+    let newcomers = facts.members.stay.iter().filter(|index| !receives(index));
+    let awaited = newcomers.filter(|index| facts.state.nodes.get(index).is_none_or(|node| node.prekey.is_none()));
+    awaited.copied().collect()
 }
 
 /// The plan for a reservation, from nothing but the state.
@@ -333,7 +341,7 @@ fn plan(facts: &Facts<'_>, reservation: &Reservation) -> Result<ValidPlan, NotSt
     let Facts { state, members, active, .. } = facts;
     let spec = &state.cluster.spec;
     let cluster = ClusterId(facts.id().unwrap_or(keyfleet_crds::values::ClusterId([0; 16])).0);
-    let keep = active.filter(|_| members.missing > 0 || !newcomers_are_known(facts));
+    let keep = active.filter(|_| members.missing > 0 || !awaited_newcomers(facts).is_empty());
     // While newcomers start, the key stays with those who have it, under the rules it has.
     let (receivers, threshold, min_holders) = match keep {
         Some((_, epoch)) => (

@@ -1012,13 +1012,13 @@ pub mod round_client {
         /// Only rows are served that are durable. The stream never ends by itself; a caller reconnects with the position of the
         /// last row it has stored.
         ///
-        /// Deadline: none; keep-alive pings every 20 s. A peer has at most 4 streams open.
+        /// Deadline: none; keep-alive pings every 20 s. A caller has at most 4 streams open, all who only observe together 64.
         /// UNAUTHENTICATED: no certificate by a known pin, and no valid token.
         /// PERMISSION_DENIED: a token neither of the operator nor of a caller with the verb `Observe`.
         /// INVALID_ARGUMENT: `cluster_id` or `challenge` has another length.
         /// FAILED_PRECONDITION: another cluster's id, or a `lineage` that this node's outbox no longer has: begin at 0.
         /// OUT_OF_RANGE: `after_position` is above what this node has said; it was restored: begin at 0.
-        /// RESOURCE_EXHAUSTED: this peer has 4 streams open already.
+        /// RESOURCE_EXHAUSTED: this caller, or all observers together, have as many open already.
         /// UNAVAILABLE: starting, or its state is not yet proven to be the newest; try again with back-off.
         pub async fn follow(
             &mut self,
@@ -1044,10 +1044,10 @@ pub mod round_client {
         /// Bundles, other signed messages and verification vectors by digest: what a receiver was away for, or lost.
         /// Every holder keeps the qualified bundles of an epoch until it retires.
         ///
-        /// Deadline: 10 s is enough for a hundred bundles. A peer has at most 8 calls under way.
+        /// Deadline: 10 s is enough for a hundred bundles. A caller has at most 8 calls under way, all who only observe together 64.
         /// UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE: as for Follow.
         /// INVALID_ARGUMENT: no digest, more than 128, or one that has not 32 bytes.
-        /// RESOURCE_EXHAUSTED: this peer has 8 calls under way already.
+        /// RESOURCE_EXHAUSTED: this caller, or all observers together, have as many under way already.
         /// A digest that this node does not have is no error: the stream is shorter.
         pub async fn fetch(
             &mut self,
@@ -1122,13 +1122,13 @@ pub mod round_server {
         /// Only rows are served that are durable. The stream never ends by itself; a caller reconnects with the position of the
         /// last row it has stored.
         ///
-        /// Deadline: none; keep-alive pings every 20 s. A peer has at most 4 streams open.
+        /// Deadline: none; keep-alive pings every 20 s. A caller has at most 4 streams open, all who only observe together 64.
         /// UNAUTHENTICATED: no certificate by a known pin, and no valid token.
         /// PERMISSION_DENIED: a token neither of the operator nor of a caller with the verb `Observe`.
         /// INVALID_ARGUMENT: `cluster_id` or `challenge` has another length.
         /// FAILED_PRECONDITION: another cluster's id, or a `lineage` that this node's outbox no longer has: begin at 0.
         /// OUT_OF_RANGE: `after_position` is above what this node has said; it was restored: begin at 0.
-        /// RESOURCE_EXHAUSTED: this peer has 4 streams open already.
+        /// RESOURCE_EXHAUSTED: this caller, or all observers together, have as many open already.
         /// UNAVAILABLE: starting, or its state is not yet proven to be the newest; try again with back-off.
         async fn follow(
             &self,
@@ -1143,10 +1143,10 @@ pub mod round_server {
         /// Bundles, other signed messages and verification vectors by digest: what a receiver was away for, or lost.
         /// Every holder keeps the qualified bundles of an epoch until it retires.
         ///
-        /// Deadline: 10 s is enough for a hundred bundles. A peer has at most 8 calls under way.
+        /// Deadline: 10 s is enough for a hundred bundles. A caller has at most 8 calls under way, all who only observe together 64.
         /// UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE: as for Follow.
         /// INVALID_ARGUMENT: no digest, more than 128, or one that has not 32 bytes.
-        /// RESOURCE_EXHAUSTED: this peer has 8 calls under way already.
+        /// RESOURCE_EXHAUSTED: this caller, or all observers together, have as many under way already.
         /// A digest that this node does not have is no error: the stream is shorter.
         async fn fetch(
             &self,

@@ -124,6 +124,9 @@ async fn check_transcript(
     }
     let plan = convert::plan_of(&epoch.spec).map_err(|error| malformed(number, &error))?;
     let record = convert::record_of(&plan, epoch.status.as_ref()).map_err(|error| malformed(number, &error))?;
+    let record = record.ok_or_else(|| {
+        CommandError::other(format!("KeyEpoch {number} has no status: the operator has not opened the round yet"))
+    })?;
     let observer = Arc::new(connect::observer(kube, &args.fleet, &args.nodes).await?);
     let gathered = transcript::gather(observer, plan, &record).await?;
     let key = convert::point(&public_key).map_err(|error| malformed(number, &error))?;

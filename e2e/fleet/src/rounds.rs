@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use keyfleet_threshold::coordination::{Decision, FleetView, KeptEpoch, NodeView, RoundView, decide, planning};
-use keyfleet_threshold::feed;
+use keyfleet_threshold::feed::{self, Answer};
 use keyfleet_threshold::identifiers::{Block, ClusterId, Digest, EpochNumber, NodeIndex, Threshold};
 use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::plan::{Deadlines, ValidPlan};
@@ -178,8 +178,16 @@ impl TestNode {
     fn find(&self, digest: &Digest) -> Option<Blob> {
         let persister = self.driver.as_ref()?.persister();
         let published = persister.published().borrow().clone();
-        let kept = |digest: &_| persister.bundles().get(digest).unwrap();
-        feed::answer(&BTreeSet::from([*digest]), published.state.as_ref()?, &published.messages, kept).remove(digest)
+        let state = published.state.as_ref()?;
+        match feed::answer(&BTreeSet::from([*digest]), state, &published.messages).remove(digest)? {
+            Answer::Said(message) => Some(Blob::Message(message.as_ref().clone())),
+            Answer::Vector(vector) => Some(Blob::Vector(vector)),
+            Answer::Kept => {
+                let bytes = persister.bundles().bytes(digest).unwrap()?;
+                let is_handed_out = feed::is_handed_out(&bytes, digest, state.index);
+                is_handed_out.then(|| Blob::Message(SignedMessage::decode(&bytes).unwrap()))
+            }
+        }
     }
 
     /// Checks that a node never says two things where it may say one.
@@ -236,7 +244,7 @@ pub fn retirement(nodes: &[TestNode], at: usize, number: EpochNumber) -> Input {
             Some(Claimed { number: *number, vector: Some(vector), possession })
         });
         let mut claims = Claims::of(CLUSTER, node.index, claimed, &asked.challenge, asked);
-        claims.judge(|number, prover| state.certified_share(number, prover, None));
+        claims.judge(|number, prover| state.certified_share(number, prover));
         holdings.answer(&claims);
     }
     let Turn::Use(proofs) = holdings.next(&of, asked.at_ms) else { panic!("all have answered") };

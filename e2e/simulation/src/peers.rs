@@ -9,7 +9,7 @@ use keyfleet_crds::values::PinnedKey;
 use keyfleet_planner::model::Objects;
 use keyfleet_planner::state::Epoch;
 use keyfleet_threshold::feed::{
-    Input, InputError, ListedEpoch, Listing, Showing, Turns, answer, recall, says_itself, take_all,
+    Answer, Input, InputError, ListedEpoch, Listing, Showing, Turns, answer, recall, says_itself, take_all,
 };
 use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::round::{Blob, Outputs, Refusal};
@@ -238,8 +238,21 @@ impl Node {
     /// Returns what the node hands out for these digests, to the operator or to a peer.
     pub(crate) fn hand_out(&self, wanted: &BTreeSet<Digest>, to_operator: bool) -> BTreeMap<Digest, Blob> {
         let Some(process) = &self.process else { return BTreeMap::new() };
-        let kept = |digest: &Digest| self.disk.blobs.get(digest).map(|blob| blob.as_ref().clone());
-        let mut found = answer(wanted, process.participant.state(), &self.own_messages(to_operator), kept);
+        let state = process.participant.state();
+        let found = answer(wanted, state, &self.own_messages(to_operator)).into_iter();
+        let found = found.filter_map(|(digest, answer)| {
+            let blob = match answer {
+                Answer::Said(message) => Blob::Message(message.as_ref().clone()),
+                Answer::Vector(vector) => Blob::Vector(vector),
+                Answer::Kept => {
+                    let kept = self.disk.blobs.get(&digest)?.as_ref();
+                    let own = matches!(kept, Blob::Message(message) if message.sender == state.index);
+                    if own { None } else { Some(kept.clone()) }?
+                }
+            };
+            Some((digest, blob))
+        });
+        let mut found: BTreeMap<_, _> = found.collect();
         found.values_mut().for_each(|blob| self.behaviour.bend_found(blob));
         found
     }
@@ -266,6 +279,6 @@ fn listed(parsed: &mut Parsed, objects: &Objects) -> BTreeMap<EpochNumber, Liste
 
 fn parse(epoch: &Epoch) -> Option<ListedEpoch> {
     let plan = plan_of(&epoch.spec).ok()?;
-    let record = record_of(&plan, epoch.status.as_ref()).ok();
+    let record = record_of(&plan, epoch.status.as_ref()).ok().flatten();
     Some(ListedEpoch { plan, record })
 }

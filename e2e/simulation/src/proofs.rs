@@ -52,7 +52,7 @@ impl Fleet {
         let Some(process) = process.filter(|process| process.life == life) else { return };
         process.follow(&streams);
         let state = process.participant.state();
-        claims.judge(|number, prover| state.certified_share(number, prover, None));
+        claims.judge(|number, prover| state.certified_share(number, prover));
         process.holdings.answer(&claims);
     }
 

@@ -30,7 +30,8 @@ fn phase(fleet: &Fleet, number: EpochNumber) -> Option<Phase> {
 /// Lets `who` make the certificate of a round from its own signature and those that the others said, and keep it.
 fn keep_certificate(fleet: &mut Fleet, who: u32, number: EpochNumber) {
     let plan = fleet.plan(number);
-    let mut record = record_of(&plan, Some(fleet.status(number))).expect("the operator writes records");
+    let record = record_of(&plan, Some(fleet.status(number))).expect("the operator writes records");
+    let mut record = record.expect("the round is open");
     let node = fleet.nodes.get_mut(&index(who)).expect("it is there");
     let participant = &mut node.process.as_mut().expect("it runs").participant;
     let vector = participant.state().attempts[&number].vector.clone().expect("it is prepared");

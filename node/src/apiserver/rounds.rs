@@ -5,15 +5,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keyfleet_crds::KeyEpochSpec;
 use keyfleet_crds::conditions::Reason;
-use keyfleet_crds::convert::{plan_of, record_of};
+use keyfleet_crds::convert::{ConvertError, plan_of, record_of};
 use keyfleet_crds::node::report::ProblemAbout;
 use keyfleet_threshold::feed::{Feed, HeldBack, Input, ListedEpoch, Listing};
 use keyfleet_threshold::identifiers::EpochNumber;
+use keyfleet_threshold::plan::ValidPlan;
 use tokio::sync::{mpsc, watch};
 
 use super::status::Problems;
-use super::watching::Listed;
+use super::watching::{Listed, Wishes};
 use crate::name_mark::{NameMark, NameMarkError};
 use crate::round::Published;
 use crate::runtime::PeerProofs;
@@ -35,6 +37,8 @@ pub(crate) struct Rounds {
     pub(crate) restored: Option<PathBuf>,
     /// Problems that the node shows in its `KmsNode`.
     pub(crate) problems: Problems,
+    /// Plans that were validated.
+    pub(crate) plans: Plans,
 }
 
 /// The driver is gone: the node stops.
@@ -70,7 +74,7 @@ impl Rounds {
 
     /// Feeds what was not fed yet. Tells what has to be retired, and whether something has to be tried again.
     async fn pass(&mut self, listed: &Listed, feed: &mut Feed) -> Result<Passed, Stopped> {
-        let listing = listing(listed);
+        let listing = self.plans.listing(listed);
         if listed.lists == 0 {
             return Ok(Passed { listing, retire: BTreeSet::new(), again: false });
         }
@@ -139,23 +143,44 @@ impl Rounds {
     }
 }
 
-/// Decodes the objects. Refuses those whose plan or record cannot be one.
-fn listing(listed: &Listed) -> Listing {
-    let mut epochs = BTreeMap::new();
-    for (number, epoch) in &listed.epochs {
-        let plan = match plan_of(&epoch.spec) {
-            Ok(plan) => plan,
-            Err(error) => {
-                tracing::warn!(number, %error, "the plan of a KeyEpoch is refused");
-                continue;
-            }
-        };
-        let record = record_of(&plan, epoch.status.as_ref());
-        let record = record.inspect_err(|error| tracing::warn!(number, %error, "the record of a KeyEpoch is refused"));
-        epochs.insert(EpochNumber(*number), ListedEpoch { plan, record: record.ok() });
+/// Plans by number, each with the spec that it was validated from: a plan of a hundred nodes has a hundred signatures and
+/// points to check, and every change of any object brings all plans again.
+#[derive(Default)]
+pub(crate) struct Plans(BTreeMap<u64, (KeyEpochSpec, Option<ValidPlan>)>);
+
+impl Plans {
+    /// Decodes the objects. Refuses those whose plan or record cannot be one.
+    fn listing(&mut self, listed: &Listed) -> Listing {
+        let mut epochs = BTreeMap::new();
+        for (number, plan) in self.validated(listed, plan_of) {
+            let status = listed.epochs.get(&number).and_then(|epoch| epoch.status.as_ref());
+            let record = record_of(&plan, status);
+            let record =
+                record.inspect_err(|error| tracing::warn!(number, %error, "the record of a KeyEpoch is refused"));
+            epochs.insert(EpochNumber(number), ListedEpoch { plan, record: record.ok().flatten() });
+        }
+        let Wishes { allow_downtime, confirm_after_seconds, retention } = listed.wishes;
+        Listing { generation: listed.lists, epochs, allow_downtime, confirm_after_seconds, retention }
     }
-    let Wishes { allow_downtime, confirm_after_seconds, retention } = listed.wishes;
-    Listing { generation: listed.lists, epochs, allow_downtime, confirm_after_seconds, retention }
+
+    /// Returns the plans that are listed and valid. `validate` is called once for each spec.
+    fn validated(
+        &mut self,
+        listed: &Listed,
+        mut validate: impl FnMut(&KeyEpochSpec) -> Result<ValidPlan, ConvertError>,
+    ) -> Vec<(u64, ValidPlan)> {
+        self.0.retain(|number, (spec, _)| listed.epochs.get(number).is_some_and(|epoch| epoch.spec == *spec));
+        for (number, epoch) in &listed.epochs {
+            self.0.entry(*number).or_insert_with(|| {
+                let plan = validate(&epoch.spec);
+                let plan =
+                    plan.inspect_err(|error| tracing::warn!(number, %error, "the plan of a KeyEpoch is refused"));
+                (epoch.spec.clone(), plan.ok())
+            });
+        }
+        self.0.iter().filter_map(|(number, (_, plan))| Some((*number, plan.clone()?))).collect()
+    }
+
 }
 
 const NAME_MARK_REASONS: [Reason; 4] =
@@ -165,5 +190,63 @@ fn name_mark_reason(error: &NameMarkError) -> Reason {
     match error {
         NameMarkError::Other { .. } => Reason::NameTaken,
         NameMarkError::Bucket(error) => crate::store::replica::bucket_reason(error.kind),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyfleet_crds::KeyEpoch;
+    use keyfleet_crds::convert::spec_of;
+    use keyfleet_crds::epoch::{KeyEpochStatus, Phase};
+    use keyfleet_threshold::plan::Plan;
+
+    use super::*;
+
+    /// A round of the frozen plans, without a status.
+    fn listed() -> (u64, Listed) {
+        let fixtures: serde_json::Value =
+            serde_json::from_str(include_str!("../../../threshold/fixtures/plan-v2.json")).unwrap();
+        let bytes = hex::decode(fixtures["genesis"]["encoding"].as_str().unwrap()).unwrap();
+        let plan = Plan { roster: None, ..Plan::decode(&bytes).unwrap() }.validate().unwrap();
+        let epoch = KeyEpoch::new("keys-1", spec_of(&plan));
+        let epochs = BTreeMap::from([(plan.number.0, epoch)]);
+        (plan.number.0, Listed { lists: 1, epochs, wishes: Wishes::default() })
+    }
+
+    /// After objects are put back without their status nodes would deal in rounds that ended.
+    #[test]
+    fn a_key_epoch_without_a_phase_is_no_record_to_deal_on() {
+        let (number, mut listed) = listed();
+        let record = |listed: &Listed| {
+            let mut listing = Plans::default().listing(listed);
+            listing.epochs.remove(&EpochNumber(number)).expect("the plan is listed").record
+        };
+        assert_eq!(record(&listed), None, "no status");
+        listed.epochs.get_mut(&number).unwrap().status = Some(KeyEpochStatus::default());
+        assert_eq!(record(&listed), None, "no phase");
+        let opened = KeyEpochStatus { phase: Some(Phase::Dealing), ..KeyEpochStatus::default() };
+        listed.epochs.get_mut(&number).unwrap().status = Some(opened);
+        assert!(record(&listed).is_some(), "the operator's first write opens it");
+    }
+
+    #[test]
+    fn a_plan_is_validated_once_for_all_changes_of_its_status() {
+        let (number, mut listed) = listed();
+        let (mut plans, mut validations) = (Plans::default(), 0);
+        let mut pass = |listed: &Listed| {
+            let validated = plans.validated(listed, |spec| {
+                validations += 1;
+                plan_of(spec)
+            });
+            (validated.len(), validations)
+        };
+        assert_eq!(pass(&listed), (1, 1));
+        listed.epochs.get_mut(&number).unwrap().status = Some(KeyEpochStatus::default());
+        assert_eq!(pass(&listed), (1, 1), "a change of the status validates the plan again");
+        listed.epochs.get_mut(&number).unwrap().spec.plan_version = 99;
+        assert_eq!(pass(&listed), (0, 2), "another spec under the number is taken for the one before");
+        assert_eq!(pass(&listed), (0, 2), "a refused plan is validated again");
+        listed.epochs.clear();
+        assert_eq!((pass(&listed), plans.0.len()), ((0, 2), 0), "a plan that is listed no more is kept");
     }
 }

@@ -339,13 +339,14 @@ mod tests {
     use keyfleet_threshold::round::Participant;
 
     use super::*;
+    use crate::secret_rng::secret_rng;
 
     const CLUSTER: ClusterId = ClusterId([1; 16]);
 
     fn participant(i: u8) -> (Participant, NodeView) {
         let (index, identity) = (NodeIndex::new(i.into()).unwrap(), IdentitySecretKey::from_seed(&[i; 32]));
         let public = identity.public();
-        let (participant, _) = Participant::new(CLUSTER, index, identity, &mut rand::rng());
+        let (participant, _) = Participant::new(CLUSTER, index, identity, &mut secret_rng());
         let prekey = participant.state().shown_prekey().copied();
         (participant, NodeView { index, identity: public, prekey })
     }
@@ -368,7 +369,7 @@ mod tests {
         });
         let participant = &mut nodes[0].0;
         assert!(!names_another_prekey(participant.state()), "no plan names anything yet");
-        let _ = participant.accept((*plan.unwrap()).clone(), &mut rand::rng()).unwrap();
+        let _ = participant.accept((*plan.unwrap()).clone(), &mut secret_rng()).unwrap();
         let mut state = participant.state().clone();
         assert!(!names_another_prekey(&state), "the plan names the prekey that is shown");
         let shown = *state.shown_prekey().unwrap();

@@ -23,7 +23,7 @@ use super::recover::{StartError, start};
 use crate::apiserver::ApiServer;
 use crate::apiserver::issuers::Issuers;
 use crate::apiserver::last_known::LastKnown;
-use crate::apiserver::rounds::Rounds;
+use crate::apiserver::rounds::{Plans, Rounds};
 use crate::apiserver::status::{Problems, Speaker, StatusWriter};
 use crate::apiserver::watching::{AddressOf, Doom, Listed, address_in_dns, watch_all};
 use crate::certificate::Mounted;
@@ -76,6 +76,9 @@ pub enum ProcessError {
     /// The state file.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
+    /// This program is at fault: a task without which the node does nothing has ended.
+    #[error("a task of the node ended: {0}. The container has to start again; report it with the log above")]
+    TaskEnded(String),
     /// A container's environment is made when it starts: only a new one has what came meanwhile.
     #[error("the environment lacks {0}: the container has to start again once it is there")]
     Environment(String),
@@ -205,6 +208,8 @@ impl Process {
         let doomed = tokio::select! {
             () = &mut stop => false,
             Ok(_) = wired.doomed.wait_for(|doom| doom.is_sealed()) => true,
+            how = wired.node.ended() => return Err(ProcessError::TaskEnded(how)),
+            how = panicked(&mut self.tasks) => return Err(ProcessError::TaskEnded(how)),
         };
         self.end(wired, doomed, stop).await
     }
@@ -345,6 +350,7 @@ impl Process {
                 name_mark: self.name_mark(&backing).await,
                 restored,
                 problems: self.problems.clone(),
+                plans: Plans::default(),
             };
             self.tasks.spawn(rounds.feed(listed.subscribe()));
             self.tasks.spawn(watch_rounds(node.notices(), node.served(), self.problems.clone()));
@@ -410,6 +416,16 @@ impl Process {
         }
         Ok(())
     }
+}
+
+/// Waits until a task panics. One that has nothing more to do may return.
+async fn panicked(tasks: &mut JoinSet<()>) -> String {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            return error.to_string();
+        }
+    }
+    std::future::pending().await
 }
 
 /// The API server and the ports of a pod that a node takes over.

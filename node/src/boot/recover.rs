@@ -14,6 +14,7 @@ use crate::keystores::inventory::KeyInventory;
 use crate::keystores::{Found, KeyStore, KeyStores, KeyStoresError};
 use crate::round::{Persister, Started};
 use crate::seal::{KeyMaterial, KeyName, KeyRing};
+use crate::secret_rng::secret_rng;
 use crate::store::bundles::BundleFile;
 use crate::store::{Backing, Outbox, Store, StoreError};
 
@@ -112,7 +113,7 @@ pub async fn start(parts: Parts) -> Result<Started, StartError> {
             check_covered(inventory, &restored.0)?;
             restored
         }
-        _ => Participant::new(cluster, index, identity, &mut rand::rng()),
+        _ => Participant::new(cluster, index, identity, &mut secret_rng()),
     };
     for finding in &findings {
         tracing::warn!(%finding, "found at the start");
@@ -156,7 +157,7 @@ fn read_inventory(store: &Store, found: &Found) -> Result<Option<KeyInventory>, 
 async fn make_first_keys(key_stores: &mut KeyStores) -> Result<(), KeyStoresError> {
     let keys = [KeyName::Identity, KeyName::Node].map(|name| {
         let known = key_stores.key(name).cloned();
-        (name, known.unwrap_or_else(|| KeyMaterial::random(&mut rand::rng())))
+        (name, known.unwrap_or_else(|| KeyMaterial::random(&mut secret_rng())))
     });
     key_stores.create(keys.to_vec()).await
 }
@@ -169,7 +170,8 @@ fn read_secrets(
     key_stores: &KeyStores,
     inventory: &KeyInventory,
 ) -> Result<(Secrets, Vec<KeyName>), StoreError> {
-    let (mut secrets, mut lost) = (Vec::new(), Vec::new());
+    // A list that grows leaves copies of what it held behind, which nothing wipes.
+    let (mut secrets, mut lost) = (Vec::with_capacity(inventory.live.len()), Vec::new());
     for name in inventory.live.keys() {
         let Some(key) = key_stores.key(*name) else { continue };
         let secret = match name {

@@ -15,10 +15,11 @@ use keyfleet_crds::cluster::access::{self, KUBERNETES_ISSUER};
 use keyfleet_threshold::feed::{self, Showing};
 use keyfleet_threshold::identifiers::{ClusterId, NodeIndex};
 use keyfleet_threshold::identity::IdentitySecretKey;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-use super::peer_limits::PeerLimits;
+use super::fetch;
+use super::peer_limits::{Caller, PeerLimits, Place};
 use super::report::{Challenge, Reports, sign};
 use super::transport::Peer;
 use crate::round::{Epochs, Published};
@@ -46,7 +47,7 @@ pub(crate) struct RoundApi {
     pub(crate) sequence: Arc<AtomicU64>,
     /// Reports of what is published.
     pub(crate) reports: Arc<Reports>,
-    /// Streams and calls of each peer.
+    /// Streams and calls of each caller.
     pub(crate) limits: PeerLimits,
 }
 
@@ -61,18 +62,18 @@ pub struct Readers {
 }
 
 impl Readers {
-    async fn admit(&self, token: &str) -> Result<(), Status> {
+    async fn admit(&self, token: &str) -> Result<Caller, Status> {
         let now = crate::clock::now_seconds();
         let kubernetes = [KUBERNETES_ISSUER.to_owned()];
         let caller = self.tokens.check(token, &kubernetes, OPERATOR_TOKEN_SECONDS, now).await;
         if caller.is_ok_and(|caller| caller.subject == self.operator) {
-            return Ok(());
+            return Ok(Caller::Operator);
         }
         let access = self.access.borrow().clone();
         let caller = self.tokens.check(token, &access.issuer_names(), access.max_token_seconds.into(), now).await;
         let caller = caller.map_err(|error| Status::unauthenticated(error.to_string()))?;
         if access.allows(&caller.issuer, &caller.subject, access::Request::Observe) {
-            return Ok(());
+            return Ok(Caller::Observer { issuer: caller.issuer, subject: caller.subject });
         }
         let (subject, issuer) = (caller.subject, caller.issuer);
         Err(Status::permission_denied(format!(
@@ -85,18 +86,19 @@ impl Readers {
 type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl RoundApi {
-    /// Returns the index of a peer; `None` for a reader by token.
-    async fn admit<T>(&self, request: &Request<T>, cluster: &[u8]) -> Result<Option<NodeIndex>, Status> {
-        let peer = request.extensions().get::<Peer>().and_then(|peer| peer.0);
-        if peer.is_none() {
+    /// Returns who calls.
+    async fn admit<T>(&self, request: &Request<T>, cluster: &[u8]) -> Result<Caller, Status> {
+        let caller = if let Some(index) = request.extensions().get::<Peer>().and_then(|peer| peer.0) {
+            Caller::Peer(index)
+        } else {
             let readers = self.readers.as_ref().ok_or_else(|| Status::unauthenticated("show a pinned certificate"))?;
             let token = super::kms::bearer(request);
-            readers.admit(token.ok_or_else(|| Status::unauthenticated("no certificate and no token"))?).await?;
-        }
+            readers.admit(token.ok_or_else(|| Status::unauthenticated("no certificate and no token"))?).await?
+        };
         if cluster != self.owner.0.0 {
             return Err(Status::failed_precondition(format!("this node belongs to cluster {}", self.owner.0)));
         }
-        Ok(peer)
+        Ok(caller)
     }
 }
 
@@ -114,7 +116,7 @@ struct Following {
     position: u64,
     caught_up: bool,
     ready: VecDeque<v1::FollowItem>,
-    _place: Option<OwnedSemaphorePermit>,
+    _place: Place,
 }
 
 impl Following {
@@ -169,7 +171,7 @@ impl Round for RoundApi {
     type FetchStream = Items<v1::FetchItem>;
 
     async fn follow(&self, request: Request<v1::FollowRequest>) -> Result<Response<Self::FollowStream>, Status> {
-        let peer = self.admit(&request, &request.get_ref().cluster_id).await?;
+        let caller = self.admit(&request, &request.get_ref().cluster_id).await?;
         let v1::FollowRequest { after_position, lineage, challenge, .. } = request.into_inner();
         let challenge = match challenge.len() {
             0 => None,
@@ -185,7 +187,7 @@ impl Round for RoundApi {
         if after_position >= outbox.next {
             return Err(Status::out_of_range("the position is above what this node has said: begin at 0"));
         }
-        let place = peer.map(|peer| self.limits.follow.take(peer)).transpose()?;
+        let place = self.limits.follow.take(&caller)?;
         let mut following = Following {
             published: self.published.clone(),
             served: self.served.clone(),
@@ -205,7 +207,7 @@ impl Round for RoundApi {
     }
 
     async fn fetch(&self, request: Request<v1::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
-        let peer = self.admit(&request, &request.get_ref().cluster_id).await?;
+        let caller = self.admit(&request, &request.get_ref().cluster_id).await?;
         let digests = request.into_inner().digests;
         if digests.is_empty() || digests.len() > FETCH_DIGESTS_MAX {
             return Err(Status::invalid_argument(format!("digests: 1 to {FETCH_DIGESTS_MAX}")));
@@ -214,27 +216,23 @@ impl Round for RoundApi {
             .iter()
             .map(|bytes| messages::digest(bytes).ok_or_else(|| Status::invalid_argument("a digest has 32 bytes")))
             .collect::<Result<_, _>>()?;
-        let place = peer.map(|peer| self.limits.fetch.take(peer)).transpose()?;
+        let place = self.limits.fetch.take(&caller)?;
         let published = self.published.borrow().clone();
-        let kept = |digest: &_| self.bundles.get(digest).ok().flatten();
         let state = published.state.as_ref();
-        let found = state.map(|state| feed::answer(&digests, state, &published.messages, kept)).unwrap_or_default();
-        let items = found
-            .into_iter()
-            .map(|(digest, blob)| Ok(v1::FetchItem { digest: digest.0.to_vec(), found: Some(messages::found(&blob)) }));
-        let items: Vec<_> = items.collect();
+        let answers = state.map(|state| feed::answer(&digests, state, &published.messages)).unwrap_or_default();
+        let items = fetch::items(answers, self.owner.1, self.bundles.clone());
         // The call is under way until its stream ends.
-        let items = stream::iter(items).inspect(move |_| {
+        let items = items.inspect(move |_| {
             let _ = &place;
         });
         Ok(Response::new(Box::pin(items)))
     }
 
     async fn prove(&self, request: Request<v1::ProveRequest>) -> Result<Response<v1::SignedReport>, Status> {
-        let peer = self.admit(&request, &request.get_ref().cluster_id).await?;
+        let caller = self.admit(&request, &request.get_ref().cluster_id).await?;
         let challenge = request.into_inner().challenge;
         let challenge = challenge.try_into().map_err(|_| Status::invalid_argument("challenge: 32 bytes"))?;
-        let _place = peer.map(|peer| self.limits.prove.take(peer)).transpose()?;
+        let _place = self.limits.prove.take(&caller)?;
         let (published, served) = (self.published.borrow().clone(), self.served.borrow().clone());
         let mut challenge = Challenge::new(challenge);
         let report = self.reports.of(&published, &served, Some(&mut challenge), &self.identity.public());

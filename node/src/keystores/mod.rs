@@ -15,6 +15,7 @@ use async_trait::async_trait;
 
 use crate::seal::wrap::WrapError;
 use crate::seal::{KeyEncryptionKey, KeyMaterial, KeyName, KeyRing};
+use crate::secret_rng::secret_rng;
 use decision::{Decision, Finding, Seen, StoreKind};
 use inventory::KeyInventory;
 
@@ -213,7 +214,7 @@ impl KeyStores {
             return Ok(());
         }
         let wrap =
-            |(name, key): &(KeyName, KeyMaterial)| (name.to_string(), self.ring.wrap(*name, key, &mut rand::rng()));
+            |(name, key): &(KeyName, KeyMaterial)| (name.to_string(), self.ring.wrap(*name, key, &mut secret_rng()));
         let put = keys.iter().map(wrap).collect();
         for key_store in &self.key_stores {
             key_store.change(&put, &BTreeSet::new()).await?;
@@ -306,7 +307,7 @@ impl KeyStores {
 
     fn wrapped(&self, name: KeyName) -> Option<(String, Vec<u8>)> {
         let key = self.keys.get(&name)?;
-        Some((name.to_string(), self.ring.wrap(name, key, &mut rand::rng())))
+        Some((name.to_string(), self.ring.wrap(name, key, &mut secret_rng())))
     }
 }
 

@@ -3,11 +3,15 @@
 //! While a key store or the replica does not take an output, the driver owes it: it takes no further fact in, so the participant
 //! never runs ahead of what is durable by more than one step. Serving goes on from what was durable before.
 
+use std::collections::BTreeSet;
+
 use keyfleet_threshold::feed::{Input, InputError, recall, take_all};
+use keyfleet_threshold::identifiers::NodeIndex;
 use keyfleet_threshold::identity::IdentityPublicKey;
 use keyfleet_threshold::round::{Notice, Outputs, Participant, Want};
 
 use crate::keystores::decision::Finding;
+use crate::secret_rng::secret_rng;
 
 use super::persist::{PersistError, Persister};
 
@@ -103,7 +107,7 @@ impl Driver {
     pub async fn feed_all(&mut self, inputs: &[Input]) -> Result<Vec<(usize, InputError)>, PersistError> {
         self.settle().await?;
         let now_ms = crate::clock::now_ms();
-        let errors = take_all(inputs, &mut self.participant, now_ms, &mut rand::rng(), &mut self.owed);
+        let errors = take_all(inputs, &mut self.participant, now_ms, &mut secret_rng(), &mut self.owed);
         self.settle().await?;
         self.recall()?;
         self.settle().await?;
@@ -120,6 +124,11 @@ impl Driver {
     #[must_use]
     pub fn wants(&self) -> Vec<Want> {
         self.participant.wants()
+    }
+
+    /// Takes the peers that have to be read again from their first word, since the last call.
+    pub fn take_rereads(&mut self) -> BTreeSet<NodeIndex> {
+        self.participant.take_rereads()
     }
 
     /// Takes the notices for a person since the last call.
@@ -140,7 +149,7 @@ impl Driver {
     fn recall(&mut self) -> Result<(), PersistError> {
         let Self { participant, persister, owed, .. } = self;
         let bundles = persister.bundles();
-        recall(participant, |digest| Ok(bundles.get(digest)?), &mut rand::rng(), owed)
+        recall(participant, |digest| Ok(bundles.get(digest)?), &mut secret_rng(), owed)
     }
 }
 

@@ -27,6 +27,7 @@ use crate::keystores::decision::Finding;
 use crate::keystores::inventory::KeyInventory;
 use crate::keystores::{KeyStores, KeyStoresError};
 use crate::seal::{Fingerprint, KeyMaterial, KeyName};
+use crate::secret_rng::secret_rng;
 use crate::store::bundles::BundleFile;
 use crate::store::{Outbox, RoundCommit, Store, StoreError};
 
@@ -347,7 +348,7 @@ impl Persister {
         Some(match name {
             SecretName::Share(epoch) => {
                 let known = self.key_stores.key(KeyName::Data(epoch)).cloned();
-                known.unwrap_or_else(|| KeyMaterial::random(&mut rand::rng()))
+                known.unwrap_or_else(|| KeyMaterial::random(&mut secret_rng()))
             }
             SecretName::Prekey(_) | SecretName::DealerSeed(_) => KeyMaterial::new(*secret),
         })

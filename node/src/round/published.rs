@@ -8,7 +8,7 @@ use keyfleet_threshold::identifiers::{Digest, EpochNumber, NodeIndex};
 use keyfleet_threshold::polynomial::VerificationVector;
 use keyfleet_threshold::prekey::SignedPrekey;
 use keyfleet_threshold::purpose::Certificate;
-use keyfleet_threshold::round::{Participant, PersistentState, SignedMessage};
+use keyfleet_threshold::round::{Attempt, Participant, PersistentState, SignedMessage};
 
 use crate::store::{Outbox, OutboxRow};
 
@@ -89,7 +89,7 @@ impl Published {
 /// The shares that a node holds. It serves with the active epoch's, and for a grace window with that of the one before; of
 /// all it proves possession.
 #[derive(Default)]
-pub struct Epochs(BTreeMap<EpochNumber, ServedEpoch>);
+pub struct Epochs(BTreeMap<EpochNumber, Box<ServedEpoch>>);
 
 /// An epoch whose share is held.
 pub struct ServedEpoch {
@@ -109,18 +109,18 @@ impl Epochs {
     pub(super) fn of(participant: &Participant) -> Self {
         let state = participant.state();
         let held = state.attempts.iter().filter(|(_, attempt)| attempt.certificate().is_some() && !attempt.erased);
-        let held = held.filter_map(|(number, attempt)| {
-            let (share, vector) = (participant.share(*number)?.duplicate(), attempt.vector.clone()?);
-            let receivers = attempt.plan.receivers.iter().map(|receiver| receiver.index).collect();
-            Some((*number, ServedEpoch { share, vector, certificate: *attempt.certificate()?, receivers }))
-        });
-        Self(held.collect())
+        let mut epochs = BTreeMap::new();
+        for (number, attempt) in held {
+            let Some(epoch) = served(participant, *number, attempt) else { continue };
+            epochs.insert(*number, epoch);
+        }
+        Self(epochs)
     }
 
     /// The newest epoch.
     #[must_use]
     pub fn newest(&self) -> Option<(EpochNumber, &ServedEpoch)> {
-        self.0.last_key_value().map(|(number, epoch)| (*number, epoch))
+        self.0.last_key_value().map(|(number, epoch)| (*number, epoch.as_ref()))
     }
 
     /// Returns true when the newest of them is the newest active epoch that the node knows of. Without any it is not.
@@ -133,7 +133,7 @@ impl Epochs {
 
     /// The epochs that are served, newest first.
     pub fn iter(&self) -> impl Iterator<Item = (EpochNumber, &ServedEpoch)> {
-        self.0.iter().rev().take(SERVED).map(|(number, epoch)| (*number, epoch))
+        self.0.iter().rev().take(SERVED).map(|(number, epoch)| (*number, epoch.as_ref()))
     }
 
     /// One of the epochs that are served.
@@ -145,8 +145,16 @@ impl Epochs {
     /// Any epoch whose share is held, to prove that it is.
     #[must_use]
     pub fn held(&self, number: EpochNumber) -> Option<&ServedEpoch> {
-        self.0.get(&number)
+        self.0.get(&number).map(AsRef::as_ref)
     }
+}
+
+/// Returns an epoch behind a pointer: a map, and the list that one is collected from, move what they hold and leave copies behind,
+/// which nothing wipes.
+fn served(participant: &Participant, number: EpochNumber, attempt: &Attempt) -> Option<Box<ServedEpoch>> {
+    let (share, vector, certificate) = (participant.share(number)?, attempt.vector.clone()?, *attempt.certificate()?);
+    let receivers = attempt.plan.receivers.iter().map(|receiver| receiver.index).collect();
+    Some(Box::new(ServedEpoch { share: share.duplicate(), vector, certificate, receivers }))
 }
 
 impl std::fmt::Debug for Epochs {

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyfleet_api::round_reader::{FETCH_TIMEOUT, Fetched, Heard, ProveError, ReportError, RoundReader, fetch_requests};
+use keyfleet_api::channel;
+use keyfleet_api::round_reader::{
+    self, FETCH_TIMEOUT, Fetched, Heard, ProveError, ReportError, RoundReader, fetch_requests,
+};
 use keyfleet_api::tls::{CertificateError, Connector, Pins};
-use keyfleet_api::v1::round_client::RoundClient;
-use keyfleet_api::{channel, report, v1};
 use keyfleet_threshold::feed::{Input, Turns};
 use keyfleet_threshold::identifiers::{ClusterId, Digest, NodeIndex};
 use keyfleet_threshold::identity::IdentitySecretKey;
@@ -18,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
-use super::{Addresses, PeerProofs};
+use super::{Addresses, PeerProofs, Rereads};
 use crate::round::Published;
 
 /// The pause before a peer is called again; doubled up to the last after every failure.
@@ -42,6 +43,7 @@ pub(super) async fn follow_all(
     mut addresses: watch::Receiver<Addresses>,
     facts: mpsc::Sender<Input>,
     wanted: watch::Receiver<Vec<Want>>,
+    rereads: watch::Receiver<Rereads>,
 ) {
     let mut running: BTreeMap<NodeIndex, (String, Follower)> = BTreeMap::new();
     loop {
@@ -52,7 +54,8 @@ pub(super) async fn follow_all(
                 continue;
             }
             let peers = addresses.clone();
-            let task = follow(me.clone(), index, address.clone(), peers, facts.clone(), wanted.clone());
+            let of = (wanted.clone(), rereads.clone());
+            let task = follow(me.clone(), index, address.clone(), peers, facts.clone(), of);
             running.insert(index, (address, Follower(tokio::spawn(task))));
         }
         if addresses.changed().await.is_err() {
@@ -102,18 +105,47 @@ async fn follow(
     address: String,
     peers: watch::Receiver<Addresses>,
     facts: mpsc::Sender<Input>,
-    wanted: watch::Receiver<Vec<Want>>,
+    (wanted, mut rereads): (watch::Receiver<Vec<Want>>, watch::Receiver<Rereads>),
 ) {
     // A process reads every peer from the beginning: what it heard was in memory.
     let (mut reader, mut pause) = (None, PAUSE);
+    let mut reread = times(peer, &rereads.borrow());
     loop {
         let before = reader.as_ref().map_or(0, RoundReader::position);
-        if let Err(error) = read_stream(&me, peer, &address, &peers, &facts, &wanted, &mut reader).await {
-            tracing::debug!(%peer, %error, "the stream ended");
+        let read = read_stream(&me, peer, &address, &peers, &facts, &wanted, &mut reader);
+        let ended = tokio::select! {
+            ended = read => Some(ended),
+            times = times_above(reread, peer, &mut rereads) => {
+                reread = times;
+                None
+            }
+        };
+        match ended {
+            Some(Err(error)) => tracing::debug!(%peer, %error, "the stream ended"),
+            Some(Ok(())) => {}
+            None => reader = None,
         }
         let read = reader.as_ref().map_or(0, RoundReader::position);
         pause = if read > before { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
         tokio::time::sleep(pause).await;
+    }
+}
+
+fn times(peer: NodeIndex, rereads: &Rereads) -> u64 {
+    rereads.get(&peer).copied().unwrap_or(0)
+}
+
+/// Waits until the peer has to be read again from its first word more often than `before`. Returns how often.
+async fn times_above(before: u64, peer: NodeIndex, rereads: &mut watch::Receiver<Rereads>) -> u64 {
+    loop {
+        let now = times(peer, &rereads.borrow_and_update());
+        if now > before {
+            return now;
+        }
+        if rereads.changed().await.is_err() {
+            // The driver is gone: the node stops.
+            std::future::pending::<()>().await;
+        }
     }
 }
 
@@ -132,7 +164,7 @@ async fn read_stream(
     let channel = channel::connect(address.to_owned(), connector).await?;
     reader.take_if(|reader| *reader.pin() != pin);
     let reader = reader.get_or_insert_with(|| RoundReader::new(me.cluster, peer, pin));
-    let mut stream = match RoundClient::new(channel.clone()).follow(reader.request(&[])).await {
+    let mut stream = match round_reader::client(channel.clone()).follow(reader.request(&[])).await {
         Ok(stream) => stream.into_inner(),
         Err(status) => {
             reader.refused(&status);
@@ -180,8 +212,7 @@ async fn prove(me: &Me, reader: &RoundReader, channel: &Channel) -> Result<(), F
     match reader.prove(channel, request).await {
         Ok(report) => {
             let published = me.published.borrow().clone();
-            let newest = report.newest_certificate.as_ref();
-            me.proofs.answer(reader.claims(&report, asked), newest, &published);
+            me.proofs.answer(reader.claims(&report, asked), &published);
             Ok(())
         }
         Err(ProveError::Report(error)) => Err(error.into()),
@@ -206,4 +237,26 @@ async fn fetch(me: &Me, channel: &Channel, wanted: &[Digest], facts: &mpsc::Send
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    /// Words that a peer said before its plan was known here are said again, once for every time that some were dropped.
+    #[tokio::test]
+    async fn a_peer_is_read_again_when_its_early_words_were_dropped() {
+        let node = |index| NodeIndex::new(index).unwrap();
+        let (rereads, mut seen) = watch::channel(Rereads::new());
+        let again = |peer| rereads.send_modify(|times| *times.entry(node(peer)).or_default() += 1);
+        again(3);
+        assert_eq!(times_above(0, node(2), &mut seen).now_or_never(), None, "another peer has to be read again");
+        // Twice while its stream was closed.
+        again(2);
+        again(2);
+        assert_eq!(times_above(0, node(2), &mut seen).now_or_never(), Some(2));
+        assert_eq!(times_above(2, node(2), &mut seen).now_or_never(), None, "it is read again for ever");
+    }
 }

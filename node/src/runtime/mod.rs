@@ -67,6 +67,9 @@ pub enum RunError {
 /// Where the peers are: host and port by index. Their identities are in the pins.
 pub type Addresses = BTreeMap<NodeIndex, String>;
 
+/// Number of times that each peer had to be read again from its first word.
+type Rereads = BTreeMap<NodeIndex, u64>;
+
 /// Surroundings that a node is run in.
 pub struct Options {
     /// The port of peers and operator.
@@ -109,6 +112,7 @@ impl Node {
         let bundles = started.persister.bundles().clone();
         let (facts, mailbox) = mpsc::channel(MAILBOX);
         let (wants, wanted) = watch::channel(Vec::new());
+        let (rereads, reread) = watch::channel(Rereads::new());
         let (notices, noticed) = watch::channel(Vec::new());
         let (mut tasks, mut servers) = (JoinSet::new(), JoinSet::new());
         let stop = watch::Sender::new(false);
@@ -141,7 +145,7 @@ impl Node {
             servers.spawn(serve("callers", listener, acceptor, routes, stop.subscribe()));
         }
         let own = started.identity;
-        tasks.spawn(drive(Driver::new(started), mailbox, wants, notices));
+        tasks.spawn(drive(Driver::new(started), mailbox, wants, rereads, notices));
         let proofs = Arc::new(PeerProofs::default());
         let me = follower::Me {
             cluster,
@@ -151,7 +155,7 @@ impl Node {
             proofs: proofs.clone(),
             published: published.clone(),
         };
-        tasks.spawn(follower::follow_all(me, options.addresses, facts.clone(), wanted));
+        tasks.spawn(follower::follow_all(me, options.addresses, facts.clone(), wanted, reread));
         Ok(Self { facts, proofs, identity: own, published, served, notices: noticed, tasks, servers, stop })
     }
 
@@ -191,6 +195,15 @@ impl Node {
         self.notices.clone()
     }
 
+    /// Waits until one of the node's tasks ends, which none does by itself: what is left would look healthy and take part in
+    /// nothing. Returns how it ended.
+    pub async fn ended(&mut self) -> String {
+        tokio::select! {
+            ended = first_ended(&mut self.tasks) => ended,
+            ended = first_ended(&mut self.servers) => ended,
+        }
+    }
+
     /// Stops: requests under way are answered, streams end, and the files are free when this returns.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
@@ -201,6 +214,13 @@ impl Node {
             tracing::warn!("callers did not go in time");
             self.servers.shutdown().await;
         }
+    }
+}
+
+async fn first_ended(tasks: &mut JoinSet<()>) -> String {
+    match tasks.join_next().await {
+        Some(Err(error)) => error.to_string(),
+        Some(Ok(())) | None => "it returned".to_owned(),
     }
 }
 
@@ -229,6 +249,7 @@ async fn drive(
     mut driver: Driver,
     mut mailbox: mpsc::Receiver<Input>,
     wants: watch::Sender<Vec<Want>>,
+    rereads: watch::Sender<Rereads>,
     notices: watch::Sender<Vec<Notice>>,
 ) {
     let mut compare = tokio::time::interval(COMPARE);
@@ -279,6 +300,10 @@ async fn drive(
             *before = now;
             changed
         });
+        let again = driver.take_rereads();
+        if !again.is_empty() {
+            rereads.send_modify(|times| again.into_iter().for_each(|peer| *times.entry(peer).or_default() += 1));
+        }
         let new = driver.take_notices();
         if !new.is_empty() {
             for notice in &new {
@@ -289,5 +314,26 @@ async fn drive(
                 all.drain(..all.len().saturating_sub(NOTICES));
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn for_ever() {
+        std::future::pending::<()>().await;
+    }
+
+    /// A node whose driver is gone answers health checks and takes part in no round.
+    #[tokio::test]
+    async fn a_task_that_panics_or_returns_is_noticed() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(for_ever());
+        tasks.spawn(async { panic!("an invariant is broken") });
+        let ended = first_ended(&mut tasks).await;
+        assert!(ended.contains("an invariant is broken"), "{ended}");
+        tasks.spawn(async {});
+        assert_eq!(first_ended(&mut tasks).await, "it returned");
     }
 }

@@ -4,10 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use keyfleet_api::{messages, v1};
 use keyfleet_threshold::identifiers::{EpochNumber, NodeIndex};
 use keyfleet_threshold::possession::{Claims, Holdings, Proofs, Turn};
-use keyfleet_threshold::round::PersistentState;
 use tokio::sync::{Notify, watch};
 
 use crate::clock::now_ms;
@@ -66,13 +64,10 @@ impl PeerProofs {
         Open { proofs: self, peer }
     }
 
-    /// Takes a peer's claims, and verifies them by the certificates that this node knows. `newest` is the certificate that the peer
-    /// shows beside them.
-    pub(super) fn answer(&self, mut claims: Claims, newest: Option<&v1::Certificate>, published: &Published) {
+    /// Takes a peer's claims, and verifies them by the certificates and vectors that this node knows.
+    pub(super) fn answer(&self, mut claims: Claims, published: &Published) {
         let Some(state) = &published.state else { return };
-        let shown = newest.filter(|_| lacks_a_vector(state));
-        let shown = shown.and_then(|shown| messages::read_vector(&shown.verification_vector));
-        claims.judge(|number, prover| state.certified_share(number, prover, shown.as_ref()));
+        claims.judge(|number, prover| state.certified_share(number, prover));
         self.locked().answer(&claims);
         self.heard.notify_one();
     }
@@ -80,9 +75,4 @@ impl PeerProofs {
     fn locked(&self) -> MutexGuard<'_, Holdings> {
         self.holdings.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Tells whether a vector that peers show is worth its decoding: a removed node computes none of the newer epochs.
-fn lacks_a_vector(state: &PersistentState) -> bool {
-    state.attempts.values().any(|attempt| attempt.certificate().is_some() && attempt.vector.is_none())
 }

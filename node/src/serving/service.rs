@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use super::audit::AuditWriter;
 use super::token::{Caller, TokenError, Tokens};
 use crate::round::{Epochs, ServedEpoch};
+use crate::secret_rng::secret_rng;
 use crate::store::journal::{Earlier, Record};
 use crate::store::{Store, StoreError};
 
@@ -207,7 +208,8 @@ impl Service {
         };
         let partial = match asked {
             Asked::Derive { identity, transport } => {
-                EncryptedKey::derive(Identity(identity.as_bytes()), transport, &served.share, &mut rand::rng()).encode()
+                EncryptedKey::derive(Identity(identity.as_bytes()), transport, &served.share, &mut secret_rng())
+                    .encode()
             }
             Asked::Sign { key_name, message } => partial_signature(&Purpose::signature(key_name, message), served),
             Asked::Beacon(round) => partial_signature(&Purpose::beacon(*round), served),

@@ -62,6 +62,17 @@ impl BundleFile {
         self.change(move |table| table.retain(|_, bytes| is_kept(bytes, &plans))).await
     }
 
+    /// Returns the canonical bytes of the message that is kept under a digest, as they were kept: nothing in them is read.
+    ///
+    /// # Errors
+    /// redb's.
+    pub fn bytes(&self, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        let txn = self.0.begin_read().map_err(redb_error)?;
+        let table = txn.open_table(BLOBS).map_err(redb_error)?;
+        let row = table.get(&digest.0).map_err(redb_error)?;
+        Ok(row.and_then(|row| row.value().strip_prefix(&[MESSAGE]).map(<[u8]>::to_vec)))
+    }
+
     /// Returns the blob of a digest. A row whose content has another digest counts as missing: the disk, not a peer, is at fault.
     ///
     /// # Errors

@@ -31,6 +31,7 @@ use zeroize::Zeroizing;
 use crate::keystores::inventory::{InventoryError, KeyInventory};
 use crate::seal::row::OpenRowError;
 use crate::seal::{DataKey, KeyMaterial, KeyName, Place};
+use crate::secret_rng::secret_rng;
 
 pub use backing::{Backing, CommitId};
 pub use outbox::{Outbox, OutboxRow};
@@ -292,7 +293,7 @@ impl Store {
 
     #[expect(clippy::type_complexity, reason = "three sealed parts of one transaction")]
     fn seal_round(&self, commit: &RoundCommit, node_key: &KeyMaterial) -> (Vec<u8>, Vec<u8>, Vec<(u64, Vec<u8>)>) {
-        let rng = &mut rand::rng();
+        let rng = &mut secret_rng();
         let state = DataKey(node_key).seal(&self.node_place("state", "participant"), &commit.state, rng);
         let inventory = DataKey(node_key).seal(&self.node_place("state", "ledger"), &commit.inventory.encode(), rng);
         let shares = commit.shares.iter().map(|(epoch, key, share)| {
@@ -316,7 +317,7 @@ impl Store {
     /// # Errors
     /// When it was not committed.
     pub async fn remember_access(&self, row: &str, value: &[u8], node_key: &KeyMaterial) -> Result<(), StoreError> {
-        let sealed = DataKey(node_key).seal(&self.node_place("access", row), value, &mut rand::rng());
+        let sealed = DataKey(node_key).seal(&self.node_place("access", row), value, &mut secret_rng());
         let row = row.to_owned();
         let written = self.backing.write(move |txn| {
             txn.open_table(ACCESS)?.insert(row.as_str(), sealed.as_slice())?;

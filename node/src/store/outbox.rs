@@ -7,6 +7,8 @@ use rand::Rng as _;
 
 use super::StoreError;
 
+use crate::secret_rng::secret_rng;
+
 /// Row at a position.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct OutboxRow {
@@ -33,7 +35,7 @@ impl Outbox {
     #[must_use]
     pub fn begin() -> Self {
         let mut lineage = [0; 16];
-        rand::rng().fill_bytes(&mut lineage);
+        secret_rng().fill_bytes(&mut lineage);
         Self { lineage, next: 1, rows: BTreeMap::new() }
     }
 

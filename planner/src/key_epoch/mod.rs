@@ -59,7 +59,12 @@ pub fn opened(plan: &ValidPlan, now: &Moment) -> KeyEpochStatus {
 /// # Errors
 /// When a field is not what it says, is missing, or is there too early.
 pub fn check(plan: &ValidPlan, status: &KeyEpochStatus) -> Result<(), MoveError> {
-    complete(convert::record_of(plan, Some(status))?).map(|_| ())
+    complete(record_of(plan, status)?).map(|_| ())
+}
+
+/// The record in a status that the operator moves on. One without a phase is that of a round which was not opened.
+fn record_of(plan: &ValidPlan, status: &KeyEpochStatus) -> Result<RoundRecord, ConvertError> {
+    Ok(convert::record_of(plan, Some(status))?.unwrap_or_else(RoundRecord::opened))
 }
 
 fn complete(record: RoundRecord) -> Result<RoundRecord, MoveError> {
@@ -84,7 +89,7 @@ pub fn restored(recorded: &CertifiedEpoch, time: Time) -> Result<KeyEpochStatus,
         certificate: Some(recorded.certificate.clone()),
         ..KeyEpochStatus::default()
     };
-    let record = complete(convert::record_of(&plan, Some(&status))?)?;
+    let record = complete(record_of(&plan, &status)?)?;
     let then = Moment { block: recorded.plan.block, time };
     Ok(enter(with_record(&status, &record), convert::phase_of(record.phase), &then))
 }
@@ -99,7 +104,7 @@ pub fn apply(
     decision: &Decision,
     now: &Moment,
 ) -> Result<KeyEpochStatus, MoveError> {
-    let mut record = convert::record_of(plan, Some(status))?;
+    let mut record = record_of(plan, status)?;
     record.apply(decision)?;
     let mut status = with_record(status, &record);
     match decision {
@@ -122,7 +127,7 @@ pub fn apply(
 /// # Errors
 /// When the round failed or is retired already: there is nothing to destroy.
 pub fn retire(plan: &ValidPlan, status: &KeyEpochStatus, now: &Moment) -> Result<KeyEpochStatus, MoveError> {
-    let mut record = convert::record_of(plan, Some(status))?;
+    let mut record = record_of(plan, status)?;
     record.retire()?;
     Ok(enter(with_record(status, &record), convert::phase_of(record.phase), now))
 }
@@ -237,6 +242,17 @@ fn fault(offence: Offence) -> Fault {
         Offence::BadBundle(DealingError::NotItsShare) => Fault::WrongSource,
         _ => Fault::InvalidDealing,
     }
+}
+
+/// Culprits with those that the record proves already: an operator that has just started may not have heard again what proves it.
+#[must_use]
+pub fn with_the_proven_before(mut found: Vec<Culprit>, before: &[Culprit]) -> Vec<Culprit> {
+    let proven = before.iter().filter(|culprit| !culprit.evidence_digests.is_empty());
+    let forgotten: Vec<_> =
+        proven.filter(|known| !found.iter().any(|culprit| culprit.index == known.index)).cloned().collect();
+    found.extend(forgotten);
+    found.sort_by_key(|culprit| culprit.index);
+    found
 }
 
 /// Culprits with those that were expected and whose bundle or response is not among the frozen ones. Silence leaves no evidence.

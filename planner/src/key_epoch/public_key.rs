@@ -1,5 +1,7 @@
 //! The public key of an active epoch, from its record alone.
 
+use std::collections::BTreeSet;
+
 use keyfleet_crds::values::PublicKey;
 use keyfleet_crds::{KeyEpochSpec, KeyEpochStatus};
 use keyfleet_threshold::curve::G2;
@@ -23,6 +25,9 @@ pub fn public_key_of(spec: &KeyEpochSpec, status: &KeyEpochStatus) -> Option<Pub
         return None;
     }
     let indexes: Vec<NodeIndex> = shares.iter().map(|(index, _)| *index).collect();
+    if indexes.iter().collect::<BTreeSet<_>>().len() < indexes.len() {
+        return None;
+    }
     let points: Vec<G2> = shares.iter().map(|(_, share)| *share).collect();
     let key = G2::sum_of_products(&points, &lagrange_at_zero(&indexes));
     let plan = convert::plan_of(spec).ok()?;

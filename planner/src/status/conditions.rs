@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use keyfleet_crds::conditions::{ClusterCondition, Reason};
+use keyfleet_crds::names;
 
 use super::{Health, degraded, last_failure, phase, unavailable};
 use crate::Facts;
 use crate::rollout::{self, Rolling};
+use crate::rounds;
 use crate::state::{Lag, Node, Problem};
 
 /// Condition with its truth, reason and message.
@@ -28,10 +30,11 @@ pub(super) fn conditions_of(health: &Health<'_>) -> Vec<Finding> {
     let progress = match health.facts.open {
         Some(_) if !health.has_epoch() => Some((Reason::Genesis, "the key is being generated")),
         _ if !state.has_key() => Some((Reason::Starting, "nodes are being started")),
-        _ if health.is_changing() => Some((Reason::Scaling, "nodes are being added, removed or replaced")),
         _ => None,
     };
-    let progress = progress.map(|(reason, message)| (reason, message.to_owned())).or_else(|| rolls(health.facts));
+    let progress = progress.map(|(reason, message)| (reason, message.to_owned()));
+    let progress = progress.or_else(|| health.is_changing().then(|| scales(health.facts)));
+    let progress = progress.or_else(|| rolls(health.facts));
     findings.push(match progress {
         Some((reason, message)) => (Is::Progressing, Some(true), reason, message),
         None => (Is::Progressing, Some(false), Reason::AsExpected, "nothing is under way but routine reshares".into()),
@@ -86,6 +89,17 @@ fn spared(has_key: bool, spare: Option<usize>) -> String {
         Some(1) => "one node can fail without an outage".into(),
         Some(nodes) => format!("{nodes} nodes can fail without an outage"),
     }
+}
+
+/// A change of membership, and which newcomers it waits for.
+fn scales(facts: &Facts<'_>) -> (Reason, String) {
+    let awaited = rounds::awaited_newcomers(facts);
+    let pods: Vec<_> = awaited.iter().map(|index| names::node(&facts.state.cluster.name, *index)).collect();
+    let waits = match &pods[..] {
+        [] => String::new(),
+        _ => format!("; the round waits for the prekeys of {}: look at these pods", limited(pods)),
+    };
+    (Reason::Scaling, format!("nodes are being added, removed or replaced{waits}"))
 }
 
 /// Pods that were made for an earlier spec, and what their replacement waits for.

@@ -192,6 +192,13 @@ fn degraded(health: &Health<'_>) -> Option<(Reason, String)> {
     if let Some((index, Problem { reason, message })) = problem {
         return Some((*reason, format!("node {index}: {message}")));
     }
+    if let Some((index, owner)) = membership::impostors(state).next() {
+        let message = format!(
+            "node {index} offers the identity of node {owner}, so it is not pinned and takes no part. Give it a volume and a seal \
+             Secret of its own, or replace it by naming its index in spec.removeNodes"
+        );
+        return Some((Reason::IdentityTaken, message));
+    }
     if let Some((index, message)) = unproven(state).next() {
         return Some((Reason::PossessionUnproven, format!("node {index}: {message}")));
     }

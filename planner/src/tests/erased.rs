@@ -2,7 +2,7 @@
 
 use keyfleet_crds::epoch::Phase;
 
-use super::steady;
+use super::{proven, steady};
 use crate::state::State;
 use crate::{Action, decide, erasure};
 
@@ -21,7 +21,8 @@ fn confirmed(numbers: &[u64]) -> State {
     }
     let newest = numbers.last().copied();
     state.cluster.status.active_epoch = newest;
-    state.view.holds = newest.into_iter().map(|newest| (newest, receivers.clone())).collect();
+    let holders = proven(&state, receivers);
+    state.view.holds = newest.into_iter().map(|newest| (newest, holders.clone())).collect();
     state
 }
 

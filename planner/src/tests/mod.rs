@@ -7,6 +7,7 @@
 mod erased;
 mod halted;
 mod holding;
+mod members;
 mod model;
 mod prekeys;
 mod reported;

@@ -28,7 +28,7 @@ pub struct Listing {
 pub struct ListedEpoch {
     /// The plan.
     pub plan: ValidPlan,
-    /// The record; `None` where it is malformed.
+    /// The record; `None` where it is malformed, and before the operator has opened it.
     pub record: Option<RoundRecord>,
 }
 

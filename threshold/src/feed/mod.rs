@@ -9,7 +9,7 @@
 //!  peers' streams ──says_itself──▶├─▶ take ───▶ Participant ─┤
 //!  peers' answers ◀──Turns::due── ┘        ▲                └─▶ wants ──▶ Turns::want, one per peer
 //!                                          └── recall, from the node's own file
-//!  a peer's digests ──answer──▶ blobs         PersistentState ──Report::of, Showing──▶ what every stream begins with
+//!  a peer's digests ──answer──▶ places        PersistentState ──Report::of, Showing──▶ what every stream begins with
 //! ```
 //!
 //! | Type or function | Decides |
@@ -18,7 +18,7 @@
 //! | [`take`], [`take_all`], [`recall`] | what the participant does with inputs, and with what the node's own file holds |
 //! | [`Turns`] | when one peer is asked for which digests |
 //! | [`says_itself`] | which rows of a peer's stream are its own |
-//! | [`answer()`] | what a node hands out for the digests of a `Fetch` |
+//! | [`answer()`], [`is_handed_out`] | what a node hands out for the digests of a `Fetch` |
 //! | [`Report`], [`Showing`] | what a node shows about itself, and of the epochs that it keeps |
 //!
 //! Time is an argument in milliseconds, randomness an argument, and nothing here reads or writes anything.
@@ -33,7 +33,7 @@ mod showing;
 mod tests;
 mod turns;
 
-pub use answer::answer;
+pub use answer::{Answer, answer, is_handed_out};
 pub use input::{Input, InputError};
 pub use intake::{recall, take, take_all};
 pub use listing::{Feed, HeldBack, ListedEpoch, Listing, Next};

@@ -9,7 +9,7 @@ use super::outputs::{Blob, Outputs, Want};
 use super::participant::Participant;
 use super::state::{Attempt, Verdict, by_plan};
 use super::transcript::{MessageError, Transcript};
-use crate::identifiers::{Digest, EpochNumber};
+use crate::identifiers::{Digest, EpochNumber, NodeIndex};
 use crate::polynomial::VerificationVector;
 
 impl Participant {
@@ -74,8 +74,15 @@ impl Participant {
         heard
     }
 
-    /// Takes a vector up in every round that reshares it.
+    /// Takes a vector up in every round that reshares it, and as that of its epoch where this node computes none.
     pub(super) fn learn_vector(&mut self, vector: &VerificationVector, rng: &mut impl CryptoRng, out: &mut Outputs) {
+        let digest = vector.digest();
+        let named = |attempt: &Attempt| attempt.certificate().is_some_and(|certificate| certificate.vector == digest);
+        let lacks = self.state.attempts.iter().filter(|(_, attempt)| named(attempt) && self.lacks_vector(attempt));
+        for number in lacks.map(|(number, _)| *number).collect::<Vec<_>>() {
+            self.state.attempts.entry(number).and_modify(|attempt| attempt.vector = Some(vector.clone()));
+            out.commit = true;
+        }
         for number in self.waiting_for(Transcript::lacks_source) {
             if !self.transcripts.get_mut(&number).is_some_and(|round| round.learn_source(vector.clone())) {
                 continue;
@@ -96,6 +103,12 @@ impl Participant {
         let _ = self.learn_all(&early.iter().collect::<Vec<_>>(), rng, out);
     }
 
+    /// Takes the peers that have to be read again from their first word: what they said about a plan before it was accepted here
+    /// was more than is kept.
+    pub fn take_rereads(&mut self) -> BTreeSet<NodeIndex> {
+        self.early.take_rereads()
+    }
+
     fn waiting_for(&self, waits: impl Fn(&Transcript) -> bool) -> Vec<EpochNumber> {
         self.transcripts.iter().filter(|(_, transcript)| waits(transcript)).map(|(number, _)| *number).collect()
     }
@@ -108,15 +121,22 @@ impl Participant {
             let Some(transcript) = self.transcripts.get(number) else { continue };
             let digests = match &attempt.verdict {
                 None => self.wanted_by_open(attempt, transcript),
-                Some(Verdict::Active(_)) => {
+                Some(Verdict::Active(certificate)) => {
                     let kept = self.kept_bundles(*number, attempt).into_iter();
-                    kept.filter(|digest| transcript.bundle(digest).is_none()).collect()
+                    let kept = kept.filter(|digest| transcript.bundle(digest).is_none());
+                    kept.chain(self.lacks_vector(attempt).then_some(certificate.vector)).collect()
                 }
                 Some(Verdict::Failed) => continue,
             };
             wants.extend(digests.into_iter().map(|digest| Want { number: *number, digest }));
         }
         wants
+    }
+
+    /// Tells whether only others can tell the vector of a certified epoch: a node that is no receiver of it computes none, and judges
+    /// by it what they prove to hold.
+    fn lacks_vector(&self, attempt: &Attempt) -> bool {
+        attempt.vector.is_none() && !attempt.retired && attempt.plan.receiver(self.state.index).is_none()
     }
 
     fn wanted_by_open(&self, attempt: &Attempt, transcript: &Transcript) -> BTreeSet<Digest> {

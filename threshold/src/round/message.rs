@@ -14,6 +14,9 @@ use crate::plan::MEMBERS_MAX;
 
 use super::dealing::Dealing;
 
+/// Length of the signature that ends a message's canonical bytes.
+const SIGNATURE_BYTES: usize = 64;
+
 /// Kind of a message: the phase in which it is said, and the tag of its encoding.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
@@ -361,6 +364,27 @@ impl SignedMessage {
         bytes.first_chunk().copied().map(Digest)
     }
 
+    /// Returns the index of the sender that a message's canonical bytes name, without reading the rest.
+    #[must_use]
+    pub fn sender_named_by(bytes: &[u8]) -> Option<NodeIndex> {
+        let (_, rest) = bytes.split_first_chunk::<32>()?;
+        NodeIndex::new(u32::from_be_bytes(*rest.first_chunk()?))
+    }
+
+    /// Returns the number of the kind that a message's canonical bytes name, without reading the rest. It may be no kind.
+    #[must_use]
+    pub fn kind_named_by(bytes: &[u8]) -> Option<u8> {
+        bytes.get(36).copied()
+    }
+
+    /// Returns the [digest](Self::digest) of the message that these are the canonical bytes of, without reading its points. Bytes
+    /// that are no message may have one, too.
+    #[must_use]
+    pub fn digest_of_bytes(bytes: &[u8]) -> Option<Digest> {
+        let (signed, _) = bytes.split_last_chunk::<SIGNATURE_BYTES>()?;
+        Some(digest_of_signed(signed))
+    }
+
     pub(crate) fn write(&self, out: &mut Writer) {
         out.raw(&signed(&self.plan, self.sender, &self.body)).raw(&self.signature.0);
     }
@@ -419,6 +443,9 @@ mod tests {
             let message = SignedMessage::sign(Digest([0x11; 32]), index(3), body, &identity);
             let bytes = message.encode();
             assert_eq!(SignedMessage::decode(&bytes).unwrap(), message);
+            assert_eq!(SignedMessage::sender_named_by(&bytes), Some(message.sender));
+            assert_eq!(SignedMessage::kind_named_by(&bytes), Some(message.body.kind() as u8));
+            assert_eq!(SignedMessage::digest_of_bytes(&bytes), Some(message.digest()));
             for position in 0..bytes.len() {
                 let mut changed = bytes.clone();
                 changed[position] ^= 1;

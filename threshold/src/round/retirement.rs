@@ -12,7 +12,6 @@ use super::outputs::{Outputs, RetireError};
 use super::participant::Participant;
 use super::state::{Attempt, PersistentState};
 use crate::identifiers::{EpochNumber, NodeIndex};
-use crate::polynomial::VerificationVector;
 use crate::possession::{CertifiedShare, Proofs};
 
 /// Request to retire an epoch, with what its peers just proved.
@@ -105,19 +104,11 @@ fn is_undated(attempt: &Attempt) -> bool {
 }
 
 impl PersistentState {
-    /// Returns what a proof of `prover` for an epoch is verified by: the epoch's certificate, and the vector that this node knows or
-    /// that somebody has `shown`.
+    /// Returns what a proof of `prover` for an epoch is verified by: the epoch's certificate, and its vector where this node knows it.
     #[must_use]
-    pub fn certified_share(
-        &self,
-        number: EpochNumber,
-        prover: NodeIndex,
-        shown: Option<&VerificationVector>,
-    ) -> Option<CertifiedShare> {
+    pub fn certified_share(&self, number: EpochNumber, prover: NodeIndex) -> Option<CertifiedShare> {
         let attempt = self.attempts.get(&number)?;
-        let vector = attempt.certificate()?.vector;
-        let shown = shown.filter(|shown| attempt.vector.is_none() && shown.digest() == vector);
-        let full = attempt.vector.as_ref().or(shown);
-        Some(CertifiedShare { vector, point: full.map(|full| full.public_share(prover)) })
+        let point = attempt.vector.as_ref().map(|vector| vector.public_share(prover));
+        Some(CertifiedShare { vector: attempt.certificate()?.vector, point })
     }
 }

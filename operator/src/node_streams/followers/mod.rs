@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
 use keyfleet_api::limits::REPORT_PREKEYS_MAX;
-use keyfleet_api::round_reader::{FETCH_TIMEOUT, Fetched, Heard, ProveError, ReportError, RoundReader, fetch_requests};
+use keyfleet_api::round_reader::{
+    self, FETCH_TIMEOUT, Fetched, Heard, ProveError, ReportError, RoundReader, fetch_requests,
+};
 use keyfleet_api::tls::{CertificateError, Connector};
-use keyfleet_api::v1::round_client::RoundClient;
 use keyfleet_api::{channel, v1, wire};
 use keyfleet_crds::values::{ClusterId, PublicKey};
 use keyfleet_threshold::identifiers::{self, Digest, NodeIndex};
@@ -239,7 +240,7 @@ impl Follower {
         // A fresh one for every stream: what was proven to an earlier one proves nothing now.
         self.asked = Asked { challenge: rand::random(), at_ms: now_ms() };
         let request = self.authorized(self.reader.request(&self.asked.challenge)).await?;
-        let mut stream = match RoundClient::new(channel.clone()).follow(request).await {
+        let mut stream = match round_reader::client(channel.clone()).follow(request).await {
             Ok(stream) => stream.into_inner(),
             Err(status) => {
                 self.reader.refused(&status);

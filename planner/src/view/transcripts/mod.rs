@@ -255,7 +255,7 @@ impl Transcripts {
             let Some(transcript) = self.rounds.get(&watched.spec.number) else { continue };
             let missing =
                 |digest: &Digest| transcript.bundle(digest).is_none() && transcript.response(digest).is_none();
-            if let Ok(record) = convert::record_of(transcript.plan(), watched.status.as_ref()) {
+            if let Ok(Some(record)) = convert::record_of(transcript.plan(), watched.status.as_ref()) {
                 let (dealers, responses) = (record.dealers.unwrap_or_default(), record.responses.unwrap_or_default());
                 wanted.extend(transcript.missing_evidence(&dealers, &responses));
             }
@@ -308,7 +308,7 @@ impl Transcripts {
         for watched in rounds {
             let number = watched.spec.number;
             let Some(transcript) = self.rounds.get(&number) else { continue };
-            let Ok(record) = convert::record_of(transcript.plan(), watched.status.as_ref()) else { continue };
+            let Ok(Some(record)) = convert::record_of(transcript.plan(), watched.status.as_ref()) else { continue };
             if key_epoch::is_open(watched.status.as_ref()) || key_epoch::serves(watched.status.as_ref()) {
                 let listens =
                     self.plans.get(&number).map_or(0, |planned| watched.now.as_second() - planned.since.as_second());
@@ -411,7 +411,7 @@ impl Transcripts {
             transcript.want(named(watched).into_iter());
             let number = watched.spec.number;
             if !self.vectors.contains_key(&number)
-                && let Ok(record) = convert::record_of(transcript.plan(), watched.status.as_ref())
+                && let Ok(Some(record)) = convert::record_of(transcript.plan(), watched.status.as_ref())
                 && let Some(vector) = vector_of(transcript, &record)
             {
                 self.vectors.insert(number, vector);

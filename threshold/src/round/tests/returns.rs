@@ -8,8 +8,8 @@ use rand_core::SeedableRng;
 
 use super::{CLUSTER, Table, identity, index};
 use crate::coordination::planning::{self, NodeView};
-use crate::feed::{self, Feed, ListedEpoch, Listing};
-use crate::identifiers::{Digest, EpochNumber};
+use crate::feed::{self, Answer, Feed, ListedEpoch, Listing};
+use crate::identifiers::{Digest, EpochNumber, NodeIndex};
 use crate::plan::ValidPlan;
 use crate::possession::Proofs;
 use crate::round::*;
@@ -125,8 +125,20 @@ fn node_1_answers(table: &Table, wanted: &BTreeSet<Digest>) -> BTreeMap<Digest, 
     let said: Vec<_> = outbox(peer).cloned().map(Arc::new).collect();
     let kept = table.nodes.values().flat_map(outbox);
     let kept = kept.filter(|message| matches!(message.body, Body::Dealing(_) | Body::Response(_)));
-    let kept: BTreeMap<_, _> = kept.map(|message| (message.digest(), Blob::Message(message.clone()))).collect();
-    feed::answer(wanted, &peer.state, &said, |digest| kept.get(digest).cloned())
+    let kept: BTreeMap<_, _> = kept.map(|message| (message.digest(), message.clone())).collect();
+    let found = feed::answer(wanted, &peer.state, &said).into_iter().filter_map(|(digest, answer)| {
+        let blob = match answer {
+            Answer::Said(message) => Blob::Message(message.as_ref().clone()),
+            Answer::Vector(vector) => Blob::Vector(vector),
+            Answer::Kept => Blob::Message(kept_by_others(&kept, &digest, peer.state.index)?),
+        };
+        Some((digest, blob))
+    });
+    found.collect()
+}
+
+fn kept_by_others(kept: &BTreeMap<Digest, SignedMessage>, digest: &Digest, own: NodeIndex) -> Option<SignedMessage> {
+    kept.get(digest).filter(|message| feed::is_handed_out(&message.encode(), digest, own)).cloned()
 }
 
 /// A newcomer knows neither the vector that round 2 reshares nor that of round 3, and peers show the newest one only.

@@ -1,6 +1,6 @@
 //! Bounds of what one peer has open at a node.
 
-use keyfleet_api::limits::FOLLOW_STREAMS_PER_PEER_MAX;
+use keyfleet_api::limits::FOLLOW_STREAMS_PER_CALLER_MAX;
 use tonic::{Code, Streaming};
 
 use super::*;
@@ -27,7 +27,7 @@ async fn a_peer_has_a_bounded_number_of_streams() {
     tokio::time::timeout(Duration::from_secs(60), started).await.expect("it does not start").unwrap();
 
     let mut open = Vec::new();
-    for _ in 0..FOLLOW_STREAMS_PER_PEER_MAX {
+    for _ in 0..FOLLOW_STREAMS_PER_CALLER_MAX {
         open.push(follow(&fleet, &greedy).await.unwrap());
     }
     let refused = follow(&fleet, &greedy).await.unwrap_err();

@@ -325,7 +325,9 @@ impl Running {
             let plan = convert::plan_of(&epoch.spec).expect("the operator writes plans that convert");
             let record = convert::record_of(&plan, epoch.status.as_ref()).expect("and records");
             let _ = facts.send(Input::Plan((*plan).clone())).await;
-            let _ = facts.send(Input::Record(EpochNumber(number), record)).await;
+            if let Some(record) = record {
+                let _ = facts.send(Input::Record(EpochNumber(number), record)).await;
+            }
         }
     }
 
