@@ -21,11 +21,20 @@ pub struct ChainCursor<'k> {
     /// State reached: the last object whose content is included.
     state: Position,
     /// Opening whose base is not the snapshot that the cursor began with.
-    missing_base: Option<(Term, Seq)>,
+    missing_base: Option<Opened>,
     newest_term: Term,
     last_commit: CommitNo,
     time_ms: u64,
     file_len: u64,
+}
+
+/// Opening whose base was not read.
+#[derive(Debug)]
+struct Opened {
+    term: Term,
+    seq: Seq,
+    time_ms: u64,
+    key: TermKey,
 }
 
 impl<'k> ChainCursor<'k> {
@@ -87,7 +96,7 @@ impl<'k> ChainCursor<'k> {
                 .map_err(|error| ChainError::Object { place, error: error.into() })?;
             seal::open(&key, object).map_err(|error| ChainError::Object { place, error })?;
             self.newest_term = header.term;
-            self.missing_base = Some((header.term, header.seq));
+            self.missing_base = Some(Opened { term: header.term, seq: header.seq, time_ms: header.time_ms, key });
             Vec::new()
         } else {
             self.take_commits(place, &header, object)?
@@ -147,6 +156,13 @@ impl<'k> ChainCursor<'k> {
         self.file_len
     }
 
+    /// Returns the time of the last opening read, in milliseconds since the Unix epoch; `None` before the first. Every state
+    /// of its term is at least as new.
+    #[must_use]
+    pub fn opened_ms(&self) -> Option<u64> {
+        self.missing_base.as_ref().map(|opened| opened.time_ms)
+    }
+
     /// Returns number and digest of the last object read, openings included.
     #[must_use]
     pub fn link(&self) -> (Seq, Digest) {
@@ -162,8 +178,11 @@ impl<'k> ChainCursor<'k> {
     }
 
     fn take_commits(&mut self, place: Place, header: &Header, object: &[u8]) -> Result<Vec<Commit>, ChainError> {
-        if let Some((term, seq)) = self.missing_base {
-            return Err(ChainError::BaseMissing { term, seq });
+        if let Some(opened) = &self.missing_base {
+            let plain = seal::open(&opened.key, object).map_err(|error| ChainError::Object { place, error })?;
+            let commits = decode_commits(&plain).map_err(|error| ChainError::Object { place, error })?;
+            let since_ms = commits.first().map_or(header.time_ms, |first| first.time_ms);
+            return Err(ChainError::BaseMissing { term: opened.term, seq: opened.seq, since_ms });
         }
         if header.term != self.state.term {
             return Err(ChainError::TermMixed { place, expected: self.state.term, found: header.term });
@@ -326,6 +345,8 @@ pub enum ChainError {
         term: Term,
         /// Number of the opening.
         seq: Seq,
+        /// Time of the first commit after the base, in milliseconds since the Unix epoch.
+        since_ms: u64,
     },
     /// Gap: commits are left out or repeated.
     #[error("{place} does not carry on after commit {after}")]

@@ -18,7 +18,8 @@ pub struct Found {
     pub merged: Vec<(Seq, Seq, Digest)>,
     /// Lowest number that may still be needed, as retention recorded it.
     pub lowest_needed: Option<Seq>,
-    /// Time at which the number after the head was seen to be free, in milliseconds since the Unix epoch.
+    /// Time at which the number after the head was seen to be free, by the server's clock, in milliseconds since the Unix
+    /// epoch.
     pub seen_ms: u64,
 }
 
@@ -42,17 +43,17 @@ pub enum DiscoverError {
 
 /// Looks for the head: from the highest number that a listing or the object `boundary` names, upwards by key until
 /// one is free. Answers that there is no replica only when `boundary` and the first number were read by key, both
-/// folders were listed, and all of them are empty. `now_ms` is the clock, in milliseconds since the Unix epoch.
+/// folders were listed, and all of them are empty.
 ///
 /// # Errors
 /// [`DiscoverError`]; a bucket that does not exist is an error, not an absent replica.
-pub async fn discover(bucket: &Bucket, replica: &ReplicaName, now_ms: fn() -> u64) -> Result<Found, DiscoverError> {
+pub async fn discover(bucket: &Bucket, replica: &ReplicaName) -> Result<Found, DiscoverError> {
     loop {
         let lowest_needed = read_lowest_needed(bucket).await?.map(|(lowest_needed, _)| lowest_needed);
         let after = lowest_needed.map(layout::sequence);
         let listed = bucket.list(layout::SEQUENCE, after.as_deref()).await?;
         let listed = lowest_needed.max(listed.iter().filter_map(|entry| layout::parse_sequence(&entry.key)).max());
-        let head = find_head(bucket, replica, listed, now_ms).await?;
+        let head = find_head(bucket, replica, listed).await?;
         // After the head: a base that a segment follows is in this listing, or somebody took it away.
         let mut snapshots: Vec<_> = bucket
             .list(layout::SNAPSHOTS, None)
@@ -74,7 +75,13 @@ pub async fn discover(bucket: &Bucket, replica: &ReplicaName, now_ms: fn() -> u6
             bucket.list(layout::MERGED, None).await?.iter().filter_map(|e| layout::parse_merged(&e.key)).collect();
         merged.sort_unstable_by_key(|(first, last, hash)| (*first, *last, hash.0));
         let (head, seen_ms) = head.unzip();
-        return Ok(Found { head, snapshots, merged, lowest_needed, seen_ms: seen_ms.unwrap_or_else(now_ms) });
+        return Ok(Found {
+            head,
+            snapshots,
+            merged,
+            lowest_needed,
+            seen_ms: seen_ms.unwrap_or_else(|| bucket.now_ms()),
+        });
     }
 }
 
@@ -84,7 +91,6 @@ async fn find_head(
     bucket: &Bucket,
     replica: &ReplicaName,
     known: Option<Seq>,
-    now_ms: fn() -> u64,
 ) -> Result<Option<(Head, u64)>, DiscoverError> {
     let mut seq = known.unwrap_or(Seq(1));
     let Some(mut object) = bucket.get(&layout::sequence(seq)).await? else {
@@ -94,7 +100,7 @@ async fn find_head(
         };
     };
     loop {
-        let seen_ms = now_ms();
+        let seen_ms = bucket.now_ms();
         match bucket.get(&layout::sequence(seq.next())).await? {
             Some(next) => (object, seq) = (next, seq.next()),
             None => return Ok(Some((read_head(replica, seq, &object)?, seen_ms))),

@@ -176,7 +176,7 @@ async fn oldest_of_term(
     replica: &ReplicaName,
     newest: &Restored,
 ) -> Result<Option<Seq>, RestoreError> {
-    let found = discover(bucket, replica, crate::clock::now_ms).await?;
+    let found = discover(bucket, replica).await?;
     for (seq, hash) in found.snapshots {
         let key = layout::snapshot(seq, hash);
         if key == newest.snapshot || found.lowest_needed.is_some_and(|lowest_needed| seq < lowest_needed) {

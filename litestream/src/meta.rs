@@ -81,9 +81,22 @@ pub struct PositionFile {
     /// Opening that was about to leave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent: Option<SavedIntent>,
+    /// Wish to go on from this older state, of the restore that made the file. It stands until a segment is durable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopt: Option<Adoption>,
     /// Reason for which a floor was overridden when this file was restored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overridden: Option<String>,
+}
+
+/// Wish of a person to go on from an older state of the replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Adoption {
+    /// Reason, for people.
+    pub reason: String,
+    /// End of the replica when the wish was made. Whoever went on from there since is not overruled.
+    pub over: Position,
 }
 
 /// [`Intent`] as it is saved.
@@ -153,6 +166,7 @@ impl PositionFile {
             meta,
             acknowledged: self.position.map(|position| Acknowledged { position, commit: self.commit }),
             intent,
+            adopts_over: self.adopt.as_ref().map(|adopt| adopt.over),
         }
     }
 }

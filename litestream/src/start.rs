@@ -6,6 +6,8 @@
 //! | none | present | restore (at or above the floor) |
 //! | never replicated | proven absent, no floor | keep, and begin a replica |
 //! | its term is the newest and it includes the head | present | keep, and open a new term |
+//! | restored on purpose, over the very head | present | adopt: keep the older state, and open a new term |
+//! | restored on purpose, over another head | present | refuse |
 //! | anything else | present | set aside, restore |
 //! | at or above the floor | silent | keep, read-mostly, when the caller allows it |
 //! | at or above the floor | older than the file or the floor, or gone | keep, read-mostly, when the caller allows it |
@@ -22,6 +24,8 @@ pub struct Local {
     pub acknowledged: Option<Acknowledged>,
     /// Opening that this volume's last process was about to make, and the head that it was to follow.
     pub intent: Option<Intent>,
+    /// Head in whose place a person wants this older state to be the newest.
+    pub adopts_over: Option<Position>,
 }
 
 /// Row that every transaction writes.
@@ -80,6 +84,8 @@ pub enum Decision {
     Restore,
     /// Go on with the local file, under a new term.
     Keep,
+    /// Go on with the local file under a new term, although the replica is newer: a person restored it for that.
+    Adopt,
     /// Move the local file aside, then restore.
     SetAside(StaleReason),
     /// Go on with the local file; the replica is asked again before the first remote acknowledgement.
@@ -144,6 +150,33 @@ pub enum StartError {
     /// Silent replica, and a local file that may be too old.
     #[error("the replica does not answer, and the local file is not known to be at or above the floor {0}")]
     LocalBelowFloor(Position),
+    /// Older state that a person wants to be the newest, and a replica that went on since that was said.
+    #[error(
+        "the local file was restored to go on from in the place of {over}, and another writer went on since, to {head}: end \
+         that writer, and restore again"
+    )]
+    AdoptionOvertaken {
+        /// End of the replica at the restore.
+        over: Position,
+        /// End of the replica now.
+        head: Position,
+    },
+    /// Older state that a person wants to be the newest, and a replica that cannot be asked.
+    #[error(
+        "the local file was restored to go on from in the place of {0}: that needs the replica, which does not answer"
+    )]
+    AdoptionUnproven(Position),
+    /// Older state that a person wants to be the newest, and that is below the floor.
+    #[error(
+        "the local file was restored to go on from, at {state}, which is below the floor {floor}: override the floor as well, \
+         with a reason"
+    )]
+    AdoptionBelowFloor {
+        /// Position of the file.
+        state: Position,
+        /// Floor.
+        floor: Position,
+    },
     /// Replica that ends in an earlier term than the local file.
     #[error(
         "the local file belongs to term {local}, the replica ends in term {replica}: the replica was rolled back, or \
@@ -211,11 +244,21 @@ fn compare(local: Option<Local>, replica: Replica, floor: Option<Position>, perm
             }
             _ => Decision::Keep,
         },
+        (Some(Local { adopts_over: Some(over), .. }), Replica::Silent) => {
+            Decision::Refuse(StartError::AdoptionUnproven(over))
+        }
         (Some(_), Replica::Silent) if !permissions.unproven => Decision::Refuse(StartError::NotAllowed),
         (Some(local), Replica::Silent) => match floor {
             Some(floor) if !reaches(local, floor) => Decision::Refuse(StartError::LocalBelowFloor(floor)),
             _ => Decision::KeepUnproven,
         },
+        (Some(local @ Local { adopts_over: Some(over), .. }), Replica::Present(head)) => {
+            if over == head.position || is_own_opening(local, head, over) {
+                Decision::Adopt
+            } else {
+                Decision::Refuse(StartError::AdoptionOvertaken { over, head: head.position })
+            }
+        }
         (Some(local), Replica::Present(head)) => match includes(local, head) {
             Ok(()) => Decision::Keep,
             Err(StaleReason::NewerTerm { local, replica }) => {
@@ -224,6 +267,12 @@ fn compare(local: Option<Local>, replica: Replica, floor: Option<Position>, perm
             Err(why) => Decision::SetAside(why),
         },
     }
+}
+
+/// Returns true when the head is this volume's own opening right after `over`: a crash took what was to follow.
+fn is_own_opening(local: Local, head: Head, over: Position) -> bool {
+    let own = |intent: Intent| intent.seq == head.position.seq && intent.nonce == head.nonce;
+    head.is_opening && head.position.seq == over.seq.next() && local.intent.is_some_and(own)
 }
 
 /// Checks that the local file's term is the replica's newest and that the file includes the head.
@@ -283,7 +332,7 @@ mod tests {
 
     fn local(term: u64, commit: u64, linked: u64) -> Local {
         let meta = Meta { term: Term(term), commit: CommitNo(commit), linked: CommitNo(linked), time_ms: 0 };
-        Local { meta: Some(meta), acknowledged: None, intent: None }
+        Local { meta: Some(meta), acknowledged: None, intent: None, adopts_over: None }
     }
 
     const ONLINE: Permissions = Permissions { unproven: false, new_replica: false, contradicted: false };
@@ -325,11 +374,28 @@ mod tests {
             meta: None,
             acknowledged: None,
             intent: Some(Intent { seq: Seq(1), nonce: [9; 16], ..Default::default() }),
+            adopts_over: None,
         };
         let first = Head { is_opening: true, ..head(1, 1, 0) };
         let kept = decide(Some(fresh), Replica::Present(first), None, ONLINE);
         assert_eq!(kept, Decision::Keep, "a file adopted into a new replica was lost to its own opening");
         assert!(matches!(decide(Some(own), Replica::Present(strangers), None, ONLINE), Decision::SetAside(_)));
+    }
+
+    /// Whoever went on since is not overruled, and an opening of this volume's own is nobody else's.
+    #[test]
+    fn an_older_state_is_adopted_over_the_head_that_was_meant() {
+        let mut file = local(2, 20, 20);
+        file.adopts_over = Some(at(3, 9));
+        let decide = |local, replica| decide(Some(local), replica, None, OFFLINE);
+        assert_eq!(decide(file, Replica::Present(head(3, 9, 50))), Decision::Adopt);
+        let overtaken = decide(file, Replica::Present(head(3, 10, 51)));
+        assert!(matches!(overtaken, Decision::Refuse(StartError::AdoptionOvertaken { .. })), "{overtaken:?}");
+        assert!(matches!(decide(file, Replica::Silent), Decision::Refuse(StartError::AdoptionUnproven(_))));
+        let opening = Head { is_opening: true, ..head(4, 10, 50) };
+        assert!(matches!(decide(file, Replica::Present(opening)), Decision::Refuse(_)), "a stranger's opening");
+        file.intent = Some(Intent { seq: Seq(10), nonce: [9; 16], after_term: Term(3), after_commit: CommitNo(50) });
+        assert_eq!(decide(file, Replica::Present(opening)), Decision::Adopt, "its own opening overtook it");
     }
 
     /// An absent replica is accepted only where no floor and no file says that there was one.
@@ -340,7 +406,7 @@ mod tests {
         assert_eq!(refused, Decision::Refuse(StartError::ReplicaVanished(at(1, 4))));
         let refused = decide(Some(local(2, 5, 5)), Replica::Absent, None, ONLINE);
         assert_eq!(refused, Decision::Refuse(StartError::ReplicaVanishedUnderFile(Term(2))));
-        let fresh = Local { meta: None, acknowledged: None, intent: None };
+        let fresh = Local { meta: None, acknowledged: None, intent: None, adopts_over: None };
         assert_eq!(decide(Some(fresh), Replica::Absent, None, ONLINE), Decision::Keep);
     }
 

@@ -96,7 +96,7 @@ pub async fn verify(
     progress: Option<&Progress>,
 ) -> Result<Verified, DiscoverError> {
     let mut verified = Verified::default();
-    let found = match discover(bucket, replica, crate::clock::now_ms).await {
+    let found = match discover(bucket, replica).await {
         Ok(found) => found,
         Err(DiscoverError::Chain(error)) => {
             verified.findings.push(error.to_string());

@@ -4,8 +4,9 @@
 //! Reads are repeated here, creates by [`crate::term`].
 //!
 //! `location` has the address of a replica and the timeouts, `listing` the entries found there, `error` the kinds of
-//! failure.
+//! failure, `clock` the server's time.
 
+mod clock;
 mod error;
 mod listing;
 mod location;
@@ -22,6 +23,8 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{Region, RequestChecksumCalculation, ResponseChecksumValidation};
 use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_http_client::tls;
+
+use clock::ServerClock;
 
 pub use error::{BucketError, ErrorKind};
 pub use listing::Entry;
@@ -60,6 +63,7 @@ pub struct Bucket {
     location: Location,
     retry: RetryPolicy,
     traffic: Arc<Traffic>,
+    clock: ServerClock,
 }
 
 impl Bucket {
@@ -93,18 +97,20 @@ impl Bucket {
             ));
         }
         let shared = loader.load().await;
+        let clock = ServerClock::default();
         let mut config = aws_sdk_s3::config::Builder::from(&shared)
             // Servers that are not AWS reject the newer default checksums.
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-            .force_path_style(location.force_path_style.unwrap_or(location.endpoint.is_some()));
+            .force_path_style(location.force_path_style.unwrap_or(location.endpoint.is_some()))
+            .interceptor(clock.clone());
         if shared.region().is_none() {
             config = config.region(Region::new("us-east-1"));
         }
         if let Some(endpoint) = &location.endpoint {
             config = config.endpoint_url(endpoint);
         }
-        Self { client: Client::from_conf(config.build()), location, retry, traffic: Arc::default() }
+        Self { client: Client::from_conf(config.build()), location, retry, traffic: Arc::default(), clock }
     }
 
     /// Returns the location of the folder.
@@ -117,6 +123,14 @@ impl Bucket {
     #[must_use]
     pub fn retry(&self) -> RetryPolicy {
         self.retry
+    }
+
+    /// Returns the time by the server's clock, in milliseconds since the Unix epoch: that of its last answer, in whole
+    /// seconds, and what was counted here since. Never later than the server's own. This machine's time before the first
+    /// answer, and where the server's answers have no `Date`.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
     }
 
     /// Returns the counters of this client and its clones.

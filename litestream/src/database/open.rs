@@ -23,7 +23,7 @@ use crate::meta::{self, PositionFile};
 use crate::position::{Digest, Head, Position, Term};
 use crate::recorder::Recorder;
 use crate::restore::{self, RestoreError, Restored};
-use crate::start::{Decision, Local, Meta, Replica, StaleReason, decide, is_at_floor};
+use crate::start::{Decision, Local, Meta, Replica, StaleReason, StartError, decide, is_at_floor};
 use crate::term::{Event, TermState};
 
 /// Result of a start: what it found and did.
@@ -59,6 +59,11 @@ pub(super) async fn open(options: Options) -> Result<Database, OpenError> {
             Decision::KeepContradicted(error) => {
                 let local = local.expect("only a local file is kept");
                 break refused(local, &error.to_string());
+            }
+            Decision::Adopt => {
+                let found = found.expect("decided on what was found");
+                adoptable(&options, local)?;
+                (found.head, found.seen_ms)
             }
             Decision::Create | Decision::Keep => {
                 let found = found.expect("decided on what was found");
@@ -99,6 +104,17 @@ pub(super) async fn open(options: Options) -> Result<Database, OpenError> {
     spawn_workers(options, bucket, rng, origin, meta, started)
 }
 
+/// Checks that the older state that a person wants to go on from is at the floor, or that the floor is overridden too.
+fn adoptable(options: &Options, local: Option<Local>) -> Result<(), StartError> {
+    let state = local.and_then(|local| local.acknowledged).map(|acknowledged| acknowledged.position);
+    match (options.floor, state) {
+        (Some(floor), Some(state)) if options.override_floor.is_none() && check_floor(state, floor, None).is_err() => {
+            Err(StartError::AdoptionBelowFloor { state, floor })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Goes on with a local file although the replica is not what it acknowledged.
 fn refused(local: Local, error: &str) -> (Start, Meta) {
     tracing::error!(error, "the replica is not what it acknowledged: it is not followed, and nothing is acknowledged");
@@ -116,7 +132,7 @@ enum Look {
 /// Looks at the file and at the bucket, and decides.
 async fn look(options: &Options, bucket: &Bucket) -> Result<Look, OpenError> {
     let local = read_local(options)?;
-    let (found, replica) = match discover(bucket, &options.replica, crate::clock::now_ms).await {
+    let (found, replica) = match discover(bucket, &options.replica).await {
         Ok(found) => {
             let replica = found.head.map_or(Replica::Absent, Replica::Present);
             (Some(found), replica)
@@ -197,7 +213,7 @@ async fn restore_newest(
             Err(RestoreError::NoSnapshot { head, .. })
                 if stale.is_none() && options.floor.is_none() && head.seq.0 == head.term.0 =>
             {
-                let found = discover(bucket, &options.replica, crate::clock::now_ms).await?;
+                let found = discover(bucket, &options.replica).await?;
                 // Only the very head that had nothing may be followed by a beginning from nothing.
                 if found.head.is_some_and(|found| found.position == head) && found.snapshots.is_empty() {
                     tracing::warn!(%head, "the replica was opened, but nothing was ever stored in it");

@@ -169,11 +169,11 @@ impl Shared {
     }
 
     /// Returns the position file of the database at `path`: its saved content, with the durable position of now. An
-    /// intent stands until a segment of its term is durable.
+    /// intent and a wish to adopt an older state stand until a segment of the new term is durable.
     pub(super) fn position_file(&self, path: &Path) -> PositionFile {
         let mut file = PositionFile::read(path);
         if let Some((position, commit)) = self.status.borrow().durable {
-            file = PositionFile { position: Some(position), commit, intent: None, ..file };
+            file = PositionFile { position: Some(position), commit, intent: None, adopt: None, ..file };
         }
         file
     }

@@ -123,8 +123,8 @@ impl Writer {
     /// Commits a transaction with its row, then cuts the tape and queues the commit.
     fn commit(&mut self, txn: WriteTransaction) -> Result<CommitNo, redb::Error> {
         let commit = self.meta.commit.next();
-        // The clock may step back; the chain's does not.
-        let time_ms = crate::clock::now_ms().max(self.meta.time_ms);
+        // As this machine's clock has it: what the replica says of it is the term's to decide.
+        let time_ms = crate::clock::now_ms();
         let linked = if self.linked { commit } else { self.meta.linked };
         let next = Meta { term: self.meta.term, commit, linked, time_ms };
         meta::write(&txn, next)?;

@@ -86,7 +86,8 @@ pub struct Header {
     pub first_commit: CommitNo,
     /// Last commit carried or included.
     pub last_commit: CommitNo,
-    /// Time of the last commit, in milliseconds since the Unix epoch; never falls along a chain.
+    /// Time of the last commit, in milliseconds since the Unix epoch. Never falls along a chain, and is never ahead of the
+    /// clock of the server that took the object by more than two seconds.
     pub time_ms: u64,
     /// Digest of the object numbered `first_seq` − 1; zero in snapshots and at the very beginning.
     pub prev: Digest,

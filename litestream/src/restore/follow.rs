@@ -8,7 +8,7 @@ use super::image::Image;
 use super::{Options, RestoreError, Restored, Target};
 use crate::bucket::{Bucket, BucketError};
 use crate::chain::{ChainCursor, ChainError, Place, check_floor};
-use crate::discover::Found;
+use crate::discover::{Found, read_lowest_needed};
 use crate::format::Commit;
 use crate::format::header::ReplicaName;
 use crate::keys::KeyRing;
@@ -57,14 +57,26 @@ pub(super) async fn follow(
     .buffered(options.parallelism.max(1));
     let mut done = 1;
     let mut partial = None;
+    let mut collected = false;
     let mut floor_seen = options.floor.filter(|floor| floor.seq == seq).map(|_| hash);
     while let Some((step, object)) = objects.try_next().await? {
-        let object = object.ok_or(ChainError::Missing { place: step.place() })?;
+        let Some(object) = object else {
+            collected = matches!(options.target, Target::Time(_)) && was_collected(bucket, step).await?;
+            if collected {
+                break;
+            }
+            return Err(ChainError::Missing { place: step.place() }.into());
+        };
         bytes += object.len() as u64;
         let before = (cursor.state(), cursor.last_commit(), cursor.time_ms());
-        let commits = match step {
-            Step::One(_) => cursor.read_next(&object)?,
-            Step::Merged(_, last, hash) => cursor.read_merged(last, hash, &object)?,
+        let read = match step {
+            Step::One(_) => cursor.read_next(&object),
+            Step::Merged(_, last, hash) => cursor.read_merged(last, hash, &object),
+        };
+        let commits = match read {
+            // The base and all after it are newer than what is asked for.
+            Err(ChainError::BaseMissing { since_ms, .. }) if is_before(options.target, since_ms) => break,
+            read => read?,
         };
         if options.floor.is_some_and(|floor| floor.seq == cursor.link().0) {
             floor_seen = Some(cursor.link().1);
@@ -79,7 +91,7 @@ pub(super) async fn follow(
                 partial = Some((before.0, commit, time));
             }
             image_file.apply(&due)?;
-            if cut {
+            if cut || cursor.opened_ms().is_some_and(|opened_ms| is_before(options.target, opened_ms)) {
                 break;
             }
         } else {
@@ -93,6 +105,10 @@ pub(super) async fn follow(
         && let Some(object) = bucket.get(&layout::sequence(floor.seq)).await?
     {
         floor_seen = Some(Digest::of(&object));
+    }
+    if collected {
+        let state = cursor.state();
+        tracing::warn!(%state, "retention collected what came after this point: it is the newest that is kept of that time");
     }
     let (position, commit, time_ms) = partial.unwrap_or((cursor.state(), cursor.last_commit(), cursor.time_ms()));
     let overridden = overridden(options, position, floor_seen)?;
@@ -108,9 +124,22 @@ pub(super) async fn follow(
         skipped: Vec::new(),
         overridden,
         moved_aside: None,
+        collected,
         head,
         seen_ms: found.seen_ms,
     })
+}
+
+/// Returns true for a target that lies before `time_ms`.
+fn is_before(target: Target, time_ms: u64) -> bool {
+    matches!(target, Target::Time(asked_ms) if asked_ms < time_ms)
+}
+
+/// Returns true when retention took the object that is missing: then what is before it is a single restore point that a level
+/// keeps. Whatever else is missing is a gap.
+async fn was_collected(bucket: &Bucket, step: Step) -> Result<bool, RestoreError> {
+    let (Step::One(seq) | Step::Merged(seq, ..)) = step;
+    Ok(read_lowest_needed(bucket).await?.is_some_and(|(lowest_needed, _)| seq < lowest_needed))
 }
 
 /// Returns the number of the last object to read for a target.

@@ -14,7 +14,7 @@ mod image;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::{fs, io};
+use std::{fmt, fs, io};
 
 use serde::Serialize;
 
@@ -23,7 +23,7 @@ use crate::chain::ChainError;
 use crate::discover::{DiscoverError, Found, discover, read_lowest_needed};
 use crate::format::header::{self, Header, ReplicaName};
 use crate::keys::KeyRing;
-use crate::meta::{self, PositionFile};
+use crate::meta::{self, Adoption, PositionFile};
 use crate::position::{CommitNo, Head, Position, Seq};
 
 use follow::{Source, follow};
@@ -39,6 +39,22 @@ pub enum Target {
     Seq(Seq),
     /// State after the last commit at or before this time, in milliseconds since the Unix epoch.
     Time(u64),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Newest => f.write_str("the newest state"),
+            Self::Seq(seq) => write!(f, "seq {seq}"),
+            Self::Time(time_ms) => {
+                let time = i64::try_from(*time_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+                match time {
+                    Some(time) => write!(f, "the time {time}"),
+                    None => write!(f, "the time {time_ms} ms after 1970"),
+                }
+            }
+        }
+    }
 }
 
 /// Observer of a restore's progress: takes the number of objects read and of objects in all.
@@ -57,6 +73,9 @@ pub struct Options {
     pub parallelism: usize,
     /// True to move an existing file aside rather than refuse.
     pub replace: bool,
+    /// Reason to go on from this state although it is not the newest: the next start of a database on the file opens a term with
+    /// it, which ends the one that is under way. Recorded in the position file.
+    pub adopt: Option<String>,
     /// True to protect from retention what the restore needs, meanwhile. Needs the right to PUT.
     pub pin: bool,
     /// Last number that the first snapshot may cover.
@@ -81,6 +100,7 @@ impl Default for Options {
             override_floor: None,
             parallelism: 16,
             replace: false,
+            adopt: None,
             pin: true,
             begin_at_most: None,
             progress: None,
@@ -114,7 +134,10 @@ pub struct Restored {
     /// Newest object when the restore began.
     #[serde(skip)]
     pub head: Head,
-    /// Time at which the number after it was seen to be free, in milliseconds since the Unix epoch.
+    /// True when retention collected the commits that came after this state: it is the newest that is kept of the time asked
+    /// for.
+    pub collected: bool,
+    /// Time at which the number after it was seen to be free, by the server's clock, in milliseconds since the Unix epoch.
     #[serde(skip)]
     pub seen_ms: u64,
 }
@@ -147,6 +170,7 @@ pub async fn restore(
         commit: restored.commit,
         intent: None,
         overridden: restored.overridden.clone(),
+        adopt: options.adopt.clone().map(|reason| Adoption { reason, over: restored.head.position }),
     };
     note.write(path)?;
     fs::rename(&scratch, path)?;
@@ -185,13 +209,19 @@ pub(crate) async fn fetch(
     file: &Path,
     options: &Options,
 ) -> Result<Restored, RestoreError> {
-    let found = discover(bucket, replica, crate::clock::now_ms).await?;
+    let found = discover(bucket, replica).await?;
     let Some(head) = found.head else {
         return Err(match options.floor {
             Some(floor) => RestoreError::ReplicaVanished(floor),
             None => RestoreError::NoReplica,
         });
     };
+    // At or after the last commit is the newest state, whatever the times before it say. Of an opening the base is newer.
+    let target = match options.target {
+        Target::Time(time_ms) if !head.is_opening && head.time_ms <= time_ms => Target::Newest,
+        target => target,
+    };
+    let options = &Options { target, ..options.clone() };
     let mut skipped = Vec::new();
     let mut first_error = None;
     for (seq, hash) in found.snapshots.iter().rev().copied() {
@@ -295,7 +325,7 @@ pub enum RestoreError {
     #[error("there is no replica, although {0} is known to have been acknowledged")]
     ReplicaVanished(Position),
     /// Replica without a snapshot to begin with.
-    #[error("the replica ends at {head}, but no snapshot to begin with is there for {target:?}")]
+    #[error("the replica ends at {head}, but no snapshot to begin with is there for {target}")]
     NoSnapshot {
         /// End of the replica.
         head: Position,

@@ -30,6 +30,10 @@ use crate::position::{CommitNo, Digest, Head, Position, Seq, Term};
 use in_flight::{InFlight, Outcome, Step};
 pub use sealer::Sealer;
 
+/// Farthest, in milliseconds, that an object's time may lie ahead of the server's: its answers have whole seconds, and clocks
+/// differ a little.
+const AHEAD_MS: u64 = 2_000;
+
 /// Settings of a term.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -118,6 +122,8 @@ pub struct TermState {
     time_ms: u64,
     file_len: u64,
     proven_ms: u64,
+    /// Time of the last request or answer, by the server's clock.
+    now_ms: u64,
     /// True once a segment has followed the base: commits may be acknowledged.
     confirmed: bool,
     /// Number of the commit to be offered next: after the base the one after its commit, then one more each time.
@@ -141,7 +147,8 @@ impl TermState {
     /// first term.
     ///
     /// The opening is a PUT with `If-None-Match: *` and names the head's digest: a compare-and-swap on exactly the state held.
-    /// `seen_ms` is the time, in milliseconds, at which that number was seen to be free.
+    /// `seen_ms` is the time at which that number was seen to be free, by the server's clock, in milliseconds since the Unix
+    /// epoch.
     ///
     /// `note` is sealed into the opening for people: who opened, and why.
     ///
@@ -162,7 +169,7 @@ impl TermState {
         let term = Term(before.term.0 + 1);
         let key = TermKey::generate(rng);
         let wraps = keys.wrap(&key, settings.replica.as_str(), term, rng)?;
-        let time_ms = seen_ms.max(head_time);
+        let time_ms = head_time.clamp(seen_ms, seen_ms.saturating_add(AHEAD_MS));
         let sealer = Sealer { replica: settings.replica.clone(), key: Arc::new(key), wraps: wraps.into() };
         let header = Header {
             first_commit: last_commit,
@@ -183,6 +190,7 @@ impl TermState {
             time_ms,
             file_len: 0,
             proven_ms: seen_ms,
+            now_ms: seen_ms,
             confirmed: false,
             next_offer: CommitNo(0),
             pending: VecDeque::new(),
@@ -243,9 +251,22 @@ impl TermState {
         assert!(self.needs_base(), "a base is supplied once, after the opening");
         self.file_len = file_len;
         self.next_offer = commit.next();
-        let time_ms = time_ms.max(self.time_ms);
+        let time_ms = self.placed(time_ms, self.time_ms);
         let sealed = self.sealer.snapshot(image, file_len, self.head, commit, time_ms, rng);
         self.state = State::Basing(InFlight::new(layout::snapshot(self.head.seq, self.head.hash), sealed));
+    }
+
+    /// Returns the time of the newest object, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn time_ms(&self) -> u64 {
+        self.time_ms
+    }
+
+    /// Returns the time that an object claims for what was done at `time_ms`, as this machine's clock had it, after something
+    /// of `before_ms`. It does not fall, and never lies ahead of the server's clock: a commit that leaves now was made before
+    /// now. One time from the future would stand in the way of every later one, and of retention.
+    fn placed(&self, time_ms: u64, before_ms: u64) -> u64 {
+        time_ms.max(before_ms).min(self.now_ms.saturating_add(AHEAD_MS))
     }
 
     /// Returns the sealer of this term's snapshots and merged segments.
@@ -275,11 +296,13 @@ impl TermState {
         self.cuts.push_back(commit);
     }
 
-    /// Returns the request to make now; `None` while there is nothing to do or the caller owes a base.
+    /// Returns the request to make now; `None` while there is nothing to do or the caller owes a base. `now_ms` is the time by
+    /// the server's clock, or any that is not ahead of it, in milliseconds since the Unix epoch.
     ///
     /// Asking again before answering gives the same request with the same bytes: a failed or unanswered PUT is repeated so, and
     /// [`TermState::answer`] recognises our own object should the first one have arrived.
     pub fn request(&mut self, now_ms: u64, rng: &mut impl CryptoRng) -> Option<Request> {
+        self.now_ms = now_ms;
         if matches!(self.state, State::Shipping(None)) && !self.pending.is_empty() {
             self.state = State::Shipping(Some(self.next_segment(rng)));
         }
@@ -294,7 +317,12 @@ impl TermState {
 
     /// Seals the commits that wait into the segment after the head, as many of them as fit.
     fn next_segment(&mut self, rng: &mut impl CryptoRng) -> InFlight {
-        let commits = self.take_commits();
+        let mut commits = self.take_commits();
+        let mut time_ms = self.time_ms;
+        for commit in &mut commits {
+            time_ms = self.placed(commit.time_ms, time_ms);
+            commit.time_ms = time_ms;
+        }
         let (first, last) = (&commits[0], &commits[commits.len() - 1]);
         assert_eq!(first.number, self.last_commit.next(), "a segment carries on where the object before it ended");
         for op in commits.iter().flat_map(|commit| &commit.ops) {
@@ -307,7 +335,7 @@ impl TermState {
         let header = Header {
             first_commit: first.number,
             last_commit: last.number,
-            time_ms: last.time_ms.max(self.time_ms),
+            time_ms,
             prev: self.head.hash,
             file_len: self.file_len,
             ..self.sealer.header(Kind::Segment, self.head.term, seq)
@@ -338,13 +366,14 @@ impl TermState {
         commits
     }
 
-    /// Takes the answer to the last request, and the time now: milliseconds since the Unix epoch, or any clock that
-    /// is not behind it.
+    /// Takes the answer to the last request, and the time now: that of the answer by the server's clock, or any that is not
+    /// behind it, in milliseconds since the Unix epoch. A writer's own clock may have stood still since the request.
     ///
     /// An object that exists already is read back: our own bytes, with our own nonce, are a success whose answer was lost; any
     /// other object ends the term. A writer that proved its place longer ago than the idle grace reads the lowest needed number
     /// before it acknowledges: a successor may have used its number, and retention may have deleted that object since.
     pub fn answer(&mut self, answer: Answer, now_ms: u64) -> Option<Event> {
+        self.now_ms = now_ms;
         let idle = now_ms.saturating_sub(self.proven_ms) > self.settings.idle_grace_ms;
         let own_seq = self.head.seq.next();
         let in_flight = match &mut self.state {

@@ -11,7 +11,7 @@ use crate::s3::{ACCESS_KEY, SECRET_KEY, Server};
 use crate::support::{REMOTE, entries, opened, options, put, value};
 
 /// Exit code, standard output, standard error.
-async fn call(folder: &Path, args: &[&str]) -> (i32, String, String) {
+pub(crate) async fn call(folder: &Path, args: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_keyfleet-litestream"));
     command.arg("--config").arg(folder.join("litestream.yml")).args(args).env("KEK", "07".repeat(32));
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
@@ -19,7 +19,7 @@ async fn call(folder: &Path, args: &[&str]) -> (i32, String, String) {
     (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
 }
 
-fn configure(folder: &Path, server: &Server) {
+pub(crate) fn configure(folder: &Path, server: &Server) {
     let location = server.location("p");
     let text = format!(
         "key-encryption: [{{id: test, key: \"${{KEK}}\"}}]\nretention: {{grace: 1h}}\ndbs:\n- path: {}\n  name: \
@@ -127,7 +127,7 @@ fn configure_two(folder: &Path, server: &Server) {
 }
 
 /// A file at rest, not made through the library.
-fn file(path: &Path, rows: u64) {
+pub(crate) fn file(path: &Path, rows: u64) {
     let database = redb::Database::create(path).unwrap();
     let txn = database.begin_write().unwrap();
     for key in 0..rows {

@@ -21,4 +21,5 @@ mod s3;
 mod simulation;
 mod support;
 mod sweep;
+mod time;
 mod wire;

@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
 use keyfleet_litestream::bucket::{Bucket, Location, RetryPolicy};
-use keyfleet_litestream::clock::now_ms;
 use keyfleet_litestream::discover::discover;
 use keyfleet_litestream::format::ReplicaName;
 use keyfleet_litestream::keys;
@@ -129,7 +128,7 @@ async fn restore_all(
     let bucket = Bucket::connect(location, RetryPolicy::default()).await;
     let name = ReplicaName::new(replica.to_owned())?;
     let ring = keys::KeyRing::with_key(keys::KeyEncryptionKey::new("1", KEY)?);
-    let head = discover(&bucket, &name, now_ms).await?.head.context("the node has a replica")?.position.seq;
+    let head = discover(&bucket, &name).await?.head.context("the node has a replica")?.position.seq;
     for seq in 1..=head.0 {
         let file = folder.join(format!("{seq}.redb"));
         let options = Options { target: Target::Seq(Seq(seq)), pin: false, ..Options::default() };

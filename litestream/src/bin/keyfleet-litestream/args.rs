@@ -103,6 +103,10 @@ pub(crate) struct Restore {
     /// Move an existing file aside.
     #[arg(long)]
     pub(crate) replace: bool,
+    /// Go on from this state although it is older than the newest: the next start of the program on the file makes it the newest,
+    /// and ends whoever still writes. Refused where somebody wrote after this restore. The reason is recorded.
+    #[arg(long, value_name = "REASON", conflicts_with = "if_db_not_exists")]
+    pub(crate) adopt: Option<String>,
     /// Number of objects read at once.
     #[arg(long, default_value_t = 16)]
     pub(crate) parallelism: usize,

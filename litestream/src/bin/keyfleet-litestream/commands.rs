@@ -171,6 +171,7 @@ async fn restore(db: &Db, how: &Restore, json: bool) -> Result<(), CommandError>
         override_floor: how.override_floor.clone(),
         parallelism: how.parallelism,
         replace: how.replace,
+        adopt: how.adopt.clone(),
         pin: true,
         progress: progress("restoring"),
         begin_at_most: None,
@@ -247,7 +248,7 @@ pub(crate) struct Status {
 
 async fn status(dbs: &[&Db], json: bool) -> Result<(), CommandError> {
     each(dbs, json, text::status, async |db: &Db| {
-        let found = discover(&bucket(db).await, &db.options.replica, now_ms).await.map_err(CommandError::other)?;
+        let found = discover(&bucket(db).await, &db.options.replica).await.map_err(CommandError::other)?;
         Ok(Status {
             head: found.head.map(|head| head.position),
             last_commit: found.head.map(|head| head.last_commit.0),

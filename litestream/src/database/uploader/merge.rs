@@ -29,8 +29,8 @@ pub(super) struct Run {
 }
 
 impl Merge {
-    /// Adds the segment at `position`, which ends with `commit`. Returns false when no position before it is known.
-    pub(super) fn take(&mut self, position: Position, commit: CommitNo) -> bool {
+    /// Adds the segment at `position`, which ends with `commit` and claims `time_ms`. Returns false when no position before it is known.
+    pub(super) fn take(&mut self, position: Position, commit: CommitNo, time_ms: u64) -> bool {
         let Some(before) = self.last.replace(position) else {
             self.waiting.clear();
             return false;
@@ -43,12 +43,12 @@ impl Merge {
                 prev: before.hash,
                 first_commit: next.number,
                 last_commit: next.number,
-                time_ms: 0,
+                time_ms,
                 ops: Vec::new(),
                 segments: 0,
             });
             assert!(next.number == run.first_commit || next.number == run.last_commit.next(), "a run has no gap");
-            (run.last_commit, run.time_ms) = (next.number, next.time_ms.max(run.time_ms));
+            (run.last_commit, run.time_ms) = (next.number, time_ms);
             run.ops.extend(next.ops);
         }
         self.segments += 1;

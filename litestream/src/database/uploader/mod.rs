@@ -133,6 +133,9 @@ impl Uploader {
     }
 }
 
+/// Precision of the server's clock, in milliseconds: the `Date` of an answer is rounded down to a second.
+const DATE_MS: u64 = 1_000;
+
 /// Makes the term's next request and hands it the answer.
 ///
 /// # Errors
@@ -142,7 +145,7 @@ pub(super) async fn step(
     term: &mut TermState,
     rng: &mut StdRng,
 ) -> Result<Option<Event>, BucketError> {
-    let Some(request) = term.request(crate::clock::now_ms(), rng) else { return Ok(None) };
+    let Some(request) = term.request(bucket.now_ms(), rng) else { return Ok(None) };
     let answer = match &request {
         Request::Create { key, bytes } => bucket.create(key, bytes).await.map(|created| match created {
             Created::Yes => Answer::Created,
@@ -163,10 +166,11 @@ pub(super) async fn step(
             Err(error) => Err(error),
         },
     };
+    let now_ms = bucket.now_ms() + DATE_MS;
     match answer {
-        Ok(answer) => Ok(term.answer(answer, crate::clock::now_ms())),
+        Ok(answer) => Ok(term.answer(answer, now_ms)),
         Err(error) => {
-            term.answer(Answer::Unknown, crate::clock::now_ms());
+            term.answer(Answer::Unknown, now_ms);
             Err(error)
         }
     }

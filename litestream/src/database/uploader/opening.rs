@@ -57,7 +57,7 @@ impl Uploader {
 
     async fn try_reopen(&mut self, local: Option<Local>) -> Result<Option<TermState>, ReopenError> {
         loop {
-            let found = discover(&self.bucket, &self.options.replica, crate::clock::now_ms).await?;
+            let found = discover(&self.bucket, &self.options.replica).await?;
             if let Some(head) = found.head {
                 self.check_known(head).await?;
             }
@@ -161,10 +161,15 @@ pub(in crate::database) fn prepare(
         idle_grace_ms: millis(options.idle_grace),
         segment_bytes: options.segment_bytes,
     };
+    if let (Some(adopt), Some(head)) = (&mut file.adopt, head) {
+        // From here on it is this opening that is to follow.
+        adopt.over = head.position;
+    }
     let by = serde_json::json!({
         "pid": std::process::id(),
         "host": std::env::var("HOSTNAME").unwrap_or_default(),
         "overridden": overridden,
+        "adopted": file.adopt.as_ref().map(|adopt| adopt.reason.as_str()),
     });
     let term = TermState::open(settings, head, &options.keys, seen_ms, by.to_string().as_bytes(), rng)?;
     if let Some((seq, nonce)) = term.intent() {

@@ -217,7 +217,7 @@ impl<'u> Shipping<'u> {
 
     /// Seals and sends a copy of the file, beside the sequence.
     fn send_snapshot(&self, mut image: SnapshotImage, position: Position, commit: CommitNo) {
-        let (sealer, runtime) = (self.term.sealer(), tokio::runtime::Handle::current());
+        let (sealer, time_ms, runtime) = (self.term.sealer(), self.term.time_ms(), tokio::runtime::Handle::current());
         let (bucket, shared) = (self.uploader.bucket.clone(), Arc::clone(&self.uploader.shared));
         tokio::task::spawn_blocking(move || {
             let frame = match image.compress() {
@@ -228,7 +228,7 @@ impl<'u> Shipping<'u> {
                 }
             };
             let mut rng: StdRng = rand::make_rng();
-            let sealed = sealer.snapshot(frame, image.file_len, position, commit, image.time_ms, &mut rng);
+            let sealed = sealer.snapshot(frame, image.file_len, position, commit, time_ms, &mut rng);
             let key = layout::snapshot(position.seq, position.hash);
             if runtime.block_on(send_beside(&bucket, &shared, &key, &sealed)) {
                 shared.update(|status| status.snapshot = Some(position));
@@ -246,7 +246,7 @@ impl<'u> Shipping<'u> {
         if options.merge_segments < 2 {
             return;
         }
-        if !self.merge.take(position, commit) {
+        if !self.merge.take(position, commit, self.term.time_ms()) {
             return;
         }
         if self.merge.segments < options.merge_segments && self.merge.bytes < options.segment_bytes {

@@ -23,11 +23,20 @@ impl S3 for Server {
         if fault == Some(Fault::Hang) {
             hang::<()>().await;
         }
+        if fault == Some(Fault::Page) {
+            return Ok(S3Response::new(PutObjectOutput::default()));
+        }
         let tag = etag(&bytes);
         {
             let mut state = self.state.lock().unwrap();
+            if state.demands_checksums && !has_checksum(&req.headers) {
+                let message = "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object \
+                               Lock parameters";
+                return Err(S3Error::with_message(S3ErrorCode::InvalidRequest, message));
+            }
             let there = current(&state, &req.input.key);
             let allowed = match (&req.input.if_none_match, &req.input.if_match, &there) {
+                _ if state.ignores_conditions => true,
                 (Some(_), _, Some(_)) => false,
                 (_, Some(ETagCondition::ETag(expected)), Some(bytes)) => etag(bytes).value() == expected.value(),
                 (_, Some(_), None) => return Err(S3Error::new(S3ErrorCode::NoSuchKey)),
@@ -183,6 +192,9 @@ impl S3 for Server {
     async fn delete_object(&self, req: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
         self.admit("DELETE", &req.input.key)?;
         let mut state = self.state.lock().unwrap();
+        if state.held.as_ref().is_some_and(|held| req.input.key.contains(held)) {
+            return Err(S3Error::new(S3ErrorCode::AccessDenied));
+        }
         state.next_version += 1;
         let marker = Version { id: format!("v{}", state.next_version), bytes: None, stored: SystemTime::now() };
         let versioned = state.versioned;
@@ -207,6 +219,11 @@ impl Server {
     fn admit(&self, operation: &'static str, key: &str) -> Result<Option<Fault>, S3Error> {
         let mut state = self.state.lock().unwrap();
         state.log.push((operation, key.into()));
+        let due = state.deeds.iter().position(|(of, part, _)| *of == operation && key.contains(part));
+        if let Some(at) = due {
+            let (.., deed) = state.deeds.remove(at);
+            deed();
+        }
         if state.down {
             return Err(S3Error::new(S3ErrorCode::SlowDown));
         }
@@ -227,6 +244,10 @@ impl Server {
             later => return Ok(Some(later)),
         })
     }
+}
+
+fn has_checksum(headers: &hyper::HeaderMap) -> bool {
+    headers.keys().any(|name| name == "content-md5" || name.as_str().starts_with("x-amz-checksum-"))
 }
 
 fn custom(code: &'static str, status: u16) -> S3Error {

@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use keyfleet_litestream::bucket::{Bucket, Location, RetryPolicy, StaticCredentials};
 use s3s::auth::SimpleAuth;
+use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::service::S3ServiceBuilder;
 use tokio::net::TcpListener;
 
@@ -45,7 +46,12 @@ pub(crate) enum Fault {
     StaleList(Vec<String>),
     /// A listing that lacks every second entry.
     PartialList,
+    /// 200 from something on the way, with a page of its own and without an ETag: nothing is stored.
+    Page,
 }
+
+/// Deed at the moment when a request arrives.
+type Deed = Box<dyn FnOnce() + Send>;
 
 /// Fault on order: the next `times` requests of `operation` whose key contains `key`.
 #[derive(Clone, Debug)]
@@ -63,16 +69,31 @@ struct Version {
     stored: SystemTime,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     objects: BTreeMap<String, Vec<Version>>,
     versioned: bool,
     versions_denied: bool,
+    /// True for a store that takes every PUT, whatever its condition.
+    ignores_conditions: bool,
+    /// True for a bucket with a default retention of Object Lock.
+    demands_checksums: bool,
+    /// Part of the keys that are under a legal hold.
+    held: Option<String>,
+    /// Distance of the server's clock from this machine's, in seconds.
+    clock_s: i64,
+    deeds: Vec<(&'static str, String, Deed)>,
     orders: VecDeque<Order>,
     down: bool,
     page: usize,
     log: Vec<(&'static str, String)>,
     next_version: u64,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("objects", &self.objects.keys()).finish_non_exhaustive()
+    }
 }
 
 /// The server's content and its faults. Cheap to clone.
@@ -93,18 +114,27 @@ impl Server {
         server.state.lock().unwrap().page = 1000;
         let mut builder = S3ServiceBuilder::new(server.clone());
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        // The client signs with the time that the server tells it, and the server's clock is set by tests.
+        let mut config = S3Config::default();
+        config.presigned_url_max_skew_time_secs = u32::MAX;
+        builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
         let service = builder.build();
+        let dated = server.clone();
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 let _ = socket.set_nodelay(true);
-                let service = service.clone();
+                let (service, state) = (service.clone(), Arc::clone(&dated.state));
                 let answer = service_fn(move |request| {
-                    let service = service.clone();
+                    let (service, state) = (service.clone(), Arc::clone(&state));
                     async move {
                         match hyper::service::Service::call(&service, request).await {
                             // An error here closes the connection without an answer.
                             Ok(response) if response.status() == 599 => Err(std::io::Error::other("reset")),
-                            Ok(response) => Ok(response),
+                            Ok(mut response) => {
+                                let date = date(state.lock().unwrap().clock_s);
+                                response.headers_mut().insert("date", date.parse().expect("a date"));
+                                Ok(response)
+                            }
                             Err(error) => Err(std::io::Error::other(format!("{error:?}"))),
                         }
                     }
@@ -149,6 +179,10 @@ impl Server {
         self.state.lock().unwrap().down = down;
     }
 
+    pub(crate) fn is_down(&self) -> bool {
+        self.state.lock().unwrap().down
+    }
+
     pub(crate) fn set_page(&self, keys: usize) {
         self.state.lock().unwrap().page = keys;
     }
@@ -160,6 +194,31 @@ impl Server {
     /// Denies or allows listing versions, which is a right of its own.
     pub(crate) fn deny_versions(&self, denied: bool) {
         self.state.lock().unwrap().versions_denied = denied;
+    }
+
+    /// Makes the server a store that takes every PUT, whatever its condition.
+    pub(crate) fn ignore_conditions(&self) {
+        self.state.lock().unwrap().ignores_conditions = true;
+    }
+
+    /// Gives the bucket a default retention of Object Lock: a PUT without a checksum is refused.
+    pub(crate) fn demand_checksums(&self) {
+        self.state.lock().unwrap().demands_checksums = true;
+    }
+
+    /// Puts the objects whose keys contain `part` under a legal hold.
+    pub(crate) fn hold(&self, part: &str) {
+        self.state.lock().unwrap().held = Some(part.to_owned());
+    }
+
+    /// Sets the server's clock: seconds from this machine's.
+    pub(crate) fn set_clock(&self, seconds: i64) {
+        self.state.lock().unwrap().clock_s = seconds;
+    }
+
+    /// Does something when the next request of `operation` whose key contains `key` arrives, before it is answered.
+    pub(crate) fn when(&self, operation: &'static str, key: &str, deed: impl FnOnce() + Send + 'static) {
+        self.state.lock().unwrap().deeds.push((operation, key.to_owned(), Box::new(deed)));
     }
 
     /// Number of requests so far, by operation.
@@ -210,6 +269,12 @@ impl Server {
             version.stored -= by;
         }
     }
+}
+
+/// Returns the server's time as the header `Date` has it.
+fn date(seconds: i64) -> String {
+    let now = jiff::Timestamp::now().checked_add(jiff::SignedDuration::from_secs(seconds)).expect("a time");
+    now.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
 fn current(state: &State, key: &str) -> Option<Bytes> {

@@ -52,7 +52,7 @@ enum Doing {
 
 struct Process {
     machine: usize,
-    /// Difference of its clock, in milliseconds.
+    /// Difference of its clock from the bucket's, in milliseconds.
     skew_ms: u64,
     doing: Doing,
 }
@@ -174,7 +174,7 @@ impl World {
         let now_ms = self.now_ms + process.skew_ms;
         let machine = process.machine;
         process.doing = match process.doing {
-            Doing::Looking => match self.look(machine, now_ms) {
+            Doing::Looking => match self.look(machine) {
                 Some(doing) => doing,
                 None => return,
             },
@@ -182,13 +182,12 @@ impl World {
                 Some(doing) => doing,
                 None => Doing::Looking,
             },
-            Doing::Opening(mut term) => match self.exchange(&mut term, now_ms) {
+            Doing::Opening(mut term) => match self.exchange(&mut term) {
                 Some(Event::Opened(position)) => {
                     self.say(format_args!("machine {machine}: opened term {} at seq {}", position.term, position.seq));
                     let volume = &mut self.volumes[machine];
                     let commit = volume.meta.commit.next();
-                    let time_ms = now_ms.max(volume.meta.time_ms);
-                    volume.meta = Meta { term: position.term, commit, linked: commit, time_ms };
+                    volume.meta = Meta { term: position.term, commit, linked: commit, time_ms: now_ms };
                     volume.exists = true;
                     let (image, meta) = (volume.image.clone(), volume.meta);
                     let frame = zstd::bulk::compress(&image, 1).unwrap();
@@ -206,7 +205,7 @@ impl World {
                 if self.rng.random_ratio(1, 3) {
                     self.commit(machine, Some(&mut term), true, now_ms);
                 }
-                match self.exchange(&mut term, now_ms) {
+                match self.exchange(&mut term) {
                     Some(Event::Durable { position, commit, .. }) => self.acknowledge(machine, position, commit),
                     Some(Event::Fenced { seq }) => {
                         self.fenced += 1;
@@ -222,7 +221,7 @@ impl World {
                     let volume = &self.volumes[machine];
                     let frame = zstd::bulk::compress(&volume.image, 1).unwrap();
                     let len = volume.image.len() as u64;
-                    let sealed = term.sealer().snapshot(frame, len, position, commit, now_ms, &mut self.rng);
+                    let sealed = term.sealer().snapshot(frame, len, position, commit, term.time_ms(), &mut self.rng);
                     let key = layout::snapshot(position.seq, position.hash);
                     self.bucket.create(&key, &sealed.bytes, self.now_ms);
                     self.say(format_args!("machine {machine}: snapshot at seq {}", position.seq));
@@ -237,12 +236,14 @@ impl World {
         self.processes.push(process);
     }
 
-    fn look(&mut self, machine: usize, now_ms: u64) -> Option<Doing> {
+    fn look(&mut self, machine: usize) -> Option<Doing> {
+        let now_ms = self.now_ms;
         let volume = &self.volumes[machine];
         let local = volume.exists.then_some(Local {
             meta: Some(volume.meta),
             acknowledged: volume.acknowledged,
             intent: volume.intent,
+            adopts_over: None,
         });
         let silent = self.rng.random_ratio(1, 10);
         let head = self.bucket.head();
@@ -251,7 +252,7 @@ impl World {
         let decision = decide(local, replica, self.floor, permissions);
         self.say(format_args!("machine {machine}: {decision:?}"));
         match decision {
-            Decision::Create | Decision::Keep => Some(self.open(machine, head, now_ms)),
+            Decision::Create | Decision::Keep | Decision::Adopt => Some(self.open(machine, head, now_ms)),
             Decision::Restore | Decision::SetAside(_) => Some(Doing::Fetching(head.expect("present"), now_ms)),
             Decision::KeepUnproven => Some(Doing::Alone),
             Decision::Refuse(_) | Decision::KeepContradicted(_) => None,
@@ -308,7 +309,7 @@ impl World {
         }
         apply(&mut volume.image, &ops).unwrap();
         volume.meta.commit = number;
-        volume.meta.time_ms = now_ms.max(volume.meta.time_ms);
+        volume.meta.time_ms = now_ms;
         volume.exists = true;
         if let Some(term) = term {
             volume.meta.linked = number;
@@ -316,9 +317,11 @@ impl World {
         }
     }
 
-    /// Makes one request, with what the network does to it.
-    fn exchange(&mut self, term: &mut TermState, now_ms: u64) -> Option<Event> {
-        let request = term.request(now_ms, &mut self.rng)?;
+    /// Makes one request, with what the network does to it. The time is the bucket's, before the request as it was heard last;
+    /// what this machine's clock says may be anything.
+    fn exchange(&mut self, term: &mut TermState) -> Option<Event> {
+        let heard_ms = self.now_ms - self.rng.random_range(0..600);
+        let request = term.request(heard_ms, &mut self.rng)?;
         let fault = self.rng.random_range(0..20);
         let answer = match request {
             _ if fault == 0 => Answer::Unknown,
@@ -340,7 +343,8 @@ impl World {
                 Answer::LowestNeeded(self.bucket.lowest_needed.map(|(lowest_needed, _)| lowest_needed))
             }
         };
-        term.answer(answer, now_ms)
+        self.now_ms += self.rng.random_range(0..40);
+        term.answer(answer, self.now_ms)
     }
 
     fn acknowledge(&mut self, machine: usize, position: Position, commit: CommitNo) {
@@ -350,6 +354,10 @@ impl World {
             && other != position
         {
             self.fail(&format!("seq {} was acknowledged twice: as {other} and as {position}", position.seq));
+        }
+        let object = self.bucket.get(&layout::sequence(position.seq)).expect("just acknowledged");
+        if Header::decode(object).unwrap().0.time_ms > self.now_ms + 2_000 {
+            self.fail(&format!("{position} claims a time that has not come"));
         }
         if self.floor.is_none_or(|floor| position.seq > floor.seq) {
             self.floor = Some(position);

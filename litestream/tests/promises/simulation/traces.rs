@@ -28,7 +28,7 @@ fn until_event(world: &mut World, process: &mut Process, entry: bool) -> Event {
         world.commit(process.machine, Some(term), true, now_ms);
     }
     for _ in 0..200 {
-        if let Some(event) = world.exchange(term, now_ms) {
+        if let Some(event) = world.exchange(term) {
             if let Event::Durable { position, commit, .. } = event {
                 world.acknowledge(process.machine, position, commit);
             }
@@ -81,8 +81,8 @@ fn trace_two_puts_across_a_change_of_owner() {
         let now_ms = world.now_ms + old.skew_ms;
         let Doing::Running(term) = &mut old.doing else { unreachable!() };
         world.commit(0, Some(term), true, now_ms);
-        let Some(Request::Create { key, bytes }) = term.request(now_ms, &mut world.rng) else { unreachable!() };
-        term.answer(Answer::Unknown, now_ms);
+        let Some(Request::Create { key, bytes }) = term.request(world.now_ms, &mut world.rng) else { unreachable!() };
+        term.answer(Answer::Unknown, world.now_ms);
         let first = seed % 2 == 0;
         if first {
             world.bucket.create(&key, &bytes, world.now_ms);
@@ -155,7 +155,7 @@ fn trace_a_new_owner_that_looked_before_the_base_arrived() {
     let Doing::Running(term) = &mut old.doing else { unreachable!() };
     world.commit(1, Some(term), true, now_ms);
     loop {
-        match world.exchange(term, now_ms) {
+        match world.exchange(term) {
             Some(Event::Based { .. }) => break,
             Some(other) => panic!("{other:?} before the base"),
             None => {}
@@ -164,7 +164,7 @@ fn trace_a_new_owner_that_looked_before_the_base_arrived() {
     assert!(term.durable().is_none(), "acknowledged by a base that nobody has to look at");
     let doing = world.open(2, Some(head), world.now_ms);
     let Doing::Opening(mut newcomer) = doing else { unreachable!() };
-    while world.exchange(&mut newcomer, now_ms).is_none() {}
+    while world.exchange(&mut newcomer).is_none() {}
     let event = until_event(&mut world, &mut old, false);
     assert!(matches!(event, Event::Fenced { .. }), "the old owner was answered {event:?}");
     world.invariant_nothing_acknowledged_is_lost();
