@@ -8,12 +8,13 @@ use crate::format::header::{Header, Kind, ReplicaName};
 use crate::format::payload::{Commit, decode_commits};
 use crate::format::seal;
 use crate::keys::{KeyRing, TermKey};
-use crate::position::{CommitNo, Digest, Position, Seq, Term};
+use crate::position::{CommitNo, DatabaseId, Digest, Position, Seq, Term};
 
 /// Cursor that verifies a chain link by link while it reads it.
 #[derive(Debug)]
 pub struct ChainCursor<'k> {
     replica: ReplicaName,
+    database: DatabaseId,
     keys: &'k KeyRing,
     key: TermKey,
     /// Last object read, opening or not: the one that the next must name.
@@ -61,6 +62,7 @@ impl<'k> ChainCursor<'k> {
         let image = seal::open_compressed(&key, object).map_err(|error| ChainError::Object { place, error })?;
         let cursor = Self {
             replica: replica.clone(),
+            database: header.database,
             keys,
             key,
             link: (seq, hash),
@@ -82,6 +84,7 @@ impl<'k> ChainCursor<'k> {
         let place = Place::Sequence(self.next_seq());
         let header = decode(place, object)?;
         expect_owner(place, &self.replica, &header)?;
+        expect_database(place, self.database, header.database)?;
         if !matches!(header.kind, Kind::Opening | Kind::Segment) || header.seq != self.next_seq() {
             return Err(ChainError::Misplaced { place, found: header.kind, found_seq: header.seq });
         }
@@ -113,6 +116,7 @@ impl<'k> ChainCursor<'k> {
         let place = Place::Merged(self.next_seq(), last);
         let header = decode(place, object)?;
         expect_owner(place, &self.replica, &header)?;
+        expect_database(place, self.database, header.database)?;
         if header.kind != Kind::Merged
             || header.first_seq != self.next_seq()
             || header.seq != last
@@ -124,6 +128,12 @@ impl<'k> ChainCursor<'k> {
         let commits = self.take_commits(place, &header, object)?;
         self.advance(&header, header.covers);
         Ok(commits)
+    }
+
+    /// Returns the database whose history it is.
+    #[must_use]
+    pub fn database(&self) -> DatabaseId {
+        self.database
     }
 
     /// Returns the number of the object to read next.
@@ -249,6 +259,10 @@ fn expect_owner(place: Place, replica: &ReplicaName, header: &Header) -> Result<
     }
 }
 
+pub(crate) fn expect_database(place: Place, expected: DatabaseId, found: DatabaseId) -> Result<(), ChainError> {
+    if found == expected { Ok(()) } else { Err(ChainError::OtherDatabase { place, expected, found }) }
+}
+
 /// Place of an object in the bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -297,6 +311,16 @@ pub enum ChainError {
         expected: ReplicaName,
         /// Name of the object's replica.
         found: ReplicaName,
+    },
+    /// Object of another database's history under the same name, as after two buckets were mixed.
+    #[error("{place} belongs to the history of database {found}, not to that of {expected}")]
+    OtherDatabase {
+        /// Place of the object.
+        place: Place,
+        /// Database of this history.
+        expected: DatabaseId,
+        /// Database of the object.
+        found: DatabaseId,
     },
     /// Object of this replica under the key of another one.
     #[error("{place} is swapped: under its key lies the {found} of seq {found_seq}")]

@@ -141,6 +141,7 @@ fn read_head(replica: &ReplicaName, seq: Seq, object: &[u8]) -> Result<Head, Cha
         return Err(ChainError::Object { place, error });
     }
     Ok(Head {
+        database: header.database,
         position: Position { term: header.term, seq, hash: Digest::of(object) },
         is_opening: header.kind == Kind::Opening,
         nonce: header.nonce,

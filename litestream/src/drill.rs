@@ -153,7 +153,7 @@ fn at_rest(path: &Path) -> Result<(Meta, Vec<TableContents>), String> {
     let held = meta::read(&database).map_err(|error| format!("it cannot be read: {error}"))?;
     let tables = contents::read(&database).map_err(|error| format!("it cannot be read: {error}"))?;
     match held {
-        Some(held) => Ok((held, tables)),
+        Some(held) => Ok((held.meta, tables)),
         None => Err("it was never written through a replicating process".into()),
     }
 }

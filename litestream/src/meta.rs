@@ -8,24 +8,36 @@ use std::sync::{Mutex, PoisonError};
 use redb::{ReadableDatabase, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
-use crate::position::{CommitNo, Position, Seq, Term};
+use crate::format::header::ReplicaName;
+use crate::position::{CommitNo, DatabaseId, Position, Seq, Term};
 use crate::start::{Acknowledged, Intent, Local, Meta};
 
 const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keyfleet_litestream");
 const ROW: &str = "position";
-const ROW_VERSION: u8 = 1;
+const ROW_VERSION: u8 = 2;
+/// Length of the row before the replica's name, in bytes: one for the version, eight for each number, the database.
+const ROW_FIXED: usize = 1 + 4 * 8 + 16;
+
+/// Row of a file: where it stands, and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) meta: Meta,
+    /// Replica that the file belongs to.
+    pub(crate) replica: ReplicaName,
+}
 
 /// Writes the row of a transaction.
 ///
 /// # Errors
 /// redb's.
-pub(crate) fn write(txn: &WriteTransaction, meta: Meta) -> Result<(), redb::Error> {
+pub(crate) fn write(txn: &WriteTransaction, meta: Meta, replica: &ReplicaName) -> Result<(), redb::Error> {
     assert!(meta.linked <= meta.commit, "a linked commit was made: {meta:?}");
-    let mut row = [0; 33];
-    row[0] = ROW_VERSION;
-    for (at, number) in [meta.term.0, meta.commit.0, meta.linked.0, meta.time_ms].into_iter().enumerate() {
-        row[1 + at * 8..9 + at * 8].copy_from_slice(&number.to_be_bytes());
+    let mut row = vec![ROW_VERSION];
+    for number in [meta.term.0, meta.commit.0, meta.linked.0, meta.time_ms] {
+        row.extend(number.to_be_bytes());
     }
+    row.extend(meta.database.0);
+    row.extend(replica.as_str().as_bytes());
     txn.open_table(TABLE)?.insert(ROW, row.as_slice())?;
     Ok(())
 }
@@ -34,7 +46,7 @@ pub(crate) fn write(txn: &WriteTransaction, meta: Meta) -> Result<(), redb::Erro
 ///
 /// # Errors
 /// redb's; [`io::ErrorKind::InvalidData`] for a row that is malformed or of another version.
-pub(crate) fn read(database: &impl ReadableDatabase) -> Result<Option<Meta>, redb::Error> {
+pub(crate) fn read(database: &impl ReadableDatabase) -> Result<Option<Row>, redb::Error> {
     let txn = database.begin_read()?;
     let table = match txn.open_table(TABLE) {
         Ok(table) => table,
@@ -42,25 +54,31 @@ pub(crate) fn read(database: &impl ReadableDatabase) -> Result<Option<Meta>, red
         Err(error) => return Err(error.into()),
     };
     let Some(row) = table.get(ROW)? else { return Ok(None) };
-    let row = row.value();
-    if row.len() != 33 || row[0] != ROW_VERSION {
-        return Err(malformed(format!("the position row has version {:?} and {} bytes", row.first(), row.len())));
-    }
-    let meta = Meta {
-        term: Term(row_number(row, 0)),
-        commit: CommitNo(row_number(row, 1)),
-        linked: CommitNo(row_number(row, 2)),
-        time_ms: row_number(row, 3),
-    };
-    if meta.linked > meta.commit {
-        return Err(malformed(format!("the position row links commit {} before it was made", meta.linked)));
-    }
-    Ok(Some(meta))
+    decode(row.value()).map(Some)
 }
 
-/// Reads the number at place `at` of a row of 33 bytes: one for the version, then eight for each number.
-fn row_number(row: &[u8], at: usize) -> u64 {
-    u64::from_be_bytes(row[1 + at * 8..9 + at * 8].try_into().expect("eight bytes"))
+fn decode(row: &[u8]) -> Result<Row, redb::Error> {
+    if row.first() != Some(&ROW_VERSION) || row.len() <= ROW_FIXED {
+        let (version, len) = (row.first().copied().unwrap_or(0), row.len());
+        return Err(malformed(format!(
+            "its position row has version {version} and {len} bytes: this program reads version {ROW_VERSION} alone"
+        )));
+    }
+    let (fixed, name) = row.split_at(ROW_FIXED);
+    let number = |at: usize| u64::from_be_bytes(fixed[1 + at * 8..9 + at * 8].try_into().expect("eight bytes"));
+    let meta = Meta {
+        database: DatabaseId(fixed[33..].try_into().expect("sixteen bytes")),
+        term: Term(number(0)),
+        commit: CommitNo(number(1)),
+        linked: CommitNo(number(2)),
+        time_ms: number(3),
+    };
+    if meta.linked > meta.commit {
+        return Err(malformed(format!("its position row links commit {} before it was made", meta.linked)));
+    }
+    let name = std::str::from_utf8(name).map_err(|_| malformed("its position row names no replica".into()))?;
+    let replica = ReplicaName::new(name).map_err(|error| malformed(error.to_string()))?;
+    Ok(Row { meta, replica })
 }
 
 fn malformed(text: String) -> redb::Error {
@@ -72,6 +90,12 @@ fn malformed(text: String) -> redb::Error {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PositionFile {
+    /// Database that the file belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database: Option<DatabaseId>,
+    /// Name of its replica.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replica: Option<String>,
     /// Last position that is known to be acknowledged and included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<Position>,
@@ -154,7 +178,8 @@ impl PositionFile {
         sync_folder(file)
     }
 
-    /// Returns the facts that a start needs about a local file whose newest row is `meta`.
+    /// Returns the facts that a start needs about a local file whose newest row is `meta`. What a note says of another database is
+    /// nothing about this file.
     #[must_use]
     pub(crate) fn local(&self, meta: Option<Meta>) -> Local {
         let intent = self.intent.as_ref().and_then(|intent| {
@@ -162,11 +187,15 @@ impl PositionFile {
             hex::decode_to_slice(&intent.nonce, &mut nonce).ok()?;
             Some(Intent { seq: intent.seq, nonce, after_term: intent.after_term, after_commit: intent.after_commit })
         });
+        let is_foreign = self.database.is_some_and(|noted| meta.is_some_and(|meta| meta.database != noted));
         Local {
             meta,
-            acknowledged: self.position.map(|position| Acknowledged { position, commit: self.commit }),
+            acknowledged: self
+                .position
+                .filter(|_| !is_foreign)
+                .map(|position| Acknowledged { position, commit: self.commit }),
             intent,
-            adopts_over: self.adopt.as_ref().map(|adopt| adopt.over),
+            adopts_over: self.adopt.as_ref().filter(|_| !is_foreign).map(|adopt| adopt.over),
         }
     }
 }

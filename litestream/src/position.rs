@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use rand::CryptoRng;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -47,6 +48,49 @@ macro_rules! display_number {
     )*};
 }
 display_number!(Term, Seq, CommitNo);
+
+/// Random name of one database's history. Made with the first opening of a replica; the file and every object carry it, so that
+/// no other file is taken for this one because its counters agree.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct DatabaseId(pub [u8; 16]);
+
+impl DatabaseId {
+    /// Name of a file that was never replicated.
+    pub const NONE: Self = Self([0; 16]);
+
+    /// Makes a name.
+    pub fn generate(rng: &mut impl CryptoRng) -> Self {
+        let mut id = [0; 16];
+        rng.fill_bytes(&mut id);
+        Self(id)
+    }
+}
+
+impl fmt::Display for DatabaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for DatabaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl Serialize for DatabaseId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for DatabaseId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut id = [0; 16];
+        hex::decode_to_slice(String::deserialize(deserializer)?, &mut id).map_err(serde::de::Error::custom)?;
+        Ok(Self(id))
+    }
+}
 
 /// SHA-256 of a whole object, as it lies in the bucket.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -134,6 +178,8 @@ fn parse_number(text: &str) -> Result<u64, ParsePositionError> {
 /// Newest object of a sequence, as read from the bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Head {
+    /// Database whose history it is.
+    pub database: DatabaseId,
     /// Term, number and digest of the object.
     pub position: Position,
     /// True for an opening, false for a segment.

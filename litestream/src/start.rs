@@ -8,12 +8,13 @@
 //! | its term is the newest and it includes the head | present | keep, and open a new term |
 //! | restored on purpose, over the very head | present | adopt: keep the older state, and open a new term |
 //! | restored on purpose, over another head | present | refuse |
+//! | another database's | present | refuse |
 //! | anything else | present | set aside, restore |
 //! | at or above the floor | silent | keep, read-mostly, when the caller allows it |
 //! | at or above the floor | older than the file or the floor, or gone | keep, read-mostly, when the caller allows it |
 //! | anything else | silent, or absent below a floor | refuse |
 
-use crate::position::{CommitNo, Head, Position, Seq, Term};
+use crate::position::{CommitNo, DatabaseId, Head, Position, Seq, Term};
 
 /// Facts about the local file, from its own row and from the position file beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub struct Local {
 /// Row that every transaction writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
+    /// Database whose history the file belongs to.
+    pub database: DatabaseId,
     /// Term whose chain the file belongs to.
     pub term: Term,
     /// Number of the transaction.
@@ -102,6 +105,14 @@ pub enum StaleReason {
     /// File that was never part of this replica.
     #[error("the local file was never part of this replica")]
     NotReplicated,
+    /// File of another database's history, whatever its counters say.
+    #[error("the local file belongs to database {local}, the replica to {replica}")]
+    OtherDatabase {
+        /// Database of the file.
+        local: DatabaseId,
+        /// Database of the replica.
+        replica: DatabaseId,
+    },
     /// File of an older term: another writer opened one since.
     #[error("the local file belongs to term {local}, and another writer opened term {replica} since")]
     OlderTerm {
@@ -150,6 +161,17 @@ pub enum StartError {
     /// Silent replica, and a local file that may be too old.
     #[error("the replica does not answer, and the local file is not known to be at or above the floor {0}")]
     LocalBelowFloor(Position),
+    /// Local file of another replica: neither is to take the other's place.
+    #[error(
+        "the local file is another replica's: it belongs to database {local}, the replica to {replica}; look for the right file, \
+         bucket and prefix"
+    )]
+    OtherDatabase {
+        /// Database of the file.
+        local: DatabaseId,
+        /// Database of the replica.
+        replica: DatabaseId,
+    },
     /// Older state that a person wants to be the newest, and a replica that went on since that was said.
     #[error(
         "the local file was restored to go on from in the place of {over}, and another writer went on since, to {head}: end \
@@ -252,7 +274,9 @@ fn compare(local: Option<Local>, replica: Replica, floor: Option<Position>, perm
             Some(floor) if !reaches(local, floor) => Decision::Refuse(StartError::LocalBelowFloor(floor)),
             _ => Decision::KeepUnproven,
         },
-        (Some(local @ Local { adopts_over: Some(over), .. }), Replica::Present(head)) => {
+        (Some(local @ Local { adopts_over: Some(over), .. }), Replica::Present(head))
+            if of_one_database(local, head) =>
+        {
             if over == head.position || is_own_opening(local, head, over) {
                 Decision::Adopt
             } else {
@@ -261,6 +285,9 @@ fn compare(local: Option<Local>, replica: Replica, floor: Option<Position>, perm
         }
         (Some(local), Replica::Present(head)) => match includes(local, head) {
             Ok(()) => Decision::Keep,
+            Err(StaleReason::OtherDatabase { local, replica }) => {
+                Decision::Refuse(StartError::OtherDatabase { local, replica })
+            }
             Err(StaleReason::NewerTerm { local, replica }) => {
                 Decision::Refuse(StartError::ReplicaOlder { local, replica })
             }
@@ -271,8 +298,19 @@ fn compare(local: Option<Local>, replica: Replica, floor: Option<Position>, perm
 
 /// Returns true when the head is this volume's own opening right after `over`: a crash took what was to follow.
 fn is_own_opening(local: Local, head: Head, over: Position) -> bool {
-    let own = |intent: Intent| intent.seq == head.position.seq && intent.nonce == head.nonce;
-    head.is_opening && head.position.seq == over.seq.next() && local.intent.is_some_and(own)
+    head.position.seq == over.seq.next() && own_opening(local, head).is_some()
+}
+
+/// Returns the intent of this volume that became the head.
+fn own_opening(local: Local, head: Head) -> Option<Intent> {
+    local.intent.filter(|intent| head.is_opening && intent.seq == head.position.seq && intent.nonce == head.nonce)
+}
+
+/// Returns true when the file belongs to the replica's database, or to none yet. A replica that this volume has just begun has
+/// another name than the file until a base follows.
+fn of_one_database(local: Local, head: Head) -> bool {
+    let database = local.meta.unwrap_or_default().database;
+    database == DatabaseId::NONE || database == head.database || own_opening(local, head).is_some()
 }
 
 /// Checks that the local file's term is the replica's newest and that the file includes the head.
@@ -282,8 +320,10 @@ fn is_own_opening(local: Local, head: Head, over: Position) -> bool {
 pub fn includes(local: Local, head: Head) -> Result<(), StaleReason> {
     let meta = local.meta.unwrap_or_default();
     // Our own opening, whose answer or whose first commit the crash took: the newest term before it counts.
-    let own =
-        local.intent.filter(|intent| head.is_opening && intent.seq == head.position.seq && intent.nonce == head.nonce);
+    let own = own_opening(local, head);
+    if !of_one_database(local, head) {
+        return Err(StaleReason::OtherDatabase { local: meta.database, replica: head.database });
+    }
     let (term, commit) = match own {
         Some(intent) if meta.term < head.position.term => (intent.after_term, intent.after_commit),
         _ => (head.position.term, head.last_commit),
@@ -321,17 +361,20 @@ mod tests {
     use super::*;
     use crate::position::Digest;
 
+    const OURS: DatabaseId = DatabaseId([3; 16]);
+
     fn at(term: u64, seq: u64) -> Position {
         Position { term: Term(term), seq: Seq(seq), hash: Digest::of(&seq.to_be_bytes()) }
     }
 
     fn head(term: u64, seq: u64, commit: u64) -> Head {
         let last_commit = CommitNo(commit);
-        Head { position: at(term, seq), is_opening: false, nonce: [9; 16], last_commit, time_ms: 0 }
+        Head { database: OURS, position: at(term, seq), is_opening: false, nonce: [9; 16], last_commit, time_ms: 0 }
     }
 
     fn local(term: u64, commit: u64, linked: u64) -> Local {
-        let meta = Meta { term: Term(term), commit: CommitNo(commit), linked: CommitNo(linked), time_ms: 0 };
+        let meta =
+            Meta { database: OURS, term: Term(term), commit: CommitNo(commit), linked: CommitNo(linked), time_ms: 0 };
         Local { meta: Some(meta), acknowledged: None, intent: None, adopts_over: None }
     }
 
@@ -380,6 +423,19 @@ mod tests {
         let kept = decide(Some(fresh), Replica::Present(first), None, ONLINE);
         assert_eq!(kept, Decision::Keep, "a file adopted into a new replica was lost to its own opening");
         assert!(matches!(decide(Some(own), Replica::Present(strangers), None, ONLINE), Decision::SetAside(_)));
+    }
+
+    /// Terms and commits that agree are no proof.
+    #[test]
+    fn a_file_of_another_database_is_refused_whatever_its_counters() {
+        let other = Head { database: DatabaseId([4; 16]), ..head(3, 9, 50) };
+        for mut file in [local(3, 50, 50), local(1, 1, 1), local(9, 900, 900)] {
+            for adopts_over in [None, Some(other.position)] {
+                file.adopts_over = adopts_over;
+                let decision = decide(Some(file), Replica::Present(other), None, OFFLINE);
+                assert!(matches!(decision, Decision::Refuse(StartError::OtherDatabase { .. })), "{decision:?}");
+            }
+        }
     }
 
     /// Whoever went on since is not overruled, and an opening of this volume's own is nobody else's.

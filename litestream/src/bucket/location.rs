@@ -24,6 +24,18 @@ pub struct Location {
     pub authorities: Option<Authorities>,
 }
 
+impl Location {
+    /// Returns true when one of two folders is the other, or lies in it. Regions, credentials and addresses of servers are left
+    /// out: one server has many.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let within = |inner: &str, outer: &str| {
+            inner.strip_prefix(outer).is_some_and(|rest| outer.is_empty() || rest.is_empty() || rest.starts_with('/'))
+        };
+        self.bucket == other.bucket && (within(&self.prefix, &other.prefix) || within(&other.prefix, &self.prefix))
+    }
+}
+
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "s3://{}/{}", self.bucket, self.prefix)

@@ -133,6 +133,9 @@ impl File {
                 (None, Some(path)) => read_secret(path)?,
                 _ => return Err(ConfigError::KeySource(source.id)),
             };
+            if keys.key_encryption_keys.iter().any(|key| key.id() == source.id) {
+                return Err(ConfigError::KeyTwice(source.id));
+            }
             keys.key_encryption_keys.push(KeyEncryptionKey::from_hex(source.id, &text)?);
         }
         for recipient in &self.recipients {
@@ -152,11 +155,15 @@ impl File {
         for db in self.dbs {
             let db = db.check(&keys, &self.snapshot, self.retention.as_ref(), env)?;
             for other in &dbs {
-                if other.options.path == db.options.path {
+                if one_file(&other.options.path) == one_file(&db.options.path) {
                     return Err(ConfigError::Twice(db.options.path.display().to_string()));
                 }
-                if other.options.location == db.options.location {
-                    return Err(ConfigError::Twice(db.options.location.to_string()));
+                let (one, two) = (&other.options.location, &db.options.location);
+                if one.overlaps(two) {
+                    return Err(ConfigError::Overlap(one.to_string(), two.to_string()));
+                }
+                if other.options.replica == db.options.replica {
+                    return Err(ConfigError::Twice(db.options.replica.to_string()));
                 }
             }
             dbs.push(db);
@@ -264,6 +271,11 @@ impl ReplicaFile {
             authorities,
         })
     }
+}
+
+/// Returns the one path of a file that several name.
+fn one_file(path: &Path) -> PathBuf {
+    path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.to_owned())
 }
 
 fn read_secret(path: &Path) -> Result<Zeroizing<String>, ConfigError> {

@@ -122,9 +122,15 @@ pub enum ConfigError {
     /// Configuration without any database.
     #[error("`dbs` is empty")]
     NoDb,
-    /// File or location that two databases name.
+    /// File or name of a replica that two databases have.
     #[error("`{0}` is there twice: a database has exactly one replica, a replica exactly one database")]
     Twice(String),
+    /// Two keys of one name: what one of them wraps, the other would be asked to open.
+    #[error("key `{0}` is there twice: each key has a name of its own")]
+    KeyTwice(String),
+    /// Two replicas in one folder, or one below the other. Servers are not told apart by their addresses: one has many.
+    #[error("`{0}` and `{1}` overlap: each replica has a folder of its own, whatever the server")]
+    Overlap(String, String),
     /// Replica whose location is incomplete or contradicts itself.
     #[error("replica of {at}: {what}")]
     Replica {
@@ -193,7 +199,18 @@ mod tests {
     fn what_would_surprise_later_is_refused_now() {
         let one = "dbs: [{path: /a, replica: {url: s3://b/p}}";
         assert!(refused(&format!("{one}, {{path: /a, replica: {{url: s3://b/q}}}}]")).contains("twice"));
-        assert!(refused(&format!("{one}, {{path: /c, replica: {{url: s3://b/p}}}}]")).contains("twice"));
+
+        for place in ["s3://b/p", "s3://b/p/below", "s3://b/p, region: r", "s3://b/p, endpoint: http://x"] {
+            let text = refused(&format!("{one}, {{path: /c, replica: {{url: {place}}}}}]"));
+            assert!(text.contains("overlap"), "{place}: {text}");
+        }
+        assert!(parse(&format!("{one}, {{path: /c, replica: {{url: s3://b/p2}}}}]")).is_ok(), "p is no folder of p2");
+        let name = "{path: /c, name: b/p, replica: {url: s3://b/q}}";
+        assert!(refused(&format!("{one}, {name}]")).contains("twice"));
+        let keys =
+            format!("key-encryption: [{{id: k, key: \"{0}\"}}, {{id: k, key: \"{0}\"}}]\n{one}]", "ab".repeat(32));
+        let keys = Config::parse(&keys, |_| None).unwrap_err();
+        assert!(matches!(keys, ConfigError::KeyTwice(_)), "{keys}");
         assert!(refused("dbs: [{path: /a, replica: {url: gs://b/p}}]").contains("s3://"));
         assert!(refused("dbs: [{path: /a, replica: {url: s3://b}}]").contains("folder"));
         assert!(refused("dbs: [{path: /a, replica: {url: s3://b/p, access-key-id: x}}]").contains("together"));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::bucket::BucketError;
 use crate::chain::ChainError;
 use crate::discover::DiscoverError;
+use crate::format::header::ReplicaName;
 use crate::keys::KeyError;
 use crate::position::{CommitNo, Position, Seq};
 use crate::restore::RestoreError;
@@ -70,6 +71,25 @@ pub enum OpenError {
     /// Key ring that cannot wrap a term's key.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// Local file that belongs to another replica.
+    #[error(
+        "{} is another replica's file: it belongs to `{found}`, not to `{expected}`; look for the right file, bucket and prefix",
+        path.display()
+    )]
+    OtherReplica {
+        /// Path of the file.
+        path: PathBuf,
+        /// Name in the options.
+        expected: ReplicaName,
+        /// Name in the file.
+        found: ReplicaName,
+    },
+    /// Missing file and missing replica, where neither is to be made.
+    #[error("{} does not exist, and there is no replica to restore it from", .0.display())]
+    NoFile(PathBuf),
+    /// Local file that was changed, replaced or deleted by somebody else during the start.
+    #[error("{} is not the file any more that this start has looked at: another program changes it; nothing was sent", .0.display())]
+    Changed(PathBuf),
     /// Local database that redb does not open.
     #[error("local database {}: {error}", path.display())]
     Storage {

@@ -6,7 +6,7 @@
 //!    └────────── Ack::Local: after commit ── Ack::Remote: after ─┘
 //! ```
 //!
-//! `open` compares the local file with the replica and starts the workers, `writer` owns the transactions, `uploader`
+//! `open` compares the local file with the replica and starts the workers, `store` is the open file, `writer` owns the transactions, `uploader`
 //! drives the [`crate::term::TermState`], `shared` is the state that these have in common, `probe` measures the lag.
 
 mod error;
@@ -14,6 +14,7 @@ mod open;
 mod options;
 mod probe;
 mod shared;
+mod store;
 mod uploader;
 mod writer;
 

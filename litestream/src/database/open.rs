@@ -1,10 +1,9 @@
 //! Opening of a database: look at the file and at the bucket, decide, restore where need be, open a term, start the two
 //! workers.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use redb::backends::FileBackend;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
@@ -13,6 +12,7 @@ use super::Database;
 use super::error::OpenError;
 use super::options::Options;
 use super::shared::{Phase, Shared};
+use super::store::{Expected, Store, storage_error};
 use super::uploader::{Start, Uploader, prepare, step};
 use super::writer::Writer;
 use crate::bucket::Bucket;
@@ -20,8 +20,7 @@ use crate::chain::check_floor;
 use crate::discover::{DiscoverError, Found, discover};
 use crate::layout;
 use crate::meta::{self, PositionFile};
-use crate::position::{Digest, Head, Position, Term};
-use crate::recorder::Recorder;
+use crate::position::{CommitNo, Digest, Head, Position, Term};
 use crate::restore::{self, RestoreError, Restored};
 use crate::start::{Decision, Local, Meta, Replica, StaleReason, StartError, decide, is_at_floor};
 use crate::term::{Event, TermState};
@@ -45,29 +44,31 @@ pub(super) async fn open(options: Options) -> Result<Database, OpenError> {
     let mut rng: rand::rngs::StdRng = rand::make_rng();
     let mut started = Started::default();
     // A term that was lost to another writer means another look, and another restore.
-    let (origin, meta) = loop {
+    let (store, origin, commit) = loop {
         let (local, found, decision) = match look(&options, &bucket).await? {
             Look::Decided(local, found, decision) => (local, found, decision),
-            Look::Broken(local, error) => break refused(local, &error),
+            Look::Broken(local, error) => break refused(&options, local, &error)?,
         };
-        let (head, seen_ms) = match decision {
+        let (head, seen_ms, expected) = match decision {
             Decision::Refuse(error) => return Err(error.into()),
             Decision::KeepUnproven => {
                 let local = local.expect("only a local file is kept");
-                break (Start::Unproven(local), local.meta.unwrap_or_default());
+                break alone(&options, local, Start::Unproven(local))?;
             }
             Decision::KeepContradicted(error) => {
-                let local = local.expect("only a local file is kept");
-                break refused(local, &error.to_string());
+                break refused(&options, local.expect("only a local file is kept"), &error.to_string())?;
             }
-            Decision::Adopt => {
+            Decision::Create if !options.create => return Err(OpenError::NoFile(options.path)),
+            Decision::Create => {
                 let found = found.expect("decided on what was found");
-                adoptable(&options, local)?;
-                (found.head, found.seen_ms)
+                (found.head, found.seen_ms, Expected::Nothing)
             }
-            Decision::Create | Decision::Keep => {
-                let found = found.expect("decided on what was found");
-                (found.head, found.seen_ms)
+            Decision::Keep | Decision::Adopt => {
+                let (found, local) = (found.expect("decided on what was found"), local.expect("kept"));
+                if decision == Decision::Adopt {
+                    adoptable(&options, local)?;
+                }
+                (found.head, found.seen_ms, Expected::local(local))
             }
             Decision::SetAside(reason) => restore_newest(&options, &bucket, Some(reason), &mut started).await?,
             Decision::Restore => restore_newest(&options, &bucket, None, &mut started).await?,
@@ -80,45 +81,55 @@ pub(super) async fn open(options: Options) -> Result<Database, OpenError> {
             match (checked, local.filter(|local| options.permissions.contradicted && is_at_floor(*local, Some(floor))))
             {
                 (Ok(()), _) => {}
-                (Err(error), Some(local)) => break refused(local, &error.to_string()),
+                (Err(error), Some(local)) => break refused(&options, local, &error.to_string())?,
                 (Err(error), None) => return Err(error.into()),
             }
         }
-        let note = PositionFile { intent: None, ..PositionFile::read(&options.path) };
-        let term = prepare(&options, head, seen_ms, note, options.override_floor.as_deref(), &mut rng)?;
-        if let Some((term, position)) = make_opening(&options, &bucket, term, &mut rng).await? {
-            started.term = Some(position.term);
-            started.opening = Some(position);
-            let after = local.and_then(|local| local.meta).unwrap_or_default();
-            let head_commit = head.map(|head| head.last_commit).unwrap_or_default();
-            // Numbers never repeat, whatever was set aside.
-            let commit = after.commit.max(head_commit);
-            let restored_ms = head.map_or(0, |head: Head| head.time_ms);
-            break (Start::Opened(Box::new(term)), Meta { commit, time_ms: after.time_ms.max(restored_ms), ..after });
+        // Before anything is sent: what leaves is the file that was looked at.
+        let store = Store::open(&options, &expected)?;
+        match open_term(&options, &bucket, head, seen_ms, &mut rng).await {
+            Ok(Some((term, position))) => {
+                started.term = Some(position.term);
+                started.opening = Some(position);
+                // Numbers never repeat, whatever was set aside.
+                let after = local.and_then(|local| local.meta).unwrap_or_default().commit;
+                let commit = after.max(head.map(|head| head.last_commit).unwrap_or_default());
+                break (store, Start::Opened(Box::new(term)), commit);
+            }
+            Ok(None) => store.discard()?,
+            Err(error) => {
+                store.discard()?;
+                return Err(error);
+            }
         }
         // What this start restored is in the bucket; what was there before is set aside by the next round.
         if started.restored.is_some() {
             std::fs::remove_file(&options.path)?;
         }
     };
-    spawn_workers(options, bucket, rng, origin, meta, started)
+    spawn_workers(options, bucket, rng, store, origin, commit, started)
+}
+
+/// Goes on with a local file without the replica, for now.
+fn alone(options: &Options, local: Local, origin: Start) -> Result<(Store, Start, CommitNo), OpenError> {
+    Ok((Store::open(options, &Expected::local(local))?, origin, CommitNo(0)))
+}
+
+/// Goes on with a local file although the replica is not what it acknowledged.
+fn refused(options: &Options, local: Local, error: &str) -> Result<(Store, Start, CommitNo), OpenError> {
+    tracing::error!(error, "the replica is not what it acknowledged: it is not followed, and nothing is acknowledged");
+    alone(options, local, Start::Refused(local))
 }
 
 /// Checks that the older state that a person wants to go on from is at the floor, or that the floor is overridden too.
-fn adoptable(options: &Options, local: Option<Local>) -> Result<(), StartError> {
-    let state = local.and_then(|local| local.acknowledged).map(|acknowledged| acknowledged.position);
+fn adoptable(options: &Options, local: Local) -> Result<(), StartError> {
+    let state = local.acknowledged.map(|acknowledged| acknowledged.position);
     match (options.floor, state) {
         (Some(floor), Some(state)) if options.override_floor.is_none() && check_floor(state, floor, None).is_err() => {
             Err(StartError::AdoptionBelowFloor { state, floor })
         }
         _ => Ok(()),
     }
-}
-
-/// Goes on with a local file although the replica is not what it acknowledged.
-fn refused(local: Local, error: &str) -> (Start, Meta) {
-    tracing::error!(error, "the replica is not what it acknowledged: it is not followed, and nothing is acknowledged");
-    (Start::Refused(local), local.meta.unwrap_or_default())
 }
 
 /// Result of a look at the file and at the bucket.
@@ -179,18 +190,22 @@ fn read_local(options: &Options) -> Result<Option<Local>, OpenError> {
         // Only here: while nothing is recorded.
         database.compact().map_err(|error| storage_error(path, error))?;
     }
-    let meta = meta::read(&database).map_err(|error| storage_error(path, error))?;
-    Ok(Some(PositionFile::read(path).local(meta)))
+    let row = meta::read(&database).map_err(|error| storage_error(path, error))?;
+    if let Some(row) = row.as_ref().filter(|row| row.replica != options.replica) {
+        let (expected, found) = (options.replica.clone(), row.replica.clone());
+        return Err(OpenError::OtherReplica { path: path.clone(), expected, found });
+    }
+    Ok(Some(PositionFile::read(path).local(row.map(|row| row.meta))))
 }
 
-/// Restores the newest state. Moves a stale file aside only once another is ready to take its name. Returns the head, and
-/// the time at which the number after it was seen to be free.
+/// Restores the newest state. Moves a stale file aside only once another is ready to take its name. Returns the head, the time
+/// at which the number after it was seen to be free, and the file that lies there now.
 async fn restore_newest(
     options: &Options,
     bucket: &Bucket,
     stale: Option<StaleReason>,
     started: &mut Started,
-) -> Result<(Option<Head>, u64), OpenError> {
+) -> Result<(Option<Head>, u64, Expected), OpenError> {
     let how = restore::Options {
         floor: options.floor,
         override_floor: options.override_floor.clone(),
@@ -204,7 +219,7 @@ async fn restore_newest(
                     tracing::warn!(%reason, aside = %aside.display(), "the local file was set aside");
                     started.set_aside = Some((aside.clone(), reason.to_string()));
                 }
-                let place = (Some(restored.head), restored.seen_ms);
+                let place = (Some(restored.head), restored.seen_ms, Expected::restored(&restored));
                 started.restored = Some(restored);
                 return Ok(place);
             }
@@ -217,12 +232,25 @@ async fn restore_newest(
                 // Only the very head that had nothing may be followed by a beginning from nothing.
                 if found.head.is_some_and(|found| found.position == head) && found.snapshots.is_empty() {
                     tracing::warn!(%head, "the replica was opened, but nothing was ever stored in it");
-                    return Ok((found.head, found.seen_ms));
+                    return Ok((found.head, found.seen_ms, Expected::Nothing));
                 }
             }
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Opens a term after `head`; `None` when another writer was first.
+async fn open_term(
+    options: &Options,
+    bucket: &Bucket,
+    head: Option<Head>,
+    seen_ms: u64,
+    rng: &mut rand::rngs::StdRng,
+) -> Result<Option<(TermState, Position)>, OpenError> {
+    let note = PositionFile { intent: None, ..PositionFile::read(&options.path) };
+    let term = prepare(options, head, seen_ms, note, options.override_floor.as_deref(), rng)?;
+    make_opening(options, bucket, term, rng).await
 }
 
 /// Makes the opening; `None` when another writer was first.
@@ -254,31 +282,21 @@ async fn make_opening(
     }
 }
 
-fn storage_error(path: &Path, error: impl Into<redb::Error>) -> OpenError {
-    OpenError::Storage { path: path.to_owned(), error: error.into() }
-}
-
-/// Opens the file for writing, and starts the writer and the uploader.
+/// Starts the writer and the uploader. `commit` is the highest number that was ever used, as far as it is known.
 fn spawn_workers(
     options: Options,
     bucket: Bucket,
     rng: rand::rngs::StdRng,
+    store: Store,
     origin: Start,
-    meta: Meta,
+    commit: CommitNo,
     started: Started,
 ) -> Result<Database, OpenError> {
-    let path = options.path.clone();
-    let file = std::fs::File::options().read(true).write(true).create(true).truncate(false).open(&path)?;
-    let (recorder, tape) = Recorder::new(FileBackend::new(file).map_err(|error| storage_error(&path, error))?);
-    let redb = redb::Builder::new()
-        .set_cache_size(options.cache_bytes)
-        .create_with_backend(recorder)
-        .map_err(|error| storage_error(&path, error))?;
-    let redb = Arc::new(redb);
     // A restored file has its own row; the head may name a higher number.
-    let own = meta::read(&*redb).map_err(|error| storage_error(&path, error))?.unwrap_or_default();
-    let meta = Meta { commit: meta.commit.max(own.commit), time_ms: meta.time_ms.max(own.time_ms), ..own };
-
+    let own = store.meta();
+    let meta = Meta { commit: commit.max(own.commit), ..own };
+    let Store { redb, tape, .. } = store;
+    let path = options.path.clone();
     let phase = match &origin {
         Start::Opened(_) => Phase::Basing,
         Start::Unproven(_) => Phase::Unproven,
@@ -286,8 +304,7 @@ fn spawn_workers(
     };
     let shared = Arc::new(Shared::new(options.queue_bytes, phase, meta.term, meta.commit));
     let (jobs, inbox) = mpsc::channel(options.mailbox.max(1));
-    let writer =
-        Writer::spawn(Arc::clone(&redb), tape, Arc::clone(&shared), meta, options.commit_mode, path.clone(), inbox)?;
+    let writer = Writer::spawn(Arc::clone(&redb), tape, Arc::clone(&shared), meta, &options, inbox)?;
     let uploader =
         Uploader { options, bucket: bucket.clone(), shared: Arc::clone(&shared), jobs: jobs.downgrade(), rng };
     tokio::spawn(uploader.run(origin));

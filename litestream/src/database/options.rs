@@ -43,6 +43,8 @@ pub struct Options {
     pub commit_mode: CommitMode,
     /// Size of redb's cache, in bytes.
     pub cache_bytes: usize,
+    /// True to make a database where there is neither a file nor a replica.
+    pub create: bool,
     /// True to compact the file at the start.
     pub compact: bool,
     /// Longest time that a commit stays local when nobody waits for it. Such commits are sent together, once in this
@@ -82,6 +84,7 @@ impl Options {
             permissions: Permissions::default(),
             commit_mode: CommitMode::default(),
             cache_bytes: 64 << 20,
+            create: true,
             compact: false,
             sync_interval: Duration::from_secs(1),
             snapshot_interval: Duration::from_secs(3600),

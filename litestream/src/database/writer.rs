@@ -11,11 +11,12 @@ use redb::{Durability, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
 use super::error::WriteError;
-use super::options::CommitMode;
+use super::options::{CommitMode, Options};
 use super::shared::{Item, Shared, SnapshotImage};
 use crate::format::Commit;
+use crate::format::header::ReplicaName;
 use crate::meta;
-use crate::position::{CommitNo, Term};
+use crate::position::{CommitNo, DatabaseId, Term};
 use crate::recorder::Tape;
 use crate::start::Meta;
 
@@ -25,6 +26,7 @@ pub(super) enum Job {
     /// Enter a term and copy the file as its base.
     Base {
         term: Term,
+        database: DatabaseId,
         reply: oneshot::Sender<Result<SnapshotImage, redb::Error>>,
     },
     Snapshot {
@@ -42,6 +44,7 @@ pub(super) struct Writer {
     redb: Arc<redb::Database>,
     tape: Tape,
     shared: Arc<Shared>,
+    replica: ReplicaName,
     meta: Meta,
     /// True once this process opened a term: from then on commits belong to the term's own line.
     linked: bool,
@@ -56,18 +59,18 @@ impl Writer {
         tape: Tape,
         shared: Arc<Shared>,
         meta: Meta,
-        mode: CommitMode,
-        path: PathBuf,
+        options: &Options,
         mut jobs: mpsc::Receiver<Job>,
     ) -> std::io::Result<WriterHandle> {
         let handle = Arc::clone(&shared);
-        let mut writer = Self { redb, tape, shared, meta, linked: false, ended: false, mode, path };
+        let (replica, mode, path) = (options.replica.clone(), options.commit_mode, options.path.clone());
+        let mut writer = Self { redb, tape, shared, replica, meta, linked: false, ended: false, mode, path };
         let thread = thread::Builder::new().name("litestream-writer".into()).spawn(move || {
             while let Some(job) = jobs.blocking_recv() {
                 match job {
                     Job::Write(run) => run(&mut writer),
-                    Job::Base { term, reply } => {
-                        let _ = reply.send(writer.base(term));
+                    Job::Base { term, database, reply } => {
+                        let _ = reply.send(writer.base(term, database));
                     }
                     Job::Snapshot { done } => writer.snapshot(done),
                     Job::Last { reply } => {
@@ -126,8 +129,8 @@ impl Writer {
         // As this machine's clock has it: what the replica says of it is the term's to decide.
         let time_ms = crate::clock::now_ms();
         let linked = if self.linked { commit } else { self.meta.linked };
-        let next = Meta { term: self.meta.term, commit, linked, time_ms };
-        meta::write(&txn, next)?;
+        let next = Meta { commit, linked, time_ms, ..self.meta };
+        meta::write(&txn, next, &self.replica)?;
         txn.commit()?;
         self.meta = next;
         self.shared.update(|status| status.committed = commit);
@@ -139,14 +142,14 @@ impl Writer {
         Ok(commit)
     }
 
-    /// Enters `term`: writes it into the file's row, then copies the file. From here on every write is recorded.
-    fn base(&mut self, term: Term) -> Result<SnapshotImage, redb::Error> {
+    /// Enters `term` of `database`: writes both into the file's row, then copies the file. From here on every write is recorded.
+    fn base(&mut self, term: Term, database: DatabaseId) -> Result<SnapshotImage, redb::Error> {
         self.tape.stop();
         let txn = self.begin()?;
-        let before = (self.meta.term, self.linked);
-        (self.meta.term, self.linked) = (term, true);
+        let before = (self.meta, self.linked);
+        (self.meta, self.linked) = (Meta { term, database, ..self.meta }, true);
         if let Err(error) = self.commit(txn) {
-            (self.meta.term, self.linked) = before;
+            (self.meta, self.linked) = before;
             return Err(error);
         }
         self.tape.start();

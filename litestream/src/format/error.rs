@@ -12,7 +12,10 @@ pub enum ObjectError {
     #[error("not a replica object: the first four bytes are not `KFLS`")]
     Magic,
     /// Object of another version of the format.
-    #[error("format version {0} is not known to this version (which knows {VERSION})")]
+    #[error(
+        "format version {0} is not read by this program, which knows {VERSION} alone: restore it with the program that wrote it, \
+         or begin a new replica under another prefix"
+    )]
     Version(u8),
     /// Unknown kind of object.
     #[error("unknown kind of object {0}")]

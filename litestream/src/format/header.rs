@@ -5,7 +5,7 @@ use std::fmt;
 use crate::format::error::ObjectError;
 use crate::format::version::{REDB_FILE_FORMAT, VERSION};
 use crate::keys::{Wrap, WrapKind};
-use crate::position::{CommitNo, Digest, Seq, Term};
+use crate::position::{CommitNo, DatabaseId, Digest, Seq, Term};
 
 /// First bytes of every object.
 pub(crate) const MAGIC: [u8; 4] = *b"KFLS";
@@ -76,6 +76,8 @@ pub struct Header {
     pub kind: Kind,
     /// Name of the replica.
     pub replica: ReplicaName,
+    /// Database whose history it is.
+    pub database: DatabaseId,
     /// Term of the object.
     pub term: Term,
     /// Number of the object; of a snapshot and of a merged segment, the last number covered.
@@ -134,6 +136,7 @@ impl Header {
         out.extend(self.covers.0);
         out.extend(self.nonce);
         out.extend(self.salt);
+        out.extend(self.database.0);
         // Reserved, zero: 236 bytes of fixed part leave room for fields without a new layout.
         out.resize(FIXED_LEN, 0);
         out.push(u8::try_from(self.replica.0.len()).expect("a replica's name has at most 255 bytes"));
@@ -190,7 +193,7 @@ impl Header {
         }
         let [term, seq, first_seq, first_commit, last_commit, time_ms, file_len, plain_len] = numbers;
         let (prev, covers) = (Digest(read.array()?), Digest(read.array()?));
-        let (nonce, salt) = (read.array()?, read.array()?);
+        let (nonce, salt, database) = (read.array()?, read.array()?, DatabaseId(read.array()?));
         read.take(FIXED_LEN - read.at)?;
         let name_len = usize::from(read.u8()?);
         let replica = ReplicaName::new(read.text(name_len)?)?;
@@ -209,6 +212,7 @@ impl Header {
         let header = Self {
             kind,
             replica,
+            database,
             term: Term(term),
             seq: Seq(seq),
             first_seq: Seq(first_seq),

@@ -7,7 +7,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use super::image::Image;
 use super::{Options, RestoreError, Restored, Target};
 use crate::bucket::{Bucket, BucketError};
-use crate::chain::{ChainCursor, ChainError, Place, check_floor};
+use crate::chain::{ChainCursor, ChainError, Place, check_floor, expect_database};
 use crate::discover::{Found, read_lowest_needed};
 use crate::format::Commit;
 use crate::format::header::ReplicaName;
@@ -36,6 +36,7 @@ pub(super) async fn follow(
     let key = layout::snapshot(seq, hash);
     let object = bucket.get(&key).await?.ok_or(ChainError::Missing { place })?;
     let (mut cursor, image) = ChainCursor::from_snapshot(replica, keys, (seq, hash), &object)?;
+    expect_database(place, head.database, cursor.database())?;
     let mut bytes = object.len() as u64;
     drop(object);
     let mut image_file = Image::create(file, &image, cursor.file_len()).await?;
@@ -114,6 +115,7 @@ pub(super) async fn follow(
     let overridden = overridden(options, position, floor_seen)?;
     let file_len = image_file.finish((partial.is_none()).then(|| cursor.file_len()))?;
     Ok(Restored {
+        database: head.database,
         position,
         commit,
         time_ms,

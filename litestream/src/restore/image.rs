@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::{RestoreError, Restored};
 use crate::format::{Commit, Op};
-use crate::meta;
+use crate::meta::{self, Row};
 
 /// Scratch file while it is built.
 pub(super) struct Image {
@@ -18,6 +18,8 @@ impl Image {
     /// Creates the file from a zstd frame that decompresses to `file_len` bytes.
     pub(super) async fn create(path: &Path, frame: &[u8], file_len: u64) -> Result<Self, RestoreError> {
         let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+        // While it is held, no other restore takes the file for one that a killed process left.
+        file.lock()?;
         let mut out = BufWriter::with_capacity(1 << 20, &file);
         zstd::stream::copy_decode(frame, &mut out)?;
         out.flush()?;
@@ -63,10 +65,18 @@ pub(crate) fn check_file(path: &Path, restored: &Restored) -> Result<(), Restore
     }
     let found = meta::read(&database).map_err(integrity)?;
     match found {
-        Some(meta) if meta.commit == restored.commit && meta.term == restored.position.term => Ok(()),
+        Some(Row { meta, .. })
+            if (meta.database, meta.term, meta.commit)
+                == (restored.database, restored.position.term, restored.commit) =>
+        {
+            Ok(())
+        }
         found => Err(RestoreError::Integrity(format!(
-            "the chain ends with term {}, commit {}, the file says {:?}",
-            restored.position.term, restored.commit, found
+            "the chain of database {} ends with term {}, commit {}, the file says {:?}",
+            restored.database,
+            restored.position.term,
+            restored.commit,
+            found.map(|row| row.meta)
         ))),
     }
 }

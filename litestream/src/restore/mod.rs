@@ -24,7 +24,7 @@ use crate::discover::{DiscoverError, Found, discover, read_lowest_needed};
 use crate::format::header::{self, Header, ReplicaName};
 use crate::keys::KeyRing;
 use crate::meta::{self, Adoption, PositionFile};
-use crate::position::{CommitNo, Head, Position, Seq};
+use crate::position::{CommitNo, DatabaseId, Head, Position, Seq};
 
 use follow::{Source, follow};
 pub(crate) use image::check_file;
@@ -111,6 +111,8 @@ impl Default for Options {
 /// Result of a restore.
 #[derive(Clone, Debug, Serialize)]
 pub struct Restored {
+    /// Database whose history it is.
+    pub database: DatabaseId,
     /// Position in the replica. After a restore to a time within an object, the position before that object.
     pub position: Position,
     /// Last commit in the file.
@@ -156,16 +158,20 @@ pub async fn restore(
     if !options.replace && path.exists() {
         return Err(RestoreError::TargetExists(path.into()));
     }
-    let scratch = meta::beside(path, &format!(".restoring-{}", hex::encode(rand::random::<[u8; 6]>())));
+    // Held until the file is out of the way: no process writes to a file that was moved from under it.
+    let held = Held::take(path)?;
+    clear_scratch(path)?;
+    let scratch = meta::beside(path, &format!("{SCRATCH}{}", hex::encode(rand::random::<[u8; 6]>())));
     let guard = Scratch(scratch.clone());
     let mut restored = fetch(bucket, replica, keys, &scratch, options).await?;
     check_file(&scratch, &restored)?;
     invariant_at_floor(&restored, options.floor);
-    if path.exists() {
-        let aside = set_aside(path, "replaced")?;
-        restored.moved_aside = Some(aside);
+    if held.is_some() {
+        restored.moved_aside = Some(set_aside(path, "replaced")?);
     }
     let note = PositionFile {
+        database: Some(restored.database),
+        replica: Some(replica.to_string()),
         position: Some(restored.position),
         commit: restored.commit,
         intent: None,
@@ -177,6 +183,51 @@ pub async fn restore(
     meta::sync_folder(path)?;
     std::mem::forget(guard);
     Ok(restored)
+}
+
+/// Lock of the file that a restore replaces: redb's own, so that nobody has it open, and nobody opens it.
+struct Held {
+    _file: fs::File,
+}
+
+impl Held {
+    /// Takes the lock; `None` where there is no file.
+    fn take(path: &Path) -> Result<Option<Self>, RestoreError> {
+        let file = match fs::File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(fs::TryLockError::WouldBlock) => Err(RestoreError::InUse(path.into())),
+            Err(fs::TryLockError::Error(error)) => Err(error.into()),
+        }
+    }
+}
+
+/// Part of a scratch file's name between the database's name and random digits.
+const SCRATCH: &str = ".restoring-";
+
+/// Deletes the scratch files of restores of `path` that were killed. Those of restores that run are locked.
+fn clear_scratch(path: &Path) -> io::Result<()> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
+    let prefix = format!("{}{SCRATCH}", name.to_string_lossy());
+    for entry in entries {
+        let entry = entry?;
+        let is_scratch = entry
+            .file_name()
+            .to_string_lossy()
+            .strip_prefix(&prefix)
+            .is_some_and(|random| random.len() == 12 && random.chars().all(|digit| digit.is_ascii_hexdigit()));
+        if is_scratch && fs::File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok()) {
+            tracing::info!(path = %entry.path().display(), "a restore that was killed left this: it is deleted");
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// No file gets its name below the floor, but where a person overrode it.
@@ -343,6 +394,9 @@ pub enum RestoreError {
     /// File under the target's name.
     #[error("{} exists: name another target, or ask for it to be moved aside", .0.display())]
     TargetExists(PathBuf),
+    /// File that a process has open.
+    #[error("{} is open in a process, which would go on in the file that is moved aside: end it first", .0.display())]
+    InUse(PathBuf),
     /// Chain that is broken, or older than the floor.
     #[error(transparent)]
     Chain(#[from] ChainError),

@@ -25,7 +25,7 @@ use crate::format::payload::{Commit, Op, encode_commits};
 use crate::format::seal;
 use crate::keys::{KeyError, KeyRing, TermKey};
 use crate::layout;
-use crate::position::{CommitNo, Digest, Head, Position, Seq, Term};
+use crate::position::{CommitNo, DatabaseId, Digest, Head, Position, Seq, Term};
 
 use in_flight::{InFlight, Outcome, Step};
 pub use sealer::Sealer;
@@ -144,7 +144,7 @@ enum State {
 
 impl TermState {
     /// Prepares the opening of the term after `head`'s, at the number after `head`'s; without a head, of a replica's
-    /// first term.
+    /// first term, and names its database.
     ///
     /// The opening is a PUT with `If-None-Match: *` and names the head's digest: a compare-and-swap on exactly the state held.
     /// `seen_ms` is the time at which that number was seen to be free, by the server's clock, in milliseconds since the Unix
@@ -170,7 +170,8 @@ impl TermState {
         let key = TermKey::generate(rng);
         let wraps = keys.wrap(&key, settings.replica.as_str(), term, rng)?;
         let time_ms = head_time.clamp(seen_ms, seen_ms.saturating_add(AHEAD_MS));
-        let sealer = Sealer { replica: settings.replica.clone(), key: Arc::new(key), wraps: wraps.into() };
+        let database = head.map_or_else(|| DatabaseId::generate(rng), |head| head.database);
+        let sealer = Sealer { replica: settings.replica.clone(), database, key: Arc::new(key), wraps: wraps.into() };
         let header = Header {
             first_commit: last_commit,
             last_commit,
@@ -202,6 +203,12 @@ impl TermState {
     #[must_use]
     pub fn number(&self) -> Term {
         self.head.term
+    }
+
+    /// Returns the database whose history the term goes on with; a new one where the replica begins.
+    #[must_use]
+    pub fn database(&self) -> DatabaseId {
+        self.sealer.database
     }
 
     /// Returns number and nonce of the opening that is under way. The caller saves them before it leaves, so that a

@@ -8,13 +8,14 @@ use crate::format::header::{Header, Kind, ReplicaName};
 use crate::format::payload::{Commit, encode_commits};
 use crate::format::seal::{self, Sealed};
 use crate::keys::{TermKey, Wrap};
-use crate::position::{CommitNo, Digest, Position, Seq, Term};
+use crate::position::{CommitNo, DatabaseId, Digest, Position, Seq, Term};
 
 /// Seals the objects of a term that lie outside its sequence: snapshots and merged segments. These wait for no other
 /// object, so a clone may be used on another thread.
 #[derive(Clone, Debug)]
 pub struct Sealer {
     pub(super) replica: ReplicaName,
+    pub(super) database: DatabaseId,
     pub(super) key: Arc<TermKey>,
     pub(super) wraps: Arc<[Wrap]>,
 }
@@ -74,6 +75,7 @@ impl Sealer {
         Header {
             kind,
             replica: self.replica.clone(),
+            database: self.database,
             term,
             seq,
             first_seq: seq,

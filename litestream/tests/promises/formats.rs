@@ -1,4 +1,5 @@
-//! The frozen objects under `fixtures/`: what version 1 wrote, every later version reads.
+//! The frozen objects under `fixtures/`: what version 2 wrote, every later version reads. Version 1 was never released, and is
+//! refused.
 //!
 //! `KEYFLEET_WRITE_FIXTURES=1` writes them anew. That is right for a new version, in a folder of its own, and
 //! never for an old one.
@@ -18,7 +19,7 @@ use rand_chacha::ChaCha20Rng;
 const IMAGE: &[u8] = b"the image of a database file, which is not looked into here";
 
 fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/v1")
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/v2")
 }
 
 fn replica() -> ReplicaName {
@@ -69,7 +70,7 @@ fn written() -> Vec<(&'static str, String, Vec<u8>)> {
 }
 
 #[test]
-fn frozen_objects_of_version_1_are_read() {
+fn frozen_objects_of_version_2_are_read() {
     if std::env::var_os("KEYFLEET_WRITE_FIXTURES").is_some() {
         std::fs::create_dir_all(folder()).unwrap();
         for (what, _, bytes) in written() {
@@ -98,6 +99,15 @@ fn frozen_objects_of_version_1_are_read() {
         .map(|object| keyfleet_litestream::position::Digest::of(object).to_string()[..16].to_owned())
         .collect();
     assert_eq!(digests, DIGESTS, "a frozen fixture was changed");
+}
+
+/// The sentence says what to do.
+#[test]
+fn an_object_of_version_1_is_refused_with_a_sentence() {
+    let old = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fixtures/v1/opening.bin");
+    let refused = Header::decode(&std::fs::read(old).expect("a frozen fixture")).expect_err("version 1 was read");
+    let text = refused.to_string();
+    assert!(text.contains("version 1") && text.contains("another prefix"), "{text}");
 }
 
 #[test]
@@ -132,4 +142,4 @@ fn todays_objects_have_the_frozen_layout() {
     }
 }
 
-const DIGESTS: [&str; 3] = ["a2d635319d6d299b", "7ea33ceb1ab067f5", "ad81a0bc85042429"];
+const DIGESTS: [&str; 3] = ["ae0585e79112398c", "4b121f2c42d357d5", "cd750656cc4d0fc7"];

@@ -13,6 +13,7 @@ mod cli;
 mod faults;
 mod formats;
 mod gateway;
+mod identity;
 mod kill;
 mod replay;
 mod requests;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use keyfleet_litestream::bucket::{Bucket, RetryPolicy};
 use keyfleet_litestream::clock::now_ms;
 use keyfleet_litestream::config::{Config, Db};
-use keyfleet_litestream::database::{Database, Phase};
+use keyfleet_litestream::database::{Database, Options, Phase};
 use keyfleet_litestream::discover::discover;
 use keyfleet_litestream::drill;
 use keyfleet_litestream::keys::Identity;
@@ -83,7 +83,9 @@ async fn replicate(config: Config, once: bool, json: bool) -> Result<(), Command
     let locations: Vec<String> = config.dbs.iter().map(|db| db.options.location.to_string()).collect();
     let mut databases = Vec::new();
     for db in config.dbs {
-        let database = Database::open(db.options).await.map_err(CommandError::other)?;
+        // Files at rest are adopted, none are made: a wrong letter in a path is no database.
+        let options = Options { create: false, ..db.options };
+        let database = Database::open(options).await.map_err(CommandError::other)?;
         tracing::info!(path = %database.path().display(), started = ?database.started().term, "replicating");
         databases.push(database);
     }

@@ -85,7 +85,7 @@ impl Uploader {
         });
         let (reply, answer) = oneshot::channel();
         let Some(jobs) = self.jobs.upgrade() else { return End::Over };
-        if jobs.send(Job::Base { term: term.number(), reply }).await.is_err() {
+        if jobs.send(Job::Base { term: term.number(), database: term.database(), reply }).await.is_err() {
             return End::Closed;
         }
         drop(jobs);

@@ -25,6 +25,8 @@ enum ReopenError {
     Chain(#[from] ChainError),
     #[error("the replica is gone, although the local file was replicated: look for the right bucket and prefix")]
     Gone,
+    #[error("the local file is another replica's: {0}; look for the right file, bucket and prefix")]
+    Other(StaleReason),
     #[error("the replica is older than the local file: it was rolled back, or is another one ({0})")]
     Older(StaleReason),
 }
@@ -139,6 +141,7 @@ fn taken_over(
         (Some(_), None) => Ok(None),
         (Some(local), Some(head)) => match includes(local, head) {
             Ok(()) => Ok(None),
+            Err(reason @ StaleReason::OtherDatabase { .. }) => Err(ReopenError::Other(reason)),
             Err(reason @ StaleReason::NewerTerm { .. }) => Err(ReopenError::Older(reason)),
             Err(reason) => Ok(Some((head, reason))),
         },
@@ -172,6 +175,11 @@ pub(in crate::database) fn prepare(
         "adopted": file.adopt.as_ref().map(|adopt| adopt.reason.as_str()),
     });
     let term = TermState::open(settings, head, &options.keys, seen_ms, by.to_string().as_bytes(), rng)?;
+    if file.database.is_some_and(|noted| noted != term.database()) {
+        // A note about another history says nothing about this one.
+        file = PositionFile { overridden: file.overridden, ..PositionFile::default() };
+    }
+    (file.database, file.replica) = (Some(term.database()), Some(options.replica.to_string()));
     if let Some((seq, nonce)) = term.intent() {
         let (after_term, after_commit) =
             head.map_or_else(Default::default, |head| (head.position.term, head.last_commit));

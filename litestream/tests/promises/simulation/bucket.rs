@@ -37,6 +37,7 @@ impl Bucket {
         let object = self.get(&layout::sequence(seq)).expect("nothing at or above the lowest needed number is deleted");
         let (header, _) = Header::decode(object).unwrap();
         Some(Head {
+            database: header.database,
             position: Position { term: header.term, seq, hash: Digest::of(object) },
             is_opening: header.kind == Kind::Opening,
             nonce: header.nonce,

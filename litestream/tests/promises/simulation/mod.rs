@@ -187,7 +187,13 @@ impl World {
                     self.say(format_args!("machine {machine}: opened term {} at seq {}", position.term, position.seq));
                     let volume = &mut self.volumes[machine];
                     let commit = volume.meta.commit.next();
-                    volume.meta = Meta { term: position.term, commit, linked: commit, time_ms: now_ms };
+                    volume.meta = Meta {
+                        database: term.database(),
+                        term: position.term,
+                        commit,
+                        linked: commit,
+                        time_ms: now_ms,
+                    };
                     volume.exists = true;
                     let (image, meta) = (volume.image.clone(), volume.meta);
                     let frame = zstd::bulk::compress(&image, 1).unwrap();
@@ -270,10 +276,11 @@ impl World {
                     }
                 }
                 let Restored { image, position, commit, time_ms } = restored;
+                let database = head.database;
                 self.say(format_args!("machine {machine}: restored {}:{}", position.term, position.seq));
                 self.volumes[machine] = Volume {
                     image,
-                    meta: Meta { term: position.term, commit, linked: commit, time_ms },
+                    meta: Meta { database, term: position.term, commit, linked: commit, time_ms },
                     acknowledged: Some(Acknowledged { position, commit }),
                     intent: None,
                     exists: true,
