@@ -69,6 +69,7 @@ pub async fn discover(bucket: &Bucket, replica: &ReplicaName) -> Result<Found, D
             if bucket.get_start(&layout::sequence(*newest), 1).await?.is_none() {
                 return Err(ChainError::Missing { place: Place::Sequence(*newest) }.into());
             }
+            tokio::time::sleep(bucket.retry().backoff(1)).await;
             continue;
         }
         let mut merged: Vec<_> =

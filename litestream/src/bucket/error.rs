@@ -47,6 +47,10 @@ pub enum ErrorKind {
     Transport,
     /// Failure of the server.
     Server,
+    /// Answer that no S3 server gives: something on the way took the request.
+    NotS3,
+    /// Failure of this machine's disk, of a copy for the bucket.
+    LocalDisk,
     /// Failure of any other kind.
     Other,
 }
@@ -57,9 +61,14 @@ impl ErrorKind {
     #[must_use]
     pub fn is_transient(self) -> bool {
         match self {
-            Self::Conflict | Self::Credentials | Self::SlowDown | Self::Timeout | Self::Transport | Self::Server => {
-                true
-            }
+            Self::Conflict
+            | Self::Credentials
+            | Self::SlowDown
+            | Self::Timeout
+            | Self::Transport
+            | Self::Server
+            | Self::NotS3
+            | Self::LocalDisk => true,
             Self::NoObject | Self::NoBucket | Self::Precondition | Self::Denied | Self::ClockSkew | Self::Other => {
                 false
             }
@@ -81,6 +90,8 @@ impl ErrorKind {
             Self::Timeout => "timeout",
             Self::Transport => "transport",
             Self::Server => "server",
+            Self::NotS3 => "not-s3",
+            Self::LocalDisk => "local-disk",
             Self::Other => "other",
         }
     }
@@ -100,6 +111,8 @@ impl fmt::Display for ErrorKind {
             Self::Timeout => "no answer in time",
             Self::Transport => "the connection failed",
             Self::Server => "the server failed",
+            Self::NotS3 => "the answer is not S3's",
+            Self::LocalDisk => "the local disk failed",
             Self::Other => "refused",
         })
     }

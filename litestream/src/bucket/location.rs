@@ -24,7 +24,27 @@ pub struct Location {
     pub authorities: Option<Authorities>,
 }
 
+/// Prefix that a server makes another one of, so that what is written there is not found again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the prefix `{0}` has a part that is empty, `.` or `..`: servers make another folder of it; choose one without"
+)]
+pub struct PrefixError(String);
+
 impl Location {
+    /// Checks that no server changes the prefix.
+    ///
+    /// # Errors
+    /// [`PrefixError`] for an empty part, `.` or `..`.
+    pub fn check(&self) -> Result<(), PrefixError> {
+        let is_plain = |part: &str| !matches!(part, "" | "." | "..");
+        if self.prefix.is_empty() || self.prefix.split('/').all(is_plain) {
+            Ok(())
+        } else {
+            Err(PrefixError(self.prefix.clone()))
+        }
+    }
+
     /// Returns true when one of two folders is the other, or lies in it. Regions, credentials and addresses of servers are left
     /// out: one server has many.
     #[must_use]

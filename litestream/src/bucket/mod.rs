@@ -4,15 +4,16 @@
 //! Reads are repeated here, creates by [`crate::term`].
 //!
 //! `location` has the address of a replica and the timeouts, `listing` the entries found there, `error` the kinds of
-//! failure, `clock` the server's time.
+//! failure, `clock` the server's time, `checksum` what some buckets ask for.
 
+mod checksum;
 mod clock;
 mod error;
 mod listing;
 mod location;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use aws_config::BehaviorVersion;
@@ -28,7 +29,7 @@ use clock::ServerClock;
 
 pub use error::{BucketError, ErrorKind};
 pub use listing::Entry;
-pub use location::{Location, RetryPolicy, StaticCredentials};
+pub use location::{Location, PrefixError, RetryPolicy, StaticCredentials};
 
 /// Counters of requests and bytes of this process.
 #[derive(Debug, Default)]
@@ -64,6 +65,8 @@ pub struct Bucket {
     retry: RetryPolicy,
     traffic: Arc<Traffic>,
     clock: ServerClock,
+    /// True once the bucket asked for a checksum of what it stores, as one with Object Lock does.
+    checksums: Arc<AtomicBool>,
 }
 
 impl Bucket {
@@ -110,7 +113,14 @@ impl Bucket {
         if let Some(endpoint) = &location.endpoint {
             config = config.endpoint_url(endpoint);
         }
-        Self { client: Client::from_conf(config.build()), location, retry, traffic: Arc::default(), clock }
+        Self {
+            client: Client::from_conf(config.build()),
+            location,
+            retry,
+            traffic: Arc::default(),
+            clock,
+            checksums: Arc::default(),
+        }
     }
 
     /// Returns the location of the folder.
@@ -157,6 +167,25 @@ impl Bucket {
     }
 
     async fn put(&self, key: &str, bytes: &[u8], condition: Precondition<'_>) -> Result<Created, BucketError> {
+        let asked = self.checksums.load(Ordering::Relaxed);
+        match self.put_once(key, bytes, condition, asked).await {
+            // Nothing was stored. Servers that are not AWS reject checksums, others demand them.
+            Err(error) if !asked && asks_for_checksum(&error) => {
+                tracing::info!(key, "the bucket asks for checksums: they are sent from now on");
+                self.checksums.store(true, Ordering::Relaxed);
+                self.put_once(key, bytes, condition, true).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn put_once(
+        &self,
+        key: &str,
+        bytes: &[u8],
+        condition: Precondition<'_>,
+        with_checksum: bool,
+    ) -> Result<Created, BucketError> {
         self.traffic.puts.fetch_add(1, Ordering::Relaxed);
         self.traffic.bytes_put.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         let request = self
@@ -164,13 +193,21 @@ impl Bucket {
             .put_object()
             .bucket(&self.location.bucket)
             .key(self.full(key))
+            .set_checksum_sha256(with_checksum.then(|| checksum::sha256(bytes)))
             .body(ByteStream::from(bytes.to_vec()));
         let request = match condition {
             Precondition::Absent => request.if_none_match("*"),
             Precondition::Is(etag) => request.if_match(etag),
         };
         match request.send().await {
-            Ok(_) => Ok(Created::Yes),
+            Ok(answer) if answer.e_tag().is_some_and(|etag| !etag.is_empty()) => Ok(Created::Yes),
+            // A page of something on the way says nothing about the object.
+            Ok(_) => Err(BucketError {
+                kind: ErrorKind::NotS3,
+                operation: "PUT",
+                key: format!("{}/{key}", self.location),
+                what: "200 without an ETag: whoever answered stored nothing that it could name".into(),
+            }),
             Err(error) => match self.classify("PUT", key, &error) {
                 BucketError { kind: ErrorKind::Precondition, .. } => Ok(Created::Exists),
                 error => Err(error),
@@ -300,6 +337,12 @@ fn body_error(kind: ErrorKind, key: &str, what: String) -> BucketError {
     BucketError { kind, operation: "GET", key: key.to_owned(), what }
 }
 
+/// Returns true for the answer of a bucket that stores nothing without a checksum.
+fn asks_for_checksum(error: &BucketError) -> bool {
+    error.kind == ErrorKind::Other && (error.what.contains("x-amz-checksum") || error.what.contains("Content-MD5"))
+}
+
+#[derive(Clone, Copy)]
 enum Precondition<'a> {
     Absent,
     Is(&'a str),

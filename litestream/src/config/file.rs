@@ -105,7 +105,7 @@ struct ReplicaFile {
     sync_interval: Option<Span>,
 }
 
-/// Length of time, as in `90s` or `1h30m`.
+/// Length of time, as in `90s`, `1h30m` or `7d`.
 #[derive(Clone, Copy)]
 struct Span(Duration);
 
@@ -118,8 +118,13 @@ impl Span {
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let span = text.parse::<jiff::SignedDuration>().ok().and_then(|span| Duration::try_from(span).ok());
-        span.map(Self).ok_or_else(|| D::Error::custom(format!("`{text}` is not a length of time such as 90s or 1h30m")))
+        // Days as Litestream's users write them.
+        let days = text.strip_suffix('d').and_then(|days| days.parse().ok());
+        let days = days.and_then(|days: u64| Some(Duration::from_secs(days.checked_mul(86_400)?)));
+        let span = || text.parse::<jiff::SignedDuration>().ok().and_then(|span| Duration::try_from(span).ok());
+        days.or_else(span)
+            .map(Self)
+            .ok_or_else(|| D::Error::custom(format!("`{text}` is not a length of time such as 90s, 1h30m or 7d")))
     }
 }
 
@@ -261,7 +266,7 @@ impl ReplicaFile {
         let bundle = self.ca_bundle.or_else(|| env("AWS_CA_BUNDLE").map(PathBuf::from));
         let authorities = bundle.as_deref().map(Authorities::read).transpose();
         let authorities = authorities.map_err(|error| wrong(&format!("ca-bundle: {error}")))?;
-        Ok(Location {
+        let location = Location {
             bucket,
             prefix,
             region: self.region,
@@ -269,7 +274,9 @@ impl ReplicaFile {
             force_path_style: self.force_path_style,
             credentials,
             authorities,
-        })
+        };
+        location.check().map_err(|error| wrong(&error.to_string()))?;
+        Ok(location)
     }
 }
 

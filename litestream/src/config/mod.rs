@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn a_configuration_in_litestreams_words_is_understood() {
         let config = parse(
-            "snapshot: {interval: 30m}\nretention: {window: 168h, levels: [{every: 24h, keep: 30}]}\ndbs:\n\
+            "snapshot: {interval: 30m}\nretention: {window: 7d, levels: [{every: 24h, keep: 30}]}\ndbs:\n\
              - path: /data/a.redb\n  replica: {url: s3://b/p/a, region: r, sync-interval: 10s}\n\
              - path: /data/b.redb\n  snapshot: {interval: 5m}\n  replica: {type: s3, bucket: b, path: /p/b/, \
              endpoint: http://x, access-key-id: i, secret-access-key: s}\n",
@@ -213,6 +213,10 @@ mod tests {
         assert!(matches!(keys, ConfigError::KeyTwice(_)), "{keys}");
         assert!(refused("dbs: [{path: /a, replica: {url: gs://b/p}}]").contains("s3://"));
         assert!(refused("dbs: [{path: /a, replica: {url: s3://b}}]").contains("folder"));
+        for prefix in ["a//b", "a/../b", "a/./b", ".."] {
+            let text = refused(&format!("dbs: [{{path: /a, replica: {{url: s3://b/{prefix}}}}}]"));
+            assert!(text.contains("prefix"), "{prefix}: {text}");
+        }
         assert!(refused("dbs: [{path: /a, replica: {url: s3://b/p, access-key-id: x}}]").contains("together"));
         assert!(refused("dbs: [{path: /a, replica: {url: \"s3://b/${NOPE}\"}}]").contains("NOPE"));
         let authorities = refused("dbs: [{path: /a, replica: {url: s3://b/p, ca-bundle: /nowhere.pem}}]");

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::bucket::BucketError;
+use crate::bucket::{BucketError, PrefixError};
 use crate::chain::ChainError;
 use crate::discover::DiscoverError;
 use crate::format::header::ReplicaName;
@@ -101,6 +101,15 @@ pub enum OpenError {
     /// Local disk that failed.
     #[error("local file: {0}")]
     Io(#[from] std::io::Error),
+    /// Store that takes a conditional PUT although its condition does not hold: two writers could both be acknowledged.
+    #[error(
+        "{0}: this store ignores `If-None-Match`, so nothing would keep a second writer out; use one with conditional writes (S3, \
+         versitygw, MinIO, R2)"
+    )]
+    ConditionalWritesMissing(String),
+    /// Prefix that servers change.
+    #[error(transparent)]
+    Location(#[from] PrefixError),
     /// Opening that could not be made within the retries of [`crate::bucket::RetryPolicy`].
     #[error("no term could be opened: {0}")]
     Opening(String),

@@ -40,6 +40,7 @@ pub struct Started {
 
 /// Opens a database: compares file and bucket, restores where need be, opens a term and starts the workers.
 pub(super) async fn open(options: Options) -> Result<Database, OpenError> {
+    options.location.check()?;
     let bucket = Bucket::connect(options.location.clone(), options.retry).await;
     let mut rng: rand::rngs::StdRng = rand::make_rng();
     let mut started = Started::default();
@@ -234,6 +235,7 @@ async fn restore_newest(
                     tracing::warn!(%head, "the replica was opened, but nothing was ever stored in it");
                     return Ok((found.head, found.seen_ms, Expected::Nothing));
                 }
+                sleep(options.retry.backoff(1)).await;
             }
             Err(error) => return Err(error.into()),
         }
@@ -268,6 +270,9 @@ async fn make_opening(
             Ok(Some(Event::Lost)) => {
                 tracing::info!("another writer opened a term first");
                 return Ok(None);
+            }
+            Ok(Some(Event::Overwritten)) => {
+                return Err(OpenError::ConditionalWritesMissing(bucket.location().to_string()));
             }
             Ok(_) => {}
             Err(error) => {

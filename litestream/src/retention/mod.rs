@@ -31,6 +31,8 @@ pub struct Swept {
     pub kept: Vec<Seq>,
     /// Keys deleted, with all their versions.
     pub deleted: Vec<String>,
+    /// Objects that may not be deleted, as under a legal hold, each with the server's words. They stay; the others go.
+    pub held: Vec<String>,
     /// Snapshots that are not restore points, each with the reason.
     pub unusable: Vec<String>,
 }
@@ -100,15 +102,29 @@ pub async fn run(bucket: &Bucket, rules: &Rules, now_ms: u64, dry_run: bool) -> 
             if versions.iter().any(|version| age_ms(version, now_ms) < rules.grace_ms) {
                 continue;
             }
-            if !dry_run {
-                for version in &versions {
-                    bucket.delete(key, version.version.as_deref()).await?;
-                }
+            if !dry_run && let Some(error) = delete_all(bucket, key, &versions).await? {
+                swept.held.push(error.to_string());
+                continue;
             }
             swept.deleted.push(key.to_owned());
         }
     }
-    Ok(swept)
+    match swept.held.first() {
+        Some(first) if swept.deleted.is_empty() => Err(SweepError::Held(swept.held.len(), first.clone())),
+        _ => Ok(swept),
+    }
+}
+
+/// Deletes every version of an object. Returns the server's refusal, where it holds one of them.
+async fn delete_all(bucket: &Bucket, key: &str, versions: &[&Entry]) -> Result<Option<BucketError>, BucketError> {
+    for version in versions {
+        match bucket.delete(key, version.version.as_deref()).await {
+            Ok(()) => {}
+            Err(error) if error.kind == ErrorKind::Denied => return Ok(Some(error)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 /// Returns the age of an object, in milliseconds, by the server's clock and ours.
@@ -168,6 +184,9 @@ pub enum SweepError {
     /// Lowest needed number that cannot be read.
     #[error(transparent)]
     Discover(#[from] DiscoverError),
+    /// Objects that are due, of which not one may be deleted: an identity without the right, or holds on all of them.
+    #[error("not one of {0} objects that are due could be deleted; the first: {1}")]
+    Held(usize, String),
     /// Another run that raised the number at the same time.
     #[error("another run is under way: the object `boundary` changed meanwhile")]
     Overtaken,

@@ -13,6 +13,8 @@ pub(super) struct InFlight {
     pub(super) step: Step,
     /// Time of the first request for it, in milliseconds. Whatever follows it in the sequence was made later.
     pub(super) sent_ms: Option<u64>,
+    /// Set when the bucket refused a PUT of it: its conditions hold.
+    pub(super) was_refused: bool,
     /// Set when it was there and then gone: the lowest needed number must be read, whatever the clock says.
     pub(super) must_check: bool,
 }
@@ -38,7 +40,7 @@ impl InFlight {
         let Sealed { header, bytes, digest } = sealed;
         let object =
             Object { key, bytes: bytes.into(), digest, last_commit: header.last_commit, time_ms: header.time_ms };
-        Self { object, step: Step::Put, sent_ms: None, must_check: false }
+        Self { object, step: Step::Put, sent_ms: None, was_refused: false, must_check: false }
     }
 
     pub(super) fn request(&self) -> Request {

@@ -1,10 +1,10 @@
 //! A term: one writer's tenure, as a state machine without IO, clock or ambient randomness.
 //!
 //! ```text
-//! Opening ──created──▶ NeedsBase ──base()──▶ Basing ──created──▶ Shipping ──▶ Shipping …
-//!    │ exists, and not ours                                  │ exists, and not ours
-//!    ▼                                                       ▼
-//!  Lost (restore, try again)                               Fenced (acknowledges nothing more)
+//! Opening ──created──▶ Proving ──exists──▶ NeedsBase ──base()──▶ Basing ──created──▶ Shipping ──▶ Shipping …
+//!    │ exists, and not ours                                                 │ exists, and not ours
+//!    ▼                                                                      ▼
+//!  Lost (restore, try again)                                              Fenced (acknowledges nothing more)
 //! ```
 //!
 //! The caller asks [`TermState::request`] what to do, does it, and tells [`TermState::answer`] what happened. At most
@@ -83,8 +83,11 @@ pub enum Answer {
 /// Progress of a term, after an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Opening in the bucket: the term is ours. The caller supplies a base next.
+    /// Opening in the bucket, which refused it a second time: the term is ours. The caller supplies a base next.
     Opened(Position),
+    /// Opening that the bucket stored a second time, although it was there: its conditional writes do not hold, and nothing
+    /// fences another writer. The same is asked again with the next request.
+    Overwritten,
     /// Base in the bucket. Nothing may be acknowledged yet: a segment must follow.
     Based {
         /// The opening's position, which it stands for.
@@ -135,6 +138,8 @@ pub struct TermState {
 #[derive(Debug)]
 enum State {
     Opening(InFlight),
+    /// The opening is ours; it is sent once more, and must be refused.
+    Proving(InFlight),
     NeedsBase,
     Basing(InFlight),
     Shipping(Option<InFlight>),
@@ -314,7 +319,10 @@ impl TermState {
             self.state = State::Shipping(Some(self.next_segment(rng)));
         }
         match &mut self.state {
-            State::Opening(in_flight) | State::Basing(in_flight) | State::Shipping(Some(in_flight)) => {
+            State::Opening(in_flight)
+            | State::Proving(in_flight)
+            | State::Basing(in_flight)
+            | State::Shipping(Some(in_flight)) => {
                 in_flight.sent_ms.get_or_insert(now_ms);
                 Some(in_flight.request())
             }
@@ -381,17 +389,20 @@ impl TermState {
     /// before it acknowledges: a successor may have used its number, and retention may have deleted that object since.
     pub fn answer(&mut self, answer: Answer, now_ms: u64) -> Option<Event> {
         self.now_ms = now_ms;
+        if matches!(self.state, State::Proving(_)) {
+            return self.take_proof(&answer);
+        }
         let idle = now_ms.saturating_sub(self.proven_ms) > self.settings.idle_grace_ms;
         let own_seq = self.head.seq.next();
         let in_flight = match &mut self.state {
             State::Opening(in_flight) | State::Basing(in_flight) | State::Shipping(Some(in_flight)) => in_flight,
-            State::NeedsBase | State::Shipping(None) | State::Over => return None,
+            State::Proving(_) | State::NeedsBase | State::Shipping(None) | State::Over => return None,
         };
         // A snapshot is named by our own opening's digest: nobody can have overtaken it.
         let check = (idle || in_flight.must_check) && in_flight.object.key.starts_with(layout::SEQUENCE);
         let outcome = match (in_flight.step, answer) {
             (Step::Put, Answer::Exists) => {
-                in_flight.step = Step::ReadBack;
+                (in_flight.step, in_flight.was_refused) = (Step::ReadBack, true);
                 None
             }
             // It was there and is gone: deleted by retention, or never ours.
@@ -415,12 +426,25 @@ impl TermState {
             _ => None,
         };
         match outcome? {
-            Outcome::Ours => Some(self.object_created()),
+            Outcome::Ours => self.object_created(),
             Outcome::Foreign => {
                 let lost = matches!(std::mem::replace(&mut self.state, State::Over), State::Opening(_));
                 self.pending.clear();
                 Some(if lost { Event::Lost } else { Event::Fenced { seq: own_seq } })
             }
+        }
+    }
+
+    /// Takes the answer to an opening that was sent once more. Everything rests on the condition of a PUT, and some stores read it
+    /// and take the object all the same.
+    fn take_proof(&mut self, answer: &Answer) -> Option<Event> {
+        match answer {
+            Answer::Exists => {
+                self.state = State::NeedsBase;
+                Some(Event::Opened(self.head))
+            }
+            Answer::Created => Some(Event::Overwritten),
+            Answer::Unknown | Answer::Object(_) | Answer::LowestNeeded(_) => None,
         }
     }
 
@@ -431,19 +455,24 @@ impl TermState {
     }
 
     /// Goes on from an object that is proven to be in the bucket.
-    fn object_created(&mut self) -> Event {
+    fn object_created(&mut self) -> Option<Event> {
         match std::mem::replace(&mut self.state, State::Over) {
-            State::Opening(InFlight { object, sent_ms, .. }) => {
-                self.proven_ms = sent_ms.expect("only what was sent is answered");
-                self.head = Position { term: self.head.term, seq: self.head.seq.next(), hash: object.digest };
-                self.state = State::NeedsBase;
-                Event::Opened(self.head)
+            State::Opening(in_flight) => {
+                self.proven_ms = in_flight.sent_ms.expect("only what was sent is answered");
+                let hash = in_flight.object.digest;
+                self.head = Position { term: self.head.term, seq: self.head.seq.next(), hash };
+                if in_flight.was_refused {
+                    self.state = State::NeedsBase;
+                    return Some(Event::Opened(self.head));
+                }
+                self.state = State::Proving(InFlight { step: Step::Put, ..in_flight });
+                None
             }
             State::Basing(InFlight { object, .. }) => {
                 self.last_commit = object.last_commit;
                 self.time_ms = object.time_ms;
                 self.state = State::Shipping(None);
-                Event::Based { position: self.head, commit: self.last_commit }
+                Some(Event::Based { position: self.head, commit: self.last_commit })
             }
             State::Shipping(Some(InFlight { object, sent_ms, .. })) => {
                 self.proven_ms = sent_ms.expect("only what was sent is answered");
@@ -454,9 +483,9 @@ impl TermState {
                 self.last_commit = object.last_commit;
                 self.time_ms = object.time_ms;
                 self.state = State::Shipping(None);
-                Event::Durable { position: self.head, commit: self.last_commit, bytes: object.bytes.len() }
+                Some(Event::Durable { position: self.head, commit: self.last_commit, bytes: object.bytes.len() })
             }
-            State::NeedsBase | State::Shipping(None) | State::Over => {
+            State::Proving(_) | State::NeedsBase | State::Shipping(None) | State::Over => {
                 unreachable!("only an object in flight is answered")
             }
         }

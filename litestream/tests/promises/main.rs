@@ -20,6 +20,7 @@ mod requests;
 mod rollback;
 mod s3;
 mod simulation;
+mod store;
 mod support;
 mod sweep;
 mod time;

@@ -95,6 +95,14 @@ impl Uploader {
                     return Opening::Made(Box::new(term));
                 }
                 Ok(Some(Event::Lost)) => return Opening::Lost,
+                Ok(Some(Event::Overwritten)) => {
+                    failures += 1;
+                    self.refuse(OpenError::ConditionalWritesMissing(self.bucket.location().to_string()).to_string());
+                    self.pause(failures).await;
+                    if self.shared.is_closing() {
+                        return Opening::Closing;
+                    }
+                }
                 Ok(_) => {}
                 Err(error) => {
                     failures += 1;

@@ -23,6 +23,8 @@ enum StepError {
     Bucket(BucketError),
     /// Acknowledged position that is not in the bucket any more.
     RolledBack(Position),
+    /// Base that was stored, under a key that no listing names.
+    Unlisted(String),
 }
 
 impl From<BucketError> for StepError {
@@ -40,6 +42,8 @@ pub(super) struct Shipping<'u> {
     merge: Merge,
     position_file: PositionFile,
     doubt: Doubt,
+    /// Key of the base, until a listing has named it: a restore begins with a listing.
+    unlisted: Option<String>,
 }
 
 impl<'u> Shipping<'u> {
@@ -52,6 +56,7 @@ impl<'u> Shipping<'u> {
             merge: Merge::default(),
             position_file: PositionFile::new(),
             doubt: Doubt::new(),
+            unlisted: None,
         }
     }
 
@@ -71,14 +76,17 @@ impl<'u> Shipping<'u> {
             }
             match self.step().await {
                 Err(StepError::RolledBack(position)) => {
-                    self.doubt.fail();
-                    self.uploader.refuse(format!(
-                        "{position}, which the bucket acknowledged, is not in it any more: it was rolled back, or is another one"
-                    ));
-                    if self.uploader.shared.is_closing() {
-                        return End::Closed;
+                    let what = "it was rolled back, or is another one";
+                    let why = format!("{position}, which the bucket acknowledged, is not in it any more: {what}");
+                    if let Some(end) = self.refuse(why).await {
+                        return end;
                     }
-                    self.pause().await;
+                }
+                Err(StepError::Unlisted(key)) => {
+                    let why = format!("{key} was stored, and no listing names it: a restore would not find it");
+                    if let Some(end) = self.refuse(why).await {
+                        return end;
+                    }
                 }
                 Ok(event) => {
                     if event.is_some() && self.doubt.succeed() {
@@ -101,6 +109,18 @@ impl<'u> Shipping<'u> {
         }
     }
 
+    /// Reports that the bucket is not what it should be, and waits before it is asked again. Returns the end of the term when the
+    /// database is closing.
+    async fn refuse(&mut self, why: String) -> Option<End> {
+        self.doubt.fail();
+        self.uploader.refuse(why);
+        if self.uploader.shared.is_closing() {
+            return Some(End::Closed);
+        }
+        self.pause().await;
+        None
+    }
+
     /// Makes the next request. In doubt, reads the object acknowledged last back first: in a bucket that was rolled back
     /// the next number would follow a gap that no restore gets over.
     async fn step(&mut self) -> Result<Option<Event>, StepError> {
@@ -110,9 +130,17 @@ impl<'u> Shipping<'u> {
                 return Err(StepError::RolledBack(position));
             }
         }
+        if let Some(key) = &self.unlisted {
+            let listed = self.uploader.bucket.list(key, None).await?;
+            if listed.iter().all(|entry| entry.key != *key) {
+                return Err(StepError::Unlisted(key.clone()));
+            }
+            self.unlisted = None;
+        }
         if self.doubt.resolve() && matches!(self.uploader.shared.status().phase, Phase::Refused(_)) {
             tracing::info!("the bucket holds again what it acknowledged");
-            self.uploader.shared.update(|status| status.phase = Phase::Shipping);
+            let phase = if self.term.durable().is_some() { Phase::Shipping } else { Phase::Basing };
+            self.uploader.shared.update(|status| status.phase = phase);
         }
         Ok(step(&self.uploader.bucket, &mut self.term, &mut self.uploader.rng).await?)
     }
@@ -183,6 +211,7 @@ impl<'u> Shipping<'u> {
             }
             Event::Based { position, commit } => {
                 self.merge.last = Some(position);
+                self.unlisted = Some(layout::snapshot(position.seq, position.hash));
                 self.snapshots.based(commit);
                 self.uploader.shared.update(|status| status.snapshot = Some(position));
                 None
@@ -192,7 +221,7 @@ impl<'u> Shipping<'u> {
                 self.uploader.shared.update(|status| status.phase = Phase::Fenced { seq });
                 Some(End::Over)
             }
-            Event::Opened(_) | Event::Lost => None,
+            Event::Opened(_) | Event::Overwritten | Event::Lost => None,
         }
     }
 
