@@ -1,8 +1,9 @@
 //! Metrics of a replicated database, for Prometheus. A durable position is read back from the bucket before it is
-//! reported, at most once for every position.
+//! reported, once for every position. A bucket that is silent keeps no page waiting: that is when metrics are needed.
 
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family;
@@ -11,6 +12,9 @@ use prometheus_client::registry::Registry;
 
 use crate::database::{Database, Phase, Probe};
 use crate::position::Position;
+
+/// Time for which a page waits for the bucket.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 type Labels = Vec<(&'static str, String)>;
 type Numbers = Family<Labels, Gauge>;
@@ -126,14 +130,15 @@ impl Metrics {
 
     /// Reads the durable position back. Returns true when the bucket holds it as it was written.
     async fn confirm(&self, database: &Database, db: &str) -> bool {
-        match database.probe().await {
-            Ok(Probe { position: Some(position), .. }) => {
+        let asked = tokio::time::timeout(PATIENCE, database.confirm()).await;
+        match asked.unwrap_or(Ok(None)) {
+            Ok(Some(position)) => {
                 if let Ok(mut probed) = self.probed.lock() {
                     probed.insert(db.to_owned(), position);
                 }
                 true
             }
-            Ok(_) => false,
+            Ok(None) => false,
             Err(error) => {
                 tracing::warn!(%error, db, "the durable position could not be confirmed");
                 false

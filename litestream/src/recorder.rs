@@ -22,6 +22,7 @@ use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 
 use crate::format::Op;
+use crate::format::payload::coalesce;
 
 /// Backend to hand to redb. Its [`Tape`] stays with the writer.
 #[derive(Debug)]
@@ -43,17 +44,38 @@ impl<B> Clone for Tape<B> {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Recorded {
     running: bool,
     ops: Vec<Op>,
+    /// Memory that the operations hold, in bytes.
+    bytes: usize,
+    /// Memory that they may hold, in bytes.
+    limit: usize,
+    /// True when they would have held more: nothing is copied then until the next start.
+    overflowed: bool,
+}
+
+impl Recorded {
+    fn empty(running: bool, limit: usize) -> Self {
+        Self { running, ops: Vec::new(), bytes: 0, limit, overflowed: false }
+    }
+
+    fn push(&mut self, op: Op) {
+        self.bytes += op.size();
+        self.ops.push(op);
+        if self.bytes > self.limit {
+            *self = Self { overflowed: true, ..Self::empty(false, self.limit) };
+        }
+    }
 }
 
 impl<B: StorageBackend> Recorder<B> {
     /// Wraps a backend. Nothing is copied until [`Tape::start`].
     pub fn new(inner: B) -> (Self, Tape<B>) {
         let inner = Arc::new(inner);
-        let tape = Tape { inner: Arc::clone(&inner), recorded: Arc::default() };
+        let recorded = Arc::new(Mutex::new(Recorded::empty(false, usize::MAX)));
+        let tape = Tape { inner: Arc::clone(&inner), recorded };
         (Self { inner, tape: tape.clone() }, tape)
     }
 }
@@ -61,18 +83,42 @@ impl<B: StorageBackend> Recorder<B> {
 impl<B: StorageBackend> Tape<B> {
     /// Begins to copy, from an empty tape. The caller is between two commits.
     pub fn start(&self) {
-        *self.lock() = Recorded { running: true, ops: Vec::new() };
+        let mut recorded = self.lock();
+        *recorded = Recorded::empty(true, recorded.limit);
     }
 
     /// Stops copying and forgets what was copied: the chain that it belonged to is closed.
     pub fn stop(&self) {
-        *self.lock() = Recorded::default();
+        let mut recorded = self.lock();
+        *recorded = Recorded::empty(false, recorded.limit);
     }
 
     /// Takes the operations copied since the last cut. The caller is the single writer, after `commit()` returned.
     #[must_use]
     pub fn cut(&self) -> Vec<Op> {
-        std::mem::take(&mut self.lock().ops)
+        let mut recorded = self.lock();
+        recorded.bytes = 0;
+        std::mem::take(&mut recorded.ops)
+    }
+
+    /// Bounds the memory of what is copied and not cut, in bytes.
+    pub fn set_limit(&self, bytes: usize) {
+        self.lock().limit = bytes;
+    }
+
+    /// Returns true when more was written since the last cut than the limit allows. The tape has a gap then: the chain must be
+    /// closed.
+    #[must_use]
+    pub fn overflowed(&self) -> bool {
+        self.lock().overflowed
+    }
+
+    /// Drops what later writes replaced. The caller is the single writer, after it aborted a transaction: the next one writes
+    /// over the same free pages, so that any number of aborted ones holds no more than the largest.
+    pub fn settle(&self) {
+        let mut recorded = self.lock();
+        recorded.ops = coalesce(std::mem::take(&mut recorded.ops));
+        recorded.bytes = recorded.ops.iter().map(Op::size).sum();
     }
 
     /// Returns the length of the file, in bytes.
@@ -121,7 +167,7 @@ impl<B: StorageBackend> StorageBackend for Recorder<B> {
         let mut recorded = self.tape.lock();
         self.inner.set_len(len)?;
         if recorded.running {
-            recorded.ops.push(Op::SetLen(len));
+            recorded.push(Op::SetLen(len));
         }
         Ok(())
     }
@@ -131,7 +177,7 @@ impl<B: StorageBackend> StorageBackend for Recorder<B> {
         let mut recorded = self.tape.lock();
         self.inner.write(offset, data)?;
         if recorded.running {
-            recorded.ops.push(Op::Write(offset, data.to_vec()));
+            recorded.push(Op::Write(offset, data.to_vec()));
         }
         Ok(())
     }

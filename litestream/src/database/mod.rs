@@ -196,6 +196,12 @@ impl Database {
         probe::probe(&self.shared, &self.bucket).await
     }
 
+    /// Reads the durable position's object back from the bucket, with one request. Returns the position; `None` when nothing was
+    /// acknowledged in this process.
+    pub(crate) async fn confirm(&self) -> Result<Option<Position>, ProbeError> {
+        probe::confirm(&self.shared, &self.bucket).await
+    }
+
     /// Measures the lag by what the bucket has acknowledged. Sends nothing.
     #[must_use]
     pub fn lag(&self) -> Probe {

@@ -30,6 +30,16 @@ pub(super) async fn probe(shared: &Shared, bucket: &Bucket) -> Result<Probe, Pro
     Ok(probe)
 }
 
+/// Reads the durable position's object back with one request: for callers that must not wait.
+pub(super) async fn confirm(shared: &Shared, bucket: &Bucket) -> Result<Option<Position>, ProbeError> {
+    let Some(position) = lag(shared).position else { return Ok(None) };
+    let object = bucket.get_once(&layout::sequence(position.seq), None).await?;
+    if object.is_none_or(|(object, _)| Digest::of(&object) != position.hash) {
+        return Err(ProbeError::Mismatch(position));
+    }
+    Ok(Some(position))
+}
+
 /// Measures the lag by what the bucket acknowledged. Sends nothing.
 pub(super) fn lag(shared: &Shared) -> Probe {
     let status = shared.status();

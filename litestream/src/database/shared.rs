@@ -59,6 +59,8 @@ pub(super) enum Item {
     Commit(Commit),
     /// File as it was right after the commit before this item.
     Snapshot(SnapshotImage),
+    /// Outcome of a snapshot: in the bucket, or not, and why.
+    Snapshotted(Result<(), String>),
 }
 
 /// Copy of the file after one commit.
@@ -210,10 +212,8 @@ impl Shared {
             queue.oldest_ms.get_or_insert(commit.time_ms);
             queue.unacknowledged_ms.get_or_insert(commit.time_ms);
             if queue.bytes > self.queue_bytes {
-                let unacknowledged_ms = queue.unacknowledged_ms;
-                *queue = Queue { overflowed: true, unacknowledged_ms, ..Queue::default() };
                 drop(queue);
-                self.wake.notify_one();
+                self.overflow();
                 return false;
             }
         }
@@ -221,6 +221,16 @@ impl Shared {
         drop(queue);
         self.wake.notify_one();
         true
+    }
+
+    /// Closes the chain: a transaction wrote more than the memory for commits that wait.
+    pub(super) fn overflow(&self) {
+        let mut queue = self.lock();
+        if queue.open {
+            *queue = Queue { overflowed: true, unacknowledged_ms: queue.unacknowledged_ms, ..Queue::default() };
+        }
+        drop(queue);
+        self.wake.notify_one();
     }
 
     /// Takes all items of the queue.

@@ -64,6 +64,7 @@ impl Store {
             .set_cache_size(options.cache_bytes)
             .create_with_backend(recorder)
             .map_err(|error| storage_error(path, error))?;
+        tape.set_limit(options.queue_bytes);
         let row = meta::read(&redb).map_err(|error| storage_error(path, error))?;
         let found = row.as_ref().map(|Row { meta, .. }| (meta.database, meta.term, meta.commit));
         if matches!(expected, Expected::At(expected) if *expected != found) {

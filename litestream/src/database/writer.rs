@@ -100,11 +100,11 @@ impl Writer {
         let value = match catch_unwind(AssertUnwindSafe(|| transaction(&txn))) {
             Ok(Ok(value)) => value,
             Ok(Err(rejected)) => {
-                txn.abort().map_err(|error| WriteError::Storage(error.into()))?;
+                self.abort(txn).map_err(WriteError::Storage)?;
                 return Err(WriteError::Rejected(rejected));
             }
             Err(_panic) => {
-                txn.abort().map_err(|error| WriteError::Storage(error.into()))?;
+                self.abort(txn).map_err(WriteError::Storage)?;
                 return Err(WriteError::Panicked);
             }
         };
@@ -123,6 +123,16 @@ impl Writer {
         Ok(txn)
     }
 
+    /// Aborts a transaction. What it wrote to the file before is free space, which the next one writes anew.
+    fn abort(&self, txn: WriteTransaction) -> Result<(), redb::Error> {
+        txn.abort()?;
+        self.tape.settle();
+        if self.tape.overflowed() {
+            self.shared.overflow();
+        }
+        Ok(())
+    }
+
     /// Commits a transaction with its row, then cuts the tape and queues the commit.
     fn commit(&mut self, txn: WriteTransaction) -> Result<CommitNo, redb::Error> {
         let commit = self.meta.commit.next();
@@ -134,7 +144,11 @@ impl Writer {
         txn.commit()?;
         self.meta = next;
         self.shared.update(|status| status.committed = commit);
+        let overflowed = self.tape.overflowed();
         let ops = self.tape.cut();
+        if overflowed {
+            self.shared.overflow();
+        }
         if !self.shared.push(Item::Commit(Commit { number: commit, time_ms, ops })) {
             // No chain is open: the next one begins with a base.
             self.tape.stop();
@@ -153,7 +167,14 @@ impl Writer {
             return Err(error);
         }
         self.tape.start();
-        let image = self.copy(None)?;
+        let image = match self.copy(None) {
+            Ok(image) => image,
+            Err(error) => {
+                // What is written until the next try is in its copy.
+                self.tape.stop();
+                return Err(error);
+            }
+        };
         self.shared.open_queue();
         // An empty transaction right behind the base: a term acknowledges nothing before an object of the sequence
         // has followed its base.
@@ -166,7 +187,10 @@ impl Writer {
         match self.copy(done) {
             // Without a chain the snapshot has no position; the next base takes its place.
             Ok(image) => drop(self.shared.push(Item::Snapshot(image))),
-            Err(error) => tracing::error!(%error, "the file could not be copied for a snapshot"),
+            Err(error) => {
+                let why = format!("the file could not be copied for a snapshot: {error}");
+                let _ = self.shared.push(Item::Snapshotted(Err(why)));
+            }
         }
     }
 

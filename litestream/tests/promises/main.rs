@@ -15,6 +15,7 @@ mod formats;
 mod gateway;
 mod identity;
 mod kill;
+mod latches;
 mod replay;
 mod requests;
 mod rollback;

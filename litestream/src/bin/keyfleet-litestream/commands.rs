@@ -1,8 +1,10 @@
 //! Commands.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use keyfleet_litestream::bucket::{Bucket, RetryPolicy};
 use keyfleet_litestream::clock::now_ms;
 use keyfleet_litestream::config::{Config, Db};
@@ -15,6 +17,7 @@ use keyfleet_litestream::restore::{self, RestoreError, Target};
 use keyfleet_litestream::{layout, retention, verify};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::args::{Args, Command, Restore};
 use crate::output::{Answers, CommandError, answer, progress};
@@ -90,9 +93,8 @@ async fn replicate(config: Config, once: bool, json: bool) -> Result<(), Command
         databases.push(database);
     }
     if !once {
-        let metrics = Metrics::default();
         tokio::select! {
-            () = serve_metrics(config.addr, &metrics, &databases) => {}
+            () = serve_metrics(config.addr, &databases) => {}
             () = shutdown_signal() => {}
         }
     }
@@ -128,8 +130,8 @@ async fn shutdown_signal() {
     }
 }
 
-/// Serves the page of metrics, whatever the path of the request.
-async fn serve_metrics(addr: Option<std::net::SocketAddr>, metrics: &Metrics, databases: &[Database]) {
+/// Serves the page of metrics, whatever the path of the request. One slow reader keeps no other from it.
+async fn serve_metrics(addr: Option<std::net::SocketAddr>, databases: &[Database]) {
     let Some(addr) = addr else { return std::future::pending().await };
     let listener = match tokio::net::TcpListener::bind(addr).await {
         Ok(listener) => listener,
@@ -138,22 +140,26 @@ async fn serve_metrics(addr: Option<std::net::SocketAddr>, metrics: &Metrics, da
             return std::future::pending().await;
         }
     };
+    let (metrics, databases) = (Arc::new(Metrics::default()), Arc::<[Database]>::from(databases));
     loop {
-        let Ok((mut socket, _)) = listener.accept().await else { continue };
-        let mut request = [0; 1024];
-        let _ = tokio::time::timeout(Duration::from_secs(5), socket.read(&mut request)).await;
-        for database in databases {
-            metrics.collect(database).await;
-        }
-        let page = metrics.page();
-        let head = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n\
-             Content-Length: {}\r\nConnection: close\r\n\r\n",
-            page.len()
-        );
-        let _ = socket.write_all(head.as_bytes()).await;
-        let _ = socket.write_all(page.as_bytes()).await;
+        let Ok((socket, _)) = listener.accept().await else { continue };
+        tokio::spawn(answer_scrape(socket, Arc::clone(&metrics), Arc::clone(&databases)));
     }
+}
+
+/// Answers one request with the page.
+async fn answer_scrape(mut socket: TcpStream, metrics: Arc<Metrics>, databases: Arc<[Database]>) {
+    let mut request = [0; 1024];
+    let _ = tokio::time::timeout(Duration::from_secs(5), socket.read(&mut request)).await;
+    join_all(databases.iter().map(|database| metrics.collect(database))).await;
+    let page = metrics.page();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n",
+        page.len()
+    );
+    let _ = socket.write_all(head.as_bytes()).await;
+    let _ = socket.write_all(page.as_bytes()).await;
 }
 
 async fn restore(db: &Db, how: &Restore, json: bool) -> Result<(), CommandError> {

@@ -17,7 +17,7 @@ use tokio::time::sleep;
 use super::options::Options;
 use super::shared::{Phase, Shared, SnapshotImage};
 use super::writer::Job;
-use crate::bucket::{Bucket, BucketError, Created};
+use crate::bucket::{Bucket, BucketError, Created, ErrorKind};
 use crate::layout;
 use crate::start::Local;
 use crate::term::{Answer, Event, Request, TermState};
@@ -50,7 +50,7 @@ enum End {
     Overflow,
     /// Close of the database.
     Closed,
-    /// Takeover by another writer, or loss of the local store.
+    /// Takeover by another writer.
     Over,
 }
 
@@ -83,24 +83,50 @@ impl Uploader {
             status.term = term.number();
             status.phase = Phase::Basing;
         });
-        let (reply, answer) = oneshot::channel();
-        let Some(jobs) = self.jobs.upgrade() else { return End::Over };
-        if jobs.send(Job::Base { term: term.number(), database: term.database(), reply }).await.is_err() {
-            return End::Closed;
-        }
-        drop(jobs);
-        let image = match answer.await {
-            Ok(Ok(image)) => image,
-            Ok(Err(error)) => {
-                tracing::error!(%error, "the base could not be taken: the store failed");
-                self.shared.update(|status| status.phase = Phase::Refused(format!("the store failed: {error}")));
-                return End::Over;
-            }
-            Err(_) => return End::Closed,
-        };
-        let Some((image, frame)) = compress(image).await else { return End::Over };
+        let Some((image, frame)) = self.base(&term).await else { return End::Closed };
         term.base(frame, image.file_len, image.commit, image.time_ms, &mut self.rng);
         Shipping::new(self, term).run().await
+    }
+
+    /// Takes the base from the writer, with as many tries as it takes: a full disk is emptied some day. `None` when the database is
+    /// closing.
+    async fn base(&mut self, term: &TermState) -> Option<(SnapshotImage, Vec<u8>)> {
+        let mut failures = 0;
+        loop {
+            let (reply, answer) = oneshot::channel();
+            self.jobs
+                .upgrade()?
+                .send(Job::Base { term: term.number(), database: term.database(), reply })
+                .await
+                .ok()?;
+            let why = match answer.await.ok()? {
+                Ok(image) => match compress(image).await {
+                    Ok(base) => {
+                        self.shared.update(|status| status.trouble = None);
+                        return Some(base);
+                    }
+                    Err(error) => error,
+                },
+                Err(error) => error.to_string(),
+            };
+            failures += 1;
+            self.record_local_failure(failures, &format!("the file could not be copied as the term's base: {why}"));
+            self.pause(failures).await;
+            if self.shared.is_closing() {
+                return None;
+            }
+        }
+    }
+
+    /// Counts a failure of the local disk, and shows it in the status.
+    fn record_local_failure(&self, failures: u32, why: &str) {
+        let error = BucketError {
+            kind: ErrorKind::LocalDisk,
+            operation: "COPY",
+            key: self.options.path.display().to_string(),
+            what: why.to_owned(),
+        };
+        self.record_failure(failures, &error);
     }
 
     /// Reports that the bucket does not hold what it acknowledged. It is read again: a person may put it right.
@@ -111,10 +137,10 @@ impl Uploader {
         }
     }
 
-    /// Counts a failed request, and shows it in the status.
+    /// Counts a failure, and shows it in the status.
     fn record_failure(&self, failures: u32, error: &BucketError) {
         if failures == 1 || failures.is_power_of_two() {
-            tracing::warn!(%error, failures, "a request to the bucket failed; it is tried again, and commits wait");
+            tracing::warn!(%error, failures, "replication waits; it is tried again, and commits wait");
         }
         self.shared.update(|status| {
             status.trouble = Some((failures, error.kind, error.to_string()));
@@ -158,10 +184,12 @@ pub(super) async fn step(
             Ok(None) => Ok(Answer::LowestNeeded(None)),
             Ok(Some((bytes, _))) => match crate::discover::parse_lowest_needed(&bytes) {
                 Ok(lowest_needed) => Ok(Answer::LowestNeeded(Some(lowest_needed))),
-                Err(error) => {
-                    tracing::error!(%error, "the object `boundary` cannot be read: nothing is acknowledged until it can");
-                    Ok(Answer::Unknown)
-                }
+                Err(error) => Err(BucketError {
+                    kind: ErrorKind::Other,
+                    operation: "GET",
+                    key: format!("{}/{}", bucket.location(), layout::LOWEST_NEEDED),
+                    what: format!("{error}; nothing is acknowledged until it can be read"),
+                }),
             },
             Err(error) => Err(error),
         },
@@ -177,17 +205,17 @@ pub(super) async fn step(
 }
 
 /// Compresses a copy of the file, off the runtime's threads.
-async fn compress(mut image: SnapshotImage) -> Option<(SnapshotImage, Vec<u8>)> {
+///
+/// # Errors
+/// Reason, for people, why the copy could not be read.
+async fn compress(mut image: SnapshotImage) -> Result<(SnapshotImage, Vec<u8>), String> {
     let done = tokio::task::spawn_blocking(move || {
         let frame = image.compress();
         (image, frame)
     });
     match done.await {
-        Ok((image, Ok(frame))) => Some((image, frame)),
-        Ok((_, Err(error))) => {
-            tracing::error!(%error, "the copy of the file could not be read");
-            None
-        }
-        Err(_) => None,
+        Ok((image, Ok(frame))) => Ok((image, frame)),
+        Ok((_, Err(error))) => Err(error.to_string()),
+        Err(error) => Err(error.to_string()),
     }
 }

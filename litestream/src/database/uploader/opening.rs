@@ -27,6 +27,8 @@ enum ReopenError {
     Gone,
     #[error("the local file is another replica's: {0}; look for the right file, bucket and prefix")]
     Other(StaleReason),
+    #[error("a term could not be prepared: {0}")]
+    Prepare(Box<OpenError>),
     #[error("the replica is older than the local file: it was rolled back, or is another one ({0})")]
     Older(StaleReason),
 }
@@ -69,13 +71,8 @@ impl Uploader {
                 return Ok(None);
             }
             let file = self.shared.position_file(&self.options.path);
-            let term = match prepare(&self.options, found.head, found.seen_ms, file, None, &mut self.rng) {
-                Ok(term) => term,
-                Err(error) => {
-                    self.shared.update(|status| status.phase = Phase::Refused(error.to_string()));
-                    return Ok(None);
-                }
-            };
+            let term = prepare(&self.options, found.head, found.seen_ms, file, None, &mut self.rng)
+                .map_err(|error| ReopenError::Prepare(Box::new(error)))?;
             match self.make_opening(term).await {
                 Opening::Made(term) => return Ok(Some(*term)),
                 // The next look shows if it was another writer.

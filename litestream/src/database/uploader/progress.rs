@@ -53,6 +53,12 @@ pub(super) struct Snapshots {
     waiting: Vec<SnapshotImage>,
     /// True while the writer has been asked for a copy.
     requested: bool,
+    /// True after a copy or its upload failed, until another is in the bucket's place.
+    owed: bool,
+    /// Failures in a row.
+    failures: u32,
+    /// Segments to wait before the writer is asked again.
+    pause: u64,
     /// Time of the last snapshot, or of the base.
     taken: Instant,
     /// Segments since then.
@@ -63,7 +69,16 @@ pub(super) struct Snapshots {
 
 impl Snapshots {
     pub(super) fn new() -> Self {
-        Self { waiting: Vec::new(), requested: false, taken: Instant::now(), segments: 0, commit: CommitNo(0) }
+        Self {
+            waiting: Vec::new(),
+            requested: false,
+            owed: false,
+            failures: 0,
+            pause: 0,
+            taken: Instant::now(),
+            segments: 0,
+            commit: CommitNo(0),
+        }
     }
 
     pub(super) fn based(&mut self, commit: CommitNo) {
@@ -72,6 +87,7 @@ impl Snapshots {
 
     pub(super) fn count_segment(&mut self) {
         self.segments += 1;
+        self.pause = self.pause.saturating_sub(1);
     }
 
     pub(super) fn push(&mut self, image: SnapshotImage) {
@@ -81,11 +97,29 @@ impl Snapshots {
     /// Returns true when the writer is to be asked for a copy.
     pub(super) fn is_due(&self, options: &Options, commit: CommitNo) -> bool {
         let is_old = self.taken.elapsed() >= options.snapshot_interval && commit > self.commit;
-        !self.requested && (self.segments >= options.snapshot_segments || is_old)
+        let is_due = self.owed || self.segments >= options.snapshot_segments || is_old;
+        is_due && !self.requested && self.pause == 0
     }
 
     pub(super) fn requested(&mut self) {
         self.requested = true;
+    }
+
+    /// Notes that a copy or its upload failed: another one is asked for, after twice as many segments each time.
+    pub(super) fn fail(&mut self) {
+        (self.requested, self.owed) = (false, true);
+        self.failures += 1;
+        self.pause = 1 << self.failures.min(8);
+    }
+
+    /// Returns the number of failures in a row.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// Notes that a snapshot is in the bucket.
+    pub(super) fn stored(&mut self) {
+        (self.owed, self.failures, self.pause) = (false, 0, 0);
     }
 
     /// Takes the copies of exactly this commit. Older ones are dropped: no position names them any more.
@@ -95,7 +129,8 @@ impl Snapshots {
         self.waiting = later;
         let now: Vec<_> = reached.into_iter().filter(|image| image.commit == commit).collect();
         if !now.is_empty() {
-            *self = Self { waiting: std::mem::take(&mut self.waiting), commit, ..Self::new() };
+            let waiting = std::mem::take(&mut self.waiting);
+            *self = Self { waiting, commit, failures: self.failures, pause: self.pause, ..Self::new() };
         }
         now
     }

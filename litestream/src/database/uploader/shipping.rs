@@ -179,6 +179,11 @@ impl<'u> Shipping<'u> {
                     self.term.cut_after(image.commit);
                     self.snapshots.push(image);
                 }
+                Item::Snapshotted(Ok(())) => self.snapshots.stored(),
+                Item::Snapshotted(Err(why)) => {
+                    self.snapshots.fail();
+                    self.uploader.record_local_failure(self.snapshots.failures(), &why);
+                }
             }
         }
         if let Some((position, commit)) = self.term.durable()
@@ -252,14 +257,18 @@ impl<'u> Shipping<'u> {
             let frame = match image.compress() {
                 Ok(frame) => frame,
                 Err(error) => {
-                    tracing::error!(%error, "the copy of the file could not be read");
+                    let why = format!("the copy of the file could not be read: {error}");
+                    let _ = shared.push(Item::Snapshotted(Err(why)));
                     return;
                 }
             };
             let mut rng: StdRng = rand::make_rng();
             let sealed = sealer.snapshot(frame, image.file_len, position, commit, time_ms, &mut rng);
             let key = layout::snapshot(position.seq, position.hash);
-            if runtime.block_on(send_beside(&bucket, &shared, &key, &sealed)) {
+            let stored = runtime.block_on(send_beside(&bucket, &shared, &key, &sealed));
+            let outcome = if stored { Ok(()) } else { Err(format!("{key} could not be stored")) };
+            let _ = shared.push(Item::Snapshotted(outcome));
+            if stored {
                 shared.update(|status| status.snapshot = Some(position));
                 if let Some(done) = image.done.take() {
                     let _ = done.send(());
