@@ -33,6 +33,9 @@ pub enum DiscoverError {
     /// Content that does not fit together.
     #[error(transparent)]
     Chain(#[from] ChainError),
+    /// Proven absence of a replica, where one is needed.
+    #[error("there is no replica")]
+    NoReplica,
     /// Malformed object `boundary`.
     #[error(
         "the object `boundary`, which names the lowest number still needed, is malformed: expected one decimal number, \

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -171,7 +172,7 @@ impl PositionFile {
         let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let path = Self::path(file);
         let next = beside(&path, ".next");
-        let mut out = fs::File::create(&next)?;
+        let mut out = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
         out.write_all(&serde_json::to_vec_pretty(self)?)?;
         out.sync_data()?;
         fs::rename(&next, &path)?;
@@ -196,6 +197,7 @@ impl PositionFile {
                 .map(|position| Acknowledged { position, commit: self.commit }),
             intent,
             adopts_over: self.adopt.as_ref().filter(|_| !is_foreign).map(|adopt| adopt.over),
+            is_damaged: false,
         }
     }
 }

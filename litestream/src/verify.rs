@@ -87,7 +87,8 @@ pub struct Verified {
 /// oldest snapshot to the head. Reads up to `parallelism` objects at once.
 ///
 /// # Errors
-/// Error of the bucket. A fault of the content is a finding, not an error.
+/// Error of the bucket; [`DiscoverError::NoReplica`] when there is provably none. A fault of the content is a finding, not an
+/// error.
 pub async fn verify(
     bucket: &Bucket,
     replica: &ReplicaName,
@@ -104,7 +105,7 @@ pub async fn verify(
         }
         Err(error) => return Err(error),
     };
-    let Some(head) = found.head else { return Ok(verified) };
+    let Some(head) = found.head else { return Err(DiscoverError::NoReplica) };
     let anchored: Vec<(Seq, Digest)> =
         found.snapshots.iter().copied().filter(|(seq, _)| found.lowest_needed.is_none_or(|b| *seq >= b)).collect();
     let Some((first, _)) = anchored.first().copied() else {

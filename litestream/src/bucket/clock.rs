@@ -1,7 +1,7 @@
 //! Clock of the server, as the `Date` of its answers tells it.
 //!
-//! A machine that was paused, or put back to a snapshot of itself, has clocks that stood still, all of them. Whether a writer
-//! is late is told by the store's clock, and so is the time that an object may claim.
+//! A machine that was paused, or put back to a snapshot of itself, has clocks that stood still, all of them. The store's
+//! clock decides whether a writer is late, and which time an object may claim.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;

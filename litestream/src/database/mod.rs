@@ -6,9 +6,10 @@
 //!    └────────── Ack::Local: after commit ── Ack::Remote: after ─┘
 //! ```
 //!
-//! `open` compares the local file with the replica and starts the workers, `store` is the open file, `writer` owns the transactions, `uploader`
+//! `open` compares the local file with the replica and starts the workers, `check` looks for damage, `store` is the open file, `writer` owns the transactions, `uploader`
 //! drives the [`crate::term::TermState`], `shared` is the state that these have in common, `probe` measures the lag.
 
+mod check;
 mod error;
 mod open;
 mod options;

@@ -9,17 +9,18 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::Database;
+use super::check::{self, Checked};
 use super::error::OpenError;
 use super::options::Options;
 use super::shared::{Phase, Shared};
-use super::store::{Expected, Store, storage_error};
+use super::store::{Expected, Store};
 use super::uploader::{Start, Uploader, prepare, step};
 use super::writer::Writer;
 use crate::bucket::Bucket;
 use crate::chain::check_floor;
 use crate::discover::{DiscoverError, Found, discover};
 use crate::layout;
-use crate::meta::{self, PositionFile};
+use crate::meta::PositionFile;
 use crate::position::{CommitNo, Digest, Head, Position, Term};
 use crate::restore::{self, RestoreError, Restored};
 use crate::start::{Decision, Local, Meta, Replica, StaleReason, StartError, decide, is_at_floor};
@@ -136,7 +137,7 @@ fn adoptable(options: &Options, local: Local) -> Result<(), StartError> {
 /// Result of a look at the file and at the bucket.
 enum Look {
     /// Decision on the two.
-    Decided(Option<Local>, Option<Found>, Decision),
+    Decided(Option<Local>, Option<Box<Found>>, Decision),
     /// Bucket whose content does not fit together, and a local file that may go on without it.
     Broken(Local, String),
 }
@@ -147,7 +148,7 @@ async fn look(options: &Options, bucket: &Bucket) -> Result<Look, OpenError> {
     let (found, replica) = match discover(bucket, &options.replica).await {
         Ok(found) => {
             let replica = found.head.map_or(Replica::Absent, Replica::Present);
-            (Some(found), replica)
+            (Some(Box::new(found)), replica)
         }
         Err(DiscoverError::Bucket(error)) if error.kind.is_transient() => {
             tracing::warn!(%error, "the replica does not answer");
@@ -170,7 +171,7 @@ async fn look(options: &Options, bucket: &Bucket) -> Result<Look, OpenError> {
     Ok(Look::Decided(local, found, decision))
 }
 
-/// Opens the local file for a moment, lets redb repair it where need be, and reads the facts about it.
+/// Opens the local file for a moment, lets redb repair and check it, and reads the facts about it.
 fn read_local(options: &Options) -> Result<Option<Local>, OpenError> {
     let path = &options.path;
     match std::fs::metadata(path) {
@@ -183,20 +184,20 @@ fn read_local(options: &Options) -> Result<Option<Local>, OpenError> {
         }
         Ok(_) => {}
     }
-    let mut database = redb::Builder::new()
-        .set_cache_size(options.cache_bytes)
-        .open(path)
-        .map_err(|error| storage_error(path, error))?;
-    if options.compact {
-        // Only here: while nothing is recorded.
-        database.compact().map_err(|error| storage_error(path, error))?;
+    let note = PositionFile::read(path);
+    match check::checked(options)? {
+        Checked::Whole(row) => {
+            if let Some(row) = row.as_ref().filter(|row| row.replica != options.replica) {
+                let (expected, found) = (options.replica.clone(), row.replica.clone());
+                return Err(OpenError::OtherReplica { path: path.clone(), expected, found });
+            }
+            Ok(Some(note.local(row.map(|row| row.meta))))
+        }
+        Checked::Damaged(why) => {
+            tracing::error!(why, path = %path.display(), "the local file is damaged");
+            Ok(Some(Local::damaged(note.database)))
+        }
     }
-    let row = meta::read(&database).map_err(|error| storage_error(path, error))?;
-    if let Some(row) = row.as_ref().filter(|row| row.replica != options.replica) {
-        let (expected, found) = (options.replica.clone(), row.replica.clone());
-        return Err(OpenError::OtherReplica { path: path.clone(), expected, found });
-    }
-    Ok(Some(PositionFile::read(path).local(row.map(|row| row.meta))))
 }
 
 /// Restores the newest state. Moves a stale file aside only once another is ready to take its name. Returns the head, the time

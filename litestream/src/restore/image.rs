@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use super::{RestoreError, Restored};
@@ -17,7 +17,7 @@ pub(super) struct Image {
 impl Image {
     /// Creates the file from a zstd frame that decompresses to `file_len` bytes.
     pub(super) async fn create(path: &Path, frame: &[u8], file_len: u64) -> Result<Self, RestoreError> {
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+        let file = File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(path)?;
         // While it is held, no other restore takes the file for one that a killed process left.
         file.lock()?;
         let mut out = BufWriter::with_capacity(1 << 20, &file);

@@ -7,14 +7,16 @@
 //! The file gets its name last. Before that every link of the chain was verified, redb walked the whole file,
 //! and the file's own row named exactly the commit that the chain ends with.
 //!
-//! `follow` reads the chain from one snapshot to the target, `image` is the file that this builds.
+//! `follow` reads the chain from one snapshot to the target, `image` is the file that this builds, `place` the one that it takes
+//! the place of.
 
 mod follow;
 mod image;
+mod place;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::{fmt, fs, io};
+use std::{fmt, io};
 
 use serde::Serialize;
 
@@ -23,11 +25,13 @@ use crate::chain::ChainError;
 use crate::discover::{DiscoverError, Found, discover, read_lowest_needed};
 use crate::format::header::{self, Header, ReplicaName};
 use crate::keys::KeyRing;
-use crate::meta::{self, Adoption, PositionFile};
+use crate::meta::{Adoption, PositionFile};
 use crate::position::{CommitNo, DatabaseId, Head, Position, Seq};
 
 use follow::{Source, follow};
 pub(crate) use image::check_file;
+pub(crate) use place::set_aside;
+use place::{Held, Scratch};
 
 /// State to restore.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -160,11 +164,11 @@ pub async fn restore(
     }
     // Held until the file is out of the way: no process writes to a file that was moved from under it.
     let held = Held::take(path)?;
-    clear_scratch(path)?;
-    let scratch = meta::beside(path, &format!("{SCRATCH}{}", hex::encode(rand::random::<[u8; 6]>())));
-    let guard = Scratch(scratch.clone());
-    let mut restored = fetch(bucket, replica, keys, &scratch, options).await?;
-    check_file(&scratch, &restored)?;
+    let scratch = Scratch::beside(path)?;
+    let mut restored = fetch(bucket, replica, keys, scratch.path(), options, check_file).await?;
+    if let Some(held) = &held {
+        held.pass_on(scratch.path())?;
+    }
     invariant_at_floor(&restored, options.floor);
     if held.is_some() {
         restored.moved_aside = Some(set_aside(path, "replaced")?);
@@ -179,55 +183,8 @@ pub async fn restore(
         adopt: options.adopt.clone().map(|reason| Adoption { reason, over: restored.head.position }),
     };
     note.write(path)?;
-    fs::rename(&scratch, path)?;
-    meta::sync_folder(path)?;
-    std::mem::forget(guard);
+    scratch.take_name(path)?;
     Ok(restored)
-}
-
-/// Lock of the file that a restore replaces: redb's own, so that nobody has it open, and nobody opens it.
-struct Held {
-    _file: fs::File,
-}
-
-impl Held {
-    /// Takes the lock; `None` where there is no file.
-    fn take(path: &Path) -> Result<Option<Self>, RestoreError> {
-        let file = match fs::File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Self { _file: file })),
-            Err(fs::TryLockError::WouldBlock) => Err(RestoreError::InUse(path.into())),
-            Err(fs::TryLockError::Error(error)) => Err(error.into()),
-        }
-    }
-}
-
-/// Part of a scratch file's name between the database's name and random digits.
-const SCRATCH: &str = ".restoring-";
-
-/// Deletes the scratch files of restores of `path` that were killed. Those of restores that run are locked.
-fn clear_scratch(path: &Path) -> io::Result<()> {
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    let Ok(entries) = fs::read_dir(folder) else { return Ok(()) };
-    let prefix = format!("{}{SCRATCH}", name.to_string_lossy());
-    for entry in entries {
-        let entry = entry?;
-        let is_scratch = entry
-            .file_name()
-            .to_string_lossy()
-            .strip_prefix(&prefix)
-            .is_some_and(|random| random.len() == 12 && random.chars().all(|digit| digit.is_ascii_hexdigit()));
-        if is_scratch && fs::File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok()) {
-            tracing::info!(path = %entry.path().display(), "a restore that was killed left this: it is deleted");
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 /// No file gets its name below the floor, but where a person overrode it.
@@ -236,29 +193,15 @@ fn invariant_at_floor(restored: &Restored, floor: Option<Position>) {
     assert!(at_floor || restored.overridden.is_some(), "a state below the floor would get the file's name");
 }
 
-/// Moves a file out of the way without deleting it, to `<file>.<why>-<time>-<random>`. Returns the new path.
-///
-/// # Errors
-/// Error of the file system.
-pub(crate) fn set_aside(path: &Path, why: &str) -> io::Result<PathBuf> {
-    let aside =
-        meta::beside(path, &format!(".{why}-{}-{}", crate::clock::now_ms(), hex::encode(rand::random::<[u8; 3]>())));
-    fs::rename(path, &aside)?;
-    let note = PositionFile::path(path);
-    if note.exists() {
-        fs::rename(note, PositionFile::path(&aside))?;
-    }
-    meta::sync_folder(path)?;
-    Ok(aside)
-}
-
-/// Reads one state into `file`, which must not exist, and checks its chain. The caller owes `check_file`.
+/// Reads one state into `file`, which must not exist, and checks its chain. `check` looks at the file: one that does not pass is
+/// built anew from an older snapshot, as after a broken chain.
 pub(crate) async fn fetch(
     bucket: &Bucket,
     replica: &ReplicaName,
     keys: &KeyRing,
     file: &Path,
     options: &Options,
+    check: impl Fn(&Path, &Restored) -> Result<(), RestoreError>,
 ) -> Result<Restored, RestoreError> {
     let found = discover(bucket, replica).await?;
     let Some(head) = found.head else {
@@ -296,13 +239,14 @@ pub(crate) async fn fetch(
         if let Some(pin) = pin {
             pin.release(bucket).await;
         }
+        let outcome = outcome.and_then(|restored| check(file, &restored).map(|()| restored));
         match outcome {
             Ok(restored) => return Ok(Restored { skipped, ..restored }),
             // The floor is not moved by an older snapshot, nor the server by asking for one.
             Err(error @ RestoreError::Chain(ChainError::BelowFloor { .. } | ChainError::ForkedBelowFloor { .. })) => {
                 return Err(first_error.unwrap_or(error));
             }
-            Err(error @ RestoreError::Chain(_)) => {
+            Err(error @ (RestoreError::Chain(_) | RestoreError::Integrity(_) | RestoreError::Length { .. })) => {
                 tracing::warn!(%error, snapshot = key, "snapshot cannot be used, trying the one before it");
                 skipped.push(format!("{key}: {error}"));
                 first_error.get_or_insert(error);
@@ -353,15 +297,6 @@ impl Pin {
         if let Err(error) = bucket.delete(&self.0, None).await {
             tracing::debug!(%error, "the pin stays until it expires");
         }
-    }
-}
-
-/// Guard that deletes a scratch file unless it got its name.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
     }
 }
 
@@ -427,6 +362,7 @@ impl From<DiscoverError> for RestoreError {
         match error {
             DiscoverError::Bucket(error) => Self::Bucket(error),
             DiscoverError::Chain(error) => Self::Chain(error),
+            DiscoverError::NoReplica => Self::NoReplica,
             other => Self::Discover(other),
         }
     }

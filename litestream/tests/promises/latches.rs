@@ -103,7 +103,7 @@ async fn a_base_that_failed_is_taken_again() {
     }
 }
 
-/// What retention wrote cannot be read: that is told, asked for in pauses, and over once it is put right.
+/// A number of retention that cannot be read is reported, asked for in pauses, and over once it is put right.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_boundary_is_told_and_passes() {
     let server = Server::start().await;

@@ -10,6 +10,7 @@
 )]
 
 mod cli;
+mod damage;
 mod faults;
 mod formats;
 mod gateway;

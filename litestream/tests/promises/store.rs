@@ -123,7 +123,7 @@ async fn a_held_object_stops_no_other_deletion() {
     let swept = swept.unwrap_or_else(|error| panic!("one held object stopped all others: {error}"));
     assert!(swept.deleted.len() > 5, "{:?}", swept.deleted);
     assert!(server.keys().iter().any(|key| key.contains("seq/0000000000000002")), "a held object was deleted");
-    // An identity that may delete nothing at all is told.
+    // An identity that may delete nothing at all makes no success of it.
     server.hold("p/");
     for key in 9..14 {
         put(&database, REMOTE, key, value(key, 300)).await.unwrap();

@@ -75,7 +75,7 @@ async fn a_time_between_two_terms_is_restored() {
     assert_eq!(code, 0, "a quiet database is called broken: {error}");
 }
 
-/// A base that is gone from the bucket is told, and no older state is given in its place.
+/// A base that is gone from the bucket is reported, and no older state is given in its place.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_time_whose_base_is_gone_is_refused() {
     let server = Server::start().await;
@@ -116,7 +116,7 @@ async fn a_point_that_a_level_keeps_is_restored_by_its_time() {
     let (_, by_time) = by_time.unwrap_or_else(|error| panic!("a kept point is out of reach by its time: {error}"));
     assert_eq!(by_time.position, by_seq.position, "the time of a kept point leads elsewhere");
 
-    // What is missing although nothing collected it is told as before.
+    // A gap that nothing collected is an error as before.
     let newest = database.durable_position().unwrap().0;
     for key in 6..9 {
         put(&database, REMOTE, key, value(key, 300)).await.unwrap();

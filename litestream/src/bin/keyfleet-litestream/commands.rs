@@ -188,8 +188,10 @@ async fn restore(db: &Db, how: &Restore, json: bool) -> Result<(), CommandError>
     match restore::restore(&bucket(db).await, replica, &db.options.keys, output, &options).await {
         Ok(restored) => {
             answer(json, &restored, |restored| {
+                let collected = if restored.collected { "; what came after it was collected" } else { "" };
+                let adopted = if how.adopt.is_some() { "; the next start goes on from here" } else { "" };
                 format!(
-                    "restored {} to {} (commit {}, {}): {} objects, {} bytes read",
+                    "restored {} to {} (commit {}, {}): {} objects, {} bytes read{collected}{adopted}",
                     output.display(),
                     restored.position,
                     restored.commit,
@@ -215,7 +217,12 @@ pub(crate) struct Objects {
 
 async fn list(dbs: &[&Db], folder: &str, json: bool) -> Result<(), CommandError> {
     each(dbs, json, text::objects, async |db: &Db| {
-        let objects = verify::list(&bucket(db).await, folder).await.map_err(CommandError::other)?;
+        let bucket = bucket(db).await;
+        let objects = verify::list(&bucket, folder).await.map_err(CommandError::other)?;
+        if objects.is_empty() {
+            // Nothing of this kind, or nothing at all.
+            expect_replica(&bucket, db).await?;
+        }
         Ok(Objects { objects })
     })
     .await
@@ -225,9 +232,8 @@ async fn list(dbs: &[&Db], folder: &str, json: bool) -> Result<(), CommandError>
 async fn verify_all(dbs: &[&Db], json: bool) -> Result<(), CommandError> {
     let verified = each(dbs, json, text::verified, async |db: &Db| {
         let bar = progress("verifying");
-        verify::verify(&bucket(db).await, &db.options.replica, &db.options.keys, 16, bar.as_ref())
-            .await
-            .map_err(CommandError::other)
+        let verified = verify::verify(&bucket(db).await, &db.options.replica, &db.options.keys, 16, bar.as_ref()).await;
+        Ok(verified.map_err(RestoreError::from)?)
     })
     .await?;
     let broken: usize = verified.iter().map(|verified| verified.findings.len()).sum();
@@ -256,7 +262,10 @@ pub(crate) struct Status {
 
 async fn status(dbs: &[&Db], json: bool) -> Result<(), CommandError> {
     each(dbs, json, text::status, async |db: &Db| {
-        let found = discover(&bucket(db).await, &db.options.replica).await.map_err(CommandError::other)?;
+        let found = discover(&bucket(db).await, &db.options.replica).await.map_err(RestoreError::from)?;
+        if found.head.is_none() {
+            return Err(RestoreError::NoReplica.into());
+        }
         Ok(Status {
             head: found.head.map(|head| head.position),
             last_commit: found.head.map(|head| head.last_commit.0),
@@ -270,13 +279,26 @@ async fn status(dbs: &[&Db], json: bool) -> Result<(), CommandError> {
     .map(drop)
 }
 
+/// Checks that there is a replica: an emptied bucket, or a wrong prefix, passes no nightly check.
+async fn expect_replica(bucket: &Bucket, db: &Db) -> Result<(), CommandError> {
+    match discover(bucket, &db.options.replica).await.map_err(RestoreError::from)?.head {
+        Some(_) => Ok(()),
+        None => Err(RestoreError::NoReplica.into()),
+    }
+}
+
 async fn sweep(dbs: &[&Db], dry_run: bool, json: bool) -> Result<(), CommandError> {
     each(
         dbs,
         json,
         |db, swept| text::swept(db, swept, dry_run),
         async |db: &Db| {
-            retention::run(&bucket(db).await, &db.rules, now_ms(), dry_run).await.map_err(CommandError::other)
+            let bucket = bucket(db).await;
+            let swept = retention::run(&bucket, &db.rules, now_ms(), dry_run).await.map_err(CommandError::other)?;
+            if swept.kept.is_empty() {
+                expect_replica(&bucket, db).await?;
+            }
+            Ok(swept)
         },
     )
     .await

@@ -1,5 +1,7 @@
 //! Answers in words, for people.
 
+use std::fmt::Write as _;
+
 use keyfleet_litestream::config::Db;
 use keyfleet_litestream::drill::{Drilled, Local};
 use keyfleet_litestream::retention::Swept;
@@ -72,7 +74,11 @@ pub(crate) fn swept(db: &Db, swept: &Swept, dry_run: bool) -> String {
     let would = if dry_run { "would delete" } else { "deleted" };
     let boundary = swept.lowest_needed.map_or_else(|| "none".into(), |boundary| boundary.to_string());
     let (location, deleted, kept) = (&db.options.location, swept.deleted.len(), swept.kept.len());
-    format!("{location}: {would} {deleted} objects; boundary {boundary}; {kept} restore points kept")
+    let mut text = format!("{location}: {would} {deleted} objects; boundary {boundary}; {kept} restore points kept");
+    if let Some(first) = swept.held.first() {
+        let _ = write!(text, "; {} objects may not be deleted, the first: {first}", swept.held.len());
+    }
+    text
 }
 
 /// Formats a time in milliseconds since the Unix epoch.

@@ -250,6 +250,7 @@ impl World {
             acknowledged: volume.acknowledged,
             intent: volume.intent,
             adopts_over: None,
+            is_damaged: false,
         });
         let silent = self.rng.random_ratio(1, 10);
         let head = self.bucket.head();
