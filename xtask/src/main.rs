@@ -6,8 +6,10 @@ mod bench;
 mod codegen;
 mod demo;
 mod dev;
+mod fuzz;
 mod image;
 mod installation;
+mod mutants;
 mod pinned;
 mod prerequisites;
 mod simulate;
@@ -48,6 +50,10 @@ enum Command {
     Tidy(tidy::Arguments),
     /// Run whole fleets in memory, over many seeds: --runs N, --seed S, --results FILE, --log FILE
     Simulate(simulate::Arguments),
+    /// Search for hostile input that breaks a decoder or a round, guided by coverage: [TARGET]… --seconds N, --keep
+    Fuzz(fuzz::Arguments),
+    /// Change the protocol's code line by line, and see whether a test notices: --shard K/N, [FILE]…
+    Mutants(mutants::Arguments),
     /// Show it working: a fleet, a file encrypted and decrypted, two reshares, the commands to look around
     Demo(demo::Arguments),
     /// Measure, and print figures with the command that makes them
@@ -75,6 +81,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Test(arguments) => return test::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments)?,
         Command::Simulate(arguments) => simulate::run(&arguments)?,
+        Command::Fuzz(arguments) => fuzz::run(&arguments)?,
+        Command::Mutants(arguments) => mutants::run(&arguments)?,
         Command::Demo(arguments) => demo::run(&arguments)?,
         Command::Bench(command) => bench::run(&command)?,
     }

@@ -1,6 +1,7 @@
 //! Builds the programs of other projects from their pinned sources: the local cluster's, cargo-deny, and Litestream, which ours is
 //! measured beside.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -59,19 +60,37 @@ pub(crate) fn chain() -> Result<PathBuf> {
     Ok(program)
 }
 
-/// Version of cargo-deny.
-const CARGO_DENY: &str = "0.20.2";
-
-/// Builds cargo-deny unless it is built, and returns the folder of its program.
+/// Returns the folder of cargo-deny, which is built unless it is there.
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
-    let folder = workplace::cache().join("cargo-deny").join(CARGO_DENY);
-    let program = folder.join("bin/cargo-deny");
+    cargo_program("cargo-deny", "0.20.2")
+}
+
+/// Returns the folder of cargo-fuzz, which is built unless it is there.
+pub(crate) fn cargo_fuzz() -> Result<PathBuf> {
+    cargo_program("cargo-fuzz", "0.13.2")
+}
+
+/// Returns the folder of cargo-mutants, which is built unless it is there.
+pub(crate) fn cargo_mutants() -> Result<PathBuf> {
+    cargo_program("cargo-mutants", "27.1.0")
+}
+
+/// Returns the search path with a folder before all others.
+pub(crate) fn search_path(first: PathBuf) -> Result<OsString> {
+    let others = std::env::var_os("PATH").unwrap_or_default();
+    Ok(std::env::join_paths([first].into_iter().chain(std::env::split_paths(&others)))?)
+}
+
+fn cargo_program(name: &str, version: &str) -> Result<PathBuf> {
+    let folder = workplace::cache().join(name).join(version);
+    let program = folder.join("bin").join(name);
     if !program.is_file() {
-        // Without optimisation it is built in half the time, and checks in a second or two all the same.
-        let mut install = workplace::cargo(&["install", "cargo-deny", "--version", CARGO_DENY, "--locked", "--debug"]);
+        // Without optimisation it is built in half the time, and does its work in a second or two all the same.
+        let mut install = workplace::cargo(&["install", name, "--version", version, "--locked", "--debug"]);
         install.arg("--root").arg(&folder);
-        step::run("Building cargo-deny (some 2 minutes the first time)", "build-cargo-deny", &mut install)?;
-        ensure!(program.is_file(), "cargo-deny was installed without a program at {}", program.display());
+        let title = format!("Building {name} (some 2 minutes the first time)");
+        step::run(&title, &format!("build-{name}"), &mut install)?;
+        ensure!(program.is_file(), "{name} was installed without a program at {}", program.display());
     }
     Ok(folder.join("bin"))
 }

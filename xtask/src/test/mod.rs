@@ -213,10 +213,6 @@ fn examples() -> Result<()> {
 
 fn licences() -> Result<()> {
     let mut command = cargo(&["deny", "--all-features", "--locked", "check", "licenses", "bans", "sources"]);
-    let path = std::env::join_paths([pinned::cargo_deny()?].into_iter().chain(search_path()))?;
+    let path = pinned::search_path(pinned::cargo_deny()?)?;
     step::run("Licences and sources of dependencies", "licences", command.env("PATH", path))
-}
-
-fn search_path() -> Vec<std::path::PathBuf> {
-    std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default()
 }
