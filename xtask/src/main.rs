@@ -50,6 +50,8 @@ enum Command {
     Tidy(tidy::Arguments),
     /// Run whole fleets in memory, over many seeds: --runs N, --seed S, --results FILE, --log FILE
     Simulate(simulate::Arguments),
+    /// Try all short histories of a fleet: --nodes N, --threshold T, --steps K
+    Search(simulate::Arguments),
     /// Search for hostile input that breaks a decoder or a round, guided by coverage: [TARGET]… --seconds N, --keep
     Fuzz(fuzz::Arguments),
     /// Change the protocol's code line by line, and see whether a test notices: --shard K/N, [FILE]…
@@ -80,7 +82,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Codegen(arguments) => codegen::run(&arguments)?,
         Command::Test(arguments) => return test::run(&arguments),
         Command::Tidy(arguments) => tidy::run(&arguments)?,
-        Command::Simulate(arguments) => simulate::run(&arguments)?,
+        Command::Simulate(arguments) => simulate::run("simulate", &arguments)?,
+        Command::Search(arguments) => simulate::run("search", &arguments)?,
         Command::Fuzz(arguments) => fuzz::run(&arguments)?,
         Command::Mutants(arguments) => mutants::run(&arguments)?,
         Command::Demo(arguments) => demo::run(&arguments)?,

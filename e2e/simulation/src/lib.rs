@@ -12,9 +12,11 @@
 //! - [`node`]: disks, processes, and where they may die
 //! - `invariants`: what holds after every event; `erasures`: what was ever sealed, and said to be gone
 //! - [`scenario`]: random lives of random fleets
+//! - [`history`]: short lives, step by step; [`search`]: all of them
 
 mod erasures;
 mod fleet;
+pub mod history;
 mod invariants;
 pub mod node;
 mod operator;
@@ -22,6 +24,7 @@ mod peers;
 mod proofs;
 mod reconcile;
 pub mod scenario;
+pub mod search;
 mod settings;
 mod world;
 

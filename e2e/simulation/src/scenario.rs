@@ -1,21 +1,17 @@
 //! Random lives of random fleets: everything goes wrong by itself, and the user does what users do.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use keyfleet_adversary::Behaviour;
 use keyfleet_threshold::identifiers::{EpochNumber, NodeIndex};
 
+use crate::history::{self, is_lost, reach_a_newer_epoch, unbroken};
 use crate::node::living_holders;
 use crate::settings::Settings;
 use crate::world::Fleet;
 
 /// Changes in a long life. Most lives have one to three, and few nodes: what goes wrong takes little of either.
 const LONG_CHANGES: u64 = 12;
-/// Blocks within which a fleet recovers once nothing goes wrong any more: the longest pause after failures, an interval of
-/// starvation, and ten boundaries.
-const RECOVERY_BLOCKS: u64 = 200;
-
 /// Result of one life.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Outcome {
@@ -57,11 +53,7 @@ fn is_long(seed: u64) -> bool {
 pub fn live(fleet: &mut Fleet) -> Outcome {
     let spec = &fleet.api.now.cluster.spec;
     let (nodes, threshold) = (spec.nodes, spec.effective_threshold());
-    let lived = catch_unwind(AssertUnwindSafe(|| life(fleet)));
-    let broken = lived.err().map(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-        text.and_then(|text| text.lines().next()).unwrap_or("it panicked without a word").to_owned()
-    });
+    let broken = unbroken(|| life(fleet)).err().map(|text| text.lines().next().unwrap_or_default().to_owned());
     let rounds = fleet.api.now.cluster.status.next_number.unwrap_or(1) - 1;
     let kinds = fleet.kinds().clone();
     Outcome { seed: fleet.seed, nodes, threshold, events: fleet.events(), rounds, kinds, broken }
@@ -80,11 +72,7 @@ fn life(fleet: &mut Fleet) {
         fleet.run_blocks(blocks);
     }
     fleet.calm_down();
-    let before = fleet.active();
-    fleet.run_until("a newer epoch that every living receiver holds", RECOVERY_BLOCKS, |fleet| {
-        let living = fleet.receivers().into_iter().filter(|index| !is_lost(fleet, *index)).count();
-        fleet.active() > before && fleet.active().is_some_and(|active| fleet.holders(active).len() >= living)
-    });
+    reach_a_newer_epoch(fleet);
 }
 
 fn change(fleet: &mut Fleet) {
@@ -158,10 +146,6 @@ fn change(fleet: &mut Fleet) {
     }
 }
 
-fn is_lost(fleet: &Fleet, index: u32) -> bool {
-    NodeIndex::new(index).and_then(|index| fleet.nodes.get(&index)).is_some_and(|node| node.lost)
-}
-
 /// Draws a lie, about another receiver where it is about somebody.
 fn lie(fleet: &mut Fleet, receivers: &[u32]) -> Behaviour {
     let at = usize::try_from(fleet.random(receivers.len() as u64)).expect("small");
@@ -194,9 +178,5 @@ fn may_be_destroyed(fleet: &Fleet, victim: u32) -> bool {
     if has_lied && served().any(|(number, epoch)| remain(number) < epoch.spec.threshold as usize) {
         return false;
     }
-    fleet.api.now.served().all(|(_, epoch)| {
-        let receivers = epoch.spec.receivers.iter().map(|receiver| receiver.index);
-        let gone = receivers.filter(|index| *index == victim || is_lost(fleet, *index)).count();
-        gone + epoch.spec.threshold as usize <= epoch.spec.receivers.len()
-    })
+    history::may_be_destroyed(fleet, victim)
 }
