@@ -31,8 +31,8 @@ pub const SIGNED_MESSAGE_BYTES_MAX: usize = 1_000_000;
 mod tests {
     use super::*;
     use crate::v1::{
-        AcceptedPrekey, FollowItem, HeldEpoch, KnownNode, NamedMessage, OutboxRow, Report, SignRequest,
-        SignedMessage, SignedReport, follow_item, outbox_row, sign_request,
+        AcceptedPrekey, FollowItem, HeldEpoch, KnownNode, NamedMessage, OutboxRow, Report, SignRequest, SignedMessage,
+        SignedReport, follow_item, outbox_row, sign_request,
     };
     use prost::Message;
 

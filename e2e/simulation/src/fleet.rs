@@ -62,10 +62,14 @@ impl Fleet {
         all.into_iter().for_each(|index| self.restart(index));
     }
 
-    /// Writes, as whoever may write the record, that an epoch is retired.
+    /// Writes, as whoever may write the record, that an epoch is retired, and strikes it from the list of the kept.
     pub fn call_retired(&mut self, number: EpochNumber) {
         self.log(format!("somebody writes that epoch {number} is retired"));
         self.api.write_record(number.0, |status| status.phase = Some(Phase::Retired));
+        let newest = self.active().filter(|newest| *newest > number);
+        self.api.write_record(newest.unwrap_or(number).0, |status| {
+            status.kept.iter_mut().for_each(|kept| kept.retain(|kept| *kept != number.0));
+        });
     }
 
     /// Sets how a node behaves from now on.

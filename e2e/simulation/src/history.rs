@@ -38,15 +38,13 @@ const STEP_BLOCKS: u64 = 2;
 /// starvation, and ten boundaries.
 const RECOVERY_BLOCKS: u64 = 200;
 
-/// Begins a fleet in a calm world, whose first epoch everyone holds. Epochs are confirmed by age after one block, so that a rest
-/// between boundaries is what a day is to a fleet whose boundaries are weeks apart.
+/// Begins a fleet in a calm world, whose first epoch everyone holds.
 ///
 /// # Panics
 /// When there is no first epoch: nothing went wrong yet.
 #[must_use]
 pub fn begin(seed: u64, n: u32, threshold: u16) -> Fleet {
     let mut fleet = Fleet::new(seed, Settings::CALM, n, threshold, threshold);
-    fleet.edit(|spec| spec.epochs.confirm_after_seconds = 60);
     let first = fleet.next_active(None, ROUND_BLOCKS);
     fleet.run_until("everyone holds it", 5, |fleet| fleet.holders(first).len() == n as usize);
     fleet
@@ -94,19 +92,6 @@ pub(crate) fn reach_a_newer_epoch(fleet: &mut Fleet) {
         let living = fleet.receivers().into_iter().filter(|index| !is_lost(fleet, *index)).count();
         fleet.active() > before && fleet.active().is_some_and(|active| fleet.holders(active).len() >= living)
     });
-}
-
-/// Lives through a whole history and its recovery.
-///
-/// # Errors
-/// What broke, with the log's end.
-pub fn lives_through(seed: u64, n: u32, threshold: u16, steps: &[Step]) -> Result<Fleet, String> {
-    let mut fleet = begin(seed, n, threshold);
-    unbroken(|| {
-        steps.iter().for_each(|step| step.live(&mut fleet));
-        recover(&mut fleet);
-    })?;
-    Ok(fleet)
 }
 
 /// Runs `live` and returns what it panicked with.

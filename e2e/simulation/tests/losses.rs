@@ -1,74 +1,29 @@
 //! Shortest lives of fleets that lost their key while no more than n−t of its holders were ever destroyed.
 
-use keyfleet_simulation::{Fleet, Settings};
+use keyfleet_simulation::Fleet;
+use keyfleet_simulation::history::{self, Step};
 use keyfleet_threshold::identifiers::EpochNumber;
-
-/// One step of a life.
-#[derive(Clone, Copy, Debug)]
-enum Step {
-    /// The node goes away, and its disk stays.
-    Away(u32),
-    /// The node returns.
-    Back(u32),
-    /// A boundary's round ends well.
-    Round,
-    /// The node is destroyed.
-    Lose(u32),
-    /// The node loses its volume and comes back from its replica.
-    Wipe(u32),
-    /// The user replaces a lost node; what its first attempt comes to is waited for.
-    Replace(u32),
-}
 
 use Step::{Away, Back, Lose, Replace, Round, Wipe};
 
-/// Begins a fleet in which everyone holds the first epoch.
-fn begins(seed: u64, n: u32, threshold: u16) -> Fleet {
-    let mut fleet = Fleet::new(seed, Settings::CALM, n, threshold, threshold);
-    let first = fleet.next_active(None, 30);
-    fleet.run_until("everyone holds it", 5, |fleet| fleet.holders(first).len() == n as usize);
-    fleet
-}
-
-/// Lives through these steps. A round comes within `blocks`.
+/// Lives through these steps. A round ends well, within `blocks`.
 fn live(fleet: &mut Fleet, blocks: u64, steps: &[Step]) {
     for step in steps {
-        fleet.log(format!("{step:?}"));
-        match *step {
-            Away(index) => fleet.take_down(index),
-            Back(index) => fleet.bring_up(index),
-            Round => {
-                let active = fleet.active();
-                fleet.next_active(active, blocks);
-            }
-            Lose(index) => fleet.lose(index),
-            Wipe(index) => fleet.wipe(index),
-            Replace(index) => fleet.replace(index, true),
+        let before = fleet.active();
+        step.live(fleet);
+        if *step == Round && fleet.active() == before {
+            fleet.next_active(before, blocks);
+            fleet.run_blocks(2);
         }
-        fleet.run_blocks(2);
     }
 }
 
 /// Lives through these steps, brings everyone back who is not destroyed, and expects a newer epoch that all of them hold.
 fn lives_through(seed: u64, n: u32, threshold: u16, steps: &[Step]) -> Fleet {
-    let mut fleet = begins(seed, n, threshold);
+    let mut fleet = history::begin(seed, n, threshold);
     live(&mut fleet, 30, steps);
-    all_return(&mut fleet);
+    history::recover(&mut fleet);
     fleet
-}
-
-/// Brings everyone back who is not destroyed, and expects a newer epoch that all of them hold.
-fn all_return(fleet: &mut Fleet) {
-    let away: Vec<u32> =
-        fleet.nodes.values().filter(|node| !node.lost && !node.is_up()).map(|node| node.index.value()).collect();
-    away.into_iter().for_each(|index| fleet.bring_up(index));
-    let before = fleet.active();
-    fleet.next_active(before, 100);
-    fleet.run_until("every node that lives holds the newest epoch", 60, |fleet| {
-        let lost = |index: &u32| fleet.nodes.values().any(|node| node.index.value() == *index && node.lost);
-        let living = fleet.receivers().iter().filter(|index| !lost(index)).count();
-        fleet.active() > before && fleet.active().is_some_and(|active| fleet.holders(active).len() >= living)
-    });
 }
 
 /// Nodes 4 and 5, away for rounds, catch up on all of them when two others are destroyed.
@@ -110,21 +65,21 @@ fn destroyed_nodes_of_six_confirm_no_epoch_and_retire_none() {
 /// retired, which three living nodes hold and no newer one.
 #[test]
 fn a_false_record_and_words_of_the_dead_destroy_no_share() {
-    let mut fleet = begins(7, 5, 3);
+    let mut fleet = history::begin(7, 5, 3);
     let first = EpochNumber(1);
     live(&mut fleet, 30, &[Away(4), Away(5), Round, Round, Lose(1), Lose(2), Back(4)]);
     fleet.call_retired(first);
     fleet.run_blocks(30);
     let holders = fleet.living_holders(first).len();
     assert!(holders >= 3, "{holders} living nodes are left that hold the first epoch, and no newer one has three");
-    all_return(&mut fleet);
+    history::recover(&mut fleet);
 }
 
 /// The default fleet with a week between boundaries and a day until epochs are confirmed by age, both a thousand times shorter. A day
 /// after the last round nothing is gone that the living need.
 #[test]
 fn a_weekly_fleet_retires_nothing_that_the_living_need() {
-    let mut fleet = begins(8, 4, 3);
+    let mut fleet = history::begin(8, 4, 3);
     fleet.edit(|spec| {
         (spec.schedule.interval_blocks, spec.epochs.confirm_after_seconds) = (60, 120);
     });

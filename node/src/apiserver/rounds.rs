@@ -180,7 +180,6 @@ impl Plans {
         }
         self.0.iter().filter_map(|(number, (_, plan))| Some((*number, plan.clone()?))).collect()
     }
-
 }
 
 const NAME_MARK_REASONS: [Reason; 4] =
