@@ -50,7 +50,7 @@ enum Command {
     Tidy(tidy::Arguments),
     /// Run whole fleets in memory, over many seeds: --runs N, --seed S, --results FILE, --log FILE
     Simulate(simulate::Arguments),
-    /// Try all short histories of a fleet: --nodes N, --threshold T, --steps K
+    /// Try all short histories of a fleet: --nodes N, --steps K
     Search(simulate::Arguments),
     /// Search for hostile input that breaks a decoder or a round, guided by coverage: [TARGET]… --seconds N, --keep
     Fuzz(fuzz::Arguments),

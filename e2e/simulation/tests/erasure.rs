@@ -80,7 +80,7 @@ fn a_node_that_never_says_erased_stops_nobody() {
     assert!(fleet.epochs().count() <= 12, "{} records are left", fleet.epochs().count());
 }
 
-/// It destroys what it has as that is kept no longer, says so, and its `KmsNode` goes.
+/// A removed node destroys what it has as that is kept no longer, says so, and its `KmsNode` goes.
 #[test]
 fn a_removed_node_erases_everything_and_goes() {
     let (mut fleet, first) = fleet(24);

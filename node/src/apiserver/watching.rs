@@ -32,7 +32,7 @@ pub(crate) struct Listed {
     pub(crate) wishes: Wishes,
 }
 
-/// What the `KmsCluster` says of rounds and epochs; `None` before it was read.
+/// The user's words about rounds and epochs in the `KmsCluster`; `None` before it was read.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Wishes {
     /// `spec.allowDowntime`.

@@ -14,6 +14,7 @@ use keyfleet_threshold::identifiers::{ClusterId, Digest, NodeIndex};
 use keyfleet_threshold::identity::IdentitySecretKey;
 use keyfleet_threshold::possession::Asked;
 use keyfleet_threshold::round::Want;
+use rand::Rng as _;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -21,6 +22,7 @@ use tonic::transport::Channel;
 
 use super::{Addresses, PeerProofs, Rereads};
 use crate::round::Published;
+use crate::secret_rng::secret_rng;
 
 /// The pause before a peer is called again; doubled up to the last after every failure.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -207,7 +209,8 @@ async fn read_stream(
 
 /// Asks a peer what it holds. One that does not answer proves nothing, and is read on.
 async fn prove(me: &Me, reader: &RoundReader, channel: &Channel) -> Result<(), FollowError> {
-    let asked = Asked { challenge: rand::random(), at_ms: crate::clock::now_ms() };
+    let mut asked = Asked { challenge: [0; 32], at_ms: crate::clock::now_ms() };
+    secret_rng().fill_bytes(&mut asked.challenge);
     let request = tonic::Request::new(reader.prove_request(&asked.challenge));
     match reader.prove(channel, request).await {
         Ok(report) => {

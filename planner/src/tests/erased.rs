@@ -1,4 +1,4 @@
-//! What is kept, what nodes owe, and the records that go all the same.
+//! Epochs that are kept, debts of nodes, and the records that go all the same.
 
 use keyfleet_crds::epoch::Phase;
 
@@ -69,7 +69,7 @@ fn records_go_by_their_limit_whatever_is_owed() {
     assert_eq!(gone.collect::<Vec<_>>(), (1..=13).collect::<Vec<_>>(), "five stay to be read, and nobody said Erased");
 }
 
-/// How far each node erased, as a decision writes it down: through which epoch, and through which it has to.
+/// Progress of each node's erasure, as a decision writes it down: through which epoch, and through which it has to.
 fn noted(state: &State) -> Vec<(u32, Option<u64>, Option<u64>)> {
     let noted = decide(state).actions.into_iter().filter_map(|action| match action {
         Action::NoteErasure { index, erased_through, last_epoch, .. } => Some((index, erased_through, last_epoch)),
@@ -90,7 +90,7 @@ fn what_a_node_owes_is_one_number_that_only_rises() {
     assert_eq!(noted(&state), [(3, Some(4), None)], "a process that heard less takes something back");
 }
 
-/// A removed node is let go once it erased the newest epoch that gave it a share, and not before.
+/// A removed node goes once it erased the newest epoch that gave it a share, and not before.
 #[test]
 fn a_removed_node_goes_once_its_last_epoch_is_erased() {
     let mut state = confirmed(&[5, 6, 7]);

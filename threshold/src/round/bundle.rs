@@ -7,8 +7,9 @@
 
 use std::sync::Arc;
 
+use super::complaint::Complaint;
 use super::dealing::{DealerSeed, Dealing, DealingError, Ephemeral, FaultyDealing, constant_statement};
-use super::message::{Body, Complaint, SignedMessage, digest_of};
+use super::message::{Body, SignedMessage, digest_of};
 use super::pad::PadContext;
 use crate::curve::{G1, G2, Scalar, SecretPoint, SecretScalar, pairings_cancel};
 use crate::encoding::{Reader, Writer};

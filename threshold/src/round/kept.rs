@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use rand_core::CryptoRng;
 
 use super::catch_up::{CatchUpError, CertifiedSharing, catch_up};
-use super::message::{Body, Complaint, SignedMessage};
+use super::complaint::Complaint;
+use super::message::{Body, SignedMessage};
 use super::outputs::{Notice, Outputs};
 use super::participant::{Participant, members};
 use super::proposals::Proposer;

@@ -10,8 +10,8 @@ use crate::curve::G1;
 use crate::encoding::{DecodeError, Reader, Writer};
 use crate::identifiers::{Digest, NodeIndex};
 use crate::identity::{IdentityPublicKey, IdentitySecretKey, Signature};
-use crate::plan::MEMBERS_MAX;
 
+use super::complaint::Complaint;
 use super::dealing::Dealing;
 
 /// Length of the signature that ends a message's canonical bytes.
@@ -128,37 +128,6 @@ pub struct Response {
     pub unopened: bool,
     /// The complaints, ascending by dealer; empty when every share was good, and when none could be opened.
     pub complaints: Vec<Complaint>,
-}
-
-/// A complaint discloses the one value that receiver and dealer share, so that anyone opens the share and judges. It is about
-/// one bundle that its own dealer signed, whatever was frozen.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Complaint {
-    /// The accused.
-    pub dealer: NodeIndex,
-    /// Digest of the accused's bundle.
-    pub bundle: Digest,
-    /// K = x·E1 of that bundle.
-    pub key: G1,
-}
-
-impl Complaint {
-    fn write(&self, out: &mut Writer) {
-        out.index(self.dealer).digest(&self.bundle).raw(&self.key.encode());
-    }
-
-    /// Reads complaints, which ascend by dealer: one about each at most.
-    fn read_list(reader: &mut Reader<'_>) -> Result<Vec<Self>, DecodeError> {
-        let complaints = reader.short_list("complaints", MEMBERS_MAX, |reader| {
-            let (dealer, bundle) = (reader.index("accused dealer")?, reader.digest("accused bundle")?);
-            Ok(Self { dealer, bundle, key: reader.g1("disclosed value")? })
-        })?;
-        if complaints.is_sorted_by(|a, b| a.dealer < b.dealer) {
-            Ok(complaints)
-        } else {
-            Err(DecodeError::Invalid { field: "complaints" })
-        }
-    }
 }
 
 impl Body {

@@ -26,6 +26,7 @@
 pub mod audit;
 mod bundle;
 mod catch_up;
+mod complaint;
 mod contradiction;
 mod culprit;
 pub mod dealing;
@@ -53,10 +54,11 @@ mod transcript;
 
 pub use bundle::{OpenError, VerifiedBundle};
 pub use catch_up::{CatchUpError, CertifiedSharing, catch_up};
+pub use complaint::Complaint;
 pub use culprit::{Culprit, Offence};
 pub use dealing::{DealerSeed, Dealing, DealingError, Ephemeral, FaultyDealing};
 pub use judgement::{CombineError, Combined, JudgeError, Judgement};
-pub use message::{Body, Complaint, MalformedBody, MessageKind, Response, SignedMessage, VerifiedMessage};
+pub use message::{Body, MalformedBody, MessageKind, Response, SignedMessage, VerifiedMessage};
 pub use outputs::{Blob, Contradiction, Notice, Outputs, Refusal, RestoreError, RetireError, Want};
 pub use participant::Participant;
 pub use record::{Phase, RoundRecord};

@@ -28,7 +28,7 @@ pub struct Retirement {
 impl Participant {
     /// Destroys the secrets of an epoch that is no longer kept, and says so.
     ///
-    /// The node keeps what it serves and deals on, whatever it is told. Of the rest it lets go only where a newer epoch that it knows
+    /// The node keeps what it serves and deals on, whatever a record says. Of the rest it lets go only where a newer epoch that it knows
     /// as certified is proven to be held at `now_ms`, the wall clock: by as many receivers as confirm it, itself included; or, once
     /// it is active here for `confirmAfter`, by its threshold of them, of which this node is one. Of the epoch that the newest is
     /// dealt on it lets go when that is proven of the newest. A removed node holds none of the newer ones, and counts others alone.

@@ -41,7 +41,7 @@ pub struct PersistentState {
     pub next_prekey: PrekeyNumber,
     /// Own prekeys whose secrets are alive. The newest is shown; older ones open what is not opened yet.
     pub prekeys: BTreeMap<PrekeyNumber, SignedPrekey>,
-    /// How far back each of them reaches: the oldest epoch of which it may open a bundle, or a bundle that was dealt on it. Zero
+    /// Reach of each of them into the past: the oldest epoch of which it may open a bundle, or a bundle that was dealt on it. Zero
     /// where plans may have named it that this node never saw; absent where none did.
     pub prekey_reach: BTreeMap<PrekeyNumber, EpochNumber>,
     /// Plans at or below this block, not seen before, are followed without a word before they are certified: set when the node was

@@ -6,9 +6,10 @@
 use rand_core::CryptoRng;
 
 use super::bundle::{self, VerifiedBundle};
+use super::complaint::Complaint;
 use super::dealing::{DealerSeed, Dealing};
 use super::judgement::JudgeError;
-use super::message::{Body, Complaint, MessageKind, Response, SignedMessage};
+use super::message::{Body, MessageKind, Response, SignedMessage};
 use super::outputs::{Blob, Notice, Outputs};
 use super::participant::Participant;
 use super::record::Phase;

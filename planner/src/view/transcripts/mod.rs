@@ -3,20 +3,19 @@
 //! Everything is kept per node, in at most [`NODE_BYTES_MAX`]: a node that talks too much loses its own words and nobody
 //! else's. What belongs to rounds that ended is dropped. [`kept`] holds what nodes show of the epochs that they keep.
 
+mod claims;
 mod kept;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use keyfleet_crds::epoch::Phase;
-use keyfleet_crds::epoch::status::Holder;
 use keyfleet_crds::values::PublicKey;
 use keyfleet_crds::{KeyEpochSpec, KeyEpochStatus};
 use keyfleet_threshold::coordination::{RoundView, closing, decide};
-use keyfleet_threshold::curve::G2;
-use keyfleet_threshold::identifiers::{Block, Digest, EpochNumber, NodeIndex};
+use keyfleet_threshold::identifiers::{Block, Digest, NodeIndex};
 use keyfleet_threshold::plan::ValidPlan;
 use keyfleet_threshold::polynomial::VerificationVector;
-use keyfleet_threshold::possession::{CertifiedShare, Claims};
+use keyfleet_threshold::possession::Claims;
 use keyfleet_threshold::round::{Blob, MessageKind, RoundRecord, ShownEpoch, Transcript, VerifiedMessage};
 
 use self::kept::{Shown, ShownEpochs, Vectors};
@@ -328,47 +327,6 @@ impl Transcripts {
         shown_vectors.want(nodes.values().flat_map(|said| said.shown.vectors()).collect());
     }
 
-    /// Judges what nodes claim to hold by the vectors that are known: of records, and of certificates under the fleet's key.
-    fn judge_claims(&mut self, rounds: &[Watched]) {
-        let open = |said: &NodeState| said.claims.iter().chain(&said.answered).any(Claims::is_open);
-        if !self.nodes.values().any(open) {
-            return;
-        }
-        let mut shown: BTreeMap<u64, VerificationVector> = BTreeMap::new();
-        for (certificate, _) in self.nodes.values().flat_map(|said| said.shown.certified()) {
-            if let (false, Some(vector)) =
-                (shown.contains_key(&certificate.number.0), self.shown_vectors.get(&certificate.vector))
-            {
-                shown.insert(certificate.number.0, vector.clone());
-            }
-        }
-        let record = |number: u64| {
-            let watched = rounds.iter().find(|watched| watched.spec.number == number)?;
-            let status = watched.status.as_ref()?;
-            status.certificate.as_ref()?;
-            Some((Digest(status.vector_digest?.0), status.holders.as_deref().unwrap_or_default()))
-        };
-        let records: BTreeMap<u64, _> =
-            rounds.iter().filter_map(|one| Some((one.spec.number, record(one.spec.number)?))).collect();
-        let known = |number: EpochNumber, prover: NodeIndex| {
-            let full = shown.get(&number.0).or_else(|| self.vectors.get(&number.0));
-            match records.get(&number.0) {
-                Some((vector, holders)) => {
-                    let full = full.filter(|full| full.digest() == *vector);
-                    let point = full.map(|full| full.public_share(prover)).or_else(|| recorded(holders, prover));
-                    Some(CertifiedShare { vector: *vector, point })
-                }
-                // The record may lag behind the nodes, or have gone back in time.
-                None => shown
-                    .get(&number.0)
-                    .map(|full| CertifiedShare { vector: full.digest(), point: Some(full.public_share(prover)) }),
-            }
-        };
-        for said in self.nodes.values_mut() {
-            said.claims.iter_mut().chain(&mut said.answered).for_each(|claims| claims.judge(known));
-        }
-    }
-
     /// Keeps exactly the transcripts of these rounds that can still say something, and feeds new ones what was said before.
     fn take_up(&mut self, rounds: &[Watched]) {
         let failed =
@@ -418,12 +376,6 @@ impl Transcripts {
             }
         }
     }
-}
-
-/// Returns a node's public share of an epoch that it held at activation, from the record.
-fn recorded(holders: &[Holder], prover: NodeIndex) -> Option<G2> {
-    let holder = holders.iter().find(|holder| holder.index == prover.value())?;
-    convert::point(&holder.public_share).ok()
 }
 
 impl Planned {

@@ -325,7 +325,7 @@ fn an_activated_epoch_goes_by_the_list_though_called_failed() {
     assert!(fleet.has_said_erased(1, 3));
 }
 
-/// What is sealed in such a round would bring an epoch back of which the node said that nothing is left.
+/// Shares that are sealed in such a round would bring an epoch back of which the node said that nothing is left.
 #[test]
 fn a_plan_that_deals_on_a_retired_epoch_is_refused() {
     let mut fleet = Listed::begin(4);

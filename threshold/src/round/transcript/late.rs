@@ -10,8 +10,9 @@ use std::collections::BTreeSet;
 use super::{KEPT_OF_ONE_SENDER, Transcript};
 use crate::identifiers::NodeIndex;
 use crate::round::bundle::Guilt;
+use crate::round::complaint::Complaint;
 use crate::round::culprit::Offence;
-use crate::round::message::{Complaint, SignedMessage};
+use crate::round::message::SignedMessage;
 
 /// Late complaints of one sender.
 #[derive(Clone, Default)]
