@@ -7,7 +7,7 @@ use anyhow::Context as _;
 /// Arguments of `simulate` and `search`: all but `--curve` go to the simulation's own program.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// simulate: --runs N, --seed S, --results FILE, --log FILE, --step, --until K; search: --nodes N, --threshold T, --steps K
+    /// --runs N, --seed S, --results FILE, --log FILE, --step, --until K; of search --nodes N, --threshold T, --steps K
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     arguments: Vec<String>,
     /// Uses BLS12-381 instead of the transparent group: fifteen times slower

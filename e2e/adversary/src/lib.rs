@@ -101,11 +101,14 @@ impl Behaviour {
         Some(bent)
     }
 
-    /// Returns what the node shows of an epoch that it keeps: as a false keeper a dealer less, or a bundle that is nobody's.
+    /// Returns what the node shows of an epoch that it keeps: as a false keeper a dealer less, or a bundle that is nobody's; as a
+    /// withholder nothing.
     #[must_use]
-    pub fn bend_shown(self, shown: ShownEpoch) -> ShownEpoch {
-        if self != Self::FalseKeeper {
-            return shown;
+    pub fn bend_shown(self, shown: ShownEpoch) -> Option<ShownEpoch> {
+        match self {
+            Self::FalseKeeper => {}
+            Self::Withholder => return None,
+            _ => return Some(shown),
         }
         let mut listed: BTreeMap<_, _> = shown.qualified.iter().collect();
         match listed.first_entry() {
@@ -113,7 +116,7 @@ impl Behaviour {
             Some(mut first) => drop(first.insert(Digest([0xee; 32]))),
             None => {}
         }
-        ShownEpoch { qualified: FrozenDigests::of(listed), ..shown }
+        Some(ShownEpoch { qualified: FrozenDigests::of(listed), ..shown })
     }
 
     /// Changes what the node hands out under a digest, which does not cover the signature.

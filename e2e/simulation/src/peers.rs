@@ -143,9 +143,11 @@ impl Fleet {
         if reader.lineage != lineage {
             return;
         }
-        let after = std::mem::replace(&mut reader.position, upto);
+        // A later read may have come first.
+        let after = reader.position;
+        reader.position = after.max(upto);
         let mut inputs = self.shown_to(to, from);
-        let rows = self.nodes[&from].disk.outbox.rows.range(after + 1..upto + 1);
+        let rows = self.nodes[&from].disk.outbox.rows.range(after + 1..(upto + 1).max(after + 1));
         let rows = rows.filter(|(_, row)| !row.is_hidden);
         // An equivocator shows each peer one of its two faces.
         let face = usize::from(to.value().is_multiple_of(2));
@@ -165,8 +167,8 @@ impl Fleet {
         let reader = self.nodes[&to].process.as_ref().and_then(|process| process.readers.get(&from));
         let before = reader.map(|reader| &reader.showing).filter(|(before, _)| *before == life);
         let mut showing = before.map(|(_, showing)| showing.clone()).unwrap_or_default();
-        let shown = showing.next(state).into_iter().map(|shown| Input::Shown(from, behaviour.bend_shown(shown)));
-        let shown = shown.collect();
+        let shown = showing.next(state).into_iter().filter_map(|shown| behaviour.bend_shown(shown));
+        let shown = shown.map(|shown| Input::Shown(from, shown)).collect();
         self.reader(to, from).showing = (life, showing);
         shown
     }

@@ -195,7 +195,9 @@ impl Fleet {
             stream.reported = Some(reported);
         }
         for shown in stream.showing.next(process.participant.state()) {
-            operator.transcripts.show(index, &node.behaviour.bend_shown(shown));
+            if let Some(shown) = node.behaviour.bend_shown(shown) {
+                operator.transcripts.show(index, &shown);
+            }
         }
         let pin = IdentityPublicKey(stream.identity.0);
         for (position, row) in node.disk.outbox.rows.range(stream.position + 1..) {

@@ -77,6 +77,9 @@ fn a_certificate_that_one_node_kept_stops_no_fleet() {
         fleet.run_until("the attempt fails", 10, |fleet| phase(fleet, failed) == Some(Phase::Failed));
         fleet.run_until("its record is gone", 300, |fleet| !fleet.api.now.epochs.contains_key(&failed.0));
         assert_eq!(fleet.active(), Some(first), "seed {seed}: nothing succeeded meanwhile");
+        fleet.take_down(3);
+        fleet.behave(3, Behaviour::Honest);
+        fleet.bring_up(3);
         fleet.bring_up(4);
         let next = fleet.next_active(Some(first), 100);
         assert!(next > failed, "seed {seed}");

@@ -250,6 +250,12 @@ fn close_certifying(view: &RoundView<'_>) -> Option<Decision> {
         .filter(|(index, _)| prepared.contains(index))
         .map(|(index, partial)| (*index, *partial))
         .collect();
+    let holders = || prepared.iter().map(|i| (*i, combined.vector.public_share(*i))).collect();
+    let public_key = combined.vector.constant();
+    // Whoever withheld its signature from the operator may have made the certificate, and nodes follow it.
+    if let Some(certificate) = transcript.shown_certificate(&combined.vector) {
+        return Some(Decision::Activate { certificate, public_key, holders: holders() });
+    }
     let needed = combined.vector.threshold().count();
     let vector = combined.vector.digest();
     let point = transcript.certificate_purpose(&vector).point();
@@ -265,9 +271,7 @@ fn close_certifying(view: &RoundView<'_>) -> Option<Decision> {
                     vector,
                     signature: signed.signature,
                 };
-                let holders = prepared.iter().map(|i| (*i, combined.vector.public_share(*i))).collect();
-                let public_key = combined.vector.constant();
-                return Some(Decision::Activate { certificate, public_key, holders });
+                return Some(Decision::Activate { certificate, public_key, holders: holders() });
             }
             Err(fault) => fault.valid,
         }

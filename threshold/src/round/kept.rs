@@ -64,7 +64,8 @@ impl Participant {
         if known.is_some_and(|attempt| attempt.retired) {
             return Ok(());
         }
-        if known.is_some_and(|attempt| attempt.verdict == Some(Verdict::Failed)) {
+        let is_failed = known.is_some_and(|attempt| attempt.verdict == Some(Verdict::Failed));
+        if is_failed || self.state.failed.contains(number) {
             return Err(ShownError::Failed(number));
         }
         if known.and_then(Attempt::certificate) != Some(&shown.certificate) {

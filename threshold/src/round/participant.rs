@@ -287,6 +287,7 @@ impl Participant {
         }
         if record.phase == Phase::Failed {
             self.fail(number, &mut out);
+            self.forget_old_failed();
             self.tend_prekeys(rng, &mut out);
             self.invariant_state_is_sound();
             return Ok(out);

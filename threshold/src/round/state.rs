@@ -14,6 +14,7 @@ use crate::polynomial::VerificationVector;
 use crate::prekey::SignedPrekey;
 use crate::purpose::Certificate;
 
+use super::failed::FailedNumbers;
 use super::message::{MessageKind, SignedMessage};
 
 /// Version of the encoding. The first belonged to the first version of plans, and is refused.
@@ -52,6 +53,8 @@ pub struct PersistentState {
     /// Two valid certificates of one number over different vectors: proof that the API server showed two records. Nothing is retired
     /// by a node that has it, since some honest nodes may need what others would erase.
     pub contradicted: Option<[Certificate; 2]>,
+    /// Numbers of attempts that the record called failed and that are listed no more.
+    pub failed: FailedNumbers,
 }
 
 /// Persistent state of one attempt.
@@ -125,6 +128,7 @@ impl PersistentState {
             abstain_through: None,
             attempts: BTreeMap::new(),
             contradicted: None,
+            failed: FailedNumbers::default(),
         }
     }
 
@@ -204,6 +208,7 @@ impl PersistentState {
         out.option(self.contradicted.as_ref(), |out, certificates| {
             certificates.iter().for_each(|certificate| certificate.write(out));
         });
+        self.failed.write(&mut out);
         out.finish()
     }
 
@@ -248,6 +253,7 @@ impl PersistentState {
                     .collect(),
                 contradicted: reader
                     .option("contradiction", |reader| Ok([Certificate::read(reader)?, Certificate::read(reader)?]))?,
+                failed: FailedNumbers::read(reader)?,
             })
         })
     }

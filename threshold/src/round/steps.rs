@@ -297,6 +297,8 @@ impl Participant {
 
     /// Settles what lies below an activated `number`: open attempts fail, and all dealer seeds up to it are destroyed.
     pub(super) fn settle_below(&mut self, number: EpochNumber, out: &mut Outputs) {
+        // What is still open counts as failed from now on and is no word of the record: peers may show it certified all the same.
+        self.forget_failed_below(number);
         let open: Vec<_> =
             self.state.attempts.range(..number).filter(|(_, attempt)| attempt.is_open()).map(|(n, _)| *n).collect();
         for failed in open {
@@ -307,7 +309,6 @@ impl Participant {
             self.secrets.seeds.remove(&seed);
             out.destroy.push(SecretName::DealerSeed(seed));
         }
-        // Numbers at or below the highest are refused anyway, so a failed attempt need not be listed for ever.
         self.state.attempts.retain(|n, attempt| *n >= number || attempt.verdict != Some(Verdict::Failed));
         self.forget_retired();
         let attempts = &self.state.attempts;
@@ -331,11 +332,20 @@ impl Participant {
         }
         self.transcripts.remove(&number);
         self.records.remove(&number);
-        // Numbers at or below the highest are refused anyway, so of failed attempts only the newest are listed.
+    }
+
+    /// Lists only the newest failed attempts, each with its plan; of the others the number remains.
+    pub(super) fn forget_old_failed(&mut self) {
         let failed = self.state.attempts.iter().filter(|(_, attempt)| attempt.verdict == Some(Verdict::Failed));
-        let failed: Vec<_> = failed.map(|(failed, _)| *failed).collect();
-        for old in failed.iter().rev().skip(FAILED_LISTED) {
-            self.state.attempts.remove(old);
+        let oldest_listed = failed.rev().nth(FAILED_LISTED - 1).map(|(number, _)| *number);
+        self.forget_failed_below(oldest_listed.unwrap_or(EpochNumber(0)));
+    }
+
+    fn forget_failed_below(&mut self, number: EpochNumber) {
+        let old = self.state.attempts.range(..number).filter(|(_, attempt)| attempt.verdict == Some(Verdict::Failed));
+        for failed in old.map(|(failed, _)| *failed).collect::<Vec<_>>() {
+            self.state.attempts.remove(&failed);
+            self.state.failed.insert(failed);
         }
     }
 

@@ -268,6 +268,7 @@ impl Transcripts {
     pub fn view(&mut self, key: Option<PublicKey>, rounds: &[Watched]) -> StreamView {
         self.judge_shown(key);
         self.take_up(rounds);
+        self.pass_certificates_on();
         self.judge_claims(rounds);
         let nodes = || self.nodes.iter();
         let mut view = StreamView {
@@ -325,6 +326,15 @@ impl Transcripts {
             said.shown.judge(key, shown_vectors);
         }
         shown_vectors.want(nodes.values().flat_map(|said| said.shown.vectors()).collect());
+    }
+
+    /// Gives rounds under way the certificates that nodes show of them.
+    fn pass_certificates_on(&mut self) {
+        for (certificate, _) in self.nodes.values().flat_map(|said| said.shown.certified()) {
+            if let Some(transcript) = self.rounds.get_mut(&certificate.number.0) {
+                transcript.learn_certificate(certificate);
+            }
+        }
     }
 
     /// Keeps exactly the transcripts of these rounds that can still say something, and feeds new ones what was said before.

@@ -8,6 +8,7 @@ use crate::plan::{FrozenDigests, Origin, Plan, ValidPlan};
 use crate::polynomial::lagrange_at_zero;
 use crate::purpose::{Certificate, Purpose};
 use crate::round::*;
+use crate::serving::signature;
 
 const DIGEST: Digest = Digest([1; 32]);
 
@@ -273,7 +274,27 @@ fn only_who_prepared_the_agreed_fields_counts_and_signs() {
         transcript.hear(&say(&plan, node.state.index.value(), Body::Partial(partial))).unwrap();
     }
     let few = Decision::Fail(FailReason::TooFewPartials { valid: 2, needed: 3 });
-    assert_eq!(decide(&view(&transcript, &certifying, 2)), Some(few), "who is not prepared signs");
+    assert_eq!(decide(&view(&transcript, &certifying, 2)), Some(few.clone()), "who is not prepared signs");
+
+    // Whoever withheld its signature made the certificate and shows it, beside false ones.
+    let vector = table.nodes[&index(1)].state.attempts[&plan.number].vector.clone().unwrap();
+    let purpose = transcript.certificate_purpose(&vector.digest());
+    let signers = table.nodes.iter().map(|(index, node)| (*index, node.share(plan.number).unwrap()));
+    let partials = signers.map(|(index, share)| (index, signature::sign(&purpose, share))).collect();
+    let signed = signature::combine(&purpose.point(), &vector, &partials).unwrap();
+    let (cluster, number) = (plan.cluster, plan.number);
+    let made =
+        Certificate { cluster, number, plan: plan.digest(), vector: vector.digest(), signature: signed.signature };
+    for false_one in [Certificate { vector: DIGEST, ..made }, Certificate { signature: G1::generator(), ..made }] {
+        transcript.learn_certificate(&false_one);
+    }
+    assert_eq!(decide(&view(&transcript, &certifying, 2)), Some(few), "a false certificate counts");
+    transcript.learn_certificate(&made);
+    let decision = decide(&view(&transcript, &certifying, 2));
+    assert!(
+        matches!(&decision, Some(Decision::Activate { certificate, .. }) if *certificate == made),
+        "the record calls an epoch failed that nodes follow: {decision:?}"
+    );
 }
 
 /// An audit counts the receivers that named vector and frozen fields themselves.

@@ -16,8 +16,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::curve::G1;
 use crate::identifiers::{Digest, NodeIndex};
 use crate::identity::IdentityPublicKey;
-use crate::plan::ValidPlan;
+use crate::plan::{MEMBERS_MAX, ValidPlan};
 use crate::polynomial::VerificationVector;
+use crate::purpose::Certificate;
 use crate::round::bundle::{VerifiedBundle, possession_holds};
 use crate::round::culprit::{Culprit, Offence};
 use crate::round::dealing::{Dealing, DealingError};
@@ -44,6 +45,8 @@ pub struct Transcript {
     heards: BTreeMap<(NodeIndex, NodeIndex), Digest>,
     prepared: BTreeMap<NodeIndex, (Digest, Digest)>,
     partials: BTreeMap<NodeIndex, G1>,
+    /// Certificates of this round that nodes show; unchecked.
+    certificates: Vec<Certificate>,
     late: BTreeMap<NodeIndex, LateWords>,
     holds: BTreeMap<NodeIndex, Digest>,
     wanted: BTreeSet<Digest>,
@@ -135,6 +138,7 @@ impl Transcript {
             heards: BTreeMap::new(),
             prepared: BTreeMap::new(),
             partials: BTreeMap::new(),
+            certificates: Vec::new(),
             late: BTreeMap::new(),
             holds: BTreeMap::new(),
             wanted: BTreeSet::new(),
@@ -165,6 +169,16 @@ impl Transcript {
             }
         }
         wanted
+    }
+
+    /// Takes up a certificate that somebody shows, if it names this round. Whether it verifies is left to whoever uses it.
+    pub fn learn_certificate(&mut self, certificate: &Certificate) {
+        let (number, plan, cluster) = (self.plan.number, self.digest, self.plan.cluster);
+        let names_this_round = (certificate.number, certificate.plan, certificate.cluster) == (number, plan, cluster);
+        // Each node shows one.
+        if names_this_round && self.certificates.len() < MEMBERS_MAX && !self.certificates.contains(certificate) {
+            self.certificates.push(*certificate);
+        }
     }
 
     /// Takes up messages with these digests even from a sender that has said too much already: the record names them.

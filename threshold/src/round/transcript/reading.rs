@@ -8,7 +8,7 @@ use crate::identifiers::{Digest, NodeIndex};
 use crate::plan::frozen::dealers_digest;
 use crate::plan::{FrozenDigests, ValidPlan};
 use crate::polynomial::VerificationVector;
-use crate::purpose::Purpose;
+use crate::purpose::{Certificate, Purpose};
 use crate::round::bundle::VerifiedBundle;
 use crate::round::culprit::Culprit;
 use crate::round::message::{Body, Response, digest_of};
@@ -147,6 +147,13 @@ impl Transcript {
     /// Tells whether a bundle or a response with this digest was taken up.
     pub(in crate::round) fn stores(&self, digest: &Digest) -> bool {
         self.bundles.contains_key(digest) || self.responses.contains_key(digest)
+    }
+
+    /// Returns the certificate of this round that somebody shows, if it certifies this vector.
+    #[must_use]
+    pub fn shown_certificate(&self, vector: &VerificationVector) -> Option<Certificate> {
+        let shown = self.certificates.iter().filter(|shown| shown.vector == vector.digest());
+        shown.copied().find(|shown| shown.verify(&vector.constant()))
     }
 
     /// Returns the purpose that the certificate of this round signs.
