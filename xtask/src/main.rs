@@ -52,9 +52,9 @@ enum Command {
     Simulate(simulate::Arguments),
     /// Try all short histories of a fleet: --nodes N, --steps K
     Search(simulate::Arguments),
-    /// Search for hostile input that breaks a decoder or a round, guided by coverage: [TARGET]… --seconds N, --keep
+    /// Search for hostile input that breaks a decoder or a round, guided by coverage: TARGET…, --seconds N, --keep
     Fuzz(fuzz::Arguments),
-    /// Change the protocol's code line by line, and see whether a test notices: --shard K/N, [FILE]…
+    /// Change the protocol's code line by line, and see whether a test notices: --shard K/N, FILE…
     Mutants(mutants::Arguments),
     /// Show it working: a fleet, a file encrypted and decrypted, two reshares, the commands to look around
     Demo(demo::Arguments),

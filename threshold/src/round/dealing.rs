@@ -131,7 +131,7 @@ pub struct FaultyDealing;
 
 impl Dealing {
     /// Deals: `constant` is the dealer's share of the source on reshare, `None` at genesis. A bundle that is to leave is
-    /// [opened first](super::bundle).
+    /// opened first, from its signed bytes.
     #[must_use]
     pub fn deal(plan: &ValidPlan, dealer: NodeIndex, constant: Option<&SecretScalar>, seed: &DealerSeed) -> Self {
         let digest = plan.digest();

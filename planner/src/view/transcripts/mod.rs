@@ -1,7 +1,7 @@
 //! The transcripts of a cluster's rounds: signed messages in, the core's decisions out. Pure.
 //!
 //! Everything is kept per node, in at most [`NODE_BYTES_MAX`]: a node that talks too much loses its own words and nobody
-//! else's. What belongs to rounds that ended is dropped. [`kept`] holds what nodes show of the epochs that they keep.
+//! else's. What belongs to rounds that ended is dropped. `kept` holds what nodes show of the epochs that they keep.
 
 mod claims;
 mod kept;
