@@ -31,7 +31,7 @@ pub struct Reached {
 /// Lives through a history, and once more with a recovery behind it.
 ///
 /// # Errors
-/// What broke, and the history that shows it.
+/// Returns the broken invariant with the history that leads to it.
 pub fn visit(start: Start, history: &[Step]) -> Result<Reached, String> {
     let describe = |broken: String| format!("{history:?}: {broken}");
     let mut fleet = history::begin(1, start.nodes, start.threshold);

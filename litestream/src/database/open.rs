@@ -112,7 +112,7 @@ pub(super) async fn open(options: Options) -> Result<Database, OpenError> {
     spawn_workers(options, bucket, rng, store, origin, commit, started)
 }
 
-/// Goes on with a local file without the replica, for now.
+/// Opens the local file while the bucket does not answer; the uploader opens the term once it does.
 fn alone(options: &Options, local: Local, origin: Start) -> Result<(Store, Start, CommitNo), OpenError> {
     Ok((Store::open(options, &Expected::local(local))?, origin, CommitNo(0)))
 }

@@ -181,7 +181,7 @@ impl Participant {
         }
     }
 
-    /// Tells whether a list that adds up may still give this node its share of a certified epoch, or show that there is none.
+    /// Returns true for a receiver that lacks its share of a kept epoch, and has its prekey or did not try to open the share yet.
     fn seeks_share(&self, attempt: &Attempt) -> bool {
         let receives = attempt.plan.receiver(self.state.index).is_some();
         let is_kept = attempt.certificate().is_some() && !attempt.retired;

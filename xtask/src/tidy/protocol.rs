@@ -2,7 +2,7 @@
 //! test that misses it.
 //!
 //! In a table with a column *Function*, each of its cells names functions as `path::function`, from the checkout's root or from
-//! `threshold/src/`; in a column *Test*, each cell names tests by their names. A cell may say in words why there is none.
+//! `threshold/src/`; in a column *Test*, each cell names tests by their names. A cell without a name gives the reason in words.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,7 +25,7 @@ pub(super) fn check(tree: &Tree, found: &mut Vec<Finding>) {
             let mut say = |text: String| found.push(Finding::new(&page.path, line, text));
             let names: Vec<&str> = text.split('`').skip(1).step_by(2).collect();
             if text.trim().is_empty() {
-                say(format!("a check names nothing under {column}: name it, or say why there is none"));
+                say(format!("a check names nothing under {column}: name it, or give the reason in words"));
             }
             for name in names {
                 if column == "Test" && !tests.contains(name) {

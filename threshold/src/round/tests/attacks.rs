@@ -250,9 +250,7 @@ fn a_third_bundle_of_one_dealer_is_not_even_checked() {
 fn a_receiver_without_a_prekey_costs_nobody_else_anything() {
     let mut table = Table::new();
     table.genesis();
-    let mut plan: Plan = (*table.reshare_plan(2, 1)).clone();
-    plan.receivers[3].prekey = None;
-    let plan = plan.validate().unwrap();
+    let plan = table.plan_without_the_prekey_of_4();
     table.accept(&plan);
     let record = table.finish_without(&plan, index(4));
     assert_eq!(record.phase, Phase::Active);

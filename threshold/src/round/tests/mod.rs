@@ -115,6 +115,13 @@ impl Table {
         planning::reshare(&self.view(number), &self.kept(source)).unwrap()
     }
 
+    /// The first reshare, in which node 4 has no prekey.
+    fn plan_without_the_prekey_of_4(&self) -> ValidPlan {
+        let mut plan: Plan = (*self.reshare_plan(2, 1)).clone();
+        plan.receivers[3].prekey = None;
+        plan.validate().unwrap()
+    }
+
     /// Everyone accepts the plan, and what they say goes round until nobody adds anything.
     fn accept(&mut self, plan: &ValidPlan) {
         self.begin(plan);

@@ -322,9 +322,7 @@ fn an_audit_asks_who_was_prepared() {
 fn nobody_waits_for_who_could_not_open() {
     let mut table = Table::new();
     table.genesis();
-    let mut plan: Plan = (*table.reshare_plan(2, 1)).clone();
-    plan.receivers[3].prekey = None;
-    let plan = plan.validate().unwrap();
+    let plan = table.plan_without_the_prekey_of_4();
     table.accept(&plan);
     let mut record = RoundRecord::opened();
     while record.phase != Phase::Active {

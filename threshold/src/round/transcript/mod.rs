@@ -73,7 +73,7 @@ enum Adds {
 }
 
 impl Adds {
-    /// Takes a value up where there is none yet. Another one is a contradiction.
+    /// Enters the first value. A different one later contradicts it.
     fn compared<K: Ord, V: PartialEq>(entry: Entry<'_, K, V>, value: V) -> Self {
         match entry {
             Entry::Vacant(free) => {
@@ -85,7 +85,7 @@ impl Adds {
         }
     }
 
-    /// Takes a value up where there is none yet. The first one counts, and another proves nothing.
+    /// Enters the first value. Later ones are ignored, and prove nothing.
     fn first<K: Ord, V>(entry: Entry<'_, K, V>, value: V) -> Self {
         match entry {
             Entry::Vacant(free) => {
